@@ -1,0 +1,92 @@
+"""The device's own small command: predict, verify, doctor, with nothing but the runtime.
+
+python -m spoter_runtime verify model.spoter
+python -m spoter_runtime predict model.spoter clip.npy
+python -m spoter_runtime doctor
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from spoter_runtime._version import __version__
+from spoter_runtime.doctor import diagnose
+from spoter_runtime.errors import InputError, SpoterError
+from spoter_runtime.recognizer import BACKENDS, Recognizer
+from spoter_runtime.verify import verify_bundle
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0 done, 1 our error, 3 the check was run and the answer is no."""
+    parser = argparse.ArgumentParser(prog="python -m spoter_runtime", description=__doc__.split("\n")[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    predict = verbs.add_parser("predict", help="print the sign in each clip")
+    predict.add_argument("bundle")
+    predict.add_argument("clips", nargs="+", help=".npy files, (frames, 54, 2) floats")
+    predict.add_argument("--top", type=int, default=1, help="how many labels a clip")
+    verify = verbs.add_parser("verify", help="hash the bundle and replay its goldens here")
+    verify.add_argument("bundle")
+    doctor = verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
+    for verb in (predict, verify):
+        verb.add_argument("--backend", choices=BACKENDS, help="default: the best that works here")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.verb == "predict":
+            return _predict(arguments.bundle, arguments.clips, arguments.backend, arguments.top)
+        if arguments.verb == "verify":
+            return _verify(arguments.bundle, arguments.backend)
+        assert doctor
+        return _doctor()
+    except SpoterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def load_clip(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Read one clip from a ``.npy`` file.
+
+    Raises:
+        InputError: the file is missing or is not a plain array.
+    """
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable .npy array: {error}") from error
+
+
+def _predict(bundle: str, clips: list[str], backend: str | None, top: int) -> int:
+    recognizer = Recognizer.load(bundle, backend)
+    for path in clips:
+        prediction = recognizer.predict(load_clip(path))
+        best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(top))
+        print(f"{path}\t{best}\t{prediction.latency_ms:.1f} ms")
+    return 0
+
+
+def _verify(bundle: str, backend: str | None) -> int:
+    report = verify_bundle(bundle, backend)
+    print(
+        f"{report.bundle} on {report.backend}, {report.machine}: {report.files} files as written; "
+        f"{report.labels_agree} of {report.clips} goldens agree, largest logit difference "
+        f"{report.max_logit_diff:.2e} (allowed {report.tolerance:.0e}): "
+        f"{'verified' if report.passed else 'NOT VERIFIED'}"
+    )
+    return 0 if report.passed else 3
+
+
+def _doctor() -> int:
+    findings = diagnose()
+    for finding in findings:
+        print(f"{finding.status:8} {finding.name:14} {finding.detail}")
+        if finding.fix:
+            print(f"{'':8} {'':14} Fix: {finding.fix}")
+    return 0 if any(f.status == "ok" and f.kind == "backend" for f in findings) else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

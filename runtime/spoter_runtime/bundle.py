@@ -1,0 +1,205 @@
+"""Read a bundle: its manifest, the hashes of its files, the goldens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import numpy as np
+
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import BundleError
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.runner import Int32Array
+
+SCHEMA_VERSION: Final = 1
+MANIFEST: Final = "bundle.json"
+GOLDENS: Final = "goldens.npz"
+PARITY: Final = "parity.json"
+MODEL_CARD: Final = "MODEL_CARD.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """One runnable file of a bundle.
+
+    Attributes:
+        path: relative to the bundle, with forward slashes.
+        kind: what runs it: ``"onnx"``.
+        precision: ``"fp32"``, …
+        requires: what a machine needs, for people and for preflight: ``{"onnxruntime": ">=1.20"}``.
+        max_logit_diff: how far its logits may be from the reference, on any device.
+    """
+
+    path: str
+    kind: str
+    precision: str
+    sha256: str
+    size_bytes: int
+    max_logit_diff: float
+    requires: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goldens:
+    """Inputs with the reference's answers, kept to be replayed on the device.
+
+    Attributes:
+        poses_NTD: (N, T, 108) float32, padded with zeros.
+        lengths_N: (N,) int32.
+        logits_NC: (N, C) float32, from the PyTorch model.
+    """
+
+    poses_NTD: Float32Array
+    lengths_N: Int32Array
+    logits_NC: Float32Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle folder whose manifest has been read and checked; files are hashed when they are used."""
+
+    folder: Path
+    name: str
+    contract: GraphContract
+    artefacts: tuple[Artefact, ...]
+    files: dict[str, str]  # every other file → its sha256
+    provenance: dict[str, Any]
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes after comparing them with the manifest.
+
+        Raises:
+            BundleError: the file is missing, not listed, or not the bytes that were written.
+        """
+        hashes = self.files | {artefact.path: artefact.sha256 for artefact in self.artefacts}
+        if path not in hashes:
+            raise BundleError(f"{self.folder}: {path} is not listed in {MANIFEST}")
+        try:
+            content = (self.folder / path).read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{self.folder / path}: listed in {MANIFEST} but cannot be read "
+                f"({error.strerror}). Fix: copy the whole bundle again"
+            ) from error
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != hashes[path]:
+            raise BundleError(
+                f"{self.folder / path}: sha256 is {digest[:12]}…, {MANIFEST} says {hashes[path][:12]}…, "
+                "so the file was changed or damaged. Fix: copy the whole bundle again"
+            )
+        return content
+
+    def check_files(self) -> int:
+        """Hash every file of the bundle and return how many there are.
+
+        Raises:
+            BundleError: as `read`, for the first file that is not as it was written.
+        """
+        paths = [artefact.path for artefact in self.artefacts] + sorted(self.files)
+        for path in paths:
+            self.read(path)
+        return len(paths)
+
+    def goldens(self) -> Goldens:
+        """Load the golden inputs and reference logits.
+
+        Raises:
+            BundleError: as `read`, or the file is not a set of goldens for this contract.
+        """
+        import io
+
+        try:
+            with np.load(io.BytesIO(self.read(GOLDENS)), allow_pickle=False) as arrays:
+                goldens = Goldens(
+                    poses_NTD=arrays["poses"], lengths_N=arrays["lengths"], logits_NC=arrays["logits"]
+                )
+        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{self.folder / GOLDENS}: cannot be read: {error}") from error
+        if goldens.logits_NC.shape != (len(goldens.lengths_N), self.contract.num_classes):
+            raise BundleError(
+                f"{self.folder / GOLDENS}: logits {goldens.logits_NC.shape} do not fit "
+                f"{len(goldens.lengths_N)} clips × {self.contract.num_classes} classes"
+            )
+        return goldens
+
+
+def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Return the JSON content of bundle.json, sealed with a hash of itself."""
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "name": bundle.name,
+        "contract": bundle.contract.as_json(),
+        "artefacts": [asdict(artefact) for artefact in bundle.artefacts],
+        "files": dict(sorted(bundle.files.items())),
+        "provenance": bundle.provenance,
+    }
+    return content | {"manifest_sha256": _seal(content)}
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """Hash the manifest without its seal, in a form that indentation does not change."""
+    rest = {key: value for key, value in content.items() if key != "manifest_sha256"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_bundle(folder: Path | str) -> Bundle:
+    """Read and check a bundle's manifest.
+
+    Raises:
+        BundleError: no bundle there, damaged or foreign manifest, newer schema, a path that leaves the
+            bundle, or a listed file that is missing.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        what = "no such folder" if not folder.exists() else f"not a bundle: it has no {MANIFEST}"
+        raise BundleError(f"{folder}: {what}. Fix: spoter-kit export makes one") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(
+            f"{path}: cannot be read as JSON: {error}. Fix: copy the whole bundle again"
+        ) from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise BundleError(f"{path}: not the manifest of a spoter-kit bundle")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: schema version {content['schema_version']}, this spoter_runtime reads "
+            f"{SCHEMA_VERSION}. Fix: pip install --upgrade spoter-kit"
+        )
+    if content.get("manifest_sha256") != _seal(content):
+        raise BundleError(
+            f"{path}: its own hash does not fit its content, so it was changed or damaged. "
+            "Fix: copy the whole bundle again"
+        )
+    try:
+        bundle = Bundle(
+            folder=folder,
+            name=content["name"],
+            contract=GraphContract.from_json(content["contract"], where=str(path)),
+            artefacts=tuple(Artefact(**artefact) for artefact in content["artefacts"]),
+            files=dict(content["files"]),
+            provenance=content["provenance"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: a field is missing or wrong: {error!r}") from error
+    for listed in (*(artefact.path for artefact in bundle.artefacts), *bundle.files):
+        _check_inside(folder, listed)
+    return bundle
+
+
+def _check_inside(folder: Path, listed: str) -> None:
+    pure = PurePosixPath(listed)
+    inside = (folder / listed).resolve().is_relative_to(folder.resolve())
+    if pure.is_absolute() or ".." in pure.parts or "\\" in listed or not inside:
+        raise BundleError(f"{folder / MANIFEST}: path {listed!r} points outside the bundle; refused")
+    if not (folder / listed).is_file():
+        raise BundleError(
+            f"{folder}: {listed} is listed in {MANIFEST} but is not there. Fix: copy the whole bundle again"
+        )

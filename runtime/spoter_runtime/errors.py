@@ -1,0 +1,81 @@
+"""The whole error tree.
+
+SpoterError                 everything this project raises on purpose; message = what, where, fix
+├── InputError              a clip or an array the contract does not allow (also a ValueError)
+├── BundleError             a bundle that is missing, damaged, foreign or too new
+├── BackendError            an engine that cannot load or run here
+├── MissingExtraError       an optional package is not installed (also an ImportError)
+├── DataError               a dataset, or a file to import, that cannot be used
+├── CheckpointError         a RUN or a notebook checkpoint that cannot be used
+├── ConfigError             a recipe or an option with a wrong key or value (also a ValueError)
+└── ExportError             an exported graph that does not do what its contract says
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+
+class SpoterError(Exception):
+    """Base of every error raised on purpose; ``str(error)`` is written for the user."""
+
+
+class InputError(SpoterError, ValueError):
+    """A clip or an array that the graph contract does not allow."""
+
+
+class BundleError(SpoterError):
+    """A bundle that is missing, damaged, foreign or of a newer schema."""
+
+
+class BackendError(SpoterError):
+    """An inference engine that cannot be loaded or cannot run on this machine."""
+
+
+class MissingExtraError(SpoterError, ImportError):
+    """An optional package that this call needs is not installed."""
+
+
+class DataError(SpoterError):
+    """A dataset, or a foreign file to be imported, that cannot be used."""
+
+
+class CheckpointError(SpoterError):
+    """A run folder or a checkpoint file that cannot be used."""
+
+
+class ConfigError(SpoterError, ValueError):
+    """A recipe or an option with an unknown key or a value out of range."""
+
+
+class ExportError(SpoterError):
+    """An exported graph that does not do what its contract says."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import and return an optional module, or say which extra installs it.
+
+    Args:
+        module: dotted name, for example ``"onnxruntime"``.
+        extra: the extra of this distribution that brings it, for example ``"cpu"``.
+
+    Raises:
+        MissingExtraError: that very module is absent. A module that is present but fails to import
+            (a broken CUDA library, say) raises its own error: that one tells more.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0] and error.name != module:
+            raise
+        raise MissingExtraError(
+            f"this needs the Python module {module!r}, which is not installed. "
+            f"Fix: pip install 'spoter-kit[{extra}]'"
+        ) from error
+
+
+def is_installed(module: str) -> bool:
+    """Tell whether a top-level module could be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None

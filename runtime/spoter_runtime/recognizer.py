@@ -1,0 +1,207 @@
+"""Recognizer: from a bundle and a clip of landmarks to a label, without torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from spoter_runtime.bundle import Bundle, read_bundle
+from spoter_runtime.contract import GraphContract, Label
+from spoter_runtime.errors import BackendError, SpoterError
+from spoter_runtime.landmarks import Float32Array, check_clip, resample_clip
+from spoter_runtime.ort import OrtRunner
+from spoter_runtime.runner import Runner, pad_clips
+
+LongClips = Literal["error", "resample"]
+
+
+def _ort_cpu(bundle: Bundle, threads: int | None) -> Runner:
+    for artefact in bundle.artefacts:
+        if artefact.kind == "onnx" and artefact.precision == "fp32":
+            return OrtRunner(bundle.read(artefact.path), threads=threads)
+    raise BackendError(f"{bundle.folder}: has no fp32 ONNX artefact")
+
+
+# Best first: `Recognizer.load` takes the first that loads on this machine.
+BACKENDS: Final[dict[str, Callable[[Bundle, int | None], Runner]]] = {"ort-cpu": _ort_cpu}
+
+
+def open_runner(
+    bundle: Bundle, backend: str | None = None, *, threads: int | None = None
+) -> tuple[Runner, dict[str, str]]:
+    """Open the best backend for a bundle on this machine.
+
+    Args:
+        bundle: from `read_bundle`.
+        backend: one of `BACKENDS`; None tries them all, best first.
+        threads: threads inside one operator; None leaves it to the engine.
+
+    Returns:
+        The runner, and for each backend that was tried why it was taken or passed over.
+
+    Raises:
+        BackendError: an unknown backend, or none that works.
+        SpoterError: the backend that was asked for cannot be opened.
+    """
+    if backend is not None and backend not in BACKENDS:
+        raise BackendError(f"unknown backend {backend!r}; the runtime has {', '.join(BACKENDS)}")
+    if backend is not None:
+        return BACKENDS[backend](bundle, threads), {backend: "asked for"}
+    why: dict[str, str] = {}
+    errors: list[SpoterError] = []
+    for name, open_backend in BACKENDS.items():
+        try:
+            runner = open_backend(bundle, threads)
+        except SpoterError as error:
+            why[name] = str(error)
+            errors.append(error)
+        else:
+            return runner, why | {name: "the best that loads on this machine"}
+    if len(errors) == 1:
+        raise errors[0]
+    reasons = "\n".join(f"  {name}: {reason}" for name, reason in why.items())
+    raise BackendError(f"{bundle.folder}: no backend works here:\n{reasons}") from errors[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What was recognised in one clip.
+
+    Attributes:
+        sign: the best label with its gloss, Bengali and romanised form.
+        score: its softmax probability, 0..1. Models are not calibrated by default: use it to rank.
+        logits_C: (classes,) float32.
+        labels: one per logit.
+        latency_ms: wall time of this clip's inference; of its whole batch in `predict_many`.
+    """
+
+    sign: Label
+    score: float
+    logits_C: Float32Array
+    labels: tuple[Label, ...]
+    latency_ms: float
+
+    @property
+    def label(self) -> str:
+        """The best label's name."""
+        return self.sign.name
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """Return the `k` best (label, score), best first."""
+        scores = _softmax(self.logits_C)
+        order = np.argsort(-self.logits_C, kind="stable")[:k]
+        return [(self.labels[i].name, float(scores[i])) for i in order]
+
+
+class Recognizer:
+    """Recognise signs in clips of landmarks; as thread-safe as its runner.
+
+    Attributes:
+        runner: the engine in use.
+        why: for each backend that was tried, why it was taken or passed over.
+    """
+
+    def __init__(
+        self, runner: Runner, *, why: dict[str, str] | None = None, long: LongClips = "error"
+    ) -> None:
+        self.runner = runner
+        self.why = why or {}
+        self._long = long
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        backend: str | None = None,
+        *,
+        threads: int | None = None,
+        long: LongClips = "error",
+    ) -> Recognizer:
+        """Open a bundle folder, or a lone ``.onnx`` file that spoter-kit exported.
+
+        Args:
+            path: the bundle, or the ONNX file.
+            backend: ``"ort-cpu"``, or None for the best that works here.
+            threads: threads inside one operator; None leaves it to the engine.
+            long: what to do with a clip longer than the model takes: ``"error"``, or ``"resample"`` it.
+
+        Raises:
+            BundleError: missing, damaged, newer, or not a bundle.
+            BackendError: no engine can run it here.
+            MissingExtraError: the engine is not installed.
+        """
+        path = Path(path)
+        if path.is_file() and path.suffix == ".onnx":
+            if backend not in (None, "ort-cpu"):
+                raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
+            return cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
+        runner, why = open_runner(read_bundle(path), backend, threads=threads)
+        return cls(runner, why=why, long=long)
+
+    @property
+    def contract(self) -> GraphContract:
+        """Shapes, ranges and labels of the model."""
+        return self.runner.contract
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The labels this model knows, in the order of its logits."""
+        return self.contract.labels
+
+    def predict(self, clip: Any) -> Prediction:
+        """Return the sign in one clip.
+
+        Args:
+            clip: (frames, 54, 2) or (frames, 108) floats, raw image coordinates, NaN or (0, 0) where a
+                landmark was not detected; order as in `spoter_runtime.landmarks.LANDMARK_NAMES`.
+
+        Raises:
+            InputError: see `check_clip`; the message says what to do.
+        """
+        return self.predict_many([clip])[0]
+
+    def predict_many(self, clips: Iterable[Any]) -> list[Prediction]:
+        """Return the sign in each clip, in the order given; clips of similar length share a batch.
+
+        Raises:
+            InputError: names the first clip that cannot be used; nothing is predicted then.
+        """
+        checked = [self._checked(clip, f"clip {i}") for i, clip in enumerate(clips)]
+        order = sorted(range(len(checked)), key=lambda i: len(checked[i]))
+        predictions: dict[int, Prediction] = {}
+        for start in range(0, len(order), self.contract.max_batch):
+            rows = order[start : start + self.contract.max_batch]
+            poses, lengths = pad_clips([checked[i] for i in rows])
+            begin_ns = time.perf_counter_ns()
+            logits = self.runner.infer(poses, lengths)
+            latency_ms = (time.perf_counter_ns() - begin_ns) / 1e6
+            for row, logits_C in zip(rows, logits, strict=True):
+                predictions[row] = self._prediction(logits_C, latency_ms)
+        return [predictions[i] for i in range(len(checked))]
+
+    def _checked(self, clip: Any, where: str) -> Float32Array:
+        limit = self.contract.max_frames
+        if self._long == "error":
+            return check_clip(clip, max_frames=limit, where=where)
+        checked = check_clip(clip, max_frames=np.iinfo(np.int32).max, where=where)
+        return checked if len(checked) <= limit else resample_clip(checked, limit)
+
+    def _prediction(self, logits_C: Float32Array, latency_ms: float) -> Prediction:
+        best = int(logits_C.argmax())
+        return Prediction(
+            sign=self.labels[best],
+            score=float(_softmax(logits_C)[best]),
+            logits_C=logits_C,
+            labels=self.labels,
+            latency_ms=latency_ms,
+        )
+
+
+def _softmax(logits_C: Float32Array) -> Float32Array:
+    exponentials = np.exp(logits_C - logits_C.max())
+    return np.asarray(exponentials / exponentials.sum())

@@ -1,0 +1,108 @@
+"""Runner: one checked door, `infer`, over whatever engine computes the logits."""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import BackendError, InputError
+from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, check_coordinates
+
+Int32Array = npt.NDArray[np.int32]
+
+
+class Runner(abc.ABC):
+    """Runs one artefact of one model.
+
+    Attributes:
+        name: the backend's name, for example ``"ort-cpu"``.
+        contract: the shapes and labels of the artefact.
+    """
+
+    name: str
+    contract: GraphContract
+
+    def infer(self, poses_NTD: Any, lengths_N: Any = None) -> Float32Array:
+        """Return logits (N, C) float32 for raw landmarks (N, T, 108) float32.
+
+        Args:
+            poses_NTD: x, y interleaved, NaN or (0, 0) where not detected; frames from a clip's length
+                on are padding, and any value there leaves the answer as it is.
+            lengths_N: whole numbers of real frames, one per clip; None means all T of them.
+
+        Returns:
+            Unnormalised scores in a fresh array the caller may keep.
+
+        Raises:
+            InputError: wrong type, rank, batch, frame or feature count, a length outside 1..T, or an
+                infinity in a real frame.
+            BackendError: the engine failed, or gave logits that are not finite.
+        """
+        poses, lengths = check_batch(poses_NTD, lengths_N, self.contract)
+        logits = self._infer(poses, lengths)
+        expected = (len(poses), self.contract.num_classes)
+        if logits.shape != expected or logits.dtype != np.float32:
+            raise BackendError(
+                f"{self.name}: expected logits {expected} float32, got {logits.shape} {logits.dtype}"
+            )
+        if not np.isfinite(logits).all():
+            raise BackendError(f"{self.name}: logits are not finite for poses {poses.shape}")
+        return logits
+
+    @abc.abstractmethod
+    def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        """Compute the logits of a batch that `infer` has already checked."""
+
+    def close(self) -> None:  # noqa: B027  (most engines hold nothing that the garbage collector cannot free)
+        """Give back the engine's memory; the runner must not be used afterwards."""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tuple[Float32Array, Int32Array]:
+    """Return contiguous float32 poses and int32 lengths that the contract allows, or raise InputError."""
+    poses = np.asarray(poses_NTD)
+    if poses.dtype != np.float32:
+        raise InputError(f"poses: expected float32, got {poses.dtype}. Fix: poses.astype('float32')")
+    if poses.ndim != 3 or poses.shape[2] != NUM_FEATURES:
+        raise InputError(f"poses: expected (batch, frames, {NUM_FEATURES}), got {poses.shape}")
+    batch, frames, _ = poses.shape
+    if not 1 <= batch <= contract.max_batch:
+        raise InputError(f"poses: batch of {batch}, the contract takes 1..{contract.max_batch}")
+    if not 1 <= frames <= contract.max_frames:
+        raise InputError(f"poses: {frames} frames, the contract takes 1..{contract.max_frames}")
+    lengths = np.full(batch, frames) if lengths_N is None else np.asarray(lengths_N)
+    if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
+        raise InputError(
+            f"lengths: expected ({batch},) of a whole-number type, got {lengths.shape} {lengths.dtype}"
+        )
+    if lengths.min() < 1 or lengths.max() > frames:
+        raise InputError(
+            f"lengths: expected 1..{frames} (the frames given), got {lengths.min()}..{lengths.max()}"
+        )
+    real = poses if lengths_N is None else poses[np.arange(frames) < lengths[:, None]]
+    check_coordinates(real, where="poses")
+    return np.ascontiguousarray(poses), np.ascontiguousarray(lengths, np.int32)
+
+
+def pad_clips(clips: list[Float32Array], fill: float = 0.0) -> tuple[Float32Array, Int32Array]:
+    """Return clips (frames, 54, 2) of any lengths as one batch (N, T, 108) with its lengths (N,)."""
+    lengths = np.array([len(clip) for clip in clips], np.int32)
+    poses = np.full((len(clips), int(lengths.max()), NUM_FEATURES), fill, np.float32)
+    for row, clip in zip(poses, clips, strict=True):
+        row[: len(clip)] = clip.reshape(len(clip), NUM_FEATURES)
+    return poses, lengths

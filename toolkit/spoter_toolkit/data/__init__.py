@@ -1,0 +1,1 @@
+"""Datasets: the format, the splits, generated signing, and one importer per foreign format."""
