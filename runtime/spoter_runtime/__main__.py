@@ -70,12 +70,7 @@ def _predict(bundle: str, clips: list[str], backend: str | None, top: int) -> in
 
 def _verify(bundle: str, backend: str | None) -> int:
     report = verify_bundle(bundle, backend)
-    print(
-        f"{report.bundle} on {report.backend}, {report.machine}: {report.files} files as written; "
-        f"{report.labels_agree} of {report.clips} goldens agree, largest logit difference "
-        f"{report.max_logit_diff:.2e} (allowed {report.tolerance:.0e}): "
-        f"{'verified' if report.passed else 'NOT VERIFIED'}"
-    )
+    print(report.summary())
     return 0 if report.passed else 3
 
 

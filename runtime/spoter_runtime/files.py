@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.is_dir() and path.exists():
             _swap_folder(temporary, path)
         else:
-            os.replace(temporary, path)
+            temporary.replace(path)
     finally:
         remove(temporary)
 

@@ -6,6 +6,7 @@ MediaPipe Hands order. "Left" and "right" are the signer's.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -59,14 +60,14 @@ MIRRORED: Final = (
     *range(12, 33),
 )
 
-# MediaPipe Pose indices that each body point is the mean of; the neck is the middle of the two shoulders (11, 12).
+# MediaPipe Pose indices that each body point is the mean of; the neck is between the shoulders.
 MEDIAPIPE_POSE: Final[tuple[tuple[int, ...], ...]] = (
     *((0,), (11, 12), (5,), (2,), (8,), (7,), (12,), (11,), (14,), (13,), (16,), (15,)),
 )
 
 # The two hand topologies' bones, for drawing: pairs of landmark indices.
 _FINGERS: Final = tuple((0, *range(1 + 4 * f, 5 + 4 * f)) for f in range(5))
-_HAND_BONES: Final = tuple(bone for f in _FINGERS for bone in zip(f, f[1:], strict=False))
+_HAND_BONES: Final = tuple(bone for f in _FINGERS for bone in pairwise(f))
 BONES: Final = (
     *((0, 1), (0, 2), (0, 3), (2, 4), (3, 5), (6, 7), (6, 8), (8, 10), (7, 9), (9, 11)),
     *((12 + a, 12 + b) for a, b in _HAND_BONES),

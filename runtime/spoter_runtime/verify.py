@@ -42,6 +42,15 @@ class VerifyReport:
         """True when every label agrees and no logit is further off than the tolerance."""
         return self.labels_agree == self.clips and self.max_logit_diff <= self.tolerance
 
+    def summary(self) -> str:
+        """Return the report in one sentence."""
+        return (
+            f"{self.bundle} on {self.backend}, {self.machine}: {self.files} files as written; "
+            f"{self.labels_agree} of {self.clips} goldens agree, largest logit difference "
+            f"{self.max_logit_diff:.2e} (allowed {self.tolerance:.0e}): "
+            f"{'verified' if self.passed else 'NOT VERIFIED'}"
+        )
+
 
 def verify_bundle(path: Path | str, backend: str | None = None) -> VerifyReport:
     """Hash every file of a bundle and replay its goldens on this machine.

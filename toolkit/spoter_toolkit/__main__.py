@@ -1,0 +1,35 @@
+"""Entry point of `spoter-kit`: runs the command, turns our errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from spoter_runtime.errors import SpoterError, is_installed
+
+
+def main() -> None:
+    """Run `spoter-kit`. Exit 0 done, 1 our error, 2 usage, 3 it ran and the answer is no."""
+    if not is_installed("typer"):
+        print(
+            "error: the spoter-kit command needs the toolkit extra. Fix: pip install 'spoter-kit[toolkit]'\n"
+            "On a device, python -m spoter_runtime has predict, verify and doctor without it.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    from spoter_toolkit.cli.app import app
+
+    try:
+        app()
+    except SpoterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a read-only folder: the file system's words are the message
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

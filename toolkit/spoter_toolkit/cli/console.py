@@ -1,0 +1,67 @@
+"""What every verb shares on the terminal: results on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
+
+# called with (done, total, what): what the libraries report while they work
+OnProgress = Callable[[int, int, str], None]
+
+
+def say(text: str) -> None:
+    """Print one remark for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def next_step(command: str) -> None:
+    """End a verb with the next useful command."""
+    say(f"\nnext: {command}")
+
+
+def emit_json(value: Any) -> None:
+    """Print a verb's whole result as one JSON object on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on stdout; numbers belong in already formatted strings."""
+    table = Table(title=title or None, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    # In a pipe or a file a table keeps its width: wrapped columns cannot be read by anyone.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+
+
+@contextmanager
+def progress_bar() -> Iterator[OnProgress]:
+    """Yield an `on_progress(done, total, what)`: a bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)

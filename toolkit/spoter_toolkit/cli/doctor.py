@@ -1,0 +1,29 @@
+"""`spoter-kit doctor`: what is installed, what runs here, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import typer
+
+from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, emit_table, next_step
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Say which backends run on this machine, and the exact fix for what does not. Exit 3 if none runs."""
+    from dataclasses import asdict
+
+    from spoter_runtime.doctor import diagnose
+
+    findings = diagnose()
+    runs = any(finding.kind == "backend" and finding.status == "ok" for finding in findings)
+    if json:
+        emit_json({"findings": [asdict(finding) for finding in findings], "any_backend_runs": runs})
+    else:
+        emit_table(
+            "",
+            ("what", "status", "detail", "fix"),
+            [(f.name, f.status, f.detail, f.fix) for f in findings],
+        )
+    if not runs:
+        raise typer.Exit(ANSWER_IS_NO)
+    if not json:
+        next_step("spoter-kit demo")

@@ -1,0 +1,33 @@
+"""`spoter-kit verify`: replay a bundle's proof on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next_step
+
+
+def verify(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Default: the best that works here.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
+    from dataclasses import asdict
+
+    from spoter_runtime.verify import verify_bundle
+    from spoter_toolkit.locate import newest_bundle
+
+    path = bundle or newest_bundle()
+    report = verify_bundle(path, backend)
+    if json:
+        emit_json(asdict(report) | {"passed": report.passed})
+    else:
+        print(report.summary())
+    if not report.passed:
+        raise typer.Exit(ANSWER_IS_NO)
+    if not json:
+        next_step(f"spoter-kit predict --bundle {path} clip.npy")

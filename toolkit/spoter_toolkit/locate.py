@@ -1,0 +1,38 @@
+"""Where the command puts things, and finds them again when no path is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from spoter_runtime.bundle import MANIFEST
+from spoter_runtime.errors import BundleError, CheckpointError
+
+RUNS: Final = Path("runs")
+BUNDLES: Final = Path("bundles")
+DATASETS: Final = Path("datasets")
+LAST: Final = "last"  # runs/last points at the newest run
+
+
+def newest_bundle(folder: Path = BUNDLES) -> Path:
+    """Return the bundle that was written last under `folder`.
+
+    Raises:
+        BundleError: there is none.
+    """
+    found = sorted(folder.glob(f"*.spoter/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise BundleError(f"{folder}/: no bundle there. Fix: spoter-kit export --onnx, or name one")
+    return found[-1].parent
+
+
+def last_run(folder: Path = RUNS) -> Path:
+    """Return the run that `runs/last` points at.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    run = folder / LAST
+    if not run.exists():
+        raise CheckpointError(f"{run}: no run there. Fix: spoter-kit train, or name one")
+    return run.resolve()
