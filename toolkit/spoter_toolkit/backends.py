@@ -14,9 +14,7 @@ from spoter_runtime.runner import Runner
 BACKENDS: Final = ("torch", *DEVICE_BACKENDS)
 
 
-def open_backend(
-    name: str, bundle: Bundle, *, run: Path | None = None, threads: int | None = None
-) -> Runner:
+def open_backend(name: str, bundle: Bundle, *, run: Path | None = None, threads: int | None = None) -> Runner:
     """Open `bundle` on one backend; imports torch only for ``"torch"``.
 
     Args:

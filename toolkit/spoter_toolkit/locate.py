@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from spoter_runtime.bundle import MANIFEST
-from spoter_runtime.errors import BundleError, CheckpointError
+from spoter_runtime.errors import BundleError, CheckpointError, DataError
 
 RUNS: Final = Path("runs")
 BUNDLES: Final = Path("bundles")
@@ -23,6 +23,18 @@ def newest_bundle(folder: Path = BUNDLES) -> Path:
     found = sorted(folder.glob(f"*.spoter/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise BundleError(f"{folder}/: no bundle there. Fix: spoter-kit export --onnx, or name one")
+    return found[-1].parent
+
+
+def newest_dataset(folder: Path = DATASETS) -> Path:
+    """Return the dataset that was written last under `folder`.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted(folder.glob("*/dataset.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise DataError(f"{folder}/: no dataset there. Fix: spoter-kit data synth, or name one")
     return found[-1].parent
 
 

@@ -1,0 +1,136 @@
+"""onnx_from_module: any module with the graph contract becomes one clean, checked, reproducible ONNX file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import onnx
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract
+from spoter_runtime.errors import ExportError
+from spoter_runtime.landmarks import NUM_FEATURES
+
+# 20, not 23 or 24: there the exporter writes Attention with a mask that ONNX Runtime's CPU provider rejects.
+OPSET: Final = 20
+
+# Example sizes. A batch or a length of 0 or 1 freezes its axis although the file declares it dynamic; sizes
+# equal to each other or to a constant of the model (60, 54, 108, 300) could be taken for the same symbol.
+EXAMPLE_BATCH: Final = 3
+EXAMPLE_FRAMES: Final = 37
+
+
+def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelProto:
+    """Export a module to ONNX with dynamic batch and frames axes.
+
+    Args:
+        module: ``forward(poses, lengths) -> logits`` as the contract says; exported in eval mode on the CPU.
+        contract: goes into the file's metadata, so that a lone file explains itself.
+
+    Returns:
+        A model of standard operators at opset 20, weights inside, whose bytes depend only on the weights, the
+        contract and the versions of torch, onnx and onnxscript. It has been checked for form, not yet run:
+        that is `spoter_export.parity`'s work.
+
+    Raises:
+        ExportError: torch cannot export the module, or the graph is not what the contract says.
+    """
+    frames = min(EXAMPLE_FRAMES, contract.max_frames)
+    poses = torch.rand(EXAMPLE_BATCH, frames, NUM_FEATURES, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([frames, max(1, frames // 2), 1], dtype=torch.int32)
+    batch_axis = torch.export.Dim("batch", min=1, max=contract.max_batch)
+    frames_axis = torch.export.Dim("frames", min=1, max=contract.max_frames)
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                module.eval(),
+                (poses, lengths),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[POSES, LENGTHS],
+                output_names=[LOGITS],
+                dynamic_shapes=({0: batch_axis, 1: frames_axis}, {0: batch_axis}),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's own errors have no common base
+        raise ExportError(f"torch {torch.__version__} cannot export the module: {error}") from error
+    if program is None:
+        raise ExportError(f"torch {torch.__version__} returned no ONNX program")
+    model = _cleaned(program.model_proto)
+    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(contract.as_json(), ensure_ascii=False))
+    check_graph(model, contract)
+    return model
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's remarks on its own internals, and on torchvision's absence, from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what is not the model: stack traces and paths, doc strings, intermediate shapes."""
+    for owner in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
+        del owner.metadata_props[:]
+        owner.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                raise ExportError(f"node {node.name}: control flow in the graph; the models have none")
+    del model.graph.value_info[:]  # engines infer shapes; stale ones only mislead
+    model.producer_name = "spoter-kit"
+    return model
+
+
+def check_graph(model: onnx.ModelProto, contract: GraphContract) -> None:
+    """Check a graph's form against the contract: names, types, axes, opset, operators, weights inside.
+
+    Raises:
+        ExportError: names the first thing that differs.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+    expected = {
+        POSES: (TensorProto.FLOAT, ["batch", "frames", NUM_FEATURES]),
+        LENGTHS: (TensorProto.INT32, ["batch"]),
+        LOGITS: (TensorProto.FLOAT, ["batch", contract.num_classes]),
+    }
+    found = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    if list(found) != list(expected):
+        raise ExportError(f"inputs and outputs: expected {list(expected)}, got {list(found)}")
+    for name, (dtype, axes) in expected.items():
+        tensor = found[name].type.tensor_type
+        got_axes = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+        if tensor.elem_type != dtype or got_axes != axes:
+            raise ExportError(
+                f"{name}: expected {TensorProto.DataType.Name(dtype)} {axes}, "
+                f"got {TensorProto.DataType.Name(tensor.elem_type)} {got_axes}: an axis that is a number "
+                "was frozen by the export"
+            )
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign or opsets.get("") != OPSET:
+        raise ExportError(f"expected standard operators of opset {OPSET}, got {opsets}, domains {foreign}")
+    external = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    if external:
+        raise ExportError(f"weights outside the file: {', '.join(external[:3])}")

@@ -1,0 +1,189 @@
+"""Scores of a model on labelled clips: top-k, macro F1, per signer, and what it confuses.
+
+Shapes: N clips, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spoter_runtime.contract import Label
+from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.runner import Runner, pad_clips
+from spoter_toolkit.data.dataset import Clip, Dataset
+
+_MOST_CONFUSED = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerScore:
+    """One signer's clips and the share of them whose best label is right."""
+
+    signer: str
+    clips: int
+    top1: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """A label that is taken for another one, and how often."""
+
+    label: str
+    taken_for: str
+    clips: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How well a model did on some clips; shares are 0..1.
+
+    Attributes:
+        macro_f1: mean F1 over the labels that have clips here.
+        confusion_CC: clips by true label (row) and best label (column).
+    """
+
+    clips: int
+    top1: float
+    top5: float
+    macro_f1: float
+    signers: tuple[SignerScore, ...]
+    confused: tuple[Confusion, ...]
+    labels: tuple[str, ...]
+    confusion_CC: npt.NDArray[np.int64]
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything but the matrix, as plain JSON values."""
+        return {
+            "clips": self.clips,
+            "top1": self.top1,
+            "top5": self.top5,
+            "macro_f1": self.macro_f1,
+            "signers": [asdict(signer) for signer in self.signers],
+            "confused": [asdict(pair) for pair in self.confused],
+        }
+
+
+def evaluate(
+    runner: Runner,
+    dataset: Dataset,
+    split: str,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Scores:
+    """Run a model over one split of a dataset and score it.
+
+    Args:
+        runner: any backend.
+        dataset: whose labels the model must know; a model may know more.
+        split: ``"train"``, ``"val"``, ``"test"``, or ``"all"``.
+        on_progress: called with (clips done, clips, what).
+
+    Raises:
+        DataError: the split has no clips, or a label that the model does not know.
+        InputError: a clip is longer than the model takes.
+    """
+    clips = dataset.clips if split == "all" else dataset.clips_in(split)
+    if not clips:
+        raise DataError(
+            f"{dataset.folder}: no clip is in the split {split!r}. "
+            f"Fix: spoter-kit data split {dataset.folder}"
+        )
+    known = {label.name for label in runner.contract.labels}
+    unknown = sorted({clip.label for clip in clips} - known)
+    if unknown:
+        raise DataError(
+            f"{dataset.folder}: the model does not know {len(unknown)} of its labels: "
+            f"{', '.join(unknown[:5])}"
+        )
+    logits_NC = infer_clips(runner, [dataset.poses_of(clip) for clip in clips], on_progress=on_progress)
+    return scores_from_logits(logits_NC, clips, runner.contract.labels)
+
+
+def infer_clips(
+    runner: Runner,
+    clips: Sequence[Float32Array],
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Float32Array:
+    """Return logits (N, C) for clips (frames, 54, 2) of any lengths, in their order.
+
+    Raises:
+        InputError: a clip is longer than the contract takes.
+    """
+    longest = max(len(clip) for clip in clips)
+    if longest > runner.contract.max_frames:
+        raise InputError(f"a clip has {longest} frames, the model takes 1..{runner.contract.max_frames}")
+    order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
+    logits_NC = np.empty((len(clips), runner.contract.num_classes), np.float32)
+    size = runner.contract.max_batch
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        logits_NC[rows] = runner.infer(*pad_clips([clips[i] for i in rows]))
+        if on_progress:
+            on_progress(start + len(rows), len(order), f"clips on {runner.name}")
+    return logits_NC
+
+
+def scores_from_logits(
+    logits_NC: npt.NDArray[np.float32], clips: Sequence[Clip], labels: Sequence[Label]
+) -> Scores:
+    """Score logits against the clips' own labels.
+
+    Args:
+        logits_NC: one row a clip, one column a label.
+        clips: what was recognised, in the order of the rows.
+        labels: the model's, in the order of the columns.
+    """
+    names = tuple(label.name for label in labels)
+    index = {name: i for i, name in enumerate(names)}
+    true_N = np.array([index[clip.label] for clip in clips])
+    order_NC = np.argsort(-logits_NC, axis=1, kind="stable")
+    right_N = order_NC[:, 0] == true_N
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(confusion, (true_N, order_NC[:, 0]), 1)
+    signers = np.array([clip.signer for clip in clips])
+    return Scores(
+        clips=len(clips),
+        top1=float(right_N.mean()),
+        top5=float((order_NC[:, :5] == true_N[:, None]).any(1).mean()),
+        macro_f1=_macro_f1(confusion),
+        signers=tuple(
+            SignerScore(
+                signer=str(signer),
+                clips=int((signers == signer).sum()),
+                top1=float(right_N[signers == signer].mean()),
+            )
+            for signer in np.unique(signers)
+        ),
+        confused=_most_confused(confusion, names),
+        labels=names,
+        confusion_CC=confusion,
+    )
+
+
+def _macro_f1(confusion_CC: npt.NDArray[np.int64]) -> float:
+    present = confusion_CC.sum(1) > 0
+    hits = np.diag(confusion_CC)
+    f1 = 2 * hits / np.maximum(confusion_CC.sum(0) + confusion_CC.sum(1), 1)
+    return float(f1[present].mean())
+
+
+def _most_confused(confusion_CC: npt.NDArray[np.int64], names: Sequence[str]) -> tuple[Confusion, ...]:
+    off_diagonal = confusion_CC * (1 - np.eye(len(names), dtype=np.int64))
+    pairs = sorted(zip(*np.nonzero(off_diagonal), strict=True), key=lambda p: -off_diagonal[p])
+    return tuple(
+        Confusion(
+            label=names[true],
+            taken_for=names[guess],
+            clips=int(off_diagonal[true, guess]),
+            of=int(confusion_CC[true].sum()),
+        )
+        for true, guess in pairs[:_MOST_CONFUSED]
+    )

@@ -1,0 +1,491 @@
+"""The training loop, readable top to bottom: from a config and a dataset to a RUN folder.
+
+Everything random in an epoch follows from (seed, epoch, process), so a killed run that resumes at the start
+of an epoch takes the same steps as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spoter_runtime.errors import CheckpointError, ConfigError, DataError, require
+from spoter_runtime.files import remove, replacing
+from spoter_runtime.runner import pad_clips
+from spoter_toolkit.augment import AugmentConfig, augment
+from spoter_toolkit.checkpoint import (
+    WEIGHTS,
+    Run,
+    load_weights,
+    read_run,
+    save_weights,
+    write_run_json,
+)
+from spoter_toolkit.checks import check_model
+from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.data.split import check_no_leak
+from spoter_toolkit.evaluation import Scores, scores_from_logits
+from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
+from spoter_toolkit.pictures import draw_confusion, draw_curves
+
+LAST: Final = "last.pt"
+METRICS: Final = "metrics.jsonl"
+
+Tracker = Literal["tensorboard", "wandb"]
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training, but the data.
+
+    Attributes:
+        warmup_steps: optimiser steps of linear warm-up; then linear to 0 over the remaining ones.
+        focal_gamma: the focusing exponent of Lin et al. 2017; only used by the focal loss.
+        evaluate_every: epochs between evaluations on the validation split.
+        patience: evaluations without a better validation accuracy before stopping; 0 never stops early.
+        mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``, as Accelerate takes it.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    warmup_steps: int = 1000
+    loss: Literal["cross-entropy", "focal"] = "cross-entropy"
+    focal_gamma: float = 2.0
+    label_smoothing: float = 0.0
+    gradient_clip: float = 1.0
+    evaluate_every: int = 1
+    patience: int = 0
+    seed: int = 0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected at least 1")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected more than 0")
+        for name in ("weight_decay", "warmup_steps", "focal_gamma", "patience", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing: {self.label_smoothing}, expected 0..1")
+        choices = {"loss": ("cross-entropy", "focal"), "mixed_precision": ("no", "fp16", "bf16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    resume: bool = False,
+    allow_leak: bool = False,
+    trackers: tuple[Tracker, ...] = (),
+    on_progress: OnProgress | None = None,
+) -> Run:
+    """Train a model on the train split and write a RUN folder.
+
+    The weights kept are those of the best validation accuracy (then the lower loss); without a validation
+    split, those of the last epoch. The test split is never looked at.
+
+    Args:
+        config: settings; `config.model.num_classes` is replaced by the dataset's number of labels.
+        dataset: split into train and, better, val.
+        folder: the RUN; must not exist unless `resume`.
+        resume: go on from the last epoch that `folder` holds; the config and the data must be the same.
+        allow_leak: train although the splits share a signer or a clip.
+        trackers: log to these as well; each needs its extra.
+        on_progress: called with (step, steps, what) after each optimiser step.
+
+    Raises:
+        DataError: no train split, or a leak between the splits.
+        ConfigError: the model fails its checks.
+        CheckpointError: resuming with other settings or other data.
+        MissingExtraError: a tracker is not installed.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    for tracker in trackers:
+        require(tracker, extra=tracker)
+    splits = _Splits.of(dataset, allow_leak=allow_leak)
+    config = _fitted(config, dataset)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision, log_with=list(trackers) or None, project_dir=folder
+    )
+    set_seed(config.seed)
+    model = model_from_config(config.model)
+    check_model(model)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    steps_per_epoch = len(_epoch_batches(splits.train, config, 0, accelerator))
+    steps = config.epochs * steps_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(config.warmup_steps, steps))
+    progress = _Progress()
+    if resume:
+        progress = _restore(folder, model, optimizer, schedule, config, dataset)
+    elif accelerator.is_main_process:
+        folder.mkdir(parents=True)
+        _write_info(folder, config, dataset, "running", progress)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if trackers:
+        accelerator.init_trackers(folder.name, config=_flat(config))
+
+    for epoch in range(progress.epoch, config.epochs):
+        if progress.stopped(config.patience):
+            break
+        begin = time.perf_counter()
+        loss, accuracy = 0.0, 0.0
+        set_seed(_mixed(config.seed, epoch, accelerator.process_index))  # for dropout
+        generator = torch.Generator(accelerator.device)
+        generator.manual_seed(_mixed(config.seed, epoch, accelerator.process_index) + 1)
+        batches = _epoch_batches(splits.train, config, epoch, accelerator)
+        model.train()
+        for step, clips in enumerate(batches):
+            poses_NTL2, lengths_N, labels_N = _batch(dataset, clips, accelerator.device)
+            poses_NTL2, lengths_N = augment(
+                poses_NTL2,
+                lengths_N,
+                config.augment,
+                generator,
+                max_frames=config.model.max_frames,
+                centre=(0.5, 0.5) if dataset.coordinates == "image" else (0.0, 0.0),
+            )
+            with accelerator.autocast():
+                logits_NC = model(poses_NTL2.flatten(2), lengths_N)
+            batch_loss = _loss(logits_NC.float(), labels_N, config)
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(batch_loss)
+            accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            optimizer.step()
+            schedule.step()
+            loss += batch_loss.item() / len(batches)
+            accuracy += (logits_NC.argmax(1) == labels_N).float().mean().item() / len(batches)
+            if on_progress:
+                so_far = len(batches) / (step + 1)
+                on_progress(
+                    epoch * steps_per_epoch + step + 1,
+                    steps,
+                    f"epoch {epoch + 1}/{config.epochs}  loss {loss * so_far:.3f}  "
+                    f"accuracy {accuracy * so_far:.3f}{progress.best_words()}",
+                )
+        progress.epoch = epoch + 1
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "learning_rate": schedule.get_last_lr()[0],
+            "seconds": round(time.perf_counter() - begin, 3),
+            "clips_per_second": round(len(splits.train) / (time.perf_counter() - begin), 1),
+        }
+        if accelerator.is_main_process:
+            bare = accelerator.unwrap_model(model)
+            if splits.val and ((epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs):
+                row |= _evaluate(bare, dataset, splits.val, accelerator.device)
+                if progress.improved(row["val_accuracy"], row["val_loss"]):
+                    save_weights(bare, folder / WEIGHTS)
+            _append_metrics(folder, row)
+            _save_last(folder, bare, optimizer, schedule, progress)
+        if trackers:
+            accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=epoch + 1)
+        progress.share(accelerator)
+    if accelerator.is_main_process:
+        if not splits.val:
+            save_weights(accelerator.unwrap_model(model), folder / WEIGHTS)
+        _finish(folder, config, dataset, splits, progress, accelerator.device)
+    if trackers:
+        accelerator.end_training()
+    accelerator.wait_for_everyone()
+    return read_run(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Splits:
+    train: tuple[Clip, ...]
+    val: tuple[Clip, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset, *, allow_leak: bool) -> _Splits:
+        if not dataset.clips_in("train"):
+            raise DataError(
+                f"{dataset.folder}: no clip is in the train split. "
+                f"Fix: spoter-kit data split {dataset.folder}"
+            )
+        if not allow_leak:
+            check_no_leak(dataset)
+        return cls(dataset.clips_in("train"), dataset.clips_in("val"))
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a training is, and what it has reached; what `last.pt` keeps besides the weights."""
+
+    epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    evaluations_since_best: int = 0
+
+    def improved(self, accuracy: float, loss: float) -> bool:
+        """Note one evaluation; True when it is the best so far."""
+        if (accuracy, -loss) <= (self.best_accuracy, -self.best_loss):
+            self.evaluations_since_best += 1
+            return False
+        self.best_accuracy, self.best_loss, self.best_epoch = accuracy, loss, self.epoch
+        self.evaluations_since_best = 0
+        return True
+
+    def stopped(self, patience: int) -> bool:
+        return bool(patience) and self.evaluations_since_best >= patience
+
+    def best_words(self) -> str:
+        return f"  best val {self.best_accuracy:.3f}" if self.best_epoch else ""
+
+    def share(self, accelerator: Any) -> None:
+        """Tell the other processes what the main one found, so that all stop at the same epoch."""
+        from accelerate.utils import broadcast_object_list
+
+        if accelerator.num_processes > 1:
+            shared = broadcast_object_list([asdict(self)])[0]
+            for name, value in shared.items():
+                setattr(self, name, value)
+
+
+def _fitted(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return the config with the dataset's classes, and normalisation off for normalised clips."""
+    model = replace(config.model, num_classes=len(dataset.labels))
+    if dataset.coordinates == "normalised":
+        model = replace(model, normalize="none")
+    return replace(config, model=model)
+
+
+def _mixed(seed: int, epoch: int, process: int) -> int:
+    """Return one seed of 32 bits from three numbers, without the overlaps that a sum has."""
+    return int(np.random.SeedSequence((seed, epoch, process)).generate_state(1)[0]) // 2
+
+
+def _epoch_batches(
+    clips: tuple[Clip, ...], config: TrainConfig, epoch: int, accelerator: Any
+) -> list[list[Clip]]:
+    """Return this process's batches of one epoch: shuffled, but with clips of similar length together."""
+    generator = np.random.default_rng((config.seed, epoch))
+    order = generator.permutation(len(clips))
+    size = config.batch_size
+    window = 16 * size  # sorting within a window keeps the order random and the padding small
+    sorted_in_windows = [
+        index
+        for start in range(0, len(order), window)
+        for index in sorted(order[start : start + window], key=lambda i: clips[i].frames)
+    ]
+    batches = [
+        [clips[i] for i in sorted_in_windows[start : start + size]]
+        for start in range(0, len(sorted_in_windows), size)
+    ]
+    generator.shuffle(batches)
+    processes = accelerator.num_processes
+    usable = len(batches) - len(batches) % processes if len(batches) > processes else len(batches)
+    return batches[accelerator.process_index : usable : processes] or batches[:1]
+
+
+def _batch(dataset: Dataset, clips: list[Clip], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    index = dataset.label_index()
+    poses_NTD, lengths_N = pad_clips([dataset.poses_of(clip) for clip in clips])
+    labels_N = torch.tensor([index[clip.label] for clip in clips])
+    poses = torch.from_numpy(poses_NTD).to(device)
+    return poses.reshape(*poses.shape[:2], -1, 2), torch.from_numpy(lengths_N).to(device), labels_N.to(device)
+
+
+def _loss(logits_NC: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
+    losses_N = F.cross_entropy(logits_NC, labels_N, reduction="none", label_smoothing=config.label_smoothing)
+    if config.loss == "focal":  # alpha 1; p is the probability of the true class (Lin et al. 2017, eq. 4)
+        p_N = logits_NC.softmax(1).gather(1, labels_N[:, None])[:, 0]
+        losses_N = (1 - p_N) ** config.focal_gamma * losses_N
+    return losses_N.mean()
+
+
+def _warmup_then_linear(warmup: int, steps: int) -> Callable[[int], float]:
+    # a short run keeps the shape of the schedule: warm-up takes at most a tenth of it
+    warmup = min(warmup, max(1, steps // 10))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return max(0.0, (steps - step) / max(1, steps - warmup))
+
+    return factor
+
+
+def logits_of(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...], device: torch.device) -> Tensor:
+    """Return logits (clips, C) on the CPU, in the order of `clips`, computed in length-sorted batches."""
+    order = sorted(range(len(clips)), key=lambda i: clips[i].frames)
+    logits = torch.empty(len(clips), model.config.num_classes)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), 64):
+            rows = order[start : start + 64]
+            poses, lengths, _ = _batch(dataset, [clips[i] for i in rows], device)
+            logits[rows] = model(poses.flatten(2), lengths).float().cpu()
+    model.train(was_training)
+    return logits
+
+
+def _evaluate(
+    model: Spoter, dataset: Dataset, clips: tuple[Clip, ...], device: torch.device
+) -> dict[str, float]:
+    logits = logits_of(model, dataset, clips, device)
+    index = dataset.label_index()
+    labels = torch.tensor([index[clip.label] for clip in clips])
+    return {
+        "val_loss": F.cross_entropy(logits, labels).item(),
+        "val_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+    }
+
+
+def _append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's metrics.jsonl, one an epoch; empty when there are none."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a kill may leave half of the last line
+            rows.append(json.loads(line))
+    return rows
+
+
+def _save_last(folder: Path, model: Spoter, optimizer: Any, schedule: Any, progress: _Progress) -> None:
+    with replacing(folder / LAST) as temporary:
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "progress": asdict(progress),
+            },
+            temporary,
+        )
+
+
+def _restore(
+    folder: Path,
+    model: Spoter,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    config: TrainConfig,
+    dataset: Dataset,
+) -> _Progress:
+    """Load the last finished epoch into the parts of a training; nothing where none was finished."""
+    run = read_run(folder)
+    if run.info["train"] != _as_json(config):
+        ours, theirs = _flat(config), _flatten(run.info["train"] or {})
+        changed = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+        raise CheckpointError(f"{folder}: was begun with other settings: {', '.join(changed)}")
+    if run.data is None or run.data["sha256"] != dataset.sha256:
+        raise CheckpointError(f"{folder}: was begun on other data than {dataset.folder}")
+    if not (folder / LAST).is_file():
+        remove(folder / METRICS)
+        return _Progress()
+    try:
+        state = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different error for every way a file can be damaged
+        raise CheckpointError(f"{folder / LAST}: cannot be read: {error}") from error
+    load_weights(model, state["model"], where=str(folder / LAST))
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    progress = _Progress(**state["progress"])
+    kept = [row for row in read_metrics(folder) if row["epoch"] <= progress.epoch]
+    with replacing(folder / METRICS) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    return progress
+
+
+def _finish(
+    folder: Path,
+    config: TrainConfig,
+    dataset: Dataset,
+    splits: _Splits,
+    progress: _Progress,
+    device: torch.device,
+) -> None:
+    """Draw the curves and the confusion of the kept weights, and note in run.json that the run is done."""
+    draw_curves(read_metrics(folder), folder / "curves.png")
+    scores = None
+    if splits.val:
+        model = read_run(folder).load_model().to(device)
+        logits = logits_of(model, dataset, splits.val, device).numpy()
+        scores = scores_from_logits(logits, splits.val, dataset.labels)
+        draw_confusion(scores, folder / "confusion.png", title=f"{folder.name}, val ({dataset.split})")
+    _write_info(folder, config, dataset, "done", progress, scores)
+
+
+def _write_info(
+    folder: Path,
+    config: TrainConfig,
+    dataset: Dataset,
+    status: str,
+    progress: _Progress,
+    scores: Scores | None = None,
+) -> None:
+    metrics: dict[str, Any] = {"epochs": progress.epoch}
+    if scores is not None:
+        metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
+    metrics["seconds"] = round(sum(row["seconds"] for row in read_metrics(folder)), 1)
+    write_run_json(
+        folder,
+        name=folder.name,
+        config=config.model,
+        labels=dataset.labels,
+        status=status,
+        train=_as_json(config),
+        data={
+            "folder": str(dataset.folder),
+            "sha256": dataset.sha256,
+            "kind": dataset.origin.kind,
+            "synthetic": dataset.origin.synthetic,
+            "split": dataset.split,
+            "coordinates": dataset.coordinates,
+        },
+        metrics=metrics,
+        origin="trained",
+    )
+
+
+def _as_json(config: TrainConfig) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return values
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    return _flatten(_as_json(config))
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
