@@ -17,13 +17,15 @@ import numpy.typing as npt
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError, InputError
 from spoter_runtime.files import replacing, sha256_of, write_json
-from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip
+from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip, detected, resample_clip
 
 SCHEMA_VERSION: Final = 1
 MAX_FRAMES: Final = 299  # what the models take (a table of 300 positions, one for the class token)
 SPLITS: Final = ("train", "val", "test")
+UNKNOWN_SIGNER: Final = "unknown"  # where a source does not say who signed
 
 Coordinates = Literal["image", "normalised"]
+LongClips = Literal["error", "resample", "cut"]  # what becomes of a clip of more than MAX_FRAMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +33,8 @@ class Clip:
     """One row of clips.csv. `start` and `frames` cut the clip out of poses.npy.
 
     Attributes:
-        split: ``"train"``, ``"val"``, ``"test"``, or empty before `data split`.
-        source: what the clip was made from: a file name, a recording.
+        split: ``"train"``, ``"val"``, ``"test"``, or empty: not split yet, or left out of the split.
+        source: the recording that the clip was made from; clips of one recording have the same source.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Origin:
         licence: as stated by the source, or empty.
         synthetic: True when nobody signed this.
         skipped: reason → how many clips of the source are not in the dataset.
+        notes: what was done to clips, or assumed of them → how many of the dataset's clips.
     """
 
     kind: str
@@ -62,6 +65,7 @@ class Origin:
     licence: str = ""
     synthetic: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,21 +132,29 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
             )
     try:
         poses = np.load(folder / "poses.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{folder / 'poses.npy'}: not a readable array: {error}") from error
     if poses.ndim != 3 or poses.shape[1:] != (NUM_LANDMARKS, 2) or poses.dtype != np.float32:
         raise DataError(
             f"{folder / 'poses.npy'}: expected (frames, {NUM_LANDMARKS}, 2) float32, "
             f"got {poses.shape} {poses.dtype}"
         )
-    clips = _read_clips(folder / "clips.csv", len(poses), {label["name"] for label in meta["labels"]})
+    try:
+        labels = tuple(Label(**label) for label in meta["labels"])
+        origin = Origin(**meta["origin"])
+    except TypeError as error:
+        raise DataError(f"{folder / 'dataset.json'}: labels or origin cannot be read: {error}") from error
+    try:
+        clips = _read_clips(folder / "clips.csv", len(poses), {label.name for label in labels})
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{folder / 'clips.csv'}: not a readable table: {error}") from error
     return Dataset(
         folder=folder,
         poses_FLD=poses,
         clips=clips,
-        labels=tuple(Label(**label) for label in meta["labels"]),
+        labels=labels,
         coordinates=meta["coordinates"],
-        origin=Origin(**meta["origin"]),
+        origin=origin,
         split=meta["split"],
         sha256=f"{meta['sha256']['poses.npy'][:32]}{meta['sha256']['clips.csv'][:32]}",
     )
@@ -169,6 +181,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     missing = {"labels", "coordinates", "origin", "split", "sha256"} - meta.keys()
     if missing:
         raise DataError(f"{path}: missing {', '.join(sorted(missing))}")
+    if not isinstance(meta["sha256"], dict) or {"poses.npy", "clips.csv"} - meta["sha256"].keys():
+        raise DataError(f"{path}: sha256 must name the hashes of poses.npy and clips.csv")
     return meta
 
 
@@ -215,6 +229,7 @@ class NewClip:
     Attributes:
         poses_TLD: (frames, 54, 2) floats, NaN or (0, 0) = not detected.
         where: how an error names it: file, row; the id where empty.
+        notes: what was done to it or assumed of it; `Origin.notes` counts them.
     """
 
     id: str
@@ -225,28 +240,39 @@ class NewClip:
     split: str = ""
     source: str = ""
     where: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadClip:
+    """A clip of the source that cannot be read; `reason` says which one, and why."""
+
+    reason: str
 
 
 def write_dataset(
     folder: Path | str,
-    clips: Iterable[NewClip],
+    clips: Iterable[NewClip | BadClip],
     *,
     labels: Sequence[Label],
     coordinates: Coordinates,
     origin: Origin,
     split: str = "",
+    long: LongClips = "error",
     skip_bad: bool = False,
     force: bool = False,
 ) -> Dataset:
     """Check every clip and write a DATASET folder atomically.
 
     Args:
-        folder: where to; an existing one is only replaced with `force`.
+        folder: where to; an existing dataset is only replaced with `force`.
         clips: any order; ids must be unique, labels among `labels`.
         labels: the classes, in the order of the model's logits; those without a clip are dropped.
         coordinates: whether poses are as detected or already normalised.
         origin: where the clips came from.
         split: how the split was made, where the clips bring one.
+        long: a clip of more than `MAX_FRAMES` frames is refused as one that cannot be used, or resampled
+            to that many, or cut after them; `Origin.notes` then counts it.
         skip_bad: leave out clips that the models cannot take and count them in `Origin.skipped`,
             instead of refusing the whole import.
         force: replace an existing dataset.
@@ -257,8 +283,8 @@ def write_dataset(
         OSError: the disk is full or read-only; nothing is left behind.
     """
     folder = Path(folder)
-    check_target(folder, force=force)
-    kept, bad = _checked_clips(clips, {label.name for label in labels})
+    _check_folder(folder, force=force)
+    kept, bad = _checked_clips(clips, {label.name for label in labels}, long)
     if bad and not skip_bad:
         shown = "\n".join(f"  {reason}" for reason in bad[:5])
         more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -267,64 +293,101 @@ def write_dataset(
             f"{shown}{more}\nFix: mend them, or leave them out with --skip-bad"
         )
     if not kept:
-        raise DataError(f"{folder}: no clips to write")
-    used = {new.label for new, _ in kept}
-    skipped = Counter(origin.skipped) + Counter({"cannot be used": len(bad)})
-    rows, start = [], 0
-    for new, poses in kept:
-        rows.append(
-            Clip(
-                id=new.id,
-                label=new.label,
-                signer=new.signer,
-                start=start,
-                frames=len(poses),
-                fps=new.fps,
-                split=new.split,
-                source=new.source,
-            )
-        )
-        start += len(poses)
+        reason = f": {bad[0]}" if bad else ""
+        raise DataError(f"{folder}: nothing to write, no clip can be used{reason}")
+    used = {new.label for new in kept}
+    notes = Counter(origin.notes) + Counter(note for new in kept for note in new.notes)
+    skipped = Counter(origin.skipped) + Counter({"that cannot be used": len(bad)})
     with replacing(folder) as temporary:
         temporary.mkdir()
-        poses_FLD = np.lib.format.open_memmap(
-            temporary / "poses.npy", mode="w+", dtype=np.float32, shape=(start, NUM_LANDMARKS, 2)
-        )
-        for row, (_, poses) in zip(rows, kept, strict=True):
-            poses_FLD[row.start : row.start + row.frames] = poses
-        poses_FLD.flush()
-        del poses_FLD
-        _write_clips(temporary / "clips.csv", rows)
-        write_json(
-            temporary / "dataset.json",
-            {
-                "schema_version": SCHEMA_VERSION,
-                "labels": [asdict(label) for label in labels if label.name in used],
-                "coordinates": coordinates,
-                "origin": asdict(replace(origin, skipped=dict(sorted(skipped.items())))),
-                "split": split,
-                "sha256": {name: sha256_of(temporary / name) for name in ("poses.npy", "clips.csv")},
-            },
-        )
+        _write_poses(temporary / "poses.npy", [new.poses_TLD for new in kept])
+        _write_clips(temporary / "clips.csv", _rows(kept))
+        meta = {
+            "schema_version": SCHEMA_VERSION,
+            "labels": [asdict(label) for label in labels if label.name in used],
+            "coordinates": coordinates,
+            "origin": asdict(replace(origin, skipped=dict(skipped), notes=dict(notes))),
+            "split": split,
+            "sha256": {name: sha256_of(temporary / name) for name in ("poses.npy", "clips.csv")},
+        }
+        write_json(temporary / "dataset.json", meta)
     return read_dataset(folder, check_hashes=False)
 
 
 def _checked_clips(
-    clips: Iterable[NewClip], labels: set[str]
-) -> tuple[list[tuple[NewClip, Float32Array]], list[str]]:
+    clips: Iterable[NewClip | BadClip], labels: set[str], long: LongClips
+) -> tuple[list[NewClip], list[str]]:
+    """Return the clips that can be used, as they will be written, and what is wrong with the others."""
     kept, bad, ids = [], [], set()
     for new in clips:
+        if isinstance(new, BadClip):
+            bad.append(new.reason)
+            continue
         where = new.where or f"clip {new.id!r}"
         if new.id in ids:
             raise DataError(f"{where}: the id {new.id!r} is there twice")
         ids.add(new.id)
         if new.label not in labels:
             raise DataError(f"{where}: unknown label {new.label!r}")
+        if not 0 < new.fps < np.inf:
+            raise DataError(f"{where}: {new.fps} frames a second, expected a positive number")
         try:
-            kept.append((new, check_clip(new.poses_TLD, max_frames=MAX_FRAMES, where=where)))
+            frames = new.poses_TLD.shape[0] if new.poses_TLD.ndim else 0
+            poses = check_clip(new.poses_TLD, max_frames=max(MAX_FRAMES, frames), where=where)
         except InputError as error:
             bad.append(str(error))
+            continue
+        if len(poses) > MAX_FRAMES and long == "error":
+            bad.append(
+                f"{where}: {len(poses)} frames, the models take 1..{MAX_FRAMES}. "
+                "Fix: --long resample, or --long cut"
+            )
+            continue
+        kept.append(_shortened(replace(new, poses_TLD=poses), long))
     return kept, bad
+
+
+def _shortened(new: NewClip, long: LongClips) -> NewClip:
+    frames = len(new.poses_TLD)
+    if frames <= MAX_FRAMES:
+        return new
+    if long == "cut":
+        poses, fps, done = new.poses_TLD[:MAX_FRAMES].copy(), new.fps, "cut after"
+    else:
+        poses = resample_clip(new.poses_TLD, MAX_FRAMES)
+        fps, done = new.fps * MAX_FRAMES / frames, "resampled to"
+    return replace(new, poses_TLD=poses, fps=fps, notes=(*new.notes, f"{done} {MAX_FRAMES} frames"))
+
+
+def _rows(kept: Iterable[NewClip]) -> list[Clip]:
+    rows, start = [], 0
+    for new in kept:
+        rows.append(
+            Clip(
+                id=new.id,
+                label=new.label,
+                signer=new.signer,
+                start=start,
+                frames=len(new.poses_TLD),
+                fps=new.fps,
+                split=new.split,
+                source=new.source,
+            )
+        )
+        start += len(new.poses_TLD)
+    return rows
+
+
+def _write_poses(path: Path, clips: Sequence[Float32Array]) -> None:
+    """Write the clips one after the other; not through a memory map, which dies on a full disk."""
+    shape = (sum(len(poses) for poses in clips), NUM_LANDMARKS, 2)
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for poses in clips:
+            # one way to say "not detected", so that equal clips have equal bytes
+            marked = np.where(detected(poses)[..., None], poses, np.float32(np.nan))
+            file.write(marked.astype("<f4").tobytes())
 
 
 def _write_clips(path: Path, clips: Iterable[Clip]) -> None:
@@ -349,11 +412,30 @@ def rewrite_split(dataset: Dataset) -> None:
         write_json(temporary / "dataset.json", meta)
 
 
+def check_resplit(dataset: Dataset, *, force: bool) -> None:
+    """Refuse to replace a split that is there.
+
+    Raises:
+        DataError: the dataset has a split and `force` is not given.
+    """
+    if dataset.split and not force:
+        raise DataError(
+            f"{dataset.folder}: is split already ({dataset.split}). Fix: replace the split with --force"
+        )
+
+
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse to write over something that is there; `force` replaces a dataset and nothing else."""
+    check_target(folder, force=force)
+    if folder.exists() and not (folder / "dataset.json").is_file():
+        raise DataError(f"{folder}: not a dataset, and --force replaces nothing else. Fix: choose another -o")
 
 
 def check_target(path: Path, *, force: bool) -> None:
