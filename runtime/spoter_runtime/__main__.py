@@ -11,11 +11,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import numpy as np
-
 from spoter_runtime._version import __version__
+from spoter_runtime.clip_files import load_clip
 from spoter_runtime.doctor import diagnose
-from spoter_runtime.errors import InputError, SpoterError
+from spoter_runtime.errors import SpoterError
 from spoter_runtime.recognizer import BACKENDS, Recognizer
 from spoter_runtime.verify import verify_bundle
 
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument("--top", type=int, default=1, help="how many labels a clip")
     verify = verbs.add_parser("verify", help="hash the bundle and replay its goldens here")
     verify.add_argument("bundle")
-    doctor = verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
+    verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
     for verb in (predict, verify):
         verb.add_argument("--backend", choices=BACKENDS, help="default: the best that works here")
     arguments = parser.parse_args(argv)
@@ -40,29 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _predict(arguments.bundle, arguments.clips, arguments.backend, arguments.top)
         if arguments.verb == "verify":
             return _verify(arguments.bundle, arguments.backend)
-        assert doctor
         return _doctor()
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def load_clip(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Read one clip from a ``.npy`` file.
-
-    Raises:
-        InputError: the file is missing or is not a plain array.
-    """
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy array: {error}") from error
-
-
 def _predict(bundle: str, clips: list[str], backend: str | None, top: int) -> int:
     recognizer = Recognizer.load(bundle, backend)
     for path in clips:
-        prediction = recognizer.predict(load_clip(path))
+        prediction = recognizer.predict(load_clip(path), name=path)
         best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(top))
         print(f"{path}\t{best}\t{prediction.latency_ms:.1f} ms")
     return 0

@@ -153,25 +153,31 @@ class Recognizer:
         """The labels this model knows, in the order of its logits."""
         return self.contract.labels
 
-    def predict(self, clip: Any) -> Prediction:
+    def predict(self, clip: Any, *, name: str = "clip") -> Prediction:
         """Return the sign in one clip.
 
         Args:
             clip: (frames, 54, 2) or (frames, 108) floats, raw image coordinates, NaN or (0, 0) where a
                 landmark was not detected; order as in `spoter_runtime.landmarks.LANDMARK_NAMES`.
+            name: how an error names the clip.
 
         Raises:
             InputError: see `check_clip`; the message says what to do.
         """
-        return self.predict_many([clip])[0]
+        return self.predict_many([clip], names=[name])[0]
 
-    def predict_many(self, clips: Iterable[Any]) -> list[Prediction]:
+    def predict_many(self, clips: Iterable[Any], *, names: Iterable[str] | None = None) -> list[Prediction]:
         """Return the sign in each clip, in the order given; clips of similar length share a batch.
+
+        Args:
+            clips: each as in `predict`.
+            names: how errors name them; None counts from "clip 0".
 
         Raises:
             InputError: names the first clip that cannot be used; nothing is predicted then.
         """
-        checked = [self._checked(clip, f"clip {i}") for i, clip in enumerate(clips)]
+        named = zip(clips, names, strict=True) if names else ((c, f"clip {i}") for i, c in enumerate(clips))
+        checked = [self._checked(clip, name) for clip, name in named]
         order = sorted(range(len(checked)), key=lambda i: len(checked[i]))
         predictions: dict[int, Prediction] = {}
         for start in range(0, len(order), self.contract.max_batch):

@@ -32,6 +32,8 @@ class AugmentConfig:
         rotation_deg: the whole clip turns by up to this, about the middle of the picture (the seed: 15).
         hand_rotation_deg: each hand turns by up to this, about its wrist, one angle a clip.
         stretch: x and y are scaled apart by a factor within 1 ± this: other cameras, other bodies.
+        amplitude: movement about the clip's mean pose is made smaller or larger by a factor within 1 ± this:
+            signers differ in it more than in anything else.
         time_scale: speed changes by a factor within 1 ± this (the seed: 0.2).
         frame_dropout: probability that a frame is lost: nothing detected in it.
         hand_dropout: probability, for each hand, that it is lost for a random part of the clip.
@@ -45,6 +47,7 @@ class AugmentConfig:
     rotation_deg: float = 0.0
     hand_rotation_deg: float = 0.0
     stretch: float = 0.0
+    amplitude: float = 0.0
     time_scale: float = 0.0
     frame_dropout: float = 0.0
     hand_dropout: float = 0.0
@@ -140,6 +143,10 @@ def _hands_dropped(poses: Tensor, lengths_N: Tensor, probability: float, draw: _
 def _moved(poses: Tensor, config: AugmentConfig, draw: _Draw, centre: tuple[float, float]) -> Tensor:
     """Change where the landmarks are; NaN stays NaN through arithmetic."""
     middle = poses.new_tensor(centre)
+    if config.amplitude:
+        mean = poses.nanmean(1, keepdim=True)
+        factor = draw.uniform(1, 1, 1, low=1 - config.amplitude, high=1 + config.amplitude)
+        poses = mean + (poses - mean) * factor
     if config.body_noise:
         width = (poses[:, :, 6] - poses[:, :, 7]).norm(dim=2).nanmedian(1).values.nan_to_num(0.0)
         offset = draw.normal(1, 12, 2) * (config.body_noise * width)[:, None, None, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,8 @@ class TrainConfig:
         warmup_steps: optimiser steps of linear warm-up; then linear to 0 over the remaining ones.
         focal_gamma: the focusing exponent of Lin et al. 2017; only used by the focal loss.
         evaluate_every: epochs between evaluations on the validation split.
+        balance: 0 takes every clip once an epoch; towards 1, clips of rare labels are drawn more often, until
+            at 1 all labels are as frequent.
         patience: evaluations without a better validation accuracy before stopping; 0 never stops early.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``, as Accelerate takes it.
     """
@@ -67,6 +70,7 @@ class TrainConfig:
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
     focal_gamma: float = 2.0
     label_smoothing: float = 0.0
+    balance: float = 0.0
     gradient_clip: float = 1.0
     evaluate_every: int = 1
     patience: int = 0
@@ -83,8 +87,9 @@ class TrainConfig:
         for name in ("weight_decay", "warmup_steps", "focal_gamma", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: {getattr(self, name)}, expected at least 0")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing: {self.label_smoothing}, expected 0..1")
+        for name in ("label_smoothing", "balance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected 0..1")
         choices = {"loss": ("cross-entropy", "focal"), "mixed_precision": ("no", "fp16", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -289,6 +294,10 @@ def _epoch_batches(
     """Return this process's batches of one epoch: shuffled, but with clips of similar length together."""
     generator = np.random.default_rng((config.seed, epoch))
     order = generator.permutation(len(clips))
+    if config.balance:
+        counts = Counter(clip.label for clip in clips)
+        weights = np.array([counts[clip.label] ** -config.balance for clip in clips])
+        order = generator.choice(len(clips), len(clips), p=weights / weights.sum())
     size = config.batch_size
     window = 16 * size  # sorting within a window keeps the order random and the padding small
     sorted_in_windows = [

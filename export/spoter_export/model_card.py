@@ -1,0 +1,145 @@
+"""The bundle's MODEL_CARD.md, written from facts alone: what was not measured is not claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spoter_export.parity import ParityFacts, Policy
+from spoter_runtime.bundle import Artefact
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.landmarks import NUM_FEATURES
+
+
+def card_from_facts(
+    name: str,
+    contract: GraphContract,
+    artefacts: Sequence[Artefact],
+    facts: ParityFacts,
+    policy: Policy,
+    provenance: dict[str, Any],
+) -> str:
+    """Return the model card as Markdown."""
+    return "\n".join(
+        (
+            f"# {name}",
+            "",
+            "A recogniser of isolated signs from body and hand landmarks, exported by spoter-kit.",
+            "",
+            *_data_section(provenance),
+            *_use_section(name),
+            *_contract_section(contract),
+            *_artefact_section(artefacts),
+            *_proof_section(facts, policy),
+            *_label_section(contract),
+        )
+    )
+
+
+def _data_section(provenance: dict[str, Any]) -> list[str]:
+    data = provenance.get("data")
+    lines = ["## Where the weights come from", ""]
+    lines.append(f"- {provenance.get('origin', 'not stated')}")
+    if data:
+        if data.get("synthetic"):
+            lines.append(
+                "- **Trained on synthetic signing: nobody signed it, and its labels are words of no "
+                "language. It shows that the tools work, and recognises no real sign.**"
+            )
+        lines.append(f"- data: {data['kind']}, sha256 `{data['sha256'][:16]}…`; split {data['split']}")
+    else:
+        lines.append("- data: not known to spoter-kit; no score is claimed")
+    scores = provenance.get("metrics", {}).get("val")
+    if scores:
+        lines.append(
+            f"- validation: top-1 {scores['top1']:.3f}, top-5 {scores['top5']:.3f}, macro F1 "
+            f"{scores['macro_f1']:.3f} on {scores['clips']} clips of the split above; the best epoch was "
+            "chosen by it, so a test split gives the honest figure: `spoter-kit eval`"
+        )
+    versions = provenance.get("versions", {})
+    lines.append("- " + ", ".join(f"{package} {number}" for package, number in versions.items()))
+    return [*lines, ""]
+
+
+def _use_section(name: str) -> list[str]:
+    return [
+        "## Use",
+        "",
+        "```python",
+        "from spoter_runtime import Recognizer  # pip install 'spoter-kit[cpu]'",
+        f'recognizer = Recognizer.load("{name}.spoter")',
+        "prediction = recognizer.predict(landmarks)  # (frames, 54, 2), NaN where not detected",
+        "```",
+        "",
+        f"Replay the proof on your device: `python -m spoter_runtime verify {name}.spoter`",
+        "",
+    ]
+
+
+def _contract_section(contract: GraphContract) -> list[str]:
+    return [
+        "## Contract",
+        "",
+        "| tensor | type | shape | |",
+        "|---|---|---|---|",
+        f"| `poses` | float32 | batch × frames × {NUM_FEATURES} | raw landmarks x0 y0 x1 y1 …; "
+        "NaN or (0, 0) = not detected |",
+        "| `lengths` | int32 | batch | real frames of each clip; the rest is padding and is ignored |",
+        f"| `logits` | float32 | batch × {contract.num_classes} | unnormalised scores |",
+        "",
+        f"1 ≤ lengths ≤ frames ≤ {contract.max_frames}; 1 ≤ batch ≤ {contract.max_batch}. "
+        "Normalisation is inside the graph.",
+        "",
+    ]
+
+
+def _artefact_section(artefacts: Sequence[Artefact]) -> list[str]:
+    rows = [
+        f"| `{a.path}` | {a.precision} | {a.size_bytes / 1e6:.2f} MB | "
+        + ", ".join(f"{what} {which}" for what, which in a.requires.items())
+        + f" | `{a.sha256[:16]}…` |"
+        for a in artefacts
+    ]
+    return [
+        "## Files",
+        "",
+        "| file | precision | size | needs | sha256 |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _proof_section(facts: ParityFacts, policy: Policy) -> list[str]:
+    run = [point for point in facts.grid if point.max_logit_diff is not None]
+    worst = max(point.max_logit_diff or 0.0 for point in run)
+    rows = [
+        f"| {len(run)} of {len(facts.grid)} grid points: batch × frames × full and ragged lengths "
+        f"| {worst:.1e} | {policy.max_logit_diff:.0e} | |"
+    ]
+    rows += [
+        f"| {clips.clips} clips ({clips.source}) | {clips.max_logit_diff:.1e} | "
+        f"{policy.max_logit_diff:.0e} | {clips.labels_agree} of {clips.clips} labels agree |"
+        for clips in facts.clips
+    ]
+    rows += [
+        f"| {fact.change} changed, {fact.runner}, {fact.clips} clips | {fact.max_logit_diff:.1e} | "
+        f"{policy.max_invariance_diff:.0e} | |"
+        for fact in facts.invariance
+    ]
+    return [
+        f"## Proof: {facts.candidate} against {facts.reference}",
+        "",
+        "| what was run | largest logit difference | allowed | |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _label_section(contract: GraphContract) -> list[str]:
+    rows = [
+        f"| {i} | {label.name} | {label.gloss} | {label.bengali} | {label.romanised} |"
+        for i, label in enumerate(contract.labels)
+    ]
+    return ["## Labels", "", "| | label | gloss | Bengali | romanised |", "|---|---|---|---|---|", *rows, ""]

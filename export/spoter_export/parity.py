@@ -1,0 +1,369 @@
+"""Run two runners on the same clips, keep what differs as facts, and judge the facts by a policy.
+
+Running and judging are apart: facts are data that can be stored and judged again with other thresholds.
+Shapes: N clips, T frames, D features (108), C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import SpoterError
+from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
+from spoter_runtime.runner import Int32Array, Runner, pad_clips
+
+GRID_BATCHES: Final = (1, 2, 7, 32)
+GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
+_INVARIANCE_CLIPS: Final = 16
+_MOST_FLIPS: Final = 20  # facts keep the count of all flips, and this many in full
+# Unlike the fills a model might see in training: it must not matter at all what padding holds.
+_FILLS: Final = ("zeros", "noise", "nan", "huge")
+
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridPoint:
+    """One shape that was run on both runners.
+
+    Attributes:
+        lengths: ``"full"`` when every clip fills its frames, ``"ragged"`` when they differ.
+        error: why the candidate could not run it; the differences are then None.
+    """
+
+    batch: int
+    frames: int
+    lengths: Literal["full", "ragged"]
+    max_logit_diff: float | None
+    labels_agree: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """A clip on which the best labels differ; margins are between a runner's best two logits."""
+
+    clip: int
+    reference: str
+    reference_margin: float
+    candidate: str
+    candidate_margin: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFacts:
+    """What differed on clips, one after the other and in ragged batches.
+
+    Attributes:
+        source: where they come from: ``"real: …"``, ``"synthetic: …"`` or ``"generated"``.
+    """
+
+    source: str
+    clips: int
+    max_logit_diff: float
+    mean_logit_diff: float
+    labels_agree: int
+    flips: tuple[Flip, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invariance:
+    """How much a runner's logits move when something changes that must not matter.
+
+    Attributes:
+        change: ``"padding zeros"``, ``"padding noise"``, ``"padding nan"``, ``"padding huge"``,
+            ``"batch company"`` or ``"batch order"``.
+    """
+
+    runner: str
+    change: str
+    clips: int
+    max_logit_diff: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityFacts:
+    """Everything that one parity run found."""
+
+    reference: str
+    candidate: str
+    seed: int
+    grid: tuple[GridPoint, ...]
+    clips: tuple[ClipFacts, ...]
+    invariance: tuple[Invariance, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as plain JSON values."""
+        return asdict(self)
+
+    @property
+    def max_logit_diff(self) -> float:
+        """The largest difference over the grid and all clips."""
+        grid = [point.max_logit_diff for point in self.grid if point.max_logit_diff is not None]
+        return max([*grid, *(clips.max_logit_diff for clips in self.clips)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Thresholds for the facts of one precision; the defaults are those of fp32.
+
+    Attributes:
+        max_logit_diff: measured on trained models, ONNX Runtime stays below 1e-5 of torch; ten times that
+            leaves room for other processors' orders of summation, and finds every structural fault.
+        max_invariance_diff: measured below 4e-6 on trained models, in torch and in ONNX Runtime.
+        min_label_agreement: share of clips whose best label is the same.
+    """
+
+    max_logit_diff: float = 1e-4
+    max_invariance_diff: float = 1e-5
+    min_label_agreement: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A policy's judgement of some facts: passed when there are no failures."""
+
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when nothing failed."""
+        return not self.failures
+
+
+def run_parity(
+    reference: Runner,
+    candidate: Runner,
+    clips: Sequence[Float32Array],
+    *,
+    source: str,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> ParityFacts:
+    """Compare a candidate with its reference over the shape grid, on clips, and on what must not matter.
+
+    Args:
+        reference: usually the PyTorch model.
+        candidate: any backend with the same contract.
+        clips: real clips (frames, 54, 2); generated ones are always run too, so this may be empty.
+        source: where `clips` come from, for the report.
+        seed: of the generated clips.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        InputError: a clip that the contract does not allow.
+        BackendError: a runner failed outside the grid; a grid point that fails is a fact, not an error.
+    """
+    points = grid_points(reference.contract)
+    total = len(points) + len(clips)
+    grid = []
+    for done, (batch, frames, lengths) in enumerate(points):
+        grid.append(_grid_point(reference, candidate, batch, frames, lengths, seed))
+        if on_progress:
+            on_progress(done + 1, total, f"{candidate.name} against {reference.name}: {batch}×{frames}")
+    generated = generated_clips(reference.contract, seed)
+    groups = [(generated, "generated")] + ([(list(clips), source)] if clips else [])
+    facts = tuple(_clip_facts(reference, candidate, group, name) for group, name in groups)
+    probes = spread_by_length(list(clips), _INVARIANCE_CLIPS) + generated
+    invariance = [
+        fact for runner in (reference, candidate) for fact in invariance_of(runner, probes, seed=seed)
+    ]
+    if on_progress:
+        on_progress(total, total, f"{candidate.name} against {reference.name}: clips")
+    return ParityFacts(
+        reference=reference.name,
+        candidate=candidate.name,
+        seed=seed,
+        grid=tuple(grid),
+        clips=facts,
+        invariance=tuple(invariance),
+    )
+
+
+def grid_points(contract: GraphContract) -> list[tuple[int, int, Literal["full", "ragged"]]]:
+    """Return every (batch, frames, lengths) of the grid that the contract allows, its corners included."""
+    batches = sorted({b for b in GRID_BATCHES if b <= contract.max_batch} | {contract.max_batch})
+    frames = sorted({f for f in GRID_FRAMES if f <= contract.max_frames} | {contract.max_frames})
+    kinds: tuple[Literal["full", "ragged"], ...] = ("full", "ragged")
+    return [(b, f, kind) for b in batches for f in frames for kind in kinds]
+
+
+def _grid_point(
+    reference: Runner,
+    candidate: Runner,
+    batch: int,
+    frames: int,
+    kind: Literal["full", "ragged"],
+    seed: int,
+) -> GridPoint:
+    rng = np.random.default_rng((seed, batch, frames))
+    poses = generated_poses(rng, batch, frames)
+    lengths = np.full(batch, frames, np.int32)
+    if kind == "ragged":
+        lengths = rng.integers(1, frames + 1, batch).astype(np.int32)
+    expected = reference.infer(poses, lengths)
+    try:
+        got = candidate.infer(poses, lengths)
+    except SpoterError as error:
+        return GridPoint(
+            batch=batch,
+            frames=frames,
+            lengths=kind,
+            max_logit_diff=None,
+            labels_agree=0,
+            error=str(error),
+        )
+    return GridPoint(
+        batch=batch,
+        frames=frames,
+        lengths=kind,
+        max_logit_diff=float(np.abs(got - expected).max()),
+        labels_agree=int((got.argmax(1) == expected.argmax(1)).sum()),
+    )
+
+
+def generated_poses(rng: np.random.Generator, batch: int, frames: int) -> Float32Array:
+    """Return (batch, frames, 108) landmarks that move smoothly in 0..1, about a third of them missing."""
+    start = rng.uniform(0.1, 0.9, (batch, 1, NUM_LANDMARKS, 2))
+    drift = rng.normal(0, 0.01, (batch, frames, NUM_LANDMARKS, 2)).cumsum(axis=1)
+    poses = (start + drift).astype(np.float32)
+    # Hands come and go as wholes; (0, 0) and NaN both mean that a landmark was not detected.
+    for hand in (slice(12, 33), slice(33, 54)):
+        gone = rng.random((batch, frames)) < 0.4
+        poses[:, :, hand][gone] = np.nan if rng.random() < 0.5 else 0.0
+    poses[rng.random(poses.shape[:3]) < 0.02] = np.nan
+    flat: Float32Array = poses.reshape(batch, frames, NUM_FEATURES)
+    return flat
+
+
+def generated_clips(contract: GraphContract, seed: int) -> list[Float32Array]:
+    """Return clips (frames, 54, 2) of several lengths, among them ones that hardly show anything."""
+    rng = np.random.default_rng((seed, 1))
+    lengths = [min(frames, contract.max_frames) for frames in (1, 2, 9, 44, 100)]
+    clips = [generated_poses(rng, 1, n)[0].reshape(n, NUM_LANDMARKS, 2) for n in lengths]
+    no_hands, one_hand, nothing = (clips[3].copy() for _ in range(3))
+    no_hands[:, 12:] = np.nan
+    one_hand[:, 12:33] = 0.0
+    nothing[:] = np.nan
+    return [*clips, no_hands, one_hand, nothing]
+
+
+def spread_by_length(clips: Sequence[Float32Array], count: int) -> list[Float32Array]:
+    """Return up to `count` of the clips, from the shortest to the longest."""
+    order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
+    if len(order) > count:
+        order = [order[i] for i in np.linspace(0, len(order) - 1, count).astype(int)]
+    picked: list[Float32Array] = [clips[i] for i in order]
+    return picked
+
+
+def _clip_facts(reference: Runner, candidate: Runner, clips: list[Float32Array], source: str) -> ClipFacts:
+    expected, got = (_in_batches(runner, clips) for runner in (reference, candidate))
+    labels = reference.contract.labels
+    flips = np.flatnonzero(expected.argmax(1) != got.argmax(1))
+    return ClipFacts(
+        source=source,
+        clips=len(clips),
+        max_logit_diff=float(np.abs(got - expected).max()),
+        mean_logit_diff=float(np.abs(got - expected).mean(dtype=np.float64)),
+        labels_agree=len(clips) - len(flips),
+        flips=tuple(
+            Flip(
+                clip=int(i),
+                reference=labels[int(expected[i].argmax())].name,
+                reference_margin=_margin(expected[i]),
+                candidate=labels[int(got[i].argmax())].name,
+                candidate_margin=_margin(got[i]),
+            )
+            for i in flips[:_MOST_FLIPS]
+        ),
+    )
+
+
+def _margin(logits_C: Float32Array) -> float:
+    best = np.sort(logits_C)[::-1][:2]
+    return float(best[0] - best[1]) if len(best) == 2 else 0.0
+
+
+def _in_batches(runner: Runner, clips: Sequence[Float32Array]) -> Float32Array:
+    """Return logits (N, C), clips in batches as given: ragged on purpose."""
+    size = min(runner.contract.max_batch, 32)
+    return np.concatenate(
+        [runner.infer(*pad_clips(list(clips[i : i + size]))) for i in range(0, len(clips), size)]
+    )
+
+
+def invariance_of(runner: Runner, clips: Sequence[Float32Array], *, seed: int) -> list[Invariance]:
+    """Measure how a runner's logits move with padding, with company in the batch, and with its order.
+
+    Args:
+        runner: any backend.
+        clips: (frames, 54, 2), any lengths.
+        seed: of the noise and the order.
+    """
+    rng = np.random.default_rng((seed, 2))
+    alone = np.concatenate([runner.infer(*pad_clips([clip])) for clip in clips])
+    facts = {}
+    for fill in _FILLS:
+        facts[f"padding {fill}"] = max(
+            float(np.abs(runner.infer(*_padded(clip, frames, fill, rng)) - expected).max())
+            for clip, expected in zip(clips, alone, strict=True)
+            for frames in {min(len(clip) + 7, runner.contract.max_frames), runner.contract.max_frames}
+        )
+    together = _in_batches(runner, clips)
+    facts["batch company"] = float(np.abs(together - alone).max())
+    order = rng.permutation(len(clips))
+    shuffled = _in_batches(runner, [clips[i] for i in order])
+    facts["batch order"] = float(np.abs(shuffled - together[order]).max())
+    return [
+        Invariance(runner=runner.name, change=change, clips=len(clips), max_logit_diff=difference)
+        for change, difference in facts.items()
+    ]
+
+
+def _padded(
+    clip: Float32Array, frames: int, fill: str, rng: np.random.Generator
+) -> tuple[Float32Array, Int32Array]:
+    poses, lengths = pad_clips([clip])
+    shape = (1, frames - len(clip), NUM_FEATURES)
+    if fill == "noise":
+        padding = rng.uniform(0, 1, shape).astype(np.float32)
+    else:
+        padding = np.full(shape, {"zeros": 0.0, "nan": np.nan, "huge": 1e30}[fill], np.float32)
+    return np.concatenate((poses, padding), axis=1), lengths
+
+
+def judge(facts: ParityFacts, policy: Policy) -> Verdict:
+    """Compare facts with thresholds; each failure says what, where, and by how much."""
+    failures = []
+    for point in facts.grid:
+        where = f"{point.batch} clips × {point.frames} frames, {point.lengths} lengths"
+        if point.max_logit_diff is None:
+            failures.append(f"{where}: {facts.candidate} cannot run it: {point.error}")
+        elif point.max_logit_diff > policy.max_logit_diff:
+            failures.append(
+                f"{where}: logits differ by {point.max_logit_diff:.1e}, allowed {policy.max_logit_diff:.0e}"
+            )
+    for clips in facts.clips:
+        if clips.max_logit_diff > policy.max_logit_diff:
+            failures.append(
+                f"{clips.clips} clips ({clips.source}): logits differ by {clips.max_logit_diff:.1e}, "
+                f"allowed {policy.max_logit_diff:.0e}"
+            )
+        if clips.labels_agree < policy.min_label_agreement * clips.clips:
+            failures.append(
+                f"{clips.clips} clips ({clips.source}): {clips.clips - clips.labels_agree} labels differ, "
+                f"agreement must be {policy.min_label_agreement:.1%}"
+            )
+    for fact in facts.invariance:
+        if fact.max_logit_diff > policy.max_invariance_diff:
+            failures.append(
+                f"{fact.runner}: {fact.change} moves the logits by {fact.max_logit_diff:.1e}, "
+                f"allowed {policy.max_invariance_diff:.0e}"
+            )
+    return Verdict(failures=tuple(failures))

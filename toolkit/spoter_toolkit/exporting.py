@@ -1,0 +1,111 @@
+"""From a RUN to a BUNDLE: find the clips to prove it on, and say where the weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from spoter_export.bundle_writer import Exported, ProofClips, export_bundle
+from spoter_export.parity import OnProgress, spread_by_length
+from spoter_runtime.errors import DataError
+from spoter_toolkit.checkpoint import Run, installed_versions
+from spoter_toolkit.data.dataset import Dataset, read_dataset
+
+# Enough to meet every label and length of a test split; `spoter-kit parity` runs all of a dataset.
+EXPORT_CLIPS: Final = 256
+_PACKAGES: Final = ("spoter-kit", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def bundle_from_run(
+    run: Run,
+    folder: Path,
+    *,
+    dataset: Dataset | None = None,
+    max_batch: int = 32,
+    keep_goldens: bool = True,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Exported:
+    """Export a run to ONNX, prove it, and write its bundle.
+
+    Args:
+        run: with weights.
+        folder: ``<name>.spoter``.
+        dataset: clips to prove it on; None for those it was trained on, where they still are.
+        max_batch: the largest batch that the bundle claims, and that is run.
+        keep_goldens: whether some of the clips may travel in the bundle.
+        force: replace an existing bundle.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        CheckpointError: the run has no weights.
+        DataError: the dataset that was given, or that the run names, is not usable.
+        ExportError: see `export_bundle`.
+    """
+    if dataset is None:
+        dataset = training_data(run)
+    return export_bundle(
+        run.load_model(),
+        run.contract(max_batch),
+        folder,
+        provenance=_provenance(run),
+        proof=proof_clips(dataset, keep=keep_goldens),
+        force=force,
+        on_progress=on_progress,
+    )
+
+
+def training_data(run: Run) -> Dataset | None:
+    """Return the dataset that a run was trained on; None for an imported run, or when it is no longer there.
+
+    Raises:
+        DataError: it is there, but is not the one that the run saw.
+    """
+    if run.data is None or not Path(run.data["folder"]).is_dir():
+        return None
+    dataset = read_dataset(run.data["folder"])
+    if dataset.sha256 != run.data["sha256"]:
+        raise DataError(
+            f"{dataset.folder}: is not the data that {run.folder} was trained on: sha256 "
+            f"{dataset.sha256[:12]}…, the run says {run.data['sha256'][:12]}…. Fix: name the data with --data"
+        )
+    return dataset
+
+
+def proof_clips(
+    dataset: Dataset | None, *, keep: bool = True, limit: int | None = EXPORT_CLIPS, all_splits: bool = False
+) -> ProofClips:
+    """Return clips to prove a model on: ones that it was not trained on where there are any.
+
+    Args:
+        dataset: the test split is taken before the val split; None gives no clips.
+        keep: see `ProofClips`.
+        limit: take this many, of all lengths; None takes all.
+        all_splits: take the clips of every split.
+    """
+    if dataset is None:
+        return ProofClips()
+    held_out = [] if all_splits else [name for name in ("test", "val") if dataset.clips_in(name)]
+    split = held_out[0] if held_out else "all"
+    rows = dataset.clips if split == "all" else dataset.clips_in(split)
+    clips = [dataset.poses_of(clip) for clip in rows]
+    kind = "synthetic" if dataset.origin.synthetic else "real"
+    return ProofClips(
+        clips=clips if limit is None else spread_by_length(clips, limit),
+        source=f"{kind}: {dataset.origin.kind}, {split} clips",
+        keep=keep,
+    )
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    data = dict(run.data) if run.data else None
+    if data:
+        del data["folder"]  # says nothing on another machine
+    return {
+        "run": {"name": run.name, "weights_sha256": run.weights_sha256(), "config": run.config.as_json()},
+        "origin": run.info["origin"],
+        "data": data,
+        "metrics": run.info["metrics"],
+        "commit": run.info["commit"],
+        "versions": installed_versions(_PACKAGES),
+    }

@@ -1,0 +1,50 @@
+"""Open what a user names, a RUN or a BUNDLE, together with the data it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spoter_runtime.bundle import MANIFEST, read_bundle
+from spoter_runtime.errors import ConfigError, DataError
+from spoter_runtime.recognizer import open_runner
+from spoter_runtime.runner import Runner
+from spoter_toolkit.backends import open_backend
+from spoter_toolkit.data.dataset import Dataset, read_dataset
+
+
+def open_source(
+    path: Path, *, backend: str | None, run: Path | None, data: Path | None
+) -> tuple[Runner, Dataset]:
+    """Return a runner for a RUN or a BUNDLE, and the dataset to run it on.
+
+    Args:
+        path: a RUN or a BUNDLE folder.
+        backend: see `spoter_toolkit.backends`; None is torch for a RUN and the best for a BUNDLE.
+        run: for a BUNDLE, the RUN it was made from; None looks in ``runs/``.
+        data: a DATASET; None for the one that the run was trained on.
+
+    Raises:
+        ConfigError: a backend that a RUN has not.
+        DataError: no data is given, and that of the training is not there.
+        SpoterError: the source itself cannot be opened.
+    """
+    from spoter_export.torch_runner import TorchRunner
+    from spoter_toolkit.checkpoint import read_run
+    from spoter_toolkit.exporting import training_data
+    from spoter_toolkit.reference import find_run
+
+    if (path / MANIFEST).is_file():
+        bundle = read_bundle(path)
+        runner = open_backend(backend, bundle, run=run) if backend else open_runner(bundle)[0]
+        dataset = read_dataset(data) if data else training_data(find_run(bundle, run))
+    else:
+        source = read_run(path)
+        if backend not in (None, "torch"):
+            raise ConfigError(
+                f"{path}: a RUN runs on torch; {backend} needs a BUNDLE. Fix: spoter-kit export"
+            )
+        runner = TorchRunner(source.load_model(), source.contract())
+        dataset = read_dataset(data) if data else training_data(source)
+    if dataset is None:
+        raise DataError(f"{path}: the data it was trained on is not there. Fix: name a dataset with --data")
+    return runner, dataset
