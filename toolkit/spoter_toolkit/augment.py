@@ -26,7 +26,7 @@ class AugmentConfig:
 
     Attributes:
         hand_noise: standard deviation of noise on hand landmarks, in image widths (the seed: 0.05).
-        hand_noise_in_box: the same in units of each hand's own box, whatever its size.
+        hand_shape: one offset a clip for each hand landmark (another hand), in units of the hand's box.
         body_noise: one offset a clip for each body landmark (another body), in shoulder widths.
         signing_space: probability of the seed's shrinking into signing space.
         rotation_deg: the whole clip turns by up to this, about the middle of the picture (the seed: 15).
@@ -41,7 +41,7 @@ class AugmentConfig:
     """
 
     hand_noise: float = 0.0
-    hand_noise_in_box: float = 0.0
+    hand_shape: float = 0.0
     body_noise: float = 0.0
     signing_space: float = 0.0
     rotation_deg: float = 0.0
@@ -156,12 +156,12 @@ def _moved(poses: Tensor, config: AugmentConfig, draw: _Draw, centre: tuple[floa
             wrist = poses[:, :, hand.start : hand.start + 1]
             turned = _turned(poses[:, :, hand] - wrist, config.hand_rotation_deg, draw) + wrist
             poses = torch.cat((poses[:, :, : hand.start], turned, poses[:, :, hand.stop :]), dim=2)
-        if config.hand_noise_in_box:
+        if config.hand_shape:
             points = poses[:, :, hand]
             side = (points.nan_to_num(-torch.inf).amax(2) - points.nan_to_num(torch.inf).amin(2)).amax(2)
             side = torch.where(side.isfinite(), side, 0.0)[:, :, None, None]
-            noisy = points + draw.normal(*points.shape[1:]) * (config.hand_noise_in_box * side)
-            poses = torch.cat((poses[:, :, : hand.start], noisy, poses[:, :, hand.stop :]), dim=2)
+            reshaped = points + draw.normal(1, points.shape[2], 2) * (config.hand_shape * side)
+            poses = torch.cat((poses[:, :, : hand.start], reshaped, poses[:, :, hand.stop :]), dim=2)
     if config.hand_noise:
         hands = poses[:, :, LEFT_HAND.start : RIGHT_HAND.stop]
         noisy = hands + draw.normal(*hands.shape[1:]) * config.hand_noise

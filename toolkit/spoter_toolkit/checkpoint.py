@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from spoter_runtime.contract import GraphContract, Label
@@ -179,7 +179,7 @@ def source_commit() -> str | None:
 def save_weights(model: Spoter, path: Path) -> None:
     """Write a model's weights and buffers atomically."""
     with replacing(path) as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        temporary.write_bytes(save({name: value.contiguous() for name, value in model.state_dict().items()}))
 
 
 def load_weights(model: Spoter, weights: dict[str, Tensor], *, where: str) -> None:

@@ -89,10 +89,9 @@ def proof_clips(
     split = held_out[0] if held_out else "all"
     rows = dataset.clips if split == "all" else dataset.clips_in(split)
     clips = [dataset.poses_of(clip) for clip in rows]
-    kind = "synthetic" if dataset.origin.synthetic else "real"
     return ProofClips(
         clips=clips if limit is None else spread_by_length(clips, limit),
-        source=f"{kind}: {dataset.origin.kind}, {split} clips",
+        source=f"{dataset.origin.kind}, {split} clips",
         keep=keep,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -47,4 +48,4 @@ def last_run(folder: Path = RUNS) -> Path:
     run = folder / LAST
     if not run.exists():
         raise CheckpointError(f"{run}: no run there. Fix: spoter-kit train, or name one")
-    return run.resolve()
+    return Path(os.path.relpath(run.resolve()))

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, Final
 
 import typer
@@ -18,6 +19,8 @@ ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
+_SAYS_NEXT: Final = ContextVar("says_next", default=True)
+
 # called with (done, total, what): what the libraries report while they work
 OnProgress = Callable[[int, int, str], None]
 
@@ -29,7 +32,18 @@ def say(text: str) -> None:
 
 def next_step(command: str) -> None:
     """End a verb with the next useful command."""
-    say(f"\nnext: {command}")
+    if _SAYS_NEXT.get():
+        say(f"\nnext: {command}")
+
+
+@contextmanager
+def verbs_in_a_row() -> Iterator[None]:
+    """Let no verb in this context name the next command: another verb, the demo, runs them."""
+    token = _SAYS_NEXT.set(False)
+    try:
+        yield
+    finally:
+        _SAYS_NEXT.reset(token)
 
 
 def emit_json(value: Any) -> None:
@@ -39,13 +53,15 @@ def emit_json(value: Any) -> None:
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout; numbers belong in already formatted strings."""
-    table = Table(title=title or None, title_justify="left", title_style="bold")
+    table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     # In a pipe or a file a table keeps its width: wrapped columns cannot be read by anyone.
     console = Console() if sys.stdout.isatty() else Console(width=160)
+    if title:
+        console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
 
 

@@ -1,0 +1,81 @@
+"""`spoter-kit eval`: scores of a RUN or a BUNDLE on labelled clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spoter_toolkit.cli.console import (
+    JsonOption,
+    emit_json,
+    emit_table,
+    next_step,
+    progress_bar,
+    say,
+)
+
+
+def eval_(
+    source: Annotated[Path | None, typer.Argument(help="RUN or BUNDLE; default: the last run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="DATASET; default: the one it was trained on.")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "test",
+    backend: Annotated[
+        str | None, typer.Option(help="torch or ort-cpu; default: torch for a RUN, the best for a BUNDLE.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="For a BUNDLE: the RUN it was made from, where it has moved.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the confusion matrix to this PNG.")
+    ] = None,
+    json: JsonOption = False,
+) -> float:
+    """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
+    from spoter_toolkit.evaluation import evaluate
+    from spoter_toolkit.locate import last_run
+    from spoter_toolkit.sources import open_source
+
+    path = source or last_run()
+    runner, dataset = open_source(path, backend=backend, run=run, data=data)
+    with progress_bar() as on_progress:
+        scores = evaluate(runner, dataset, split, on_progress=on_progress)
+    made = f"{split} split of {dataset.folder} ({dataset.split or 'not split'})"
+    if out:
+        from spoter_toolkit.pictures import draw_confusion
+
+        draw_confusion(scores, out, title=f"{path.name} on {runner.name}, {split}: {dataset.split}")
+    if json:
+        emit_json(
+            {
+                "source": str(path),
+                "backend": runner.name,
+                "data": str(dataset.folder),
+                "synthetic": dataset.origin.synthetic,
+                "split": split,
+                "split_made": dataset.split,
+            }
+            | scores.summary()
+        )
+        return scores.top1
+    if dataset.origin.synthetic:
+        say("the data is synthetic: these figures say nothing about people signing")
+    emit_table(
+        f"{path} on {runner.name}: {made}",
+        ("", "clips", "value"),
+        [
+            ("top-1", scores.clips, f"{scores.top1:.4f}"),
+            ("top-5", scores.clips, f"{scores.top5:.4f}"),
+            ("macro F1", scores.clips, f"{scores.macro_f1:.4f}"),
+            *((f"top-1, signer {s.signer}", s.clips, f"{s.top1:.4f}") for s in scores.signers),
+        ],
+    )
+    if scores.confused:
+        emit_table(
+            "most confused",
+            ("signed", "recognised as", "clips"),
+            [(pair.label, pair.taken_for, f"{pair.clips} of {pair.of}") for pair in scores.confused],
+        )
+    next_step(f"spoter-kit eval {path} --data {dataset.folder} -o confusion.png")
+    return scores.top1  # for the demo, which has a bar

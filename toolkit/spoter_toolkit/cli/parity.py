@@ -1,0 +1,112 @@
+"""`spoter-kit parity`: the proof again, over all of your data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spoter_toolkit.cli.console import (
+    ANSWER_IS_NO,
+    JsonOption,
+    emit_json,
+    emit_table,
+    next_step,
+    progress_bar,
+    say,
+)
+
+if TYPE_CHECKING:
+    from spoter_export.parity import ParityFacts
+
+
+def parity(
+    bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
+    backend: Annotated[str, typer.Option(help="Compared with torch.")] = "ort-cpu",
+    data: Annotated[
+        Path | None, typer.Option(help="DATASET; default: the one the run was trained on.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="RUN that the bundle was made from; default: runs/<its name>.")
+    ] = None,
+    all_splits: Annotated[
+        bool, typer.Option("--all", help="Every clip of the data; default: its test split.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated clips.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write facts and verdict to this JSON file.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare a backend with torch over the shape grid and on clips. Exit 3 if they differ."""
+    from spoter_export.bundle_writer import parity_json
+    from spoter_export.parity import Policy, judge, run_parity
+    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.files import write_json
+    from spoter_toolkit.backends import open_backend
+    from spoter_toolkit.data.dataset import read_dataset
+    from spoter_toolkit.exporting import proof_clips, training_data
+    from spoter_toolkit.locate import newest_bundle
+    from spoter_toolkit.reference import find_run
+
+    opened = read_bundle(bundle or newest_bundle())
+    source = find_run(opened, run)
+    dataset = read_dataset(data) if data else training_data(source)
+    proof = proof_clips(dataset, limit=None, all_splits=all_splits)
+    if dataset is None:
+        say("no data: only generated clips are compared. Fix: name real ones with --data")
+    policy = Policy(max_logit_diff=max(artefact.max_logit_diff for artefact in opened.artefacts))
+    with progress_bar() as on_progress:
+        facts = run_parity(
+            open_backend("torch", opened, run=source.folder),
+            open_backend(backend, opened, run=source.folder),
+            proof.clips,
+            source=proof.source,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    verdict = judge(facts, policy)
+    result = parity_json(facts, policy, verdict)
+    if out:
+        write_json(out, result)
+    if json:
+        emit_json({"bundle": str(opened.folder)} | result)
+    else:
+        emit_table(
+            f"{opened.name}: {facts.candidate} against {facts.reference}",
+            ("what was run", "largest logit difference", ""),
+            fact_rows(facts),
+        )
+        print("parity holds" if verdict.passed else "PARITY FAILS:")
+        for failure in verdict.failures:
+            print(f"  {failure}")
+    if not verdict.passed:
+        raise typer.Exit(ANSWER_IS_NO)
+    if not json:
+        next_step(f"spoter-kit bench {opened.folder}")
+
+
+def fact_rows(facts: ParityFacts) -> list[tuple[str, str, str]]:
+    """Return the facts as table rows: what, the largest difference, labels."""
+    ran = [point.max_logit_diff for point in facts.grid if point.max_logit_diff is not None]
+    rows = [
+        (
+            "grid: batch × frames, full and ragged lengths",
+            f"{max(ran):.1e}" if ran else "none ran",
+            f"{len(ran)} of {len(facts.grid)} points",
+        )
+    ]
+    rows += [
+        (
+            f"clips, {clips.source}",
+            f"{clips.max_logit_diff:.1e}",
+            f"{clips.labels_agree} of {clips.clips} labels agree",
+        )
+        for clips in facts.clips
+    ]
+    rows += [
+        (f"{fact.change}, {fact.runner}", f"{fact.max_logit_diff:.1e}", f"{fact.clips} clips")
+        for fact in facts.invariance
+    ]
+    return rows

@@ -1,0 +1,67 @@
+"""`spoter-kit predict`: labels for clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_step
+
+
+def predict(
+    clips: Annotated[list[Path], typer.Argument(help=".npy files, (frames, 54, 2) floats, or a DATASET.")],
+    bundle: Annotated[Path | None, typer.Option(help="Default: the newest.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Default: the best that works here.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many labels a clip.")] = 3,
+    long: Annotated[
+        str, typer.Option(help="A clip longer than the model takes: error, or resample it.")
+    ] = "error",
+    json: JsonOption = False,
+) -> None:
+    """Recognise the sign in each clip."""
+    from spoter_runtime.clip_files import load_clip
+    from spoter_runtime.errors import ConfigError
+    from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.data.dataset import read_dataset
+    from spoter_toolkit.locate import newest_bundle
+
+    if long not in ("error", "resample"):
+        raise ConfigError(f"--long {long}: expected error or resample")
+    path = bundle or newest_bundle()
+    recognizer = Recognizer.load(path, backend, long=long)  # type: ignore[arg-type]  # checked above
+    named = []
+    for source in clips:
+        if source.is_dir():
+            dataset = read_dataset(source)
+            named += [(clip.id, dataset.poses_of(clip)) for clip in dataset.clips]
+        else:
+            named.append((str(source), load_clip(source)))
+    predictions = recognizer.predict_many([clip for _, clip in named], names=[name for name, _ in named])
+    if json:
+        emit_json(
+            {
+                "bundle": str(path),
+                "backend": recognizer.runner.name,
+                "predictions": [
+                    {"clip": name, "top": p.top(top), "latency_ms": p.latency_ms}
+                    for (name, _), p in zip(named, predictions, strict=True)
+                ],
+            }
+        )
+        return
+    emit_table(
+        f"{path} on {recognizer.runner.name}",
+        ("clip", "sign", "score", "then"),
+        [
+            (
+                name,
+                " ".join(filter(None, (p.label, p.sign.gloss, p.sign.bengali))),
+                f"{p.score:.3f}",
+                ", ".join(f"{label} {score:.3f}" for label, score in p.top(top)[1:]),
+            )
+            for (name, _), p in zip(named, predictions, strict=True)
+        ],
+    )
+    next_step(f"spoter-kit verify {path}")
