@@ -56,8 +56,8 @@ def _data_section(provenance: dict[str, Any]) -> list[str]:
             f"{scores['macro_f1']:.3f} on {scores['clips']} clips of the split above; the best epoch was "
             "chosen by it, so a test split gives the honest figure: `spoter-kit eval`"
         )
-    versions = provenance.get("versions", {})
-    lines.append("- " + ", ".join(f"{package} {number}" for package, number in versions.items()))
+    if versions := provenance.get("versions"):
+        lines.append("- " + ", ".join(f"{package} {number}" for package, number in versions.items()))
     return [*lines, ""]
 
 

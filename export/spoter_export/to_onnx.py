@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import torch
@@ -42,10 +42,13 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
     Raises:
         ExportError: torch cannot export the module, or the graph is not what the contract says.
     """
+    if contract.max_frames < 2:
+        raise ExportError("max_frames is 1: an example of one frame would freeze the frames axis")
+    # Fewer frames than the example only where the model holds no more; a batch has no such limit.
     frames = min(EXAMPLE_FRAMES, contract.max_frames)
     poses = torch.rand(EXAMPLE_BATCH, frames, NUM_FEATURES, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([frames, max(1, frames // 2), 1], dtype=torch.int32)
-    batch_axis = torch.export.Dim("batch", min=1, max=contract.max_batch)
+    batch_axis = torch.export.Dim("batch", min=1, max=max(contract.max_batch, EXAMPLE_BATCH))
     frames_axis = torch.export.Dim("frames", min=1, max=contract.max_frames)
     try:
         with _quiet_exporter():
@@ -61,7 +64,11 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
                 verbose=False,
             )
     except Exception as error:  # the exporter's own errors have no common base
-        raise ExportError(f"torch {torch.__version__} cannot export the module: {error}") from error
+        reason = error.__cause__ or error  # torch wraps the reason in a page of advice
+        first_line = str(reason).partition("\n")[0]
+        raise ExportError(
+            f"torch {torch.__version__} cannot export the module: {type(reason).__name__}: {first_line}"
+        ) from error
     if program is None:
         raise ExportError(f"torch {torch.__version__} returned no ONNX program")
     model = _cleaned(program.model_proto)
@@ -110,7 +117,7 @@ def check_graph(model: onnx.ModelProto, contract: GraphContract) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the graph is not valid ONNX: {error}") from error
-    expected = {
+    expected: dict[str, tuple[Any, list[str | int]]] = {
         POSES: (TensorProto.FLOAT, ["batch", "frames", NUM_FEATURES]),
         LENGTHS: (TensorProto.INT32, ["batch"]),
         LOGITS: (TensorProto.FLOAT, ["batch", contract.num_classes]),
@@ -122,10 +129,12 @@ def check_graph(model: onnx.ModelProto, contract: GraphContract) -> None:
         tensor = found[name].type.tensor_type
         got_axes = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
         if tensor.elem_type != dtype or got_axes != axes:
+            pairs = zip(axes, got_axes, strict=False)
+            frozen = [want for want, got in pairs if isinstance(want, str) and isinstance(got, int)]
             raise ExportError(
                 f"{name}: expected {TensorProto.DataType.Name(dtype)} {axes}, "
-                f"got {TensorProto.DataType.Name(tensor.elem_type)} {got_axes}: an axis that is a number "
-                "was frozen by the export"
+                f"got {TensorProto.DataType.Name(tensor.elem_type)} {got_axes}"
+                + (f": the export froze {' and '.join(frozen)}" if frozen else "")
             )
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,10 +21,10 @@ class TorchRunner(Runner):
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         device = next(self.module.parameters()).device
+        # A copy only of what is read-only, such as a memory-mapped clip: torch has no read-only tensors.
+        poses, lengths = (np.require(array, requirements="W") for array in (poses_NTD, lengths_N))
         with torch.inference_mode():
-            logits = self.module(
-                torch.from_numpy(poses_NTD).to(device), torch.from_numpy(lengths_N).to(device)
-            )
+            logits = self.module(torch.from_numpy(poses).to(device), torch.from_numpy(lengths).to(device))
         # A copy: the caller may keep the array, and torch's memory may be reused.
         array: Float32Array = logits.to("cpu", torch.float32).numpy().copy()
         return array

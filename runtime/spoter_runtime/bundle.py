@@ -70,13 +70,17 @@ class Bundle:
     files: dict[str, str]  # every other file → its sha256
     provenance: dict[str, Any]
 
+    def hashes(self) -> dict[str, str]:
+        """Return path → sha256 of every listed file, artefacts first."""
+        return {artefact.path: artefact.sha256 for artefact in self.artefacts} | self.files
+
     def read(self, path: str) -> bytes:
         """Return a file's bytes after comparing them with the manifest.
 
         Raises:
             BundleError: the file is missing, not listed, or not the bytes that were written.
         """
-        hashes = self.files | {artefact.path: artefact.sha256 for artefact in self.artefacts}
+        hashes = self.hashes()
         if path not in hashes:
             raise BundleError(f"{self.folder}: {path} is not listed in {MANIFEST}")
         try:
@@ -100,7 +104,7 @@ class Bundle:
         Raises:
             BundleError: as `read`, for the first file that is not as it was written.
         """
-        paths = [artefact.path for artefact in self.artefacts] + sorted(self.files)
+        paths = sorted(self.hashes())
         for path in paths:
             self.read(path)
         return len(paths)
@@ -159,10 +163,10 @@ def read_bundle(folder: Path | str) -> Bundle:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         what = "no such folder" if not folder.exists() else f"not a bundle: it has no {MANIFEST}"
         raise BundleError(f"{folder}: {what}. Fix: spoter-kit export makes one") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{path}: cannot be read as JSON: {error}. Fix: copy the whole bundle again"
         ) from error
@@ -173,12 +177,12 @@ def read_bundle(folder: Path | str) -> Bundle:
             f"{path}: schema version {content['schema_version']}, this spoter_runtime reads "
             f"{SCHEMA_VERSION}. Fix: pip install --upgrade spoter-kit"
         )
-    if content.get("manifest_sha256") != _seal(content):
-        raise BundleError(
-            f"{path}: its own hash does not fit its content, so it was changed or damaged. "
-            "Fix: copy the whole bundle again"
-        )
     try:
+        if content.get("manifest_sha256") != _seal(content):
+            raise BundleError(
+                f"{path}: its own hash does not fit its content, so it was changed or damaged. "
+                "Fix: copy the whole bundle again"
+            )
         bundle = Bundle(
             folder=folder,
             name=content["name"],
@@ -187,10 +191,12 @@ def read_bundle(folder: Path | str) -> Bundle:
             files=dict(content["files"]),
             provenance=content["provenance"],
         )
+        for listed, digest in bundle.hashes().items():
+            if not isinstance(listed, str) or not isinstance(digest, str):
+                raise TypeError(f"path {listed!r} with sha256 {digest!r}")
+            _check_inside(folder, listed)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: a field is missing or wrong: {error!r}") from error
-    for listed in (*(artefact.path for artefact in bundle.artefacts), *bundle.files):
-        _check_inside(folder, listed)
     return bundle
 
 

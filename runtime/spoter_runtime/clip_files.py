@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def load_clip(path: Path | str) -> npt.NDArray[Any]:
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable .npy array: {error}") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an archive of several arrays. Fix: save one array with numpy.save")

@@ -69,5 +69,5 @@ class GraphContract:
                 max_frames=int(value["ranges"]["frames"][1]),
                 max_batch=int(value["ranges"]["batch"][1]),
             )
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise BundleError(f"{where}: the contract cannot be read: {error!r}") from error

@@ -180,8 +180,7 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
             f"{where}: no landmark is detected in any of its {len(array)} frames, so there is "
             "nothing to recognise"
         )
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, np.float32)
+    return np.ascontiguousarray(array, np.float32)
 
 
 def check_coordinates(points: npt.NDArray[Any], *, where: str) -> None:
@@ -190,8 +189,9 @@ def check_coordinates(points: npt.NDArray[Any], *, where: str) -> None:
     Raises:
         InputError: names the first bad value and its index.
     """
+    # A float32 limit: float16 has no such number, would take it for infinity, and find nothing beyond it.
     with np.errstate(invalid="ignore"):
-        bad = np.abs(points) > COORDINATE_LIMIT
+        bad = np.abs(points) > np.float32(COORDINATE_LIMIT)
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from spoter_runtime.bundle import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import BackendError, SpoterError
+from spoter_runtime.errors import BackendError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array, check_clip, resample_clip
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import Runner, pad_clips
@@ -92,7 +92,13 @@ class Prediction:
         return self.sign.name
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """Return the `k` best (label, score), best first."""
+        """Return the `k` best (label, score), best first; all of them where there are fewer.
+
+        Raises:
+            InputError: `k` is less than 1.
+        """
+        if k < 1:
+            raise InputError(f"top {k}: expected at least 1")
         scores = _softmax(self.logits_C)
         order = np.argsort(-self.logits_C, kind="stable")[:k]
         return [(self.labels[i].name, float(scores[i])) for i in order]

@@ -75,7 +75,7 @@ class Runner(abc.ABC):
 
 def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tuple[Float32Array, Int32Array]:
     """Return contiguous float32 poses and int32 lengths that the contract allows, or raise InputError."""
-    poses = np.asarray(poses_NTD)
+    poses = _as_array(poses_NTD, "poses")
     if poses.dtype != np.float32:
         raise InputError(f"poses: expected float32, got {poses.dtype}. Fix: poses.astype('float32')")
     if poses.ndim != 3 or poses.shape[2] != NUM_FEATURES:
@@ -85,7 +85,7 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
         raise InputError(f"poses: batch of {batch}, the contract takes 1..{contract.max_batch}")
     if not 1 <= frames <= contract.max_frames:
         raise InputError(f"poses: {frames} frames, the contract takes 1..{contract.max_frames}")
-    lengths = np.full(batch, frames) if lengths_N is None else np.asarray(lengths_N)
+    lengths = np.full(batch, frames) if lengths_N is None else _as_array(lengths_N, "lengths")
     if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
         raise InputError(
             f"lengths: expected ({batch},) of a whole-number type, got {lengths.shape} {lengths.dtype}"
@@ -94,9 +94,19 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
         raise InputError(
             f"lengths: expected 1..{frames} (the frames given), got {lengths.min()}..{lengths.max()}"
         )
-    real = poses if lengths_N is None else poses[np.arange(frames) < lengths[:, None]]
+    if lengths_N is None:
+        real = poses
+    else:  # zeros for the padding, so that an error's index is the one the caller knows
+        real = np.where((np.arange(frames) < lengths[:, None])[..., None], poses, np.float32(0))
     check_coordinates(real, where="poses")
     return np.ascontiguousarray(poses), np.ascontiguousarray(lengths, np.int32)
+
+
+def _as_array(values: Any, where: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{where}: rows of different sizes do not make an array: {error}") from error
 
 
 def pad_clips(clips: list[Float32Array], fill: float = 0.0) -> tuple[Float32Array, Int32Array]:

@@ -26,14 +26,13 @@ class AugmentConfig:
 
     Attributes:
         hand_noise: standard deviation of noise on hand landmarks, in image widths (the seed: 0.05).
-        hand_shape: one offset a clip for each hand landmark (another hand), in units of the hand's box.
         body_noise: one offset a clip for each body landmark (another body), in shoulder widths.
         signing_space: probability of the seed's shrinking into signing space.
         rotation_deg: the whole clip turns by up to this, about the middle of the picture (the seed: 15).
-        hand_rotation_deg: each hand turns by up to this, about its wrist, one angle a clip.
         stretch: x and y are scaled apart by a factor within 1 ± this: other cameras, other bodies.
-        amplitude: movement about the clip's mean pose is made smaller or larger by a factor within 1 ± this:
-            signers differ in it more than in anything else.
+        amplitude: movement away from the pose of one frame, drawn for each clip, is scaled by a factor within
+            1 ± this: a sign starts and ends near a pose that all signers share, and they differ in how far
+            they go from it.
         time_scale: speed changes by a factor within 1 ± this (the seed: 0.2).
         frame_dropout: probability that a frame is lost: nothing detected in it.
         hand_dropout: probability, for each hand, that it is lost for a random part of the clip.
@@ -41,11 +40,9 @@ class AugmentConfig:
     """
 
     hand_noise: float = 0.0
-    hand_shape: float = 0.0
     body_noise: float = 0.0
     signing_space: float = 0.0
     rotation_deg: float = 0.0
-    hand_rotation_deg: float = 0.0
     stretch: float = 0.0
     amplitude: float = 0.0
     time_scale: float = 0.0
@@ -97,7 +94,7 @@ def augment(
         lost = draw.uniform(poses.shape[1]) < config.frame_dropout
         lost[:, 0] = False  # a clip of which nothing is left teaches nothing
         poses = torch.where(lost[:, :, None, None], torch.nan, poses)
-    poses = _moved(poses, config, draw, centre)
+    poses = _moved(poses, lengths_N, config, draw, centre)
     padding = torch.arange(poses.shape[1], device=poses.device) >= lengths_N[:, None]
     return poses.masked_fill(padding[:, :, None, None], 0.0), lengths_N
 
@@ -140,28 +137,21 @@ def _hands_dropped(poses: Tensor, lengths_N: Tensor, probability: float, draw: _
     return poses
 
 
-def _moved(poses: Tensor, config: AugmentConfig, draw: _Draw, centre: tuple[float, float]) -> Tensor:
+def _moved(
+    poses: Tensor, lengths_N: Tensor, config: AugmentConfig, draw: _Draw, centre: tuple[float, float]
+) -> Tensor:
     """Change where the landmarks are; NaN stays NaN through arithmetic."""
     middle = poses.new_tensor(centre)
     if config.amplitude:
-        mean = poses.nanmean(1, keepdim=True)
+        frame = (draw.uniform() * lengths_N).long()
+        pose = poses[torch.arange(len(poses), device=poses.device), frame][:, None]
+        pose = torch.where(pose.isnan(), poses.nanmean(1, keepdim=True), pose)
         factor = draw.uniform(1, 1, 1, low=1 - config.amplitude, high=1 + config.amplitude)
-        poses = mean + (poses - mean) * factor
+        poses = pose + (poses - pose) * factor
     if config.body_noise:
         width = (poses[:, :, 6] - poses[:, :, 7]).norm(dim=2).nanmedian(1).values.nan_to_num(0.0)
         offset = draw.normal(1, 12, 2) * (config.body_noise * width)[:, None, None, None]
         poses = torch.cat((poses[:, :, :12] + offset, poses[:, :, 12:]), dim=2)
-    for hand in (LEFT_HAND, RIGHT_HAND):
-        if config.hand_rotation_deg:
-            wrist = poses[:, :, hand.start : hand.start + 1]
-            turned = _turned(poses[:, :, hand] - wrist, config.hand_rotation_deg, draw) + wrist
-            poses = torch.cat((poses[:, :, : hand.start], turned, poses[:, :, hand.stop :]), dim=2)
-        if config.hand_shape:
-            points = poses[:, :, hand]
-            side = (points.nan_to_num(-torch.inf).amax(2) - points.nan_to_num(torch.inf).amin(2)).amax(2)
-            side = torch.where(side.isfinite(), side, 0.0)[:, :, None, None]
-            reshaped = points + draw.normal(1, points.shape[2], 2) * (config.hand_shape * side)
-            poses = torch.cat((poses[:, :, : hand.start], reshaped, poses[:, :, hand.stop :]), dim=2)
     if config.hand_noise:
         hands = poses[:, :, LEFT_HAND.start : RIGHT_HAND.stop]
         noisy = hands + draw.normal(*hands.shape[1:]) * config.hand_noise

@@ -70,6 +70,8 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     *tables, last = key.strip().split(".")
     for table in tables:
         content = content.setdefault(table, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"setting {setting!r}: {table} is no table of settings")
     content[last] = value
 
 

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from spoter_runtime._version import __version__
-from spoter_toolkit.cli import doctor, verify
+from spoter_toolkit.cli import (
+    bench,
+    data,
+    demo,
+    doctor,
+    eval,
+    export,
+    import_checkpoint,
+    parity,
+    predict,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="spoter-kit",
@@ -32,5 +44,15 @@ def _main(
     pass
 
 
+# In the order of the way through: data, model, bundle, device.
+app.add_typer(data.app, name="data")
+app.command()(train.train)
+app.command()(import_checkpoint.import_checkpoint)
+app.command("eval")(eval.eval_)
+app.command()(export.export)
+app.command()(parity.parity)
+app.command()(bench.bench)
+app.command()(predict.predict)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
+app.command()(demo.demo)

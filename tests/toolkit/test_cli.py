@@ -1,0 +1,210 @@
+"""The verbs from end to end on a tiny dataset, as a user types them, and what they say of mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spoter_runtime import Recognizer
+from spoter_toolkit.data.dataset import Dataset
+
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
+
+
+def spoter_kit(folder: Path, *arguments: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "spoter_toolkit", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+
+
+def answer(done: Done) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def home(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a small model was trained and exported, with default places."""
+    folder = tmp_path_factory.mktemp("home")
+    small = ["epochs=2", "model.num_encoder_layers=1", "model.d_model=36", "model.d_ff=40"]
+    settings = [part for setting in small for part in ("--set", setting)]
+    answer(spoter_kit(folder, "train", str(tiny.folder), "--recipe", "demo", *settings, "--json"))
+    answer(spoter_kit(folder, "export", "--onnx", "--max-batch", "3", "--json"))
+    return folder
+
+
+def bundle_of(home: Path) -> Path:
+    return next((home / "bundles").iterdir())
+
+
+def test_each_verb_finds_what_the_one_before_it_made(home: Path, tiny: Dataset) -> None:
+    np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    scores = answer(spoter_kit(home, "eval", "--json"))
+    assert scores["clips"] == len(tiny.clips_in("test"))
+    assert scores["split_made"] == tiny.split
+    assert scores["synthetic"] is True
+    on_ort = answer(spoter_kit(home, "eval", str(bundle_of(home)), "--backend", "ort-cpu", "--json"))
+    assert on_ort["backend"] == "ort-cpu"
+    assert on_ort["top1"] == scores["top1"]
+    proof = answer(spoter_kit(home, "parity", "--all", "--json"))
+    assert proof["passed"] is True
+    assert sum(group["clips"] for group in proof["facts"]["clips"]) == len(tiny.clips) + 8
+    assert answer(spoter_kit(home, "verify", "--json"))["passed"] is True
+    found = answer(spoter_kit(home, "predict", "clip.npy", "--top", "2", "--json"))["predictions"][0]
+    expected = Recognizer.load(bundle_of(home)).predict(tiny.poses_of(tiny.clips[0]))
+    assert found["top"][0][0] == expected.label
+    assert len(found["top"]) == 2
+
+
+def test_predict_takes_a_dataset_and_names_its_clips(home: Path, tiny: Dataset) -> None:
+    found = answer(spoter_kit(home, "predict", str(tiny.folder), "--json"))["predictions"]
+    assert [row["clip"] for row in found] == [clip.id for clip in tiny.clips]
+
+
+def test_what_people_read_names_the_split_and_the_next_command(home: Path, tiny: Dataset) -> None:
+    done = spoter_kit(home, "eval", "-o", "confusion.png")
+    assert tiny.split in done.stdout
+    assert "the data is synthetic" in done.stderr
+    assert "next: spoter-kit" in done.stderr
+    assert (home / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    done = spoter_kit(home, "parity", "-o", "proof.json")
+    assert "parity holds" in done.stdout
+    assert json.loads((home / "proof.json").read_text())["passed"] is True
+
+
+def test_exporting_the_same_run_again_gives_the_same_bytes(home: Path) -> None:
+    first = {path.name: path.read_bytes() for path in bundle_of(home).iterdir()}
+    answer(spoter_kit(home, "export", "--max-batch", "3", "--force", "--json"))
+    assert {path.name: path.read_bytes() for path in bundle_of(home).iterdir()} == first
+
+
+def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> None:
+    out = home / "bundles-apart" / "private.spoter"
+    done = spoter_kit(home, "export", "--max-batch", "1", "--no-real-goldens", "-o", str(out), "--json")
+    answer(done)
+    with np.load(out / "goldens.npz") as goldens:
+        assert len(goldens["lengths"]) == 8  # the generated ones alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere"], "nowhere: no such folder. Fix: spoter-kit data import"),
+        (["train", "{data}", "--recipe", "storng"], "no recipe 'storng'; there are"),
+        (["train", "{data}", "--set", "epoch=1"], "did you mean 'epochs'"),
+        (["train", "{data}", "-o", "runs/{run}"], "exists already. Fix: choose another -o"),
+        (["train", "--resume", "-o", "nowhere"], "nowhere: no such folder"),
+        (["eval", "nowhere"], "nowhere: no such folder"),
+        (["eval", "--split", "dev"], "no clip is in the split 'dev'"),
+        (["eval", "--backend", "ort-cpu"], "a RUN runs on torch; ort-cpu needs a BUNDLE"),
+        (["eval", "{bundle}", "--backend", "tpu"], "unknown backend 'tpu'; there are torch, ort-cpu"),
+        (["export"], "exists already. Fix: choose another -o, or replace it with --force"),
+        (["export", "-o", "model"], "a bundle's name ends in .spoter. Fix: -o model.spoter"),
+        (["export", "-o", "clip.npy/x.spoter"], "File exists: 'clip.npy'"),
+        (["parity", "--run", "nowhere"], "nowhere: no such folder"),
+        (["parity", "nowhere.spoter"], "nowhere.spoter: no such folder. Fix: spoter-kit export"),
+        (["predict", "nowhere.npy"], "nowhere.npy: not a readable .npy array"),
+        (["predict", "clip.npy", "--long", "cut"], "--long cut: expected error or resample"),
+        (["predict", "long.npy"], "long.npy: 400 frames, the model takes 1..299. Fix:"),
+        (["predict", "depth.npy"], "depth.npy: expected 54×2 values a frame, got 54×3"),
+        (["predict", "nobody.npy"], "nobody.npy: no landmark is detected in any of its 5 frames"),
+        (["predict", "infinite.npy"], "infinite.npy: value inf at index"),
+        (["verify", "nowhere"], "nowhere: no such folder"),
+        (["import-checkpoint", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["demo", "-o", "runs"], "runs: exists already"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_1(
+    home: Path, tiny: Dataset, arguments: list[str], message: str
+) -> None:
+    rng = np.random.default_rng(0)
+    clips = {
+        "clip": rng.random((9, 54, 2)),
+        "long": rng.random((400, 54, 2)),
+        "depth": rng.random((9, 54, 3)),
+        "nobody": np.full((5, 54, 2), np.nan),
+        "infinite": np.full((5, 54, 2), np.inf),
+    }
+    for name, clip in clips.items():
+        np.save(home / f"{name}.npy", clip)
+    run = (home / "runs" / "last").resolve().name
+    before = sorted(home.rglob("*"))
+    filled = [a.format(data=tiny.folder, run=run, bundle=bundle_of(home)) for a in arguments]
+    done = spoter_kit(home, *filled)
+    assert done.returncode == 1, done.stderr
+    assert message in done.stderr
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_clip_too_long_can_be_resampled(home: Path) -> None:
+    np.save(home / "long.npy", np.random.default_rng(0).random((400, 54, 2)))
+    done = spoter_kit(home, "predict", "long.npy", "--long", "resample", "--json")
+    assert answer(done)["predictions"][0]["top"]
+
+
+def test_data_that_changed_after_training_is_not_taken_for_the_same(
+    home: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree((home / "runs" / "last").resolve(), run)
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny.folder, changed)
+    info = json.loads((run / "run.json").read_text())
+    info["data"]["folder"] = str(changed)
+    (run / "run.json").write_text(json.dumps(info))
+    with (changed / "clips.csv").open("a") as file:
+        file.write("\n")
+    done = spoter_kit(home, "eval", str(run))
+    assert done.returncode == 1
+    assert "clips.csv: sha256 is" in done.stderr
+    done = spoter_kit(home, "data", "split", str(changed), "--test", "s01")
+    assert done.returncode == 1
+
+
+def test_parity_of_another_runs_bundle_is_refused(home: Path, tiny: Dataset, tmp_path: Path) -> None:
+    small = ["epochs=1", "model.num_encoder_layers=1", "model.d_model=36", "model.d_ff=40"]
+    settings = [part for setting in small for part in ("--set", setting)]
+    other = tmp_path / "other"
+    answer(
+        spoter_kit(
+            tmp_path, "train", str(tiny.folder), "--recipe", "demo", *settings, "-o", str(other), "--json"
+        )
+    )
+    done = spoter_kit(home, "parity", "--run", str(other))
+    assert done.returncode == 1
+    assert "name the right one with --run, or export again" in done.stderr
+
+
+def test_usage_errors_exit_2(home: Path) -> None:
+    for arguments in (["trian"], ["export", "--max-batch", "0"], ["train", "--resume", "--seed", "3"]):
+        assert spoter_kit(home, *arguments).returncode == 2
+
+
+def test_the_golden_checkpoints_onnx_gives_the_notebooks_logits(shared: Path, tmp_path: Path) -> None:
+    for name in ("spoter", "bdsl_spoter"):
+        checkpoint = shared / "golden" / f"phase3_{name}.pth"
+        answer(spoter_kit(tmp_path, "import-checkpoint", str(checkpoint), "--json"))
+        answer(spoter_kit(tmp_path, "export", "--onnx", "--max-batch", "3", "--json"))
+        runner = Recognizer.load(tmp_path / "bundles" / f"phase3_{name}.spoter").runner
+        with np.load(shared / "golden" / "phase3_io.npz") as golden:
+            for frames in (37, 60, 99):
+                logits = runner.infer(golden[f"{name}_x_{frames}"])
+                assert np.abs(logits - golden[f"{name}_y_{frames}"]).max() <= 1e-5

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spoter_runtime.contract import GraphContract, Label
+from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.runner import Int32Array, Runner
+from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.evaluation import evaluate, infer_clips, scores_from_logits
+
+
+def clip(label: str, signer: str) -> Clip:
+    return Clip(id="", label=label, signer=signer, start=0, frames=1, fps=30)
+
+
+LABELS = tuple(Label(name=name) for name in "abcdefg")
+
+
+def test_scores_are_what_one_counts_by_hand() -> None:
+    clips = [clip("a", "x"), clip("a", "x"), clip("a", "y"), clip("b", "y")]
+    logits = np.zeros((4, 7), np.float32)
+    logits[0, 0] = logits[1, 1] = logits[2, 0] = logits[3, 1] = 5  # a a→b a b
+    logits[1, [0, 2, 3, 4]] = 1
+    scores = scores_from_logits(logits, clips, LABELS)
+    assert scores.top1 == 0.75
+    assert scores.top5 == 1.0
+    # a: precision 1, recall 2/3 → 0.8; b: precision 1/2, recall 1 → 2/3; labels without clips do not count
+    assert scores.macro_f1 == pytest.approx((0.8 + 2 / 3) / 2)
+    assert [(s.signer, s.clips, s.top1) for s in scores.signers] == [("x", 2, 0.5), ("y", 2, 1.0)]
+    assert [(p.label, p.taken_for, p.clips, p.of) for p in scores.confused] == [("a", "b", 1, 3)]
+
+
+def test_top5_stops_after_five() -> None:
+    logits = np.arange(7, dtype=np.float32)[None]
+    assert scores_from_logits(logits, [clip("c", "x")], LABELS).top5 == 1.0
+    assert scores_from_logits(logits, [clip("b", "x")], LABELS).top5 == 0.0
+
+
+class Echo(Runner):
+    """Answers with the number of real frames, so that a lost order shows."""
+
+    name = "echo"
+
+    def __init__(self, contract: GraphContract) -> None:
+        self.contract = contract
+
+    def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        return np.repeat(lengths_N[:, None], self.contract.num_classes, 1).astype(np.float32)
+
+
+def test_clips_of_any_length_keep_their_order() -> None:
+    lengths = [5, 1, 9, 3, 9, 2, 7]
+    clips = [np.full((n, 54, 2), 0.5, np.float32) for n in lengths]
+    runner = Echo(GraphContract(labels=LABELS, max_batch=3))
+    assert infer_clips(runner, clips)[:, 0].tolist() == lengths
+
+
+def test_unknown_labels_empty_splits_and_long_clips_are_refused(tiny: Dataset) -> None:
+    knows = Echo(GraphContract(labels=tiny.labels))
+    assert evaluate(knows, tiny, "all").clips == len(tiny.clips)
+    with pytest.raises(DataError, match="no clip is in the split 'dev'"):
+        evaluate(knows, tiny, "dev")
+    with pytest.raises(DataError, match="the model does not know 4 of its labels: synthetic-01"):
+        evaluate(Echo(GraphContract(labels=LABELS)), tiny, "test")
+    with pytest.raises(InputError, match=r"the model takes 1\.\.5"):
+        evaluate(Echo(GraphContract(labels=tiny.labels, max_frames=5)), tiny, "test")

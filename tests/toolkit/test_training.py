@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spoter_runtime.errors import CheckpointError, ConfigError, DataError
+from spoter_toolkit.augment import AugmentConfig
+from spoter_toolkit.checkpoint import WEIGHTS, read_run
+from spoter_toolkit.data.dataset import Dataset
+from spoter_toolkit.models import ModelConfig
+from spoter_toolkit.training import LAST, TrainConfig, _loss, _warmup_then_linear, read_metrics, train
+
+CONFIG = TrainConfig(
+    model=ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40),
+    augment=AugmentConfig(time_scale=0.2, rotation_deg=10, hand_dropout=0.2, mirror=0.5),
+    epochs=3,
+    batch_size=4,
+    learning_rate=1e-3,
+    warmup_steps=2,
+)
+
+
+class _Stop(Exception):
+    pass
+
+
+def stop_at(step: int):  # type: ignore[no-untyped-def]
+    def on_progress(done: int, total: int, what: str) -> None:
+        if done == step:
+            raise _Stop
+
+    return on_progress
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / WEIGHTS).read_bytes()
+
+
+def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dataset, tmp_path: Path) -> None:
+    seen = []
+    run = train(CONFIG, tiny, tmp_path / "run", on_progress=lambda *step: seen.append(step))
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {
+        "model.safetensors",
+        "run.json",
+        "metrics.jsonl",
+        "last.pt",
+        "curves.png",
+        "confusion.png",
+    }
+    assert [row["epoch"] for row in read_metrics(run.folder)] == [1, 2, 3]
+    assert all({"train_loss", "val_loss", "val_accuracy"} <= row.keys() for row in read_metrics(run.folder))
+    assert run.info["status"] == "done"
+    assert run.info["data"] == {
+        "folder": str(tiny.folder),
+        "sha256": tiny.sha256,
+        "kind": "synthetic",
+        "synthetic": True,
+        "split": tiny.split,
+        "coordinates": "image",
+    }
+    assert run.info["train"]["seed"] == 0
+    assert run.info["versions"]["torch"] == torch.__version__
+    assert seen[-1][0] == seen[-1][1]  # the last step of as many as announced
+    torch.load(run.folder / LAST, weights_only=True)
+    best = max(read_metrics(run.folder), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert run.info["metrics"]["best_epoch"] == best["epoch"]
+    assert run.info["metrics"]["val"]["top1"] == pytest.approx(best["val_accuracy"])
+
+
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_a_run_that_was_stopped_resumes_to_the_same_weights(tiny: Dataset, tmp_path: Path, step: int) -> None:
+    train(CONFIG, tiny, tmp_path / "whole")
+    with pytest.raises(_Stop):
+        train(CONFIG, tiny, tmp_path / "broken", on_progress=stop_at(step))
+    train(CONFIG, tiny, tmp_path / "broken", resume=True)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+    rows = [
+        [{k: v for k, v in row.items() if "second" not in k} for row in read_metrics(tmp_path / name)]
+        for name in ("whole", "broken")
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_five_times_ends_with_the_same_weights(tiny: Dataset, tmp_path: Path) -> None:
+    settings = ["epochs=30", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40"]
+    command = [sys.executable, "-m", "spoter_toolkit", "train"]
+    begin = [str(tiny.folder), "--recipe", "demo", *(part for s in settings for part in ("--set", s))]
+    run = tmp_path / "runs" / "killed"
+    subprocess.run([*command, *begin, "-o", "runs/whole"], cwd=tmp_path, check=True, capture_output=True)
+    moments = random.Random(0)
+    for kill in range(5):
+        arguments = [*begin, "-o", str(run)] if kill == 0 else ["--resume", "-o", str(run)]
+        worker = subprocess.Popen([*command, *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        known = len(read_metrics(run))
+        deadline = time.monotonic() + 120
+        while len(read_metrics(run)) < known + 2 and worker.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.15))
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    subprocess.run([*command, "--resume", "-o", str(run)], cwd=tmp_path, check=True, capture_output=True)
+    assert weights(run) == weights(tmp_path / "runs" / "whole")
+    assert [row["epoch"] for row in read_metrics(run)] == list(range(1, 31))
+
+
+def test_a_seed_decides_the_weights(tiny: Dataset, tmp_path: Path) -> None:
+    short = replace(CONFIG, epochs=1)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(replace(short, seed=seed), tiny, tmp_path / name)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_a_model_learns_what_it_is_shown(tiny: Dataset, tmp_path: Path) -> None:
+    longer = replace(CONFIG, epochs=25, augment=AugmentConfig(), learning_rate=3e-3)
+    train(longer, tiny, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
+    assert rows[-1]["train_accuracy"] > 0.9
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+
+
+def test_without_a_val_split_the_last_epoch_is_kept_and_the_test_split_is_not_touched(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    clips = [replace(clip, split="" if clip.split == "val" else clip.split) for clip in tiny.clips]
+    train(CONFIG, tiny.with_clips(clips, tiny.split), tmp_path / "with-test")
+    no_test = [clip for clip in clips if clip.split != "test"]
+    train(CONFIG, tiny.with_clips(no_test, tiny.split), tmp_path / "without-test")
+    assert weights(tmp_path / "with-test") == weights(tmp_path / "without-test")
+    assert "val" not in read_run(tmp_path / "with-test").info["metrics"]
+    assert not (tmp_path / "with-test" / "confusion.png").exists()
+
+
+def test_early_stopping_ends_after_patience_evaluations_without_a_better_one(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    stuck = replace(CONFIG, epochs=20, learning_rate=1e-12, patience=2)
+    run = train(stuck, tiny, tmp_path / "run")
+    epochs = run.info["metrics"]["epochs"]
+    assert epochs - run.info["metrics"]["best_epoch"] == 2
+    assert epochs < 20
+
+
+def test_resuming_with_other_settings_or_other_data_is_refused(tiny: Dataset, tmp_path: Path) -> None:
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="begun with other settings: epochs, learning_rate"):
+        train(replace(CONFIG, epochs=2, learning_rate=0.5), tiny, tmp_path / "run", resume=True)
+    other = replace(tiny, sha256="0" * 64)
+    with pytest.raises(CheckpointError, match="begun on other data"):
+        train(replace(CONFIG, epochs=1), other, tmp_path / "run", resume=True)
+
+
+def test_a_damaged_last_pt_says_so(tiny: Dataset, tmp_path: Path) -> None:
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    last = tmp_path / "run" / LAST
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt: cannot be read"):
+        train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", resume=True)
+
+
+def test_no_train_split_and_a_leak_are_refused(tiny: Dataset, tmp_path: Path) -> None:
+    nobody = tiny.with_clips([replace(clip, split="") for clip in tiny.clips], "")
+    with pytest.raises(DataError, match=r"no clip is in the train split\. Fix: spoter-kit data split"):
+        train(CONFIG, nobody, tmp_path / "run")
+    leak = [replace(clip, split="test" if i % 3 else "train") for i, clip in enumerate(tiny.clips)]
+    with pytest.raises(DataError, match="a leak: signer s01"):
+        train(CONFIG, tiny.with_clips(leak, "by hand"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "focal"])
+def test_the_losses_are_their_formulas(loss: str) -> None:
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0]])
+    labels = torch.tensor([0, 1])
+    p = torch.softmax(logits.double(), 1)[torch.arange(2), labels].numpy()
+    expected = -np.log(p) * ((1 - p) ** 2 if loss == "focal" else 1)
+    got = _loss(logits, labels, TrainConfig(loss=loss))  # type: ignore[arg-type]
+    assert got.item() == pytest.approx(expected.mean(), rel=1e-6)
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    factor = _warmup_then_linear(10, 110)
+    values = [factor(step) for step in range(111)]
+    assert values[0] == pytest.approx(1 / 11)
+    assert np.argmax(values) == 10
+    assert values[10] == 1.0
+    assert values[110] == 0.0
+    assert max(_warmup_then_linear(1000, 50)(step) for step in range(50)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("learning_rate", 0.0), ("label_smoothing", 1.5), ("loss", "hinge"), ("seed", -1)],
+)
+def test_settings_out_of_range_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: "):
+        TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_tensorboard_receives_the_epochs(tiny: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from spoter_toolkit.data.dataset import read_dataset\n"
+        "from spoter_toolkit.recipes import read_recipe\n"
+        "from spoter_toolkit.training import train\n"
+        "config = read_recipe('demo', ['epochs=2', 'model.num_encoder_layers=1'])\n"
+        f"train(config, read_dataset({str(tiny.folder)!r}), Path('run'), trackers=('tensorboard',))\n"
+        "from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
+        "folder = next(Path('run').rglob('events.*')).parent\n"
+        "events = EventAccumulator(str(folder)); events.Reload()\n"
+        "print([round(e.step) for e in events.Scalars('train_loss')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[1, 2]", done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tiny: Dataset, tmp_path: Path) -> None:
+    """Two CPU processes share the batches and end with one run; gradients meet through gloo."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("-m", "spoter_toolkit", "train", str(tiny.folder), "--recipe", "demo", "-o", "run"),
+        *("--set", "epochs=2", "--set", "model.num_encoder_layers=1", "--json"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = read_metrics(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert read_run(tmp_path / "run").load_model()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"

@@ -1,0 +1,128 @@
+"""Where the figures were measured: processor, memory, system, versions; nothing that names a person."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from spoter_runtime.ort import installed_distributions
+from spoter_toolkit.bench.cases import usable_cores
+
+_PACKAGES: Final = ("spoter-kit", "numpy", "torch")
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_CPUFREQ: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+def environment() -> dict[str, Any]:
+    """Return plain JSON values that describe this machine; None for what it does not tell.
+
+    No host name, no user name, no path.
+    """
+    return {
+        "cpu": cpu_model(),
+        "architecture": platform.machine(),
+        "logical_cores": os.cpu_count(),
+        "physical_cores": _physical_cores(),
+        "usable_cores": usable_cores(),
+        "cpu_quota_cores": _cpu_quota_cores(),
+        "governor": _read(_CPUFREQ / "scaling_governor"),
+        "frequency_mhz": _frequency_mhz(),
+        "ram_bytes": _ram_bytes(),
+        "system": _system(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": _versions(),
+    }
+
+
+def load_average() -> float | None:
+    """Return how many processes wanted to run during the last minute; None where it is not known."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the system gives it."""
+    for field in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi and other ARM boards
+        if values := _cpuinfo(field):
+            return values[0]
+    return platform.processor() or platform.machine()
+
+
+def slug(text: str) -> str:
+    """Return a name for a folder: ``Intel(R) Core(TM) i7-1165G7 @ 2.80GHz`` → ``intel-core-i7-1165g7``."""
+    plain = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", text.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unnamed"
+
+
+def without_places(text: str, *paths: Path) -> str:
+    """Return an error's text without the folders that lead to its files: they name people and machines.
+
+    Args:
+        text: any text.
+        paths: files or folders that it may mention; a space in their parents could not be told otherwise.
+    """
+    for folder in (*(path.absolute().parent for path in paths), Path.cwd(), Path.home()):
+        text = text.replace(f"{folder}{os.sep}", "…/")
+    return re.sub(r"(?<![\w.…])/(?:[^\s/:'\"]+/)+", "…/", text)
+
+
+def _cpuinfo(field: str) -> list[str]:
+    """Return a field's value for every logical core, empty where there is none."""
+    pattern = rf"^{re.escape(field)}\s*:\s*(.+?)\s*$"
+    return re.findall(pattern, _read(_CPUINFO) or "", re.MULTILINE)
+
+
+def _physical_cores() -> int | None:
+    sockets, cores = _cpuinfo("physical id"), _cpuinfo("core id")
+    return len(set(zip(sockets, cores, strict=False))) or None
+
+
+def _cpu_quota_cores() -> float | str | None:
+    """Return how much of the processor a container may use, in cores."""
+    quota, _, period = (_read(_CPU_QUOTA) or "").partition(" ")
+    if not period:
+        return None
+    return "unlimited" if quota == "max" else round(int(quota) / int(period), 2)
+
+
+def _frequency_mhz() -> int | None:
+    """Return the first core's frequency at this moment."""
+    if khz := _read(_CPUFREQ / "scaling_cur_freq"):
+        return int(khz) // 1000
+    mhz = _cpuinfo("cpu MHz")
+    return round(float(mhz[0])) if mhz else None
+
+
+def _ram_bytes() -> int | None:
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {**versions, **(installed_distributions() or {"onnxruntime": None})}
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,113 @@
+"""Draw latency against clip length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from spoter_runtime.errors import require
+from spoter_toolkit.backends import BACKENDS
+from spoter_toolkit.bench.cases import plural
+from spoter_toolkit.bench.results import BenchResult, Timing
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+# Okabe & Ito's palette: told apart by people with any colour vision, and in print.
+_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_STYLES: Final = ("-o", "--s", ":^", "-.D")
+_COLUMNS: Final = 3
+_DPI: Final = 130
+_SIDESTEP: Final = 0.008  # of the axis, so that the bars of different lines do not hide each other
+
+
+def draw_latency(result: BenchResult, path: Path) -> None:
+    """Write a PNG: median latency against frames, a panel a batch, a line a backend and thread count.
+
+    The bar at a point holds the middle half of the samples.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib", extra="toolkit")
+    from matplotlib.figure import Figure  # without pyplot: no window system, no global state
+
+    batches = sorted({timing.case.batch for timing in result.timings})
+    columns = min(len(batches), _COLUMNS)
+    rows = -(-len(batches) // columns)
+    figure = Figure(figsize=(1.0 + 4.6 * columns, 1.3 + 3.4 * rows), dpi=_DPI)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, batch in zip(panels, batches, strict=False):
+        _draw_panel(panel, result, batch)
+    for panel in panels[len(batches) :]:
+        panel.set_visible(False)
+    lines: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            lines[label] = handle
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside lower center", ncols=2 * columns, frameon=False
+    )
+    title = f"{result.bundle}: median latency; bars hold the middle half of the calls"
+    figure.suptitle(title, fontsize=11, wrap=True)
+    figure.savefig(path, format="png")
+
+
+def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    backends = list(dict.fromkeys(timing.backend for timing in result.timings))
+    threads = sorted({timing.case.threads for timing in result.timings}, reverse=True)
+    longest = max(timing.case.frames for timing in result.timings)
+    lines = [(backend, count) for backend in backends for count in threads]
+    for place, (backend, count) in enumerate(lines):
+        timings = [
+            t for t in result.timings if (t.backend, t.case.batch, t.case.threads) == (backend, batch, count)
+        ]
+        if timings:
+            _draw_line(
+                panel,
+                sorted(timings, key=lambda timing: timing.case.frames),
+                shift=(place - (len(lines) - 1) / 2) * _SIDESTEP * longest,
+                style=_STYLES[threads.index(count) % len(_STYLES)],
+                colour=_COLOURS[BACKENDS.index(backend) % len(_COLOURS)],  # its own in every picture
+                label=f"{backend}, {plural(count, 'thread')}",
+            )
+    panel.set_title(f"{plural(batch, 'clip')} a call", fontsize=10)
+    panel.set_xlabel("frames in a clip")
+    panel.set_ylabel("milliseconds a call")
+    panel.set_xlim(0, 1.06 * longest)
+    # On a logarithmic scale a ratio is a distance, and a disturbed measurement does not flatten the others.
+    panel.set_yscale("log")
+    low, high = panel.get_ylim()
+    panel.set_ylim(min(low, (low * high) ** 0.5 / 2), max(high, (low * high) ** 0.5 * 2))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.grid(color="0.9")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_line(
+    panel: Axes, timings: list[Timing], *, shift: float, style: str, colour: str, label: str
+) -> None:
+    low, middle, high = np.array(
+        [np.percentile(timing.samples_ns, (25, 50, 75)) / 1e6 for timing in timings]
+    ).T
+    panel.errorbar(
+        [timing.case.frames + shift for timing in timings],
+        middle,
+        yerr=(middle - low, high - middle),
+        fmt=style,
+        color=colour,
+        label=label,
+        markersize=4,
+        linewidth=1.5,
+        elinewidth=1,
+        capsize=2,
+    )

@@ -1,0 +1,155 @@
+"""`spoter-kit bench`: latency, throughput, memory and start-up of a bundle, across backends."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from spoter_toolkit.cli.console import (
+    ForceOption,
+    JsonOption,
+    emit_json,
+    emit_table,
+    next_step,
+    progress_bar,
+    say,
+)
+
+if TYPE_CHECKING:
+    from spoter_toolkit.bench.cases import BenchSettings
+
+BENCHES: Final = Path("bench")
+
+
+def bench(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Once for each backend; default: all there are.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="Clips a call, with commas; default: 1,16.")] = None,
+    frames: Annotated[str | None, typer.Option(help="Frames a clip; default: 30,60,164.")] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="Threads in an operator; default: 1 and all cores.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="How often each backend has its turn at a case.")] = None,
+    seconds_per_case: Annotated[
+        float | None, typer.Option(help="Measured time of a case and backend, over all rounds.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look: one clip, one length, few rounds.")
+    ] = False,
+    run: Annotated[
+        Path | None, typer.Option(help="RUN that torch loads; default: where the bundle was made.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Report folder; default: bench/BUNDLE-PROCESSOR-MONTH."),
+    ] = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
+    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.errors import BackendError
+    from spoter_toolkit.bench.cases import plural
+    from spoter_toolkit.bench.controller import run_bench
+    from spoter_toolkit.bench.report import problems, tables, write_report
+    from spoter_toolkit.locate import newest_bundle
+
+    path = bundle or newest_bundle()
+    settings = _settings(backend, batch, frames, threads, rounds, seconds_per_case, quick)
+    folder = out or BENCHES / _report_name(read_bundle(path).name)
+    _check_place(folder, force)
+    with progress_bar() as on_progress:
+        result = run_bench(path, settings, run=run, on_progress=on_progress)
+    # Shown before it is written: a disk that fills meanwhile must not cost the figures.
+    if json:
+        emit_json(result.as_json(samples=False))
+    else:
+        for table in tables(result):
+            emit_table(table.title, table.columns, table.rows)
+        for name, what, why in problems(result):
+            print(f"{name}: {what}: {why}")
+    for remark in result.remarks:
+        say(f"note: {remark}")
+    write_report(result, folder)
+    if result.failures:
+        lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in result.failures)
+        raise BackendError(
+            f"{plural(len(result.failures), 'worker')} lost: {lost}. What was measured is in {folder}"
+        )
+    say(f"report: {folder}")
+    if not json:
+        next_step(f"spoter-kit verify {path}")
+
+
+def _settings(
+    backend: list[str] | None,
+    batch: str | None,
+    frames: str | None,
+    threads: str | None,
+    rounds: int | None,
+    seconds_per_case: float | None,
+    quick: bool,
+) -> BenchSettings:
+    """Return the settings: what was asked for, over the quick ones, over the defaults."""
+    from spoter_toolkit.bench.cases import QUICK, BenchSettings
+
+    asked = {
+        "backends": tuple(backend) if backend else None,
+        "batches": _counts("--batch", batch),
+        "frames": _counts("--frames", frames),
+        "threads": _counts("--threads", threads),
+        "rounds": rounds,
+        "seconds_per_case": seconds_per_case,
+    }
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    return BenchSettings(**((QUICK if quick else {}) | chosen))
+
+
+def _counts(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Parse ``1,16``.
+
+    Raises:
+        ConfigError: something else than whole numbers between the commas.
+    """
+    from spoter_runtime.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option}: expected whole numbers with commas, like 1,16, got {text!r}") from error
+
+
+def _report_name(bundle_name: str) -> str:
+    """Return ``<bundle>-<processor>-<month>``: a figure belongs to all three."""
+    from datetime import datetime, timezone
+
+    from spoter_toolkit.bench.environment import cpu_model, slug
+
+    month = datetime.now(timezone.utc).strftime("%Y-%m")
+    return f"{slug(bundle_name)}-{slug(cpu_model())}-{month}"
+
+
+def _check_place(folder: Path, force: bool) -> None:
+    """Refuse before the measuring what would fail after it.
+
+    Raises:
+        ConfigError: something is there already, or nothing can be written there.
+    """
+    from spoter_runtime.errors import ConfigError
+
+    if folder.exists() and not force:
+        raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or name another with -o")
+    nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written there ({error.strerror}). Fix: name another folder with -o"
+        ) from error
