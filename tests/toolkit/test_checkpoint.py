@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from spoter_runtime.errors import CheckpointError, SpoterError
-from spoter_toolkit.checkpoint import RUN_JSON, WEIGHTS, read_run
+from spoter_toolkit.checkpoint import RUN_JSON, read_run
 from spoter_toolkit.labels import read_labels
+from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, model_from_config
 from spoter_toolkit.notebook_checkpoint import import_checkpoint, model_from_notebook
 
@@ -165,7 +166,7 @@ def test_a_checkpoint_with_a_tensor_of_another_shape_names_it(tmp_path: Path) ->
 )
 def test_a_damaged_run_says_what_is_wrong(tmp_path: Path, damage: str, message: str) -> None:
     import_checkpoint(notebook_checkpoint(tmp_path / "notebook.pth"), tmp_path / "run", None)
-    info, weights = tmp_path / "run" / RUN_JSON, tmp_path / "run" / WEIGHTS
+    info, weights = tmp_path / "run" / RUN_JSON, tmp_path / "run" / RUN_WEIGHTS
     content = json.loads(info.read_text())
     if damage == "no run.json":
         info.unlink()

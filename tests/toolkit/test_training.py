@@ -15,8 +15,9 @@ import torch
 
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.augment import AugmentConfig
-from spoter_toolkit.checkpoint import WEIGHTS, read_run
+from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import Dataset
+from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig
 from spoter_toolkit.training import LAST, TrainConfig, _loss, _warmup_then_linear, read_metrics, train
 
@@ -43,7 +44,7 @@ def stop_at(step: int):  # type: ignore[no-untyped-def]
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / WEIGHTS).read_bytes()
+    return (folder / RUN_WEIGHTS).read_bytes()
 
 
 def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dataset, tmp_path: Path) -> None:

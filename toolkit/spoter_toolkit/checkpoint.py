@@ -18,10 +18,10 @@ from torch import Tensor
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import replacing, sha256_of, write_json
+from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
 
 SCHEMA_VERSION: Final = 1
-WEIGHTS: Final = "model.safetensors"
 RUN_JSON: Final = "run.json"
 
 _PACKAGES: Final = ("spoter-kit", "torch", "numpy", "accelerate", "safetensors")
@@ -65,10 +65,10 @@ class Run:
         return sha256_of(self._weights_path())
 
     def _weights_path(self) -> Path:
-        path = self.folder / WEIGHTS
+        path = self.folder / RUN_WEIGHTS
         if not path.is_file():
             raise CheckpointError(
-                f"{self.folder}: no {WEIGHTS}: the training did not get that far. "
+                f"{self.folder}: no {RUN_WEIGHTS}: the training did not get that far. "
                 f"Fix: spoter-kit train --resume -o {self.folder}"
             )
         return path

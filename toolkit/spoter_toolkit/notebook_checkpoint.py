@@ -16,7 +16,8 @@ from spoter_runtime.contract import Label
 from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import replacing, sha256_of
 from spoter_runtime.landmarks import NUM_FEATURES
-from spoter_toolkit.checkpoint import WEIGHTS, Run, load_weights, read_run, save_weights, write_run_json
+from spoter_toolkit.checkpoint import Run, load_weights, read_run, save_weights, write_run_json
+from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
 
 # Of BdSL_SPOTER's notebook class: a second head that its forward never reads.
@@ -155,7 +156,7 @@ def import_checkpoint(
         raise CheckpointError(f"{path}: {config.num_classes} classes, but {len(labels)} labels were given")
     with replacing(folder) as temporary:
         temporary.mkdir()
-        save_weights(imported.model, temporary / WEIGHTS)
+        save_weights(imported.model, temporary / RUN_WEIGHTS)
         write_run_json(
             temporary,
             name=folder.name,

@@ -25,7 +25,6 @@ from spoter_runtime.files import remove, replacing
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.augment import AugmentConfig, augment
 from spoter_toolkit.checkpoint import (
-    WEIGHTS,
     Run,
     load_weights,
     read_run,
@@ -36,6 +35,7 @@ from spoter_toolkit.checks import check_model
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.data.split import check_no_leak
 from spoter_toolkit.evaluation import Scores, scores_from_logits
+from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
 from spoter_toolkit.pictures import draw_confusion, draw_curves
 
@@ -155,72 +155,105 @@ def train(
     if trackers:
         accelerator.init_trackers(folder.name, config=_flat(config))
 
-    for epoch in range(progress.epoch, config.epochs):
-        if progress.stopped(config.patience):
-            break
-        begin = time.perf_counter()
-        loss, accuracy = 0.0, 0.0
-        set_seed(_mixed(config.seed, epoch, accelerator.process_index))  # for dropout
-        generator = torch.Generator(accelerator.device)
-        generator.manual_seed(_mixed(config.seed, epoch, accelerator.process_index) + 1)
-        batches = _epoch_batches(splits.train, config, epoch, accelerator)
-        model.train()
-        for step, clips in enumerate(batches):
-            poses_NTL2, lengths_N, labels_N = _batch(dataset, clips, accelerator.device)
-            poses_NTL2, lengths_N = augment(
-                poses_NTL2,
-                lengths_N,
-                config.augment,
-                generator,
-                max_frames=config.model.max_frames,
-                centre=(0.5, 0.5) if dataset.coordinates == "image" else (0.0, 0.0),
-            )
-            with accelerator.autocast():
-                logits_NC = model(poses_NTL2.flatten(2), lengths_N)
-            batch_loss = _loss(logits_NC.float(), labels_N, config)
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(batch_loss)
-            accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
-            optimizer.step()
-            schedule.step()
-            loss += batch_loss.item() / len(batches)
-            accuracy += (logits_NC.argmax(1) == labels_N).float().mean().item() / len(batches)
-            if on_progress:
-                so_far = len(batches) / (step + 1)
-                on_progress(
-                    epoch * steps_per_epoch + step + 1,
-                    steps,
-                    f"epoch {epoch + 1}/{config.epochs}  loss {loss * so_far:.3f}  "
-                    f"accuracy {accuracy * so_far:.3f}{progress.best_words()}",
-                )
-        progress.epoch = epoch + 1
-        row: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "learning_rate": schedule.get_last_lr()[0],
-            "seconds": round(time.perf_counter() - begin, 3),
-            "clips_per_second": round(len(splits.train) / (time.perf_counter() - begin), 1),
-        }
+    def report(done: int, what: str) -> None:
+        if on_progress:
+            on_progress(done, steps, what)
+
+    loop = _Loop(config, dataset, splits.train, model, optimizer, schedule, accelerator)
+
+    while progress.epoch < config.epochs and not progress.stopped(config.patience):
+        row = loop.run_epoch(
+            progress.epoch,
+            lambda done, what: report(progress.epoch * steps_per_epoch + done, what + progress.best_words()),
+        )
+        progress.epoch += 1
         if accelerator.is_main_process:
             bare = accelerator.unwrap_model(model)
-            if splits.val and ((epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs):
+            if splits.val and (
+                progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
+            ):
                 row |= _evaluate(bare, dataset, splits.val, accelerator.device)
                 if progress.improved(row["val_accuracy"], row["val_loss"]):
-                    save_weights(bare, folder / WEIGHTS)
+                    save_weights(bare, folder / RUN_WEIGHTS)
             _append_metrics(folder, row)
             _save_last(folder, bare, optimizer, schedule, progress)
         if trackers:
-            accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=epoch + 1)
+            accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=progress.epoch)
         progress.share(accelerator)
     if accelerator.is_main_process:
         if not splits.val:
-            save_weights(accelerator.unwrap_model(model), folder / WEIGHTS)
+            save_weights(accelerator.unwrap_model(model), folder / RUN_WEIGHTS)
         _finish(folder, config, dataset, splits, progress, accelerator.device)
     if trackers:
         accelerator.end_training()
     accelerator.wait_for_everyone()
     return read_run(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What one epoch needs, from the config to the optimiser."""
+
+    config: TrainConfig
+    dataset: Dataset
+    clips: tuple[Clip, ...]
+    model: Any  # Accelerate wraps it on several GPUs
+    optimizer: Any
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    accelerator: Any
+
+    def run_epoch(self, epoch: int, on_step: Callable[[int, str], None]) -> dict[str, Any]:
+        """Take one step a batch; return the epoch's row of metrics.jsonl, without validation."""
+        from accelerate.utils import set_seed
+
+        config, device = self.config, self.accelerator.device
+        begin = time.perf_counter()
+        seed = _mixed(config.seed, epoch, self.accelerator.process_index)
+        set_seed(seed)  # dropout
+        generator = torch.Generator(device).manual_seed(seed + 1)  # augmentation
+        batches = _epoch_batches(self.clips, config, epoch, self.accelerator)
+        loss, accuracy = 0.0, 0.0
+        self.model.train()
+        for step, clips in enumerate(batches, start=1):
+            batch_loss, batch_accuracy = self._step(clips, generator)
+            loss += batch_loss / len(batches)
+            accuracy += batch_accuracy / len(batches)
+            so_far = len(batches) / step
+            on_step(
+                step,
+                f"epoch {epoch + 1}/{config.epochs}  loss {loss * so_far:.3f}  "
+                f"accuracy {accuracy * so_far:.3f}",
+            )
+        seconds = time.perf_counter() - begin
+        return {
+            "epoch": epoch + 1,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "seconds": round(seconds, 3),
+            "clips_per_second": round(len(self.clips) / seconds, 1),
+        }
+
+    def _step(self, clips: list[Clip], generator: torch.Generator) -> tuple[float, float]:
+        """Update the weights on one batch; return its loss and accuracy."""
+        poses_NTL2, lengths_N, labels_N = _batch(self.dataset, clips, self.accelerator.device)
+        poses_NTL2, lengths_N = augment(
+            poses_NTL2,
+            lengths_N,
+            self.config.augment,
+            generator,
+            max_frames=self.config.model.max_frames,
+            centre=(0.5, 0.5) if self.dataset.coordinates == "image" else (0.0, 0.0),
+        )
+        with self.accelerator.autocast():
+            logits_NC = self.model(poses_NTL2.flatten(2), lengths_N)
+        loss = _loss(logits_NC.float(), labels_N, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.item(), (logits_NC.argmax(1) == labels_N).float().mean().item()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,9 @@ from spoter_toolkit.bench.cases import (
 from spoter_toolkit.bench.environment import environment, load_average, without_places
 from spoter_toolkit.bench.process import WorkerLost, WorkerProcess, thread_environment
 from spoter_toolkit.bench.results import BenchResult, Failure, Memory, Start, Timing
-from spoter_toolkit.locate import RUNS
+from spoter_toolkit.locate import RUN_WEIGHTS, RUNS
 
 OnProgress = Callable[[int, int, str], None]
-
-# As spoter_toolkit.checkpoint has it, which would import torch into this process.
-_RUN_WEIGHTS: Final = "model.safetensors"
 
 _BUSY: Final = 0.25  # load average per core before the run from which on the report says so
 
@@ -254,7 +251,7 @@ def _fp32_model(bundle: Bundle) -> Artefact:
 def _model_bytes(bundle: Bundle, model: Artefact, backend: str, run: Path | None) -> int:
     """Return the size of the file that a backend loads; the worker has already found it there."""
     if backend == "torch":
-        return ((run or RUNS / bundle.provenance["run"]["name"]) / _RUN_WEIGHTS).stat().st_size
+        return ((run or RUNS / bundle.provenance["run"]["name"]) / RUN_WEIGHTS).stat().st_size
     return model.size_bytes
 
 

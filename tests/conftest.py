@@ -1,0 +1,142 @@
+"""Fixtures of all tests: one small proven bundle a session, and a clean Python to run things in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spoter_runtime.contract import GraphContract, Label
+
+ROOT = Path(__file__).parents[1]
+
+LABELS = (
+    Label(name="cha", gloss="tea", bengali="চা", romanised="chā"),
+    Label(name="dudh", gloss="milk", bengali="দুধ", romanised="dudh"),
+    Label(name="bhai", gloss="brother", bengali="ভাই", romanised="bhāi"),
+    Label(name="bon", gloss="sister", bengali="বোন", romanised="bōn"),
+    Label(name="jol", gloss="water", bengali="জল", romanised="jol"),
+)
+
+# Before any other finder: these modules are absent, as on a device.
+_BLOCKER = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.fixture(scope="session")
+def contract():
+    """What the small model claims; eight clips keep its grid quick."""
+    return GraphContract(labels=LABELS, max_batch=8)
+
+
+@pytest.fixture(scope="session")
+def small_model(contract):
+    """A BdslSpoter of two layers whose random weights tell clips apart: every label wins somewhere."""
+    import torch
+
+    from spoter_export.parity import generated_poses
+    from spoter_toolkit.models import BdslSpoter, ModelConfig
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        d_model=36, num_heads=4, num_encoder_layers=2, d_ff=64, num_classes=contract.num_classes
+    )
+    model = BdslSpoter(config).eval()
+    poses = torch.from_numpy(generated_poses(np.random.default_rng(0), 64, 40))
+    with torch.no_grad():
+        logits = model(poses, torch.full((64,), 40))
+        head = model.bdsl_classifier[-1]
+        head.bias -= logits.mean(0)
+        for parameter in (head.weight, head.bias):
+            parameter *= (3 / logits.std(0)).reshape(-1, *[1] * (parameter.ndim - 1))
+    return model
+
+
+@pytest.fixture(scope="session")
+def provenance():
+    """What `spoter-kit export` tells of a run on generated signing."""
+    data = {"kind": "synthetic", "synthetic": True, "sha256": "0" * 64, "split": "by signer: test s4"}
+    return {"origin": "trained by a test", "data": data, "versions": {"spoter-kit": "0"}}
+
+
+@pytest.fixture(scope="session")
+def exported(small_model, contract, provenance, tmp_path_factory):
+    """The small model as a bundle; an export takes seconds, so all tests share it and none may change it."""
+    from spoter_export.bundle_writer import ProofClips, export_bundle
+
+    folder = tmp_path_factory.mktemp("bundles") / "small.spoter"
+    return export_bundle(small_model, contract, folder, provenance=provenance, proof=ProofClips())
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(exported):
+    """The shared bundle's folder, not to be changed."""
+    return exported.bundle.folder
+
+
+@pytest.fixture
+def bundle_copy(bundle_folder, tmp_path):
+    """A copy of the bundle, to be damaged."""
+    return Path(shutil.copytree(bundle_folder, tmp_path / "copy.spoter"))
+
+
+@pytest.fixture
+def make_clip():
+    """Return clip(seed, frames): landmarks (frames, 54, 2) that move smoothly, some of them missing."""
+    from spoter_export.parity import generated_poses
+
+    def make_clip(seed=0, frames=20):
+        return generated_poses(np.random.default_rng(seed), 1, frames)[0].reshape(frames, 54, 2)
+
+    return make_clip
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Return python(*arguments): run the interpreter in an empty folder, some modules absent if asked."""
+
+    def python(*arguments, absent=(), path=(), env=None):
+        blocker = tmp_path / "blocker"
+        blocker.mkdir(exist_ok=True)
+        (blocker / "sitecustomize.py").write_text(_BLOCKER.format(modules=tuple(absent)))
+        workplace = tmp_path / "empty"
+        workplace.mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=workplace,
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(map(str, (blocker, *path))), "PYTHONIOENCODING": "utf-8"}
+            | (env or {}),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
+
+    return python
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The project's wheel, built without network."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    return next(folder.glob("*.whl"))
