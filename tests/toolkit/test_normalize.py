@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -71,3 +72,26 @@ def test_none_passes_values_as_they_are() -> None:
     lengths = torch.tensor([40], dtype=torch.int32)
     passed = Normalize("none")(points.flatten(2), lengths).reshape(points.shape)
     assert torch.equal(passed, points.nan_to_num(0.0))
+
+
+def test_rounding_hardly_moves_a_feature() -> None:
+    """Ill-conditioned arithmetic would give every engine its own features; float64 is the measure."""
+    from spoter_export.parity import generated_poses
+
+    poses = torch.from_numpy(generated_poses(np.random.default_rng((0, 32, 299)), 32, 299))
+    lengths = torch.full((32,), 299, dtype=torch.int32)
+    module = Normalize("signing-space")
+    single, double = module(poses, lengths), module(poses.double(), lengths)
+    assert (single - double).abs().max() <= 2e-6
+
+
+def test_the_shoulders_place_is_their_geometric_median() -> None:
+    from spoter_toolkit.normalize import _robust_centre
+
+    rng = np.random.default_rng(0)
+    points = rng.normal(0, 0.01, (1, 41, 2)) + np.array([0.4, 0.3])
+    points[0, :10] += 2.0  # a quarter of the frames belongs to somebody else
+    valid = torch.ones(1, 41, 1, dtype=torch.bool)
+    centre = _robust_centre(torch.from_numpy(points), valid)[0, 0].numpy()
+    assert np.abs(centre - [0.4, 0.3]).max() < 0.1
+    assert np.abs(points.mean(1) - [0.4, 0.3]).max() > 0.4

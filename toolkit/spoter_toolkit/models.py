@@ -25,6 +25,12 @@ LandmarkWeights = Literal["interleaved", "planar"]
 # fp16 converters keep the softmax in fp32. exp(-1e4) is an exact 0 in float32.
 MASKED: Final = -1e4
 
+# Initial spread of the input projection. PyTorch's own (0.06 here) makes frames of normalised landmarks some
+# ten times smaller than the position sinusoids that are added to them, and training starts by undoing that.
+# Measured on 60 generated signs, 7 epochs at 1e-3: 0.06 stays at chance, 0.22 reaches 0.38 validation
+# accuracy, 0.56 reaches 0.78.
+INPUT_STD: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
@@ -190,6 +196,7 @@ class Spoter(nn.Module):
         self.config = config
         self.normalize = Normalize(config.normalize)
         self.input_projection = nn.Linear(NUM_FEATURES, config.d_model)
+        nn.init.normal_(self.input_projection.weight, std=INPUT_STD)
         self.class_token = nn.Parameter(torch.randn(1, 1, config.d_model))
         self.positional_encoding = PositionalEncoding(config)
         self.encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))

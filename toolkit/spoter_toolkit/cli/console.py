@@ -78,6 +78,7 @@ def progress_bar() -> Iterator[OnProgress]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        refresh_per_second=4,  # more would take time from what is being measured or trained
     ) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
