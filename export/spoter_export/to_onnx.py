@@ -122,9 +122,10 @@ def check_graph(model: onnx.ModelProto, contract: GraphContract) -> None:
         LENGTHS: (TensorProto.INT32, ["batch"]),
         LOGITS: (TensorProto.FLOAT, ["batch", contract.num_classes]),
     }
+    names = [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
+    if names != [[POSES, LENGTHS], [LOGITS]]:
+        raise ExportError(f"inputs and outputs: expected {[[POSES, LENGTHS], [LOGITS]]}, got {names}")
     found = {value.name: value for value in (*model.graph.input, *model.graph.output)}
-    if list(found) != list(expected):
-        raise ExportError(f"inputs and outputs: expected {list(expected)}, got {list(found)}")
     for name, (dtype, axes) in expected.items():
         tensor = found[name].type.tensor_type
         got_axes = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]

@@ -124,10 +124,12 @@ class Bundle:
                 )
         except (KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BundleError(f"{self.folder / GOLDENS}: cannot be read: {error}") from error
-        if goldens.logits_NC.shape != (len(goldens.lengths_N), self.contract.num_classes):
+        shapes = [array.shape for array in (goldens.poses_NTD, goldens.lengths_N, goldens.logits_NC)]
+        clips = shapes[0][0] if shapes[0] else 0
+        if clips < 1 or shapes[1:] != [(clips,), (clips, self.contract.num_classes)]:
             raise BundleError(
-                f"{self.folder / GOLDENS}: logits {goldens.logits_NC.shape} do not fit "
-                f"{len(goldens.lengths_N)} clips × {self.contract.num_classes} classes"
+                f"{self.folder / GOLDENS}: poses, lengths and logits are {shapes}; expected one row a clip, "
+                f"at least one, and {self.contract.num_classes} classes"
             )
         return goldens
 

@@ -19,7 +19,8 @@ def load_clip(path: Path | str) -> npt.NDArray[Any]:
         InputError: the file is missing, truncated, or not a plain array.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with Path(path).open("rb") as file:  # not by its name: numpy leaves a damaged archive open
+            array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable .npy array: {error}") from error
     if not isinstance(array, np.ndarray):
