@@ -1,0 +1,35 @@
+"""Fixtures of the export layer's tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spoter_runtime.contract import GraphContract, Label
+
+
+class Average(nn.Module):
+    """The smallest honest module: a linear layer on the mean of the real frames. It exports in a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(108, 3)
+
+    def forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
+        real = torch.arange(poses.shape[1]) < lengths[:, None]
+        seen = torch.where(real[:, :, None] & ~poses.isnan(), poses, 0.0)
+        return self.head(seen.sum(1) / lengths[:, None])
+
+
+@pytest.fixture
+def average():
+    """Return the class, so that a test can break it in one way."""
+    return Average
+
+
+@pytest.fixture
+def three_labels():
+    """A contract for `average`."""
+    return GraphContract(labels=tuple(Label(name=name) for name in "abc"), max_frames=40, max_batch=7)

@@ -1,0 +1,240 @@
+"""A bundle is read as it was written, or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from spoter_runtime.bundle import read_bundle
+from spoter_runtime.errors import BundleError
+from spoter_runtime.recognizer import Recognizer
+from spoter_runtime.verify import verify_bundle
+
+FILES = ("MODEL_CARD.md", "bundle.json", "goldens.npz", "model.onnx", "parity.json")
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def goldens_of(clips, classes, poses=None):
+    return npz(
+        poses=np.zeros((clips if poses is None else poses, 2, 108), np.float32),
+        lengths=np.ones(clips, np.int32),
+        logits=np.zeros((clips, classes), np.float32),
+    )
+
+
+def test_a_bundle_says_what_is_in_it(bundle_folder, contract):
+    bundle = read_bundle(bundle_folder)
+    assert sorted(path.name for path in bundle_folder.iterdir()) == sorted(FILES)
+    assert bundle.name == "small"
+    assert bundle.contract == contract
+    assert bundle.contract.labels[0].bengali == "চা"
+    (model,) = bundle.artefacts
+    assert (model.path, model.kind, model.precision) == ("model.onnx", "onnx", "fp32")
+    assert model.size_bytes == (bundle_folder / "model.onnx").stat().st_size
+    assert bundle.check_files() == len(FILES) - 1
+
+
+def test_goldens_are_clips_with_the_references_logits(bundle_folder):
+    goldens = read_bundle(bundle_folder).goldens()
+    count, frames, features = goldens.poses_NTD.shape
+    assert (goldens.poses_NTD.dtype, features) == (np.float32, 108)
+    assert (goldens.lengths_N.dtype, goldens.lengths_N.shape) == (np.int32, (count,))
+    assert goldens.logits_NC.shape == (count, 5)
+    assert {1, 2, frames} <= set(goldens.lengths_N.tolist())
+    shows_nothing = ~np.nan_to_num(goldens.poses_NTD).any(axis=(1, 2))
+    assert shows_nothing.any()
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_in_any_file_is_found(bundle_copy, name, where):
+    content = bytearray((bundle_copy / name).read_bytes())
+    position = {"first": 0, "middle": len(content) // 2, "last": len(content) - 1}[where]
+    content[position] ^= 1
+    (bundle_copy / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name}: .*Fix: copy the whole bundle again"):
+        read_bundle(bundle_copy).check_files()
+    with pytest.raises(BundleError, match=name):
+        verify_bundle(bundle_copy)
+    if name in ("bundle.json", "model.onnx"):  # what a prediction rests on
+        with pytest.raises(BundleError, match=name):
+            Recognizer.load(bundle_copy)
+    if name == "goldens.npz":
+        with pytest.raises(BundleError, match=name):
+            read_bundle(bundle_copy).goldens()
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest_is_found(bundle_copy):
+    path = bundle_copy / "bundle.json"
+    content = path.read_bytes()
+    for position in range(0, len(content), 5):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(BundleError, match=r"bundle\.json"):
+            read_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "bundle.json"])
+def test_a_missing_file_is_named(bundle_copy, name):
+    opened = read_bundle(bundle_copy)
+    (bundle_copy / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is listed in bundle.json but is not there. Fix: copy the"):
+        read_bundle(bundle_copy)
+    with pytest.raises(BundleError, match=f"{name}: listed in bundle.json but cannot be read .*No such file"):
+        opened.check_files()
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "bundle.json"])
+def test_a_truncated_file_is_named(bundle_copy, name):
+    content = (bundle_copy / name).read_bytes()
+    (bundle_copy / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match=f"{name}: sha256 is .* changed or damaged"):
+        read_bundle(bundle_copy).check_files()
+
+
+def test_a_file_that_is_not_listed_is_not_read(bundle_copy):
+    (bundle_copy / "more.txt").write_text("more")
+    with pytest.raises(BundleError, match=r"more.txt is not listed in bundle\.json"):
+        read_bundle(bundle_copy).read("more.txt")
+
+
+def test_a_place_without_a_bundle_is_said_to_be_one(tmp_path):
+    with pytest.raises(
+        BundleError, match=r"nowhere.spoter: no such folder. Fix: spoter-kit export makes one"
+    ):
+        read_bundle(tmp_path / "nowhere.spoter")
+    with pytest.raises(BundleError, match=r"not a bundle: it has no bundle\.json. Fix: spoter-kit export"):
+        read_bundle(tmp_path)
+    (tmp_path / "clip.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(BundleError, match=r"clip.npy: not a bundle: it has no bundle\.json"):
+        Recognizer.load(tmp_path / "clip.npy")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as JSON"),
+        (b"not JSON", "cannot be read as JSON"),
+        (b'{"schema_version": 1', "cannot be read as JSON"),
+        (b"\xff\xfe\x00", "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b"[1, 2]", "not the manifest of a spoter-kit bundle"),
+        (b'"bundle"', "not the manifest of a spoter-kit bundle"),
+        (b'{"name": "foreign"}', "not the manifest of a spoter-kit bundle"),
+        (b'{"schema_version": 1}', "its own hash does not fit its content"),
+        (b'{"schema_version": 1, "name": "\\ud800"}', "a field is missing or wrong"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(bundle_copy, content, message):
+    (bundle_copy / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=rf"bundle\.json: {message}"):
+        read_bundle(bundle_copy)
+
+
+def test_a_newer_schema_asks_for_an_upgrade(bundle_copy, reseal):
+    reseal(bundle_copy, lambda manifest: manifest.update(schema_version=2))
+    message = "schema version 2, this spoter_runtime reads 1. Fix: pip install --upgrade spoter-kit"
+    with pytest.raises(BundleError, match=message):
+        read_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("key", ["name", "labels", "max_frames", "sha256", "provenance"])
+def test_an_edited_manifest_is_found(bundle_copy, key):
+    path = bundle_copy / "bundle.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if key == "labels":
+        content["contract"]["labels"][0]["name"] = "coffee"
+    elif key == "max_frames":
+        content["contract"]["ranges"]["frames"] = [1, 300]
+    elif key == "sha256":
+        content["artefacts"][0]["sha256"] = "0" * 64
+    else:
+        content[key] = "edited"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        BundleError, match="its own hash does not fit its content, so it was changed or damaged"
+    ):
+        read_bundle(bundle_copy)
+
+
+def test_other_indentation_is_the_same_manifest(bundle_copy):
+    before = read_bundle(bundle_copy)
+    path = bundle_copy / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    assert read_bundle(bundle_copy) == before
+
+
+@pytest.mark.parametrize(
+    "kind", ["absolute", "parent", "parent inside", "backslash", "symlink", "linked folder"]
+)
+def test_a_path_out_of_the_bundle_is_refused(bundle_copy, tmp_path, kind, reseal):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    model = (bundle_copy / "model.onnx").read_bytes()  # the right bytes: only where they lie is wrong
+    (outside / "model.onnx").write_bytes(model)
+    listed = {
+        "absolute": str(outside / "model.onnx"),
+        "parent": "../outside/model.onnx",
+        "parent inside": "engines/../model.onnx",
+        "backslash": "..\\outside\\model.onnx",
+        "symlink": "link.onnx",
+        "linked folder": "engines/model.onnx",
+    }[kind]
+    if kind == "symlink":
+        (bundle_copy / "link.onnx").symlink_to(outside / "model.onnx")
+    if kind == "linked folder":
+        (bundle_copy / "engines").symlink_to(outside, target_is_directory=True)
+    reseal(bundle_copy, lambda manifest: manifest["artefacts"][0].update(path=listed))
+    with pytest.raises(BundleError, match="points outside the bundle; refused"):
+        Recognizer.load(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest.pop("artefacts"),
+        lambda manifest: manifest.update(files=None),
+        lambda manifest: manifest["files"].update({"goldens.npz": 5}),
+        lambda manifest: manifest["artefacts"][0].update(path=5),
+        lambda manifest: manifest["artefacts"][0].update(path="\x00"),
+        lambda manifest: manifest["artefacts"][0].pop("sha256"),
+        lambda manifest: manifest["artefacts"][0].update(colour="red"),
+        lambda manifest: manifest["contract"].pop("labels"),
+        lambda manifest: manifest["contract"]["ranges"].update(frames=[1, float("inf")]),
+        lambda manifest: manifest["contract"]["ranges"].update(batch=["1"]),
+        lambda manifest: manifest["contract"].update(labels=[{"word": "tea"}]),
+    ],
+)
+def test_a_sealed_manifest_with_wrong_fields_is_refused(bundle_copy, edit, reseal):
+    reseal(bundle_copy, edit)
+    with pytest.raises(BundleError, match=r"a field is missing or wrong|the contract cannot be read"):
+        read_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a zip archive", "goldens.npz: cannot be read"),
+        (npz(poses=np.zeros((1, 2, 108), np.float32)), "goldens.npz: cannot be read: .*lengths"),
+        (
+            npz(poses=np.array([None]), lengths=np.ones(1), logits=np.ones(1)),
+            "Object arrays cannot be loaded",
+        ),
+        (goldens_of(clips=1, classes=4), r"\(1, 4\)\]; expected one row a clip, at least one, and 5 classes"),
+        (goldens_of(clips=0, classes=5), "expected one row a clip, at least one"),
+        (goldens_of(clips=1, classes=5, poses=2), r"are \[\(2, 2, 108\), \(1,\), .* expected one row a clip"),
+    ],
+)
+def test_goldens_that_are_none_are_refused(bundle_copy, content, message, replace_file):
+    replace_file(bundle_copy, "goldens.npz", content)
+    with pytest.raises(BundleError, match=message):
+        read_bundle(bundle_copy).goldens()

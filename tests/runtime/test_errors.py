@@ -1,0 +1,83 @@
+"""One error tree, and `require`: absent is not the same as broken."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import spoter_runtime.errors as errors
+from spoter_runtime.errors import MissingExtraError, SpoterError, is_installed, require
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Return modules(name=source): make importable modules of these texts."""
+
+    def modules(**sources):
+        for name, source in sources.items():
+            (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return modules
+
+
+def test_every_error_is_in_the_tree_and_in_its_drawing():
+    found = [
+        value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, Exception) and value is not SpoterError
+    ]
+    assert len(found) >= 8
+    assert errors.__doc__ is not None
+    for error in found:
+        assert issubclass(error, SpoterError)
+        assert f"─ {error.__name__} " in errors.__doc__
+
+
+def test_errors_are_also_what_python_calls_them():
+    assert issubclass(errors.InputError, ValueError)
+    assert issubclass(errors.ConfigError, ValueError)
+    assert issubclass(errors.MissingExtraError, ImportError)
+
+
+def test_require_returns_the_module(modules):
+    modules(spoter_test_present="answer = 42")
+    assert require("spoter_test_present", extra="cpu").answer == 42
+    assert require("os.path", extra="cpu").sep
+
+
+@pytest.mark.parametrize(
+    "module", ["spoter_test_absent", "spoter_test_absent.deep", "json.spoter_test_absent"]
+)
+def test_an_absent_module_is_named_with_the_command_that_installs_it(module):
+    message = (
+        rf"needs the Python module '{module}', which is not installed\. Fix: pip install 'spoter-kit\[trt\]'$"
+    )
+    with pytest.raises(MissingExtraError, match=message) as raised:
+        require(module, extra="trt")
+    assert isinstance(raised.value.__cause__, ModuleNotFoundError)
+
+
+def test_a_broken_module_shows_its_own_error(modules):
+    modules(
+        spoter_test_broken="raise ImportError('libcudart.so.13: cannot open shared object file')",
+        spoter_test_incomplete="import spoter_test_dependency",
+        spoter_test_failing="raise RuntimeError('no driver')",
+    )
+    with pytest.raises(ImportError, match=r"^libcudart.so.13: cannot open shared object file$") as broken:
+        require("spoter_test_broken", extra="gpu")
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^No module named 'spoter_test_dependency'$"
+    ) as incomplete:
+        require("spoter_test_incomplete", extra="gpu")
+    with pytest.raises(RuntimeError, match="no driver"):
+        require("spoter_test_failing", extra="gpu")
+    for raised in (broken, incomplete):
+        assert not isinstance(raised.value, SpoterError)
+
+
+def test_is_installed_looks_without_importing(modules):
+    modules(spoter_test_loud="raise RuntimeError('imported')")
+    assert is_installed("spoter_test_loud")
+    assert not is_installed("spoter_test_absent")

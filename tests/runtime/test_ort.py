@@ -1,0 +1,202 @@
+"""ONNX Runtime: which files it opens, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+
+from spoter_runtime.contract import METADATA_KEY, GraphContract
+from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.ort import OrtRunner, installed_distributions
+from spoter_runtime.recognizer import Recognizer
+from spoter_runtime.runner import pad_clips
+
+
+@pytest.fixture
+def model(bundle_folder):
+    """The exported graph, to be changed."""
+    return onnx.load(bundle_folder / "model.onnx")
+
+
+@pytest.fixture
+def lone(tmp_path):
+    """Return lone(content): the path of an .onnx file with those bytes, and nothing beside it."""
+
+    def lone(content):
+        path = tmp_path / "alone.onnx"
+        path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+        return path
+
+    return lone
+
+
+def test_a_lone_file_explains_itself(bundle_folder, lone, contract, make_clip):
+    recognizer = Recognizer.load(lone((bundle_folder / "model.onnx").read_bytes()))
+    assert recognizer.contract == contract
+    assert recognizer.why == {"ort-cpu": "a lone ONNX file"}
+    clip = make_clip()
+    expected = Recognizer.load(bundle_folder).predict(clip)
+    assert recognizer.predict(clip).sign == expected.sign
+    np.testing.assert_array_equal(recognizer.predict(clip).logits_C, expected.logits_C)
+
+
+def test_a_path_and_its_bytes_are_the_same_model(bundle_folder, make_clip):
+    path = bundle_folder / "model.onnx"
+    batch = pad_clips([make_clip()])
+    answers = [OrtRunner(model).infer(*batch) for model in (path, str(path), path.read_bytes())]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
+def test_threads_are_the_callers_choice(bundle_folder, make_clip):
+    runner = OrtRunner(bundle_folder / "model.onnx", threads=1)
+    assert runner._session.get_session_options().intra_op_num_threads == 1
+    batch = pad_clips([make_clip()])
+    np.testing.assert_allclose(
+        runner.infer(*batch), OrtRunner(bundle_folder / "model.onnx").infer(*batch), atol=1e-5
+    )
+
+
+def test_several_threads_may_share_a_runner(bundle_folder, make_clip):
+    runner = OrtRunner(bundle_folder / "model.onnx", threads=1)
+    batches = [pad_clips([make_clip(seed, 10 + seed)]) for seed in range(8)]
+    expected = [runner.infer(*batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(lambda batch: runner.infer(*batch), batches), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_a_file_without_our_contract_is_foreign(model, lone):
+    del model.metadata_props[:]
+    with pytest.raises(
+        BundleError, match=r"alone.onnx: no 'spoter_kit.contract' .*not exported by spoter-kit"
+    ):
+        Recognizer.load(lone(model))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "the contract in its metadata is damaged"),
+        ('{"labels": [', "the contract in its metadata is damaged"),
+        ('{"labels": []}', "the contract cannot be read: KeyError"),
+        ("[]", "the contract cannot be read: TypeError"),
+    ],
+)
+def test_a_damaged_contract_is_named(model, lone, value, message):
+    model.metadata_props[0].value = value
+    with pytest.raises(BundleError, match=f"alone.onnx: {message}"):
+        Recognizer.load(lone(model))
+
+
+@pytest.mark.parametrize("offset", [30, 60, 500, 501, 502, 503])
+def test_a_flipped_bit_in_the_metadata_is_our_error(bundle_folder, offset):
+    content = bytearray((bundle_folder / "model.onnx").read_bytes())
+    content[content.index(METADATA_KEY.encode()) + offset] ^= 0x80  # no longer UTF-8
+    with pytest.raises((BundleError, BackendError), match="the ONNX model: "):
+        OrtRunner(bytes(content))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_named_and_nothing_is_printed(bundle_folder, lone, share, capfd):
+    content = (bundle_folder / "model.onnx").read_bytes()
+    path = lone(content[: int(share * len(content))])
+    with pytest.raises(
+        (BackendError, BundleError), match=r"alone.onnx: (ONNX Runtime .* cannot load it|no 'spoter)"
+    ):
+        Recognizer.load(path)
+    assert capfd.readouterr().out == ""  # results go there, an engine's remarks must not
+
+
+def test_an_operator_of_unprintable_name_is_our_error_and_nothing_is_printed(bundle_folder, lone, capfd):
+    # ONNX Runtime's own message is then not UTF-8: its Python side would remark on that, and try again.
+    content = (
+        (bundle_folder / "model.onnx").read_bytes().replace(b"LayerNormalization", b"LayerNormalizatio\xee")
+    )
+    with pytest.raises(BackendError, match=r"alone.onnx: ONNX Runtime .* cannot load it"):
+        Recognizer.load(lone(content))
+    assert capfd.readouterr().out == ""
+
+
+def test_another_file_with_that_ending_is_refused(lone):
+    with pytest.raises(BackendError, match=r"alone.onnx: ONNX Runtime .* cannot load it"):
+        Recognizer.load(lone(b"a picture, really"))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"none.onnx: no such file"):
+        OrtRunner(tmp_path / "none.onnx")
+    with pytest.raises(BundleError, match=r"none.onnx: no such folder"):
+        Recognizer.load(tmp_path / "none.onnx")
+
+
+def test_a_contract_of_other_labels_is_found_at_the_first_answer(model, lone, make_clip):
+    contract = GraphContract.from_json(json.loads(model.metadata_props[0].value), where="model")
+    four = GraphContract(labels=contract.labels[:4])
+    model.metadata_props[0].value = json.dumps(four.as_json())
+    with pytest.raises(BackendError, match=r"ort-cpu: expected logits \(1, 4\) float32, got \(1, 5\)"):
+        Recognizer.load(lone(model)).predict(make_clip())
+
+
+def test_an_engine_that_fails_says_on_what(model, lone, make_clip):
+    # A contract that promises more frames than the position table holds: the door lets them through.
+    contract = GraphContract.from_json(json.loads(model.metadata_props[0].value), where="model")
+    model.metadata_props[0].value = json.dumps(GraphContract(labels=contract.labels).as_json())
+    with pytest.raises(BackendError, match=r"ort-cpu: failed on poses \(1, 150, 108\)"):
+        OrtRunner(lone(model)).infer(*pad_clips([make_clip(0, 150)]))
+
+
+def test_the_installed_distribution_is_found():
+    assert list(installed_distributions()) == ["onnxruntime"]
+
+
+def _second_distribution(folder):
+    """Let another distribution of ONNX Runtime look installed, as pip records it."""
+    info = folder / "onnxruntime_gpu-1.99.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.99.0\n")
+    return folder
+
+
+def test_two_installed_runtimes_are_refused_with_the_command_that_mends_it(python, bundle_folder, tmp_path):
+    second = _second_distribution(tmp_path / "second")
+    done = python("-m", "spoter_runtime", "verify", bundle_folder, path=[second])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: 2 distributions of ONNX Runtime are installed and overwrite each")
+    assert "onnxruntime-gpu 1.99.0" in done.stderr
+    fix = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'spoter-kit[cpu]'\n"
+    assert done.stderr.endswith(fix)
+    assert done.stderr.count("\n") == 1
+
+
+def test_doctor_sees_two_runtimes(python, tmp_path):
+    done = python("-m", "spoter_runtime", "doctor", path=[_second_distribution(tmp_path / "second")])
+    assert done.returncode == 3
+    assert "broken   ort-cpu" in done.stdout
+    assert "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'spoter-kit[cpu]'" in done.stdout
+
+
+def test_no_runtime_at_all_names_the_extra(python, bundle_folder):
+    done = python("-m", "spoter_runtime", "verify", bundle_folder, absent=["onnxruntime"])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: this needs the Python module 'onnxruntime', which is not installed. "
+        "Fix: pip install 'spoter-kit[cpu]'\n"
+    )
+
+
+def test_doctor_says_what_to_install(python):
+    done = python("-m", "spoter_runtime", "doctor", absent=["onnxruntime"])
+    assert done.returncode == 3
+    assert "ort-cpu" in done.stdout
+    assert "Fix: pip install 'spoter-kit[cpu]'" in done.stdout
+
+
+def test_doctor_runs_a_graph_on_every_backend(python):
+    done = python("-m", "spoter_runtime", "doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a graph was run on it" in done.stdout

@@ -1,0 +1,142 @@
+"""The proof replayed on the device, and the device's own small command."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from spoter_runtime.bundle import read_bundle
+from spoter_runtime.errors import BundleError
+from spoter_runtime.recognizer import Recognizer
+from spoter_runtime.verify import VerifyReport, verify_bundle
+
+
+@pytest.fixture
+def with_goldens(bundle_copy, replace_file):
+    """Return with_goldens(edit): the bundle with other goldens, every hash fitting."""
+
+    def with_goldens(edit):
+        goldens = read_bundle(bundle_copy).goldens()
+        logits = goldens.logits_NC.copy()
+        edit(logits)
+        buffer = io.BytesIO()
+        np.savez(buffer, poses=goldens.poses_NTD, lengths=goldens.lengths_N, logits=logits)
+        replace_file(bundle_copy, "goldens.npz", buffer.getvalue())
+        return bundle_copy
+
+    return with_goldens
+
+
+def test_an_honest_bundle_is_verified(bundle_folder):
+    report = verify_bundle(bundle_folder)
+    assert report.passed
+    assert (report.bundle, report.backend, report.files) == ("small", "ort-cpu", 4)
+    assert report.labels_agree == report.clips == len(read_bundle(bundle_folder).goldens().lengths_N)
+    assert 0 <= report.max_logit_diff <= report.tolerance == 1e-4
+    assert report.summary().endswith("(allowed 1e-04): verified")
+
+
+def test_one_golden_logit_a_little_off_is_not_verified(with_goldens):
+    def edit(logits):
+        logits[3, 2] += 2e-4
+
+    report = verify_bundle(with_goldens(edit))
+    assert not report.passed
+    assert report.max_logit_diff == pytest.approx(2e-4, rel=0.2)
+    assert report.summary().endswith("NOT VERIFIED")
+
+
+def test_a_golden_that_is_not_a_number_is_not_verified(with_goldens):
+    def edit(logits):
+        logits[0, logits[0].argmin()] = np.nan
+
+    assert not verify_bundle(with_goldens(edit)).passed
+
+
+def test_a_golden_label_that_changed_is_counted(with_goldens):
+    def edit(logits):
+        logits[1] = np.roll(logits[1], 1)
+
+    report = verify_bundle(with_goldens(edit))
+    assert not report.passed
+    assert report.labels_agree == report.clips - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "passed"),
+    [
+        ({}, True),
+        ({"labels_agree": 7}, False),
+        ({"max_logit_diff": 1.1e-4}, False),
+        ({"tolerance": 1e-6}, False),
+    ],
+)
+def test_labels_and_logits_must_both_agree(change, passed):
+    facts = {"labels_agree": 8, "max_logit_diff": 1e-5, "tolerance": 1e-4} | change
+    report = VerifyReport(bundle="b", backend="ort-cpu", files=4, clips=8, machine="m", seconds=1.0, **facts)
+    assert report.passed == passed
+
+
+def test_a_model_of_another_contract_is_refused(bundle_copy, reseal):
+    reseal(bundle_copy, lambda manifest: manifest["contract"]["labels"][0].update(name="coffee"))
+    with pytest.raises(BundleError, match=r"the model carries another contract than bundle\.json"):
+        verify_bundle(bundle_copy)
+
+
+def test_the_command_exits_0_for_an_honest_bundle(python, bundle_folder):
+    done = python("-m", "spoter_runtime", "verify", bundle_folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("verified\n")
+
+
+def test_the_command_exits_3_when_a_golden_was_changed(python, with_goldens):
+    def edit(logits):
+        logits += 1.0
+
+    done = python("-m", "spoter_runtime", "verify", with_goldens(edit))
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.endswith("largest logit difference 1.00e+00 (allowed 1e-04): NOT VERIFIED\n")
+
+
+def test_the_command_exits_1_when_a_file_was_damaged(python, bundle_copy):
+    with (bundle_copy / "parity.json").open("ab") as file:
+        file.write(b" ")
+    done = python("-m", "spoter_runtime", "verify", bundle_copy)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "parity.json: sha256 is" in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_command_predicts(python, bundle_folder, make_clip, tmp_path):
+    clips = [make_clip(seed) for seed in range(2)]
+    paths = [tmp_path / f"{i}.npy" for i in range(2)]
+    for path, clip in zip(paths, clips, strict=True):
+        np.save(path, clip)
+    done = python("-m", "spoter_runtime", "predict", bundle_folder, *paths, "--top", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    recognizer = Recognizer.load(bundle_folder)
+    for line, path, clip in zip(done.stdout.splitlines(), paths, clips, strict=True):
+        (first, score), (second, _) = recognizer.predict(clip).top(2)
+        assert line.startswith(f"{path}\t{first} {score:.3f}  {second} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["predict", "BUNDLE", "none.npy"], 1, "error: none.npy: not a readable .npy array"),
+        (["predict", "nowhere.spoter", "none.npy"], 1, "error: nowhere.spoter: no such folder"),
+        (["verify", "nowhere.spoter"], 1, "error: nowhere.spoter: no such folder. Fix: spoter-kit export"),
+        (["verify", "BUNDLE", "--backend", "tpu"], 2, "invalid choice: 'tpu'"),
+        (["sing"], 2, "invalid choice: 'sing'"),
+        ([], 2, "the following arguments are required"),
+    ],
+)
+def test_the_commands_errors_have_their_exit_codes(python, bundle_folder, arguments, code, message):
+    arguments = [bundle_folder if argument == "BUNDLE" else argument for argument in arguments]
+    done = python("-m", "spoter_runtime", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

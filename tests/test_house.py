@@ -1,0 +1,222 @@
+"""The house rules: imports point down, the wheel holds what it should, every command answers."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import spoter_runtime
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "spoter_runtime": ROOT / "runtime" / "spoter_runtime",
+    "spoter_export": ROOT / "export" / "spoter_export",
+    "spoter_toolkit": ROOT / "toolkit" / "spoter_toolkit",
+}
+MODULES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
+HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "accelerate", "safetensors", "matplotlib")
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_by(path):
+    """Return the top-level names that a module imports anywhere, in functions and by name too."""
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+        elif isinstance(node, ast.Call):
+            function = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if function in ("import_module", "__import__", "require", "find_spec", "is_installed"):
+                names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return {name.partition(".")[0] for name in names}
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("package", "others"),
+    [
+        ("spoter_runtime", {"numpy", "onnxruntime"}),
+        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx"}),
+    ],
+)
+def test_imports_point_down_and_only_to_what_the_layer_may_use(package, others):
+    allowed = {package, "__future__", *others} | sys.stdlib_module_names
+    modules = sorted(PACKAGES[package].rglob("*.py"))
+    assert len(modules) >= 5
+    wrong = {relative(path): names for path in modules if (names := imported_by(path) - allowed)}
+    assert wrong == {}
+
+
+def test_every_module_opens_with_a_sentence_that_says_what_it_owns():
+    assert len(MODULES) > 50
+    first = {
+        relative(path): (ast.get_docstring(tree_of(path)) or "").partition("\n\n")[0] for path in MODULES
+    }
+    assert [path for path, sentence in first.items() if not sentence.endswith((".", ":"))] == []
+
+
+def test_the_runtimes_public_names_are_those_it_states():
+    modules = {name for name in vars(spoter_runtime) if f"spoter_runtime.{name}" in sys.modules}
+    public = {name for name in vars(spoter_runtime) if not name.startswith("_")} - modules
+    assert public | {"__version__"} == set(spoter_runtime.__all__)
+    for name in public:
+        value = getattr(spoter_runtime, name)
+        assert not callable(value) or value.__doc__, name
+
+
+def test_the_wheel_holds_the_three_packages_their_data_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    info = {name for name in held if name.startswith(f"spoter_kit-{spoter_runtime.__version__}.dist-info/")}
+    expected = {
+        f"{package}/{path.relative_to(folder).as_posix()}"
+        for package, folder in PACKAGES.items()
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".toml", ".csv") or path.name == "py.typed"
+    }
+    assert held - info == expected
+    for package in PACKAGES:
+        assert {f"{package}/__init__.py", f"{package}/py.typed"} <= held
+    assert "spoter_toolkit/recipes/demo.toml" in held
+    assert "spoter_toolkit/data/bdslw60_words.csv" in held
+    assert any(name.endswith("/licenses/LICENSE") for name in info)
+
+
+def test_the_base_install_is_numpy_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    needs = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    assert [need for need in needs if "extra ==" not in need] == ["numpy>=1.26"]
+    assert not any("onnxruntime" in need and "toolkit" in need for need in needs)
+    extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
+    assert {"cpu", "export", "toolkit", "dev"} <= extras
+
+
+def test_every_dependency_says_what_it_is_for():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    assert section.count('"') > 20
+    unexplained = []
+    above = ""
+    for line in section.splitlines():
+        code, _, remark = line.partition("#")
+        needs = [need for need in re.findall(r'"([^"]+)"', code) if not need.startswith("spoter-kit[")]
+        if needs and not remark.strip() and not (above.startswith("#") and "[" in code):
+            unexplained += needs
+        above = line
+    assert unexplained == []
+
+
+_HELP = """
+import contextlib, io, json, sys
+import typer
+from spoter_toolkit.cli.app import app
+
+def verbs(command, path=()):
+    yield path
+    for name, child in getattr(command, "commands", {}).items():
+        yield from verbs(child, (*path, name))
+
+answers = {}
+for path in verbs(typer.main.get_command(app)):
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        try:
+            app([*path, "--help"])
+        except SystemExit as done:
+            answers[" ".join(path)] = [done.code, shown.getvalue()]
+print(json.dumps({"answers": answers, "modules": sorted(sys.modules)}))
+"""
+
+
+def test_every_help_answers_without_a_heavy_import(python):
+    done = python("-c", _HELP)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"", "train", "export", "predict", "verify", "doctor", "data", "data synth"} <= found[
+        "answers"
+    ].keys()
+    for verb, (code, shown) in found["answers"].items():
+        assert code == 0, verb
+        assert "Usage: " in shown, verb
+        assert len(shown.splitlines()) > 5, verb
+    assert not set(HEAVY) & set(found["modules"])
+
+
+def test_the_installed_command_answers_help_and_version(python):
+    code = "import sys; sys.argv[0] = 'spoter-kit'; from spoter_toolkit.__main__ import main; main()"
+    done = python("-c", f"try:\n {code}\nfinally: print(*sys.modules, file=sys.stderr)", "--help")
+    assert done.returncode == 0
+    assert "Usage: spoter-kit " in done.stdout
+    assert not set(HEAVY) & set(done.stderr.split())
+    done = python("-m", "spoter_toolkit", "--version")
+    assert (done.returncode, done.stdout) == (0, f"{spoter_runtime.__version__}\n")
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="spoter-kit")
+    assert script.value == "spoter_toolkit.__main__:main"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "--no-such-option"], 2, "No such option: --no-such-option"),
+        (["sing"], 2, "No such command 'sing'"),
+        (
+            ["verify", "nowhere.spoter"],
+            1,
+            "error: nowhere.spoter: no such folder. Fix: spoter-kit export makes one",
+        ),
+        (["verify"], 1, "error: bundles/: no bundle there. Fix: spoter-kit export --onnx, or name one"),
+        (["predict", "none.npy", "--bundle", "BUNDLE"], 1, "error: none.npy: not a readable .npy array"),
+        (["verify", "BUNDLE"], 0, "next: spoter-kit predict"),
+    ],
+)
+def test_exit_codes_and_one_line_errors(python, bundle_folder, arguments, code, message):
+    arguments = [bundle_folder if argument == "BUNDLE" else argument for argument in arguments]
+    done = python("-m", "spoter_toolkit", *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+
+
+def test_exit_3_when_it_ran_and_the_answer_is_no(python, bundle_folder):
+    assert python("-m", "spoter_toolkit", "doctor", absent=["onnxruntime"]).returncode == 3
+    assert python("-m", "spoter_toolkit", "doctor").returncode == 0
+
+
+def test_no_tracked_file_names_a_package_host_or_a_place_on_a_machine():
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: what is tracked cannot be known")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    tracked = [ROOT / name for name in listed.decode().split("\0") if name]
+    assert len(tracked) > 50
+    # In pieces, or this file would name them.
+    patterns = ["/" + "work/", "/" + "root/", "files." + "pythonhosted", "://" + "pypi", "index" + "-url"]
+    named = {
+        relative(path): pattern
+        for path in tracked
+        if path.is_file()
+        for pattern in patterns
+        if pattern.encode() in path.read_bytes()
+    }
+    assert named == {}
