@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ from spoter_runtime.bundle import (
 )
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
-from spoter_runtime.files import replacing, write_json, write_text
+from spoter_runtime.files import replacing, sha256_of, write_json, write_text
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import Runner, pad_clips
@@ -68,7 +68,7 @@ class Exported:
 
     bundle: Bundle
     facts: ParityFacts
-    verdict: Verdict = field(default_factory=lambda: Verdict(failures=()))
+    verdict: Verdict
 
 
 def export_bundle(
@@ -102,47 +102,41 @@ def export_bundle(
     if folder.exists() and not force:
         raise ExportError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
     policy = policy or Policy()
-    if on_progress:
-        on_progress(0, 0, "exporting to ONNX")
-    model = onnx_from_module(module, contract).SerializeToString(deterministic=True)
-    reference, candidate = TorchRunner(module, contract), OrtRunner(model)
-    facts = run_parity(reference, candidate, proof.clips, source=proof.source, on_progress=on_progress)
-    verdict = judge(facts, policy)
-    if not verdict.passed:
-        shown = "\n".join(f"  {failure}" for failure in verdict.failures[:10])
-        raise ExportError(
-            f"the exported file is not the model it came from; nothing was written. "
-            f"{len(verdict.failures)} checks failed:\n{shown}"
-        )
-    goldens = goldens_from(reference, proof)
-    artefact = Artefact(
-        path=MODEL,
-        kind="onnx",
-        precision="fp32",
-        sha256=hashlib.sha256(model).hexdigest(),
-        size_bytes=len(model),
-        max_logit_diff=policy.max_logit_diff,
-        requires={"onnxruntime": ">=1.20", "opset": str(OPSET)},
-    )
+    # The folder first: a place that cannot be written to is better found before the proof than after it.
     with replacing(folder) as temporary:
         temporary.mkdir()
+        if on_progress:
+            on_progress(0, 0, "exporting to ONNX")
+        model = onnx_from_module(module, contract).SerializeToString(deterministic=True)
+        reference, candidate = TorchRunner(module, contract), OrtRunner(model)
+        facts = run_parity(reference, candidate, proof.clips, source=proof.source, on_progress=on_progress)
+        verdict = judge(facts, policy)
+        if not verdict.passed:
+            shown = "\n".join(f"  {failure}" for failure in verdict.failures[:10])
+            raise ExportError(
+                "the exported file is not the model it came from; nothing was written. "
+                f"{len(verdict.failures)} checks failed:\n{shown}"
+            )
         (temporary / MODEL).write_bytes(model)
-        (temporary / GOLDENS).write_bytes(_npz(goldens))
+        (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, proof)))
         write_json(temporary / PARITY, parity_json(facts, policy, verdict))
-        write_text(
-            temporary / MODEL_CARD,
-            card_from_facts(folder.stem, contract, (artefact,), facts, policy, provenance),
+        artefact = Artefact(
+            path=MODEL,
+            kind="onnx",
+            precision="fp32",
+            sha256=hashlib.sha256(model).hexdigest(),
+            size_bytes=len(model),
+            max_logit_diff=policy.max_logit_diff,
+            requires={"onnxruntime": ">=1.20", "opset": str(OPSET)},
         )
-        files = {
-            name: hashlib.sha256((temporary / name).read_bytes()).hexdigest()
-            for name in (GOLDENS, PARITY, MODEL_CARD)
-        }
+        card = card_from_facts(folder.stem, contract, (artefact,), facts, policy, provenance)
+        write_text(temporary / MODEL_CARD, card)
         bundle = Bundle(
             folder=temporary,
             name=folder.stem,
             contract=contract,
             artefacts=(artefact,),
-            files=files,
+            files={name: sha256_of(temporary / name) for name in (GOLDENS, PARITY, MODEL_CARD)},
             provenance=provenance,
         )
         write_json(temporary / MANIFEST, manifest_from_bundle(bundle))

@@ -14,7 +14,15 @@ import numpy as np
 
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import SpoterError
-from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
+from spoter_runtime.landmarks import (
+    LEFT_HAND,
+    LEFT_SHOULDER,
+    NUM_FEATURES,
+    NUM_LANDMARKS,
+    RIGHT_HAND,
+    RIGHT_SHOULDER,
+    Float32Array,
+)
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
 GRID_BATCHES: Final = (1, 2, 7, 32)
@@ -230,10 +238,12 @@ def _grid_point(
 def generated_poses(rng: np.random.Generator, batch: int, frames: int) -> Float32Array:
     """Return (batch, frames, 108) landmarks that move smoothly in 0..1, about a third of them missing."""
     start = rng.uniform(0.1, 0.9, (batch, 1, NUM_LANDMARKS, 2))
+    # Shoulders at chance places may fall together, and what is measured by their distance with them.
+    start[:, :, RIGHT_SHOULDER] = start[:, :, LEFT_SHOULDER] - rng.uniform(0.15, 0.4, (batch, 1, 1)) * [1, 0]
     drift = rng.normal(0, 0.01, (batch, frames, NUM_LANDMARKS, 2)).cumsum(axis=1)
     poses = (start + drift).astype(np.float32)
     # Hands come and go as wholes; (0, 0) and NaN both mean that a landmark was not detected.
-    for hand in (slice(12, 33), slice(33, 54)):
+    for hand in (LEFT_HAND, RIGHT_HAND):
         gone = rng.random((batch, frames)) < 0.4
         poses[:, :, hand][gone] = np.nan if rng.random() < 0.5 else 0.0
     poses[rng.random(poses.shape[:3]) < 0.02] = np.nan
@@ -247,8 +257,8 @@ def generated_clips(contract: GraphContract, seed: int) -> list[Float32Array]:
     lengths = [min(frames, contract.max_frames) for frames in (1, 2, 9, 44, 100)]
     clips = [generated_poses(rng, 1, n)[0].reshape(n, NUM_LANDMARKS, 2) for n in lengths]
     no_hands, one_hand, nothing = (clips[3].copy() for _ in range(3))
-    no_hands[:, 12:] = np.nan
-    one_hand[:, 12:33] = 0.0
+    no_hands[:, LEFT_HAND.start :] = np.nan
+    one_hand[:, LEFT_HAND] = 0.0
     nothing[:] = np.nan
     return [*clips, no_hands, one_hand, nothing]
 

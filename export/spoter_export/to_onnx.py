@@ -31,7 +31,7 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
     """Export a module to ONNX with dynamic batch and frames axes.
 
     Args:
-        module: ``forward(poses, lengths) -> logits`` as the contract says; exported in eval mode on the CPU.
+        module: ``forward(poses, lengths) -> logits`` as the contract says, on the CPU; put into eval mode.
         contract: goes into the file's metadata, so that a lone file explains itself.
 
     Returns:

@@ -27,8 +27,8 @@ SIGNING_SPACE_CENTRE: Final = (0.5, 0.45)
 SIGNING_SPACE_SCALE: Final = 0.85
 SIGNING_SPACE_SPAN: Final = 4.0
 
-# Weiszfeld steps towards the geometric median. Measured on 3,133 real clips: after 4 the centre is within 0.02
-# shoulder widths of where 200 would bring it, 0.0006 on average.
+# Weiszfeld steps towards the geometric median. Measured on 3,133 real clips: after 4 the centre is within
+# 0.02 shoulder widths of where 200 would bring it, 0.0006 on average.
 ROBUST_STEPS: Final = 4
 # A frame exactly at the centre would pull without bound, and rounding would decide where the centre goes:
 # engines then differed by 1e-4 in the features. A tenth of the mean distance bounds every pull.
