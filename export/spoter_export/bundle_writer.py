@@ -38,7 +38,7 @@ from spoter_runtime.bundle import (
 )
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
-from spoter_runtime.files import replacing, sha256_of, write_json, write_text
+from spoter_runtime.files import is_replaceable, replacing, sha256_of, write_json, write_text
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import Runner, pad_clips
@@ -99,7 +99,9 @@ def export_bundle(
             written then.
         OSError: the disk is full or read-only; nothing is left behind.
     """
-    if folder.exists() and not force:
+    if not is_replaceable(folder, MANIFEST):
+        raise ExportError(f"{folder}: exists already and is no bundle. Fix: choose another -o")
+    if (folder / MANIFEST).exists() and not force:
         raise ExportError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
     policy = policy or Policy()
     # The folder first: a place that cannot be written to is better found before the proof than after it.
@@ -119,12 +121,13 @@ def export_bundle(
             )
         (temporary / MODEL).write_bytes(model)
         (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, proof)))
-        write_json(temporary / PARITY, parity_json(facts, policy, verdict))
+        digest = hashlib.sha256(model).hexdigest()
+        write_json(temporary / PARITY, parity_json(facts, policy, verdict, digest))
         artefact = Artefact(
             path=MODEL,
             kind="onnx",
             precision="fp32",
-            sha256=hashlib.sha256(model).hexdigest(),
+            sha256=digest,
             size_bytes=len(model),
             max_logit_diff=policy.max_logit_diff,
             requires={"onnxruntime": ">=1.20", "opset": str(OPSET)},
@@ -143,10 +146,11 @@ def export_bundle(
     return Exported(bundle=read_bundle(folder), facts=facts, verdict=verdict)
 
 
-def parity_json(facts: ParityFacts, policy: Policy, verdict: Verdict) -> dict[str, Any]:
-    """Return what parity.json holds: the facts, and one judgement of them."""
+def parity_json(facts: ParityFacts, policy: Policy, verdict: Verdict, model_sha256: str) -> dict[str, Any]:
+    """Return what parity.json holds: which file was run, the facts, and one judgement of them."""
     return {
         "schema_version": 1,
+        "model_sha256": model_sha256,
         "facts": facts.as_json(),
         "policy": asdict(policy),
         "passed": verdict.passed,

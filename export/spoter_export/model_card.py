@@ -123,7 +123,7 @@ def _proof_section(facts: ParityFacts, policy: Policy) -> list[str]:
         for clips in facts.clips
     ]
     rows += [
-        f"| {fact.change} changed, {fact.runner}, {fact.clips} clips | {fact.max_logit_diff:.1e} | "
+        f"| {fact.change}, {fact.runner}, {fact.clips} clips | {fact.max_logit_diff or 0:.1e} | "
         f"{policy.max_invariance_diff:.0e} | |"
         for fact in facts.invariance
     ]

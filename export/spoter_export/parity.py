@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import SpoterError
+from spoter_runtime.errors import BundleError, SpoterError
 from spoter_runtime.landmarks import (
     LEFT_HAND,
     LEFT_SHOULDER,
@@ -22,6 +23,7 @@ from spoter_runtime.landmarks import (
     RIGHT_HAND,
     RIGHT_SHOULDER,
     Float32Array,
+    detected,
 )
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
@@ -30,7 +32,7 @@ GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
 _INVARIANCE_CLIPS: Final = 16
 _MOST_FLIPS: Final = 20  # facts keep the count of all flips, and this many in full
 # Unlike the fills a model might see in training: it must not matter at all what padding holds.
-_FILLS: Final = ("zeros", "noise", "nan", "huge")
+_FILLS: Final = ("zeros", "noise", "nan", "huge", "infinity")
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -65,7 +67,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFacts:
-    """What differed on clips, one after the other and in ragged batches.
+    """What differed on clips, run in ragged batches.
 
     Attributes:
         source: where they come from: ``"real: …"``, ``"synthetic: …"`` or ``"generated"``.
@@ -84,14 +86,16 @@ class Invariance:
     """How much a runner's logits move when something changes that must not matter.
 
     Attributes:
-        change: ``"padding zeros"``, ``"padding noise"``, ``"padding nan"``, ``"padding huge"``,
-            ``"batch company"`` or ``"batch order"``.
+        change: ``"padding …"`` with zeros, noise, nan, huge or infinity; ``"missing as (0, 0)"`` instead of
+            NaN; ``"batch company"`` or ``"batch order"``.
+        error: why the runner could not answer after the change; the difference is then None.
     """
 
     runner: str
     change: str
     clips: int
-    max_logit_diff: float
+    max_logit_diff: float | None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +169,13 @@ def run_parity(
 
     Raises:
         InputError: a clip that the contract does not allow.
+        BundleError: the two runners have different contracts: other labels, another order, other ranges.
         BackendError: a runner failed outside the grid; a grid point that fails is a fact, not an error.
     """
+    if candidate.contract != reference.contract:
+        raise BundleError(
+            f"{candidate.name} and {reference.name} have different contracts: not the same model"
+        )
     points = grid_points(reference.contract)
     total = len(points) + len(clips)
     grid = []
@@ -256,11 +265,14 @@ def generated_clips(contract: GraphContract, seed: int) -> list[Float32Array]:
     rng = np.random.default_rng((seed, 1))
     lengths = [min(frames, contract.max_frames) for frames in (1, 2, 9, 44, 100)]
     clips = [generated_poses(rng, 1, n)[0].reshape(n, NUM_LANDMARKS, 2) for n in lengths]
-    no_hands, one_hand, nothing = (clips[3].copy() for _ in range(3))
+    no_hands, one_hand, nothing, one_point, narrow = (clips[3].copy() for _ in range(5))
     no_hands[:, LEFT_HAND.start :] = np.nan
     one_hand[:, LEFT_HAND] = 0.0
     nothing[:] = np.nan
-    return [*clips, no_hands, one_hand, nothing]
+    one_point[:, 1:] = np.nan
+    one_point[:, 0] = 0.3  # still: nothing in the clip has a size
+    narrow[:, RIGHT_SHOULDER] = narrow[:, LEFT_SHOULDER]
+    return [*clips, no_hands, one_hand, nothing, one_point, narrow]
 
 
 def spread_by_length(clips: Sequence[Float32Array], count: int) -> list[Float32Array]:
@@ -317,23 +329,50 @@ def invariance_of(runner: Runner, clips: Sequence[Float32Array], *, seed: int) -
         seed: of the noise and the order.
     """
     rng = np.random.default_rng((seed, 2))
-    alone = np.concatenate([runner.infer(*pad_clips([clip])) for clip in clips])
-    facts = {}
-    for fill in _FILLS:
-        facts[f"padding {fill}"] = max(
-            float(np.abs(runner.infer(*_padded(clip, frames, fill, rng)) - expected).max())
-            for clip, expected in zip(clips, alone, strict=True)
-            for frames in {min(len(clip) + 7, runner.contract.max_frames), runner.contract.max_frames}
-        )
-    together = _in_batches(runner, clips)
-    facts["batch company"] = float(np.abs(together - alone).max())
     order = rng.permutation(len(clips))
-    shuffled = _in_batches(runner, [clips[i] for i in order])
-    facts["batch order"] = float(np.abs(shuffled - together[order]).max())
-    return [
-        Invariance(runner=runner.name, change=change, clips=len(clips), max_logit_diff=difference)
-        for change, difference in facts.items()
-    ]
+    zeros = [np.where(detected(clip)[..., None], clip, np.float32(0)) for clip in clips]
+    longest = runner.contract.max_frames
+    alone = _one_by_one(runner, clips)
+    together = _in_batches(runner, clips)
+
+    def when_padded(fill: str) -> float:
+        return max(
+            _largest(runner.infer(*_padded(clip, frames, fill, rng)) - expected)
+            for clip, expected in zip(clips, alone, strict=True)
+            for frames in {min(len(clip) + 7, longest), longest}
+        )
+
+    changes: dict[str, Callable[[], float]] = {
+        **{f"padding {fill}": partial(when_padded, fill) for fill in _FILLS},
+        "missing as (0, 0)": lambda: _largest(_one_by_one(runner, zeros) - alone),
+        "batch company": lambda: _largest(together - alone),
+        "batch order": lambda: _largest(_in_batches(runner, [clips[i] for i in order]) - together[order]),
+    }
+    facts = []
+    for change, measure in changes.items():
+        difference, error = None, None
+        try:
+            difference = measure()
+        except SpoterError as failure:
+            error = str(failure)
+        facts.append(
+            Invariance(
+                runner=runner.name,
+                change=change,
+                clips=len(clips),
+                max_logit_diff=difference,
+                error=error,
+            )
+        )
+    return facts
+
+
+def _one_by_one(runner: Runner, clips: Sequence[Float32Array]) -> Float32Array:
+    return np.concatenate([runner.infer(*pad_clips([clip])) for clip in clips])
+
+
+def _largest(differences: Float32Array) -> float:
+    return float(np.abs(differences).max())
 
 
 def _padded(
@@ -344,7 +383,9 @@ def _padded(
     if fill == "noise":
         padding = rng.uniform(0, 1, shape).astype(np.float32)
     else:
-        padding = np.full(shape, {"zeros": 0.0, "nan": np.nan, "huge": 1e30}[fill], np.float32)
+        padding = np.full(
+            shape, {"zeros": 0.0, "nan": np.nan, "huge": 1e30, "infinity": np.inf}[fill], np.float32
+        )
     return np.concatenate((poses, padding), axis=1), lengths
 
 
@@ -355,23 +396,25 @@ def judge(facts: ParityFacts, policy: Policy) -> Verdict:
         where = f"{point.batch} clips × {point.frames} frames, {point.lengths} lengths"
         if point.max_logit_diff is None:
             failures.append(f"{where}: {facts.candidate} cannot run it: {point.error}")
-        elif point.max_logit_diff > policy.max_logit_diff:
+        elif not point.max_logit_diff <= policy.max_logit_diff:  # a NaN fails too
             failures.append(
                 f"{where}: logits differ by {point.max_logit_diff:.1e}, allowed {policy.max_logit_diff:.0e}"
             )
     for clips in facts.clips:
-        if clips.max_logit_diff > policy.max_logit_diff:
+        if not clips.max_logit_diff <= policy.max_logit_diff:
             failures.append(
                 f"{clips.clips} clips ({clips.source}): logits differ by {clips.max_logit_diff:.1e}, "
                 f"allowed {policy.max_logit_diff:.0e}"
             )
-        if clips.labels_agree < policy.min_label_agreement * clips.clips:
+        if not clips.labels_agree >= policy.min_label_agreement * clips.clips:
             failures.append(
                 f"{clips.clips} clips ({clips.source}): {clips.clips - clips.labels_agree} labels differ, "
                 f"agreement must be {policy.min_label_agreement:.1%}"
             )
     for fact in facts.invariance:
-        if fact.max_logit_diff > policy.max_invariance_diff:
+        if fact.max_logit_diff is None:
+            failures.append(f"{fact.runner}: {fact.change}: no answer: {fact.error}")
+        elif not fact.max_logit_diff <= policy.max_invariance_diff:
             failures.append(
                 f"{fact.runner}: {fact.change} moves the logits by {fact.max_logit_diff:.1e}, "
                 f"allowed {policy.max_invariance_diff:.0e}"

@@ -62,6 +62,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_replaceable(path: Path, marker: str) -> bool:
+    """Tell whether ``--force`` may replace a path: nothing, an empty folder, or one that holds `marker`."""
+    if not path.exists():
+        return True
+    return path.is_dir() and ((path / marker).exists() or not any(path.iterdir()))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:

@@ -75,7 +75,7 @@ BONES: Final = (
 )
 
 # Image coordinates are about 0..1 and pixels a few thousand; far beyond that float32 sums lose digits.
-COORDINATE_LIMIT: Final = 1e5
+COORDINATE_LIMIT: Final = 1e4
 
 
 def landmarks_from_mediapipe(

@@ -24,6 +24,8 @@ _DISTRIBUTIONS: Final = (
     "onnxruntime-training",
 )
 
+_MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
+
 
 def installed_distributions() -> dict[str, str]:
     """Return name → version of every installed distribution that provides ONNX Runtime."""
@@ -73,6 +75,8 @@ class OrtRunner(Runner):
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: they come back as exceptions
+        if threads is not None and not 1 <= threads <= _MAX_THREADS:
+            raise BackendError(f"threads={threads}: expected 1..{_MAX_THREADS}")
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1

@@ -115,6 +115,8 @@ class Recognizer:
     def __init__(
         self, runner: Runner, *, why: dict[str, str] | None = None, long: LongClips = "error"
     ) -> None:
+        if long not in ("error", "resample"):
+            raise InputError(f"long={long!r}: expected 'error' or 'resample'")
         self.runner = runner
         self.why = why or {}
         self._long = long
@@ -200,8 +202,9 @@ class Recognizer:
         limit = self.contract.max_frames
         if self._long == "error":
             return check_clip(clip, max_frames=limit, where=where)
-        checked = check_clip(clip, max_frames=np.iinfo(np.int32).max, where=where)
-        return checked if len(checked) <= limit else resample_clip(checked, limit)
+        frames = len(clip) if hasattr(clip, "__len__") else 0
+        checked = check_clip(clip, max_frames=max(frames, limit), where=where)
+        return resample_clip(checked, limit) if frames > limit else checked
 
     def _prediction(self, logits_C: Float32Array, latency_ms: float) -> Prediction:
         best = int(logits_C.argmax())

@@ -152,3 +152,13 @@ def test_everything_at_once_keeps_values_finite_or_missing() -> None:
 def test_strengths_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"augment\.{field}: {value}"):
         AugmentConfig(**{field: value})
+
+
+def test_what_padding_holds_changes_no_real_frame() -> None:
+    noisy = batch()
+    noisy[torch.arange(40) >= LENGTHS[:, None]] = 7.7
+    results = [
+        augment(poses, LENGTHS, ALL, torch.Generator().manual_seed(4), max_frames=299)[0]
+        for poses in (batch(), noisy)
+    ]
+    assert torch.equal(results[0].nan_to_num(9), results[1].nan_to_num(9))

@@ -104,9 +104,11 @@ def write_bad(kind: str, path: Path) -> None:
     elif kind == "other dict":
         torch.save({"epoch": 3, "loss": 0.5}, path)
     elif kind == "other weights":
-        torch.save({"model_state_dict": {"fc.weight": torch.ones(3)}, "model_config": {}}, path)
+        torch.save({"model_state_dict": {"fc.weight": torch.ones(3)}, "model_config": {"num_heads": 9}}, path)
     elif kind == "no config":
         notebook_checkpoint(path, model_config=None)
+    elif kind == "no heads":
+        notebook_checkpoint(path, model_config={"d_model": 36})
     elif kind == "other sizes":
         notebook_checkpoint(path, model_config={"num_heads": 9, "d_model": 108})
     elif kind == "heads that do not divide":
@@ -126,6 +128,7 @@ def write_bad(kind: str, path: Path) -> None:
         ("other dict", "no 'model_state_dict' of tensors; it holds 'epoch', 'loss'"),
         ("other weights", "not a SPOTER state dict: 'input_projection.weight' is missing"),
         ("no config", "no 'model_config'"),
+        ("no heads", "its 'model_config' does not state num_heads"),
         ("other sizes", "model_config says d_model = 108, the tensors say 36"),
         ("heads that do not divide", "36 does not divide by num_heads 7"),
     ],

@@ -62,7 +62,7 @@ def test_each_verb_finds_what_the_one_before_it_made(home: Path, tiny: Dataset) 
     assert on_ort["top1"] == scores["top1"]
     proof = answer(spoter_kit(home, "parity", "--all", "--json"))
     assert proof["passed"] is True
-    assert sum(group["clips"] for group in proof["facts"]["clips"]) == len(tiny.clips) + 8
+    assert sum(group["clips"] for group in proof["facts"]["clips"]) == len(tiny.clips) + 10
     assert answer(spoter_kit(home, "verify", "--json"))["passed"] is True
     found = answer(spoter_kit(home, "predict", "clip.npy", "--top", "2", "--json"))["predictions"][0]
     expected = Recognizer.load(bundle_of(home)).predict(tiny.poses_of(tiny.clips[0]))
@@ -76,12 +76,12 @@ def test_predict_takes_a_dataset_and_names_its_clips(home: Path, tiny: Dataset) 
 
 
 def test_what_people_read_names_the_split_and_the_next_command(home: Path, tiny: Dataset) -> None:
-    done = spoter_kit(home, "eval", "-o", "confusion.png")
+    done = spoter_kit(home, "eval", "-o", "confusion.png", "--force")
     assert tiny.split in done.stdout
     assert "the data is synthetic" in done.stderr
     assert "next: spoter-kit" in done.stderr
     assert (home / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    done = spoter_kit(home, "parity", "-o", "proof.json")
+    done = spoter_kit(home, "parity", "-o", "proof.json", "--force")
     assert "parity holds" in done.stdout
     assert json.loads((home / "proof.json").read_text())["passed"] is True
 
@@ -97,7 +97,7 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
     done = spoter_kit(home, "export", "--max-batch", "1", "--no-real-goldens", "-o", str(out), "--json")
     answer(done)
     with np.load(out / "goldens.npz") as goldens:
-        assert len(goldens["lengths"]) == 8  # the generated ones alone
+        assert len(goldens["lengths"]) == 10  # the generated ones alone
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["train", "{data}", "-o", "runs/{run}"], "exists already. Fix: choose another -o"),
         (["train", "--resume", "-o", "nowhere"], "nowhere: no such folder"),
         (["eval", "nowhere"], "nowhere: no such folder"),
-        (["eval", "--split", "dev"], "no clip is in the split 'dev'"),
+        (["eval", "--split", "dev"], "no split 'dev'; there are train, val, test and all"),
         (["eval", "--backend", "ort-cpu"], "a RUN runs on torch; ort-cpu needs a BUNDLE"),
         (["eval", "{bundle}", "--backend", "tpu"], "unknown backend 'tpu'; there are torch, ort-cpu"),
         (["export"], "exists already. Fix: choose another -o, or replace it with --force"),
@@ -125,7 +125,12 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["predict", "infinite.npy"], "infinite.npy: value inf at index"),
         (["verify", "nowhere"], "nowhere: no such folder"),
         (["import-checkpoint", "nowhere.pth"], "nowhere.pth: no such file"),
-        (["demo", "-o", "runs"], "runs: exists already"),
+        (["demo", "-o", "runs", "--force"], "runs: exists already and was not made by the demo"),
+        (["train", "{data}", "-o", "runs", "--force"], "runs: exists already and is no run"),
+        (["export", "-o", "other.spoter", "--force"], "other.spoter: exists already and is no bundle"),
+        (["eval", "-o", "clip.npy"], "clip.npy: exists already"),
+        (["parity", "-o", "clip.npy"], "clip.npy: exists already"),
+        (["train", "{data}", "--set", "learning_rate=1e30", "--recipe", "demo"], "training has diverged"),
     ],
 )
 def test_a_mistake_gets_one_message_and_exit_1(
@@ -141,6 +146,8 @@ def test_a_mistake_gets_one_message_and_exit_1(
     }
     for name, clip in clips.items():
         np.save(home / f"{name}.npy", clip)
+    (home / "other.spoter").mkdir(exist_ok=True)
+    (home / "other.spoter" / "thesis.txt").write_text("three years of work")
     run = (home / "runs" / "last").resolve().name
     before = sorted(home.rglob("*"))
     filled = [a.format(data=tiny.folder, run=run, bundle=bundle_of(home)) for a in arguments]

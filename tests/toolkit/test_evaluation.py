@@ -60,8 +60,10 @@ def test_clips_of_any_length_keep_their_order() -> None:
 def test_unknown_labels_empty_splits_and_long_clips_are_refused(tiny: Dataset) -> None:
     knows = Echo(GraphContract(labels=tiny.labels))
     assert evaluate(knows, tiny, "all").clips == len(tiny.clips)
-    with pytest.raises(DataError, match="no clip is in the split 'dev'"):
+    with pytest.raises(DataError, match="no split 'dev'; there are train, val, test and all"):
         evaluate(knows, tiny, "dev")
+    with pytest.raises(DataError, match="no clip is in the split 'test'"):
+        evaluate(knows, tiny.with_clips(tiny.clips_in("train"), ""), "test")
     with pytest.raises(DataError, match="the model does not know 4 of its labels: synthetic-01"):
         evaluate(Echo(GraphContract(labels=LABELS)), tiny, "test")
     with pytest.raises(InputError, match=r"the model takes 1\.\.5"):

@@ -118,7 +118,7 @@ def test_landmark_weights_meet_their_landmark_or_the_notebooks_columns() -> None
     [
         ({"d_model": 100}, "d_model: 100 does not divide by num_heads 9"),
         ({"num_heads": 0}, "num_heads: 0, expected at least 1"),
-        ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"dropout": 0.7}, "dropout: 0.7, expected 0..0.6"),
         ({"max_seq_length": 1}, "max_seq_length: 1, expected at least 2"),
         ({"architecture": "resnet"}, "architecture: 'resnet', expected one of"),
         ({"normalize": "shoulder"}, "normalize: 'shoulder'"),

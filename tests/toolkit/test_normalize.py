@@ -95,3 +95,19 @@ def test_the_shoulders_place_is_their_geometric_median() -> None:
     centre = _robust_centre(torch.from_numpy(points), valid)[0, 0].numpy()
     assert np.abs(centre - [0.4, 0.3]).max() < 0.1
     assert np.abs(points.mean(1) - [0.4, 0.3]).max() > 0.4
+
+
+@pytest.mark.parametrize("shown", ["one still point", "shoulders that coincide", "a hand of one point"])
+def test_what_has_no_size_is_not_divided_by(shown: str) -> None:
+    points = clip(150)
+    if shown == "one still point":
+        points[:] = torch.nan
+        points[:, :, 0] = 0.3
+    elif shown == "shoulders that coincide":
+        points[:, :, 6] = points[:, :, 7]
+    else:
+        points[:, :, RIGHT_HAND] = torch.nan
+        points[:, :, RIGHT_HAND.start] = torch.rand(1, 150, 2, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([150], dtype=torch.int32)
+    module, flat = Normalize("signing-space"), points.flatten(2)
+    assert (module(flat, lengths) - module(flat.double(), lengths)).abs().max() <= 1e-5

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -69,6 +70,8 @@ def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dat
         "synthetic": True,
         "split": tiny.split,
         "coordinates": "image",
+        "processes": 1,
+        "leak_allowed": False,
     }
     assert run.info["train"]["seed"] == 0
     assert run.info["versions"]["torch"] == torch.__version__
@@ -191,6 +194,53 @@ def test_the_losses_are_their_formulas(loss: str) -> None:
     assert got.item() == pytest.approx(expected.mean(), rel=1e-6)
 
 
+def test_a_diverged_training_stops_and_keeps_the_last_good_epoch(tiny: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the loss is nan: training has diverged.*smaller learning_rate"):
+        train(replace(CONFIG, learning_rate=1e30, gradient_clip=1e30), tiny, tmp_path / "run")
+    assert not (tmp_path / "run" / RUN_WEIGHTS).exists()
+
+
+def test_force_replaces_a_run_once_all_is_checked_and_never_anything_else(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    short = replace(CONFIG, epochs=1)
+    train(short, tiny, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    unsplit = tiny.with_clips([replace(clip, split="") for clip in tiny.clips], "")
+    with pytest.raises(DataError, match="no clip is in the train split"):
+        train(short, unsplit, tmp_path / "run", force=True)
+    assert weights(tmp_path / "run") == before
+    train(replace(short, seed=1), tiny, tmp_path / "run", force=True)
+    assert weights(tmp_path / "run") != before
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "thesis.txt").write_text("three years of work")
+    with pytest.raises(CheckpointError, match="exists already and is no run"):
+        train(short, tiny, tmp_path / "docs", force=True)
+    assert (tmp_path / "docs" / "thesis.txt").exists()
+
+
+def test_a_full_disk_is_an_os_error_and_the_last_epoch_stays(tiny: Dataset, tmp_path: Path) -> None:
+    """A file-size limit of the process stands in for a disk with no room for last.pt."""
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    code = (
+        "import resource, signal; from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from spoter_toolkit.training import _save_last, _Progress; import torch\n"
+        "model = torch.nn.Linear(300, 300); optimizer = torch.optim.AdamW(model.parameters())\n"
+        "schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n    _save_last(Path('run'), model, optimizer, schedule, _Progress())\n"
+        "except OSError as error:\n    print('OSError', error.strerror)\n"
+    )
+    before = (tmp_path / "run" / LAST).read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "OSError File too large", done.stderr
+    assert (tmp_path / "run" / LAST).read_bytes() == before
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     factor = _warmup_then_linear(10, 110)
     values = [factor(step) for step in range(111)]
@@ -235,13 +285,20 @@ def test_tensorboard_receives_the_epochs(tiny: Dataset, tmp_path: Path) -> None:
 def test_two_processes_train_together(tiny: Dataset, tmp_path: Path) -> None:
     """Two CPU processes share the batches and end with one run; gradients meet through gloo."""
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("-m", "spoter_toolkit", "train", str(tiny.folder), "--recipe", "demo", "-o", "run"),
         *("--set", "epochs=2", "--set", "model.num_encoder_layers=1", "--json"),
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+    )
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"]["processes"] == 2  # one object: only the first process speaks
     rows = read_metrics(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert read_run(tmp_path / "run").load_model()

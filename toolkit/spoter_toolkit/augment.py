@@ -88,6 +88,8 @@ def augment(
     poses = torch.where(missing, torch.nan, poses_NTL2)
     if config.time_scale:
         poses, lengths_N = _time_scaled(poses, lengths_N, config.time_scale, draw, max_frames)
+    padding_NT = torch.arange(poses.shape[1], device=poses.device) >= lengths_N[:, None]
+    poses = poses.masked_fill(padding_NT[:, :, None, None], torch.nan)  # no mean may read it
     if config.hand_dropout:
         poses = _hands_dropped(poses, lengths_N, config.hand_dropout, draw)
     if config.frame_dropout:
@@ -95,8 +97,7 @@ def augment(
         lost[:, 0] = False  # a clip of which nothing is left teaches nothing
         poses = torch.where(lost[:, :, None, None], torch.nan, poses)
     poses = _moved(poses, lengths_N, config, draw, centre)
-    padding = torch.arange(poses.shape[1], device=poses.device) >= lengths_N[:, None]
-    return poses.masked_fill(padding[:, :, None, None], 0.0), lengths_N
+    return poses.masked_fill(padding_NT[:, :, None, None], 0.0), lengths_N
 
 
 class _Draw:

@@ -18,11 +18,10 @@ from torch import Tensor
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import replacing, sha256_of, write_json
-from spoter_toolkit.locate import RUN_WEIGHTS
+from spoter_toolkit.locate import RUN_JSON, RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
 
 SCHEMA_VERSION: Final = 1
-RUN_JSON: Final = "run.json"
 
 _PACKAGES: Final = ("spoter-kit", "torch", "numpy", "accelerate", "safetensors")
 
@@ -108,6 +107,8 @@ def read_run(folder: Path | str) -> Run:
         got = info.get("schema_version") if isinstance(info, dict) else None
         raise CheckpointError(f"{path}: schema version {got}, this spoter-kit reads {SCHEMA_VERSION}")
     try:
+        for field in ("name", "status", "origin", "train", "data", "metrics", "commit"):
+            info[field]
         return Run(
             folder=folder,
             config=ModelConfig(**info["model"]),
@@ -168,6 +169,14 @@ def source_commit() -> str | None:
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
+            timeout=10,
+            check=True,
+        )
+        # An installed copy may lie in somebody else's repository, whose commit says nothing of this source.
+        subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
+            cwd=Path(__file__).parent,
+            capture_output=True,
             timeout=10,
             check=True,
         )

@@ -16,7 +16,7 @@ from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError, InputError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner, pad_clips
-from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 
 _MOST_CONFUSED = 10
 
@@ -89,6 +89,8 @@ def evaluate(
         DataError: the split has no clips, or a label that the model does not know.
         InputError: a clip is longer than the model takes.
     """
+    if split not in (*SPLITS, "all"):
+        raise DataError(f"no split {split!r}; there are {', '.join(SPLITS)} and all")
     clips = dataset.clips if split == "all" else dataset.clips_in(split)
     if not clips:
         raise DataError(

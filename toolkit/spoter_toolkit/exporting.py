@@ -31,7 +31,7 @@ def bundle_from_run(
     Args:
         run: with weights.
         folder: ``<name>.spoter``.
-        dataset: clips to prove it on; None for those it was trained on, where they still are.
+        dataset: clips to prove it on, usually `training_data`; None leaves generated ones.
         max_batch: the largest batch that the bundle claims, and that is run.
         keep_goldens: whether some of the clips may travel in the bundle.
         force: replace an existing bundle.
@@ -39,11 +39,8 @@ def bundle_from_run(
 
     Raises:
         CheckpointError: the run has no weights.
-        DataError: the dataset that was given, or that the run names, is not usable.
         ExportError: see `export_bundle`.
     """
-    if dataset is None:
-        dataset = training_data(run)
     return export_bundle(
         run.load_model(),
         run.contract(max_batch),

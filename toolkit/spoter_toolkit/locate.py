@@ -13,6 +13,7 @@ RUNS: Final = Path("runs")
 BUNDLES: Final = Path("bundles")
 DATASETS: Final = Path("datasets")
 LAST: Final = "last"  # runs/last points at the newest run
+RUN_JSON: Final = "run.json"  # in a RUN
 RUN_WEIGHTS: Final = "model.safetensors"  # in a RUN
 
 

@@ -33,7 +33,10 @@ ROBUST_STEPS: Final = 4
 # A frame exactly at the centre would pull without bound, and rounding would decide where the centre goes:
 # engines then differed by 1e-4 in the features. A tenth of the mean distance bounds every pull.
 SOFTENING: Final = 0.1
-SMALLEST: Final = 1e-6  # keeps divisions finite; image coordinates are about 1, so it changes no real clip
+# What is smaller than this share of the largest coordinate is no shoulder width and no hand, but rounding:
+# dividing by it would give every engine its own features (measured: 1e-4 in the logits at 1e-3).
+FLOOR: Final = 1e-2
+SMALLEST: Final = 1e-6  # keeps divisions by sums of weights finite
 
 
 class Normalize(nn.Module):
@@ -56,14 +59,13 @@ class Normalize(nn.Module):
         # where, not a product: NaN × 0 is NaN, and padding may hold anything
         points_NTL2 = torch.where(found_NTL1, points_NTL2, 0.0)
         if self.mode == "signing-space":
-            points_NTL2 = torch.cat(
-                (
-                    _body_in_signing_space(points_NTL2, found_NTL1),
-                    _hand_in_its_box(points_NTL2[:, :, LEFT_HAND], found_NTL1[:, :, LEFT_HAND]),
-                    _hand_in_its_box(points_NTL2[:, :, RIGHT_HAND], found_NTL1[:, :, RIGHT_HAND]),
-                ),
-                dim=2,
+            floor_N111 = FLOOR * points_NTL2.abs().amax((1, 2, 3), keepdim=True).clamp_min(SMALLEST)
+            hands = (
+                _hand_in_its_box(points_NTL2[:, :, hand], found_NTL1[:, :, hand], floor_N111)
+                for hand in (LEFT_HAND, RIGHT_HAND)
             )
+            body = _body_in_signing_space(points_NTL2, found_NTL1, floor_N111[:, 0])
+            points_NTL2 = torch.cat((body, *hands), dim=2)
         return points_NTL2.flatten(2)
 
 
@@ -73,7 +75,7 @@ def frame_mask(poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
     return frames_T < lengths_N[:, None]
 
 
-def _body_in_signing_space(points_NTL2: Tensor, found_NTL1: Tensor) -> Tensor:
+def _body_in_signing_space(points_NTL2: Tensor, found_NTL1: Tensor, floor_N11: Tensor) -> Tensor:
     right, left = points_NTL2[:, :, RIGHT_SHOULDER], points_NTL2[:, :, LEFT_SHOULDER]
     both_NT1 = found_NTL1[:, :, RIGHT_SHOULDER] & found_NTL1[:, :, LEFT_SHOULDER]
     middle_N12 = _robust_centre((right + left) / 2, both_NT1)
@@ -88,7 +90,7 @@ def _body_in_signing_space(points_NTL2: Tensor, found_NTL1: Tensor) -> Tensor:
     spread_N11 = (offsets.square().sum((1, 2, 3))[:, None, None] / count_N11).sqrt()
     seen_N11 = both_NT1.any(1, keepdim=True)
     middle_N12 = torch.where(seen_N11, middle_N12, mean_N12)
-    width_N11 = torch.where(seen_N11, width_N11, 2 * spread_N11).clamp_min(SMALLEST)
+    width_N11 = torch.maximum(torch.where(seen_N11, width_N11, 2 * spread_N11), floor_N11)
 
     scale_N11 = SIGNING_SPACE_SCALE / (SIGNING_SPACE_SPAN * width_N11)
     centre = points_NTL2.new_tensor(SIGNING_SPACE_CENTRE)
@@ -113,11 +115,11 @@ def _robust_centre(values_NTk: Tensor, valid_NT1: Tensor) -> Tensor:
     return centre
 
 
-def _hand_in_its_box(hand_NTP2: Tensor, found_NTP1: Tensor) -> Tensor:
+def _hand_in_its_box(hand_NTP2: Tensor, found_NTP1: Tensor, floor_N111: Tensor) -> Tensor:
     """Return hand points relative to the middle of their box, in units of its longer side: -0.5..0.5."""
     far = torch.finfo(hand_NTP2.dtype).max
     low = torch.where(found_NTP1, hand_NTP2, far).amin(2, keepdim=True)
     high = torch.where(found_NTP1, hand_NTP2, -far).amax(2, keepdim=True)
     middle = low / 2 + high / 2  # halves first: where no point was found the sum would overflow
-    side = (high - low).amax(3, keepdim=True).clamp_min(SMALLEST)
+    side = torch.maximum((high - low).amax(3, keepdim=True), floor_N111)
     return torch.where(found_NTP1, (hand_NTP2 - middle) / side, 0.0)

@@ -19,6 +19,7 @@ from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.checkpoint import Run, load_weights, read_run, save_weights, write_run_json
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
+from spoter_toolkit.runs import check_run_target
 
 # Of BdSL_SPOTER's notebook class: a second head that its forward never reads.
 _UNUSED_HEAD: Final = "classifier."
@@ -57,6 +58,8 @@ def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
         )
     if not isinstance(declared, dict):
         raise CheckpointError(f"{path}: no 'model_config', which alone states the number of heads")
+    if "num_heads" not in declared:
+        raise CheckpointError(f"{path}: its 'model_config' does not state num_heads")
     config = _config_from_weights(weights, declared, path)
     unused = config.architecture == "bdsl-spoter"
     dropped = tuple(sorted(n for n in weights if unused and n.startswith(_UNUSED_HEAD)))
@@ -146,8 +149,7 @@ def import_checkpoint(
         CheckpointError: see `model_from_notebook`; or the number of labels is not that of the classes, or
             `folder` exists.
     """
-    if folder.exists() and not force:
-        raise CheckpointError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
+    check_run_target(folder, force=force)
     imported = model_from_notebook(path)
     config = imported.model.config
     if labels is None:

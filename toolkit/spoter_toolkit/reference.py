@@ -8,7 +8,7 @@ import torch
 
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import Bundle
-from spoter_runtime.errors import CheckpointError
+from spoter_runtime.errors import BundleError, CheckpointError
 from spoter_toolkit.checkpoint import Run, read_run
 from spoter_toolkit.locate import RUNS
 
@@ -21,9 +21,14 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
         run: where it is; None looks in ``runs/<its name>``.
 
     Raises:
+        BundleError: the bundle was made without spoter-kit's runs.
         CheckpointError: it is not there, or its weights are not those of the bundle.
     """
-    made_from = bundle.provenance["run"]
+    made_from = bundle.provenance.get("run")
+    if not isinstance(made_from, dict) or not {"name", "weights_sha256"} <= made_from.keys():
+        raise BundleError(
+            f"{bundle.folder}: does not say which run it was made from, so torch cannot load it"
+        )
     folder = run or RUNS / made_from["name"]
     if run is None and not folder.is_dir():
         raise CheckpointError(

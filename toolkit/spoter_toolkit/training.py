@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError, require
 from spoter_runtime.files import remove, replacing
 from spoter_runtime.runner import pad_clips
@@ -34,13 +37,15 @@ from spoter_toolkit.checkpoint import (
 from spoter_toolkit.checks import check_model
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.data.split import check_no_leak
-from spoter_toolkit.evaluation import Scores, scores_from_logits
+from spoter_toolkit.evaluation import Scores, infer_clips, scores_from_logits
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
 from spoter_toolkit.pictures import draw_confusion, draw_curves
+from spoter_toolkit.runs import check_run_target
 
 LAST: Final = "last.pt"
 METRICS: Final = "metrics.jsonl"
+_EVAL_BATCH: Final = 64
 
 Tracker = Literal["tensorboard", "wandb"]
 OnProgress = Callable[[int, int, str], None]
@@ -102,8 +107,10 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    force: bool = False,
     allow_leak: bool = False,
     trackers: tuple[Tracker, ...] = (),
+    on_start: Callable[[], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run:
     """Train a model on the train split and write a RUN folder.
@@ -114,15 +121,17 @@ def train(
     Args:
         config: settings; `config.model.num_classes` is replaced by the dataset's number of labels.
         dataset: split into train and, better, val.
-        folder: the RUN; must not exist unless `resume`.
+        folder: the RUN; see `check_run_target`.
         resume: go on from the last epoch that `folder` holds; the config and the data must be the same.
+        force: replace an existing run, once everything has been checked.
         allow_leak: train although the splits share a signer or a clip.
         trackers: log to these as well; each needs its extra.
+        on_start: called when the run folder stands, before the first step.
         on_progress: called with (step, steps, what) after each optimiser step.
 
     Raises:
         DataError: no train split, or a leak between the splits.
-        ConfigError: the model fails its checks.
+        ConfigError: the model fails its checks, or the loss stops being a number.
         CheckpointError: resuming with other settings or other data.
         MissingExtraError: a tracker is not installed.
     """
@@ -146,11 +155,16 @@ def train(
     steps = config.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(config.warmup_steps, steps))
     progress = _Progress()
+    about = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     if resume:
-        progress = _restore(folder, model, optimizer, schedule, config, dataset)
+        progress = _restore(folder, model, optimizer, schedule, config, dataset, about)
     elif accelerator.is_main_process:
+        check_run_target(folder, force=force)
+        remove(folder)
         folder.mkdir(parents=True)
-        _write_info(folder, config, dataset, "running", progress)
+        _write_info(folder, config, dataset, "running", progress, about)
+    if on_start and accelerator.is_main_process:
+        on_start()
     model, optimizer = accelerator.prepare(model, optimizer)
     if trackers:
         accelerator.init_trackers(folder.name, config=_flat(config))
@@ -172,7 +186,7 @@ def train(
             if splits.val and (
                 progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
             ):
-                row |= _evaluate(bare, dataset, splits.val, accelerator.device)
+                row |= _evaluate(bare, dataset, splits.val)
                 if progress.improved(row["val_accuracy"], row["val_loss"]):
                     save_weights(bare, folder / RUN_WEIGHTS)
             _append_metrics(folder, row)
@@ -183,7 +197,7 @@ def train(
     if accelerator.is_main_process:
         if not splits.val:
             save_weights(accelerator.unwrap_model(model), folder / RUN_WEIGHTS)
-        _finish(folder, config, dataset, splits, progress, accelerator.device)
+        _finish(folder, config, dataset, splits, progress, about)
     if trackers:
         accelerator.end_training()
     accelerator.wait_for_everyone()
@@ -248,6 +262,11 @@ class _Loop:
         with self.accelerator.autocast():
             logits_NC = self.model(poses_NTL2.flatten(2), lengths_N)
         loss = _loss(logits_NC.float(), labels_N, self.config)
+        if not loss.isfinite():
+            raise ConfigError(
+                f"the loss is {loss.item()}: training has diverged; the last good epoch is in {LAST}. "
+                "Fix: a smaller learning_rate, or a larger warmup_steps"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -360,7 +379,8 @@ def _loss(logits_NC: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
     losses_N = F.cross_entropy(logits_NC, labels_N, reduction="none", label_smoothing=config.label_smoothing)
     if config.loss == "focal":  # alpha 1; p is the probability of the true class (Lin et al. 2017, eq. 4)
         p_N = logits_NC.softmax(1).gather(1, labels_N[:, None])[:, 0]
-        losses_N = (1 - p_N) ** config.focal_gamma * losses_N
+        # 0 ** gamma has no gradient for gamma below 1
+        losses_N = (1 - p_N).clamp_min(1e-7) ** config.focal_gamma * losses_N
     return losses_N.mean()
 
 
@@ -376,25 +396,10 @@ def _warmup_then_linear(warmup: int, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def logits_of(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...], device: torch.device) -> Tensor:
-    """Return logits (clips, C) on the CPU, in the order of `clips`, computed in length-sorted batches."""
-    order = sorted(range(len(clips)), key=lambda i: clips[i].frames)
-    logits = torch.empty(len(clips), model.config.num_classes)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(order), 64):
-            rows = order[start : start + 64]
-            poses, lengths, _ = _batch(dataset, [clips[i] for i in rows], device)
-            logits[rows] = model(poses.flatten(2), lengths).float().cpu()
-    model.train(was_training)
-    return logits
-
-
-def _evaluate(
-    model: Spoter, dataset: Dataset, clips: tuple[Clip, ...], device: torch.device
-) -> dict[str, float]:
-    logits = logits_of(model, dataset, clips, device)
+def _evaluate(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...]) -> dict[str, float]:
+    contract = GraphContract(labels=dataset.labels, max_frames=model.config.max_frames, max_batch=_EVAL_BATCH)
+    runner = TorchRunner(model, contract)
+    logits = torch.from_numpy(infer_clips(runner, [dataset.poses_of(clip) for clip in clips]))
     index = dataset.label_index()
     labels = torch.tensor([index[clip.label] for clip in clips])
     return {
@@ -405,7 +410,7 @@ def _evaluate(
 
 def _append_metrics(folder: Path, row: dict[str, Any]) -> None:
     with (folder / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -421,16 +426,18 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _save_last(folder: Path, model: Spoter, optimizer: Any, schedule: Any, progress: _Progress) -> None:
+    buffer = BytesIO()  # torch's own file writer turns a full disk into a RuntimeError
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "progress": asdict(progress),
+        },
+        buffer,
+    )
     with replacing(folder / LAST) as temporary:
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "progress": asdict(progress),
-            },
-            temporary,
-        )
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _restore(
@@ -440,6 +447,7 @@ def _restore(
     schedule: torch.optim.lr_scheduler.LambdaLR,
     config: TrainConfig,
     dataset: Dataset,
+    about: dict[str, Any],
 ) -> _Progress:
     """Load the last finished epoch into the parts of a training; nothing where none was finished."""
     run = read_run(folder)
@@ -449,6 +457,9 @@ def _restore(
         raise CheckpointError(f"{folder}: was begun with other settings: {', '.join(changed)}")
     if run.data is None or run.data["sha256"] != dataset.sha256:
         raise CheckpointError(f"{folder}: was begun on other data than {dataset.folder}")
+    for name, value in about.items():
+        if run.data[name] != value:
+            raise CheckpointError(f"{folder}: was begun with {name} {run.data[name]}, now it is {value}")
     if not (folder / LAST).is_file():
         remove(folder / METRICS)
         return _Progress()
@@ -472,17 +483,18 @@ def _finish(
     dataset: Dataset,
     splits: _Splits,
     progress: _Progress,
-    device: torch.device,
+    about: dict[str, Any],
 ) -> None:
     """Draw the curves and the confusion of the kept weights, and note in run.json that the run is done."""
     draw_curves(read_metrics(folder), folder / "curves.png")
     scores = None
     if splits.val:
-        model = read_run(folder).load_model().to(device)
-        logits = logits_of(model, dataset, splits.val, device).numpy()
+        run = read_run(folder)
+        runner = TorchRunner(run.load_model(), run.contract(_EVAL_BATCH))
+        logits = infer_clips(runner, [dataset.poses_of(clip) for clip in splits.val])
         scores = scores_from_logits(logits, splits.val, dataset.labels)
         draw_confusion(scores, folder / "confusion.png", title=f"{folder.name}, val ({dataset.split})")
-    _write_info(folder, config, dataset, "done", progress, scores)
+    _write_info(folder, config, dataset, "done", progress, about, scores)
 
 
 def _write_info(
@@ -491,6 +503,7 @@ def _write_info(
     dataset: Dataset,
     status: str,
     progress: _Progress,
+    about: dict[str, Any],
     scores: Scores | None = None,
 ) -> None:
     metrics: dict[str, Any] = {"epochs": progress.epoch}
@@ -505,13 +518,14 @@ def _write_info(
         status=status,
         train=_as_json(config),
         data={
-            "folder": str(dataset.folder),
+            "folder": str(dataset.folder.resolve()),
             "sha256": dataset.sha256,
             "kind": dataset.origin.kind,
             "synthetic": dataset.origin.synthetic,
             "split": dataset.split,
             "coordinates": dataset.coordinates,
-        },
+        }
+        | about,
         metrics=metrics,
         origin="trained",
     )

@@ -70,6 +70,9 @@ def import_(
     ] = False,
     signer: Annotated[str, typer.Option(help="Who signed, where the source does not say.")] = "",
     fps: Annotated[float | None, typer.Option(help="Frames a second; default: the source's, or 30.")] = None,
+    normalised: Annotated[
+        bool, typer.Option("--normalised", help="The landmarks are normalised already; models will not.")
+    ] = False,
     long: Annotated[
         Long, typer.Option(help="Clips of more than 299 frames: refuse, resample or cut them.")
     ] = Long.ERROR,
@@ -105,6 +108,7 @@ def import_(
         shared_labels=shared_labels,
         signer=signer or UNKNOWN_SIGNER,
         fps=fps,
+        normalised=normalised,
         long=long.value,
         skip_bad=skip_bad,
     )

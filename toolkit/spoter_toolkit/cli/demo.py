@@ -11,6 +11,7 @@ from spoter_toolkit.cli.console import ForceOption, say
 
 # The same bar as for all 60 signs; the exit code says whether it was reached.
 _TOP1: Final = 0.90
+_MARK: Final = ".made-by-spoter-kit-demo"  # what --force may replace
 
 
 def demo(
@@ -22,15 +23,18 @@ def demo(
     import time
 
     from spoter_runtime.errors import ConfigError
-    from spoter_runtime.files import remove
+    from spoter_runtime.files import is_replaceable, remove
     from spoter_toolkit.cli import bench, data, eval, export, parity, train, verify
     from spoter_toolkit.cli.console import ANSWER_IS_NO, verbs_in_a_row
     from spoter_toolkit.data.synth import SynthSettings, synthesize
 
-    if out.exists() and not force:
+    if not is_replaceable(out, _MARK):
+        raise ConfigError(f"{out}: exists already and was not made by the demo. Fix: choose another -o")
+    if (out / _MARK).exists() and not force:
         raise ConfigError(f"{out}: exists already. Fix: choose another -o, or replace it with --force")
     remove(out)
     out.mkdir(parents=True)
+    (out / _MARK).touch()
     begin = time.perf_counter()
     dataset, run, bundle = out / "synthetic-12", out / "run", out / "demo.spoter"
 

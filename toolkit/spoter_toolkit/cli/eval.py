@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spoter_toolkit.cli.console import (
+    ForceOption,
     JsonOption,
     emit_json,
     emit_table,
@@ -30,13 +31,17 @@ def eval_(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the confusion matrix to this PNG.")
     ] = None,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> float:
     """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
+    from spoter_toolkit.data.dataset import check_target
     from spoter_toolkit.evaluation import evaluate
     from spoter_toolkit.locate import last_run
     from spoter_toolkit.sources import open_source
 
+    if out:
+        check_target(out, force=force)
     path = source or last_run()
     runner, dataset = open_source(path, backend=backend, run=run, data=data)
     with progress_bar() as on_progress:

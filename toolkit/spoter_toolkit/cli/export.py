@@ -14,6 +14,7 @@ from spoter_toolkit.cli.console import (
     emit_table,
     next_step,
     progress_bar,
+    say,
 )
 
 
@@ -36,18 +37,23 @@ def export(
     from spoter_toolkit.checkpoint import read_run
     from spoter_toolkit.cli.parity import fact_rows
     from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.exporting import bundle_from_run
+    from spoter_toolkit.exporting import bundle_from_run, training_data
     from spoter_toolkit.locate import BUNDLES, last_run
 
     source = read_run(run or last_run())
     folder = out or BUNDLES / f"{source.name}.spoter"
     if folder.suffix != ".spoter":
         raise ConfigError(f"{folder}: a bundle's name ends in .spoter. Fix: -o {folder}.spoter")
+    dataset = read_dataset(data) if data else training_data(source)
+    if dataset is None:
+        say("no data: the proof and the goldens hold generated clips only. Fix: name real ones with --data")
+    elif not no_real_goldens and not dataset.origin.synthetic:
+        say("some clips of the data travel in the bundle as goldens; --no-real-goldens keeps them here")
     with progress_bar() as on_progress:
         exported = bundle_from_run(
             source,
             folder,
-            dataset=read_dataset(data) if data else None,
+            dataset=dataset,
             max_batch=max_batch,
             keep_goldens=not no_real_goldens,
             force=force,

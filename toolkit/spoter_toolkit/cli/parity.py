@@ -9,6 +9,7 @@ import typer
 
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
+    ForceOption,
     JsonOption,
     emit_json,
     emit_table,
@@ -37,6 +38,7 @@ def parity(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write facts and verdict to this JSON file.")
     ] = None,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Compare a backend with torch over the shape grid and on clips. Exit 3 if they differ."""
@@ -45,11 +47,13 @@ def parity(
     from spoter_runtime.bundle import read_bundle
     from spoter_runtime.files import write_json
     from spoter_toolkit.backends import open_backend
-    from spoter_toolkit.data.dataset import read_dataset
+    from spoter_toolkit.data.dataset import check_target, read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
     from spoter_toolkit.locate import newest_bundle
     from spoter_toolkit.reference import find_run
 
+    if out:
+        check_target(out, force=force)
     opened = read_bundle(bundle or newest_bundle())
     source = find_run(opened, run)
     dataset = read_dataset(data) if data else training_data(source)
@@ -67,7 +71,7 @@ def parity(
             on_progress=on_progress,
         )
     verdict = judge(facts, policy)
-    result = parity_json(facts, policy, verdict)
+    result = parity_json(facts, policy, verdict, opened.artefacts[0].sha256)
     if out:
         write_json(out, result)
     if json:
@@ -106,7 +110,11 @@ def fact_rows(facts: ParityFacts) -> list[tuple[str, str, str]]:
         for clips in facts.clips
     ]
     rows += [
-        (f"{fact.change}, {fact.runner}", f"{fact.max_logit_diff:.1e}", f"{fact.clips} clips")
+        (
+            f"{fact.change}, {fact.runner}",
+            "no answer" if fact.max_logit_diff is None else f"{fact.max_logit_diff:.1e}",
+            f"{fact.clips} clips",
+        )
         for fact in facts.invariance
     ]
     return rows

@@ -43,6 +43,9 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train a model on the train split; keep the best by validation accuracy, or the last without one."""
+    import os
+
+    from spoter_runtime.errors import ConfigError
     from spoter_toolkit.checkpoint import read_run
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.locate import last_run
@@ -56,13 +59,15 @@ def train(
         begun = read_run(folder)
         given = {"a recipe": recipe, "--set": setting, "--seed": seed}
         for name, value in given.items():
-            if value:
+            if value is not None:
                 raise typer.BadParameter(f"a resumed run keeps its own settings; leave out {name}")
         if begun.info["train"] is None or begun.data is None:
             raise typer.BadParameter(f"{folder} was imported, not trained: there is nothing to resume")
         config = config_from_mapping(begun.info["train"], where=f"{folder}/run.json")
         dataset = read_dataset(data or begun.data["folder"])
     else:
+        if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("several processes would each generate the data. Fix: name a DATASET")
         settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
         config = read_recipe(recipe or DEFAULT, settings)
         with progress_bar() as on_progress:
@@ -71,17 +76,20 @@ def train(
     if dataset.origin.synthetic:
         say(f"{dataset.folder} is synthetic: nobody signed it. It shows that the tools work, nothing more.")
     say(f"training on {dataset.folder}: split {dataset.split}")
-    point_last_at(folder)
     with progress_bar() as on_progress:
         run = train_run(
             config,
             dataset,
             folder,
             resume=resume,
+            force=force,
             allow_leak=allow_leak,
             trackers=trackers,  # type: ignore[arg-type]  # the two names above
+            on_start=lambda: point_last_at(folder),
             on_progress=on_progress,
         )
+    if int(os.environ.get("RANK", "0")):
+        return  # one of several processes, of which the first one speaks
     if json:
         emit_json({"run": str(run.folder)} | run.info)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -156,8 +157,14 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
         coordinates=meta["coordinates"],
         origin=origin,
         split=meta["split"],
-        sha256=f"{meta['sha256']['poses.npy'][:32]}{meta['sha256']['clips.csv'][:32]}",
+        sha256=_identity(meta),
     )
+
+
+def _identity(meta: dict[str, Any]) -> str:
+    """Hash all that decides what a model learns: both data files, the order of the labels, coordinates."""
+    parts = [meta["sha256"], meta["labels"], meta["coordinates"], meta["split"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -181,6 +188,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     missing = {"labels", "coordinates", "origin", "split", "sha256"} - meta.keys()
     if missing:
         raise DataError(f"{path}: missing {', '.join(sorted(missing))}")
+    if meta["coordinates"] not in ("image", "normalised"):
+        raise DataError(f"{path}: coordinates {meta['coordinates']!r}, expected image or normalised")
     if not isinstance(meta["sha256"], dict) or {"poses.npy", "clips.csv"} - meta["sha256"].keys():
         raise DataError(f"{path}: sha256 must name the hashes of poses.npy and clips.csv")
     return meta

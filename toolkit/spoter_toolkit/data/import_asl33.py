@@ -65,7 +65,7 @@ def import_asl33(
         out,
         _clips(path, arrays, entries, settings, on_progress),
         labels=labels_named(entry.label for entry in entries),
-        coordinates="image",
+        coordinates=settings.coordinates,
         origin=Origin(
             kind="asl33",
             source=path.resolve().parent.name,

@@ -79,7 +79,7 @@ def import_notebook_json(
         out,
         [*misnamed, *_hands_by_body(clips)],
         labels=labels_named(entry.label for entry in entries),
-        coordinates="image",
+        coordinates=settings.coordinates,
         origin=Origin(kind="notebook-json", source=source.resolve().name, skipped=left_out),
         long=settings.long,
         skip_bad=settings.skip_bad,

@@ -51,7 +51,7 @@ def import_npy(
         out,
         _clips(entries, settings, on_progress),
         labels=labels_named(entry.label for entry in entries),
-        coordinates="image",
+        coordinates=settings.coordinates,
         origin=Origin(kind="npy", source=source.resolve().name, licence=licence_of(source), skipped=left_out),
         long=settings.long,
         skip_bad=settings.skip_bad,

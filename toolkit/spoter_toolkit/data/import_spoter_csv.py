@@ -83,7 +83,7 @@ def import_spoter_csv(
         out,
         _y_down(list(_clips(rows, settings, on_progress))),
         labels=labels_named(row.label for row in rows),
-        coordinates="image",
+        coordinates=settings.coordinates,
         origin=Origin(
             kind="spoter-csv",
             source=source.resolve().name,

@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_toolkit.data.bdslw60 import natural_order
-from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, LongClips
+from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Coordinates, LongClips
 
 OnProgress = Callable[[int, int, str], None]  # (done, total, what)
 
@@ -30,6 +30,7 @@ class ImportSettings:
         shared_labels: take only labels that every (chosen) signer has.
         signer: who signed, where the source does not say.
         fps: frames a second, instead of what the source says or `DEFAULT_FPS`.
+        normalised: the clips are normalised already: a model trained on them does not do it again.
         long: see `write_dataset`.
         skip_bad: see `write_dataset`.
 
@@ -43,6 +44,7 @@ class ImportSettings:
     shared_labels: bool = False
     signer: str = UNKNOWN_SIGNER
     fps: float | None = None
+    normalised: bool = False
     long: LongClips = "error"
     skip_bad: bool = False
 
@@ -53,6 +55,11 @@ class ImportSettings:
             raise ConfigError(f"labels both asked for and left out: {', '.join(both)}")
         if not self.signer:
             raise ConfigError("the signer's name is empty")
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """What a dataset of these clips states."""
+        return "normalised" if self.normalised else "image"
 
     def rate(self, from_source: float | None) -> tuple[float, tuple[str, ...]]:
         """Return a clip's frames a second, and the note where neither user nor source says it."""
