@@ -28,7 +28,7 @@ def card_from_facts(
             "",
             *_data_section(provenance),
             *_use_section(name),
-            *_contract_section(contract),
+            *_contract_section(contract, provenance),
             *_artefact_section(artefacts),
             *_proof_section(facts, policy),
             *_label_section(contract),
@@ -76,19 +76,26 @@ def _use_section(name: str) -> list[str]:
     ]
 
 
-def _contract_section(contract: GraphContract) -> list[str]:
+def _contract_section(contract: GraphContract, provenance: dict[str, Any]) -> list[str]:
+    config = provenance.get("run", {}).get("config", {})
+    inside = config.get("normalize", "none") != "none"
+    poses = "raw landmarks" if inside else "landmarks, normalised as in training,"
     return [
         "## Contract",
         "",
         "| tensor | type | shape | |",
         "|---|---|---|---|",
-        f"| `poses` | float32 | batch × frames × {NUM_FEATURES} | raw landmarks x0 y0 x1 y1 …; "
+        f"| `poses` | float32 | batch × frames × {NUM_FEATURES} | {poses} x0 y0 x1 y1 …; "
         "NaN or (0, 0) = not detected |",
         "| `lengths` | int32 | batch | real frames of each clip; the rest is padding and is ignored |",
         f"| `logits` | float32 | batch × {contract.num_classes} | unnormalised scores |",
         "",
         f"1 ≤ lengths ≤ frames ≤ {contract.max_frames}; 1 ≤ batch ≤ {contract.max_batch}. "
-        "Normalisation is inside the graph.",
+        + (
+            "Normalisation is inside the graph."
+            if inside
+            else "**There is no normalisation inside the graph: feed what the model was trained on.**"
+        ),
         "",
     ]
 

@@ -51,6 +51,11 @@ class Run:
         data: dict[str, Any] | None = self.info["data"]
         return data
 
+    @property
+    def is_finished(self) -> bool:
+        """False for a training that was stopped and not resumed."""
+        return bool(self.info["status"] != "running")
+
     def contract(self, max_batch: int = 32) -> GraphContract:
         """Return the contract of this run's model."""
         return GraphContract(labels=self.labels, max_frames=self.config.max_frames, max_batch=max_batch)
@@ -101,7 +106,7 @@ def read_run(folder: Path | str) -> Run:
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else f"not a run: it has no {RUN_JSON}"
         raise CheckpointError(f"{folder}: {what}. Fix: spoter-kit train makes one") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(info, dict) or info.get("schema_version") != SCHEMA_VERSION:
         got = info.get("schema_version") if isinstance(info, dict) else None

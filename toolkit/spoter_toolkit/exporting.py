@@ -99,7 +99,7 @@ def _provenance(run: Run) -> dict[str, Any]:
         del data["folder"]  # says nothing on another machine
     return {
         "run": {"name": run.name, "weights_sha256": run.weights_sha256(), "config": run.config.as_json()},
-        "origin": run.info["origin"],
+        "origin": run.info["origin"] + ("" if run.is_finished else ", and stopped before its end"),
         "data": data,
         "metrics": run.info["metrics"],
         "commit": run.info["commit"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,7 +53,7 @@ def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
     content = _load_tensors(path)
     weights = content.get("model_state_dict")
     declared = content.get("model_config")
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+    if not isinstance(weights, dict) or not all(_is_plain(n, v) for n, v in weights.items()):
         raise CheckpointError(
             f"{path}: no 'model_state_dict' of tensors; it holds {', '.join(map(repr, list(content)[:6]))}"
         )
@@ -70,11 +71,29 @@ def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
     return ImportedCheckpoint(model=model.eval(), dropped=dropped, dropped_parameters=dropped_parameters)
 
 
+def _is_plain(name: Any, value: Any) -> bool:
+    """Tell whether an entry is a named tensor that holds its numbers: dense, and not on the meta device."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return dense and isinstance(name, str)
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums in a checkpoint's archive, which torch does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise CheckpointError(f"{path}: {damaged} inside it is damaged. Fix: copy the file again")
+
+
 def _load_tensors(path: Path) -> dict[str, Any]:
     try:
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on a foreign pickle, just before it is refused
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except pickle.UnpicklingError as error:

@@ -10,7 +10,7 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BundleError, CheckpointError
 from spoter_toolkit.checkpoint import Run, read_run
-from spoter_toolkit.locate import RUNS
+from spoter_toolkit.locate import LAST, RUN_WEIGHTS, RUNS
 
 
 def find_run(bundle: Bundle, run: Path | None = None) -> Run:
@@ -30,6 +30,9 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
             f"{bundle.folder}: does not say which run it was made from, so torch cannot load it"
         )
     folder = run or RUNS / made_from["name"]
+    last = RUNS / LAST
+    if run is None and not folder.is_dir() and (last / RUN_WEIGHTS).is_file():
+        folder = last  # a run that was made elsewhere with -o; the hash below tells whether it is the one
     if run is None and not folder.is_dir():
         raise CheckpointError(
             f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at {folder}. "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import CheckpointError, ConfigError, DataError, require
+from spoter_runtime.errors import BackendError, CheckpointError, ConfigError, DataError, require
 from spoter_runtime.files import remove, replacing
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.augment import AugmentConfig, augment
@@ -46,6 +47,10 @@ from spoter_toolkit.runs import check_run_target
 LAST: Final = "last.pt"
 METRICS: Final = "metrics.jsonl"
 _EVAL_BATCH: Final = 64
+_DIVERGED: Final = (
+    f"training has diverged; the last good epoch is in {LAST}. "
+    "Fix: a smaller learning_rate, or a larger warmup_steps"
+)
 
 Tracker = Literal["tensorboard", "wandb"]
 OnProgress = Callable[[int, int, str], None]
@@ -92,6 +97,11 @@ class TrainConfig:
         for name in ("weight_decay", "warmup_steps", "focal_gamma", "patience", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: {getattr(self, name)}, expected at least 0")
+        for name in ("learning_rate", "weight_decay", "gradient_clip", "focal_gamma"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected a finite number")
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed: {self.seed}, expected less than 2**32")
         for name in ("label_smoothing", "balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)}, expected 0..1")
@@ -263,10 +273,7 @@ class _Loop:
             logits_NC = self.model(poses_NTL2.flatten(2), lengths_N)
         loss = _loss(logits_NC.float(), labels_N, self.config)
         if not loss.isfinite():
-            raise ConfigError(
-                f"the loss is {loss.item()}: training has diverged; the last good epoch is in {LAST}. "
-                "Fix: a smaller learning_rate, or a larger warmup_steps"
-            )
+            raise ConfigError(f"the loss is {loss.item()}: {_DIVERGED}")
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -399,7 +406,10 @@ def _warmup_then_linear(warmup: int, steps: int) -> Callable[[int], float]:
 def _evaluate(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...]) -> dict[str, float]:
     contract = GraphContract(labels=dataset.labels, max_frames=model.config.max_frames, max_batch=_EVAL_BATCH)
     runner = TorchRunner(model, contract)
-    logits = torch.from_numpy(infer_clips(runner, [dataset.poses_of(clip) for clip in clips]))
+    try:
+        logits = torch.from_numpy(infer_clips(runner, [dataset.poses_of(clip) for clip in clips]))
+    except BackendError as error:  # logits that are not finite
+        raise ConfigError(f"{error}: {_DIVERGED}") from error
     index = dataset.label_index()
     labels = torch.tensor([index[clip.label] for clip in clips])
     return {
@@ -463,14 +473,18 @@ def _restore(
     if not (folder / LAST).is_file():
         remove(folder / METRICS)
         return _Progress()
+    for leftover in folder.glob(".*.tmp"):  # of a kill in the middle of a write
+        remove(leftover)
     try:
         state = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+        load_weights(model, state["model"], where=str(folder / LAST))
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        progress = _Progress(**state["progress"])
     except Exception as error:  # torch raises a different error for every way a file can be damaged
-        raise CheckpointError(f"{folder / LAST}: cannot be read: {error}") from error
-    load_weights(model, state["model"], where=str(folder / LAST))
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    progress = _Progress(**state["progress"])
+        raise CheckpointError(
+            f"{folder / LAST}: cannot be read: {error}. Fix: delete it, and --resume begins again"
+        ) from error
     kept = [row for row in read_metrics(folder) if row["epoch"] <= progress.epoch]
     with replacing(folder / METRICS) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

@@ -83,7 +83,7 @@ def bench(
         )
     say(f"report: {folder}")
     if not json:
-        next_step(f"spoter-kit verify {path}")
+        next_step("spoter-kit verify {}", path)
 
 
 def _settings(
@@ -143,8 +143,11 @@ def _check_place(folder: Path, force: bool) -> None:
         ConfigError: something is there already, or nothing can be written there.
     """
     from spoter_runtime.errors import ConfigError
+    from spoter_runtime.files import is_replaceable
 
-    if folder.exists() and not force:
+    if not is_replaceable(folder, "bench.json"):
+        raise ConfigError(f"{folder}: is there already and is no bench report. Fix: name another with -o")
+    if (folder / "bench.json").exists() and not force:
         raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or name another with -o")
     nearest = next(parent for parent in folder.absolute().parents if parent.exists())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 
@@ -30,10 +32,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def next_step(command: str) -> None:
-    """End a verb with the next useful command."""
+def next_step(command: str, *paths: object) -> None:
+    """End a verb with the next useful command; each ``{}`` in it becomes a path, quoted for the shell."""
     if _SAYS_NEXT.get():
-        say(f"\nnext: {command}")
+        say("\nnext: " + command.format(*(shlex.quote(str(path)) for path in paths)))
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # a label may look like markup
     # In a pipe or a file a table keeps its width: wrapped columns cannot be read by anyone.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     if title:

@@ -117,7 +117,7 @@ def import_(
         dataset = importers[kind](source, folder, settings, force=force, on_progress=on_progress)
     _report_made(dataset, json)
     if not json:
-        next_step(f"spoter-kit data split {folder}")
+        next_step("spoter-kit data split {}", folder)
 
 
 @app.command()
@@ -143,7 +143,7 @@ def synth(
         dataset = synthesize(folder, settings=settings, force=force, on_progress=on_progress)
     _report_made(dataset, json)
     if not json:
-        next_step(f"spoter-kit train {folder}")
+        next_step("spoter-kit train {}", folder)
 
 
 @app.command()
@@ -188,7 +188,7 @@ def split(
     else:
         print(f"{result.folder}: {result.split}")
         _emit_splits(facts)
-        next_step(f"spoter-kit train {result.folder}")
+        next_step("spoter-kit train {}", result.folder)
 
 
 @app.command()

@@ -82,5 +82,5 @@ def eval_(
             ("signed", "recognised as", "clips"),
             [(pair.label, pair.taken_for, f"{pair.clips} of {pair.of}") for pair in scores.confused],
         )
-    next_step(f"spoter-kit eval {path} --data {dataset.folder} -o confusion.png")
+    next_step("spoter-kit eval {} --data {} -o confusion.png", path, dataset.folder)
     return scores.top1  # for the demo, which has a bar

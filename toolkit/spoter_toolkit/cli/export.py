@@ -28,7 +28,7 @@ def export(
     no_real_goldens: Annotated[
         bool, typer.Option("--no-real-goldens", help="Keep no clip of the data in the bundle.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: bundles/<run>.spoter.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: bundles/RUN.spoter.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -44,6 +44,8 @@ def export(
     folder = out or BUNDLES / f"{source.name}.spoter"
     if folder.suffix != ".spoter":
         raise ConfigError(f"{folder}: a bundle's name ends in .spoter. Fix: -o {folder}.spoter")
+    if not source.is_finished:
+        say(f"{source.folder} was stopped before its end: its best weights so far are exported")
     dataset = read_dataset(data) if data else training_data(source)
     if dataset is None:
         say("no data: the proof and the goldens hold generated clips only. Fix: name real ones with --data")
@@ -75,4 +77,4 @@ def export(
         ("onnxruntime against torch", "largest logit difference", ""),
         fact_rows(exported.facts),
     )
-    next_step(f"spoter-kit parity {folder}" if out else "spoter-kit bench")
+    next_step("spoter-kit parity {}", folder)

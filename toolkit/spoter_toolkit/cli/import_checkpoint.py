@@ -19,7 +19,7 @@ def import_checkpoint(
             "default: class-00, class-01, …, because the file does not say."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN folder; default: runs/<file>.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN folder; default: runs/FILE.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -60,4 +60,4 @@ def import_checkpoint(
     if not imported.dropped:
         del rows[2]
     emit_table(str(folder), ("", "value"), rows)
-    next_step(f"spoter-kit export --onnx {folder}")
+    next_step("spoter-kit export --onnx {}", folder)

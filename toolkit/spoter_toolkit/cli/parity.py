@@ -29,7 +29,7 @@ def parity(
         Path | None, typer.Option(help="DATASET; default: the one the run was trained on.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="RUN that the bundle was made from; default: runs/<its name>.")
+        Path | None, typer.Option(help="RUN that the bundle was made from; default: runs/NAME.")
     ] = None,
     all_splits: Annotated[
         bool, typer.Option("--all", help="Every clip of the data; default: its test split.")
@@ -88,7 +88,7 @@ def parity(
     if not verdict.passed:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
-        next_step(f"spoter-kit bench {opened.folder}")
+        next_step("spoter-kit bench {}", opened.folder)
 
 
 def fact_rows(facts: ParityFacts) -> list[tuple[str, str, str]]:

@@ -64,4 +64,4 @@ def predict(
             for (name, _), p in zip(named, predictions, strict=True)
         ],
     )
-    next_step(f"spoter-kit verify {path}")
+    next_step("spoter-kit verify {}", path)

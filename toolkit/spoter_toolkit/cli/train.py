@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +32,7 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Change one setting: --set epochs=10.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN folder; default: runs/<name>.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN folder; default: runs/NAME.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was stopped; default: the last one.")
@@ -76,7 +79,7 @@ def train(
     if dataset.origin.synthetic:
         say(f"{dataset.folder} is synthetic: nobody signed it. It shows that the tools work, nothing more.")
     say(f"training on {dataset.folder}: split {dataset.split}")
-    with progress_bar() as on_progress:
+    with progress_bar() as on_progress, _resume_told(folder):
         run = train_run(
             config,
             dataset,
@@ -94,7 +97,17 @@ def train(
         emit_json({"run": str(run.folder)} | run.info)
         return
     emit_table(str(run.folder), ("", "value"), _rows(run.info))
-    next_step("spoter-kit export --onnx" if out is None else f"spoter-kit export --onnx {folder}")
+    next_step("spoter-kit export --onnx {}", run.folder)
+
+
+@contextmanager
+def _resume_told(folder: Path) -> Iterator[None]:
+    """After Ctrl-C, say how to go on: nothing but the current epoch is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted; go on with: spoter-kit train --resume -o {shlex.quote(str(folder))}")
+        raise
 
 
 def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:

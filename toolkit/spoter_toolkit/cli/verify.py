@@ -30,4 +30,4 @@ def verify(
     if not report.passed:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
-        next_step(f"spoter-kit predict --bundle {path} clip.npy")
+        next_step("spoter-kit predict --bundle {} clip.npy", path)

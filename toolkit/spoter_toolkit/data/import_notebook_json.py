@@ -167,7 +167,7 @@ def _points(frames: Any, part: str) -> npt.NDArray[np.float64]:
             continue
         try:
             points = np.asarray(frame, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{part} landmarks, frame {i}: not numbers: {error}") from error
         if points.shape == (3 * count,):
             points = points.reshape(count, 3)

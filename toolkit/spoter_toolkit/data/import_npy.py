@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from spoter_runtime.errors import DataError
+from spoter_runtime.clip_files import load_clip
+from spoter_runtime.errors import DataError, InputError
 from spoter_toolkit.data.bdslw60 import labels_named, natural_order
 from spoter_toolkit.data.dataset import BadClip, Dataset, NewClip, Origin, write_dataset
 from spoter_toolkit.data.importing import ImportSettings, OnProgress, chosen, licence_of
@@ -87,10 +86,9 @@ def _clips(
     fps, notes = settings.rate(None)
     for done, entry in enumerate(entries, start=1):
         try:
-            with entry.path.open("rb") as file:
-                poses_TLD = np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            yield BadClip(reason=f"{entry.path}: not a readable .npy array: {error}")
+            poses_TLD = load_clip(entry.path)
+        except InputError as error:
+            yield BadClip(reason=str(error))
             continue
         yield NewClip(
             id=entry.id,
