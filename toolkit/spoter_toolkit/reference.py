@@ -9,6 +9,7 @@ import torch
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BundleError, CheckpointError
+from spoter_runtime.files import sha256_of
 from spoter_toolkit.checkpoint import Run, read_run
 from spoter_toolkit.locate import LAST, RUN_WEIGHTS, RUNS
 
@@ -18,7 +19,7 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
 
     Args:
         bundle: from `read_bundle`.
-        run: where it is; None looks in ``runs/<its name>``.
+        run: where it is; None looks at ``runs/<its name>``, then at the last run.
 
     Raises:
         BundleError: the bundle was made without spoter-kit's runs.
@@ -30,14 +31,14 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
             f"{bundle.folder}: does not say which run it was made from, so torch cannot load it"
         )
     folder = run or RUNS / made_from["name"]
-    last = RUNS / LAST
-    if run is None and not folder.is_dir() and (last / RUN_WEIGHTS).is_file():
-        folder = last  # a run that was made elsewhere with -o; the hash below tells whether it is the one
     if run is None and not folder.is_dir():
-        raise CheckpointError(
-            f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at {folder}. "
-            "Fix: name it with --run"
-        )
+        folder = RUNS / LAST  # a run that was made elsewhere with -o
+        weights = folder / RUN_WEIGHTS
+        if not weights.is_file() or sha256_of(weights) != made_from["weights_sha256"]:
+            raise CheckpointError(
+                f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at "
+                f"{RUNS / made_from['name']}. Fix: name it with --run"
+            )
     found = read_run(folder)
     digest = found.weights_sha256()
     if digest != made_from["weights_sha256"]:
