@@ -60,7 +60,10 @@ def training_data(run: Run) -> Dataset | None:
     """
     if run.data is None or not Path(run.data["folder"]).is_dir():
         return None
-    dataset = read_dataset(run.data["folder"])
+    folder = Path(run.data["folder"])
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())  # shorter to read in reports
+    dataset = read_dataset(folder)
     if dataset.sha256 != run.data["sha256"]:
         raise DataError(
             f"{dataset.folder}: is not the data that {run.folder} was trained on: sha256 "
