@@ -220,3 +220,19 @@ def test_no_tracked_file_names_a_package_host_or_a_place_on_a_machine():
         if pattern.encode() in path.read_bytes()
     }
     assert named == {}
+
+
+def test_every_command_of_the_readme_exists():
+    """Each `spoter-kit VERB --option` in the README is a verb and an option that the command has."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"spoter-kit ((?:data )?[a-z][a-z-]*)((?:[^\n`|&#]*))", text))
+    assert len(commands) > 10
+    helps: dict[str, str] = {}
+    for verb, rest in commands:
+        if verb not in helps:
+            command = [sys.executable, "-m", "spoter_toolkit", *verb.split(), "--help"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"README: spoter-kit {verb}: {done.stderr}"
+            helps[verb] = done.stdout
+        for option in re.findall(r"(?<!\S)--[a-z-]+", rest):
+            assert option in helps[verb], f"README: spoter-kit {verb} {option}"
