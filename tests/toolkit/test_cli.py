@@ -215,3 +215,19 @@ def test_the_golden_checkpoints_onnx_gives_the_notebooks_logits(shared: Path, tm
             for frames in (37, 60, 99):
                 logits = runner.infer(golden[f"{name}_x_{frames}"])
                 assert np.abs(logits - golden[f"{name}_y_{frames}"]).max() <= 1e-5
+
+
+def test_the_next_command_can_be_pasted_whatever_the_names_are(tmp_path: Path) -> None:
+    import shlex
+
+    source = tmp_path / "আমার {clips}"
+    (source / "পানি জল" / "s0").mkdir(parents=True)
+    np.save(source / "পানি জল" / "s0" / "c0.npy", np.random.default_rng(0).random((9, 54, 2)))
+    done = spoter_kit(tmp_path, "data", "import", "npy", str(source), "-o", "my {data}")
+    assert done.returncode == 0, done.stderr
+    done = spoter_kit(tmp_path, "data", "show", "my {data}")
+    command = shlex.split(done.stderr.partition("next: ")[2])
+    assert command[:4] == ["spoter-kit", "data", "show", "my {data}"]
+    done = spoter_kit(tmp_path, *command[1:])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "clip.png").is_file()

@@ -232,7 +232,7 @@ def show(
     if out:
         say(f"picture: {out}")
     if not json:
-        next_step(_after_show(opened, clip))
+        next_step(*_after_show(opened, clip))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -350,9 +350,8 @@ def _about(dataset: Dataset, facts: DatasetFacts) -> dict[str, object]:
     }
 
 
-def _after_show(dataset: Dataset, clip: str | None) -> str:
+def _after_show(dataset: Dataset, clip: str | None) -> tuple[str, ...]:
+    folder = str(dataset.folder)
     if clip is None and dataset.clips:
-        return f"spoter-kit data show {dataset.folder} --clip {dataset.clips[0].id} -o clip.png"
-    return (
-        f"spoter-kit train {dataset.folder}" if dataset.split else f"spoter-kit data split {dataset.folder}"
-    )
+        return "spoter-kit data show {} --clip {} -o clip.png", folder, dataset.clips[0].id
+    return ("spoter-kit train {}" if dataset.split else "spoter-kit data split {}"), folder
