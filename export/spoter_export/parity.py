@@ -25,6 +25,7 @@ from spoter_runtime.landmarks import (
     Float32Array,
     detected,
 )
+from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
 GRID_BATCHES: Final = (1, 2, 7, 32)
@@ -33,8 +34,6 @@ _INVARIANCE_CLIPS: Final = 16
 _MOST_FLIPS: Final = 20  # facts keep the count of all flips, and this many in full
 # Unlike the fills a model might see in training: it must not matter at all what padding holds.
 _FILLS: Final = ("zeros", "noise", "nan", "huge", "infinity")
-
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

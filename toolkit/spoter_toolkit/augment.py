@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND
-
-# The seed's signing-space augmentation: x' = 0.5 + 0.85 (x - 0.5), y' = 0.45 + 0.85 (y - 0.45).
-SIGNING_SPACE_CENTRE: Final = (0.5, 0.45)
-SIGNING_SPACE_SCALE: Final = 0.85
+from spoter_toolkit.normalize import SIGNING_SPACE_CENTRE, SIGNING_SPACE_SCALE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +23,8 @@ class AugmentConfig:
     Attributes:
         hand_noise: standard deviation of noise on hand landmarks, in image widths (the seed: 0.05).
         body_noise: one offset a clip for each body landmark (another body), in shoulder widths.
-        signing_space: probability of the seed's shrinking into signing space.
+        signing_space: probability of the seed's shrinking into signing space: x' = 0.5 + 0.85 (x - 0.5),
+            y' = 0.45 + 0.85 (y - 0.45).
         rotation_deg: the whole clip turns by up to this, about the middle of the picture (the seed: 15).
         stretch: x and y are scaled apart by a factor within 1 ± this: other cameras, other bodies.
         amplitude: movement away from the pose of one frame, drawn for each clip, is scaled by a factor within

@@ -5,7 +5,7 @@ Shapes: N clips, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError, InputError
 from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner, pad_clips
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 
@@ -75,7 +76,7 @@ def evaluate(
     dataset: Dataset,
     split: str,
     *,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Scores:
     """Run a model over one split of a dataset and score it.
 
@@ -112,7 +113,7 @@ def infer_clips(
     runner: Runner,
     clips: Sequence[Float32Array],
     *,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Float32Array:
     """Return logits (N, C) for clips (frames, 54, 2) of any lengths, in their order.
 

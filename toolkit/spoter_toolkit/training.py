@@ -26,6 +26,7 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BackendError, CheckpointError, ConfigError, DataError, require
 from spoter_runtime.files import remove, replacing
+from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.augment import AugmentConfig, augment
 from spoter_toolkit.checkpoint import (
@@ -53,7 +54,6 @@ _DIVERGED: Final = (
 )
 
 Tracker = Literal["tensorboard", "wandb"]
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

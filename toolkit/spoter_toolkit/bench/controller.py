@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from spoter_runtime.bundle import Artefact, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_toolkit.bench.cases import (
     START_UP_FRAMES,
     WARMUP_CALLS,
@@ -28,8 +28,6 @@ from spoter_toolkit.bench.environment import environment, load_average, without_
 from spoter_toolkit.bench.process import WorkerLost, WorkerProcess, thread_environment
 from spoter_toolkit.bench.results import BenchResult, Failure, Memory, Start, Timing
 from spoter_toolkit.locate import RUN_WEIGHTS, RUNS
-
-OnProgress = Callable[[int, int, str], None]
 
 _BUSY: Final = 0.25  # load average per core before the run from which on the report says so
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, Final
@@ -16,15 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from spoter_runtime.progress import OnProgress as OnProgress
+
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
 _SAYS_NEXT: Final = ContextVar("says_next", default=True)
-
-# called with (done, total, what): what the libraries report while they work
-OnProgress = Callable[[int, int, str], None]
 
 
 def say(text: str) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from spoter_runtime.errors import ConfigError, DataError
+from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_toolkit.data.bdslw60 import natural_order
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Coordinates, LongClips
-
-OnProgress = Callable[[int, int, str], None]  # (done, total, what)
 
 # Taken where neither the source nor the user says: most cameras. Only durations depend on it.
 DEFAULT_FPS: Final = 30.0

@@ -5,7 +5,7 @@ What a sign, a signer and a performance are is in `synth_signing`; the body and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import ConfigError, InputError
 from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.progress import OnProgress
 from spoter_toolkit.data.dataset import Dataset, NewClip, Origin, write_dataset
 from spoter_toolkit.data.synth_signing import (
     ACCENT,
@@ -98,7 +99,7 @@ def synthesize(
     *,
     settings: SynthSettings | None = None,
     force: bool = False,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Dataset:
     """Write a DATASET of generated signing, split by signer.
 
