@@ -1,0 +1,144 @@
+"""What an engine is: the description that a bundle keeps of one TensorRT or TensorRT-RTX plan."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from spoter_runtime.contract import GraphContract
+
+Library = Literal["tensorrt", "tensorrt_rtx"]  # also the name of the Python module
+LIBRARIES: Final[tuple[Library, ...]] = ("tensorrt", "tensorrt_rtx")
+
+# The start of a TensorRT-RTX plan, as version 1.7 writes it: magic, the layout's version, size of the file,
+# version of the library, one bit a compute capability. It is not documented; a test builds engines and reads
+# it back.
+RTX_MAGIC: Final = b"vtrt"
+RTX_HEADER_BYTES: Final = 64
+_RTX_HEADER: Final = struct.Struct("<4s4xI4xQ4B4xI")
+_RTX_BITS: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One optimisation profile: the shapes that an engine takes, and the one that it is tuned for.
+
+    Attributes:
+        batch: least, tuned for, most clips.
+        frames: least, tuned for, most frames.
+    """
+
+    batch: tuple[int, int, int]
+    frames: tuple[int, int, int]
+
+    def takes(self, batch: int, frames: int) -> bool:
+        """Tell whether a batch of this shape fits."""
+        return self.batch[0] <= batch <= self.batch[2] and self.frames[0] <= frames <= self.frames[2]
+
+    def __str__(self) -> str:
+        """Return ``1..32 (16) × 1..299 (60)``: range and tuned value of batch and frames."""
+        return " × ".join(f"{low}..{high} ({opt})" for low, opt, high in (self.batch, self.frames))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What an engine was built from, by what, and for what.
+
+    Attributes:
+        library: whose plan it is.
+        version: of that library, all four numbers.
+        compute_capabilities: ``"8.6"``, …: the GPUs it was built for.
+        system: operating system as `platform.system` says it; engines do not travel between systems.
+        machine: processor as `platform.machine` says it.
+        profiles: in the engine's order.
+        buckets: frame counts, rising, that the runner pads to: a CUDA graph holds for one shape.
+        onnx_sha256: of the ONNX file of the same bundle that it was built from.
+        host_code: whether loading it runs code that it carries (a plan with a lean runtime inside).
+        version_compatible: whether a newer TensorRT may load it.
+        built: facts of the build: seconds, layer types and the types of their outputs, month.
+        executed: facts of a run on a GPU: machine, month, largest logit difference, labels that agree; None
+            while it was only built.
+    """
+
+    library: Library
+    version: str
+    compute_capabilities: tuple[str, ...]
+    system: str
+    machine: str
+    profiles: tuple[Profile, ...]
+    buckets: tuple[int, ...]
+    onnx_sha256: str
+    host_code: bool = False
+    version_compatible: bool = False
+    built: dict[str, Any]
+    executed: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> EngineSpec:
+        """Read what `as_json` wrote.
+
+        Raises:
+            TypeError, KeyError, ValueError: a field is missing, unknown or of another form.
+        """
+        profiles = tuple(
+            Profile(batch=_three(profile["batch"]), frames=_three(profile["frames"]))
+            for profile in value["profiles"]
+        )
+        lists = {name: tuple(value[name]) for name in ("compute_capabilities", "buckets")}
+        if value["library"] not in LIBRARIES:
+            raise ValueError(f"library {value['library']!r}, expected one of {', '.join(LIBRARIES)}")
+        return cls(**(value | lists | {"profiles": profiles}))
+
+
+def _three(values: Any) -> tuple[int, int, int]:
+    low, opt, high = (int(value) for value in values)
+    return low, opt, high
+
+
+def uncovered(profiles: tuple[Profile, ...], contract: GraphContract) -> str | None:
+    """Return a shape of the contract that no profile takes, ``"32 clips × 299 frames"``; None if all fit.
+
+    Profiles are boxes, and so is the contract: a hole has a corner at the contract's edge or at a profile's.
+    """
+    batches = _corners([profile.batch for profile in profiles], contract.max_batch)
+    frame_counts = _corners([profile.frames for profile in profiles], contract.max_frames)
+    for batch in batches:
+        for frames in frame_counts:
+            if not any(profile.takes(batch, frames) for profile in profiles):
+                return f"{batch} clips × {frames} frames"
+    return None
+
+
+def _corners(ranges: list[tuple[int, int, int]], most: int) -> list[int]:
+    """Return 1, the most, and what lies just outside each range, as far as it is within 1..most."""
+    outside = {low - 1 for low, _, _ in ranges} | {high + 1 for _, _, high in ranges}
+    return sorted({1, most} | {value for value in outside if 1 <= value <= most})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RtxHeader:
+    """What the first bytes of a TensorRT-RTX plan say about it."""
+
+    size_bytes: int
+    version: str
+    compute_capabilities: tuple[str, ...]
+
+
+def rtx_header(plan: bytes) -> RtxHeader | None:
+    """Read the header of a TensorRT-RTX plan; None where the bytes are not one that is known here."""
+    if len(plan) < RTX_HEADER_BYTES or not plan.startswith(RTX_MAGIC):
+        return None
+    _, layout, size_bytes, *version, bits = _RTX_HEADER.unpack_from(plan)
+    if layout != 2 or bits >> len(_RTX_BITS):
+        return None
+    capabilities = tuple(name for i, name in enumerate(_RTX_BITS) if bits >> i & 1)
+    return RtxHeader(
+        size_bytes=size_bytes,
+        version=".".join(map(str, version)),
+        compute_capabilities=capabilities,
+    )
