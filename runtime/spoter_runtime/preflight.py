@@ -1,0 +1,240 @@
+"""Preflight: which engine of a bundle fits this machine, and why each of the others does not.
+
+An engine is bound to a library's version, a kind of GPU, a system and one ONNX file. The libraries find most
+of that out too, but late, and in words that do not say what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from spoter_runtime.bundle import Artefact, Bundle
+from spoter_runtime.engine import LIBRARIES, RTX_MAGIC, EngineSpec, Library, rtx_header, uncovered
+from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
+from spoter_runtime.gpu import EXTRAS, Gpu, find_gpu, import_engine_library
+from spoter_runtime.trt import EngineLog
+
+_log = logging.getLogger(__name__)
+
+# What TensorRT-RTX's EngineInvalidityDiagnostics mean.
+INVALIDITY: Final = {
+    "VERSION_MISMATCH": "built by another version",
+    "UNSUPPORTED_CC": "not for this GPU's compute capability",
+    "OLD_CUDA_DRIVER": "the CUDA driver is too old",
+    "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
+    "INSUFFICIENT_GPU_MEMORY": "too little GPU memory",
+    "MALFORMED_ENGINE": "not an engine of this version, or damaged",
+    "CUDA_ERROR": "the CUDA driver or runtime is not installed properly",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What an engine has to fit.
+
+    Attributes:
+        system: as `platform.system` says it.
+        machine: processor as `platform.machine` says it.
+        libraries: version of each engine library that loads.
+        missing: for each that does not, why.
+        gpu: the first that CUDA shows; None where there is none.
+        no_gpu: why there is none.
+    """
+
+    system: str
+    machine: str
+    libraries: dict[Library, str]
+    missing: dict[Library, str]
+    gpu: Gpu | None
+    no_gpu: str = ""
+
+
+def this_machine(libraries: Sequence[Library] = LIBRARIES) -> Machine:
+    """Look at this machine.
+
+    Args:
+        libraries: those to look for; each takes a tenth of a second to import.
+    """
+    versions: dict[Library, str] = {}
+    missing: dict[Library, str] = {}
+    for library in libraries:
+        try:
+            versions[library] = import_engine_library(library).__version__
+        except (MissingExtraError, BackendError) as error:
+            missing[library] = str(error)
+    gpu, no_gpu = None, ""
+    try:
+        gpu = find_gpu()
+    except (MissingExtraError, BackendError) as error:
+        no_gpu = str(error)
+    return Machine(
+        system=platform.system(),
+        machine=platform.machine(),
+        libraries=versions,
+        missing=missing,
+        gpu=gpu,
+        no_gpu=no_gpu,
+    )
+
+
+def choose_engine(
+    bundle: Bundle,
+    library: Library,
+    precision: str,
+    machine: Machine | None = None,
+    *,
+    allow_host_code: bool = False,
+) -> Artefact:
+    """Return the bundle's first engine that fits.
+
+    Args:
+        bundle: from `read_bundle`.
+        library: whose engine.
+        precision: ``"fp32"``, …
+        machine: None looks at this one, and only if the bundle has such an engine at all.
+        allow_host_code: take engines that bring code which runs on the CPU of this process.
+
+    Raises:
+        BackendError: it has none, or none that fits; the message says why for each.
+    """
+    mode = f"--{EXTRAS[library]}"
+    fix = f"Fix: spoter-kit export {bundle.folder} {mode}, or python -m spoter_export {bundle.folder} {mode}"
+    engines = [
+        artefact
+        for artefact in bundle.artefacts
+        if (spec := artefact.engine) and spec.library == library and artefact.precision == precision
+    ]
+    if not engines:
+        raise BackendError(f"{bundle.folder}: has no {precision} engine for {library}. {fix}")
+    machine = machine or this_machine((library,))
+    reasons = {}
+    for artefact in engines:
+        reason = reason_against(artefact, bundle, machine, allow_host_code=allow_host_code)
+        if reason is None:
+            return artefact
+        reasons[artefact.path] = reason if " Fix: " in reason else f"{reason}. {fix}"
+    if len(reasons) == 1:
+        raise BackendError(f"{bundle.folder / engines[0].path}: {reasons[engines[0].path]}")
+    lines = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
+    raise BackendError(f"{bundle.folder}: no {precision} engine for {library} fits this machine:{lines}")
+
+
+def reason_against(
+    artefact: Artefact, bundle: Bundle, machine: Machine, *, allow_host_code: bool = False
+) -> str | None:
+    """Return why an engine cannot be run on a machine, None if nothing speaks against it.
+
+    The manifest is asked first, then the file, then the library; the first reason is the one returned.
+
+    Args:
+        artefact: one with an engine.
+        bundle: that it is from.
+        machine: that it is to run on.
+        allow_host_code: see `choose_engine`.
+    """
+    spec = artefact.engine
+    if spec is None:
+        return "not an engine"
+    found = next(_reasons_in_manifest(artefact, spec, bundle, machine, allow_host_code), None)
+    if found is not None:
+        return found
+    try:
+        size = (bundle.folder / artefact.path).stat().st_size
+        if size != artefact.size_bytes:
+            return f"the file has {size} bytes, not {artefact.size_bytes}. Fix: copy the whole bundle again"
+        plan = bundle.read(artefact.path)
+    except (BundleError, OSError) as error:
+        return str(error)
+    if spec.library == "tensorrt_rtx":
+        return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, artefact.path)
+    return None  # TensorRT tells only while it loads
+
+
+def _reasons_in_manifest(
+    artefact: Artefact, spec: EngineSpec, bundle: Bundle, machine: Machine, allow_host_code: bool
+) -> Iterator[str]:
+    """Yield what the manifest alone speaks against, the most fundamental first."""
+    if spec.library not in machine.libraries:
+        yield machine.missing.get(spec.library, f"{spec.library} is not installed")
+        return
+    if reason := _version_reason(spec, machine.libraries[spec.library]):
+        yield reason
+    if machine.gpu is None:
+        yield machine.no_gpu
+    elif machine.gpu.compute_capability not in spec.compute_capabilities:
+        built_for = ", ".join(spec.compute_capabilities)
+        yield (
+            f"built for GPUs of compute capability {built_for}; {machine.gpu.name} has "
+            f"{machine.gpu.compute_capability}"
+        )
+    if spec.system != machine.system:
+        yield f"built for {spec.system}, this is {machine.system}"
+    if spec.machine != machine.machine:
+        yield f"built for {spec.machine} processors, this is {machine.machine}"
+    if spec.host_code and not allow_host_code:
+        yield "brings code that would run on the CPU of this process: refused, unless allow_host_code is set"
+    if hole := uncovered(spec.profiles, bundle.contract):
+        yield f"none of its profiles ({' or '.join(map(str, spec.profiles))}) takes {hole}, the contract does"
+    onnx = [a.sha256 for a in bundle.artefacts if a.kind == "onnx" and a.precision == artefact.precision]
+    if spec.onnx_sha256 not in onnx:
+        here = ", ".join(f"{sha256[:12]}…" for sha256 in onnx) or "none"
+        yield (
+            f"an engine of another model: built from ONNX {spec.onnx_sha256[:12]}…, the {artefact.precision} "
+            f"ONNX here is {here}"
+        )
+
+
+def _version_reason(spec: EngineSpec, installed: str) -> str | None:
+    # Both record all four numbers in the plan and compare them; Jetson's packages have but three.
+    built, here = (tuple(map(int, re.findall(r"\d+", version)[:4])) for version in (spec.version, installed))
+    shared = min(len(built), len(here))
+    if shared >= 3 and built[:shared] == here[:shared]:
+        return None
+    what = f"built by {spec.library} {spec.version}, installed is {installed}"
+    if here < built:
+        return f"{what}, which is older: an engine never runs on an older version"
+    if spec.library == "tensorrt_rtx":
+        return f"{what}: an engine runs on the very version that built it"
+    if not spec.version_compatible:
+        return f"{what}, and it was not built to be version compatible"
+    if here[0] > built[0] + 1:
+        return f"{what}: version compatibility ends with the next major version"
+    return None
+
+
+def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[str]:
+    """Yield what the file's first bytes speak against."""
+    if not plan.startswith(RTX_MAGIC):
+        yield f"begins with {plan[: len(RTX_MAGIC)]!r}, not as an engine of TensorRT-RTX does"
+        return
+    header = rtx_header(plan)
+    if header is None:  # a layout that is not known here: its library is
+        return
+    if header.version != spec.version:
+        yield f"its header says version {header.version}, the manifest {spec.version}"
+    if header.compute_capabilities != spec.compute_capabilities:
+        in_header, in_manifest = map(", ".join, (header.compute_capabilities, spec.compute_capabilities))
+        yield f"its header says compute capability {in_header}, the manifest {in_manifest}"
+    if header.size_bytes != len(plan):
+        yield f"its header says {header.size_bytes} bytes, the file has {len(plan)}"
+
+
+def _rtx_verdict(plan: bytes, path: str) -> str | None:
+    """Ask TensorRT-RTX itself; no other library can tell without loading the engine."""
+    library: Any = import_engine_library("tensorrt_rtx")
+    log = EngineLog(library)
+    runtime = library.Runtime(log.logger)
+    validity, diagnostics = runtime.get_engine_validity(plan[: runtime.engine_header_size])
+    known = library.EngineInvalidityDiagnostics.__members__
+    words = [INVALIDITY.get(name, name) for name, bit in known.items() if int(bit) & int(diagnostics)]
+    said = "; ".join(words) or log.take()
+    if validity == library.EngineValidity.INVALID:
+        return f"{library.__name__} {library.__version__} refuses it: {said}"
+    if validity == library.EngineValidity.SUBOPTIMAL:
+        _log.warning("%s: runs, but slower than one that is exported on this machine: %s", path, said)
+    return None

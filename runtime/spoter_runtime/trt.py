@@ -1,0 +1,482 @@
+"""TrtRunner: a TensorRT or TensorRT-RTX engine on an NVIDIA GPU.
+
+Nothing here has to be traced by a framework: numpy in, one copy to the GPU, the engine, one copy back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import numpy as np
+
+from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
+from spoter_runtime.cuda import DeviceBuffer, Graph, PinnedArray, Stream
+from spoter_runtime.engine import EngineSpec, Profile
+from spoter_runtime.errors import BackendError
+from spoter_runtime.files import replacing
+from spoter_runtime.gpu import find_gpu, import_engine_library
+from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
+from spoter_runtime.runner import Int32Array, Runner
+
+_log = logging.getLogger(__name__)
+
+_BYTES: Final = 4  # of a float32, and of an int32
+_AXES: Final = {POSES: ("batch", "frames"), LENGTHS: ("batch",), LOGITS: ("batch",)}
+
+
+class TrtRunner(Runner):
+    """Run an engine on the first GPU that CUDA shows.
+
+    Thread-safe: a lock lets one batch through at a time, for all of them share buffers and a stream.
+    """
+
+    def __init__(
+        self,
+        plan: bytes,
+        spec: EngineSpec,
+        contract: GraphContract,
+        *,
+        graphs: int = 16,
+        runtime_cache: Path | None = None,
+        allow_host_code: bool = False,
+    ) -> None:
+        """Load an engine and take all the memory that it will ever need.
+
+        Args:
+            plan: the bytes of the engine; see `spoter_runtime.preflight` for what to check before.
+            spec: what the bundle says of it.
+            contract: of the model that it was built from.
+            graphs: how many shapes to keep a CUDA graph for; frames are padded up to the spec's buckets, so
+                that few shapes occur. 0 runs without graphs and without padding. TensorRT-RTX keeps its own
+                graphs, any number above 0 turns them on.
+            runtime_cache: file where TensorRT-RTX keeps the kernels that it compiles on this machine, read
+                now and written by `close`; None compiles them anew in every process. TensorRT has no use for
+                it.
+            allow_host_code: let the engine bring code that runs on the CPU of this process; only for a file
+                whose author you trust.
+
+        Raises:
+            MissingExtraError: the library, or cuda-bindings, is not installed.
+            BackendError: no usable GPU, not enough memory, or the engine cannot be loaded, or is not what
+                its spec or the contract say.
+        """
+        self.name = "trt-rtx" if spec.library == "tensorrt_rtx" else "trt"
+        self.contract = contract
+        self._lock = threading.Lock()
+        library = import_engine_library(spec.library)
+        find_gpu()  # says what is missing; the libraries only say that something is
+        try:
+            execution = _Execution(
+                library, plan, spec, contract, name=self.name, graphs=graphs, cache_path=runtime_cache,
+                allow_host_code=allow_host_code,
+            )  # fmt: skip
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"{self.name}: cannot load the engine: {error}") from error
+        self._execution = execution
+        # Also when nobody calls `close`: GPU memory is worth more than host memory.
+        self._release = weakref.finalize(self, execution.close)
+
+    def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        with self._lock:
+            if not self._release.alive:
+                raise BackendError(f"{self.name}: this runner is closed. Fix: open the bundle again")
+            try:
+                return self._execution.run(poses_NTD, lengths_N)
+            except BackendError:
+                raise
+            except Exception as error:
+                raise BackendError(f"{self.name}: failed on poses {poses_NTD.shape}: {error}") from error
+
+    def close(self) -> None:
+        """Give back the GPU's memory; a second call does nothing, and `infer` raises from now on."""
+        with self._lock:
+            self._release()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a CUDA graph holds for: the profile's index, clips, frames with padding."""
+
+    profile: int
+    batch: int
+    frames: int
+
+
+def choose_shape(
+    profiles: tuple[Profile, ...], buckets: tuple[int, ...], batch: int, frames: int
+) -> Shape | None:
+    """Return the profile for a batch, and the frames to pad it to; None where no profile takes it.
+
+    Args:
+        profiles: of the engine, in its order.
+        buckets: frame counts to pad to, rising; none: no padding.
+        batch: clips.
+        frames: of the batch, before padding.
+
+    The profile is the one that allows the fewest clips × frames: the narrower the range, the better the
+    engine is tuned to it; then the first. A bucket counts only if that profile takes it.
+    """
+    fitting = [i for i, profile in enumerate(profiles) if profile.takes(batch, frames)]
+    if not fitting:
+        return None
+    index = min(fitting, key=lambda i: profiles[i].batch[2] * profiles[i].frames[2])
+    most = profiles[index].frames[2]
+    padded = next((bucket for bucket in buckets if frames <= bucket <= most), frames)
+    return Shape(index, batch, padded)
+
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class RecentlyUsed(Generic[Key, Value]):
+    """A mapping that keeps the values last asked for, and hands each that it drops to `discard`."""
+
+    def __init__(self, size: int, discard: Callable[[Value], None]) -> None:
+        self._size = size
+        self._discard = discard
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._values
+
+    def get(self, key: Key) -> Value | None:
+        """Return a value, which is then the last one used; None where it is not kept."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        if key in self._values:
+            self._discard(self._values.pop(key))
+        self._values[key] = value
+        while len(self._values) > self._size:
+            self._discard(self._values.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        """Drop everything, the oldest first."""
+        while self._values:
+            self._discard(self._values.popitem(last=False)[1])
+
+
+class EngineLog:
+    """What an engine library says: errors are kept for our messages, warnings go to `logging`.
+
+    Attributes:
+        logger: to be given to the library; it must live as long as what was made with it.
+    """
+
+    def __init__(self, library: Any) -> None:
+        errors: list[str] = []
+        severe = (library.ILogger.INTERNAL_ERROR, library.ILogger.ERROR)
+        warning = library.ILogger.WARNING
+
+        class Logger(library.ILogger):  # type: ignore[misc]  # the library is imported where it is used
+            def __init__(self) -> None:
+                library.ILogger.__init__(self)
+
+            def log(self, severity: Any, msg: str) -> None:
+                if severity in severe:
+                    errors.append(msg.strip())
+                elif severity == warning:
+                    _log.warning("%s: %s", library.__name__, msg)
+
+        self.logger: Any = Logger()
+        self._errors = errors
+
+    def take(self) -> str:
+        """Return the errors since the last call, each once, and forget them."""
+        said, self._errors[:] = list(self._errors), []
+        return "; ".join(dict.fromkeys(said)) or "the library gave no reason"
+
+
+def describe_engine(engine: Any) -> dict[str, str]:
+    """Return what an engine says of itself: each tensor's mode, type, place and shape, and each profile."""
+    described = {}
+    for i in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(i)
+        mode, dtype = engine.get_tensor_mode(name).name, engine.get_tensor_dtype(name).name
+        place, shape = engine.get_tensor_location(name).name, tuple(engine.get_tensor_shape(name))
+        # Axes that vary by their names: one of a single possible size may be told as that size or as -1.
+        axes = _AXES.get(name, ())[: len(shape)]
+        described[name] = f"{mode} {dtype} {place} {[*axes, *shape[len(axes) :]]}"
+    for i in range(engine.num_optimization_profiles):
+        if {POSES, LENGTHS} <= described.keys():
+            poses, lengths = (engine.get_tensor_profile_shape(name, i) for name in (POSES, LENGTHS))
+            described[f"profile {i}"] = f"{[tuple(d) for d in poses]}, {[tuple(d) for d in lengths]}"
+    return described
+
+
+def expected_engine(spec: EngineSpec, contract: GraphContract) -> dict[str, str]:
+    """Return what `describe_engine` gives for an engine that is what its bundle says."""
+    expected = {
+        POSES: f"INPUT FLOAT DEVICE {[*_AXES[POSES], NUM_FEATURES]}",
+        LENGTHS: f"INPUT INT32 DEVICE {[*_AXES[LENGTHS]]}",
+        LOGITS: f"OUTPUT FLOAT DEVICE {[*_AXES[LOGITS], contract.num_classes]}",
+    }
+    for i, profile in enumerate(spec.profiles):
+        poses = [(n, t, NUM_FEATURES) for n, t in zip(profile.batch, profile.frames, strict=True)]
+        expected[f"profile {i}"] = f"{poses}, {[(n,) for n in profile.batch]}"
+    return expected
+
+
+def check_engine(library: Any, engine: Any, spec: EngineSpec, contract: GraphContract) -> None:
+    """Refuse an engine whose tensors or profiles are not those of its bundle.
+
+    Raises:
+        BackendError: names the first difference, expected against got.
+    """
+    found = difference(describe_engine(engine), expected_engine(spec, contract))
+    if found is not None:
+        raise BackendError(
+            f"{library.__name__}: the engine is not what its bundle says: {found}. "
+            "Fix: export the bundle again"
+        )
+
+
+def difference(found: dict[str, str], expected: dict[str, str]) -> str | None:
+    """Return the first entry that two descriptions differ in, in words; None where they are equal."""
+    for what in [*expected, *(found.keys() - expected.keys())]:
+        if found.get(what) != expected.get(what):
+            return f"{what}: expected {expected.get(what, 'none')}, got {found.get(what, 'none')}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A CUDA graph with its own context: to change a context's shape spoils what was recorded with it."""
+
+    context: Any
+    graph: Graph
+
+
+class _Execution:
+    """All that lives on the GPU for one engine; not thread-safe, and knows nothing of its runner."""
+
+    def __init__(
+        self,
+        library: Any,
+        plan: bytes,
+        spec: EngineSpec,
+        contract: GraphContract,
+        *,
+        name: str,
+        graphs: int,
+        cache_path: Path | None,
+        allow_host_code: bool,
+    ) -> None:
+        self._name = name
+        self._spec = spec
+        self._classes = contract.num_classes
+        self._library = library
+        self._is_rtx = spec.library == "tensorrt_rtx"
+        self._buckets = spec.buckets if graphs else ()
+        self._rtx_graphs = graphs > 0
+        self._log = EngineLog(library)
+        self._contexts: list[Any] = []
+        # TensorRT-RTX compiles kernels for a shape while it already runs it: only it knows when to record.
+        self._records = graphs > 0 and not self._is_rtx
+        self._recorded: RecentlyUsed[Shape, _Recorded | None] = RecentlyUsed(graphs, _discard)
+        self._cache: Any = None
+        self._cache_path = cache_path
+        self._runtime, self._engine = self._deserialized(plan, allow_host_code)
+        check_engine(library, self._engine, spec, contract)
+        with ExitStack() as stack:
+            self._allocate(stack)
+            if self._is_rtx:
+                self._cache = self._rtx_cache()
+            self._contexts = [self._new_context(i) for i in range(len(spec.profiles))]
+            self._memory = stack.pop_all()
+
+    def _deserialized(self, plan: bytes, allow_host_code: bool) -> tuple[Any, Any]:
+        runtime = self._library.Runtime(self._log.logger)
+        if allow_host_code:
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            version = f"{self._library.__name__} {self._library.__version__}"
+            raise BackendError(f"{version} cannot load the engine: {self._log.take()}")
+        return runtime, engine
+
+    def _allocate(self, stack: ExitStack) -> None:
+        """Take buffers for the largest batch of any profile."""
+        most_clips = max(profile.batch[2] for profile in self._spec.profiles)
+        most = max(profile.batch[2] * profile.frames[2] for profile in self._spec.profiles) * NUM_FEATURES
+        self._stream = Stream()
+        stack.callback(self._stream.close)
+        sizes = {POSES: most, LENGTHS: most_clips, LOGITS: most_clips * self._classes}
+        self._on_gpu: dict[str, DeviceBuffer] = {}
+        self._on_host: dict[str, PinnedArray] = {}
+        for name, size in sizes.items():
+            self._on_gpu[name] = DeviceBuffer(size * _BYTES, name)
+            stack.callback(self._on_gpu[name].close)
+            dtype = np.int32 if name == LENGTHS else np.float32
+            self._on_host[name] = PinnedArray(size, dtype, name)
+            stack.callback(self._on_host[name].close)
+        if not self._is_rtx:
+            # One for all contexts, because only one runs at a time.
+            size_bytes = max(self._engine.device_memory_size_v2, 1)
+            self._scratch = DeviceBuffer(size_bytes, "the engine's activations")
+            stack.callback(self._scratch.close)
+
+    def _new_context(self, profile: int) -> Any:
+        engine = self._engine
+        if self._is_rtx:
+            context = engine.create_execution_context(self._rtx_config())
+        else:
+            user_managed = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = engine.create_execution_context(user_managed)
+        if context is None:
+            raise self._failed(f"no execution context for profile {profile}, mostly for want of GPU memory")
+        if not self._is_rtx:
+            context.set_device_memory(self._scratch.address, self._scratch.size_bytes)
+        if not context.set_optimization_profile_async(profile, self._stream.handle):
+            raise self._failed(f"profile {profile} cannot be set")
+        self._stream.synchronize()
+        for name, buffer in self._on_gpu.items():
+            if not context.set_tensor_address(name, buffer.address):
+                raise self._failed(f"the address of {name} cannot be set")
+        return context
+
+    def _rtx_config(self) -> Any:
+        config = self._engine.create_runtime_config()
+        strategies = self._library.CudaGraphStrategy
+        config.cuda_graph_strategy = (
+            strategies.WHOLE_GRAPH_CAPTURE if self._rtx_graphs else strategies.DISABLED
+        )
+        if self._cache is not None and not config.set_runtime_cache(self._cache):
+            raise self._failed("the runtime cache cannot be set")
+        return config
+
+    def _rtx_cache(self) -> Any:
+        """Return the compiled kernels of earlier processes, or an empty cache; None where none is wanted."""
+        if self._cache_path is None:
+            return None
+        config = self._engine.create_runtime_config()
+        cache = config.create_runtime_cache()
+        if cache is None:
+            raise self._failed("no runtime cache")
+        try:
+            kept = self._cache_path.read_bytes()
+        except FileNotFoundError:
+            return cache
+        except OSError as error:
+            _log.warning("%s: cannot be read, kernels are compiled anew: %s", self._cache_path, error)
+            return cache
+        # False for one of another version, GPU or driver; `close` writes a new one.
+        if not kept or not cache.deserialize(kept):
+            _log.info("%s: not for this machine, kernels are compiled anew", self._cache_path)
+        return cache
+
+    def _rtx_save_cache(self) -> None:
+        cache, path = self._cache, self._cache_path
+        self._cache = None
+        if cache is None or path is None:
+            return
+        content = cache.serialize()
+        if content is None:
+            _log.warning("%s: not written: %s", path, self._log.take())
+            return
+        try:
+            with replacing(path) as temporary:
+                temporary.write_bytes(memoryview(content))
+        except OSError as error:
+            _log.warning("%s: cannot be written, kernels will be compiled again: %s", path, error)
+
+    def run(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        """Return the logits (N, C) of a checked batch, in a fresh array."""
+        batch, frames, _ = poses_NTD.shape
+        shape = choose_shape(self._spec.profiles, self._buckets, batch, frames)
+        if shape is None:
+            profiles = " or ".join(map(str, self._spec.profiles))
+            raise BackendError(
+                f"{self._name}: no profile of the engine takes {batch} clips × {frames} frames; it was built "
+                f"for {profiles}. Fix: export the bundle again"
+            )
+        self._fill(poses_NTD, lengths_N, shape)
+        recorded = self._recorded.get(shape)
+        if recorded is not None:
+            recorded.graph.launch(self._stream)
+        else:
+            context = self._contexts[shape.profile]
+            self._set_shape(context, shape)
+            self._enqueue(context, shape)
+        self._stream.synchronize()
+        logits = self._on_host[LOGITS].array[: batch * self._classes]
+        answer: Float32Array = logits.reshape(batch, self._classes).copy()
+        if self._records and shape not in self._recorded:
+            self._record(shape)
+        return answer
+
+    def _fill(self, poses_NTD: Float32Array, lengths_N: Int32Array, shape: Shape) -> None:
+        """Put a batch where the GPU fetches it, padded with zeros."""
+        batch, frames, _ = poses_NTD.shape
+        size = batch * shape.frames * NUM_FEATURES
+        padded = self._on_host[POSES].array[:size].reshape(batch, shape.frames, NUM_FEATURES)
+        padded[:, :frames] = poses_NTD
+        padded[:, frames:] = 0
+        self._on_host[LENGTHS].array[:batch] = lengths_N
+        # So that work which never ran is found, and is not the answer to the batch before.
+        self._on_host[LOGITS].array[: batch * self._classes] = np.nan
+
+    def _set_shape(self, context: Any, shape: Shape) -> None:
+        shapes = {POSES: (shape.batch, shape.frames, NUM_FEATURES), LENGTHS: (shape.batch,)}
+        for name, dimensions in shapes.items():
+            if not context.set_input_shape(name, dimensions):
+                raise self._failed(f"{name} cannot be {dimensions}")
+        unset = context.infer_shapes()
+        if unset:
+            raise self._failed(f"shapes are missing for {', '.join(unset)}")
+        logits = tuple(context.get_tensor_shape(LOGITS))
+        if logits != (shape.batch, self._classes):
+            raise self._failed(f"logits: expected {(shape.batch, self._classes)}, the engine gives {logits}")
+
+    def _enqueue(self, context: Any, shape: Shape) -> None:
+        """Queue the copy to the GPU, the engine, and the copy back."""
+        stream, sizes = self._stream, {POSES: shape.batch * shape.frames * NUM_FEATURES, LENGTHS: shape.batch}
+        for name, size in sizes.items():
+            stream.to_device(self._on_gpu[name], self._on_host[name], size * _BYTES)
+        if not context.execute_async_v3(stream.handle):
+            raise self._failed(f"failed on poses {(shape.batch, shape.frames, NUM_FEATURES)}")
+        size_bytes = shape.batch * self._classes * _BYTES
+        stream.to_host(self._on_host[LOGITS], self._on_gpu[LOGITS], size_bytes)
+
+    def _record(self, shape: Shape) -> None:
+        """Keep a CUDA graph for a shape that has just run; where that fails, remember to run it without."""
+        self._recorded[shape] = None
+        try:
+            context = self._new_context(shape.profile)
+            self._set_shape(context, shape)
+            self._enqueue(context, shape)  # a context does outstanding work in the first run of a new shape
+            self._stream.synchronize()
+            graph = Graph(self._stream, lambda: self._enqueue(context, shape))
+            self._recorded[shape] = _Recorded(context, graph)
+        except Exception as error:  # noqa: BLE001  (the answer is there already, whatever fails here)
+            _log.warning("%s: %s runs without a CUDA graph: %s", self._name, shape, error)
+
+    def _failed(self, what: str) -> BackendError:
+        return BackendError(f"{self._name}: {what}: {self._log.take()}")
+
+    def close(self) -> None:
+        """Give everything back: graphs, contexts, the engine, then the memory that they used."""
+        with self._memory:
+            self._recorded.clear()
+            if self._is_rtx:
+                self._rtx_save_cache()
+            self._contexts.clear()
+            self._engine = self._runtime = None
+
+
+def _discard(recorded: _Recorded | None) -> None:
+    if recorded is not None:
+        recorded.graph.close()
