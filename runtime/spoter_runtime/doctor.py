@@ -4,42 +4,69 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from spoter_runtime._version import __version__
-from spoter_runtime.errors import SpoterError
-from spoter_runtime.ort import import_onnxruntime, installed_distributions
+from spoter_runtime.engine import Library
+from spoter_runtime.errors import MissingExtraError, SpoterError
+from spoter_runtime.ort import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
 
-# Extra → the distributions it brings and the module names that need them.
+# Extra → the distributions that it brings. The cpu extra is not here: its backend says more.
 _EXTRAS: Final[dict[str, tuple[str, ...]]] = {
+    "gpu": ("onnxruntime-gpu",),
+    "trt": ("tensorrt", "cuda-bindings", "filelock"),
+    "rtx": ("tensorrt-rtx",),
     "export": ("torch", "onnx", "onnxscript"),
     "toolkit": ("typer", "rich", "accelerate", "safetensors", "matplotlib"),
 }
 
-# A graph of one Identity node (opset 20), serialised: small enough to carry, real enough to run.
-_IDENTITY_ONNX: Final = bytes.fromhex(
-    "080a3a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02"
-    "0801620f0a0179120a0a08080112040a02080142040a001014"
+# A graph of one Mul node, x·x (opset 20), serialised: small enough to carry, real enough to run.
+_SQUARE_ONNX: Final = bytes.fromhex(
+    "08083a3d0a160a01780a01781201791a0673717561726522034d756c1201675a0f0a0178120a0a08"
+    "080112040a020801620f0a0179120a0a08080112040a02080142040a001014"
 )
+
+_Kind = Literal["machine", "package", "backend"]
+_Status = Literal["ok", "missing", "broken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of the diagnosis. `fix` is a command to paste, empty where nothing is wrong."""
+    """One line of the diagnosis.
 
-    kind: Literal["machine", "package", "backend"]
+    Attributes:
+        status: ``"missing"`` where something is not here (a package, a driver, a GPU), ``"broken"`` where all
+            is here and does not work.
+        fix: a command to paste, or what to do; empty where nothing is wrong.
+        builds: of a TensorRT backend, whether it builds engines here; None elsewhere. `status` is about
+            running them: TensorRT-RTX builds on machines without a GPU.
+    """
+
+    kind: _Kind
     name: str
-    status: Literal["ok", "missing", "broken"]
+    status: _Status
     detail: str
     fix: str = ""
+    builds: bool | None = None
 
 
 def diagnose() -> list[Finding]:
-    """Look at this machine: Python, packages by extra, and every backend by running a graph on it."""
-    return [_machine(), *_packages(), _ort_cpu()]
+    """Look at this machine: Python, GPU, packages by extra, and every backend by running a graph on it."""
+    return [
+        _machine(),
+        _gpu(),
+        *_packages(),
+        *_mixed_packages(),
+        _onnx_runtime("cpu"),
+        _onnx_runtime("cuda"),
+        _onnx_runtime("tensorrt"),
+        _onnx_runtime("tensorrt-rtx"),
+        _engine_library("tensorrt", "trt"),
+        _engine_library("tensorrt_rtx", "trt-rtx"),
+    ]
 
 
 def _machine() -> Finding:
@@ -54,6 +81,27 @@ def _machine() -> Finding:
     )
 
 
+def _gpu() -> Finding:
+    # Not at the top, here and below: `import spoter_runtime` imports this file, and a CPU needs none of it.
+    from spoter_runtime.gpu import find_gpu
+
+    try:
+        gpu = find_gpu()
+    except SpoterError as error:
+        return _failure("machine", "gpu", "missing", error)
+    except Exception as error:  # noqa: BLE001  (as below: doctor shows what is broken)
+        return _failure("machine", "gpu", "broken", error)
+    return Finding(
+        kind="machine",
+        name="gpu",
+        status="ok",
+        detail=(
+            f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.1f} GiB, "
+            f"driver for CUDA {gpu.driver_cuda}"
+        ),
+    )
+
+
 def _packages() -> list[Finding]:
     findings = []
     for extra, names in _EXTRAS.items():
@@ -61,36 +109,98 @@ def _packages() -> list[Finding]:
             try:
                 version = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                findings.append(
-                    Finding(
-                        kind="package",
-                        name=name,
-                        status="missing",
-                        detail=f"not installed; the {extra} extra needs it, the runtime does not",
-                        fix=f"pip install 'spoter-kit[{extra}]'",
-                    )
-                )
+                # Beside another build it would overwrite its files.
+                fix = gpu_build_fix() if extra == "gpu" else f"pip install 'spoter-kit[{extra}]'"
+                detail = f"not installed; the {extra} extra needs it, the runtime does not"
+                findings.append(Finding(kind="package", name=name, status="missing", detail=detail, fix=fix))
             else:
                 findings.append(Finding(kind="package", name=name, status="ok", detail=version))
     return findings
 
 
-def _ort_cpu() -> Finding:
-    installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
+def _mixed_packages() -> list[Finding]:
+    from spoter_runtime.gpu import mixed_cuda_packages
+
     try:
-        ort = import_onnxruntime()
-        session = ort.InferenceSession(_IDENTITY_ONNX, providers=["CPUExecutionProvider"])
+        problems = mixed_cuda_packages()
+    except Exception as error:  # noqa: BLE001  (metadata that nobody foresaw must not hide the rest)
+        return [_failure("package", "cuda", "broken", error)]
+    return [_failure("package", "cuda", "broken", SpoterError(problem)) for problem in problems]
+
+
+def _onnx_runtime(provider: Provider) -> Finding:
+    name = f"ort-{provider}"
+    installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
+    status: _Status = "broken" if installed else "missing"
+    try:
+        ort = import_onnxruntime(provider)
+        if provider == "cpu":
+            session = ort.InferenceSession(_SQUARE_ONNX, providers=["CPUExecutionProvider"])
+        else:
+            from spoter_runtime.onnx_graph import read_onnx
+            from spoter_runtime.ort_gpu import check_driver, check_installed, gpu_session
+
+            status = "missing"
+            check_installed(ort, provider)
+            check_driver(provider)
+            status = "broken"
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            graph = read_onnx(_SQUARE_ONNX)
+            session = gpu_session(ort, _SQUARE_ONNX, graph, options, provider, where="a graph of one node")
         session.run(None, {"x": np.ones(1, np.float32)})
     except SpoterError as error:
-        message, _, fix = str(error).partition(" Fix: ")
-        status: Literal["broken", "missing"] = "broken" if installed else "missing"
-        return Finding(kind="backend", name="ort-cpu", status=status, detail=message, fix=fix)
+        return _failure("backend", name, status, error)
     except Exception as error:  # noqa: BLE001  (a broken install can fail in any way; doctor must show it)
         return Finding(
             kind="backend",
-            name="ort-cpu",
+            name=name,
             status="broken",
             detail=f"{installed}: {type(error).__name__}: {error}",
-            fix="pip install --force-reinstall 'spoter-kit[cpu]'",
+            fix=f"pip install --force-reinstall --no-deps {' '.join(installed_distributions())}",
         )
-    return Finding(kind="backend", name="ort-cpu", status="ok", detail=f"{installed}; a graph was run on it")
+    return Finding(kind="backend", name=name, status="ok", detail=f"{installed}; a graph was run on it")
+
+
+def _engine_library(library: Library, name: str) -> Finding:
+    from spoter_runtime.gpu import find_gpu, import_engine_library
+
+    try:
+        module = import_engine_library(library)
+    except MissingExtraError as error:
+        return _failure("backend", name, "missing", error, builds=False)
+    except Exception as error:  # noqa: BLE001  (see above)
+        return _failure("backend", name, "broken", error, builds=False)
+    what = f"{library} {getattr(module, '__version__', 'of no version')}"
+    try:
+        gpu = find_gpu()
+    except Exception as error:  # noqa: BLE001  (see above)
+        builds = library == "tensorrt_rtx" and _builds(module)  # the other one needs a GPU to build, too
+        abilities = "builds engines, runs none" if builds else "neither builds engines nor runs them"
+        finding = _failure("backend", name, "missing", error, builds=builds)
+        return replace(finding, detail=f"{what}; {abilities}: {finding.detail}")
+    builds = _builds(module)
+    abilities = "builds engines" if builds else "builds no engines"
+    detail = f"{what}; {abilities}; loads, for {gpu.name}; none was run"
+    return Finding(kind="backend", name=name, status="ok", detail=detail, builds=builds)
+
+
+def _builds(module: Any) -> bool:
+    try:
+        return module.Builder(module.Logger(module.Logger.ERROR)) is not None
+    except Exception:  # noqa: BLE001  (a half of the library, or no CUDA: whatever it is, nothing is built)
+        return False
+
+
+def _failure(
+    kind: _Kind,
+    name: str,
+    status: _Status,
+    error: Exception,
+    *,
+    builds: bool | None = None,
+) -> Finding:
+    """Return what an error says, its fix apart."""
+    text = str(error) if isinstance(error, SpoterError) else f"{type(error).__name__}: {error}"
+    detail, _, fix = text.partition(" Fix: ")
+    return Finding(kind=kind, name=name, status=status, detail=detail.rstrip("."), fix=fix, builds=builds)

@@ -164,7 +164,7 @@ def _second_distribution(folder):
 
 def test_two_installed_runtimes_are_refused_with_the_command_that_mends_it(python, bundle_folder, tmp_path):
     second = _second_distribution(tmp_path / "second")
-    done = python("-m", "spoter_runtime", "verify", bundle_folder, path=[second])
+    done = python("-m", "spoter_runtime", "verify", bundle_folder, "--backend", "ort-cpu", path=[second])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: 2 distributions of ONNX Runtime are installed and overwrite each")
     assert "onnxruntime-gpu 1.99.0" in done.stderr
@@ -173,15 +173,19 @@ def test_two_installed_runtimes_are_refused_with_the_command_that_mends_it(pytho
     assert done.stderr.count("\n") == 1
 
 
-def test_doctor_sees_two_runtimes(python, tmp_path):
-    done = python("-m", "spoter_runtime", "doctor", path=[_second_distribution(tmp_path / "second")])
-    assert done.returncode == 3
-    assert "broken   ort-cpu" in done.stdout
-    assert "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'spoter-kit[cpu]'" in done.stdout
+def test_a_runtime_whose_files_are_gone_is_named_with_the_command_that_brings_them_back(python, tmp_path):
+    (tmp_path / "emptied" / "onnxruntime").mkdir(parents=True)
+    (tmp_path / "emptied" / "onnxruntime" / "__init__.py").touch()
+    code = "from spoter_runtime.ort import import_onnxruntime; import_onnxruntime()"
+    done = python("-c", code, path=[tmp_path / "emptied"])
+    assert "BackendError: onnxruntime is installed, but its files are gone" in done.stderr
+    assert done.stderr.endswith("Fix: pip install --force-reinstall --no-deps onnxruntime\n")
 
 
 def test_no_runtime_at_all_names_the_extra(python, bundle_folder):
-    done = python("-m", "spoter_runtime", "verify", bundle_folder, absent=["onnxruntime"])
+    done = python(
+        "-m", "spoter_runtime", "verify", bundle_folder, "--backend", "ort-cpu", absent=["onnxruntime"]
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: this needs the Python module 'onnxruntime', which is not installed. "
@@ -189,14 +193,18 @@ def test_no_runtime_at_all_names_the_extra(python, bundle_folder):
     )
 
 
-def test_doctor_says_what_to_install(python):
-    done = python("-m", "spoter_runtime", "doctor", absent=["onnxruntime"])
-    assert done.returncode == 3
-    assert "ort-cpu" in done.stdout
-    assert "Fix: pip install 'spoter-kit[cpu]'" in done.stdout
+def test_an_unknown_provider_is_named_with_those_that_there_are(bundle_folder):
+    with pytest.raises(
+        BackendError, match="provider 'gpu': expected one of cpu, cuda, tensorrt, tensorrt-rtx"
+    ):
+        OrtRunner(bundle_folder / "model.onnx", provider="gpu")
 
 
-def test_doctor_runs_a_graph_on_every_backend(python):
-    done = python("-m", "spoter_runtime", "doctor")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "a graph was run on it" in done.stdout
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_two_runtimes_are_refused_for_a_gpu_with_the_build_that_has_it(
+    python, bundle_folder, tmp_path, provider
+):
+    code = f"from spoter_runtime.ort import OrtRunner; OrtRunner('model.onnx', provider={provider!r})"
+    done = python("-c", code, path=[_second_distribution(tmp_path / "second")])
+    fix = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'spoter-kit[gpu]'\n"
+    assert done.stderr.endswith(fix)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import typer
 
 from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, emit_table, next_step
+
+# Apart from running: what builds an engine has not executed it.
+_BUILDS: Final = {None: "", True: "yes", False: "no"}
 
 
 def doctor(json: JsonOption = False) -> None:
@@ -20,8 +25,8 @@ def doctor(json: JsonOption = False) -> None:
     else:
         emit_table(
             "",
-            ("what", "status", "detail", "fix"),
-            [(f.name, f.status, f.detail, f.fix) for f in findings],
+            ("what", "status", "builds engines", "detail", "fix"),
+            [(f.name, f.status, _BUILDS[f.builds], f.detail, f.fix) for f in findings],
         )
     if not runs:
         raise typer.Exit(ANSWER_IS_NO)

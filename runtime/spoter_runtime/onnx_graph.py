@@ -1,0 +1,126 @@
+"""What a GPU session must know of an ONNX file before it is loaded, read without the onnx package."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Final
+
+# Field numbers of onnx.proto, which never change.
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE = 1, 2, 3, 4
+_TENSOR_DATA_TYPE, _TENSOR_NAME = 2, 8
+
+_FLOATS: Final = frozenset({1, 10, 11, 16})  # FLOAT, FLOAT16, DOUBLE, BFLOAT16 of TensorProto.DataType
+
+_SHAPES: Final = frozenset({"Shape", "Size"})  # they look at a tensor, not at its values
+
+# What these give is no float, whatever they take: masks and counts may be computed anywhere.
+_ENDS_OF_FLOATS: Final = _SHAPES | {
+    "And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual",
+    "NonZero", "Not", "Or", "Xor",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxGraph:
+    """A part of an ONNX file.
+
+    Attributes:
+        metadata: the file's own key → value.
+        names: of all nodes.
+        float_names: of the nodes that compute on floats: values of a float input or of the weights flow into
+            them. The rest is arithmetic on shapes, and on masks.
+    """
+
+    metadata: dict[str, str]
+    names: frozenset[str]
+    float_names: frozenset[str]
+
+
+def read_onnx(content: bytes) -> OnnxGraph:
+    """Read the bytes of an ONNX file.
+
+    Raises:
+        ValueError: they are not an ONNX file.
+    """
+    model = _fields(memoryview(content))
+    if len(model[_MODEL_GRAPH]) != 1:
+        raise ValueError("no graph in it")
+    entries = [_fields(entry) for entry in model[_MODEL_METADATA]]
+    graph = _fields(model[_MODEL_GRAPH][0])
+    nodes = [_fields(node) for node in graph[_GRAPH_NODE]]
+    return OnnxGraph(
+        metadata={_text(entry[1]): _text(entry[2]) for entry in entries},
+        names=frozenset(_text(node[_NODE_NAME]) for node in nodes),
+        float_names=_float_names(nodes, _float_tensors(graph)),
+    )
+
+
+def _float_names(nodes: list[_Fields], floats: set[str]) -> frozenset[str]:
+    """Return the nodes that `floats` flow into; ONNX has nodes in the order in which they are computed."""
+    names = set()
+    for node in nodes:
+        op_type = _text(node[_NODE_OP_TYPE])
+        if op_type in _SHAPES or not any(str(name, "utf-8") in floats for name in node[_NODE_INPUT]):
+            continue
+        names.add(_text(node[_NODE_NAME]))
+        if op_type not in _ENDS_OF_FLOATS:
+            floats |= {str(name, "utf-8") for name in node[_NODE_OUTPUT]}
+    return frozenset(names)
+
+
+def _float_tensors(graph: _Fields) -> set[str]:
+    """Return the names of inputs and initializers of a float type."""
+    tensors = [_fields(tensor) for tensor in graph[_GRAPH_INITIALIZER]]
+    floats = {_text(tensor[_TENSOR_NAME]) for tensor in tensors if tensor[_TENSOR_DATA_TYPE][0] in _FLOATS}
+    for value in map(_fields, graph[_GRAPH_INPUT]):
+        tensor_type = _fields(_fields(value[2][0])[1][0])  # ValueInfo.type, TypeProto.tensor_type
+        if tensor_type[1][0] in _FLOATS:
+            floats.add(_text(value[1]))
+    return floats
+
+
+_Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → values, whole numbers or memoryviews
+
+
+def _fields(message: memoryview) -> _Fields:
+    found: _Fields = defaultdict(list)
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == 0:
+            value, position = _varint(message, position)
+            found[number].append(value)
+            continue
+        if wire_type == 2:
+            size, position = _varint(message, position)
+        elif wire_type in (1, 5):
+            size = 8 if wire_type == 1 else 4
+        else:
+            raise ValueError(f"no protobuf message: wire type {wire_type}")
+        if position + size > len(message):
+            raise ValueError("truncated")
+        found[number].append(message[position : position + size])
+        position += size
+    return found
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        if position >= len(message):
+            raise ValueError("truncated")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("no protobuf message: a number of more than 64 bits")
+
+
+def _text(values: list[Any]) -> str:
+    """Return the last value as text, as protobuf does; empty where there is none."""
+    return str(values[-1], "utf-8") if values else ""

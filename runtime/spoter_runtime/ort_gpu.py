@@ -1,0 +1,240 @@
+"""ONNX Runtime on a GPU: a session that computes there, or the reason why it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import re
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from spoter_runtime.contract import LENGTHS, POSES
+from spoter_runtime.engine import Profile
+from spoter_runtime.errors import BackendError, is_installed
+from spoter_runtime.landmarks import NUM_FEATURES
+from spoter_runtime.onnx_graph import OnnxGraph
+from spoter_runtime.ort import gpu_build_fix, installed_distributions
+
+GpuProvider = Literal["cuda", "tensorrt", "tensorrt-rtx"]
+
+# As ONNX Runtime calls them.
+PROVIDER_NAMES: Final[dict[GpuProvider, str]] = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+
+_RTX_PACKAGE: Final = "onnxruntime-ep-nv-tensorrt-rtx"  # a plug-in, which goes with any build of ONNX Runtime
+
+# Kinds of nodes that ONNX Runtime's optimisers make for shapes; what they make for values has other kinds.
+_SHAPE_OPS: Final = frozenset({"Cast", "Concat", "Gather", "Shape", "Size", "Slice", "Squeeze", "Unsqueeze"})
+
+_registering = threading.Lock()
+
+
+def gpu_session(
+    ort: Any,
+    content: bytes,
+    graph: OnnxGraph,
+    options: Any,
+    provider: GpuProvider,
+    *,
+    where: str,
+    profile: Profile | None = None,
+    cache: Path | None = None,
+) -> Any:
+    """Return an ``onnxruntime.InferenceSession`` whose float arithmetic all runs on that provider.
+
+    Args:
+        ort: the module `onnxruntime`.
+        content: an ONNX file.
+        graph: of that file, from `read_onnx`.
+        options: ``SessionOptions``; entries are added to it.
+        provider: which one.
+        where: how an error names the file.
+        profile: shapes of poses and lengths that TensorRT builds for; None where the file's own are fixed.
+        cache: folder where TensorRT keeps what it built; None keeps nothing.
+
+    Raises:
+        BackendError: the provider is not installed, does not load, takes no GPU here, or leaves nodes to
+            others.
+    """
+    name = PROVIDER_NAMES[provider]
+    check_installed(ort, provider)
+    check_driver(provider)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    settings = provider_options(provider, profile, cache)
+    try:
+        if provider == "tensorrt-rtx":
+            options.add_provider_for_devices(_rtx_devices(ort)[:1], settings)
+            session = ort.InferenceSession(content, options, enable_fallback=0)
+        else:
+            _load_libraries(ort, provider)
+            behind = ["CUDAExecutionProvider"] if provider == "tensorrt" else []
+            session = ort.InferenceSession(
+                content, options, providers=[(name, settings), *behind], enable_fallback=0
+            )
+    except BackendError:
+        raise
+    except Exception as error:
+        cuda = re.search(r"CUDA failure \d+: [^;]*\w", str(error))  # the rest is C++ for pages
+        reason = _loader_error(ort, provider) or (cuda[0] if cuda else str(error).strip())
+        raise BackendError(
+            f"{where}: ONNX Runtime {ort.__version__} cannot load it on {name}: {reason}"
+        ) from error
+    if name not in session.get_providers():  # ONNX Runtime has said so on stderr, and goes on with the CPU
+        reason = (
+            _loader_error(ort, provider) or "its libraries load, but it takes no GPU. Fix: see `nvidia-smi`"
+        )
+        raise BackendError(f"{name}: does not start: {reason}")
+    _check_assignment(session.get_provider_graph_assignment_info(), graph, provider, where)
+    return session
+
+
+def check_installed(ort: Any, provider: GpuProvider) -> None:
+    """Check that this ONNX Runtime has the provider, without loading it.
+
+    Raises:
+        BackendError: it has not, or is too old to tell where nodes run.
+    """
+    name = PROVIDER_NAMES[provider]
+    if provider == "tensorrt-rtx":
+        if not is_installed(_RTX_PACKAGE.replace("-", "_")):
+            raise BackendError(f"{name}: its plug-in is not installed. Fix: pip install {_RTX_PACKAGE}")
+    elif name not in ort.get_available_providers():
+        installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
+        raise BackendError(
+            f"{name}: not in {installed or 'this ONNX Runtime'}, which has "
+            f"{', '.join(ort.get_available_providers())}. Fix: {gpu_build_fix()}"
+        )
+    if not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+        package = "onnxruntime" if provider == "tensorrt-rtx" else "onnxruntime-gpu"
+        raise BackendError(
+            f"{name}: ONNX Runtime {ort.__version__} cannot tell which nodes run on the GPU; 1.24 and "
+            f"newer can. Fix: pip install -U {package}"
+        )
+
+
+def check_driver(provider: GpuProvider) -> None:
+    """Check that NVIDIA's driver is there.
+
+    Asked before ONNX Runtime is: without a driver that writes lines of its own to stderr, and uses the CPU.
+
+    Raises:
+        BackendError: the system's loader does not find it.
+    """
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError as error:
+        raise BackendError(
+            f"{PROVIDER_NAMES[provider]}: no NVIDIA driver on this machine ({error}). Fix: install the "
+            "driver, then `nvidia-smi` lists the GPUs; start a container with --gpus all"
+        ) from error
+
+
+def provider_options(
+    provider: GpuProvider, profile: Profile | None = None, cache: Path | None = None
+) -> dict[str, str]:
+    """Return the provider's options: precision as the ONNX file says, shapes of the profile, the cache."""
+    if provider == "cuda":
+        return {"use_tf32": "0"}  # on by default, and then fp32 has a mantissa of 10 bits
+    prefix = "trt" if provider == "tensorrt" else "nv"
+    options: dict[str, str] = {}
+    if profile is not None:
+        for i, kind in enumerate(("min", "opt", "max")):
+            batch, frames = profile.batch[i], profile.frames[i]
+            shapes = f"{POSES}:{batch}x{frames}x{NUM_FEATURES},{LENGTHS}:{batch}"
+            options[f"{prefix}_profile_{kind}_shapes"] = shapes
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        if provider == "tensorrt":
+            options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(cache)}
+        else:
+            options |= {"nv_runtime_cache_path": str(cache)}
+    return options
+
+
+def stranded_nodes(assignment: Iterable[Any], graph: OnnxGraph, provider: GpuProvider) -> list[str]:
+    """Return the nodes that compute on floats outside a provider, ``"MatMul 'name' (CPUExecutionProvider)"``.
+
+    Arithmetic on shapes belongs on the CPU: its results are needed there to launch the rest. A node is told
+    by its name in the file; one that an optimiser made, by its kind.
+
+    Args:
+        assignment: from ``InferenceSession.get_provider_graph_assignment_info``.
+        graph: of the same file.
+        provider: where the nodes should be.
+    """
+    return [
+        f"{node.op_type} {node.name!r} ({part.ep_name})"
+        for part in assignment
+        if part.ep_name != PROVIDER_NAMES[provider]
+        for node in part.get_nodes()
+        if node.name in graph.float_names
+        or (node.name not in graph.names and (node.domain or node.op_type not in _SHAPE_OPS))
+    ]
+
+
+def _check_assignment(assignment: list[Any], graph: OnnxGraph, provider: GpuProvider, where: str) -> None:
+    stranded = stranded_nodes(assignment, graph, provider)
+    if not stranded:
+        return
+    package = _RTX_PACKAGE if provider == "tensorrt-rtx" else "onnxruntime-gpu"
+    more = f" and {len(stranded) - 5} more" if len(stranded) > 5 else ""
+    raise BackendError(
+        f"{where}: {PROVIDER_NAMES[provider]} left {len(stranded)} of {len(graph.names)} nodes to others: "
+        f"{', '.join(stranded[:5])}{more}. Fix: pip install -U {package}"
+    )
+
+
+def _rtx_devices(ort: Any) -> list[Any]:
+    """Return the GPUs that the plug-in takes; it is registered once a process."""
+    name = PROVIDER_NAMES["tensorrt-rtx"]
+
+    def devices() -> list[Any]:
+        return [device for device in ort.get_ep_devices() if device.ep_name == name]
+
+    with _registering:
+        found = devices()
+        if not found:
+            plugin = importlib.import_module(_RTX_PACKAGE.replace("-", "_"))
+            ort.register_execution_provider_library(name, plugin.get_library_path())
+            found = devices()
+    if not found:
+        raise BackendError(
+            f"{name}: the plug-in takes no GPU of this machine; it takes compute capability 8.6, 8.9, and "
+            "12.0 or newer. Fix: use ort-cuda"
+        )
+    return found
+
+
+def _load_libraries(ort: Any, provider: GpuProvider) -> None:
+    """Load CUDA, and TensorRT, from their Python packages, where the system's loader does not look."""
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find; stdout is for results
+        ort.preload_dlls()
+    if provider == "tensorrt" and is_installed("tensorrt"):
+        with contextlib.suppress(ImportError, OSError, RuntimeError):  # the system may have another
+            importlib.import_module("tensorrt")
+
+
+def _loader_error(ort: Any, provider: GpuProvider) -> str:
+    """Return what the system's loader says about the provider's library, with a fix; empty if it loads.
+
+    ONNX Runtime writes that to stderr and keeps it from its callers. Only after it has failed: loaded by
+    anybody else before, the library would not find its host.
+    """
+    if provider == "tensorrt-rtx":
+        return ""
+    windows = sys.platform == "win32"
+    file = f"{'' if windows else 'lib'}onnxruntime_providers_{provider}.{'dll' if windows else 'so'}"
+    try:
+        ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / file))
+    except OSError as error:
+        version = re.search(r"nvinfer(?:\.so\.|_)(\d+)", str(error))
+        wanted = f"tensorrt=={version[1]}.*" if version else "onnxruntime-gpu[cuda,cudnn]"
+        return f"{error}. Fix: pip install '{wanted}'"
+    return ""

@@ -1,0 +1,154 @@
+"""Doctor: every backend named with what it needs, in whatever state a machine is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from spoter_runtime.backends import BACKENDS
+from spoter_runtime.doctor import Finding, diagnose
+from spoter_runtime.errors import SpoterError
+from spoter_runtime.gpu import find_gpu
+
+
+@pytest.fixture(scope="module")
+def findings():
+    return {finding.name: finding for finding in diagnose()}
+
+
+def _distribution(folder, name, version):
+    """Let a distribution look installed, as pip records it."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return folder
+
+
+def _lines(done):
+    """Return name → its line and the line of its fix."""
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    fixes = [*lines[1:], ""]
+    return {line.split()[1]: (line, fix.strip()) for line, fix in zip(lines, fixes, strict=True)}
+
+
+def test_every_backend_has_a_line(findings):
+    assert {name for name, finding in findings.items() if finding.kind == "backend"} == set(BACKENDS)
+
+
+def test_what_is_not_ok_says_why_and_how_to_get_it(findings):
+    for finding in findings.values():
+        assert finding.detail
+        assert (finding.status == "ok") == (finding.fix == ""), finding
+
+
+def test_the_fields_that_programs_read_stay():
+    names = [field.name for field in dataclasses.fields(Finding)]
+    assert names == ["kind", "name", "status", "detail", "fix", "builds"]
+
+
+def test_a_graph_is_run_on_the_cpu(findings):
+    assert findings["ort-cpu"].status == "ok"
+    assert findings["ort-cpu"].detail.endswith("; a graph was run on it")
+
+
+def test_a_gpu_backend_is_not_ok_without_a_gpu(findings):
+    if findings["gpu"].status == "ok":
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SpoterError) as raised:
+        find_gpu()
+    assert findings["gpu"].detail in str(raised.value)
+    backends = {name: finding.status for name, finding in findings.items() if finding.kind == "backend"}
+    assert backends == dict.fromkeys(BACKENDS, "missing") | {"ort-cpu": "ok"}
+
+
+def test_tensorrt_rtx_builds_without_a_gpu_that_runs_it(findings):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    assert findings["trt-rtx"].builds is True
+    if findings["gpu"].status != "ok":
+        assert findings["trt-rtx"].status == "missing"
+        assert "builds engines, runs none: no NVIDIA driver" in findings["trt-rtx"].detail
+
+
+def test_only_engine_libraries_build(findings):
+    assert {name for name, finding in findings.items() if finding.builds is not None} == {"trt", "trt-rtx"}
+
+
+def test_doctor_sees_two_runtimes(python, tmp_path):
+    lines = _lines(
+        python("-m", "spoter_runtime", "doctor", path=[_distribution(tmp_path, "onnxruntime-gpu", "1.99.0")])
+    )
+    uninstall = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
+    assert lines["ort-cpu"][0].startswith("broken   ort-cpu")
+    assert lines["ort-cpu"][1] == f"{uninstall} 'spoter-kit[cpu]'"
+    assert lines["ort-cuda"][0].startswith("broken   ort-cuda")
+    assert lines["ort-cuda"][1] == f"{uninstall} 'spoter-kit[gpu]'"
+
+
+def test_doctor_without_any_runtime_says_what_to_install(python):
+    done = python("-m", "spoter_runtime", "doctor", absent=["onnxruntime"])
+    assert done.returncode == 3
+    lines = _lines(done)
+    assert lines["ort-cpu"][1] == "Fix: pip install 'spoter-kit[cpu]'"
+    assert lines["ort-cuda"][1] == "Fix: pip install 'spoter-kit[gpu]'"
+
+
+def test_doctor_needs_no_gpu_package(python):
+    done = python("-m", "spoter_runtime", "doctor", absent=["cuda"])
+    assert done.returncode == 0
+    lines = _lines(done)
+    assert lines["gpu"][0].startswith("missing  gpu")
+    assert "'cuda.bindings', which is not installed" in lines["gpu"][0]
+    assert lines["gpu"][1] == "Fix: pip install 'spoter-kit[trt]'"
+
+
+def test_onnxruntime_with_cuda_takes_the_place_of_the_other(python):
+    line, fix = _lines(python("-m", "spoter_runtime", "doctor"))["onnxruntime-gpu"]
+    if line.startswith("ok"):
+        pytest.skip("onnxruntime-gpu is installed")
+    assert line.startswith("missing  onnxruntime-gpu")
+    assert fix == "Fix: pip uninstall -y onnxruntime && pip install 'spoter-kit[gpu]'"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (
+            "raise OSError('libnvinfer.so.11: cannot open shared object file')",
+            "libnvinfer.so.11: cannot open",
+        ),
+        (
+            "raise RuntimeError('CUDA initialization failure with error: 35')",
+            "RuntimeError: CUDA initialization",
+        ),
+        ("import libnvinfer_not_there", "libnvinfer_not_there"),
+    ],
+)
+def test_an_engine_library_that_does_not_load_is_broken_and_shows_its_own_face(
+    python, tmp_path, source, reason
+):
+    package = tmp_path / "broken" / "tensorrt"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(source)
+    done = python("-m", "spoter_runtime", "doctor", path=[package.parent])
+    assert done.returncode == 0
+    line, _ = _lines(done)["trt"]
+    assert line.startswith("broken   trt")
+    assert reason in line
+
+
+def test_an_empty_folder_of_that_name_is_no_engine_library(python, tmp_path):
+    (tmp_path / "path" / "tensorrt").mkdir(parents=True)
+    done = python("-m", "spoter_runtime", "doctor", path=[tmp_path / "path"])
+    assert done.returncode == 0
+    assert not _lines(done)["trt"][0].startswith("ok")
+
+
+def test_packages_for_two_versions_of_cuda_are_named(python, tmp_path):
+    _distribution(tmp_path, "tensorrt-cu12", "10.16.1.11")
+    done = python(
+        "-m", "spoter_runtime", "doctor", path=[_distribution(tmp_path, "tensorrt-cu13", "11.4.0.106")]
+    )
+    assert done.returncode == 0
+    assert "broken   cuda " in done.stdout
