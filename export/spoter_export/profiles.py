@@ -1,0 +1,243 @@
+"""Plan an engine's shapes: the profiles it is tuned for, and the frame counts that a runner pads to."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.engine import Profile, uncovered
+from spoter_runtime.errors import ConfigError, InputError
+
+# What the profile of batches is tuned for. A batch is as long as its longest clip: of sorted clips that is
+# the median on average, of 16 drawn at random the 96th percentile. Most callers lie between.
+TUNED_BATCH: Final = 16
+BATCH_PERCENTILE: Final = 0.9
+
+_PROFILE: Final = re.compile(r"(\d+)x(\d+),(\d+)x(\d+),(\d+)x(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padding:
+    """Share of the computed frames that are padding, 0..1, expected over the clips that were planned for.
+
+    Attributes:
+        single: clips one at a time, each padded to its bucket.
+        sorted_batches: clips sorted by length, cut into batches, each padded to its longest clip's bucket.
+        unsorted_batches: batches drawn at random.
+        longest: every clip padded to the contract's most frames, for comparison.
+        batch: clips in a batch.
+    """
+
+    single: float
+    sorted_batches: float
+    unsorted_batches: float
+    longest: float
+    batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilePlan:
+    """The shapes to build an engine for.
+
+    Attributes:
+        profiles: in the engine's order.
+        buckets: frame counts, rising, that a runner pads to, so that one CUDA graph serves many lengths.
+        padding: what the buckets cost.
+        source: the lengths that it was planned for, in words.
+    """
+
+    profiles: tuple[Profile, ...]
+    buckets: tuple[int, ...]
+    padding: Padding
+    source: str
+
+
+def plan_profiles(
+    frame_counts: Sequence[int] | None, contract: GraphContract, *, buckets: int = 8
+) -> ProfilePlan:
+    """Plan two profiles, one clip at a time and batches, and the best buckets for these clips.
+
+    Both profiles take every number of frames; they differ in what the engine is tuned for: the bucket of the
+    median length for a single clip, the bucket of the 90th percentile for batches.
+
+    Args:
+        frame_counts: frames of each clip that is expected. None or empty: every length is taken to be equally
+            frequent, and `source` says so. Clips longer than the contract's most are left out and counted.
+        contract: the profiles cover it.
+        buckets: so many, or one a length where that is fewer.
+
+    Raises:
+        InputError: a clip has no frames, or all are longer than the contract allows.
+        ConfigError: `buckets` is not positive.
+    """
+    if buckets < 1:
+        raise ConfigError(f"{buckets} buckets; at least 1 is needed. Fix: buckets=8")
+    clips, source = _histogram(frame_counts, contract)
+    ends = _widest_halved(_best_buckets(clips, buckets), buckets)
+    bucket_of = _bucket_of(ends)
+    most_frames, most_clips = contract.max_frames, contract.max_batch
+    batch = min(TUNED_BATCH, most_clips)
+    median, high = (int(bucket_of[_percentile(clips, share)]) for share in (0.5, BATCH_PERCENTILE))
+    profiles = [Profile(batch=(1, 1, 1), frames=(1, median, most_frames))]
+    if most_clips > 1:
+        profiles.append(Profile(batch=(1, batch, most_clips), frames=(1, high, most_frames)))
+    return ProfilePlan(
+        profiles=tuple(profiles), buckets=ends, padding=_padding(clips, bucket_of, batch), source=source
+    )
+
+
+def parse_profile(text: str) -> Profile:
+    """Read a profile from a command line: ``"1x1,1x60,1x299"``, clips × frames of min, opt and max.
+
+    Raises:
+        ConfigError: another form, or min <= opt <= max does not hold.
+    """
+    match = _PROFILE.fullmatch(text.replace(" ", "").lower())
+    if not match:
+        raise ConfigError(
+            f"profile {text!r}: expected clips × frames of min, opt and max. Fix: --profile 1x1,1x60,1x299"
+        )
+    numbers = [int(number) for number in match.groups()]
+    low, opt, high = (tuple(numbers[i : i + 2]) for i in (0, 2, 4))
+    if min(numbers) < 1:
+        raise ConfigError(f"profile {text!r}: a shape of nothing. Fix: {_as_option([(1, 1), opt, high])}")
+    if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
+        # The nearest profile that is one: opt moved into the range, the range turned round where it must be.
+        columns = [sorted(column) for column in zip(low, high, strict=True)]
+        inside = [min(max(o, a), b) for o, (a, b) in zip(opt, columns, strict=True)]
+        shapes = [[column[0] for column in columns], inside, [column[1] for column in columns]]
+        raise ConfigError(
+            f"profile {text!r} does not contain its opt shape {opt[0]}x{opt[1]}: expected min <= opt <= max "
+            f"in clips and in frames. Fix: {_as_option(shapes)}"
+        )
+    return Profile(batch=(numbers[0], numbers[2], numbers[4]), frames=(numbers[1], numbers[3], numbers[5]))
+
+
+def check_profiles(profiles: Sequence[Profile], contract: GraphContract) -> None:
+    """Check that profiles cover the contract and nothing beyond it.
+
+    Raises:
+        ConfigError: names the profile that reaches outside, or a shape that none takes.
+    """
+    most = f"{contract.max_batch}x{contract.max_frames}"
+    for profile in profiles:
+        if profile.batch[2] > contract.max_batch or profile.frames[2] > contract.max_frames:
+            ranges = ((profile.batch, contract.max_batch), (profile.frames, contract.max_frames))
+            shapes = list(zip(*([min(n, limit) for n in numbers] for numbers, limit in ranges), strict=True))
+            raise ConfigError(
+                f"profile {profile}: the model takes 1..{contract.max_batch} clips of "
+                f"1..{contract.max_frames} frames. Fix: {_as_option(shapes)}"
+            )
+    if hole := uncovered(tuple(profiles), contract):
+        described = ", ".join(map(str, profiles)) or "none"
+        raise ConfigError(
+            f"no profile takes {hole}, which the model does (profiles: {described}). "
+            f"Fix: add --profile 1x1,1x{min(60, contract.max_frames)},{most}"
+        )
+
+
+def _as_option(shapes: Sequence[Sequence[int]]) -> str:
+    """Return shapes as they are typed: ``--profile 1x1,1x60,1x299``."""
+    return "--profile " + ",".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def _histogram(frame_counts: Sequence[int] | None, contract: GraphContract) -> tuple[NDArray[np.int64], str]:
+    """Return the number of clips of each length 0..max_frames, and where it is from."""
+    most = contract.max_frames
+    if frame_counts is None or len(frame_counts) == 0:
+        clips = np.ones(most + 1, np.int64)
+        clips[0] = 0
+        return clips, f"no lengths were given: every length from 1 to {most} is taken to be equally frequent"
+    counts = np.asarray(frame_counts, np.int64)
+    if counts.min() < 1:
+        raise InputError(f"a clip of {counts.min()} frames; the model takes 1..{most}. Fix: leave it out")
+    short = counts[counts <= most]
+    if short.size == 0:
+        raise InputError(
+            f"all {counts.size} clips are longer than {most} frames, the most that the model takes. "
+            f"Fix: spoter-kit data split --max-frames {most}"
+        )
+    left_out = counts.size - short.size
+    source = f"{short.size} clips of {short.min()} to {short.max()} frames"
+    remark = f"; {left_out} longer than {most} left out" if left_out else ""
+    return np.bincount(short, minlength=most + 1), source + remark
+
+
+def _best_buckets(clips: NDArray[np.int64], most_buckets: int) -> tuple[int, ...]:
+    """Return the bucket ends, the last one being the longest length, that pad the fewest frames.
+
+    Exact, by dynamic programming: an end that is not a length of some clip could be lowered at no cost, so
+    only those are tried. `least[j]` is the padding of all clips up to `ends[j]`, a bucket ending there.
+    """
+    ends = np.union1d(np.flatnonzero(clips), [len(clips) - 1])
+    number = np.concatenate([[0], np.cumsum(clips[ends])])
+    frames = np.concatenate([[0], np.cumsum(clips[ends] * ends)])
+    # waste[i, j]: frames padded by a bucket that begins after ends[i - 1] and ends at ends[j]
+    waste = ends * (number[1:] - number[:-1, None]) - (frames[1:] - frames[:-1, None])
+    impossible = np.iinfo(np.int64).max // 4
+    waste[np.tril_indices(len(ends), -1)] = impossible
+    least = waste[0]
+    begins = []
+    for _ in range(min(most_buckets, len(ends)) - 1):
+        # Another bucket after the best of those so far, or one that begins at 0 as before.
+        totals = np.concatenate([[0], least[:-1]])[:, None] + waste
+        begins.append(totals.argmin(0))
+        least = totals.min(0)
+    last = len(ends) - 1
+    chosen = [last]
+    for begin in reversed(begins):
+        last = int(begin[last]) - 1
+        if last < 0:
+            break
+        chosen.append(last)
+    return tuple(int(ends[i]) for i in reversed(chosen))
+
+
+def _widest_halved(ends: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return `count` buckets, or one a length: the widest is halved until there are as many.
+
+    It costs the clips of the plan nothing, and spares others: of clips that all have 20 frames, one of 21
+    would be padded to the contract's most.
+    """
+    chosen = [0, *ends]
+    while len(chosen) <= min(count, ends[-1]):
+        width, low = max((high - low, low) for low, high in itertools.pairwise(chosen))
+        chosen = sorted([*chosen, low + width // 2])
+    return tuple(chosen[1:])
+
+
+def _bucket_of(ends: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return a table from a length, 0 to the last end, to the bucket it is padded to."""
+    return np.asarray(ends)[np.searchsorted(ends, np.arange(ends[-1] + 1))]
+
+
+def _percentile(clips: NDArray[np.int64], share: float) -> int:
+    """Return the least length that at least this share of the clips does not exceed."""
+    return int(np.searchsorted(np.cumsum(clips), share * clips.sum()))
+
+
+def _padding(clips: NDArray[np.int64], bucket_of: NDArray[np.int64], batch: int) -> Padding:
+    lengths = np.arange(len(clips))
+    total = int(clips.sum())
+    real = int(clips @ lengths)
+    in_order = np.repeat(lengths, clips)
+    longest = in_order[np.minimum(np.arange(batch - 1, total + batch - 1, batch), total - 1)]
+    sizes = np.full(len(longest), batch)
+    sizes[-1] = total - batch * (len(longest) - 1)
+    # A batch drawn at random is at most this long with the probability that each of its clips is.
+    at_most = (np.cumsum(clips) / total) ** batch
+    expected = float(bucket_of @ np.diff(at_most, prepend=0.0))
+    return Padding(
+        single=1 - real / int(clips @ bucket_of),
+        sorted_batches=1 - real / int(sizes @ bucket_of[longest]),
+        unsorted_batches=1 - real / (total * expected),
+        longest=1 - real / (total * (len(clips) - 1)),
+        batch=batch,
+    )
