@@ -45,7 +45,7 @@ def one_direction(source: Path, work: Path, train: str, test: str, seed: int) ->
     spoter_kit("export", run, "--onnx", "-o", bundle)
     on_torch = spoter_kit("eval", run)
     on_ort = spoter_kit("eval", bundle, "--backend", "ort-cpu", "--run", run)
-    proof = spoter_kit("parity", bundle, "--run", run)
+    (proof,) = spoter_kit("parity", bundle, "--run", run, "--backend", "ort-cpu")["proofs"]
     real = proof["facts"]["clips"][1]
     grid = [point["max_logit_diff"] for point in proof["facts"]["grid"]]
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -104,6 +106,25 @@ def bundle_folder(exported):
 def bundle_copy(bundle_folder, tmp_path):
     """A copy of the bundle, to be damaged."""
     return Path(shutil.copytree(bundle_folder, tmp_path / "copy.spoter"))
+
+
+@pytest.fixture
+def reseal():
+    """Return reseal(folder, edit): change a bundle's manifest as somebody would who can make its seal.
+
+    Written down here once more, and not taken from the runtime: this is the seal's format.
+    """
+
+    def reseal(folder, edit):
+        path = folder / "bundle.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        edit(content)
+        del content["manifest_sha256"]
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        content["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    return reseal
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ def relative(path):
 @pytest.mark.parametrize(
     ("package", "others"),
     [
-        ("spoter_runtime", {"numpy", "onnxruntime"}),
-        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx"}),
+        ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}),
+        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx", "filelock"}),
     ],
 )
 def test_imports_point_down_and_only_to_what_the_layer_may_use(package, others):

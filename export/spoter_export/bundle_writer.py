@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 from torch import nn
 
-from spoter_export.model_card import card_from_facts
+from spoter_export.bundle_files import describe_bundle
+from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.parity import (
     OnProgress,
-    ParityFacts,
-    Policy,
-    Verdict,
+    Proof,
     generated_clips,
-    judge,
-    run_parity,
+    policy_of,
+    prove,
     spread_by_length,
 )
-from spoter_export.to_onnx import OPSET, onnx_from_module
+from spoter_export.to_onnx import OPSET, check_graph, onnx_from_module
 from spoter_export.torch_runner import TorchRunner
-from spoter_runtime.bundle import (
-    GOLDENS,
-    MANIFEST,
-    MODEL_CARD,
-    PARITY,
-    Artefact,
-    Bundle,
-    Goldens,
-    manifest_from_bundle,
-    read_bundle,
-)
+from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
-from spoter_runtime.files import is_replaceable, replacing, sha256_of, write_json, write_text
+from spoter_runtime.files import is_replaceable, replacing
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import Runner, pad_clips
@@ -64,11 +54,10 @@ class ProofClips:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A bundle that was written, with the facts of its proof."""
+    """A bundle that was written, with the proofs of its files."""
 
     bundle: Bundle
-    facts: ParityFacts
-    verdict: Verdict
+    proofs: tuple[Proof, ...]
 
 
 def export_bundle(
@@ -78,11 +67,11 @@ def export_bundle(
     *,
     provenance: dict[str, Any],
     proof: ProofClips,
-    policy: Policy | None = None,
+    precisions: Sequence[str] = ("fp32",),
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Exported:
-    """Export a module to ONNX, run the file over its whole grid, and write a bundle.
+    """Export a module to ONNX, run every file over its whole grid, and write a bundle.
 
     Args:
         module: ``forward(poses, lengths) -> logits`` as the contract says.
@@ -90,72 +79,104 @@ def export_bundle(
         folder: ``<name>.spoter``; an existing one is only replaced with `force`.
         provenance: where the weights come from; plain JSON values, shown in the model card.
         proof: clips to compare on.
-        policy: thresholds; None for those of fp32.
+        precisions: a file for each; fp32 is always among them, because the others are made from it.
         force: replace an existing bundle.
         on_progress: called with (done, total, what).
 
     Raises:
         ExportError: `folder` exists, the graph is not what the contract says, or parity fails; nothing is
             written then.
+        ConfigError: an unknown precision.
         OSError: the disk is full or read-only; nothing is left behind.
     """
     if not is_replaceable(folder, MANIFEST):
         raise ExportError(f"{folder}: exists already and is no bundle. Fix: choose another -o")
     if (folder / MANIFEST).exists() and not force:
         raise ExportError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
-    policy = policy or Policy()
+    precisions = list(dict.fromkeys(("fp32", *precisions)))
+    for precision in precisions:
+        policy_of(precision)
+    reference = TorchRunner(module, contract)
+    artefacts, proofs = [], []
     # The folder first: a place that cannot be written to is better found before the proof than after it.
     with replacing(folder) as temporary:
         temporary.mkdir()
         if on_progress:
             on_progress(0, 0, "exporting to ONNX")
-        model = onnx_from_module(module, contract).SerializeToString(deterministic=True)
-        reference, candidate = TorchRunner(module, contract), OrtRunner(model)
-        facts = run_parity(reference, candidate, proof.clips, source=proof.source, on_progress=on_progress)
-        verdict = judge(facts, policy)
-        if not verdict.passed:
-            shown = "\n".join(f"  {failure}" for failure in verdict.failures[:10])
-            raise ExportError(
-                "the exported file is not the model it came from; nothing was written. "
-                f"{len(verdict.failures)} checks failed:\n{shown}"
-            )
-        (temporary / MODEL).write_bytes(model)
+        exported = onnx_from_module(module, contract)
+        for precision in precisions:
+            graph = exported if precision == "fp32" else _in_fp16(exported, contract, proof)
+            model = _bytes_of(graph)
+            artefact = _onnx_artefact(model, precision)
+            candidate = OrtRunner(model)
+            if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
+                candidate = OrtRunner(_bytes_of(rounded_from_fp16(graph)))
+                candidate.name = "ort-cpu, all rounded to fp16"
+            proofs.append(_proven(reference, candidate, artefact, proof, on_progress))
+            artefacts.append(artefact)
+            (temporary / artefact.path).write_bytes(model)
         (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, proof)))
-        digest = hashlib.sha256(model).hexdigest()
-        write_json(temporary / PARITY, parity_json(facts, policy, verdict, digest))
-        artefact = Artefact(
-            path=MODEL,
-            kind="onnx",
-            precision="fp32",
-            sha256=digest,
-            size_bytes=len(model),
-            max_logit_diff=policy.max_logit_diff,
-            requires={"onnxruntime": ">=1.20", "opset": str(OPSET)},
-        )
-        card = card_from_facts(folder.stem, contract, (artefact,), facts, policy, provenance)
-        write_text(temporary / MODEL_CARD, card)
-        bundle = Bundle(
-            folder=temporary,
+        describe_bundle(
+            temporary,
             name=folder.stem,
             contract=contract,
-            artefacts=(artefact,),
-            files={name: sha256_of(temporary / name) for name in (GOLDENS, PARITY, MODEL_CARD)},
+            artefacts=artefacts,
+            proofs=proofs,
             provenance=provenance,
         )
-        write_json(temporary / MANIFEST, manifest_from_bundle(bundle))
-    return Exported(bundle=read_bundle(folder), facts=facts, verdict=verdict)
+    return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
 
 
-def parity_json(facts: ParityFacts, policy: Policy, verdict: Verdict, model_sha256: str) -> dict[str, Any]:
-    """Return what parity.json holds: which file was run, the facts, and one judgement of them."""
-    return {
-        "schema_version": 1,
-        "model_sha256": model_sha256,
-        "facts": facts.as_json(),
-        "policy": asdict(policy),
-        "passed": verdict.passed,
-        "failures": list(verdict.failures),
-    }
+def _in_fp16(model: onnx.ModelProto, contract: GraphContract, proof: ProofClips) -> onnx.ModelProto:
+    """Lower a graph to fp16 after looking at the values that flow through it.
+
+    Raises:
+        ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named.
+    """
+    clips = [*proof.clips, *generated_clips(contract, seed=0)]
+    check_fp16_range(model, (pad_clips([clip]) for clip in clips))
+    lowered = fp16_from_fp32(model)
+    check_graph(lowered, contract)
+    return lowered
+
+
+def _bytes_of(model: onnx.ModelProto) -> bytes:
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _onnx_artefact(model: bytes, precision: str) -> Artefact:
+    return Artefact(
+        path=MODEL if precision == "fp32" else f"model.{precision}.onnx",
+        kind="onnx",
+        precision=precision,
+        sha256=hashlib.sha256(model).hexdigest(),
+        size_bytes=len(model),
+        max_logit_diff=policy_of(precision).max_logit_diff,
+        requires={"onnxruntime": ">=1.20", "opset": str(OPSET)},
+    )
+
+
+def _proven(
+    reference: Runner,
+    candidate: Runner,
+    artefact: Artefact,
+    clips: ProofClips,
+    on_progress: OnProgress | None,
+) -> Proof:
+    """Compare a file with the module it came from.
+
+    Raises:
+        ExportError: it is not the same model.
+    """
+    proof = prove(reference, candidate, artefact, clips.clips, source=clips.source, on_progress=on_progress)
+    if not proof.verdict.passed:
+        shown = "\n".join(f"  {failure}" for failure in proof.verdict.failures[:10])
+        raise ExportError(
+            f"{artefact.path} in {artefact.precision} is not the model it came from; nothing was written. "
+            f"{len(proof.verdict.failures)} checks failed:\n{shown}"
+        )
+    return proof
 
 
 def goldens_from(reference: Runner, proof: ProofClips) -> Goldens:

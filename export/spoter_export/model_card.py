@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spoter_export.parity import ParityFacts, Policy
+from spoter_export.parity import Proof
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.landmarks import NUM_FEATURES
@@ -15,8 +15,7 @@ def card_from_facts(
     name: str,
     contract: GraphContract,
     artefacts: Sequence[Artefact],
-    facts: ParityFacts,
-    policy: Policy,
+    proofs: Sequence[Proof],
     provenance: dict[str, Any],
 ) -> str:
     """Return the model card as Markdown."""
@@ -30,7 +29,7 @@ def card_from_facts(
             *_use_section(name),
             *_contract_section(contract, provenance),
             *_artefact_section(artefacts),
-            *_proof_section(facts, policy),
+            *(line for proof in proofs for line in _proof_section(proof)),
             *_label_section(contract),
         )
     )
@@ -104,20 +103,39 @@ def _artefact_section(artefacts: Sequence[Artefact]) -> list[str]:
     rows = [
         f"| `{a.path}` | {a.precision} | {a.size_bytes / 1e6:.2f} MB | "
         + ", ".join(f"{what} {which}" for what, which in a.requires.items())
-        + f" | `{a.sha256[:16]}…` |"
+        + f" | {_built(a)} | {_executed(a)} | `{a.sha256[:16]}…` |"
         for a in artefacts
     ]
     return [
         "## Files",
         "",
-        "| file | precision | size | needs | sha256 |",
-        "|---|---|---|---|---|",
+        "| file | precision | size | needs | built | executed | sha256 |",
+        "|---|---|---|---|---|---|---|",
         *rows,
         "",
     ]
 
 
-def _proof_section(facts: ParityFacts, policy: Policy) -> list[str]:
+def _built(artefact: Artefact) -> str:
+    if artefact.engine is None:
+        return "exported"
+    return f"{artefact.engine.library} {artefact.engine.version}, {artefact.engine.built['month']}"
+
+
+def _executed(artefact: Artefact) -> str:
+    """Say where a file was run: an engine that was built has not been executed by that."""
+    if artefact.engine is None:
+        return "ONNX Runtime, CPU: see the proof"
+    if (executed := artefact.engine.executed) is None:
+        return "**not executed**"
+    return (
+        f"{executed['gpu']}, {executed['month']}: {executed['labels_agree']} of {executed['clips']} goldens "
+        f"agree, within {executed['max_logit_diff']:.1e}"
+    )
+
+
+def _proof_section(proof: Proof) -> list[str]:
+    facts, policy = proof.facts, proof.policy
     run = [point for point in facts.grid if point.max_logit_diff is not None]
     worst = max(point.max_logit_diff or 0.0 for point in run)
     rows = [
@@ -135,7 +153,7 @@ def _proof_section(facts: ParityFacts, policy: Policy) -> list[str]:
         for fact in facts.invariance
     ]
     return [
-        f"## Proof: {facts.candidate} against {facts.reference}",
+        f"## Proof of `{proof.artefact}`: {facts.candidate} against {facts.reference}",
         "",
         "| what was run | largest logit difference | allowed | |",
         "|---|---|---|---|",

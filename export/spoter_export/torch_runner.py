@@ -1,30 +1,115 @@
-"""TorchRunner: the PyTorch module itself behind the same door as every engine; parity's reference."""
+"""The PyTorch module behind the same door as every engine: parity's reference, and a peer of engines."""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 
+_GRAPHS: Final = 16  # CUDA graphs kept, one a shape
+
 
 class TorchRunner(Runner):
-    """Run any module ``forward(poses, lengths) -> logits`` in eval mode, on the device it is on."""
+    """Run any module ``forward(poses, lengths) -> logits`` in eval mode, on the device it is on.
 
-    def __init__(self, module: nn.Module, contract: GraphContract, *, name: str = "torch") -> None:
+    Attributes:
+        dtype: of the floats that the module takes; ``torch.float64`` makes a reference for GPUs.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        contract: GraphContract,
+        *,
+        name: str = "torch",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.module = module.eval()
         self.contract = contract
         self.name = name
+        self.dtype = dtype
+        self.device = next(self.module.parameters()).device
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
-        device = next(self.module.parameters()).device
         # A copy only of what is read-only, such as a memory-mapped clip: torch has no read-only tensors.
-        poses, lengths = (np.require(array, requirements="W") for array in (poses_NTD, lengths_N))
+        poses, lengths = (
+            torch.from_numpy(np.require(array, requirements="W")) for array in (poses_NTD, lengths_N)
+        )
         with torch.inference_mode():
-            logits = self.module(torch.from_numpy(poses).to(device), torch.from_numpy(lengths).to(device))
-        # A copy: the caller may keep the array, and torch's memory may be reused.
-        array: Float32Array = logits.to("cpu", torch.float32).numpy().copy()
+            logits = self._forward(poses.to(self.device, self.dtype), lengths.to(self.device))
+            # To the CPU: that waits for a GPU. A copy: the caller may keep it, torch's memory may be reused.
+            array: Float32Array = logits.to("cpu", torch.float32).numpy().copy()
         return array
+
+    def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
+        logits: Tensor = self.module(poses, lengths)
+        return logits
+
+
+class CompiledTorchRunner(TorchRunner):
+    """The module through ``torch.compile`` with dynamic shapes: the first calls compile, for seconds each."""
+
+    def __init__(self, module: nn.Module, contract: GraphContract, *, name: str) -> None:
+        super().__init__(module, contract, name=name)
+        self._compiled = torch.compile(self.module, dynamic=True)
+
+    def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
+        logits: Tensor = self._compiled(poses, lengths)
+        return logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    poses: Tensor
+    lengths: Tensor
+    logits: Tensor
+
+
+class GraphedTorchRunner(TorchRunner):
+    """The module as CUDA graphs, one for each shape, the least recently used of them given up.
+
+    Thread-safe: one call at a time, because a graph has one set of buffers.
+    """
+
+    def __init__(self, module: nn.Module, contract: GraphContract, *, name: str) -> None:
+        super().__init__(module, contract, name=name)
+        self._graphs: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        with self._lock:
+            return super()._infer(poses_NTD, lengths_N)
+
+    def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
+        shape = tuple(poses.shape)
+        captured = self._graphs.pop(shape, None) or self._capture(poses, lengths)
+        self._graphs[shape] = captured
+        if len(self._graphs) > _GRAPHS:
+            self._graphs.popitem(last=False)
+        captured.poses.copy_(poses)
+        captured.lengths.copy_(lengths)
+        captured.graph.replay()
+        return captured.logits
+
+    def _capture(self, poses: Tensor, lengths: Tensor) -> _Captured:
+        poses, lengths = poses.clone(), lengths.clone()
+        # Once outside the graph, on the stream of its own that capturing needs: libraries set themselves up.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.module(poses, lengths)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self.module(poses, lengths)
+        return _Captured(graph=graph, poses=poses, lengths=lengths, logits=logits)

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from spoter_runtime._version import __version__
+from spoter_runtime.backends import BACKENDS
 from spoter_runtime.clip_files import load_clip
 from spoter_runtime.doctor import diagnose
 from spoter_runtime.errors import SpoterError
-from spoter_runtime.recognizer import BACKENDS, Recognizer
+from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 
 
@@ -33,20 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
     for verb in (predict, verify):
         verb.add_argument("--backend", choices=BACKENDS, help="default: the best that works here")
+        verb.add_argument("--precision", default="fp32", help="of the file to run; default: fp32")
     arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "predict":
-            return _predict(arguments.bundle, arguments.clips, arguments.backend, arguments.top)
+            return _predict(
+                arguments.bundle, arguments.clips, arguments.backend, arguments.precision, arguments.top
+            )
         if arguments.verb == "verify":
-            return _verify(arguments.bundle, arguments.backend)
+            return _verify(arguments.bundle, arguments.backend, arguments.precision)
         return _doctor()
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _predict(bundle: str, clips: list[str], backend: str | None, top: int) -> int:
-    recognizer = Recognizer.load(bundle, backend)
+def _predict(bundle: str, clips: list[str], backend: str | None, precision: str, top: int) -> int:
+    recognizer = Recognizer.load(bundle, backend, precision=precision)
     for path in clips:
         prediction = recognizer.predict(load_clip(path), name=path)
         best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(top))
@@ -54,8 +58,8 @@ def _predict(bundle: str, clips: list[str], backend: str | None, top: int) -> in
     return 0
 
 
-def _verify(bundle: str, backend: str | None) -> int:
-    report = verify_bundle(bundle, backend)
+def _verify(bundle: str, backend: str | None, precision: str) -> int:
+    report = verify_bundle(bundle, backend, precision=precision)
     print(report.summary())
     return 0 if report.passed else 3
 
@@ -63,9 +67,9 @@ def _verify(bundle: str, backend: str | None) -> int:
 def _doctor() -> int:
     findings = diagnose()
     for finding in findings:
-        print(f"{finding.status:8} {finding.name:14} {finding.detail}")
+        print(f"{finding.status:8} {finding.name:16} {finding.detail}")
         if finding.fix:
-            print(f"{'':8} {'':14} Fix: {finding.fix}")
+            print(f"{'':8} {'':16} Fix: {finding.fix}")
     return 0 if any(f.status == "ok" and f.kind == "backend" for f in findings) else 3
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime.contract import GraphContract
+from spoter_runtime.engine import EngineSpec
 from spoter_runtime.errors import BundleError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array
@@ -29,10 +30,11 @@ class Artefact:
 
     Attributes:
         path: relative to the bundle, with forward slashes.
-        kind: what runs it: ``"onnx"``.
-        precision: ``"fp32"``, …
+        kind: ``"onnx"``, or ``"engine"`` for a TensorRT plan.
+        precision: ``"fp32"``, ``"fp16"``, …
         requires: what a machine needs, for people and for preflight: ``{"onnxruntime": ">=1.20"}``.
         max_logit_diff: how far its logits may be from the reference, on any device.
+        engine: what the plan was built by and for; None for an ONNX file.
     """
 
     path: str
@@ -42,6 +44,21 @@ class Artefact:
     size_bytes: int
     max_logit_diff: float
     requires: dict[str, str] = field(default_factory=dict)
+    engine: EngineSpec | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values; an ONNX file has no entry for an engine."""
+        return {key: value for key, value in asdict(self).items() if key != "engine" or value is not None}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Artefact:
+        """Read what `as_json` wrote.
+
+        Raises:
+            TypeError, KeyError, ValueError: a field is missing, unknown or of another form.
+        """
+        engine = EngineSpec.from_json(value["engine"]) if "engine" in value else None
+        return cls(**(value | {"engine": engine}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +90,20 @@ class Bundle:
     def hashes(self) -> dict[str, str]:
         """Return path → sha256 of every listed file, artefacts first."""
         return {artefact.path: artefact.sha256 for artefact in self.artefacts} | self.files
+
+    def onnx(self, precision: str = "fp32") -> Artefact:
+        """Return the ONNX artefact of a precision.
+
+        Raises:
+            BundleError: there is none; the message names those that there are.
+        """
+        found = {artefact.precision: artefact for artefact in self.artefacts if artefact.kind == "onnx"}
+        if precision not in found:
+            raise BundleError(
+                f"{self.folder}: has no {precision} ONNX file, only {', '.join(found) or 'none at all'}. "
+                f"Fix: spoter-kit export --precision {','.join(dict.fromkeys(('fp32', precision)))} --force"
+            )
+        return found[precision]
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes after comparing them with the manifest.
@@ -140,7 +171,7 @@ def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "name": bundle.name,
         "contract": bundle.contract.as_json(),
-        "artefacts": [asdict(artefact) for artefact in bundle.artefacts],
+        "artefacts": [artefact.as_json() for artefact in bundle.artefacts],
         "files": dict(sorted(bundle.files.items())),
         "provenance": bundle.provenance,
     }
@@ -189,7 +220,7 @@ def read_bundle(folder: Path | str) -> Bundle:
             folder=folder,
             name=content["name"],
             contract=GraphContract.from_json(content["contract"], where=str(path)),
-            artefacts=tuple(Artefact(**artefact) for artefact in content["artefacts"]),
+            artefacts=tuple(Artefact.from_json(artefact) for artefact in content["artefacts"]),
             files=dict(content["files"]),
             provenance=content["provenance"],
         )

@@ -3,69 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from spoter_runtime.bundle import Bundle, read_bundle
+from spoter_runtime.backends import open_runner
+from spoter_runtime.bundle import read_bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import BackendError, InputError, SpoterError
+from spoter_runtime.errors import BackendError, InputError
 from spoter_runtime.landmarks import Float32Array, check_clip, resample_clip
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import Runner, pad_clips
 
 LongClips = Literal["error", "resample"]
-
-
-def _ort_cpu(bundle: Bundle, threads: int | None) -> Runner:
-    for artefact in bundle.artefacts:
-        if artefact.kind == "onnx" and artefact.precision == "fp32":
-            return OrtRunner(bundle.read(artefact.path), threads=threads)
-    raise BackendError(f"{bundle.folder}: has no fp32 ONNX artefact")
-
-
-# Best first: `Recognizer.load` takes the first that loads on this machine.
-BACKENDS: Final[dict[str, Callable[[Bundle, int | None], Runner]]] = {"ort-cpu": _ort_cpu}
-
-
-def open_runner(
-    bundle: Bundle, backend: str | None = None, *, threads: int | None = None
-) -> tuple[Runner, dict[str, str]]:
-    """Open the best backend for a bundle on this machine.
-
-    Args:
-        bundle: from `read_bundle`.
-        backend: one of `BACKENDS`; None tries them all, best first.
-        threads: threads inside one operator; None leaves it to the engine.
-
-    Returns:
-        The runner, and for each backend that was tried why it was taken or passed over.
-
-    Raises:
-        BackendError: an unknown backend, or none that works.
-        SpoterError: the backend that was asked for cannot be opened.
-    """
-    if backend is not None and backend not in BACKENDS:
-        raise BackendError(f"unknown backend {backend!r}; the runtime has {', '.join(BACKENDS)}")
-    if backend is not None:
-        return BACKENDS[backend](bundle, threads), {backend: "asked for"}
-    why: dict[str, str] = {}
-    errors: list[SpoterError] = []
-    for name, open_backend in BACKENDS.items():
-        try:
-            runner = open_backend(bundle, threads)
-        except SpoterError as error:
-            why[name] = str(error)
-            errors.append(error)
-        else:
-            return runner, why | {name: "the best that loads on this machine"}
-    if len(errors) == 1:
-        raise errors[0]
-    reasons = "\n".join(f"  {name}: {reason}" for name, reason in why.items())
-    raise BackendError(f"{bundle.folder}: no backend works here:\n{reasons}") from errors[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +80,7 @@ class Recognizer:
         path: Path | str,
         backend: str | None = None,
         *,
+        precision: str = "fp32",
         threads: int | None = None,
         long: LongClips = "error",
     ) -> Recognizer:
@@ -134,8 +88,9 @@ class Recognizer:
 
         Args:
             path: the bundle, or the ONNX file.
-            backend: ``"ort-cpu"``, or None for the best that works here.
-            threads: threads inside one operator; None leaves it to the engine.
+            backend: one of `spoter_runtime.backends.BACKENDS`; None for the best that works here.
+            precision: ``"fp32"``, or another that the bundle has.
+            threads: threads inside one operator, on a CPU; None leaves it to the engine.
             long: what to do with a clip longer than the model takes: ``"error"``, or ``"resample"`` it.
 
         Raises:
@@ -148,8 +103,8 @@ class Recognizer:
             if backend not in (None, "ort-cpu"):
                 raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
             return cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
-        runner, why = open_runner(read_bundle(path), backend, threads=threads)
-        return cls(runner, why=why, long=long)
+        opened = open_runner(read_bundle(path), backend, precision=precision, threads=threads)
+        return cls(opened.runner, why=opened.why, long=long)
 
     @property
     def contract(self) -> GraphContract:

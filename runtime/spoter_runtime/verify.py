@@ -1,4 +1,4 @@
-"""Replay a bundle's proof on this device: hashes, then goldens through the engine, with numpy alone."""
+"""Verify a bundle on this device: hashes, then its goldens through its own engine, with numpy alone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle import read_bundle
 from spoter_runtime.errors import BundleError
-from spoter_runtime.recognizer import open_runner
+from spoter_runtime.replay import Replay, replay_goldens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,45 +19,48 @@ class VerifyReport:
     """Facts of one replay, and whether they stay within the bundle's own tolerance.
 
     Attributes:
+        artefact: the file that was run.
         files: how many files were hashed and found as written.
-        clips: goldens replayed.
-        labels_agree: goldens whose best label is the reference's.
-        max_logit_diff: largest absolute difference from the reference's logits.
-        tolerance: what the bundle allows.
         machine: processor and operating system.
     """
 
     bundle: str
     backend: str
+    artefact: str
+    precision: str
     files: int
-    clips: int
-    labels_agree: int
-    max_logit_diff: float
-    tolerance: float
+    replay: Replay
     machine: str
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """True when every label agrees and no logit is further off than the tolerance."""
-        return self.labels_agree == self.clips and self.max_logit_diff <= self.tolerance
+        """True when the goldens' answers are the reference's."""
+        return self.replay.passed
 
     def summary(self) -> str:
         """Return the report in one sentence."""
         return (
-            f"{self.bundle} on {self.backend}, {self.machine}: {self.files} files as written; "
-            f"{self.labels_agree} of {self.clips} goldens agree, largest logit difference "
-            f"{self.max_logit_diff:.2e} (allowed {self.tolerance:.0e}): "
-            f"{'verified' if self.passed else 'NOT VERIFIED'}"
+            f"{self.bundle} on {self.backend} in {self.precision}, {self.machine}: {self.files} files as "
+            f"written; {self.replay}: {'verified' if self.passed else 'NOT VERIFIED'}"
         )
 
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values, the facts of the replay among the others."""
+        names = ("bundle", "backend", "artefact", "precision", "files", "machine", "seconds", "passed")
+        facts = ("clips", "labels_agree", "max_logit_diff", "tolerance")
+        return {name: getattr(self, name) for name in names} | {
+            name: getattr(self.replay, name) for name in facts
+        }
 
-def verify_bundle(path: Path | str, backend: str | None = None) -> VerifyReport:
+
+def verify_bundle(path: Path | str, backend: str | None = None, *, precision: str = "fp32") -> VerifyReport:
     """Hash every file of a bundle and replay its goldens on this machine.
 
     Args:
         path: the bundle folder.
-        backend: one of `spoter_runtime.recognizer.BACKENDS`; None for the best that works here.
+        backend: one of `spoter_runtime.backends.BACKENDS`; None for the best that works here.
+        precision: of the artefact to run.
 
     Raises:
         BundleError: a file is missing, damaged, or the model is not the one the manifest describes.
@@ -67,25 +70,18 @@ def verify_bundle(path: Path | str, backend: str | None = None) -> VerifyReport:
     begin = time.perf_counter()
     bundle = read_bundle(path)
     files = bundle.check_files()
-    goldens = bundle.goldens()
-    runner, _ = open_runner(bundle, backend)
-    if runner.contract != bundle.contract:
-        raise BundleError(f"{path}: the model carries another contract than bundle.json")
-    logits = np.concatenate(
-        [
-            # One clip at a time and without padding: the way a device meets them.
-            runner.infer(poses[None, :length], np.array([length], np.int32))
-            for poses, length in zip(goldens.poses_NTD, goldens.lengths_N, strict=True)
-        ]
-    )
+    opened = open_runner(bundle, backend, precision=precision)
+    with opened.runner as runner:
+        if runner.contract != bundle.contract:
+            raise BundleError(f"{path}: the model carries another contract than bundle.json")
+        replay = replay_goldens(runner, bundle.goldens(), opened.artefact)
     return VerifyReport(
         bundle=bundle.name,
         backend=runner.name,
+        artefact=opened.artefact.path,
+        precision=precision,
         files=files,
-        clips=len(logits),
-        labels_agree=int((logits.argmax(1) == goldens.logits_NC.argmax(1)).sum()),
-        max_logit_diff=float(np.abs(logits - goldens.logits_NC).max()),
-        tolerance=max(a.max_logit_diff for a in bundle.artefacts if a.kind == "onnx"),
+        replay=replay,
         machine=f"{platform.machine()} {platform.system()} {platform.release()}",
         seconds=time.perf_counter() - begin,
     )

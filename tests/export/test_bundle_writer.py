@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from spoter_export.bundle_files import read_proofs
 from spoter_export.bundle_writer import ProofClips, export_bundle, goldens_from
 from spoter_export.model_card import card_from_facts
-from spoter_export.parity import Policy
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort import OrtRunner
@@ -28,24 +28,26 @@ def reference(small_model, contract):
 
 
 def test_an_exported_bundle_is_proven_over_its_whole_grid(exported, contract):
-    assert exported.verdict.passed
-    points = {(point.batch, point.frames, point.lengths) for point in exported.facts.grid}
+    (proof,) = exported.proofs
+    assert proof.verdict.passed
+    assert proof.sha256 == exported.bundle.onnx().sha256
+    facts = proof.facts
+    points = {(point.batch, point.frames, point.lengths) for point in facts.grid}
     assert points == {(b, f, k) for b in (1, 2, 7, 8) for f in (1, 2, 37, 60, 99) for k in ("full", "ragged")}
-    assert all(point.error is None for point in exported.facts.grid)
-    assert exported.facts.max_logit_diff <= 1e-4
-    assert {fact.runner for fact in exported.facts.invariance} == {"torch", "ort-cpu"}
+    assert all(point.error is None for point in facts.grid)
+    assert facts.max_logit_diff <= 1e-4
+    assert {fact.runner for fact in facts.invariance} == {"torch", "ort-cpu"}
 
 
 def test_the_proof_travels_in_the_bundle(exported, bundle_folder):
-    parity = json.loads((bundle_folder / "parity.json").read_text(encoding="utf-8"))
-    assert parity["passed"]
-    assert parity["failures"] == []
-    assert parity["policy"] == {
+    (proof,) = json.loads((bundle_folder / "parity.json").read_text(encoding="utf-8"))["proofs"]
+    assert (proof["artefact"], proof["passed"], proof["failures"]) == ("model.onnx", True, [])
+    assert proof["policy"] == {
         "max_logit_diff": 1e-4,
         "max_invariance_diff": 1e-5,
         "min_label_agreement": 1.0,
     }
-    assert parity["facts"] == json.loads(json.dumps(exported.facts.as_json()))
+    assert read_proofs(exported.bundle) == exported.proofs
 
 
 def test_provenance_is_kept(exported, provenance):
@@ -146,12 +148,10 @@ def test_an_honest_module_of_anyone_replaces_a_bundle_by_force(average, three_la
         bundle_copy,
         provenance={},
         proof=ProofClips(),
-        policy=Policy(max_logit_diff=5e-5),
         force=True,
         on_progress=lambda *report: said.append(report),
     )
     assert made.bundle.contract == three_labels
-    assert made.bundle.artefacts[0].max_logit_diff == 5e-5
     assert [path.name for path in bundle_copy.parent.iterdir()] == ["copy.spoter"]
     assert said[0] == (0, 0, "exporting to ONNX")
     assert said[-1][0] == said[-1][1] > 0
@@ -199,7 +199,7 @@ def test_the_model_card_of_real_data_does_not_say_synthetic(exported, contract, 
         "data": {"kind": "asl33", "synthetic": False, "sha256": "f" * 64, "split": "by signer: test B"},
         "metrics": {"val": {"top1": 0.5, "top5": 0.75, "macro_f1": 0.25, "clips": 8}},
     }
-    card = card_from_facts("real", contract, exported.bundle.artefacts, exported.facts, Policy(), real)
+    card = card_from_facts("real", contract, exported.bundle.artefacts, exported.proofs, real)
     assert "ynthetic" not in card
     assert "- validation: top-1 0.500, top-5 0.750, macro F1 0.250 on 8 clips of the split above" in card
 

@@ -137,12 +137,16 @@ def test_long_clips_are_resampled_where_asked(bundle_folder, recognizer, make_cl
 
 
 def test_why_says_how_the_backend_was_chosen(bundle_folder):
-    assert Recognizer.load(bundle_folder).why == {"ort-cpu": "the best that loads on this machine"}
+    why = Recognizer.load(bundle_folder).why
+    assert list(why) == ["trt", "trt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda", "ort-cpu"]
+    assert why["ort-cpu"] == "the best that loads on this machine"
+    assert why["ort-tensorrt"] == "not tried: it builds an engine while it loads; name it to use it"
+    assert "has no fp32 engine for tensorrt" in why["trt"]
     assert Recognizer.load(bundle_folder, "ort-cpu").why == {"ort-cpu": "asked for"}
 
 
 def test_an_unknown_backend_is_refused_with_those_there_are(bundle_folder):
-    with pytest.raises(BackendError, match="unknown backend 'tpu'; the runtime has ort-cpu"):
+    with pytest.raises(BackendError, match=r"unknown backend 'tpu'; the runtime has trt, .*, ort-cpu"):
         Recognizer.load(bundle_folder, "tpu")
     with pytest.raises(BackendError, match="a lone ONNX file runs on ort-cpu, not on tpu"):
         Recognizer.load(bundle_folder / "model.onnx", "tpu")

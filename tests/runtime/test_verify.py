@@ -10,7 +10,8 @@ import pytest
 from spoter_runtime.bundle import read_bundle
 from spoter_runtime.errors import BundleError
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.verify import VerifyReport, verify_bundle
+from spoter_runtime.replay import Replay
+from spoter_runtime.verify import verify_bundle
 
 
 @pytest.fixture
@@ -33,8 +34,11 @@ def test_an_honest_bundle_is_verified(bundle_folder):
     report = verify_bundle(bundle_folder)
     assert report.passed
     assert (report.bundle, report.backend, report.files) == ("small", "ort-cpu", 4)
-    assert report.labels_agree == report.clips == len(read_bundle(bundle_folder).goldens().lengths_N)
-    assert 0 <= report.max_logit_diff <= report.tolerance == 1e-4
+    replay = report.replay
+    assert replay.labels_agree == replay.clips == len(read_bundle(bundle_folder).goldens().lengths_N)
+    assert 0 <= replay.max_logit_diff <= replay.tolerance == 1e-4
+    assert (report.artefact, report.precision) == ("model.onnx", "fp32")
+    assert report.as_json() | {"passed": True, "clips": replay.clips, "tolerance": 1e-4} == report.as_json()
     assert report.summary().endswith("(allowed 1e-04): verified")
 
 
@@ -44,7 +48,7 @@ def test_one_golden_logit_a_little_off_is_not_verified(with_goldens):
 
     report = verify_bundle(with_goldens(edit))
     assert not report.passed
-    assert report.max_logit_diff == pytest.approx(2e-4, rel=0.2)
+    assert report.replay.max_logit_diff == pytest.approx(2e-4, rel=0.2)
     assert report.summary().endswith("NOT VERIFIED")
 
 
@@ -61,7 +65,7 @@ def test_a_golden_label_that_changed_is_counted(with_goldens):
 
     report = verify_bundle(with_goldens(edit))
     assert not report.passed
-    assert report.labels_agree == report.clips - 1
+    assert report.replay.labels_agree == report.replay.clips - 1
 
 
 @pytest.mark.parametrize(
@@ -71,12 +75,13 @@ def test_a_golden_label_that_changed_is_counted(with_goldens):
         ({"labels_agree": 7}, False),
         ({"max_logit_diff": 1.1e-4}, False),
         ({"tolerance": 1e-6}, False),
+        ({"labels_agree": 7, "strict": False}, True),
+        ({"max_logit_diff": 1.1e-4, "strict": False}, False),
     ],
 )
-def test_labels_and_logits_must_both_agree(change, passed):
-    facts = {"labels_agree": 8, "max_logit_diff": 1e-5, "tolerance": 1e-4} | change
-    report = VerifyReport(bundle="b", backend="ort-cpu", files=4, clips=8, machine="m", seconds=1.0, **facts)
-    assert report.passed == passed
+def test_labels_and_logits_must_both_agree_in_fp32(change, passed):
+    facts = {"clips": 8, "labels_agree": 8, "max_logit_diff": 1e-5, "tolerance": 1e-4, "strict": True}
+    assert Replay(**facts | change).passed == passed
 
 
 def test_a_model_of_another_contract_is_refused(bundle_copy, reseal):

@@ -138,11 +138,12 @@ def steps():
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, run_folder, steps):
-    """A real run on both backends, the notebook's case included."""
+    """A real run on two backends, and on one that cannot run; the notebook's case included."""
     run = {"name": "tiny", "weights_sha256": read_run(run_folder).weights_sha256()}
     contract = GraphContract(labels=LABELS)
     bundle = write_bundle(tmp_path_factory.mktemp("both") / "tiny.spoter", contract, run)
     settings = BenchSettings(
+        backends=("torch", "trt-rtx", "ort-cpu"),
         batches=(1,),
         frames=(5, 9),
         threads=(1,),
@@ -198,7 +199,7 @@ def test_what_a_library_prints_does_not_reach_the_protocol(small_bundle):
     program = (
         "import sys, spoter_runtime.ort as ort\n"
         "load = ort.import_onnxruntime\n"
-        "ort.import_onnxruntime = lambda: print('noise', flush=True) or load()\n"
+        "ort.import_onnxruntime = lambda *_: print('noise', flush=True) or load()\n"
         "from spoter_toolkit.bench.worker import main\n"
         "main('ort-cpu', '1', sys.argv[1])\n"
     )
@@ -254,8 +255,8 @@ def test_a_silent_worker_is_ended(small_bundle):
 
 
 def test_a_worker_that_crashes_shows_its_last_line(small_bundle):
-    crashed = pytest.raises(WorkerLost, match=r"ended with exit code 1: KeyError: 'no-such-backend'")
-    with WorkerProcess(small_bundle, "no-such-backend", 1, run=None, timeout_s=60) as worker, crashed:
+    crashed = pytest.raises(WorkerLost, match=r"ended with exit code 1: ValueError: .* 'many'")
+    with WorkerProcess(small_bundle, "ort-cpu", "many", run=None, timeout_s=60) as worker, crashed:
         worker.opened()
 
 
@@ -344,14 +345,15 @@ def test_both_backends_are_measured_in_every_round(result):
     for timing in result.timings:
         assert len(timing.rounds_ns) == 6
         assert all(len(samples_ns) >= result.settings.min_calls_per_round for samples_ns in timing.rounds_ns)
-    assert result.skipped == {}
+    assert list(result.skipped) == ["trt-rtx"]
+    assert "no fp32 engine for tensorrt_rtx" in result.skipped["trt-rtx"]
     assert result.failures == ()
 
 
 def test_the_backend_that_goes_first_changes_from_round_to_round(result, steps):
     turns = [what.split(": ")[1].split(",")[0] for _, _, what in steps if what.startswith("round")]
-    rounds = [turns[start : start + 6] for start in range(0, 36, 6)]
-    assert rounds == [["torch", "ort-cpu"] * 3, ["ort-cpu", "torch"] * 3] * 3
+    rounds = [turns[start : start + 9] for start in range(0, 54, 9)]
+    assert rounds == [["torch", "trt-rtx", "ort-cpu"] * 3, ["ort-cpu", "trt-rtx", "torch"] * 3] * 3
 
 
 def test_progress_counts_every_step_once(result, steps):
@@ -524,7 +526,7 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
     [
         (("--batch", "1,x"), "--batch: expected whole numbers with commas, like 1,16, got '1,x'"),
         (("--threads", "0"), "threads: expected 1..256, got 0"),
-        (("--backend", "tpu"), "backend 'tpu': unknown"),
+        (("--backend", "tpu"), "unknown backend 'tpu'; there are torch, "),
     ],
 )
 def test_a_wrong_option_is_one_clear_error(small_bundle, tmp_path, options, message):

@@ -101,7 +101,7 @@ def test_quick_settings_still_give_the_ratios_an_interval():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"backends": ("trt",)}, r"backend 'trt': unknown; there are torch, ort-cpu"),
+        ({"backends": ("tpu",)}, r"unknown backend 'tpu'; there are torch, "),
         ({"backends": ()}, r"backend: expected at least one value"),
         ({"batches": (1, 1)}, r"batch: a value is named twice in 1, 1"),
         ({"batches": (0,)}, r"batch: expected 1 or more, got 0"),

@@ -1,36 +1,64 @@
-"""Open a bundle on any backend by name: the runtime's own, and torch as the reference."""
+"""Open a bundle on any backend by name: the runtime's own, and torch, as the reference and as a peer."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from spoter_runtime.bundle import Bundle
+from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
+from spoter_runtime.backends import open_runner
+from spoter_runtime.bundle import Artefact, Bundle
 from spoter_runtime.errors import BackendError
-from spoter_runtime.recognizer import BACKENDS as DEVICE_BACKENDS
-from spoter_runtime.recognizer import open_runner
 from spoter_runtime.runner import Runner
 
-BACKENDS: Final = ("torch", *DEVICE_BACKENDS)
+# On the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
+TORCH_BACKENDS: Final = ("torch", "torch-cuda", "torch-cuda-compile", "torch-cuda-graph")
+BACKENDS: Final = (*TORCH_BACKENDS, *DEVICE_BACKENDS)
 
 
-def open_backend(name: str, bundle: Bundle, *, run: Path | None = None, threads: int | None = None) -> Runner:
-    """Open `bundle` on one backend; imports torch only for ``"torch"``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedBackend:
+    """A runner, and the bundle's file that it runs; None for torch, which runs the RUN's weights."""
+
+    runner: Runner
+    artefact: Artefact | None
+
+
+def split_backend(name: str) -> tuple[str, str]:
+    """Return backend and precision of ``"trt:fp16"``; without a colon it is fp32.
+
+    Raises:
+        BackendError: unknown backend, or torch in another precision than fp32.
+    """
+    backend, _, precision = name.partition(":")
+    if backend not in BACKENDS:
+        raise BackendError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
+    if backend in TORCH_BACKENDS and precision not in ("", "fp32"):
+        raise BackendError(f"backend {name!r}: torch runs the RUN's own fp32 weights. Fix: {backend}")
+    return backend, precision or "fp32"
+
+
+def open_backend(
+    name: str, bundle: Bundle, *, run: Path | None = None, threads: int | None = None
+) -> OpenedBackend:
+    """Open `bundle` on one backend; imports torch only for those of `TORCH_BACKENDS`.
 
     Args:
-        name: one of `BACKENDS`.
+        name: one of `BACKENDS`, ``:fp16`` behind it for another precision than fp32.
         bundle: from `read_bundle`.
         run: the RUN that the bundle was made from, for torch; None looks where the bundle says.
         threads: threads inside one operator; None leaves it to the engine.
 
     Raises:
         BackendError: unknown name, or it cannot be opened here.
+        BundleError: the bundle has no artefact of that precision.
         CheckpointError: torch was asked for and the run is gone, or is not the one of this bundle.
     """
-    if name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
-    if name == "torch":
+    backend, precision = split_backend(name)
+    if backend in TORCH_BACKENDS:
         from spoter_toolkit.reference import open_reference
 
-        return open_reference(bundle, run, threads=threads)
-    return open_runner(bundle, name, threads=threads)[0]
+        return OpenedBackend(runner=open_reference(bundle, run, backend, threads=threads), artefact=None)
+    opened = open_runner(bundle, backend, precision=precision, threads=threads)
+    return OpenedBackend(runner=opened.runner, artefact=opened.artefact)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ def bundle_from_run(
     folder: Path,
     *,
     dataset: Dataset | None = None,
+    precisions: Sequence[str] = ("fp32",),
     max_batch: int = 32,
     keep_goldens: bool = True,
     force: bool = False,
@@ -32,6 +35,7 @@ def bundle_from_run(
         run: with weights.
         folder: ``<name>.spoter``.
         dataset: clips to prove it on, usually `training_data`; None leaves generated ones.
+        precisions: an ONNX file for each; fp32 is always among them.
         max_batch: the largest batch that the bundle claims, and that is run.
         keep_goldens: whether some of the clips may travel in the bundle.
         force: replace an existing bundle.
@@ -47,6 +51,7 @@ def bundle_from_run(
         folder,
         provenance=_provenance(run),
         proof=proof_clips(dataset, keep=keep_goldens),
+        precisions=precisions,
         force=force,
         on_progress=on_progress,
     )
@@ -96,10 +101,23 @@ def proof_clips(
     )
 
 
+def _frame_counts(run: Run) -> dict[str, int] | None:
+    """Return how many clips of the training data have how many frames; None where it is no longer there.
+
+    It travels in the bundle: engines are planned from it, also on a device that has no data.
+    """
+    dataset = training_data(run)
+    if dataset is None:
+        return None
+    counts = Counter(clip.frames for clip in dataset.clips_in("train") or dataset.clips)
+    return {str(frames): counts[frames] for frames in sorted(counts)}
+
+
 def _provenance(run: Run) -> dict[str, Any]:
     data = dict(run.data) if run.data else None
     if data:
         del data["folder"]  # says nothing on another machine
+        data["frame_counts"] = _frame_counts(run)
     return {
         "run": {"name": run.name, "weights_sha256": run.weights_sha256(), "config": run.config.as_json()},
         "origin": run.info["origin"] + ("" if run.is_finished else ", and stopped before its end"),

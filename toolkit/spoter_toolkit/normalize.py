@@ -47,9 +47,13 @@ class Normalize(nn.Module):
     a missing landmark (NaN, or x = y = 0) and every padded frame becomes 0.
     """
 
+    centre: Tensor
+
     def __init__(self, mode: Mode) -> None:
         super().__init__()
         self.mode = mode
+        # A buffer, not a constant made on the way: that would be a copy to the GPU, which no graph may hold.
+        self.register_buffer("centre", torch.tensor(SIGNING_SPACE_CENTRE), persistent=False)
 
     def forward(self, poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
         """Return features (N, T, 108) for raw landmarks (N, T, 108) and real frame counts (N,)."""
@@ -64,7 +68,7 @@ class Normalize(nn.Module):
                 _hand_in_its_box(points_NTL2[:, :, hand], found_NTL1[:, :, hand], floor_N111)
                 for hand in (LEFT_HAND, RIGHT_HAND)
             )
-            body = _body_in_signing_space(points_NTL2, found_NTL1, floor_N111[:, 0])
+            body = _body_in_signing_space(points_NTL2, found_NTL1, floor_N111[:, 0], self.centre)
             points_NTL2 = torch.cat((body, *hands), dim=2)
         return points_NTL2.flatten(2)
 
@@ -75,7 +79,9 @@ def frame_mask(poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
     return frames_T < lengths_N[:, None]
 
 
-def _body_in_signing_space(points_NTL2: Tensor, found_NTL1: Tensor, floor_N11: Tensor) -> Tensor:
+def _body_in_signing_space(
+    points_NTL2: Tensor, found_NTL1: Tensor, floor_N11: Tensor, centre_2: Tensor
+) -> Tensor:
     right, left = points_NTL2[:, :, RIGHT_SHOULDER], points_NTL2[:, :, LEFT_SHOULDER]
     both_NT1 = found_NTL1[:, :, RIGHT_SHOULDER] & found_NTL1[:, :, LEFT_SHOULDER]
     middle_N12 = _robust_centre((right + left) / 2, both_NT1)
@@ -93,8 +99,7 @@ def _body_in_signing_space(points_NTL2: Tensor, found_NTL1: Tensor, floor_N11: T
     width_N11 = torch.maximum(torch.where(seen_N11, width_N11, 2 * spread_N11), floor_N11)
 
     scale_N11 = SIGNING_SPACE_SCALE / (SIGNING_SPACE_SPAN * width_N11)
-    centre = points_NTL2.new_tensor(SIGNING_SPACE_CENTRE)
-    body = (points_NTL2[:, :, BODY] - middle_N12[:, :, None]) * scale_N11[:, :, None] + centre
+    body = (points_NTL2[:, :, BODY] - middle_N12[:, :, None]) * scale_N11[:, :, None] + centre_2
     return torch.where(found_NTL1[:, :, BODY], body, 0.0)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from spoter_export.torch_runner import TorchRunner
+from spoter_export.torch_runner import CompiledTorchRunner, GraphedTorchRunner, TorchRunner
 from spoter_runtime.bundle import Bundle
-from spoter_runtime.errors import BundleError, CheckpointError
+from spoter_runtime.errors import BackendError, BundleError, CheckpointError
 from spoter_runtime.files import sha256_of
 from spoter_toolkit.checkpoint import Run, read_run
 from spoter_toolkit.locate import LAST, RUN_WEIGHTS, RUNS
@@ -49,17 +49,44 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
     return found
 
 
-def open_reference(bundle: Bundle, run: Path | None = None, *, threads: int | None = None) -> TorchRunner:
+def open_reference(
+    bundle: Bundle, run: Path | None = None, backend: str = "torch", *, threads: int | None = None
+) -> TorchRunner:
     """Return the PyTorch model of a bundle as a runner.
 
     Args:
         bundle: from `read_bundle`.
         run: see `find_run`.
+        backend: one of `spoter_toolkit.backends.TORCH_BACKENDS`.
         threads: torch's threads in this whole process; None leaves them as they are.
 
     Raises:
+        BackendError: a GPU was asked for and torch can use none.
         CheckpointError: see `find_run`.
     """
+    if backend != "torch":
+        _check_cuda(backend)
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchRunner(find_run(bundle, run).load_model(), bundle.contract)
+    module = find_run(bundle, run).load_model()
+    if backend == "torch":
+        return TorchRunner(module, bundle.contract)
+    module = module.to("cuda")
+    runners: dict[str, type[CompiledTorchRunner | GraphedTorchRunner]] = {
+        "torch-cuda-compile": CompiledTorchRunner,
+        "torch-cuda-graph": GraphedTorchRunner,
+    }
+    return runners.get(backend, TorchRunner)(module, bundle.contract, name=backend)
+
+
+def _check_cuda(backend: str) -> None:
+    if torch.version.cuda is None:
+        raise BackendError(
+            f"{backend}: torch {torch.__version__} is built without CUDA. "
+            "Fix: install a CUDA build of torch, see https://pytorch.org/get-started/locally"
+        )
+    if not torch.cuda.is_available():
+        raise BackendError(
+            f"{backend}: torch {torch.__version__} finds no NVIDIA GPU, or a driver too old for CUDA "
+            f"{torch.version.cuda}. Fix: spoter-kit doctor says what is there"
+        )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle import MANIFEST, read_bundle
 from spoter_runtime.errors import ConfigError, DataError
-from spoter_runtime.recognizer import open_runner
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import open_backend
 from spoter_toolkit.data.dataset import Dataset, read_dataset
@@ -35,7 +35,7 @@ def open_source(
 
     if (path / MANIFEST).is_file():
         bundle = read_bundle(path)
-        runner = open_backend(backend, bundle, run=run) if backend else open_runner(bundle)[0]
+        runner = (open_backend(backend, bundle, run=run) if backend else open_runner(bundle)).runner
         dataset = read_dataset(data) if data else training_data(find_run(bundle, run))
     else:
         source = read_run(path)

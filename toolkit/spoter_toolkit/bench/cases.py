@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import ConfigError
-from spoter_toolkit.backends import BACKENDS
+from spoter_runtime.errors import BackendError, ConfigError
+from spoter_toolkit.backends import BACKENDS, split_backend
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
 
 # The BdSL-SPOTER notebook's own benchmark, on all cores.
@@ -49,8 +49,8 @@ class BenchSettings:
     """What to measure and for how long.
 
     Attributes:
-        backends: names from `spoter_toolkit.backends.BACKENDS`; the first that runs is what the others are
-            compared with.
+        backends: names as `spoter_toolkit.backends.open_backend` takes them; the first that runs is what the
+            others are compared with.
         batches: clips per call.
         frames: frames per clip.
         threads: threads inside one operator; None means 1 and all usable cores.
@@ -76,8 +76,10 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         for name in self.backends:
-            if name not in BACKENDS:
-                raise ConfigError(f"backend {name!r}: unknown; there are {', '.join(BACKENDS)}")
+            try:
+                split_backend(name)
+            except BackendError as error:
+                raise ConfigError(str(error)) from error
         _check_list("backend", self.backends)
         _check_counts("batch", self.batches, limit=None)
         _check_counts("frames", self.frames, limit=None)

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from spoter_runtime.bundle import Artefact, Bundle, read_bundle
-from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.bundle import Bundle, read_bundle
+from spoter_runtime.errors import BackendError
 from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_toolkit.bench.cases import (
     START_UP_FRAMES,
@@ -27,7 +27,6 @@ from spoter_toolkit.bench.cases import (
 from spoter_toolkit.bench.environment import environment, load_average, without_places
 from spoter_toolkit.bench.process import WorkerLost, WorkerProcess, thread_environment
 from spoter_toolkit.bench.results import BenchResult, Failure, Memory, Start, Timing
-from spoter_toolkit.locate import RUN_WEIGHTS, RUNS
 
 _BUSY: Final = 0.25  # load average per core before the run from which on the report says so
 
@@ -62,7 +61,7 @@ def run_bench(
     """
     settings = settings or BenchSettings()
     bundle = read_bundle(bundle_path)
-    model = _fp32_model(bundle)
+    model = bundle.onnx()
     bundle.read(model.path)  # a damaged file is no backend's fault
     cases = settings.cases(bundle.contract)
     described = environment() | {"load_average_before": load_average()}
@@ -79,7 +78,7 @@ def run_bench(
         month=datetime.now(timezone.utc).strftime("%Y-%m"),
         settings=settings,
         environment=described | {"load_average_after": load_average(), "worker_threads": _variables(cases)},
-        model_bytes={name: _model_bytes(bundle, model, name, run) for name in bench.starts},
+        model_bytes=bench.model_bytes,
         timings=bench.collected_timings(),
         starts={name: tuple(starts) for name, starts in bench.starts.items()},
         start_frames=_start_frames(bundle),
@@ -103,6 +102,7 @@ class _Bench:
     starts: dict[str, list[Start]] = field(default_factory=dict)
     timings: dict[tuple[Case, str], list[tuple[int, ...]]] = field(default_factory=dict)
     memory: dict[tuple[str, int], Memory] = field(default_factory=dict)
+    model_bytes: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     done: int = 0
@@ -131,6 +131,7 @@ class _Bench:
         begin_ns = time.perf_counter_ns()
         with self._worker(backend, usable_cores()) as worker:
             opened = worker.opened()
+            self.model_bytes[backend] = opened["model_bytes"]
             answer = worker.ask(
                 batch=1, frames=_start_frames(self.bundle), warmup_calls=0, warmup_ns=0, min_calls=1, min_ns=0
             )
@@ -237,20 +238,6 @@ def _variables(cases: tuple[Case, ...]) -> dict[str, dict[str, str]]:
 
 def _start_frames(bundle: Bundle) -> int:
     return min(START_UP_FRAMES, bundle.contract.max_frames)
-
-
-def _fp32_model(bundle: Bundle) -> Artefact:
-    for artefact in bundle.artefacts:
-        if artefact.kind == "onnx" and artefact.precision == "fp32":
-            return artefact
-    raise BundleError(f"{bundle.folder}: has no fp32 ONNX artefact. Fix: spoter-kit export --onnx")
-
-
-def _model_bytes(bundle: Bundle, model: Artefact, backend: str, run: Path | None) -> int:
-    """Return the size of the file that a backend loads; the worker has already found it there."""
-    if backend == "torch":
-        return ((run or RUNS / bundle.provenance["run"]["name"]) / RUN_WEIGHTS).stat().st_size
-    return model.size_bytes
 
 
 def _remarks(bundle: Bundle, cases: tuple[Case, ...], load_before: float | None) -> list[str]:

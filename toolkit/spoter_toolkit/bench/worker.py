@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from spoter_runtime.runner import Runner
 
 # Backend → the module whose import is timed apart from loading the model, and the extra that brings it.
-ENGINES: Final = {"torch": ("torch", "export"), "ort-cpu": ("onnxruntime", "cpu")}
+ENGINES: Final = {
+    "torch": ("torch", "export"),
+    "torch-cuda": ("torch", "export"),
+    "torch-cuda-compile": ("torch", "export"),
+    "torch-cuda-graph": ("torch", "export"),
+    "trt": ("tensorrt", "trt"),
+    "trt-rtx": ("tensorrt_rtx", "rtx"),
+    "ort-tensorrt": ("onnxruntime", "gpu"),
+    "ort-tensorrt-rtx": ("onnxruntime", "cpu"),
+    "ort-cuda": ("onnxruntime", "gpu"),
+    "ort-cpu": ("onnxruntime", "cpu"),
+}
 
 
 def main(backend: str, threads: str, bundle: str, run: str | None = None) -> None:
@@ -38,12 +49,15 @@ def main(backend: str, threads: str, bundle: str, run: str | None = None) -> Non
         from spoter_runtime.errors import SpoterError, require
 
         try:
-            module, extra = ENGINES[backend]
+            from spoter_toolkit.backends import split_backend
+
+            module, extra = ENGINES[split_backend(backend)[0]]
             require(module, extra=extra)
             imported_ns = time.perf_counter_ns()
             peak_imported_bytes = peak_rss_bytes()
-            runner = _open(backend, int(threads), Path(bundle), Path(run) if run else None)
+            runner, model_bytes = _open(backend, int(threads), Path(bundle), Path(run) if run else None)
             opened = {
+                "model_bytes": model_bytes,
                 "import_ns": imported_ns - begin_ns,
                 "load_ns": time.perf_counter_ns() - imported_ns,
                 "peak_at_start_bytes": peak_at_start_bytes,
@@ -57,11 +71,19 @@ def main(backend: str, threads: str, bundle: str, run: str | None = None) -> Non
             _reply(replies, {"error": str(error)})
 
 
-def _open(backend: str, threads: int, bundle: Path, run: Path | None) -> Runner:
+def _open(backend: str, threads: int, folder: Path, run: Path | None) -> tuple[Runner, int]:
+    """Return the runner, and the size of the file that it loaded."""
     from spoter_runtime.bundle import read_bundle
     from spoter_toolkit.backends import open_backend
 
-    return open_backend(backend, read_bundle(bundle), run=run, threads=threads)
+    bundle = read_bundle(folder)
+    opened = open_backend(backend, bundle, run=run, threads=threads)
+    if opened.artefact is not None:
+        return opened.runner, opened.artefact.size_bytes
+    from spoter_toolkit.locate import RUN_WEIGHTS
+    from spoter_toolkit.reference import find_run
+
+    return opened.runner, (find_run(bundle, run).folder / RUN_WEIGHTS).stat().st_size
 
 
 def measure(

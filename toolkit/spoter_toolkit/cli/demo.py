@@ -52,7 +52,7 @@ def demo(
         step(4, "export it to ONNX with dynamic batch and frames")
         export.export(run, out=bundle)
         step(5, "prove it: ONNX Runtime against torch, on every clip of the test split")
-        parity.parity(bundle, run=run)
+        parity.parity(bundle, run=run, backend=["ort-cpu"])
         step(6, "measure it")
         bench.bench(bundle, run=run, quick=True, out=out / "bench")
         step(7, "replay the proof as a device would")

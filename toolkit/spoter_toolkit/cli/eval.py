@@ -23,7 +23,8 @@ def eval_(
     data: Annotated[Path | None, typer.Option(help="DATASET; default: the one it was trained on.")] = None,
     split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "test",
     backend: Annotated[
-        str | None, typer.Option(help="torch or ort-cpu; default: torch for a RUN, the best for a BUNDLE.")
+        str | None,
+        typer.Option(help="One of doctor's, trt:fp16 for fp16; default: torch for a RUN."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="For a BUNDLE: the RUN it was made from, where it has moved.")

@@ -1,9 +1,11 @@
-"""`spoter-kit export`: a proven BUNDLE from a RUN."""
+"""`spoter-kit export`: a proven BUNDLE from a RUN, and engines for it."""
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +19,41 @@ from spoter_toolkit.cli.console import (
     say,
 )
 
+if TYPE_CHECKING:
+    from spoter_export.bundle_writer import Exported
+    from spoter_export.engines import AddedEngine
+    from spoter_runtime.engine import Library, Profile
+    from spoter_runtime.errors import SpoterError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The engines that were asked for."""
+
+    libraries: list[Library]
+    precisions: list[str]
+    capabilities: tuple[str, ...] | None
+    profiles: list[Profile] | None
+    force: bool
+
 
 def export(
-    run: Annotated[Path | None, typer.Argument(help="RUN; default: the last one.")] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="ONNX, for ONNX Runtime; the default.")] = False,
+    source: Annotated[
+        Path | None, typer.Argument(help="RUN, or a BUNDLE to add engines to; default: the last run.")
+    ] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="ONNX, for ONNX Runtime; always made from a RUN.")
+    ] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="A TensorRT engine for this machine's GPU.")] = False,
+    rtx: Annotated[bool, typer.Option("--rtx", help="A TensorRT-RTX engine; built with no GPU too.")] = False,
+    precision: Annotated[str, typer.Option(help="With commas: fp32, fp16.")] = "fp32",
+    compute_capability: Annotated[
+        str | None, typer.Option(help="GPUs for --rtx, with commas: 8.6,8.9; default: all since Ampere.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Shapes of engines, clips x frames: least,tuned,most; default: from the data."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="DATASET to prove it on; default: the one it was trained on.")
     ] = None,
@@ -32,49 +65,214 @@ def export(
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Export a RUN to ONNX with dynamic batch and frames, run it over its whole grid, write a BUNDLE."""
+    """Export a RUN to ONNX with dynamic batch and frames, run it over its whole grid, write a BUNDLE.
+
+    With --trt or --rtx, build engines from it and run them where there is a GPU. For a BUNDLE, only that.
+    """
+    from spoter_runtime.bundle import MANIFEST
+    from spoter_runtime.errors import ConfigError
+    from spoter_toolkit.locate import last_run
+
+    wanted = _engines_wanted(trt, rtx, precision, compute_capability, profile, force)
+    path = source or last_run()
+    result: dict[str, Any] = {}
+    if (path / MANIFEST).is_file():
+        if not wanted.libraries:
+            raise ConfigError(f"{path}: is a BUNDLE already. Fix: --trt or --rtx adds engines to it")
+        folder = path
+    else:
+        folder, exported = _export_onnx(
+            path, data, wanted.precisions, max_batch, not no_real_goldens, out, force
+        )
+        result = {"onnx": [proof.as_json() for proof in exported.proofs]}
+        if not json:
+            _show_onnx(exported)
+    engines, errors = _add_engines(folder, wanted)
+    if json:
+        emit_json({"bundle": str(folder)} | result | {"engines": [_as_json(engine) for engine in engines]})
+    elif engines:
+        _show_engines(engines)
+    if errors:
+        raise _incomplete(folder, errors)
+    if not json:
+        next_step("spoter-kit parity {}", folder)
+
+
+def _engines_wanted(
+    trt: bool,
+    rtx: bool,
+    precision: str,
+    compute_capability: str | None,
+    profile: list[str] | None,
+    force: bool,
+) -> _Wanted:
+    """Check what was asked for, before anything is built.
+
+    Raises:
+        ConfigError: an unknown precision, a wrong profile, or an option without the engine that it is for.
+    """
+    from spoter_export.parity import policy_of
+    from spoter_export.profiles import parse_profile
+    from spoter_export.to_tensorrt import parse_compute_capabilities
+    from spoter_runtime.errors import ConfigError
+
+    libraries: list[Library] = []
+    if trt:
+        libraries.append("tensorrt")
+    if rtx:
+        libraries.append("tensorrt_rtx")
+    if compute_capability and not rtx:
+        raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand. Fix: add --rtx")
+    if profile and not libraries:
+        raise ConfigError("--profile: only engines have profiles. Fix: add --trt or --rtx")
+    precisions = [name.strip() for name in precision.split(",")]
+    for name in precisions:
+        policy_of(name)
+    return _Wanted(
+        libraries=libraries,
+        precisions=precisions,
+        capabilities=parse_compute_capabilities(compute_capability) if compute_capability else None,
+        profiles=[parse_profile(text) for text in profile] if profile else None,
+        force=force,
+    )
+
+
+def _export_onnx(
+    path: Path,
+    data: Path | None,
+    precisions: list[str],
+    max_batch: int,
+    keep_goldens: bool,
+    out: Path | None,
+    force: bool,
+) -> tuple[Path, Exported]:
     from spoter_runtime.errors import ConfigError
     from spoter_toolkit.checkpoint import read_run
-    from spoter_toolkit.cli.parity import fact_rows
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.exporting import bundle_from_run, training_data
-    from spoter_toolkit.locate import BUNDLES, last_run
+    from spoter_toolkit.locate import BUNDLES
 
-    source = read_run(run or last_run())
-    folder = out or BUNDLES / f"{source.name}.spoter"
+    run = read_run(path)
+    folder = out or BUNDLES / f"{run.name}.spoter"
     if folder.suffix != ".spoter":
         raise ConfigError(f"{folder}: a bundle's name ends in .spoter. Fix: -o {folder}.spoter")
-    if not source.is_finished:
-        say(f"{source.folder} was stopped before its end: its best weights so far are exported")
-    dataset = read_dataset(data) if data else training_data(source)
+    if not run.is_finished:
+        say(f"{run.folder} was stopped before its end: its best weights so far are exported")
+    dataset = read_dataset(data) if data else training_data(run)
     if dataset is None:
         say("no data: the proof and the goldens hold generated clips only. Fix: name real ones with --data")
-    elif not no_real_goldens and not dataset.origin.synthetic:
+    elif keep_goldens and not dataset.origin.synthetic:
         say("some clips of the data travel in the bundle as goldens; --no-real-goldens keeps them here")
     with progress_bar() as on_progress:
-        exported = bundle_from_run(
-            source,
+        return folder, bundle_from_run(
+            run,
             folder,
             dataset=dataset,
+            precisions=precisions,
             max_batch=max_batch,
-            keep_goldens=not no_real_goldens,
+            keep_goldens=keep_goldens,
             force=force,
             on_progress=on_progress,
         )
-    artefact = exported.bundle.artefacts[0]
-    if json:
-        emit_json(
-            {
-                "bundle": str(folder),
-                "sha256": artefact.sha256,
-                "size_bytes": artefact.size_bytes,
-                "parity": exported.facts.as_json(),
-            }
-        )
-        return
-    emit_table(
-        f"{folder}/{artefact.path}  {artefact.size_bytes / 1e6:.2f} MB  sha256 {artefact.sha256[:16]}…",
-        ("onnxruntime against torch", "largest logit difference", ""),
-        fact_rows(exported.facts),
+
+
+def _add_engines(
+    folder: Path, wanted: _Wanted
+) -> tuple[list[AddedEngine], list[tuple[Library, SpoterError]]]:
+    """Add the engines of each library; one that cannot be built leaves everything else as it is."""
+    from spoter_export.engines import add_engines
+    from spoter_runtime.errors import SpoterError
+
+    engines: list[AddedEngine] = []
+    errors: list[tuple[Library, SpoterError]] = []
+    for library in wanted.libraries:
+        try:
+            with progress_bar() as on_progress:
+                engines += add_engines(
+                    folder,
+                    library=library,
+                    precisions=wanted.precisions,
+                    compute_capabilities=wanted.capabilities if library == "tensorrt_rtx" else None,
+                    profiles=wanted.profiles,
+                    force=wanted.force,
+                    on_progress=on_progress,
+                )
+        except SpoterError as error:
+            errors.append((library, error))
+    return engines, errors
+
+
+def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]]) -> SpoterError:
+    """Return one error that says what is missing, what is there all the same, and how to go on later."""
+    from spoter_runtime.errors import BackendError
+
+    options = {"tensorrt": "--trt", "tensorrt_rtx": "--rtx"}
+    reasons = "\n".join(f"{options[library]}: {error}" for library, error in errors)
+    again = " ".join(options[library] for library, _ in errors)
+    return BackendError(
+        f"{reasons}\n{folder} is complete otherwise. "
+        f"Then: {shlex.join(['spoter-kit', 'export', str(folder)])} {again}"
     )
-    next_step("spoter-kit parity {}", folder)
+
+
+def _show_onnx(exported: Exported) -> None:
+    from spoter_toolkit.cli.parity import fact_rows
+
+    folder = exported.bundle.folder
+    for artefact, proof in zip(exported.bundle.artefacts, exported.proofs, strict=True):
+        emit_table(
+            f"{folder}/{artefact.path}  {artefact.size_bytes / 1e6:.2f} MB  sha256 {artefact.sha256[:16]}…",
+            (f"{proof.facts.candidate} against {proof.facts.reference}", "largest logit difference", ""),
+            fact_rows(proof.facts),
+        )
+
+
+def _show_engines(engines: list[AddedEngine]) -> None:
+    plan = engines[0].plan
+    shares = plan.padding
+    emit_table(
+        f"shapes, {plan.source}",
+        ("profile: batch × frames, tuned for (…)", "padding expected", "share of the frames"),
+        [
+            *((str(profile), "", "") for profile in plan.profiles),
+            (
+                f"CUDA graphs at {', '.join(map(str, plan.buckets))} frames",
+                "one clip at a time",
+                f"{shares.single:.1%}",
+            ),
+            ("", f"batches of {shares.batch}, sorted by length", f"{shares.sorted_batches:.1%}"),
+            ("", f"batches of {shares.batch}, as they come", f"{shares.unsorted_batches:.1%}"),
+            ("", "every clip padded to the longest", f"{shares.longest:.1%}"),
+        ],
+    )
+    emit_table(
+        "engines",
+        ("engine", "for", "size", "built in", "executed"),
+        [_engine_row(engine) for engine in engines],
+    )
+    for reason in dict.fromkeys(engine.not_executed for engine in engines if engine.not_executed):
+        print(f"not executed: {reason}")
+
+
+def _engine_row(engine: AddedEngine) -> tuple[str, ...]:
+    spec = engine.artefact.engine
+    assert spec is not None  # it is one
+    facts = spec.executed
+    return (
+        f"{engine.artefact.precision} {spec.library} {spec.version}",
+        f"{', '.join(spec.compute_capabilities)}; {spec.system} {spec.machine}",
+        f"{engine.artefact.size_bytes / 1e6:.2f} MB",
+        f"{spec.built['seconds']:.1f} s",
+        "no"
+        if facts is None
+        else f"{facts['gpu']}: {facts['labels_agree']} of {facts['clips']} goldens agree, within "
+        f"{facts['max_logit_diff']:.1e}",
+    )
+
+
+def _as_json(engine: AddedEngine) -> dict[str, Any]:
+    return engine.artefact.as_json() | {
+        "plan": asdict(engine.plan),
+        "proof": engine.proof.as_json() if engine.proof else None,
+        "not_executed": engine.not_executed,
+    }

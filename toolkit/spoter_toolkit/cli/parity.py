@@ -19,12 +19,15 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from spoter_export.parity import ParityFacts
+    from spoter_export.parity import ParityFacts, Proof
 
 
 def parity(
     bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
-    backend: Annotated[str, typer.Option(help="Compared with torch.")] = "ort-cpu",
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Once for each; trt:fp16 for another precision; default: all that run here."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="DATASET; default: the one the run was trained on.")
     ] = None,
@@ -36,20 +39,19 @@ def parity(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the generated clips.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write facts and verdict to this JSON file.")
+        Path | None, typer.Option("-o", "--out", help="Write facts and verdicts to this JSON file.")
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare a backend with torch over the shape grid and on clips. Exit 3 if they differ."""
-    from spoter_export.bundle_writer import parity_json
-    from spoter_export.parity import Policy, judge, run_parity
+    """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
+    from spoter_export.bundle_files import proofs_json
     from spoter_runtime.bundle import read_bundle
     from spoter_runtime.files import write_json
-    from spoter_toolkit.backends import open_backend
     from spoter_toolkit.data.dataset import check_target, read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
     from spoter_toolkit.locate import newest_bundle
+    from spoter_toolkit.proving import prove_backends
     from spoter_toolkit.reference import find_run
 
     if out:
@@ -57,38 +59,43 @@ def parity(
     opened = read_bundle(bundle or newest_bundle())
     source = find_run(opened, run)
     dataset = read_dataset(data) if data else training_data(source)
-    proof = proof_clips(dataset, limit=None, all_splits=all_splits)
     if dataset is None:
         say("no data: only generated clips are compared. Fix: name real ones with --data")
-    policy = Policy(max_logit_diff=max(artefact.max_logit_diff for artefact in opened.artefacts))
     with progress_bar() as on_progress:
-        facts = run_parity(
-            open_backend("torch", opened, run=source.folder),
-            open_backend(backend, opened, run=source.folder),
-            proof.clips,
-            source=proof.source,
+        proofs, not_run = prove_backends(
+            opened,
+            source.folder,
+            proof_clips(dataset, limit=None, all_splits=all_splits),
+            backends=backend,
             seed=seed,
             on_progress=on_progress,
         )
-    verdict = judge(facts, policy)
-    result = parity_json(facts, policy, verdict, opened.artefacts[0].sha256)
+    passed = all(proof.verdict.passed for proof in proofs)
+    result = proofs_json(proofs) | {"passed": passed, "not_run": not_run}
     if out:
         write_json(out, result)
     if json:
         emit_json({"bundle": str(opened.folder)} | result)
     else:
-        emit_table(
-            f"{opened.name}: {facts.candidate} against {facts.reference}",
-            ("what was run", "largest logit difference", ""),
-            fact_rows(facts),
-        )
-        print("parity holds" if verdict.passed else "PARITY FAILS:")
-        for failure in verdict.failures:
-            print(f"  {failure}")
-    if not verdict.passed:
+        for proof in proofs:
+            _show(opened.name, proof)
+        if not_run:
+            emit_table("not executed", ("backend", "why"), list(not_run.items()))
+    if not passed:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit bench {}", opened.folder)
+
+
+def _show(bundle: str, proof: Proof) -> None:
+    emit_table(
+        f"{bundle}/{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
+        ("what was run", "largest logit difference", ""),
+        fact_rows(proof.facts),
+    )
+    print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
+    for failure in proof.verdict.failures:
+        print(f"  {failure}")
 
 
 def fact_rows(facts: ParityFacts) -> list[tuple[str, str, str]]:

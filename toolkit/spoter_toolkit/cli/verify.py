@@ -13,18 +13,17 @@ from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next
 def verify(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
     backend: Annotated[str | None, typer.Option(help="Default: the best that works here.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the file to run.")] = "fp32",
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
-    from dataclasses import asdict
-
     from spoter_runtime.verify import verify_bundle
     from spoter_toolkit.locate import newest_bundle
 
     path = bundle or newest_bundle()
-    report = verify_bundle(path, backend)
+    report = verify_bundle(path, backend, precision=precision)
     if json:
-        emit_json(asdict(report) | {"passed": report.passed})
+        emit_json(report.as_json())
     else:
         print(report.summary())
     if not report.passed:

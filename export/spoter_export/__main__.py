@@ -1,0 +1,68 @@
+"""Build engines for a bundle on the device that they are for, with nothing but TensorRT.
+
+python -m spoter_export model.spoter --trt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from spoter_export.engines import AddedEngine, add_engines
+from spoter_export.profiles import parse_profile
+from spoter_export.to_tensorrt import parse_compute_capabilities
+from spoter_runtime._version import __version__
+from spoter_runtime.errors import SpoterError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Add engines to a bundle; return 0 done, 1 our error."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        added = add_engines(
+            arguments.bundle,
+            library=arguments.library,
+            precisions=arguments.precision.split(","),
+            compute_capabilities=(
+                parse_compute_capabilities(arguments.compute_capability)
+                if arguments.compute_capability
+                else None
+            ),
+            profiles=[parse_profile(text) for text in arguments.profile] if arguments.profile else None,
+            force=arguments.force,
+        )
+    except SpoterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for engine in added:
+        print(_line(engine))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m spoter_export", description=__doc__.split("\n")[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("bundle")
+    library = parser.add_mutually_exclusive_group(required=True)
+    for option, name, what in (("--trt", "tensorrt", "TensorRT"), ("--rtx", "tensorrt_rtx", "TensorRT-RTX")):
+        library.add_argument(option, action="store_const", const=name, dest="library", help=what)
+    parser.add_argument("--precision", default="fp32", help="with commas: fp32,fp16; default: fp32")
+    parser.add_argument("--compute-capability", help="GPUs for --rtx, with commas: 8.6,8.9")
+    parser.add_argument(
+        "--profile", action="append", help="least,tuned,most as clips x frames: 1x1,1x60,1x299"
+    )
+    parser.add_argument("--force", action="store_true", help="build anew what is there already")
+    return parser
+
+
+def _line(engine: AddedEngine) -> str:
+    spec = engine.artefact.engine
+    assert spec is not None  # it is one
+    executed = f"not executed: {engine.not_executed}" if engine.not_executed else f"executed: {spec.executed}"
+    return f"{engine.artefact.path}\tbuilt in {spec.built['seconds']:.1f} s\t{executed}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""Add engines to a bundle, or build them anew: planned from its data, built, run where there is a GPU.
+
+No torch and no onnx: this runs on the device too, because TensorRT builds an engine on the GPU it is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from spoter_export.bundle_files import describe_bundle, read_proofs
+from spoter_export.parity import Proof, prove
+from spoter_export.profiles import ProfilePlan, check_profiles, plan_profiles
+from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
+from spoter_runtime.bundle import Artefact, Bundle, read_bundle
+from spoter_runtime.engine import Library, Profile
+from spoter_runtime.errors import ExportError, MissingExtraError, SpoterError, require
+from spoter_runtime.files import cache_folder, remove, replacing
+from spoter_runtime.gpu import EXTRAS, find_gpu, import_engine_library
+from spoter_runtime.ort import OrtRunner
+from spoter_runtime.progress import OnProgress
+from spoter_runtime.replay import Replay, replay_goldens
+from spoter_runtime.runner import Runner
+from spoter_runtime.trt import TrtRunner
+
+ENGINES: Final = "engines"  # in a bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedEngine:
+    """An engine that is in the bundle now.
+
+    Attributes:
+        plan: its shapes, and what padding they are expected to cost.
+        proof: what it answered over all shapes and on the goldens; None where it was only built.
+        not_executed: why it was only built; empty where it was executed.
+    """
+
+    artefact: Artefact
+    plan: ProfilePlan
+    proof: Proof | None
+    not_executed: str
+
+
+def add_engines(
+    folder: Path | str,
+    *,
+    library: Library,
+    precisions: Sequence[str] = ("fp32",),
+    compute_capabilities: Sequence[str] | None = None,
+    profiles: Sequence[Profile] | None = None,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> tuple[AddedEngine, ...]:
+    """Build an engine from each of a bundle's ONNX files and put them into it, all or none.
+
+    One process at a time changes a bundle; a second one waits. Where a GPU is there, the engine replays the
+    bundle's goldens and is compared with ONNX Runtime over the whole grid before it is let in.
+
+    Args:
+        folder: the bundle.
+        library: ``"tensorrt"`` builds for the GPU of this machine, ``"tensorrt_rtx"`` for those named below.
+        precisions: of the ONNX files to build from.
+        compute_capabilities: ``"8.6"``, …, for TensorRT-RTX; None for its default.
+        profiles: instead of those planned from the lengths of the clips that the run was trained on.
+        force: build anew what is there already.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        BackendError: the library, the driver or the GPU is missing; the message says which.
+        BundleError: no bundle, a damaged one, or none with such an ONNX file.
+        ConfigError: profiles that leave out shapes of the contract; a compute capability the library has not.
+        ExportError: the library cannot build it, the engine is there already, or its answers are not the
+            model's.
+        MissingExtraError: the library is not installed.
+    """
+    folder = Path(folder)
+    with _alone(folder, library, on_progress):
+        bundle = read_bundle(folder)
+        plan = plan_from_bundle(bundle, profiles)
+        if not force:  # before the build: TensorRT's may take minutes
+            _check_absent(bundle, library, precisions, compute_capabilities)
+        added = []
+        content = {}
+        for precision in precisions:
+            built = _built(bundle, precision, library, plan, compute_capabilities, on_progress)
+            artefact = _artefact(built, precision, bundle)
+            engine = _executed(
+                AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed=""),
+                built,
+                bundle,
+                on_progress,
+            )
+            added.append(engine)
+            content[artefact.path] = built.plan
+        _write(bundle, added, content)
+    return tuple(added)
+
+
+def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) -> ProfilePlan:
+    """Plan shapes from the lengths that a bundle remembers of its training data.
+
+    Args:
+        bundle: from `read_bundle`.
+        profiles: take these instead of planned ones.
+
+    Raises:
+        ConfigError: the profiles leave out a shape of the contract.
+    """
+    counts = (bundle.provenance.get("data") or {}).get("frame_counts") or {}
+    frame_counts = [int(frames) for frames, clips in counts.items() for _ in range(clips)]
+    plan = plan_profiles(frame_counts, bundle.contract)
+    if profiles is None:
+        return plan
+    check_profiles(profiles, bundle.contract)
+    return replace(plan, profiles=tuple(profiles))
+
+
+@contextmanager
+def _alone(folder: Path, library: Library, on_progress: OnProgress | None) -> Iterator[None]:
+    """Hold the bundle's lock; the system takes it back from a process that is killed."""
+    filelock = require("filelock", extra=EXTRAS[library])
+    read_bundle(folder)  # or a lock would be left beside a folder that is no bundle
+    lock = filelock.FileLock(folder.absolute().with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if on_progress:
+            on_progress(0, 0, "waiting for another build in this bundle")
+        lock.acquire()
+    try:
+        # What a build that was killed has left: nobody else is at work here now.
+        for rest in folder.absolute().parent.glob(f".{folder.name}.*.tmp"):
+            remove(rest)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_absent(
+    bundle: Bundle, library: Library, precisions: Sequence[str], compute_capabilities: Sequence[str] | None
+) -> None:
+    version = import_engine_library(library).__version__
+    if library == "tensorrt":
+        compute_capabilities = (find_gpu().compute_capability,)
+    for precision in precisions:
+        capabilities = compute_capabilities or RTX_COMPUTE_CAPABILITIES
+        path = _path(precision, library, version, platform.system(), platform.machine(), capabilities)
+        if path in bundle.hashes():
+            raise ExportError(f"{bundle.folder}: has {path} already. Fix: --force builds it anew")
+
+
+def _path(
+    precision: str, library: Library, version: str, system: str, machine: str, capabilities: Sequence[str]
+) -> str:
+    """Name an engine after what it needs: those for several devices lie side by side in a bundle."""
+    numbers = "-".join(capability.replace(".", "") for capability in capabilities)
+    where = f"{system}-{machine}".lower()
+    return f"{ENGINES}/{precision}.{library}-{version}.{where}.sm{numbers}.engine"
+
+
+def _built(
+    bundle: Bundle,
+    precision: str,
+    library: Library,
+    plan: ProfilePlan,
+    compute_capabilities: Sequence[str] | None,
+    on_progress: OnProgress | None,
+) -> BuiltEngine:
+    return engine_from_onnx(
+        bundle.read(bundle.onnx(precision).path),
+        library=library,
+        contract=bundle.contract,
+        plan=plan,
+        compute_capabilities=compute_capabilities,
+        timing_cache=cache_folder() / "tensorrt-timing.cache" if library == "tensorrt" else None,
+        on_progress=on_progress,
+    )
+
+
+def _artefact(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
+    spec = built.spec
+    return Artefact(
+        path=_path(
+            precision, spec.library, spec.version, spec.system, spec.machine, spec.compute_capabilities
+        ),
+        kind="engine",
+        precision=precision,
+        sha256=hashlib.sha256(built.plan).hexdigest(),
+        size_bytes=len(built.plan),
+        max_logit_diff=bundle.onnx(precision).max_logit_diff,
+        requires={
+            spec.library: spec.version,
+            "GPU of compute capability": ", ".join(spec.compute_capabilities),
+            "system": f"{spec.system} {spec.machine}",
+        },
+        engine=spec,
+    )
+
+
+def _executed(
+    engine: AddedEngine, built: BuiltEngine, bundle: Bundle, on_progress: OnProgress | None
+) -> AddedEngine:
+    """Run an engine on this machine's GPU, if it has one that fits.
+
+    Raises:
+        ExportError: it ran, and its answers are not the model's.
+    """
+    artefact = engine.artefact
+    try:
+        gpu = find_gpu()
+        runner = TrtRunner(built.plan, built.spec, bundle.contract)
+    except SpoterError as error:
+        return replace(engine, not_executed=str(error))
+    with runner:
+        replay = replay_goldens(runner, bundle.goldens(), artefact)
+        _check(replay.passed, artefact, str(replay))
+        proof = _proof(runner, artefact, bundle, on_progress)
+    if proof:
+        _check(proof.verdict.passed, artefact, "\n".join(proof.verdict.failures[:10]))
+    spec = replace(built.spec, executed=_execution(gpu.name, replay))
+    return replace(engine, artefact=replace(artefact, engine=spec), proof=proof)
+
+
+def _proof(
+    runner: Runner, artefact: Artefact, bundle: Bundle, on_progress: OnProgress | None
+) -> Proof | None:
+    """Compare an engine with the fp32 ONNX file; None where ONNX Runtime is not installed."""
+    try:
+        reference = OrtRunner(bundle.read(bundle.onnx().path))
+    except MissingExtraError:
+        return None
+    return prove(reference, runner, artefact, (), source="", on_progress=on_progress)
+
+
+def _check(passed: bool, artefact: Artefact, facts: str) -> None:
+    if not passed:
+        raise ExportError(
+            f"{artefact.path} was built, but its answers are not the model's; it was not added:\n{facts}"
+        )
+
+
+def _execution(gpu: str, replay: Replay) -> dict[str, object]:
+    return {
+        "gpu": gpu,
+        "month": datetime.now(timezone.utc).strftime("%Y-%m"),
+        "clips": replay.clips,
+        "labels_agree": replay.labels_agree,
+        "max_logit_diff": replay.max_logit_diff,
+    }
+
+
+def _write(bundle: Bundle, added: Sequence[AddedEngine], content: dict[str, bytes]) -> None:
+    """Replace the bundle by one with the engines: a reader finds the old or the new one, never a mixture."""
+    new = {engine.artefact.path for engine in added}
+    proofs = [proof for proof in read_proofs(bundle) if proof.artefact not in new]
+    artefacts = [artefact for artefact in bundle.artefacts if artefact.path not in new]
+    with replacing(bundle.folder) as temporary:
+        shutil.copytree(bundle.folder, temporary, copy_function=_link_or_copy)
+        for path, plan in content.items():
+            target = temporary / path
+            target.parent.mkdir(exist_ok=True)
+            target.unlink(missing_ok=True)  # it may be a link to the old bundle's file
+            target.write_bytes(plan)
+        describe_bundle(
+            temporary,
+            name=bundle.name,
+            contract=bundle.contract,
+            artefacts=[*artefacts, *(engine.artefact for engine in added)],
+            proofs=[*proofs, *(engine.proof for engine in added if engine.proof)],
+            provenance=bundle.provenance,
+        )
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """Give a file that does not change a second name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

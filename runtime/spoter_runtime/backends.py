@@ -1,0 +1,133 @@
+"""Which engine runs a bundle on this machine, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from spoter_runtime.bundle import Artefact, Bundle
+from spoter_runtime.engine import Library
+from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, SpoterError
+from spoter_runtime.files import cache_folder
+from spoter_runtime.ort import OrtRunner, Provider
+from spoter_runtime.replay import replay_goldens
+from spoter_runtime.runner import Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A runner, and how it came to be the one.
+
+    Attributes:
+        artefact: the file that it runs.
+        why: for each backend that was tried, why it was taken or passed over.
+    """
+
+    runner: Runner
+    artefact: Artefact
+    why: dict[str, str]
+
+
+_Open = Callable[[Bundle, str, int | None], tuple[Runner, Artefact]]
+
+
+def _onnx_runtime(provider: Provider) -> _Open:
+    def open_(bundle: Bundle, precision: str, threads: int | None) -> tuple[Runner, Artefact]:
+        artefact = bundle.onnx(precision)
+        cache = cache_folder() / f"ort-{provider}"
+        model = bundle.read(artefact.path)
+        return OrtRunner(model, threads=threads, provider=provider, cache=cache), artefact
+
+    return open_
+
+
+def _engine(library: Library) -> _Open:
+    def open_(bundle: Bundle, precision: str, threads: int | None) -> tuple[Runner, Artefact]:
+        # Not at the top: a device without a GPU does not load what it cannot use.
+        from spoter_runtime.preflight import choose_engine
+        from spoter_runtime.trt import TrtRunner
+
+        artefact = choose_engine(bundle, library, precision)
+        assert artefact.engine is not None  # choose_engine returns nothing else
+        cache = cache_folder() / f"{artefact.sha256[:16]}.jit" if library == "tensorrt_rtx" else None
+        plan = bundle.read(artefact.path)
+        return TrtRunner(plan, artefact.engine, bundle.contract, runtime_cache=cache), artefact
+
+    return open_
+
+
+# Best first: without a name, the first that loads on this machine is taken.
+BACKENDS: Final[dict[str, _Open]] = {
+    "trt": _engine("tensorrt"),
+    "trt-rtx": _engine("tensorrt_rtx"),
+    "ort-tensorrt": _onnx_runtime("tensorrt"),
+    "ort-tensorrt-rtx": _onnx_runtime("tensorrt-rtx"),
+    "ort-cuda": _onnx_runtime("cuda"),
+    "ort-cpu": _onnx_runtime("cpu"),
+}
+
+# They build an engine while they load, for seconds or minutes: only where somebody asks for it.
+_ONLY_BY_NAME: Final = ("ort-tensorrt", "ort-tensorrt-rtx")
+
+
+def open_runner(
+    bundle: Bundle, backend: str | None = None, *, precision: str = "fp32", threads: int | None = None
+) -> Opened:
+    """Open the best backend for a bundle on this machine.
+
+    An engine that was built and never executed has proven nothing: where nobody asked for it by name, it is
+    taken only after it has replayed the bundle's goldens here.
+
+    Args:
+        bundle: from `read_bundle`.
+        backend: one of `BACKENDS`; None tries those that load quickly, best first.
+        precision: of the artefact to run.
+        threads: threads inside one operator, on a CPU; None leaves it to the engine.
+
+    Raises:
+        BackendError: an unknown backend, or none that works; the reason for each is in the message.
+        BundleError: no artefact of that precision.
+        SpoterError: the backend that was asked for cannot be opened.
+    """
+    if backend is not None and backend not in BACKENDS:
+        raise BackendError(f"unknown backend {backend!r}; the runtime has {', '.join(BACKENDS)}")
+    if backend is not None:
+        runner, artefact = BACKENDS[backend](bundle, precision, threads)
+        return Opened(runner=runner, artefact=artefact, why={backend: "asked for"})
+    bundle.onnx(precision)  # a precision that the bundle has not is no backend's fault
+    why: dict[str, str] = {}
+    errors: list[SpoterError] = []
+    for name, open_backend in BACKENDS.items():
+        if name in _ONLY_BY_NAME:
+            why[name] = "not tried: it builds an engine while it loads; name it to use it"
+            continue
+        try:
+            runner, artefact = open_backend(bundle, precision, threads)
+            remark = _proven_here(runner, artefact, bundle)
+        except BundleError:
+            raise  # a damaged bundle is no backend's fault
+        except SpoterError as error:
+            why[name] = str(error)
+            errors.append(error)
+        else:
+            taken = {name: f"the best that loads on this machine{remark}"}
+            return Opened(runner=runner, artefact=artefact, why=why | taken)
+    reasons = "\n".join(f"  {name}: {reason}" for name, reason in why.items())
+    kind = MissingExtraError if isinstance(errors[-1], MissingExtraError) else BackendError
+    raise kind(f"{bundle.folder}: no backend works here:\n{reasons}") from errors[-1]
+
+
+def _proven_here(runner: Runner, artefact: Artefact, bundle: Bundle) -> str:
+    """Replay the goldens through an engine that no GPU has executed yet; return what to say about it.
+
+    Raises:
+        BackendError: its answers are not those of the model.
+    """
+    if artefact.engine is None or artefact.engine.executed is not None:
+        return ""
+    replay = replay_goldens(runner, bundle.goldens(), artefact)
+    if not replay.passed:
+        runner.close()
+        raise BackendError(f"{artefact.path}: its answers are not the model's: {replay}")
+    return f"; first execution, replayed: {replay}"
