@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spoter_runtime import Recognizer
+from spoter_runtime import Recognizer, read_bundle
+from spoter_runtime.errors import is_installed
 from spoter_toolkit.data.dataset import Dataset
 
 Done = subprocess.CompletedProcess[str]
@@ -117,6 +118,15 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["export"], "exists already. Fix: choose another -o, or replace it with --force"),
         (["export", "-o", "model"], "a bundle's name ends in .spoter. Fix: -o model.spoter"),
         (["export", "-o", "clip.npy/x.spoter"], "File exists: 'clip.npy'"),
+        (["export", "{bundle}"], "is a BUNDLE already. Fix: --trt or --rtx adds engines to it"),
+        (["export", "--precision", "fp8"], "precision 'fp8': expected one of fp32, fp16"),
+        (["export", "--compute-capability", "8.6"], "TensorRT builds for the GPU at hand. Fix: add --rtx"),
+        (["export", "--profile", "1x1,1x2,1x3"], "only engines have profiles. Fix: add --trt or --rtx"),
+        (["export", "{bundle}", "--rtx", "--profile", "1x9,1x3,1x5"], "does not contain its opt shape 1x3"),
+        (["parity", "--backend", "torch"], "is what the others are compared with"),
+        (["parity", "--backend", "torch:fp16"], "torch runs the RUN's own fp32 weights"),
+        (["verify", "--backend", "trt-rtx"], "has no fp32 engine for tensorrt_rtx. Fix: spoter-kit export"),
+        (["verify", "--precision", "fp16"], "has no fp16 ONNX file, only fp32"),
         (["parity", "--run", "nowhere"], "nowhere: no such folder"),
         (["parity", "nowhere.spoter"], "nowhere.spoter: no such folder. Fix: spoter-kit export"),
         (["predict", "nowhere.npy"], "nowhere.npy: not a readable .npy array"),
@@ -159,6 +169,37 @@ def test_a_mistake_gets_one_message_and_exit_1(
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert sorted(home.rglob("*")) == before
+
+
+def test_one_export_makes_onnx_fp16_and_engines_and_says_what_is_missing(home: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no engine can be built")
+    if is_installed("tensorrt"):
+        pytest.skip("says what happens where TensorRT is not installed")
+    out = "bundles-apart/all.spoter"
+    wanted = ("--onnx", "--trt", "--rtx", "--precision", "fp32,fp16", "--max-batch", "2", "-o", out)
+    done = spoter_kit(home, "export", *wanted)
+    assert done.returncode == 1
+    assert "--trt: this needs the Python module 'tensorrt', which is not installed" in done.stderr
+    assert f"{out} is complete otherwise. Then: spoter-kit export {out} --trt\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "one clip at a time" in done.stdout  # the padding that is to be expected
+    made = [(a.kind, a.precision) for a in read_bundle(home / out).artefacts]
+    assert made == [("onnx", "fp32"), ("onnx", "fp16"), ("engine", "fp32"), ("engine", "fp16")]
+    assert answer(spoter_kit(home, "verify", out, "--precision", "fp16", "--json"))["precision"] == "fp16"
+    refused = spoter_kit(home, "export", out, "--rtx", "--compute-capability", "9.0")
+    assert (refused.returncode, "9.0" in refused.stderr) == (1, True)
+    again = answer(spoter_kit(home, "export", out, "--rtx", "--compute-capability", "8.6", "--json"))
+    (engine,) = again["engines"]
+    assert engine["engine"]["compute_capabilities"] == ["8.6"]
+    assert len(read_bundle(home / out).artefacts) == 5
+
+
+def test_fp16_is_proven_beside_fp32(home: Path) -> None:
+    out = "bundles-apart/half.spoter"
+    answer(spoter_kit(home, "export", "--precision", "fp16", "--max-batch", "2", "-o", out, "--json"))
+    proofs = answer(spoter_kit(home, "parity", out, "--backend", "ort-cpu:fp16", "--json"))["proofs"]
+    assert [(proof["artefact"], proof["passed"]) for proof in proofs] == [("model.fp16.onnx", True)]
+    assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
 
 
 def test_a_clip_too_long_can_be_resampled(home: Path) -> None:
