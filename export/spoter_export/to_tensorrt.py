@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,9 +14,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
+from spoter_export.build_progress import BuildProgress, monitor_for
 from spoter_export.profiles import ProfilePlan, check_profiles
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.engine import EngineSpec, Library, Profile, rtx_header
+from spoter_runtime.engine_log import EngineLog
 from spoter_runtime.errors import BackendError, ConfigError, ExportError
 from spoter_runtime.files import replacing
 from spoter_runtime.gpu import find_gpu, import_engine_library
@@ -35,8 +36,6 @@ RTX_COMPUTE_CAPABILITIES: Final = ("8.0", "8.6", "8.9", "12.0")
 # the library knows it (TensorRT 10.3 does not); TensorRT-RTX 1.7 writes the same engine, byte for byte.
 # DISTRIBUTIVE_INDEPENDENCE, a clip's answer not depending on its company, is refused with several profiles.
 _STRICT_NANS: Final = "STRICT_NANS"
-
-_PROGRESS_TOTAL: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,6 @@ def engine_from_onnx(
     plan: ProfilePlan,
     compute_capabilities: Sequence[str] | None = None,
     timing_cache: Path | None = None,
-    version_compatible: bool = False,
     on_progress: OnProgress | None = None,
 ) -> BuiltEngine:
     """Build an engine from the bytes of an ONNX file with the graph contract.
@@ -79,8 +77,8 @@ def engine_from_onnx(
         compute_capabilities: ``"8.6"``, …: TensorRT-RTX alone; None means `RTX_COMPUTE_CAPABILITIES`.
             TensorRT builds for the GPU of this machine.
         timing_cache: TensorRT alone; a file that a rebuild on the same GPU is quicker with, made if there is
-            none, replaced at the end. The caller holds its lock. One of another GPU or version is replaced.
-        version_compatible: TensorRT alone; newer versions may load the engine too. It carries no code.
+            none, replaced as a whole at the end: of two builds at a time the later one's timings stay. One of
+            another GPU or version is replaced; one that cannot be read or written is done without.
         on_progress: called from another thread; `done` never falls and ends at `total`.
 
     Raises:
@@ -91,7 +89,7 @@ def engine_from_onnx(
             not the one that was asked for.
     """
     check_profiles(plan.profiles, contract)
-    _check_options(library, compute_capabilities, timing_cache, version_compatible)
+    _check_options(library, compute_capabilities, timing_cache)
     trt = import_engine_library(library)
     rtx = library == "tensorrt_rtx"
     targets = tuple(dict.fromkeys(compute_capabilities or RTX_COMPUTE_CAPABILITIES)) if rtx else ()
@@ -100,11 +98,11 @@ def engine_from_onnx(
     build = _Build(trt, rtx)
     build.read(model, contract)
     facts = build.network_facts()
-    build.set_flags(version_compatible)
+    build.set_flags()
     build.set_profiles(plan.profiles)
     build.set_compute_capabilities(targets)
     cache = build.attach_timing_cache(timing_cache) if timing_cache else None
-    progress = _Progress(on_progress)
+    progress = BuildProgress(on_progress)
     begun = time.perf_counter()
     content = build.run(progress)
     seconds = time.perf_counter() - begun
@@ -121,7 +119,6 @@ def engine_from_onnx(
         profiles=build.profiles(),
         buckets=plan.buckets,
         onnx_sha256=hashlib.sha256(model).hexdigest(),
-        version_compatible=version_compatible,
         built={
             "month": f"{datetime.now(timezone.utc):%Y-%m}",
             "seconds": round(seconds, 2),
@@ -152,10 +149,7 @@ def parse_compute_capabilities(text: str) -> tuple[str, ...]:
 
 
 def _check_options(
-    library: Library,
-    compute_capabilities: Sequence[str] | None,
-    timing_cache: Path | None,
-    version_compatible: bool,
+    library: Library, compute_capabilities: Sequence[str] | None, timing_cache: Path | None
 ) -> None:
     if library == "tensorrt" and compute_capabilities is not None:
         raise ConfigError(
@@ -164,11 +158,6 @@ def _check_options(
         )
     if library == "tensorrt_rtx" and timing_cache is not None:
         raise ConfigError("TensorRT-RTX times nothing when it builds. Fix: timing_cache=None")
-    if library == "tensorrt_rtx" and version_compatible:
-        raise ConfigError(
-            "TensorRT-RTX has no version-compatible engines: one is loaded by the version that built it. "
-            "Fix: version_compatible=False"
-        )
 
 
 class _Build:
@@ -177,12 +166,11 @@ class _Build:
     def __init__(self, trt: Any, rtx: bool) -> None:
         self._trt = trt
         self._title = f"{'TensorRT-RTX' if rtx else 'TensorRT'} {trt.__version__}"
-        self._errors: list[str] = []
-        self._logger = _logger_into(trt, self._errors)
+        self._log = EngineLog(trt)
         try:
-            self._builder = trt.Builder(self._logger)
+            self._builder = trt.Builder(self._log.logger)
         except TypeError as error:  # how pybind11 says that there is none
-            raise BackendError(f"{self._title} cannot make a builder here: {self._reason()}") from error
+            raise BackendError(f"{self._title} cannot make a builder here: {self._log.take()}") from error
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._made(self._builder.create_network(flags), "network")
         self._config = self._made(self._builder.create_builder_config(), "configuration")
@@ -192,7 +180,7 @@ class _Build:
     def read(self, model: bytes, contract: GraphContract) -> None:
         """Parse the file and compare its inputs and output with the contract."""
         # Kept: layers refer to weights that it owns.
-        self._parser = self._made(self._trt.OnnxParser(self._network, self._logger), "ONNX parser")
+        self._parser = self._made(self._trt.OnnxParser(self._network, self._log.logger), "ONNX parser")
         if not self._parser.parse(model):
             raise ExportError(
                 f"{self._title} cannot read the ONNX file: {self._parser_errors()}. "
@@ -212,15 +200,12 @@ class _Build:
                 f"the ONNX file's inputs and output: expected {_in_words(expected)}, got {_in_words(found)}"
             )
 
-    def set_flags(self, version_compatible: bool) -> None:
-        """Let nothing be computed in another precision than the file says, nor code into the engine."""
+    def set_flags(self) -> None:
+        """Let nothing be computed in another precision than the file says."""
         flags = self._trt.BuilderFlag
         self._config.clear_flag(flags.TF32)  # set by default: fp32 matrix products with 10 bits of mantissa
         if _STRICT_NANS in flags.__members__:
             self._config.set_flag(flags.__members__[_STRICT_NANS])
-        if version_compatible:
-            self._config.set_flag(flags.VERSION_COMPATIBLE)
-            self._config.set_flag(flags.EXCLUDE_LEAN_RUNTIME)
 
     def set_profiles(self, profiles: Sequence[Profile]) -> None:
         """Add the profiles in this order."""
@@ -230,7 +215,7 @@ class _Build:
             made.set_shape(POSES, *((batch, frames, NUM_FEATURES) for batch, frames in shapes))
             made.set_shape(LENGTHS, *((batch,) for batch, _ in shapes))
             if self._config.add_optimization_profile(made) != index:
-                raise ExportError(f"{self._title} refuses the profile {profile}: {self._reason()}")
+                raise ExportError(f"{self._title} refuses the profile {profile}: {self._log.take()}")
             self._profiles.append(made)
 
     def set_compute_capabilities(self, targets: Sequence[str]) -> None:
@@ -252,25 +237,27 @@ class _Build:
         for index, name in enumerate(targets):
             set_it = self._config.set_compute_capability(known[name], index)
             if not set_it or self._config.get_compute_capability(index) != known[name]:
-                raise BackendError(f"{self._title} does not take compute capability {name}: {self._reason()}")
+                raise BackendError(
+                    f"{self._title} does not take compute capability {name}: {self._log.take()}"
+                )
 
     def attach_timing_cache(self, path: Path) -> Any:
         """Attach what the file holds; timings of another GPU or version are left aside."""
-        content = path.read_bytes() if path.exists() else b""
+        content = _timings(path)
         cache = self._config.create_timing_cache(content)
         if cache is None or not self._config.set_timing_cache(cache, False):
             _log.warning("%s: not timings of this GPU and version; begun anew", path)
             cache = self._made(self._config.create_timing_cache(b""), "timing cache")
             if not self._config.set_timing_cache(cache, False):
-                raise BackendError(f"{self._title} does not take an empty timing cache: {self._reason()}")
-        self._errors.clear()  # of a file that could not be used: not the reason of what fails later
+                raise BackendError(f"{self._title} does not take an empty timing cache: {self._log.take()}")
+        self._log.take()  # of a file that could not be used: not the reason of what fails later
         return cache
 
-    def run(self, progress: _Progress) -> bytes:
+    def run(self, progress: BuildProgress) -> bytes:
         """Build, and return the plan."""
         # In a thread of its own: Python raises Ctrl-C in the main thread, which then waits here and is never
         # inside a callback, whose exceptions the library prints and drops.
-        monitor = _monitor_for(self._trt, progress)
+        monitor = monitor_for(self._trt, progress)
         self._config.progress_monitor = monitor
         with ThreadPoolExecutor(1) as threads:
             try:
@@ -286,7 +273,7 @@ class _Build:
         if memory is None:
             turing = "leave out compute capability 7.5, or " if "7.5" in self._targets else ""
             raise ExportError(
-                f"{self._title} built no engine: {self._reason()}. "
+                f"{self._title} built no engine: {self._log.take()}. "
                 f"Fix: {turing}change the ONNX file where the reason says"
             )
         return bytes(memory)
@@ -314,124 +301,29 @@ class _Build:
 
     def _made(self, made: Any, what: str) -> Any:
         if made is None:
-            raise BackendError(f"{self._title} cannot make its {what}: {self._reason()}")
+            raise BackendError(f"{self._title} cannot make its {what}: {self._log.take()}")
         return made
-
-    def _reason(self) -> str:
-        return "; ".join(self._errors[:3]) or "it gives no reason"
 
     def _parser_errors(self) -> str:
         texts = []
         for error in (self._parser.get_error(i) for i in range(min(3, self._parser.num_errors))):
             node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
             texts.append(node + error.desc())
-        return "; ".join(texts) or self._reason()
+        return "; ".join(texts) or self._log.take()
 
 
 def _in_words(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in tensors.items())
 
 
-def _logger_into(trt: Any, errors: list[str]) -> Any:
-    """Return a logger that keeps the library's errors, and passes the rest to `logging`."""
-    levels = {trt.ILogger.Severity.WARNING: logging.WARNING, trt.ILogger.Severity.INFO: logging.INFO}
-    severe = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
-
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the bindings are untyped
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in severe:
-                errors.append(" ".join(msg.split()))
-                return
-            # Of no consequence: both loggers are heard. Nobody can act on it.
-            harmless = "differs from one already registered" in msg
-            _log.log(logging.DEBUG if harmless else levels.get(severity, logging.DEBUG), "%s", msg)
-
-    return Logger()
-
-
-@dataclass(slots=True, kw_only=True)
-class _Phase:
-    parent: str | None
-    steps: int
-    done: int = 0
-
-
-class _Progress:
-    """Turns the builder's nested phases, whose names repeat, into one count that never falls."""
-
-    def __init__(self, on_progress: OnProgress | None) -> None:
-        self._on_progress = on_progress
-        self._lock = threading.Lock()  # the library may report from several threads
-        self._phases: dict[str, _Phase] = {}
-        self._done = 0
-        self._cancelled = False
-        self.error: BaseException | None = None
-
-    def cancel(self) -> None:
-        """Stop the build at its next step."""
-        self._cancelled = True
-
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        with self._lock:
-            self._phases[name] = _Phase(parent=parent, steps=steps)
-            self._tell(name)
-
-    def step(self, name: str) -> bool:
-        """Count a step; tell whether the build is to go on."""
-        with self._lock:
-            if phase := self._phases.get(name):
-                phase.done += 1
-            self._tell(name)
-            return not self._cancelled
-
-    def finish(self, name: str) -> None:
-        with self._lock:
-            self._phases.pop(name, None)
-
-    def end(self) -> None:
-        """Report the end; what the callback raises is raised here."""
-        self._done = _PROGRESS_TOTAL
-        if self._on_progress:
-            self._on_progress(_PROGRESS_TOTAL, _PROGRESS_TOTAL, "engine built")
-
-    def _tell(self, what: str) -> None:
-        # A phase that is finished late, after its parent has counted it, would make the count fall.
-        roots = sum(self._share(name) for name, phase in self._phases.items() if phase.parent is None)
-        self._done = max(self._done, int(min(roots, 1.0) * (_PROGRESS_TOTAL - 1)))
-        if self._on_progress and not self._cancelled:
-            try:
-                self._on_progress(self._done, _PROGRESS_TOTAL, what)
-            except BaseException as error:  # noqa: BLE001  (the library would print it and go on; `run` raises it)
-                self.error = error
-                self._cancelled = True
-
-    def _share(self, name: str) -> float:
-        """Return how much of a phase is done, 0..1, its running phases included."""
-        phase = self._phases[name]
-        inside = sum(self._share(child) for child, other in self._phases.items() if other.parent == name)
-        return min(1.0, (phase.done + inside) / max(1, phase.steps))
-
-
-def _monitor_for(trt: Any, progress: _Progress) -> Any:
-    """Return the library's progress monitor."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the bindings are untyped
-        def __init__(self) -> None:
-            super().__init__()
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            progress.start(phase_name, parent_phase, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return progress.step(phase_name)
-
-        def phase_finish(self, phase_name: str) -> None:
-            progress.finish(phase_name)
-
-    return Monitor()
+def _timings(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        _log.warning("%s: cannot be read, the timings are begun anew: %s", path, error)
+        return b""
 
 
 def _write_timing_cache(cache: Any, path: Path) -> None:
@@ -439,8 +331,11 @@ def _write_timing_cache(cache: Any, path: Path) -> None:
     if memory is None:
         _log.warning("%s: the timings of this build cannot be kept", path)
         return
-    with replacing(path) as temporary:
-        temporary.write_bytes(bytes(memory))
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(bytes(memory))
+    except OSError as error:
+        _log.warning("%s: cannot be written, a rebuild will take as long: %s", path, error)
 
 
 def _check_header(plan: bytes, version: str, targets: Iterable[str]) -> None:

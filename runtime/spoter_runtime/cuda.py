@@ -233,7 +233,7 @@ def _record(cudart: Any, stream: Stream, work: Callable[[], None]) -> Any:
     try:
         return check("cudaStreamEndCapture", cudart.cudaStreamEndCapture(stream.handle))
     except BackendError:
-        cudart.cudaGetLastError()  # or the next call of some library reports this failure as its own
+        _forget_last_error(cudart)
         raise
 
 
@@ -242,4 +242,10 @@ def _abandon(cudart: Any, stream: Stream) -> None:
     error, recorded = cudart.cudaStreamEndCapture(stream.handle)
     if int(error) == _SUCCESS and int(recorded):
         _release("cudaGraphDestroy", cudart.cudaGraphDestroy(recorded))
+    _forget_last_error(cudart)
+
+
+def _forget_last_error(cudart: Any) -> None:
+    # Or a later call may report this failure as its own. The engine library may have a CUDA runtime of its
+    # own inside, as cuda-bindings may have: there this reaches only what cuda-bindings remembers.
     cudart.cudaGetLastError()

@@ -47,7 +47,7 @@ class EngineSpec:
 
     Attributes:
         library: whose plan it is.
-        version: of that library, all four numbers.
+        version: of that library, all its numbers as its ``__version__`` gives them: ``"10.3.0"`` has three.
         compute_capabilities: ``"8.6"``, …: the GPUs it was built for.
         system: operating system as `platform.system` says it; engines do not travel between systems.
         machine: processor as `platform.machine` says it.
@@ -55,7 +55,6 @@ class EngineSpec:
         buckets: frame counts, rising, that the runner pads to: a CUDA graph holds for one shape.
         onnx_sha256: of the ONNX file of the same bundle that it was built from.
         host_code: whether loading it runs code that it carries (a plan with a lean runtime inside).
-        version_compatible: whether a newer TensorRT may load it.
         built: facts of the build: seconds, layer types and the types of their outputs, month.
         executed: facts of a run on a GPU: machine, month, largest logit difference, labels that agree; None
             while it was only built.
@@ -70,7 +69,6 @@ class EngineSpec:
     buckets: tuple[int, ...]
     onnx_sha256: str
     host_code: bool = False
-    version_compatible: bool = False
     built: dict[str, Any]
     executed: dict[str, Any] | None = None
 
@@ -89,9 +87,15 @@ class EngineSpec:
             Profile(batch=_three(profile["batch"]), frames=_three(profile["frames"]))
             for profile in value["profiles"]
         )
-        lists = {name: tuple(value[name]) for name in ("compute_capabilities", "buckets")}
         if value["library"] not in LIBRARIES:
             raise ValueError(f"library {value['library']!r}, expected one of {', '.join(LIBRARIES)}")
+        for name in ("version", "system", "machine", "onnx_sha256"):
+            if not isinstance(value[name], str):
+                raise TypeError(f"{name} {value[name]!r}, expected a text")
+        lists = {
+            "compute_capabilities": tuple(map(str, value["compute_capabilities"])),
+            "buckets": tuple(map(int, value["buckets"])),
+        }
         return cls(**(value | lists | {"profiles": profiles}))
 
 

@@ -25,6 +25,8 @@ _CUDA_LIBRARIES: Final = (
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )
+# Their names do not say for which CUDA they are, their versions do; NVIDIA's have no suffix from CUDA 13 on.
+_NAMED_BY_VERSION: Final = ("cuda-bindings", "nvidia-cuda-runtime", "nvidia-cublas")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +94,7 @@ def no_gpu_reason(error: str, *, driver: int, runtime: int, count: int, index: i
         index: which of them is wanted.
     """
     if driver == 0:
-        return (
-            "no NVIDIA driver on this machine. Fix: install the driver, then `nvidia-smi` lists the GPUs; "
-            "start a container with --gpus all"
-        )
+        return no_driver_reason()
     if error == "cudaErrorInsufficientDriver":
         return (
             f"NVIDIA's driver takes CUDA up to {_version(driver)}, cuda-bindings is of CUDA "
@@ -108,10 +107,24 @@ def no_gpu_reason(error: str, *, driver: int, runtime: int, count: int, index: i
         found = f"NVIDIA's driver (CUDA {_version(driver)}) finds no GPU{hidden}"
         return f"{found}. Fix: see what `nvidia-smi` lists"
     if error != "cudaSuccess":
-        return f"CUDA cannot be used: {error} (driver {_version(driver)}, cuda-bindings {_version(runtime)})"
+        versions = f"driver {_version(driver)}, cuda-bindings {_version(runtime)}"
+        return f"CUDA cannot be used: {error} ({versions}). Fix: see what `nvidia-smi` says"
     if not 0 <= index < count:
-        return f"GPU {index}: this machine has {count}, counted from 0"
+        return f"GPU {index}: this machine has {count}, counted from 0. Fix: name one that `nvidia-smi` lists"
     return None
+
+
+def no_driver_reason(detail: str = "") -> str:
+    """Say that there is no driver, and what to do.
+
+    Args:
+        detail: who says so, and in which words; empty leaves it out.
+    """
+    said = f" ({detail})" if detail else ""
+    return (
+        f"no NVIDIA driver on this machine{said}. Fix: install the driver, then `nvidia-smi` lists the GPUs; "
+        "start a container with --gpus all"
+    )
 
 
 def _version(number: int) -> str:
@@ -149,7 +162,7 @@ def mixed_cuda_packages() -> list[str]:
         if (installed := _installed(_PARTS[library])) and not is_installed(library)
     ]
     engines = _installed(tuple(name for library in LIBRARIES for name in _PARTS[library]))
-    others = _installed(("cuda-bindings", *_CUDA_LIBRARIES))
+    others = _installed((*_NAMED_BY_VERSION, *_CUDA_LIBRARIES))
     by_cuda: dict[int, dict[str, str]] = {}
     for name, version in (engines | others).items():
         if cuda := _cuda_of(name, version):
@@ -184,9 +197,9 @@ def _half_installed(library: Library, installed: dict[str, str]) -> str:
 
 
 def _cuda_of(name: str, version: str) -> int | None:
-    """Return the CUDA that a distribution is for; None where its name does not say."""
-    if name == "cuda-bindings":
-        return int(version.partition(".")[0])
+    """Return the CUDA that a distribution is for; None where neither its name nor its version says."""
+    if name in _NAMED_BY_VERSION:
+        return int(version.partition(".")[0]) or None  # 0: a placeholder that points to another package
     return next((cuda for cuda in (12, 13) if f"-cu{cuda}" in name), None)
 
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from spoter_runtime.bundle import Artefact, Bundle
 from spoter_runtime.engine import LIBRARIES, RTX_MAGIC, EngineSpec, Library, rtx_header, uncovered
+from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
 from spoter_runtime.gpu import EXTRAS, Gpu, find_gpu, import_engine_library
-from spoter_runtime.trt import EngineLog
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,13 @@ INVALIDITY: Final = {
     "INSUFFICIENT_GPU_MEMORY": "too little GPU memory",
     "MALFORMED_ENGINE": "not an engine of this version, or damaged",
     "CUDA_ERROR": "the CUDA driver or runtime is not installed properly",
+}
+# What to do about those that another engine does not mend.
+_CURES: Final = {
+    "OLD_CUDA_DRIVER": "update NVIDIA's driver",
+    "OLD_CUDA_RUNTIME": "pip install -U 'spoter-kit[rtx]'",
+    "INSUFFICIENT_GPU_MEMORY": "close other programs that use the GPU",
+    "CUDA_ERROR": "see what `nvidia-smi` says",
 }
 
 
@@ -102,14 +109,13 @@ def choose_engine(
     Raises:
         BackendError: it has none, or none that fits; the message says why for each.
     """
-    mode = f"--{EXTRAS[library]}"
-    fix = f"Fix: spoter-kit export {bundle.folder} {mode}, or python -m spoter_export {bundle.folder} {mode}"
     engines = [
         artefact
         for artefact in bundle.artefacts
         if (spec := artefact.engine) and spec.library == library and artefact.precision == precision
     ]
     if not engines:
+        fix = _export(bundle, library, precision)
         raise BackendError(f"{bundle.folder}: has no {precision} engine for {library}. {fix}")
     machine = machine or this_machine((library,))
     reasons = {}
@@ -117,11 +123,22 @@ def choose_engine(
         reason = reason_against(artefact, bundle, machine, allow_host_code=allow_host_code)
         if reason is None:
             return artefact
-        reasons[artefact.path] = reason if " Fix: " in reason else f"{reason}. {fix}"
+        reasons[artefact.path] = _with_fix(reason, _export(bundle, library, precision, "--force"))
     if len(reasons) == 1:
         raise BackendError(f"{bundle.folder / engines[0].path}: {reasons[engines[0].path]}")
     lines = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
     raise BackendError(f"{bundle.folder}: no {precision} engine for {library} fits this machine:{lines}")
+
+
+def _export(bundle: Bundle, library: Library, precision: str, *options: str) -> str:
+    """Return the fix that builds an engine on this machine."""
+    precisions = () if precision == "fp32" else (f"--precision {precision}",)
+    command = " ".join([str(bundle.folder), f"--{EXTRAS[library]}", *precisions, *options])
+    return f"Fix: spoter-kit export {command}, or python -m spoter_export {command}"
+
+
+def _with_fix(reason: str, fix: str) -> str:
+    return reason if " Fix: " in reason else f"{reason.rstrip('.')}. {fix}"
 
 
 def reason_against(
@@ -129,7 +146,8 @@ def reason_against(
 ) -> str | None:
     """Return why an engine cannot be run on a machine, None if nothing speaks against it.
 
-    The manifest is asked first, then the file, then the library; the first reason is the one returned.
+    The manifest is asked first, then the file, then the library; the first reason is the one returned. It has
+    a fix of its own where to build the engine anew, on this machine, is not the cure.
 
     Args:
         artefact: one with an engine.
@@ -149,7 +167,7 @@ def reason_against(
             return f"the file has {size} bytes, not {artefact.size_bytes}. Fix: copy the whole bundle again"
         plan = bundle.read(artefact.path)
     except (BundleError, OSError) as error:
-        return str(error)
+        return _with_fix(str(error), "Fix: copy the whole bundle again")
     if spec.library == "tensorrt_rtx":
         return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, artefact.path)
     return None  # TensorRT tells only while it loads
@@ -160,24 +178,24 @@ def _reasons_in_manifest(
 ) -> Iterator[str]:
     """Yield what the manifest alone speaks against, the most fundamental first."""
     if spec.library not in machine.libraries:
-        yield machine.missing.get(spec.library, f"{spec.library} is not installed")
+        missing = machine.missing.get(spec.library, f"{spec.library} is not installed")
+        yield _with_fix(missing, f"Fix: pip install 'spoter-kit[{EXTRAS[spec.library]}]'")
         return
     if reason := _version_reason(spec, machine.libraries[spec.library]):
         yield reason
     if machine.gpu is None:
-        yield machine.no_gpu
+        yield _with_fix(machine.no_gpu, "Fix: see what `nvidia-smi` says")
     elif machine.gpu.compute_capability not in spec.compute_capabilities:
-        built_for = ", ".join(spec.compute_capabilities)
-        yield (
-            f"built for GPUs of compute capability {built_for}; {machine.gpu.name} has "
-            f"{machine.gpu.compute_capability}"
-        )
+        yield _gpu_reason(spec, machine.gpu, bundle, artefact.precision)
     if spec.system != machine.system:
         yield f"built for {spec.system}, this is {machine.system}"
     if spec.machine != machine.machine:
         yield f"built for {spec.machine} processors, this is {machine.machine}"
     if spec.host_code and not allow_host_code:
-        yield "brings code that would run on the CPU of this process: refused, unless allow_host_code is set"
+        yield (
+            "brings code that would run on the CPU of this process: refused. Fix: only if you trust its "
+            f"author, Recognizer.load({str(bundle.folder)!r}, allow_host_code=True)"
+        )
     if hole := uncovered(spec.profiles, bundle.contract):
         yield f"none of its profiles ({' or '.join(map(str, spec.profiles))}) takes {hole}, the contract does"
     onnx = [a.sha256 for a in bundle.artefacts if a.kind == "onnx" and a.precision == artefact.precision]
@@ -191,20 +209,21 @@ def _reasons_in_manifest(
 
 def _version_reason(spec: EngineSpec, installed: str) -> str | None:
     # Both record all four numbers in the plan and compare them; Jetson's packages have but three.
-    built, here = (tuple(map(int, re.findall(r"\d+", version)[:4])) for version in (spec.version, installed))
+    built, here = (re.findall(r"\d+", version)[:4] for version in (spec.version, installed))
     shared = min(len(built), len(here))
     if shared >= 3 and built[:shared] == here[:shared]:
         return None
     what = f"built by {spec.library} {spec.version}, installed is {installed}"
-    if here < built:
-        return f"{what}, which is older: an engine never runs on an older version"
-    if spec.library == "tensorrt_rtx":
-        return f"{what}: an engine runs on the very version that built it"
-    if not spec.version_compatible:
-        return f"{what}, and it was not built to be version compatible"
-    if here[0] > built[0] + 1:
-        return f"{what}: version compatibility ends with the next major version"
-    return None
+    return f"{what}: an engine runs on the very version that built it"
+
+
+def _gpu_reason(spec: EngineSpec, gpu: Gpu, bundle: Bundle, precision: str) -> str:
+    built_for = ", ".join(spec.compute_capabilities)
+    reason = f"built for GPUs of compute capability {built_for}; {gpu.name} has {gpu.compute_capability}"
+    if spec.library == "tensorrt":  # it builds for the GPU that it finds
+        return reason
+    wanted = f"--compute-capability {gpu.compute_capability}"
+    return f"{reason}. {_export(bundle, spec.library, precision, wanted)}"
 
 
 def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[str]:
@@ -228,13 +247,18 @@ def _rtx_verdict(plan: bytes, path: str) -> str | None:
     """Ask TensorRT-RTX itself; no other library can tell without loading the engine."""
     library: Any = import_engine_library("tensorrt_rtx")
     log = EngineLog(library)
-    runtime = library.Runtime(log.logger)
+    try:
+        runtime = engine_runtime(library, log)
+    except BackendError as error:
+        return str(error)
     validity, diagnostics = runtime.get_engine_validity(plan[: runtime.engine_header_size])
-    known = library.EngineInvalidityDiagnostics.__members__
-    words = [INVALIDITY.get(name, name) for name, bit in known.items() if int(bit) & int(diagnostics)]
-    said = "; ".join(words) or log.take()
+    bits = library.EngineInvalidityDiagnostics.__members__
+    found = [name for name, bit in bits.items() if int(bit) & int(diagnostics)]
+    said = "; ".join(INVALIDITY.get(name, name) for name in found) or log.take().rstrip(".")
     if validity == library.EngineValidity.INVALID:
-        return f"{library.__name__} {library.__version__} refuses it: {said}"
+        # It names none, not even CUDA_ERROR, where it cannot ask CUDA for the GPU (1.7.1).
+        cure = next((f". Fix: {_CURES[name]}" for name in found or ["CUDA_ERROR"] if name in _CURES), "")
+        return f"{library.__name__} {library.__version__} refuses it: {said}{cure}"
     if validity == library.EngineValidity.SUBOPTIMAL:
         _log.warning("%s: runs, but slower than one that is exported on this machine: %s", path, said)
     return None

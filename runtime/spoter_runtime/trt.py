@@ -8,28 +8,28 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.cuda import DeviceBuffer, Graph, PinnedArray, Stream
-from spoter_runtime.engine import EngineSpec, Profile
+from spoter_runtime.engine import EngineSpec
+from spoter_runtime.engine_check import check_engine
+from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError
 from spoter_runtime.files import replacing
 from spoter_runtime.gpu import find_gpu, import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
 from spoter_runtime.runner import Int32Array, Runner
+from spoter_runtime.shapes import RecentlyUsed, Shape, choose_shape
 
 _log = logging.getLogger(__name__)
 
 _BYTES: Final = 4  # of a float32, and of an int32
-_AXES: Final = {POSES: ("batch", "frames"), LENGTHS: ("batch",), LOGITS: ("batch",)}
 
 
 class TrtRunner(Runner):
@@ -86,6 +86,15 @@ class TrtRunner(Runner):
         # Also when nobody calls `close`: GPU memory is worth more than host memory.
         self._release = weakref.finalize(self, execution.close)
 
+    @property
+    def unrecorded(self) -> dict[Shape, str]:
+        """Shapes that run without a CUDA graph, each with why it could not be recorded; mostly none.
+
+        TensorRT-RTX keeps its graphs itself and does not tell: always empty.
+        """
+        with self._lock:
+            return dict(self._execution.unrecorded)
+
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         with self._lock:
             if not self._release.alive:
@@ -101,155 +110,6 @@ class TrtRunner(Runner):
         """Give back the GPU's memory; a second call does nothing, and `infer` raises from now on."""
         with self._lock:
             self._release()
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a CUDA graph holds for: the profile's index, clips, frames with padding."""
-
-    profile: int
-    batch: int
-    frames: int
-
-
-def choose_shape(
-    profiles: tuple[Profile, ...], buckets: tuple[int, ...], batch: int, frames: int
-) -> Shape | None:
-    """Return the profile for a batch, and the frames to pad it to; None where no profile takes it.
-
-    Args:
-        profiles: of the engine, in its order.
-        buckets: frame counts to pad to, rising; none: no padding.
-        batch: clips.
-        frames: of the batch, before padding.
-
-    The profile is the one that allows the fewest clips × frames: the narrower the range, the better the
-    engine is tuned to it; then the first. A bucket counts only if that profile takes it.
-    """
-    fitting = [i for i, profile in enumerate(profiles) if profile.takes(batch, frames)]
-    if not fitting:
-        return None
-    index = min(fitting, key=lambda i: profiles[i].batch[2] * profiles[i].frames[2])
-    most = profiles[index].frames[2]
-    padded = next((bucket for bucket in buckets if frames <= bucket <= most), frames)
-    return Shape(index, batch, padded)
-
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class RecentlyUsed(Generic[Key, Value]):
-    """A mapping that keeps the values last asked for, and hands each that it drops to `discard`."""
-
-    def __init__(self, size: int, discard: Callable[[Value], None]) -> None:
-        self._size = size
-        self._discard = discard
-        self._values: OrderedDict[Key, Value] = OrderedDict()
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._values
-
-    def get(self, key: Key) -> Value | None:
-        """Return a value, which is then the last one used; None where it is not kept."""
-        if key in self._values:
-            self._values.move_to_end(key)
-        return self._values.get(key)
-
-    def __setitem__(self, key: Key, value: Value) -> None:
-        if key in self._values:
-            self._discard(self._values.pop(key))
-        self._values[key] = value
-        while len(self._values) > self._size:
-            self._discard(self._values.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        """Drop everything, the oldest first."""
-        while self._values:
-            self._discard(self._values.popitem(last=False)[1])
-
-
-class EngineLog:
-    """What an engine library says: errors are kept for our messages, warnings go to `logging`.
-
-    Attributes:
-        logger: to be given to the library; it must live as long as what was made with it.
-    """
-
-    def __init__(self, library: Any) -> None:
-        errors: list[str] = []
-        severe = (library.ILogger.INTERNAL_ERROR, library.ILogger.ERROR)
-        warning = library.ILogger.WARNING
-
-        class Logger(library.ILogger):  # type: ignore[misc]  # the library is imported where it is used
-            def __init__(self) -> None:
-                library.ILogger.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                if severity in severe:
-                    errors.append(msg.strip())
-                elif severity == warning:
-                    _log.warning("%s: %s", library.__name__, msg)
-
-        self.logger: Any = Logger()
-        self._errors = errors
-
-    def take(self) -> str:
-        """Return the errors since the last call, each once, and forget them."""
-        said, self._errors[:] = list(self._errors), []
-        return "; ".join(dict.fromkeys(said)) or "the library gave no reason"
-
-
-def describe_engine(engine: Any) -> dict[str, str]:
-    """Return what an engine says of itself: each tensor's mode, type, place and shape, and each profile."""
-    described = {}
-    for i in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(i)
-        mode, dtype = engine.get_tensor_mode(name).name, engine.get_tensor_dtype(name).name
-        place, shape = engine.get_tensor_location(name).name, tuple(engine.get_tensor_shape(name))
-        # Axes that vary by their names: one of a single possible size may be told as that size or as -1.
-        axes = _AXES.get(name, ())[: len(shape)]
-        described[name] = f"{mode} {dtype} {place} {[*axes, *shape[len(axes) :]]}"
-    for i in range(engine.num_optimization_profiles):
-        if {POSES, LENGTHS} <= described.keys():
-            poses, lengths = (engine.get_tensor_profile_shape(name, i) for name in (POSES, LENGTHS))
-            described[f"profile {i}"] = f"{[tuple(d) for d in poses]}, {[tuple(d) for d in lengths]}"
-    return described
-
-
-def expected_engine(spec: EngineSpec, contract: GraphContract) -> dict[str, str]:
-    """Return what `describe_engine` gives for an engine that is what its bundle says."""
-    expected = {
-        POSES: f"INPUT FLOAT DEVICE {[*_AXES[POSES], NUM_FEATURES]}",
-        LENGTHS: f"INPUT INT32 DEVICE {[*_AXES[LENGTHS]]}",
-        LOGITS: f"OUTPUT FLOAT DEVICE {[*_AXES[LOGITS], contract.num_classes]}",
-    }
-    for i, profile in enumerate(spec.profiles):
-        poses = [(n, t, NUM_FEATURES) for n, t in zip(profile.batch, profile.frames, strict=True)]
-        expected[f"profile {i}"] = f"{poses}, {[(n,) for n in profile.batch]}"
-    return expected
-
-
-def check_engine(library: Any, engine: Any, spec: EngineSpec, contract: GraphContract) -> None:
-    """Refuse an engine whose tensors or profiles are not those of its bundle.
-
-    Raises:
-        BackendError: names the first difference, expected against got.
-    """
-    found = difference(describe_engine(engine), expected_engine(spec, contract))
-    if found is not None:
-        raise BackendError(
-            f"{library.__name__}: the engine is not what its bundle says: {found}. "
-            "Fix: export the bundle again"
-        )
-
-
-def difference(found: dict[str, str], expected: dict[str, str]) -> str | None:
-    """Return the first entry that two descriptions differ in, in words; None where they are equal."""
-    for what in [*expected, *(found.keys() - expected.keys())]:
-        if found.get(what) != expected.get(what):
-            return f"{what}: expected {expected.get(what, 'none')}, got {found.get(what, 'none')}"
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +147,7 @@ class _Execution:
         # TensorRT-RTX compiles kernels for a shape while it already runs it: only it knows when to record.
         self._records = graphs > 0 and not self._is_rtx
         self._recorded: RecentlyUsed[Shape, _Recorded | None] = RecentlyUsed(graphs, _discard)
+        self.unrecorded: dict[Shape, str] = {}
         self._cache: Any = None
         self._cache_path = cache_path
         self._runtime, self._engine = self._deserialized(plan, allow_host_code)
@@ -299,7 +160,7 @@ class _Execution:
             self._memory = stack.pop_all()
 
     def _deserialized(self, plan: bytes, allow_host_code: bool) -> tuple[Any, Any]:
-        runtime = self._library.Runtime(self._log.logger)
+        runtime = engine_runtime(self._library, self._log)
         if allow_host_code:
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan)
@@ -461,7 +322,9 @@ class _Execution:
             self._stream.synchronize()
             graph = Graph(self._stream, lambda: self._enqueue(context, shape))
             self._recorded[shape] = _Recorded(context, graph)
+            self.unrecorded.pop(shape, None)
         except Exception as error:  # noqa: BLE001  (the answer is there already, whatever fails here)
+            self.unrecorded[shape] = str(error)
             _log.warning("%s: %s runs without a CUDA graph: %s", self._name, shape, error)
 
     def _failed(self, what: str) -> BackendError:
@@ -471,10 +334,12 @@ class _Execution:
         """Give everything back: graphs, contexts, the engine, then the memory that they used."""
         with self._memory:
             self._recorded.clear()
-            if self._is_rtx:
-                self._rtx_save_cache()
-            self._contexts.clear()
-            self._engine = self._runtime = None
+            try:
+                if self._is_rtx:
+                    self._rtx_save_cache()
+            finally:
+                self._contexts.clear()
+                self._engine = self._runtime = None
 
 
 def _discard(recorded: _Recorded | None) -> None:

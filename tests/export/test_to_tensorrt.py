@@ -15,12 +15,12 @@ from pathlib import Path
 import onnx
 import pytest
 
+from spoter_export.build_progress import BuildProgress
 from spoter_export.profiles import plan_profiles
 from spoter_export.to_tensorrt import (
     RTX_COMPUTE_CAPABILITIES,
     _Build,
     _check_header,
-    _Progress,
     _write_timing_cache,
     engine_from_onnx,
     parse_compute_capabilities,
@@ -83,7 +83,7 @@ def test_the_description_says_what_was_built_from_what(built, small_onnx, contra
     assert (spec.system, spec.machine) == (platform.system(), platform.machine())
     assert (spec.profiles, spec.buckets) == (plan.profiles, plan.buckets)
     assert spec.onnx_sha256 == hashlib.sha256(small_onnx).hexdigest()
-    assert (spec.host_code, spec.version_compatible, spec.executed) == (False, False, None)
+    assert (spec.host_code, spec.executed) == (False, None)
 
 
 def test_the_description_survives_json(built):
@@ -184,7 +184,7 @@ def test_progress_rises_and_ends_at_the_total(rtx, small_onnx):
 
 def test_nested_phases_whose_names_repeat_count_once():
     told = []
-    progress = _Progress(lambda done, total, what: told.append(done))
+    progress = BuildProgress(lambda done, total, what: told.append(done))
     progress.start("build", None, 2)
     for _ in range(2):
         progress.start("part", "build", 4)
@@ -234,7 +234,7 @@ def test_ctrl_c_stops_the_build_at_its_next_step(rtx, small_onnx, capfd):
     told = []
 
     def on_progress(done, total, what):
-        if not told:
+        if len(told) == 5:  # the main thread waits by then, and does not start this one any more
             signal.raise_signal(signal.SIGINT)
         told.append(done)
 
@@ -354,7 +354,6 @@ def test_a_profile_that_the_library_refuses_is_an_error_with_its_reason(rtx, sma
             {"timing_cache": Path("x")},
             r"^TensorRT-RTX times nothing .* Fix: timing_cache=None$",
         ),
-        ("tensorrt_rtx", {"version_compatible": True}, r"^TensorRT-RTX has no version-compatible engines: "),
         (
             "tensorrt",
             {"compute_capabilities": ("8.6",)},
@@ -443,6 +442,18 @@ def test_a_timing_cache_is_made_read_again_and_replaced_when_it_is_none(tmp_path
     assert path.read_bytes() == content
     assert [file.name for file in path.parent.iterdir()] == ["timing.cache"]
     assert "Failed to deserialize timing cache" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_a_timing_cache_that_cannot_be_kept_costs_time_and_nothing_else(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "timing.cache", tmp_path / "folder"):
+        build = _Build(trt, True)
+        caplog.clear()
+        _write_timing_cache(build.attach_timing_cache(path), path)
+        assert f"{path}: cannot be read, the timings are begun anew" in caplog.text
+        assert f"{path}: cannot be written, a rebuild will take as long" in caplog.text
 
 
 _BUILD = """

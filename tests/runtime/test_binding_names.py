@@ -19,7 +19,10 @@ from pathlib import Path
 import pytest
 
 RUNTIME = Path(__file__).parents[2] / "runtime" / "spoter_runtime"
-SOURCES = [RUNTIME / name for name in ("cuda.py", "gpu.py", "trt.py", "preflight.py")]
+SOURCES = [
+    RUNTIME / name
+    for name in ("cuda.py", "gpu.py", "trt.py", "preflight.py", "engine_log.py", "engine_check.py")
+]
 
 # What a variable or attribute of this name holds, or a function returns. "" is the engine library, "cudart"
 # CUDA's runtime.
@@ -208,9 +211,17 @@ def rtx_only(uses, wheels):
     return [use for use in uses if any(use.name in absent for absent in missing)]
 
 
+def test_no_other_source_touches_the_bindings():
+    touching = r"\b(library|engine|cudart): Any\b|import_cudart\(\)|= import_engine_library\("
+    found = {path for path in RUNTIME.glob("*.py") if re.search(touching, path.read_text(encoding="utf-8"))}
+    # doctor asks only whether a Builder can be made, and whatever comes of it is told.
+    assert found - {RUNTIME / "doctor.py"} == set(SOURCES)
+
+
 def test_the_sources_are_read():
     """Or all that follows could be true of nothing."""
     assert {
+        "Runtime",
         "Runtime.deserialize_cuda_engine",
         "ICudaEngine.create_execution_context",
         "ICudaEngine.get_tensor_profile_shape",

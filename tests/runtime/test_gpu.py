@@ -246,6 +246,12 @@ def test_jetsons_own_package_is_no_problem(installed, tmp_path):
     assert mixed_cuda_packages() == []
 
 
+def test_a_placeholder_of_nvidias_is_no_cuda(installed, tmp_path):
+    module(tmp_path, "tensorrt")
+    installed(tensorrt_cu12="10.16.1.11", nvidia_cublas="0.0.1.dev5")
+    assert mixed_cuda_packages() == []
+
+
 def test_an_empty_environment_is_no_problem(installed):
     installed()
     assert mixed_cuda_packages() == []
@@ -278,6 +284,12 @@ def test_an_empty_environment_is_no_problem(installed):
             {"tensorrt_cu13": "11.4.0.106", "nvidia_cuda_runtime_cu12": "12.8.90"},
             "packages for CUDA 12 (nvidia-cuda-runtime-cu12 12.8.90) and for CUDA 13 "
             "(tensorrt-cu13 11.4.0.106) are mixed. Fix: give the engine an environment of its own",
+        ),
+        (
+            {"tensorrt_cu12": "10.16.1.11", "nvidia_cublas": "13.10.0.20", "nvidia_cuda_runtime": "13.5.37"},
+            "packages for CUDA 12 (tensorrt-cu12 10.16.1.11) and for CUDA 13 (nvidia-cublas 13.10.0.20, "
+            "nvidia-cuda-runtime 13.5.37) are mixed. Fix: give the engine an environment of its own, or "
+            "install that framework's build for CUDA 12",
         ),
     ],
 )

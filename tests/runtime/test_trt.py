@@ -12,24 +12,20 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.engine import EngineSpec, Profile
+from spoter_runtime.engine_check import difference, expected_engine
+from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError, MissingExtraError
 from spoter_runtime.gpu import find_gpu
 from spoter_runtime.ort import OrtRunner
-from spoter_runtime.trt import (
-    EngineLog,
-    RecentlyUsed,
-    Shape,
-    TrtRunner,
-    choose_shape,
-    difference,
-    expected_engine,
-)
+from spoter_runtime.shapes import RecentlyUsed, Shape, choose_shape
+from spoter_runtime.trt import TrtRunner, _discard, _Execution
 
 ONE = Profile(batch=(1, 1, 1), frames=(1, 40, 99))
 MANY = Profile(batch=(1, 8, 8), frames=(1, 60, 99))
@@ -150,6 +146,67 @@ def test_a_real_failure_of_the_library_arrives_in_its_own_words():
     runtime = trt.Runtime(log.logger)
     assert runtime.deserialize_cuda_engine(b"not an engine, really" * 10) is None
     assert "engine" in log.take().lower()
+
+
+def test_a_runtime_that_cannot_be_made_is_an_error_with_the_librarys_reason():
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
+    log = EngineLog(trt)
+    assert isinstance(engine_runtime(trt, log), trt.Runtime)
+    log.logger.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+    log.logger = None  # pybind11 refuses it as it refuses a null pointer: with a TypeError
+    message = (
+        r"^tensorrt_rtx \S+ cannot make a runtime here: CUDA initialization failure .*35\. Fix: see what"
+    )
+    with pytest.raises(BackendError, match=message):
+        engine_runtime(trt, log)
+
+
+def test_only_the_first_of_many_errors_are_told():
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
+    log = EngineLog(trt)
+    for text in ("one", "one", "two", "three\n  more", "four"):
+        log.logger.log(trt.ILogger.ERROR, text)
+    assert log.take() == "one; two; three more"
+    assert log.take() == "the library gave no reason"
+
+
+# What lives on the GPU, as far as it can be had without one.
+
+
+class Execution(_Execution):
+    """One that holds nothing but what is closed, and can neither make a context nor keep a cache."""
+
+    def __init__(self, memory):
+        self._memory, self._is_rtx, self._name = memory, True, "trt"
+        self._engine = self._runtime = object()
+        self._contexts = [object()]
+        self._recorded = RecentlyUsed(4, _discard)
+        self.unrecorded = {}
+
+    def _rtx_save_cache(self):
+        raise RuntimeError("the cache cannot be serialized")
+
+    def _new_context(self, profile):
+        raise BackendError(f"no execution context for profile {profile}")
+
+
+def test_a_cache_that_cannot_be_kept_does_not_keep_the_memory():
+    freed = []
+    with ExitStack() as memory:
+        memory.callback(freed.append, "memory")
+        execution = Execution(memory.pop_all())
+    with pytest.raises(RuntimeError, match="the cache cannot be serialized"):
+        execution.close()
+    assert freed == ["memory"]
+    assert (execution._contexts, execution._engine, execution._runtime) == ([], None, None)
+
+
+def test_a_shape_that_cannot_be_recorded_is_remembered_with_the_reason(caplog):
+    execution, shape = Execution(ExitStack()), Shape(0, 1, 20)
+    execution._record(shape)
+    assert execution.unrecorded == {shape: "no execution context for profile 0"}
+    assert shape in execution._recorded
+    assert "runs without a CUDA graph: no execution context" in caplog.text
 
 
 @pytest.mark.skipif(not isinstance(GPU, BackendError), reason="a GPU is here, or no cuda-bindings")
@@ -282,7 +339,7 @@ def test_a_graph_serves_every_length_of_its_bucket(built, close):
             poses, lengths = batch_of(1, frames, seed=frames)
             close(runner.infer(poses, lengths), reference.infer(poses, lengths))
         assert len(recorded) == 1
-        assert None not in recorded.values()  # it was recorded, and did not fail to be
+        assert runner.unrecorded == {}
 
 
 @pytest.mark.gpu

@@ -1,0 +1,109 @@
+"""A build's progress: the builder's phases as one count, and a way to stop it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+from spoter_runtime.progress import OnProgress
+
+_PROGRESS_TOTAL: Final = 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+class BuildProgress:
+    """Turns the builder's nested phases, whose names repeat, into one count that never falls.
+
+    Attributes:
+        error: what the callback raised; the build was stopped for it. None while it has raised nothing.
+    """
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        """Begin at nothing done.
+
+        Args:
+            on_progress: told of every step; None tells nobody.
+        """
+        self._on_progress = on_progress
+        self._lock = threading.Lock()  # the library may report from several threads
+        self._phases: dict[str, _Phase] = {}
+        self._done = 0
+        self._cancelled = False
+        self.error: BaseException | None = None
+
+    def cancel(self) -> None:
+        """Stop the build at its next step."""
+        self._cancelled = True
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """Begin a phase inside another one."""
+        with self._lock:
+            self._phases[name] = _Phase(parent=parent, steps=steps)
+            self._tell(name)
+
+    def step(self, name: str) -> bool:
+        """Count a step; tell whether the build is to go on."""
+        with self._lock:
+            if phase := self._phases.get(name):
+                phase.done += 1
+            self._tell(name)
+            return not self._cancelled
+
+    def finish(self, name: str) -> None:
+        """Forget a phase; its parent counts it by itself."""
+        with self._lock:
+            self._phases.pop(name, None)
+
+    def end(self) -> None:
+        """Report the end; what the callback raises is raised here."""
+        self._done = _PROGRESS_TOTAL
+        if self._on_progress:
+            self._on_progress(_PROGRESS_TOTAL, _PROGRESS_TOTAL, "engine built")
+
+    def _tell(self, what: str) -> None:
+        # A phase that is finished late, after its parent has counted it, would make the count fall.
+        roots = sum(self._share(name) for name, phase in self._phases.items() if phase.parent is None)
+        self._done = max(self._done, int(min(roots, 1.0) * (_PROGRESS_TOTAL - 1)))
+        if self._on_progress and not self._cancelled:
+            try:
+                self._on_progress(self._done, _PROGRESS_TOTAL, what)
+            except BaseException as error:  # noqa: BLE001  (the library would print it and go on; `run` raises it)
+                self.error = error
+                self._cancelled = True
+
+    def _share(self, name: str) -> float:
+        """Return how much of a phase is done, 0..1, its running phases included."""
+        phase = self._phases[name]
+        inside = sum(self._share(child) for child, other in self._phases.items() if other.parent == name)
+        return min(1.0, (phase.done + inside) / max(1, phase.steps))
+
+
+def monitor_for(trt: Any, progress: BuildProgress) -> Any:
+    """Return a progress monitor of the library that tells `progress`; it must outlive the build.
+
+    Args:
+        trt: the module, `tensorrt` or `tensorrt_rtx`.
+        progress: is called from the library's threads.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the bindings are untyped
+        def __init__(self) -> None:
+            super().__init__()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return progress.step(phase_name)
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.finish(phase_name)
+
+    return Monitor()
