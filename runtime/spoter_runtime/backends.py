@@ -28,31 +28,52 @@ class Opened:
     artefact: Artefact
     why: dict[str, str]
 
+    def passed_over(self, bundle: Bundle) -> dict[str, str]:
+        """Return why each backend that the bundle has an engine for was tried and not taken."""
+        names = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
+        having = dict.fromkeys(names[a.engine.library] for a in bundle.artefacts if a.engine)
+        return {name: self.why[name] for name in having if name in self.why and name != self.runner.name}
 
-_Open = Callable[[Bundle, str, int | None], tuple[Runner, Artefact]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What `open_runner` was asked for, whatever the backend."""
+
+    precision: str
+    threads: int | None
+    allow_host_code: bool
+
+
+_Open = Callable[[Bundle, _Wish], tuple[Runner, Artefact]]
 
 
 def _onnx_runtime(provider: Provider) -> _Open:
-    def open_(bundle: Bundle, precision: str, threads: int | None) -> tuple[Runner, Artefact]:
-        artefact = bundle.onnx(precision)
-        cache = cache_folder() / f"ort-{provider}"
+    def open_(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
+        artefact = bundle.onnx(wish.precision)
+        # A folder for each file: the providers name what they keep after the graph, and two models of one
+        # architecture differ in nothing but their weights.
+        cache = cache_folder() / f"ort-{provider}" / artefact.sha256[:16]
         model = bundle.read(artefact.path)
-        return OrtRunner(model, threads=threads, provider=provider, cache=cache), artefact
+        return OrtRunner(model, threads=wish.threads, provider=provider, cache=cache), artefact
 
     return open_
 
 
 def _engine(library: Library) -> _Open:
-    def open_(bundle: Bundle, precision: str, threads: int | None) -> tuple[Runner, Artefact]:
+    def open_(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
         # Not at the top: a device without a GPU does not load what it cannot use.
         from spoter_runtime.preflight import choose_engine
         from spoter_runtime.trt import TrtRunner
 
-        artefact = choose_engine(bundle, library, precision)
+        host_code = wish.allow_host_code
+        artefact = choose_engine(bundle, library, wish.precision, allow_host_code=host_code)
         assert artefact.engine is not None  # choose_engine returns nothing else
         cache = cache_folder() / f"{artefact.sha256[:16]}.jit" if library == "tensorrt_rtx" else None
         plan = bundle.read(artefact.path)
-        return TrtRunner(plan, artefact.engine, bundle.contract, runtime_cache=cache), artefact
+        runner = TrtRunner(
+            plan, artefact.engine, bundle.contract, runtime_cache=cache, allow_host_code=host_code
+        )
+        return runner, artefact
 
     return open_
 
@@ -72,7 +93,12 @@ _ONLY_BY_NAME: Final = ("ort-tensorrt", "ort-tensorrt-rtx")
 
 
 def open_runner(
-    bundle: Bundle, backend: str | None = None, *, precision: str = "fp32", threads: int | None = None
+    bundle: Bundle,
+    backend: str | None = None,
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+    allow_host_code: bool = False,
 ) -> Opened:
     """Open the best backend for a bundle on this machine.
 
@@ -84,6 +110,8 @@ def open_runner(
         backend: one of `BACKENDS`; None tries those that load quickly, best first.
         precision: of the artefact to run.
         threads: threads inside one operator, on a CPU; None leaves it to the engine.
+        allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
+            for a bundle whose author you trust.
 
     Raises:
         BackendError: an unknown backend, or none that works; the reason for each is in the message.
@@ -92,30 +120,40 @@ def open_runner(
     """
     if backend is not None and backend not in BACKENDS:
         raise BackendError(f"unknown backend {backend!r}; the runtime has {', '.join(BACKENDS)}")
+    wish = _Wish(precision=precision, threads=threads, allow_host_code=allow_host_code)
     if backend is not None:
-        runner, artefact = BACKENDS[backend](bundle, precision, threads)
+        runner, artefact = BACKENDS[backend](bundle, wish)
         return Opened(runner=runner, artefact=artefact, why={backend: "asked for"})
     bundle.onnx(precision)  # a precision that the bundle has not is no backend's fault
     why: dict[str, str] = {}
-    errors: list[SpoterError] = []
-    for name, open_backend in BACKENDS.items():
+    kind: type[SpoterError] = BackendError
+    for name in BACKENDS:
         if name in _ONLY_BY_NAME:
             why[name] = "not tried: it builds an engine while it loads; name it to use it"
             continue
         try:
-            runner, artefact = open_backend(bundle, precision, threads)
-            remark = _proven_here(runner, artefact, bundle)
+            runner, artefact, remark = _open_proven(name, bundle, wish)
         except BundleError:
             raise  # a damaged bundle is no backend's fault
         except SpoterError as error:
+            # Its text alone: its traceback holds the engine and its memory, which the next one needs.
             why[name] = str(error)
-            errors.append(error)
+            kind = MissingExtraError if isinstance(error, MissingExtraError) else BackendError
         else:
             taken = {name: f"the best that loads on this machine{remark}"}
             return Opened(runner=runner, artefact=artefact, why=why | taken)
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in why.items())
-    kind = MissingExtraError if isinstance(errors[-1], MissingExtraError) else BackendError
-    raise kind(f"{bundle.folder}: no backend works here:\n{reasons}") from errors[-1]
+    raise kind(f"{bundle.folder}: no backend works here:\n{reasons}")
+
+
+def _open_proven(name: str, bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact, str]:
+    """Return a runner, its file, and what to say about it; one that does not prove itself is closed."""
+    runner, artefact = BACKENDS[name](bundle, wish)
+    try:
+        return runner, artefact, _proven_here(runner, artefact, bundle)
+    except BaseException:
+        runner.close()
+        raise
 
 
 def _proven_here(runner: Runner, artefact: Artefact, bundle: Bundle) -> str:
@@ -128,6 +166,5 @@ def _proven_here(runner: Runner, artefact: Artefact, bundle: Bundle) -> str:
         return ""
     replay = replay_goldens(runner, bundle.goldens(), artefact)
     if not replay.passed:
-        runner.close()
         raise BackendError(f"{artefact.path}: its answers are not the model's: {replay}")
     return f"; first execution, replayed: {replay}"

@@ -104,8 +104,10 @@ class OrtRunner(Runner):
             model: a path, or the bytes of the file.
             threads: threads inside one operator, on the CPU; None leaves it to ONNX Runtime (one per core).
             provider: what computes. ``"tensorrt"`` and ``"tensorrt-rtx"`` build an engine here, which takes
-                seconds to minutes.
-            cache: folder where those two keep what they built; None keeps nothing.
+                seconds to minutes. The first rounds fp32 matrix products to TF32 and has no option against
+                it: ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it off.
+            cache: folder where those two keep what they built; None keeps nothing. One for each model: what
+                is kept is named after the graph and not after its weights.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.

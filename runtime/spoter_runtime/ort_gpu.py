@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import logging
 import re
 import sys
 import threading
@@ -15,9 +16,12 @@ from typing import Any, Final, Literal
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.engine import Profile
 from spoter_runtime.errors import BackendError, is_installed
+from spoter_runtime.gpu import no_driver_reason
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.onnx_graph import OnnxGraph
 from spoter_runtime.ort import gpu_build_fix, installed_distributions
+
+_log = logging.getLogger(__name__)
 
 GpuProvider = Literal["cuda", "tensorrt", "tensorrt-rtx"]
 
@@ -28,7 +32,9 @@ PROVIDER_NAMES: Final[dict[GpuProvider, str]] = {
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
 
-_RTX_PACKAGE: Final = "onnxruntime-ep-nv-tensorrt-rtx"  # a plug-in, which goes with any build of ONNX Runtime
+# A plug-in for CUDA 13; NVIDIA wants it beside `onnxruntime`, and `onnxruntime-gpu` uninstalled:
+# https://nvidia.github.io/TensorRT-RTX-EP-ABI/installation.html
+_RTX_PACKAGE: Final = "onnxruntime-ep-nv-tensorrt-rtx"
 
 # Kinds of nodes that ONNX Runtime's optimisers make for shapes; what they make for values has other kinds.
 _SHAPE_OPS: Final = frozenset({"Cast", "Concat", "Gather", "Shape", "Size", "Slice", "Squeeze", "Unsqueeze"})
@@ -70,7 +76,9 @@ def gpu_session(
     settings = provider_options(provider, profile, cache)
     try:
         if provider == "tensorrt-rtx":
-            options.add_provider_for_devices(_rtx_devices(ort)[:1], settings)
+            devices = _rtx_devices(ort)
+            name = devices[0].ep_name
+            options.add_provider_for_devices(devices[:1], settings)
             session = ort.InferenceSession(content, options, enable_fallback=0)
         else:
             _load_libraries(ort, provider)
@@ -91,7 +99,7 @@ def gpu_session(
             _loader_error(ort, provider) or "its libraries load, but it takes no GPU. Fix: see `nvidia-smi`"
         )
         raise BackendError(f"{name}: does not start: {reason}")
-    _check_assignment(session.get_provider_graph_assignment_info(), graph, provider, where)
+    _check_assignment(session.get_provider_graph_assignment_info(), graph, name, provider, where)
     return session
 
 
@@ -104,7 +112,7 @@ def check_installed(ort: Any, provider: GpuProvider) -> None:
     name = PROVIDER_NAMES[provider]
     if provider == "tensorrt-rtx":
         if not is_installed(_RTX_PACKAGE.replace("-", "_")):
-            raise BackendError(f"{name}: its plug-in is not installed. Fix: pip install {_RTX_PACKAGE}")
+            raise BackendError(f"{name}: its plug-in is not installed. Fix: {_rtx_fix()}")
     elif name not in ort.get_available_providers():
         installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
         raise BackendError(
@@ -130,16 +138,19 @@ def check_driver(provider: GpuProvider) -> None:
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
-        raise BackendError(
-            f"{PROVIDER_NAMES[provider]}: no NVIDIA driver on this machine ({error}). Fix: install the "
-            "driver, then `nvidia-smi` lists the GPUs; start a container with --gpus all"
-        ) from error
+        raise BackendError(f"{PROVIDER_NAMES[provider]}: {no_driver_reason(str(error))}") from error
 
 
 def provider_options(
     provider: GpuProvider, profile: Profile | None = None, cache: Path | None = None
 ) -> dict[str, str]:
-    """Return the provider's options: precision as the ONNX file says, shapes of the profile, the cache."""
+    """Return the provider's options, and make the cache's folder.
+
+    For CUDA: no TF32, so that fp32 is what it says. For the two TensorRTs: the shapes of the profile, and the
+    cache, which is left out where its folder cannot be made. TensorRT's provider leaves TF32 on and has no
+    option against it (microsoft/onnxruntime#26029): ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it
+    off. TensorRT-RTX's plug-in has none either, and does not say what it does.
+    """
     if provider == "cuda":
         return {"use_tf32": "0"}  # on by default, and then fp32 has a mantissa of 10 bits
     prefix = "trt" if provider == "tensorrt" else "nv"
@@ -149,8 +160,7 @@ def provider_options(
             batch, frames = profile.batch[i], profile.frames[i]
             shapes = f"{POSES}:{batch}x{frames}x{NUM_FEATURES},{LENGTHS}:{batch}"
             options[f"{prefix}_profile_{kind}_shapes"] = shapes
-    if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
+    if cache is not None and _made(cache):
         if provider == "tensorrt":
             options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(cache)}
         else:
@@ -158,7 +168,16 @@ def provider_options(
     return options
 
 
-def stranded_nodes(assignment: Iterable[Any], graph: OnnxGraph, provider: GpuProvider) -> list[str]:
+def _made(cache: Path) -> bool:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("%s: cannot be made, engines are built anew in every process: %s", cache, error)
+        return False
+    return True
+
+
+def stranded_nodes(assignment: Iterable[Any], graph: OnnxGraph, name: str) -> list[str]:
     """Return the nodes that compute on floats outside a provider, ``"MatMul 'name' (CPUExecutionProvider)"``.
 
     Arithmetic on shapes belongs on the CPU: its results are needed there to launch the rest. A node is told
@@ -167,33 +186,46 @@ def stranded_nodes(assignment: Iterable[Any], graph: OnnxGraph, provider: GpuPro
     Args:
         assignment: from ``InferenceSession.get_provider_graph_assignment_info``.
         graph: of the same file.
-        provider: where the nodes should be.
+        name: of the provider where the nodes should be, as ONNX Runtime calls it.
     """
     return [
         f"{node.op_type} {node.name!r} ({part.ep_name})"
         for part in assignment
-        if part.ep_name != PROVIDER_NAMES[provider]
+        if part.ep_name != name
         for node in part.get_nodes()
         if node.name in graph.float_names
         or (node.name not in graph.names and (node.domain or node.op_type not in _SHAPE_OPS))
     ]
 
 
-def _check_assignment(assignment: list[Any], graph: OnnxGraph, provider: GpuProvider, where: str) -> None:
-    stranded = stranded_nodes(assignment, graph, provider)
+def _check_assignment(
+    assignment: list[Any], graph: OnnxGraph, name: str, provider: GpuProvider, where: str
+) -> None:
+    stranded = stranded_nodes(assignment, graph, name)
     if not stranded:
         return
     package = _RTX_PACKAGE if provider == "tensorrt-rtx" else "onnxruntime-gpu"
     more = f" and {len(stranded) - 5} more" if len(stranded) > 5 else ""
     raise BackendError(
-        f"{where}: {PROVIDER_NAMES[provider]} left {len(stranded)} of {len(graph.names)} nodes to others: "
+        f"{where}: {name} left {len(stranded)} of {len(graph.names)} nodes to others: "
         f"{', '.join(stranded[:5])}{more}. Fix: pip install -U {package}"
+    )
+
+
+def _rtx_fix() -> str:
+    uninstall = (
+        "pip uninstall -y onnxruntime-gpu && " if "onnxruntime-gpu" in installed_distributions() else ""
+    )
+    return (
+        f"{uninstall}pip install 'spoter-kit[ort-rtx]'; for CUDA 12 {uninstall}pip install 'spoter-kit[cpu]' "
+        f"{_RTX_PACKAGE}-cu12"
     )
 
 
 def _rtx_devices(ort: Any) -> list[Any]:
     """Return the GPUs that the plug-in takes; it is registered once a process."""
-    name = PROVIDER_NAMES["tensorrt-rtx"]
+    plugin = importlib.import_module(_RTX_PACKAGE.replace("-", "_"))
+    name = plugin.get_ep_name()
 
     def devices() -> list[Any]:
         return [device for device in ort.get_ep_devices() if device.ep_name == name]
@@ -201,7 +233,6 @@ def _rtx_devices(ort: Any) -> list[Any]:
     with _registering:
         found = devices()
         if not found:
-            plugin = importlib.import_module(_RTX_PACKAGE.replace("-", "_"))
             ort.register_execution_provider_library(name, plugin.get_library_path())
             found = devices()
     if not found:

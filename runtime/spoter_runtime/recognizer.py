@@ -83,6 +83,7 @@ class Recognizer:
         precision: str = "fp32",
         threads: int | None = None,
         long: LongClips = "error",
+        allow_host_code: bool = False,
     ) -> Recognizer:
         """Open a bundle folder, or a lone ``.onnx`` file that spoter-kit exported.
 
@@ -92,6 +93,8 @@ class Recognizer:
             precision: ``"fp32"``, or another that the bundle has.
             threads: threads inside one operator, on a CPU; None leaves it to the engine.
             long: what to do with a clip longer than the model takes: ``"error"``, or ``"resample"`` it.
+            allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
+                for a bundle whose author you trust.
 
         Raises:
             BundleError: missing, damaged, newer, or not a bundle.
@@ -103,7 +106,9 @@ class Recognizer:
             if backend not in (None, "ort-cpu"):
                 raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
             return cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
-        opened = open_runner(read_bundle(path), backend, precision=precision, threads=threads)
+        opened = open_runner(
+            read_bundle(path), backend, precision=precision, threads=threads, allow_host_code=allow_host_code
+        )
         return cls(opened.runner, why=opened.why, long=long)
 
     @property

@@ -22,6 +22,7 @@ class VerifyReport:
         artefact: the file that was run.
         files: how many files were hashed and found as written.
         machine: processor and operating system.
+        passed_over: why each engine of the bundle was not taken, where none was asked for by name.
     """
 
     bundle: str
@@ -32,6 +33,7 @@ class VerifyReport:
     replay: Replay
     machine: str
     seconds: float
+    passed_over: dict[str, str]
 
     @property
     def passed(self) -> bool:
@@ -47,7 +49,17 @@ class VerifyReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values, the facts of the replay among the others."""
-        names = ("bundle", "backend", "artefact", "precision", "files", "machine", "seconds", "passed")
+        names = (
+            "bundle",
+            "backend",
+            "artefact",
+            "precision",
+            "files",
+            "machine",
+            "seconds",
+            "passed",
+            "passed_over",
+        )
         facts = ("clips", "labels_agree", "max_logit_diff", "tolerance")
         return {name: getattr(self, name) for name in names} | {
             name: getattr(self.replay, name) for name in facts
@@ -84,4 +96,5 @@ def verify_bundle(path: Path | str, backend: str | None = None, *, precision: st
         replay=replay,
         machine=f"{platform.machine()} {platform.system()} {platform.release()}",
         seconds=time.perf_counter() - begin,
+        passed_over=opened.passed_over(bundle),
     )

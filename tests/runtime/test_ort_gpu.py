@@ -25,6 +25,7 @@ from spoter_runtime.ort_gpu import (
 from spoter_runtime.runner import pad_clips
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+CUDA = PROVIDER_NAMES["cuda"]
 NO_NAMES = OnnxGraph(metadata={}, names=frozenset(), float_names=frozenset())
 
 
@@ -46,7 +47,7 @@ def assignment(content):
     return _cpu_assignment(content)
 
 
-@pytest.mark.parametrize("provider", PROVIDER_NAMES)
+@pytest.mark.parametrize("provider", PROVIDER_NAMES.values())
 def test_every_float_node_on_the_cpu_is_stranded_and_no_shape_is(content, assignment, provider):
     graph = read_onnx(content)
     stranded = stranded_nodes(assignment, graph, provider)
@@ -63,7 +64,7 @@ def test_every_float_node_on_the_cpu_is_stranded_and_no_shape_is(content, assign
 
 
 def test_a_kind_of_node_with_two_roles_is_told_by_its_name(content, assignment):
-    stranded = set(stranded_nodes(assignment, read_onnx(content), "cuda"))
+    stranded = set(stranded_nodes(assignment, read_onnx(content), CUDA))
     kinds = {"Concat": set(), "Slice": set()}
     for node in (node for part in assignment for node in part.get_nodes()):
         if node.op_type in kinds:
@@ -72,7 +73,7 @@ def test_a_kind_of_node_with_two_roles_is_told_by_its_name(content, assignment):
 
 
 def test_a_node_that_the_file_has_not_is_told_by_its_kind(assignment):
-    stranded = {text.partition(" ")[0] for text in stranded_nodes(assignment, NO_NAMES, "cuda")}
+    stranded = {text.partition(" ")[0] for text in stranded_nodes(assignment, NO_NAMES, CUDA)}
     assert stranded >= {"MatMul", "Add", "Reshape", "Transpose"}
     assert not stranded & {"Shape", "Gather", "Concat", "Slice"}
 
@@ -90,7 +91,7 @@ def test_arithmetic_on_shapes_alone_strands_nothing():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     content = model.SerializeToString()
     assert {node.name for part in _cpu_assignment(content) for node in part.get_nodes()} == {"shape", "twice"}
-    assert stranded_nodes(_cpu_assignment(content), read_onnx(content), "cuda") == []
+    assert stranded_nodes(_cpu_assignment(content), read_onnx(content), CUDA) == []
 
 
 PROFILE = Profile(batch=(1, 2, 8), frames=(1, 60, 99))
@@ -118,6 +119,13 @@ def test_a_cache_is_a_folder_that_is_made(tmp_path):
     assert provider_options("tensorrt-rtx", None, folder) == {"nv_runtime_cache_path": str(folder)}
 
 
+@pytest.mark.parametrize("provider", ["tensorrt", "tensorrt-rtx"])
+def test_a_cache_that_cannot_be_made_is_done_without(provider, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    assert provider_options(provider, None, tmp_path / "file" / "cache") == {}
+    assert "cannot be made, engines are built anew in every process" in caplog.text
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_this_build_has_not_is_named_with_what_it_has(bundle_folder, provider):
     name = PROVIDER_NAMES[provider]
@@ -134,9 +142,11 @@ def test_a_provider_that_this_build_has_not_is_named_with_what_it_has(bundle_fol
 def test_a_plugin_that_is_not_installed_is_named(bundle_folder):
     if is_installed(PLUGIN):
         pytest.skip("the plug-in is installed")
-    with pytest.raises(
-        BackendError, match=r"plug-in is not installed. Fix: pip install onnxruntime-ep-nv-ten"
-    ):
+    message = (
+        r"plug-in is not installed\. Fix: pip install 'spoter-kit\[ort-rtx\]'; "
+        r"for CUDA 12 pip install 'spoter-kit\[cpu\]' onnxruntime-ep-nv-tensorrt-rtx-cu12$"
+    )
+    with pytest.raises(BackendError, match=message):
         OrtRunner(bundle_folder / "model.onnx", provider="tensorrt-rtx")
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from spoter_runtime.backends import open_runner
-from spoter_runtime.bundle import MANIFEST, read_bundle
+from spoter_runtime.bundle import MANIFEST, Bundle, read_bundle
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import open_backend
 from spoter_toolkit.data.dataset import Dataset, read_dataset
+
+_log = logging.getLogger(__name__)
+
+
+def _best(bundle: Bundle) -> Runner:
+    opened = open_runner(bundle)
+    for name, why in opened.passed_over(bundle).items():
+        _log.warning("passed over: %s: %s", name, why)
+    return opened.runner
 
 
 def open_source(
@@ -35,7 +45,7 @@ def open_source(
 
     if (path / MANIFEST).is_file():
         bundle = read_bundle(path)
-        runner = (open_backend(backend, bundle, run=run) if backend else open_runner(bundle)).runner
+        runner = open_backend(backend, bundle, run=run).runner if backend else _best(bundle)
         dataset = read_dataset(data) if data else training_data(find_run(bundle, run))
     else:
         source = read_run(path)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next_step
+from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next_step, say
 
 
 def verify(
@@ -22,6 +22,8 @@ def verify(
 
     path = bundle or newest_bundle()
     report = verify_bundle(path, backend, precision=precision)
+    for name, why in report.passed_over.items():
+        say(f"passed over: {name}: {why}")
     if json:
         emit_json(report.as_json())
     else:

@@ -1,0 +1,136 @@
+"""Which backend is taken, what it may keep, and what becomes of those that were passed over."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+
+import pytest
+
+from spoter_runtime import backends, preflight, trt
+from spoter_runtime.backends import open_runner
+from spoter_runtime.bundle import Artefact, read_bundle
+from spoter_runtime.engine import EngineSpec, Profile
+from spoter_runtime.errors import BackendError, MissingExtraError
+from spoter_runtime.recognizer import Recognizer
+from spoter_runtime.runner import Runner
+
+
+@pytest.fixture
+def bundle(bundle_folder):
+    return read_bundle(bundle_folder)
+
+
+@pytest.fixture
+def engine(bundle):
+    """An engine of the bundle's model that nobody has executed yet."""
+    spec = EngineSpec(
+        library="tensorrt",
+        version="10.16.1.11",
+        compute_capabilities=("8.6",),
+        system="Linux",
+        machine="x86_64",
+        profiles=(Profile(batch=(1, 8, 8), frames=(1, 60, 99)),),
+        buckets=(99,),
+        onnx_sha256=bundle.onnx().sha256,
+        host_code=True,
+        built={},
+    )
+    return Artefact(
+        path="model.engine",
+        kind="engine",
+        precision="fp32",
+        sha256="0" * 64,
+        size_bytes=1,
+        max_logit_diff=1e-3,
+        engine=spec,
+    )
+
+
+class Failing(Runner):
+    """A runner that opens, and fails at its first batch."""
+
+    name = "failing"
+
+    def __init__(self, contract):
+        self.contract = contract
+
+    def _infer(self, poses_NTD, lengths_N):
+        raise BackendError("the GPU has fallen off the bus")
+
+
+@pytest.mark.parametrize("backend", ["ort-tensorrt", "ort-tensorrt-rtx"])
+def test_what_a_provider_keeps_is_kept_for_each_file_apart(bundle, backend, monkeypatch):
+    """ONNX Runtime names an engine after the graph alone: another model's would be run in its place."""
+    monkeypatch.setattr(backends, "OrtRunner", lambda model, **options: options["cache"])
+    other = dataclasses.replace(bundle.onnx(), precision="other", sha256="f" * 64)
+    both = dataclasses.replace(bundle, artefacts=(*bundle.artefacts, other))
+    monkeypatch.setattr(type(both), "read", lambda self, path: b"")
+    first, second = (open_runner(both, backend, precision=name).runner for name in ("fp32", "other"))
+    assert (first.parent.name, first.name) == (backend, bundle.onnx().sha256[:16])
+    assert second == first.with_name("f" * 16)
+
+
+def test_a_runner_whose_replay_fails_is_closed_and_gone_before_the_next_opens(bundle, engine, monkeypatch):
+    opened, closed = [], []
+
+    class Watched(Failing):
+        def close(self):
+            closed.append(True)
+
+    def failing(bundle, wish):
+        runner = Watched(bundle.contract)
+        opened.append(weakref.ref(runner))
+        return runner, engine
+
+    on_cpu = backends.BACKENDS["ort-cpu"]
+
+    def last(bundle, wish):
+        assert [runner() for runner in opened] == [None]
+        return on_cpu(bundle, wish)
+
+    monkeypatch.setitem(backends.BACKENDS, "trt", failing)
+    monkeypatch.setitem(backends.BACKENDS, "ort-cpu", last)
+    result = open_runner(bundle)
+    assert result.runner.name == "ort-cpu"
+    assert result.why["trt"] == "the GPU has fallen off the bus"
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("kind", [BackendError, MissingExtraError])
+def test_where_nothing_works_the_reason_of_each_is_told(bundle, kind, monkeypatch):
+    def broken(bundle, wish):
+        raise kind("it is broken")
+
+    for name in backends.BACKENDS:
+        monkeypatch.setitem(backends.BACKENDS, name, broken)
+    with pytest.raises(
+        kind, match=r"no backend works here:\n  trt: it is broken\n  trt-rtx: it is broken\n  ort-"
+    ):
+        open_runner(bundle)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_host_code_is_allowed_from_the_recognizer_down_to_the_engine(
+    bundle, bundle_folder, engine, allowed, monkeypatch
+):
+    asked = []
+
+    def choose(bundle, library, precision, *, allow_host_code):
+        asked.append(allow_host_code)
+        return engine
+
+    def run(*given, allow_host_code, **options):
+        asked.append(allow_host_code)
+        raise BackendError("seen")
+
+    monkeypatch.setattr(preflight, "choose_engine", choose)
+    monkeypatch.setattr(trt, "TrtRunner", run)
+    monkeypatch.setattr(type(bundle), "read", lambda self, path: b"")
+    with pytest.raises(BackendError, match="seen"):
+        Recognizer.load(bundle_folder, "trt", allow_host_code=allowed)
+    assert asked == [allowed, allowed]
+    asked.clear()
+    with pytest.raises(BackendError, match="seen"):
+        Recognizer.load(bundle_folder, "trt")
+    assert asked == [False, False]
