@@ -14,6 +14,7 @@ from spoter_export.profiles import parse_profile
 from spoter_export.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._version import __version__
 from spoter_runtime.errors import SpoterError
+from spoter_runtime.progress import OnProgress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,18 +25,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         added = add_engines(
             arguments.bundle,
             library=arguments.library,
-            precisions=arguments.precision.split(","),
+            precisions=[name.strip() for name in arguments.precision.split(",")],
             compute_capabilities=(
                 parse_compute_capabilities(arguments.compute_capability)
-                if arguments.compute_capability
+                if arguments.compute_capability is not None
                 else None
             ),
             profiles=[parse_profile(text) for text in arguments.profile] if arguments.profile else None,
             force=arguments.force,
+            on_progress=_show_progress(),
         )
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     for engine in added:
         print(_line(engine))
     return 0
@@ -55,6 +60,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="build anew what is there already")
     return parser
+
+
+def _show_progress() -> OnProgress:
+    """Return a report that writes a line for each twentieth of the work, on stderr."""
+    last = ("", -1)
+
+    def on_progress(done: int, total: int, what: str) -> None:
+        nonlocal last
+        share = done * 20 // total if total else 0
+        if (what.partition(":")[0], share) != last:
+            last = (what.partition(":")[0], share)
+            print(f"{share * 5:3d} %  {what}" if total else what, file=sys.stderr, flush=True)
+
+    return on_progress
 
 
 def _line(engine: AddedEngine) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +24,36 @@ from spoter_runtime.bundle import (
     manifest_from_bundle,
 )
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BundleError
-from spoter_runtime.files import sha256_of, write_json, write_text
+from spoter_runtime.errors import BundleError, require
+from spoter_runtime.files import recover, sha256_of, write_json, write_text
+from spoter_runtime.progress import OnProgress
 
 PARITY_SCHEMA: Final = 2
+
+
+@contextmanager
+def alone_with(folder: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
+    """Let one process at a time change a bundle; the others wait, and a killed one lets go.
+
+    What a killed one has left is put back or swept away.
+    """
+    filelock = require("filelock", extra="export")
+    # Not beside the bundle: one lock for all of its names, and nothing of ours in people's folders.
+    name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]
+    locks = Path(tempfile.gettempdir()) / f"spoter-kit-{getpass.getuser()}"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(locks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if on_progress:
+            on_progress(0, 0, f"waiting for another process that changes {folder.name}")
+        lock.acquire()
+    try:
+        recover(Path(os.path.realpath(folder)))
+        yield
+    finally:
+        lock.release()
 
 
 def describe_bundle(

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from torch import nn
 
-from spoter_export.bundle_files import describe_bundle
+from spoter_export.bundle_files import alone_with, describe_bundle
 from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.parity import (
     OnProgress,
@@ -99,7 +99,7 @@ def export_bundle(
     reference = TorchRunner(module, contract)
     artefacts, proofs = [], []
     # The folder first: a place that cannot be written to is better found before the proof than after it.
-    with replacing(folder) as temporary:
+    with alone_with(folder, on_progress), replacing(folder) as temporary:
         temporary.mkdir()
         if on_progress:
             on_progress(0, 0, "exporting to ONNX")

@@ -9,22 +9,21 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
-from spoter_export.bundle_files import describe_bundle, read_proofs
+from spoter_export.bundle_files import alone_with, describe_bundle, read_proofs
 from spoter_export.parity import Proof, prove
 from spoter_export.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
 from spoter_runtime.bundle import Artefact, Bundle, read_bundle
 from spoter_runtime.engine import Library, Profile
-from spoter_runtime.errors import ExportError, MissingExtraError, SpoterError, require
-from spoter_runtime.files import cache_folder, remove, replacing
-from spoter_runtime.gpu import EXTRAS, find_gpu, import_engine_library
+from spoter_runtime.errors import BackendError, BundleError, ExportError, MissingExtraError, SpoterError
+from spoter_runtime.files import cache_folder, replacing
+from spoter_runtime.gpu import find_gpu, import_engine_library
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.replay import Replay, replay_goldens
@@ -32,6 +31,7 @@ from spoter_runtime.runner import Runner
 from spoter_runtime.trt import TrtRunner
 
 ENGINES: Final = "engines"  # in a bundle
+_MOST_CLIPS: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,7 @@ def add_engines(
     precisions: Sequence[str] = ("fp32",),
     compute_capabilities: Sequence[str] | None = None,
     profiles: Sequence[Profile] | None = None,
+    execute: bool = True,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> tuple[AddedEngine, ...]:
@@ -71,6 +72,7 @@ def add_engines(
         precisions: of the ONNX files to build from.
         compute_capabilities: ``"8.6"``, …, for TensorRT-RTX; None for its default.
         profiles: instead of those planned from the lengths of the clips that the run was trained on.
+        execute: run them where there is a GPU; without, they count as built only, and are proven later.
         force: build anew what is there already.
         on_progress: called with (done, total, what).
 
@@ -82,23 +84,26 @@ def add_engines(
             model's.
         MissingExtraError: the library is not installed.
     """
-    folder = Path(folder)
-    with _alone(folder, library, on_progress):
+    precisions = list(dict.fromkeys(precisions))
+    folder = Path(os.path.realpath(folder))  # a link stays a link, and "." has a name
+    read_bundle(folder)  # before the lock: a wrong name shall not wait
+    with alone_with(folder, on_progress):
         bundle = read_bundle(folder)
+        bundle.check_files()  # or what is damaged would be sealed anew as it is
         plan = plan_from_bundle(bundle, profiles)
         if not force:  # before the build: TensorRT's may take minutes
             _check_absent(bundle, library, precisions, compute_capabilities)
+        # Before the build, too: two ONNX Runtimes in one environment are found now, not after minutes.
+        reference = _reference(bundle) if execute else None
         added = []
         content = {}
         for precision in precisions:
             built = _built(bundle, precision, library, plan, compute_capabilities, on_progress)
             artefact = _artefact(built, precision, bundle)
-            engine = _executed(
-                AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed=""),
-                built,
-                bundle,
-                on_progress,
-            )
+            engine = AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed="not asked for")
+            if execute:
+                engine = replace(engine, not_executed="")
+                engine = _executed(engine, built, bundle, reference, on_progress)
             added.append(engine)
             content[artefact.path] = built.plan
         _write(bundle, added, content)
@@ -115,34 +120,30 @@ def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) 
     Raises:
         ConfigError: the profiles leave out a shape of the contract.
     """
-    counts = (bundle.provenance.get("data") or {}).get("frame_counts") or {}
-    frame_counts = [int(frames) for frames, clips in counts.items() for _ in range(clips)]
-    plan = plan_profiles(frame_counts, bundle.contract)
+    plan = plan_profiles(_frame_counts(bundle), bundle.contract)
     if profiles is None:
         return plan
     check_profiles(profiles, bundle.contract)
     return replace(plan, profiles=tuple(profiles))
 
 
-@contextmanager
-def _alone(folder: Path, library: Library, on_progress: OnProgress | None) -> Iterator[None]:
-    """Hold the bundle's lock; the system takes it back from a process that is killed."""
-    filelock = require("filelock", extra=EXTRAS[library])
-    read_bundle(folder)  # or a lock would be left beside a folder that is no bundle
-    lock = filelock.FileLock(folder.absolute().with_name(f".{folder.name}.lock"))
+def _frame_counts(bundle: Bundle) -> list[int]:
+    """Return the frames of every clip that the run was trained on, as far as the bundle knows.
+
+    Raises:
+        BundleError: what it says cannot be counts of clips.
+    """
+    data = bundle.provenance.get("data")
+    counts = data.get("frame_counts") if isinstance(data, dict) else None
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        if on_progress:
-            on_progress(0, 0, "waiting for another build in this bundle")
-        lock.acquire()
-    try:
-        # What a build that was killed has left: nobody else is at work here now.
-        for rest in folder.absolute().parent.glob(f".{folder.name}.*.tmp"):
-            remove(rest)
-        yield
-    finally:
-        lock.release()
+        pairs = [(int(frames), int(clips)) for frames, clips in (counts or {}).items()]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.folder}: frame_counts in its provenance are no counts: {error}"
+        ) from error
+    if any(clips < 0 for _, clips in pairs) or sum(clips for _, clips in pairs) > _MOST_CLIPS:
+        raise BundleError(f"{bundle.folder}: frame_counts in its provenance: expected 0..{_MOST_CLIPS} clips")
+    return [frames for frames, clips in pairs for _ in range(clips)]
 
 
 def _check_absent(
@@ -207,38 +208,49 @@ def _artefact(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
 
 
 def _executed(
-    engine: AddedEngine, built: BuiltEngine, bundle: Bundle, on_progress: OnProgress | None
+    engine: AddedEngine,
+    built: BuiltEngine,
+    bundle: Bundle,
+    reference: Runner | None,
+    on_progress: OnProgress | None,
 ) -> AddedEngine:
     """Run an engine on this machine's GPU, if it has one that fits.
 
     Raises:
-        ExportError: it ran, and its answers are not the model's.
+        ExportError: it cannot be loaded on the GPU that it is for, or its answers are not the model's.
     """
-    artefact = engine.artefact
+    artefact, spec = engine.artefact, built.spec
     try:
         gpu = find_gpu()
-        runner = TrtRunner(built.plan, built.spec, bundle.contract)
     except SpoterError as error:
         return replace(engine, not_executed=str(error))
+    try:
+        runner = TrtRunner(built.plan, spec, bundle.contract)
+    except BackendError as error:
+        if gpu.compute_capability in spec.compute_capabilities:
+            raise ExportError(
+                f"{artefact.path} was built for this {gpu.name}, but cannot be loaded, and was not added: "
+                f"{error}"
+            ) from error
+        said = f"not for this {gpu.name} of compute capability {gpu.compute_capability}: {error}"
+        return replace(engine, not_executed=said)
     with runner:
         replay = replay_goldens(runner, bundle.goldens(), artefact)
         _check(replay.passed, artefact, str(replay))
-        proof = _proof(runner, artefact, bundle, on_progress)
-    if proof:
-        _check(proof.verdict.passed, artefact, "\n".join(proof.verdict.failures[:10]))
-    spec = replace(built.spec, executed=_execution(gpu.name, replay))
+        proof = None
+        if reference:
+            proof = prove(reference, runner, artefact, (), source="", on_gpu=True, on_progress=on_progress)
+            _check(proof.verdict.passed, artefact, "\n".join(proof.verdict.failures[:10]))
+    spec = replace(spec, executed=_execution(gpu.name, replay))
     return replace(engine, artefact=replace(artefact, engine=spec), proof=proof)
 
 
-def _proof(
-    runner: Runner, artefact: Artefact, bundle: Bundle, on_progress: OnProgress | None
-) -> Proof | None:
-    """Compare an engine with the fp32 ONNX file; None where ONNX Runtime is not installed."""
+def _reference(bundle: Bundle) -> Runner | None:
+    """Open the fp32 ONNX file, to compare engines with; None where ONNX Runtime is not installed."""
     try:
-        reference = OrtRunner(bundle.read(bundle.onnx().path))
+        return OrtRunner(bundle.read(bundle.onnx().path))
     except MissingExtraError:
         return None
-    return prove(reference, runner, artefact, (), source="", on_progress=on_progress)
 
 
 def _check(passed: bool, artefact: Artefact, facts: str) -> None:

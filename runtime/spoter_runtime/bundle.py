@@ -101,7 +101,7 @@ class Bundle:
         if precision not in found:
             raise BundleError(
                 f"{self.folder}: has no {precision} ONNX file, only {', '.join(found) or 'none at all'}. "
-                f"Fix: spoter-kit export --precision {','.join(dict.fromkeys(('fp32', precision)))} --force"
+                "Fix: export the RUN again with --precision, or take one of those"
             )
         return found[precision]
 
@@ -224,6 +224,8 @@ def read_bundle(folder: Path | str) -> Bundle:
             files=dict(content["files"]),
             provenance=content["provenance"],
         )
+        if not isinstance(bundle.provenance, dict):
+            raise TypeError(f"provenance {bundle.provenance!r}")
         for listed, digest in bundle.hashes().items():
             if not isinstance(listed, str) or not isinstance(digest, str):
                 raise TypeError(f"path {listed!r} with sha256 {digest!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -49,7 +51,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _swap_folder(new: Path, path: Path) -> None:
-    """Rename a complete folder into place; a rename cannot replace a folder that is not empty."""
+    """Rename a complete folder into place; a rename cannot replace a folder that is not empty.
+
+    In one step where the system can exchange two names: `new` is then the old folder, for the caller to
+    remove.
+    """
+    if _exchange(new, path):
+        return
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
     path.rename(old)
     try:
@@ -58,6 +66,29 @@ def _swap_folder(new: Path, path: Path) -> None:
         old.rename(path)
         raise
     remove(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot (renameat2, Linux)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another C library, another system
+        return False
+    at_working_folder, exchange = -100, 2
+    names = [os.fsencode(path) for path in (one, other)]
+    done: int = renameat2(at_working_folder, names[0], at_working_folder, names[1], exchange)
+    return done == 0
+
+
+def recover(path: Path) -> None:
+    """Put a folder back that a kill between two renames has left without its name; the caller is alone."""
+    left = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old"), key=lambda old: old.stat().st_mtime)
+    if left and not path.exists():
+        left.pop().rename(path)
+    for old in left:
+        remove(old)
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        remove(temporary)
 
 
 def remove(path: Path) -> None:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from spoter_export.bundle_files import read_proofs
+from spoter_export.bundle_files import alone_with, read_proofs
 from spoter_export.engines import add_engines, plan_from_bundle
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES
 from spoter_runtime.bundle import read_bundle
@@ -121,7 +121,7 @@ def test_engines_for_other_gpus_lie_side_by_side(bundle_copy):
 
 def test_all_precisions_or_none(bundle_copy):
     before = contents(bundle_copy)
-    missing = r"has no fp16 ONNX file, only fp32\. Fix: spoter-kit export --precision fp32,fp16 --force"
+    missing = r"has no fp16 ONNX file, only fp32\. Fix: export the RUN again with --precision"
     with pytest.raises(BundleError, match=missing):
         add_engines(bundle_copy, library="tensorrt_rtx", precisions=("fp32", "fp16"))
     assert contents(bundle_copy) == before
@@ -209,10 +209,9 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(bundle_copy):
 
 
 def test_a_second_build_waits_for_the_first(bundle_copy):
-    filelock = pytest.importorskip("filelock")
-    with filelock.FileLock(bundle_copy.with_name(f".{bundle_copy.name}.lock")):
+    with alone_with(bundle_copy):
         build = start_build(bundle_copy)
-        assert build.stdout.readline() == "waiting for another build in this bundle\n"
+        assert build.stdout.readline() == f"waiting for another process that changes {bundle_copy.name}\n"
         assert build.poll() is None
         assert len(read_bundle(bundle_copy).artefacts) == 1
     _, errors = build.communicate()
@@ -232,13 +231,14 @@ def test_the_device_builds_engines_without_torch_onnx_or_typer(python, bundle_co
         "1x1,8x40,8x99",
     )
     done = python("-m", "spoter_export", bundle_copy, *options, absent=absent)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert "100 %  " in done.stderr
     assert done.stdout.startswith("engines/fp32.tensorrt_rtx-")
     (_, artefact) = read_bundle(bundle_copy).artefacts
     assert artefact.engine.profiles[1] == Profile(batch=(1, 8, 8), frames=(1, 40, 99))
     again = python("-m", "spoter_export", bundle_copy, *options, absent=absent)
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr.startswith(f"error: {bundle_copy}: has engines/")
+    assert again.stderr.startswith(f"error: {bundle_copy.resolve()}: has engines/")
 
 
 def test_a_manifest_with_an_engine_survives_reading_and_writing(with_engine):
@@ -248,3 +248,41 @@ def test_a_manifest_with_an_engine_survives_reading_and_writing(with_engine):
     assert listed[1]["engine"]["profiles"] == [
         {"batch": list(p.batch), "frames": list(p.frames)} for p in added.plan.profiles
     ]
+
+
+def test_damaged_goldens_are_not_sealed_anew(bundle_copy):
+    with (bundle_copy / "goldens.npz").open("ab") as file:
+        file.write(b"\0")
+    before = contents(bundle_copy)
+    with pytest.raises(BundleError, match=r"goldens\.npz: sha256 is .* was changed or damaged"):
+        add_engines(bundle_copy, library="tensorrt_rtx")
+    assert contents(bundle_copy) == before
+
+
+def test_a_bundle_of_another_name_stays_where_it_is(bundle_copy, monkeypatch):
+    link = bundle_copy.with_name("link.spoter")
+    link.symlink_to(bundle_copy)
+    add_engines(link, library="tensorrt_rtx", compute_capabilities=("8.6",))
+    assert link.is_symlink()
+    monkeypatch.chdir(bundle_copy)
+    add_engines(".", library="tensorrt_rtx", compute_capabilities=("8.9",))
+    assert len(read_bundle(bundle_copy).artefacts) == 3
+
+
+def test_a_bundle_that_a_kill_left_without_its_name_is_put_back(bundle_copy):
+    bundle_copy.rename(bundle_copy.with_name(f".{bundle_copy.name}.0a1b2c3d.old"))
+    with alone_with(bundle_copy):
+        assert read_bundle(bundle_copy).check_files() == 4
+    assert [path.name for path in bundle_copy.parent.iterdir() if "old" in path.name] == []
+
+
+def test_a_precision_named_twice_is_built_once(bundle_copy):
+    assert len(add_engines(bundle_copy, library="tensorrt_rtx", precisions=("fp32", "fp32"))) == 1
+    assert len(read_bundle(bundle_copy).artefacts) == 2
+
+
+@pytest.mark.parametrize("counts", [{"20": 10**12}, {"x": 1}, {"20": -1}, [20], "20"])
+def test_a_bundle_with_impossible_lengths_is_refused(bundle_copy, reseal, counts):
+    reseal(bundle_copy, lambda manifest: manifest["provenance"]["data"].update(frame_counts=counts))
+    with pytest.raises(BundleError, match="frame_counts in its provenance"):
+        plan_from_bundle(read_bundle(bundle_copy))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from spoter_runtime.files import remove, replacing, sha256_of, write_json, write_text
+from spoter_runtime.files import recover, remove, replacing, sha256_of, write_json, write_text
 
 
 def names(folder):
@@ -157,3 +160,46 @@ def test_remove_takes_what_is_there_and_a_link_but_not_its_target(tmp_path):
     remove(target)
     remove(tmp_path / "none")
     assert names(tmp_path) == []
+
+
+def test_a_folder_is_exchanged_in_one_step_and_the_old_one_is_gone(tmp_path):
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old").touch()
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_kill_at_any_moment_of_the_exchange_leaves_a_whole_folder(tmp_path):
+    """The names are swapped by one call of the system: there is no moment without the folder."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs renameat2")
+    program = (
+        "import sys, pathlib, spoter_runtime.files as files\n"
+        "target = pathlib.Path(sys.argv[1])\n"
+        "files.remove = lambda path: __import__('os').kill(__import__('os').getpid(), 9)\n"
+        "with files.replacing(target) as temporary:\n"
+        "    temporary.mkdir()\n"
+        "    (temporary / 'new').touch()\n"
+    )
+    target = tmp_path / "b[1].spoter"  # a name that a pattern would read otherwise
+    target.mkdir()
+    (target / "old").touch()
+    killed = subprocess.run([sys.executable, "-c", program, target], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in target.iterdir()] == ["new"]
+    recover(target)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_what_two_renames_left_is_put_back(tmp_path):
+    target = tmp_path / "bundle"
+    for name in (".bundle.0.old", ".bundle.1.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    recover(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (target / ".bundle.0.old").exists()
