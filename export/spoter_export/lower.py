@@ -148,12 +148,25 @@ def check_fp16_range(
         for (name, made_by), magnitude in zip(makers.items(), map(float, magnitudes), strict=True):
             if magnitude > FP16_MAX:
                 raise ExportError(
-                    f"{made_by}: {name!r} reaches {magnitude:.6g} on clips of shape {poses_NTD.shape}, fp16 "
-                    f"holds {FP16_MAX:.0f}. Fix: keep_fp32 with this node and those that read it, or fp32"
+                    f"{made_by}{_layer_at(model.graph, name)}: {name!r} reaches {magnitude:.6g} on clips of "
+                    f"shape {poses_NTD.shape}, fp16 holds {FP16_MAX:.0f}. Fix: stay with --precision fp32, "
+                    "or keep_fp32 with this node and those that read it"
                 )
             if magnitude > largest.magnitude:
                 largest = LargestValue(magnitude=magnitude, tensor=name, made_by=made_by)
     return largest
+
+
+def _layer_at(graph: onnx.GraphProto, tensor: str) -> str:
+    """Say which layer of the module a tensor is near: the first parameter that meets it on its way."""
+    parameters = {initializer.name for initializer in graph.initializer if "." in initializer.name}
+    reached = {tensor}
+    for node in graph.node:
+        if reached.intersection(node.input) or tensor in node.output:
+            if named := [name for name in node.input if name in parameters]:
+                return f" at {named[0].rpartition('.')[0]}"
+            reached.update(node.output)
+    return ""
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:
@@ -250,7 +263,7 @@ def _half(tensor: TensorProto, reader: NodeProto) -> npt.NDArray[np.float16]:
         half = values.astype(np.float16)
     lost = values[np.isinf(half) & np.isfinite(values)]
     where = f"{tensor.name}, read by {reader.op_type} {reader.name!r}"
-    fix = f"Fix: keep_fp32={{{reader.name!r}}}, or stay with fp32"
+    fix = f"Fix: keep_fp32={{{reader.name!r}}}, or stay with --precision fp32"
     if lost.size:
         worst = lost[np.abs(lost).argmax()]
         raise ExportError(f"{where}: {worst:.6g} does not fit fp16, which holds {FP16_MAX:.0f}. {fix}")
