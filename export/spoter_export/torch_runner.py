@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 
@@ -44,11 +45,22 @@ class TorchRunner(Runner):
         poses, lengths = (
             torch.from_numpy(np.require(array, requirements="W")) for array in (poses_NTD, lengths_N)
         )
-        with torch.inference_mode():
-            logits = self._forward(poses.to(self.device, self.dtype), lengths.to(self.device))
-            # To the CPU: that waits for a GPU. A copy: the caller may keep it, torch's memory may be reused.
-            array: Float32Array = logits.to("cpu", torch.float32).numpy().copy()
+        try:
+            with torch.inference_mode():
+                logits = self._forward(poses.to(self.device, self.dtype), lengths.to(self.device))
+                # To the CPU: that waits for a GPU. A copy: torch's memory may be reused.
+                array: Float32Array = logits.to("cpu", torch.float32).numpy().copy()
+        except Exception as error:  # out of memory, no compiler for Inductor, a capture that fails, …
+            raise BackendError(
+                f"{self.name}: failed on poses {poses_NTD.shape}: {type(error).__name__}: {error}"
+            ) from error
         return array
+
+    def close(self) -> None:
+        """Let go of the module and of the memory that torch keeps on a GPU."""
+        del self.module
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
         logits: Tensor = self.module(poses, lengths)
@@ -60,7 +72,8 @@ class CompiledTorchRunner(TorchRunner):
 
     def __init__(self, module: nn.Module, contract: GraphContract, *, name: str) -> None:
         super().__init__(module, contract, name=name)
-        self._compiled = torch.compile(self.module, dynamic=True)
+        # Or it would go on in eager mode after some shapes, and be measured as if it were compiled.
+        self._compiled = torch.compile(self.module, dynamic=True, fullgraph=True)
 
     def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
         logits: Tensor = self._compiled(poses, lengths)
@@ -89,6 +102,11 @@ class GraphedTorchRunner(TorchRunner):
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         with self._lock:
             return super()._infer(poses_NTD, lengths_N)
+
+    def close(self) -> None:
+        """Let go of the graphs too."""
+        self._graphs.clear()
+        super().close()
 
     def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
         shape = tuple(poses.shape)

@@ -14,6 +14,7 @@ from spoter_runtime.runner import Runner
 
 # On the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
 TORCH_BACKENDS: Final = ("torch", "torch-cuda", "torch-cuda-compile", "torch-cuda-graph")
+CPU_BACKENDS: Final = ("torch", "ort-cpu")
 BACKENDS: Final = (*TORCH_BACKENDS, *DEVICE_BACKENDS)
 
 
@@ -37,6 +38,14 @@ def split_backend(name: str) -> tuple[str, str]:
     if backend in TORCH_BACKENDS and precision not in ("", "fp32"):
         raise BackendError(f"backend {name!r}: torch runs the RUN's own fp32 weights. Fix: {backend}")
     return backend, precision or "fp32"
+
+
+def backends_of(bundle: Bundle) -> list[str]:
+    """Return every backend that a bundle could run on, in each precision that it has a file of."""
+    others = dict.fromkeys(
+        a.precision for a in bundle.artefacts if a.kind == "onnx" and a.precision != "fp32"
+    )
+    return [*BACKENDS, *(f"{name}:{precision}" for precision in others for name in DEVICE_BACKENDS)]
 
 
 def open_backend(

@@ -10,7 +10,13 @@ from spoter_export.parity import Proof, prove
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import ConfigError, SpoterError
 from spoter_runtime.progress import OnProgress
-from spoter_toolkit.backends import BACKENDS, TORCH_BACKENDS, open_backend
+from spoter_toolkit.backends import (
+    CPU_BACKENDS,
+    TORCH_BACKENDS,
+    backends_of,
+    open_backend,
+    split_backend,
+)
 from spoter_toolkit.reference import open_reference
 
 
@@ -41,7 +47,11 @@ def prove_backends(
         ConfigError: torch, the reference, was named.
         SpoterError: a backend that was named cannot be opened here.
     """
-    names = _all_of(bundle) if backends is None else list(backends)
+    names = (
+        [name for name in backends_of(bundle) if name not in TORCH_BACKENDS]
+        if backends is None
+        else list(backends)
+    )
     if "torch" in names:
         raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
     reference = open_reference(bundle, run)
@@ -65,15 +75,8 @@ def prove_backends(
                     clips.clips,
                     source=clips.source,
                     seed=seed,
+                    on_gpu=split_backend(name)[0] not in CPU_BACKENDS,
                     on_progress=on_progress,
                 )
             )
     return proofs, not_run
-
-
-def _all_of(bundle: Bundle) -> list[str]:
-    precisions = dict.fromkeys(artefact.precision for artefact in bundle.artefacts if artefact.kind == "onnx")
-    names = [name for name in BACKENDS if name not in TORCH_BACKENDS]
-    return [
-        name if precision == "fp32" else f"{name}:{precision}" for precision in precisions for name in names
-    ]

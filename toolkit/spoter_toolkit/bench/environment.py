@@ -6,13 +6,16 @@ import importlib.metadata
 import os
 import platform
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from spoter_runtime.errors import SpoterError
+from spoter_runtime.gpu import find_gpu
 from spoter_runtime.ort import installed_distributions
 from spoter_toolkit.bench.cases import usable_cores
 
-_PACKAGES: Final = ("spoter-kit", "numpy", "torch")
+_PACKAGES: Final = ("spoter-kit", "numpy", "torch", "tensorrt", "tensorrt-rtx", "cuda-bindings")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _CPUFREQ: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -36,6 +39,7 @@ def environment() -> dict[str, Any]:
         "system": _system(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "gpu": _gpu(),
         "packages": _versions(),
     }
 
@@ -68,7 +72,7 @@ def without_places(text: str, *paths: Path) -> str:
     """
     for folder in (*(path.absolute().parent for path in paths), Path.cwd(), Path.home()):
         text = text.replace(f"{folder}{os.sep}", "…/")
-    return re.sub(r"(?<![\w.…])/(?:[^\s/:'\"]+/)+", "…/", text)
+    return re.sub(r"(?<![\w.…:/])/(?:[^\s/:'\"]+/)+", "…/", text)
 
 
 def _cpuinfo(field: str) -> list[str]:
@@ -109,6 +113,14 @@ def _system() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return platform.system()
+
+
+def _gpu() -> dict[str, Any] | None:
+    """Return the first GPU that CUDA shows; None where there is none, or nothing that could tell."""
+    try:
+        return asdict(find_gpu())
+    except SpoterError:
+        return None
 
 
 def _versions() -> dict[str, str | None]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from spoter_runtime.errors import require
-from spoter_toolkit.backends import BACKENDS
 from spoter_toolkit.bench.cases import plural
 from spoter_toolkit.bench.results import BenchResult, Timing
 
@@ -74,7 +73,7 @@ def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
                 sorted(timings, key=lambda timing: timing.case.frames),
                 shift=(place - (len(lines) - 1) / 2) * _SIDESTEP * longest,
                 style=_STYLES[threads.index(count) % len(_STYLES)],
-                colour=_COLOURS[BACKENDS.index(backend) % len(_COLOURS)],  # its own in every picture
+                colour=_COLOURS[backends.index(backend) % len(_COLOURS)],
                 label=f"{backend}, {plural(count, 'thread')}",
             )
     panel.set_title(f"{plural(batch, 'clip')} a call", fontsize=10)
