@@ -180,7 +180,8 @@ def test_one_export_makes_onnx_fp16_and_engines_and_says_what_is_missing(home: P
     done = spoter_kit(home, "export", *wanted)
     assert done.returncode == 1
     assert "--trt: this needs the Python module 'tensorrt', which is not installed" in done.stderr
-    assert f"{out} is complete otherwise. Then: spoter-kit export {out} --trt\n" in done.stderr
+    then = f"spoter-kit export {out} --trt --precision fp32,fp16"
+    assert f"{out} is complete otherwise. Then: {then}\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert "one clip at a time" in done.stdout  # the padding that is to be expected
     made = [(a.kind, a.precision) for a in read_bundle(home / out).artefacts]
@@ -199,6 +200,11 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     answer(spoter_kit(home, "export", "--precision", "fp16", "--max-batch", "2", "-o", out, "--json"))
     proofs = answer(spoter_kit(home, "parity", out, "--backend", "ort-cpu:fp16", "--json"))["proofs"]
     assert [(proof["artefact"], proof["passed"]) for proof in proofs] == [("model.fp16.onnx", True)]
+    short = ("--quick", "--rounds", "2", "--seconds-per-case", "0.02", "--frames", "9", "--threads", "1")
+    backends = ("--backend", "ort-cpu", "--backend", "ort-cpu:fp16")
+    measured = answer(spoter_kit(home, "bench", out, *backends, *short, "-o", "half-bench", "--json"))
+    assert {timing["backend"] for timing in measured["timings"]} == {"ort-cpu", "ort-cpu:fp16"}
+    assert (home / "half-bench" / "bench.md").is_file()
     assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
 
 

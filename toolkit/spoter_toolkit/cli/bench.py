@@ -54,14 +54,18 @@ def bench(
     """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
     from spoter_runtime.bundle import read_bundle
     from spoter_runtime.errors import BackendError
+    from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
     from spoter_toolkit.bench.report import problems, tables, write_report
     from spoter_toolkit.locate import newest_bundle
 
     path = bundle or newest_bundle()
-    settings = _settings(backend, batch, frames, threads, rounds, seconds_per_case, quick)
-    folder = out or BENCHES / _report_name(read_bundle(path).name)
+    opened = read_bundle(path)
+    settings = _settings(
+        backend or backends_of(opened), batch, frames, threads, rounds, seconds_per_case, quick
+    )
+    folder = out or BENCHES / _report_name(opened.name)
     _check_place(folder, force)
     with progress_bar() as on_progress:
         result = run_bench(path, settings, run=run, on_progress=on_progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,7 +49,7 @@ def export(
     rtx: Annotated[bool, typer.Option("--rtx", help="A TensorRT-RTX engine; built with no GPU too.")] = False,
     precision: Annotated[str, typer.Option(help="With commas: fp32, fp16.")] = "fp32",
     compute_capability: Annotated[
-        str | None, typer.Option(help="GPUs for --rtx, with commas: 8.6,8.9; default: all since Ampere.")
+        str | None, typer.Option(help="GPUs for --rtx, with commas: 8.6,8.9; default: 8.0,8.6,8.9,12.0.")
     ] = None,
     profile: Annotated[
         list[str] | None,
@@ -93,7 +94,7 @@ def export(
     elif engines:
         _show_engines(engines)
     if errors:
-        raise _incomplete(folder, errors)
+        raise _incomplete(folder, errors, [*_typed(precision, compute_capability, profile)])
     if not json:
         next_step("spoter-kit parity {}", folder)
 
@@ -121,7 +122,7 @@ def _engines_wanted(
         libraries.append("tensorrt")
     if rtx:
         libraries.append("tensorrt_rtx")
-    if compute_capability and not rtx:
+    if compute_capability is not None and not rtx:
         raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand. Fix: add --rtx")
     if profile and not libraries:
         raise ConfigError("--profile: only engines have profiles. Fix: add --trt or --rtx")
@@ -131,7 +132,7 @@ def _engines_wanted(
     return _Wanted(
         libraries=libraries,
         precisions=precisions,
-        capabilities=parse_compute_capabilities(compute_capability) if compute_capability else None,
+        capabilities=(None if compute_capability is None else parse_compute_capabilities(compute_capability)),
         profiles=[parse_profile(text) for text in profile] if profile else None,
         force=force,
     )
@@ -202,17 +203,31 @@ def _add_engines(
     return engines, errors
 
 
-def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]]) -> SpoterError:
-    """Return one error that says what is missing, what is there all the same, and how to go on later."""
-    from spoter_runtime.errors import BackendError
+def _typed(precision: str, compute_capability: str | None, profile: list[str] | None) -> Iterator[str]:
+    """Return the options about engines as they were typed, for a command that goes on with them."""
+    if precision != "fp32":
+        yield from ("--precision", precision)
+    if compute_capability:
+        yield from ("--compute-capability", compute_capability)
+    for text in profile or ():
+        yield from ("--profile", text)
+
+
+def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: Sequence[str]) -> SpoterError:
+    """Return one error that says what failed, what is there all the same, and how to go on later.
+
+    The command is only given where the machine is what is missing: a wrong option fails again.
+    """
+    from spoter_runtime.errors import BackendError, MissingExtraError
 
     options = {"tensorrt": "--trt", "tensorrt_rtx": "--rtx"}
     reasons = "\n".join(f"{options[library]}: {error}" for library, error in errors)
-    again = " ".join(options[library] for library, _ in errors)
-    return BackendError(
-        f"{reasons}\n{folder} is complete otherwise. "
-        f"Then: {shlex.join(['spoter-kit', 'export', str(folder)])} {again}"
-    )
+    later = [library for library, error in errors if isinstance(error, BackendError | MissingExtraError)]
+    then = ""
+    if later:
+        again = ["spoter-kit", "export", str(folder), *(options[library] for library in later), *typed]
+        then = f". Then: {shlex.join(again)}"
+    return BackendError(f"{reasons}\n{folder} is complete otherwise{then}")
 
 
 def _show_onnx(exported: Exported) -> None:
