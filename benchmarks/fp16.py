@@ -24,8 +24,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from spoter_export.cases import ClipSet, generated_clips
 from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
-from spoter_export.parity import generated_clips, run_parity
+from spoter_export.parity import run_parity
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import read_bundle
 from spoter_runtime.errors import require
@@ -199,10 +200,9 @@ def torch_in(model: Spoter, dtype: torch.dtype) -> Spoter:
 def measure(case: Case) -> dict[str, Any]:
     """Return everything about one model as plain JSON values."""
     alone = [pad_clips([clip]) for clip in case.clips]
-    generated = [pad_clips([clip]) for clip in generated_clips(case.fp32.contract, 0)]
-    facts = run_parity(
-        case.fp32, on_ort(rounded_from_fp16(fp16_from_fp32(case.model))), case.clips, source=case.source
-    )
+    generated = [pad_clips([clip]) for clip in generated_clips(case.fp32.contract, 0).clips]
+    rounded = on_ort(rounded_from_fp16(fp16_from_fp32(case.model)))
+    facts = run_parity(case.fp32, rounded, [ClipSet(source=case.source, clips=case.clips)])
     grid = [point.max_logit_diff for point in facts.grid]
     invariance = facts.invariance[len(facts.invariance) // 2 :]  # the candidate's
     return {
@@ -217,7 +217,7 @@ def measure(case: Case) -> dict[str, Any]:
         "grid_max_logit_diff": max(d for d in grid if d is not None),
         "grid_labels": [sum(p.labels_agree for p in facts.grid), sum(p.batch for p in facts.grid)],
         "generated_max_logit_diff": facts.clips[0].max_logit_diff,
-        "generated_labels": [facts.clips[0].labels_agree, facts.clips[0].clips],
+        "generated_labels": [facts.clips[0].labels_agree, len(facts.clips[0].clips)],
         "clips_max_logit_diff": facts.clips[1].max_logit_diff,
         "max_invariance_diff": max(f.max_logit_diff for f in invariance if f.max_logit_diff is not None),
     }

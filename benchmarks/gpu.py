@@ -187,7 +187,7 @@ def prove_one(name: str, run: Run, work: Path) -> dict[str, Any]:
     """Compare one backend with the model in double precision on the CPU; in this process."""
     import torch
 
-    from spoter_export.parity import prove
+    from spoter_export.judge import prove
     from spoter_export.torch_runner import TorchRunner
     from spoter_runtime.bundle import read_bundle
     from spoter_toolkit.backends import CPU_BACKENDS, open_backend, split_backend
@@ -205,8 +205,7 @@ def prove_one(name: str, run: Run, work: Path) -> dict[str, Any]:
             reference,
             runner,
             artefact,
-            clips.clips,
-            source=clips.source,
+            [clips] if clips else [],
             on_gpu=split_backend(name)[0] not in CPU_BACKENDS,
         )
     return {"executed": True} | proof.as_json() | {"max_logit_diff": proof.facts.max_logit_diff}
@@ -285,11 +284,12 @@ def proof_rows(proofs: dict[str, dict[str, Any]]) -> list[str]:
         facts = proof["facts"]
         moves = [f["max_logit_diff"] for f in facts["invariance"] if f["runner"] != facts["reference"]]
         most = max((move for move in moves if move is not None), default=float("nan"))
-        agree, clips = (sum(group[key] for group in facts["clips"]) for key in ("labels_agree", "clips"))
+        clips = [clip for group in facts["clips"] for clip in group["clips"]]
+        agree = sum(clip["reference"] == clip["candidate"] for clip in clips)
         verdict = "holds" if proof["passed"] else "FAILS: " + "; ".join(proof["failures"][:5])
         rows.append(
             f"| {name} | {proof['artefact']} | yes | {proof['max_logit_diff']:.1e} | {most:.1e} | "
-            f"{agree} of {clips} | {cell(verdict)} |"
+            f"{agree} of {len(clips)} | {cell(verdict)} |"
         )
     return rows
 

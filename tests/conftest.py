@@ -53,7 +53,7 @@ def small_model(contract):
     """A BdslSpoter of two layers whose random weights tell clips apart: every label wins somewhere."""
     import torch
 
-    from spoter_export.parity import generated_poses
+    from spoter_export.cases import generated_poses
     from spoter_toolkit.models import BdslSpoter, ModelConfig
 
     torch.manual_seed(0)
@@ -90,10 +90,10 @@ def provenance():
 @pytest.fixture(scope="session")
 def exported(small_model, contract, provenance, tmp_path_factory):
     """The small model as a bundle; an export takes seconds, so all tests share it and none may change it."""
-    from spoter_export.bundle_writer import ProofClips, export_bundle
+    from spoter_export.bundle_writer import export_bundle
 
     folder = tmp_path_factory.mktemp("bundles") / "small.spoter"
-    return export_bundle(small_model, contract, folder, provenance=provenance, proof=ProofClips())
+    return export_bundle(small_model, contract, folder, provenance=provenance)
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +130,7 @@ def reseal():
 @pytest.fixture
 def make_clip():
     """Return clip(seed, frames): landmarks (frames, 54, 2) that move smoothly, some of them missing."""
-    from spoter_export.parity import generated_poses
+    from spoter_export.cases import generated_poses
 
     def make_clip(seed=0, frames=20):
         return generated_poses(np.random.default_rng(seed), 1, frames)[0].reshape(frames, 54, 2)

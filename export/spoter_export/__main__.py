@@ -64,13 +64,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _show_progress() -> OnProgress:
     """Return a report that writes a line for each twentieth of the work, on stderr."""
-    last = ("", -1)
+    last = -1
 
     def on_progress(done: int, total: int, what: str) -> None:
         nonlocal last
-        share = done * 20 // total if total else 0
-        if (what.partition(":")[0], share) != last:
-            last = (what.partition(":")[0], share)
+        share = done * 20 // total if total else -1
+        if share != last or not total:
+            last = share
             print(f"{share * 5:3d} %  {what}" if total else what, file=sys.stderr, flush=True)
 
     return on_progress

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from spoter_export.judge import Proof
 from spoter_export.model_card import card_from_facts
-from spoter_export.parity import Proof
 from spoter_runtime.bundle import (
     GOLDENS,
     MANIFEST,
@@ -28,7 +28,7 @@ from spoter_runtime.errors import BundleError, require
 from spoter_runtime.files import recover, sha256_of, write_json, write_text
 from spoter_runtime.progress import OnProgress
 
-PARITY_SCHEMA: Final = 2
+PARITY_SCHEMA: Final = 3
 
 
 @contextmanager
@@ -90,9 +90,21 @@ def read_proofs(bundle: Bundle) -> tuple[Proof, ...]:
     Raises:
         BundleError: the file is damaged, of another schema, or not a list of proofs.
     """
-    where = bundle.folder / PARITY
+    where = str(bundle.folder / PARITY)
     try:
         content = json.loads(bundle.read(PARITY))
+    except ValueError as error:
+        raise BundleError(f"{where}: is no JSON: {error}") from error
+    return proofs_from_json(content, where=where)
+
+
+def proofs_from_json(content: Any, *, where: str) -> tuple[Proof, ...]:
+    """Read what `proofs_json` returned.
+
+    Raises:
+        BundleError: another schema, or not a list of proofs; `where` names the source.
+    """
+    try:
         if content["schema_version"] != PARITY_SCHEMA:
             raise BundleError(
                 f"{where}: schema version {content['schema_version']}, this spoter-kit reads "

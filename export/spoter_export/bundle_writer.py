@@ -14,42 +14,21 @@ import onnx
 from torch import nn
 
 from spoter_export.bundle_files import alone_with, describe_bundle
+from spoter_export.cases import ClipSet, generated_clips, spread_by_length
+from spoter_export.judge import Proof, policy_of, prove
 from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
-from spoter_export.parity import (
-    OnProgress,
-    Proof,
-    generated_clips,
-    policy_of,
-    prove,
-    spread_by_length,
-)
 from spoter_export.to_onnx import OPSET, check_graph, onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import is_replaceable, replacing
-from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort import OrtRunner
+from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner, pad_clips
 
 MODEL: Final = "model.onnx"
 _GOLDEN_CLIPS: Final = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProofClips:
-    """Clips to prove the export on, and to keep as goldens.
-
-    Attributes:
-        clips: (frames, 54, 2) each; may be empty: generated ones are always used too.
-        source: where they come from, as the reports shall say it.
-        keep: whether some of them may travel in the bundle as goldens. Landmarks of people are personal.
-    """
-
-    clips: Sequence[Float32Array] = ()
-    source: str = ""
-    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +45,8 @@ def export_bundle(
     folder: Path,
     *,
     provenance: dict[str, Any],
-    proof: ProofClips,
+    clips: ClipSet | None = None,
+    keep_goldens: bool = True,
     precisions: Sequence[str] = ("fp32",),
     force: bool = False,
     on_progress: OnProgress | None = None,
@@ -78,7 +58,8 @@ def export_bundle(
         contract: what the bundle claims, and what is proven.
         folder: ``<name>.spoter``; an existing one is only replaced with `force`.
         provenance: where the weights come from; plain JSON values, shown in the model card.
-        proof: clips to compare on.
+        clips: of people, to compare on; generated ones are always used too.
+        keep_goldens: whether some of `clips` may travel in the bundle. Landmarks of people are personal.
         precisions: a file for each; fp32 is always among them, because the others are made from it.
         force: replace an existing bundle.
         on_progress: called with (done, total, what).
@@ -105,17 +86,17 @@ def export_bundle(
             on_progress(0, 0, "exporting to ONNX")
         exported = onnx_from_module(module, contract)
         for precision in precisions:
-            graph = exported if precision == "fp32" else _in_fp16(exported, contract, proof)
+            graph = exported if precision == "fp32" else _in_fp16(exported, contract, clips)
             model = _bytes_of(graph)
             artefact = _onnx_artefact(model, precision)
             candidate = OrtRunner(model)
             if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
                 candidate = OrtRunner(_bytes_of(rounded_from_fp16(graph)))
                 candidate.name = "ort-cpu, all rounded to fp16"
-            proofs.append(_proven(reference, candidate, artefact, proof, on_progress))
+            proofs.append(_proven(reference, candidate, artefact, clips, on_progress))
             artefacts.append(artefact)
             (temporary / artefact.path).write_bytes(model)
-        (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, proof)))
+        (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, clips if keep_goldens else None)))
         describe_bundle(
             temporary,
             name=folder.stem,
@@ -127,14 +108,14 @@ def export_bundle(
     return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
 
 
-def _in_fp16(model: onnx.ModelProto, contract: GraphContract, proof: ProofClips) -> onnx.ModelProto:
+def _in_fp16(model: onnx.ModelProto, contract: GraphContract, clips: ClipSet | None) -> onnx.ModelProto:
     """Lower a graph to fp16 after looking at the values that flow through it.
 
     Raises:
         ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named.
     """
-    clips = [*proof.clips, *generated_clips(contract, seed=0)]
-    check_fp16_range(model, (pad_clips([clip]) for clip in clips))
+    looked_at = [*(clips.clips if clips else ()), *generated_clips(contract, seed=0).clips]
+    check_fp16_range(model, (pad_clips([clip]) for clip in looked_at))
     lowered = fp16_from_fp32(model)
     check_graph(lowered, contract)
     return lowered
@@ -161,7 +142,7 @@ def _proven(
     reference: Runner,
     candidate: Runner,
     artefact: Artefact,
-    clips: ProofClips,
+    clips: ClipSet | None,
     on_progress: OnProgress | None,
 ) -> Proof:
     """Compare a file with the module it came from.
@@ -169,7 +150,7 @@ def _proven(
     Raises:
         ExportError: it is not the same model.
     """
-    proof = prove(reference, candidate, artefact, clips.clips, source=clips.source, on_progress=on_progress)
+    proof = prove(reference, candidate, artefact, [clips] if clips else [], on_progress=on_progress)
     if not proof.verdict.passed:
         shown = "\n".join(f"  {failure}" for failure in proof.verdict.failures[:10])
         raise ExportError(
@@ -179,12 +160,12 @@ def _proven(
     return proof
 
 
-def goldens_from(reference: Runner, proof: ProofClips) -> Goldens:
+def goldens_from(reference: Runner, clips: ClipSet | None = None) -> Goldens:
     """Return clips of many lengths with the reference's logits, each computed alone and without padding."""
-    real = spread_by_length(proof.clips, _GOLDEN_CLIPS) if proof.keep else []
-    clips = real + generated_clips(reference.contract, seed=0)
-    poses, lengths = pad_clips(clips)
-    logits = np.concatenate([reference.infer(*pad_clips([clip])) for clip in clips])
+    real = [clips.clips[i] for i in spread_by_length(clips.clips, _GOLDEN_CLIPS)] if clips else []
+    kept = [*real, *generated_clips(reference.contract, seed=0).clips]
+    poses, lengths = pad_clips(kept)
+    logits = np.concatenate([reference.infer(*pad_clips([clip])) for clip in kept])
     return Goldens(poses_NTD=poses, lengths_N=lengths, logits_NC=logits)
 
 

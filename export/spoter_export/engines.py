@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from spoter_export.bundle_files import alone_with, describe_bundle, read_proofs
-from spoter_export.parity import Proof, prove
+from spoter_export.judge import Proof, prove
 from spoter_export.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
 from spoter_runtime.bundle import Artefact, Bundle, read_bundle
@@ -239,7 +239,7 @@ def _executed(
         _check(replay.passed, artefact, str(replay))
         proof = None
         if reference:
-            proof = prove(reference, runner, artefact, (), source="", on_gpu=True, on_progress=on_progress)
+            proof = prove(reference, runner, artefact, on_gpu=True, on_progress=on_progress)
             _check(proof.verdict.passed, artefact, "\n".join(proof.verdict.failures[:10]))
     spec = replace(spec, executed=_execution(gpu.name, replay))
     return replace(engine, artefact=replace(artefact, engine=spec), proof=proof)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spoter_export.parity import Proof
+from spoter_export.judge import Proof, agreement_in_words
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.landmarks import NUM_FEATURES
@@ -143,8 +143,8 @@ def _proof_section(proof: Proof) -> list[str]:
         f"| {worst:.1e} | {policy.max_logit_diff:.0e} | |"
     ]
     rows += [
-        f"| {clips.clips} clips ({clips.source}) | {clips.max_logit_diff:.1e} | "
-        f"{policy.max_logit_diff:.0e} | {clips.labels_agree} of {clips.clips} labels agree |"
+        f"| {len(clips.clips)} clips ({clips.source}) | {clips.max_logit_diff:.1e} | "
+        f"{policy.max_logit_diff:.0e} | {agreement_in_words(clips, proof.precision)} |"
         for clips in facts.clips
     ]
     rows += [

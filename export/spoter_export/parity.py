@@ -1,4 +1,4 @@
-"""Run two runners on the same clips, keep what differs as facts, and judge the facts by a policy.
+"""Run two runners on the same cases and keep what differs as facts; `spoter_export.judge` judges them.
 
 Running and judging are apart: facts are data that can be stored and judged again with other thresholds.
 Shapes: N clips, T frames, D features (108), C classes.
@@ -7,32 +7,28 @@ Shapes: N clips, T frames, D features (108), C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
-from spoter_runtime.bundle import Artefact
-from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BundleError, ConfigError, SpoterError
-from spoter_runtime.landmarks import (
-    LEFT_HAND,
-    LEFT_SHOULDER,
-    NUM_FEATURES,
-    NUM_LANDMARKS,
-    RIGHT_HAND,
-    RIGHT_SHOULDER,
-    Float32Array,
-    detected,
+from spoter_export.cases import (
+    ClipSet,
+    Lengths,
+    generated_clips,
+    generated_poses,
+    grid_points,
+    spread_by_length,
 )
+from spoter_runtime.errors import BundleError, SpoterError
+from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, detected
 from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
-GRID_BATCHES: Final = (1, 2, 7, 32)
-GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
 _INVARIANCE_CLIPS: Final = 16
-_MOST_FLIPS: Final = 20  # facts keep the count of all flips, and this many in full
+_BATCH: Final = 32
+_TOP: Final = 5
 # Unlike the fills a model might see in training: it must not matter at all what padding holds.
 _FILLS: Final = ("zeros", "noise", "nan", "huge", "infinity")
 
@@ -48,37 +44,68 @@ class GridPoint:
 
     batch: int
     frames: int
-    lengths: Literal["full", "ragged"]
+    lengths: Lengths
     max_logit_diff: float | None
     labels_agree: int
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flip:
-    """A clip on which the best labels differ; margins are between a runner's best two logits."""
+class ClipFact:
+    """What two runners answered to one clip.
 
-    clip: int
+    Attributes:
+        max_logit_diff: largest absolute difference of a logit.
+        reference, candidate: their best labels.
+        reference_margin, candidate_margin: between a runner's best two logits.
+        top5_agree: whether the best five labels are the same five.
+        label: what was signed; None where it is not known.
+        signer: who signed; None where it is not known.
+    """
+
+    name: str
+    frames: int
+    max_logit_diff: float
     reference: str
-    reference_margin: float
     candidate: str
+    reference_margin: float
     candidate_margin: float
+    top5_agree: bool
+    label: str | None = None
+    signer: str | None = None
+
+    @property
+    def is_flip(self) -> bool:
+        """True where the best labels differ."""
+        return self.reference != self.candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFacts:
-    """What differed on clips, run in ragged batches.
-
-    Attributes:
-        source: where they come from, in words; ``"generated"`` for those made here.
-    """
+    """What differed on the clips of one source, run in ragged batches."""
 
     source: str
-    clips: int
-    max_logit_diff: float
-    mean_logit_diff: float
-    labels_agree: int
-    flips: tuple[Flip, ...]
+    clips: tuple[ClipFact, ...]
+
+    @property
+    def max_logit_diff(self) -> float:
+        """The largest difference over all clips."""
+        return max(clip.max_logit_diff for clip in self.clips)
+
+    @property
+    def labels_agree(self) -> int:
+        """Clips whose best label is the same."""
+        return len(self.clips) - len(self.flips)
+
+    @property
+    def top5_agree(self) -> int:
+        """Clips whose best five labels are the same five."""
+        return sum(clip.top5_agree for clip in self.clips)
+
+    @property
+    def flips(self) -> tuple[ClipFact, ...]:
+        """Clips whose best labels differ."""
+        return tuple(clip for clip in self.clips if clip.is_flip)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +150,8 @@ class ParityFacts:
         parts = {
             "grid": tuple(GridPoint(**point) for point in value["grid"]),
             "clips": tuple(
-                ClipFacts(**(clips | {"flips": tuple(Flip(**flip) for flip in clips["flips"])}))
-                for clips in value["clips"]
+                ClipFacts(source=group["source"], clips=tuple(ClipFact(**clip) for clip in group["clips"]))
+                for group in value["clips"]
             ),
             "invariance": tuple(Invariance(**fact) for fact in value["invariance"]),
         }
@@ -137,132 +164,11 @@ class ParityFacts:
         return max([*grid, *(clips.max_logit_diff for clips in self.clips)])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """Thresholds for the facts of one precision; the defaults are those of fp32.
-
-    Attributes:
-        max_logit_diff: measured on trained models, ONNX Runtime stays within 3e-6 of torch on people's clips
-            and over the grid, within 4e-5 on a clip that shows one still point; 1e-4 leaves room for other
-            processors' orders of summation.
-        max_invariance_diff: measured within 6e-6 on trained models, in torch and in ONNX Runtime.
-        min_label_agreement: share of clips whose best label is the same.
-    """
-
-    max_logit_diff: float = 1e-4
-    max_invariance_diff: float = 1e-5
-    min_label_agreement: float = 1.0
-
-
-# Thresholds by precision. fp16, measured with every tensor rounded: trained models stay within 8.5e-3 of fp32
-# over the grid and on people's clips, padding and company move them by at most 1.5e-3, and 3,133 of 3,133
-# labels agree; where a model does not know the words and its logits lie close, 0.5 % of the labels turn.
-POLICIES: Final = {
-    "fp32": Policy(),
-    "fp16": Policy(max_logit_diff=2e-2, max_invariance_diff=5e-3, min_label_agreement=0.99),
-}
-
-
-def policy_of(precision: str, *, on_gpu: bool = False) -> Policy:
-    """Return the thresholds of a precision.
-
-    Args:
-        precision: ``"fp32"``, …
-        on_gpu: where another batch may be computed by another kernel, whose sums have another order: company
-            may then move the logits as far as another engine may. Not measured: no GPU was at hand.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    if precision not in POLICIES:
-        raise ConfigError(f"precision {precision!r}: expected one of {', '.join(POLICIES)}")
-    policy = POLICIES[precision]
-    return replace(policy, max_invariance_diff=policy.max_logit_diff) if on_gpu else policy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A policy's judgement of some facts: passed when there are no failures."""
-
-    failures: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """True when nothing failed."""
-        return not self.failures
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """Facts about one artefact, and one judgement of them: what parity.json holds.
-
-    Attributes:
-        artefact: the file that the candidate ran, relative to its bundle.
-        sha256: of that file.
-    """
-
-    artefact: str
-    sha256: str
-    facts: ParityFacts
-    policy: Policy
-    verdict: Verdict
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "artefact": self.artefact,
-            "sha256": self.sha256,
-            "passed": self.verdict.passed,
-            "failures": list(self.verdict.failures),
-            "policy": asdict(self.policy),
-            "facts": self.facts.as_json(),
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Proof:
-        """Read what `as_json` wrote.
-
-        Raises:
-            TypeError, KeyError: a field is missing or unknown.
-        """
-        return cls(
-            artefact=value["artefact"],
-            sha256=value["sha256"],
-            facts=ParityFacts.from_json(value["facts"]),
-            policy=Policy(**value["policy"]),
-            verdict=Verdict(failures=tuple(value["failures"])),
-        )
-
-
-def prove(
-    reference: Runner,
-    candidate: Runner,
-    artefact: Artefact,
-    clips: Sequence[Float32Array],
-    *,
-    source: str,
-    seed: int = 0,
-    on_gpu: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Proof:
-    """Run `run_parity`, and judge it by the policy of the artefact's precision."""
-    policy = policy_of(artefact.precision, on_gpu=on_gpu)
-    facts = run_parity(reference, candidate, clips, source=source, seed=seed, on_progress=on_progress)
-    return Proof(
-        artefact=artefact.path,
-        sha256=artefact.sha256,
-        facts=facts,
-        policy=policy,
-        verdict=judge(facts, policy),
-    )
-
-
 def run_parity(
     reference: Runner,
     candidate: Runner,
-    clips: Sequence[Float32Array],
+    sets: Sequence[ClipSet] = (),
     *,
-    source: str,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> ParityFacts:
@@ -271,8 +177,7 @@ def run_parity(
     Args:
         reference: usually the PyTorch model.
         candidate: any backend with the same contract.
-        clips: real clips (frames, 54, 2); generated ones are always run too, so this may be empty.
-        source: where `clips` come from, for the report.
+        sets: clips of people; generated ones are always run too, so there may be none.
         seed: of the generated clips.
         on_progress: called with (done, total, what).
 
@@ -286,46 +191,40 @@ def run_parity(
             f"{candidate.name} and {reference.name} have different contracts: not the same model"
         )
     points = grid_points(reference.contract)
-    total = len(points) + len(clips)
-    grid = []
-    for done, (batch, frames, lengths) in enumerate(points):
-        grid.append(_grid_point(reference, candidate, batch, frames, lengths, seed))
+    sets = [generated_clips(reference.contract, seed), *(group for group in sets if group.clips)]
+    total = len(points) + sum(len(group.clips) for group in sets)
+    who = f"{candidate.name} against {reference.name}"
+
+    def report(done: int, what: str) -> None:
         if on_progress:
-            on_progress(done + 1, total, f"{candidate.name} against {reference.name}: {batch}×{frames}")
-    generated = generated_clips(reference.contract, seed)
-    groups = [(generated, "generated")] + ([(list(clips), source)] if clips else [])
-    facts = tuple(_clip_facts(reference, candidate, group, name) for group, name in groups)
-    probes = spread_by_length(list(clips), _INVARIANCE_CLIPS) + generated
+            on_progress(done, total, f"{who}: {what}")
+
+    grid = []
+    for batch, frames, lengths in points:
+        grid.append(_grid_point(reference, candidate, batch, frames, lengths, seed))
+        report(len(grid), f"{batch}×{frames}")
+    facts = []
+    for group in sets:
+        facts.append(_clip_facts(reference, candidate, group))
+        report(len(grid) + sum(len(fact.clips) for fact in facts), group.source)
+    probes = [group.clips[i] for group in sets[1:] for i in spread_by_length(group.clips, _INVARIANCE_CLIPS)]
+    probes += sets[0].clips
     invariance = [
         fact for runner in (reference, candidate) for fact in invariance_of(runner, probes, seed=seed)
     ]
-    if on_progress:
-        on_progress(total, total, f"{candidate.name} against {reference.name}: clips")
+    report(total, "padding, batch, order")
     return ParityFacts(
         reference=reference.name,
         candidate=candidate.name,
         seed=seed,
         grid=tuple(grid),
-        clips=facts,
+        clips=tuple(facts),
         invariance=tuple(invariance),
     )
 
 
-def grid_points(contract: GraphContract) -> list[tuple[int, int, Literal["full", "ragged"]]]:
-    """Return every (batch, frames, lengths) of the grid that the contract allows, its corners included."""
-    batches = sorted({b for b in GRID_BATCHES if b <= contract.max_batch} | {contract.max_batch})
-    frames = sorted({f for f in GRID_FRAMES if f <= contract.max_frames} | {contract.max_frames})
-    kinds: tuple[Literal["full", "ragged"], ...] = ("full", "ragged")
-    return [(b, f, kind) for b in batches for f in frames for kind in kinds]
-
-
 def _grid_point(
-    reference: Runner,
-    candidate: Runner,
-    batch: int,
-    frames: int,
-    kind: Literal["full", "ragged"],
-    seed: int,
+    reference: Runner, candidate: Runner, batch: int, frames: int, kind: Lengths, seed: int
 ) -> GridPoint:
     rng = np.random.default_rng((seed, batch, frames))
     poses = generated_poses(rng, batch, frames)
@@ -353,67 +252,28 @@ def _grid_point(
     )
 
 
-def generated_poses(rng: np.random.Generator, batch: int, frames: int) -> Float32Array:
-    """Return (batch, frames, 108) landmarks that move smoothly in 0..1, about a third of them missing."""
-    start = rng.uniform(0.1, 0.9, (batch, 1, NUM_LANDMARKS, 2))
-    # Shoulders at chance places may fall together, and what is measured by their distance with them.
-    start[:, :, RIGHT_SHOULDER] = start[:, :, LEFT_SHOULDER] - rng.uniform(0.15, 0.4, (batch, 1, 1)) * [1, 0]
-    drift = rng.normal(0, 0.01, (batch, frames, NUM_LANDMARKS, 2)).cumsum(axis=1)
-    poses = (start + drift).astype(np.float32)
-    # Hands come and go as wholes; (0, 0) and NaN both mean that a landmark was not detected.
-    for hand in (LEFT_HAND, RIGHT_HAND):
-        gone = rng.random((batch, frames)) < 0.4
-        poses[:, :, hand][gone] = np.nan if rng.random() < 0.5 else 0.0
-    poses[rng.random(poses.shape[:3]) < 0.02] = np.nan
-    flat: Float32Array = poses.reshape(batch, frames, NUM_FEATURES)
-    return flat
-
-
-def generated_clips(contract: GraphContract, seed: int) -> list[Float32Array]:
-    """Return clips (frames, 54, 2) of several lengths, among them ones that hardly show anything."""
-    rng = np.random.default_rng((seed, 1))
-    lengths = [min(frames, contract.max_frames) for frames in (1, 2, 9, 44, 100)]
-    clips = [generated_poses(rng, 1, n)[0].reshape(n, NUM_LANDMARKS, 2) for n in lengths]
-    no_hands, one_hand, nothing, one_point, narrow = (clips[3].copy() for _ in range(5))
-    no_hands[:, LEFT_HAND.start :] = np.nan
-    one_hand[:, LEFT_HAND] = 0.0
-    nothing[:] = np.nan
-    one_point[:, 1:] = np.nan
-    one_point[:, 0] = 0.3  # still: nothing in the clip has a size
-    narrow[:, RIGHT_SHOULDER] = narrow[:, LEFT_SHOULDER]
-    return [*clips, no_hands, one_hand, nothing, one_point, narrow]
-
-
-def spread_by_length(clips: Sequence[Float32Array], count: int) -> list[Float32Array]:
-    """Return up to `count` of the clips, from the shortest to the longest."""
-    order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
-    if len(order) > count:
-        order = [order[i] for i in np.linspace(0, len(order) - 1, count).astype(int)]
-    picked: list[Float32Array] = [clips[i] for i in order]
-    return picked
-
-
-def _clip_facts(reference: Runner, candidate: Runner, clips: list[Float32Array], source: str) -> ClipFacts:
-    expected, got = (_in_batches(runner, clips) for runner in (reference, candidate))
-    labels = reference.contract.labels
-    flips = np.flatnonzero(expected.argmax(1) != got.argmax(1))
-    return ClipFacts(
-        source=source,
-        clips=len(clips),
-        max_logit_diff=float(np.abs(got - expected).max()),
-        mean_logit_diff=float(np.abs(got - expected).mean(dtype=np.float64)),
-        labels_agree=len(clips) - len(flips),
-        flips=tuple(
-            Flip(
-                clip=int(i),
-                reference=labels[int(expected[i].argmax())].name,
-                reference_margin=_margin(expected[i]),
-                candidate=labels[int(got[i].argmax())].name,
-                candidate_margin=_margin(got[i]),
+def _clip_facts(reference: Runner, candidate: Runner, group: ClipSet) -> ClipFacts:
+    expected_NC, got_NC = (_in_batches(runner, group.clips) for runner in (reference, candidate))
+    names = [label.name for label in reference.contract.labels]
+    top = min(_TOP, len(names))
+    facts = []
+    for i, (expected_C, got_C) in enumerate(zip(expected_NC, got_NC, strict=True)):
+        orders = [np.argsort(-logits_C, kind="stable")[:top] for logits_C in (expected_C, got_C)]
+        facts.append(
+            ClipFact(
+                name=group.name_of(i),
+                frames=len(group.clips[i]),
+                max_logit_diff=_largest(got_C - expected_C),
+                reference=names[orders[0][0]],
+                candidate=names[orders[1][0]],
+                reference_margin=_margin(expected_C),
+                candidate_margin=_margin(got_C),
+                top5_agree=set(orders[0]) == set(orders[1]),
+                label=group.labels[i] if group.labels else None,
+                signer=group.signers[i] if group.signers else None,
             )
-            for i in flips[:_MOST_FLIPS]
-        ),
-    )
+        )
+    return ClipFacts(source=group.source, clips=tuple(facts))
 
 
 def _margin(logits_C: Float32Array) -> float:
@@ -423,7 +283,7 @@ def _margin(logits_C: Float32Array) -> float:
 
 def _in_batches(runner: Runner, clips: Sequence[Float32Array]) -> Float32Array:
     """Return logits (N, C), clips in batches as given: ragged on purpose."""
-    size = min(runner.contract.max_batch, 32)
+    size = min(runner.contract.max_batch, _BATCH)
     return np.concatenate(
         [runner.infer(*pad_clips(list(clips[i : i + size]))) for i in range(0, len(clips), size)]
     )
@@ -496,36 +356,3 @@ def _padded(
             shape, {"zeros": 0.0, "nan": np.nan, "huge": 1e30, "infinity": np.inf}[fill], np.float32
         )
     return np.concatenate((poses, padding), axis=1), lengths
-
-
-def judge(facts: ParityFacts, policy: Policy) -> Verdict:
-    """Compare facts with thresholds; each failure says what, where, and by how much."""
-    failures = []
-    for point in facts.grid:
-        where = f"{point.batch} clips × {point.frames} frames, {point.lengths} lengths"
-        if point.max_logit_diff is None:
-            failures.append(f"{where}: {facts.candidate} cannot run it: {point.error}")
-        elif not point.max_logit_diff <= policy.max_logit_diff:  # a NaN fails too
-            failures.append(
-                f"{where}: logits differ by {point.max_logit_diff:.1e}, allowed {policy.max_logit_diff:.0e}"
-            )
-    for clips in facts.clips:
-        if not clips.max_logit_diff <= policy.max_logit_diff:
-            failures.append(
-                f"{clips.clips} clips ({clips.source}): logits differ by {clips.max_logit_diff:.1e}, "
-                f"allowed {policy.max_logit_diff:.0e}"
-            )
-        if not clips.labels_agree >= policy.min_label_agreement * clips.clips:
-            failures.append(
-                f"{clips.clips} clips ({clips.source}): {clips.clips - clips.labels_agree} labels differ, "
-                f"agreement must be {policy.min_label_agreement:.1%}"
-            )
-    for fact in facts.invariance:
-        if fact.max_logit_diff is None:
-            failures.append(f"{fact.runner}: {fact.change}: no answer: {fact.error}")
-        elif not fact.max_logit_diff <= policy.max_invariance_diff:
-            failures.append(
-                f"{fact.runner}: {fact.change} moves the logits by {fact.max_logit_diff:.1e}, "
-                f"allowed {policy.max_invariance_diff:.0e}"
-            )
-    return Verdict(failures=tuple(failures))

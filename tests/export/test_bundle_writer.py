@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from spoter_export.bundle_files import read_proofs
-from spoter_export.bundle_writer import ProofClips, export_bundle, goldens_from
+from spoter_export.bundle_writer import export_bundle, goldens_from
+from spoter_export.cases import ClipSet
 from spoter_export.model_card import card_from_facts
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.errors import ExportError
@@ -46,6 +47,7 @@ def test_the_proof_travels_in_the_bundle(exported, bundle_folder):
         "max_logit_diff": 1e-4,
         "max_invariance_diff": 1e-5,
         "min_label_agreement": 1.0,
+        "min_clips": 0,
     }
     assert read_proofs(exported.bundle) == exported.proofs
 
@@ -70,10 +72,10 @@ def test_goldens_are_the_references_answers_to_each_clip_alone(exported, referen
 def test_clips_of_people_travel_only_where_that_is_allowed(reference, make_clip):
     clips = [make_clip(seed, 21 + seed) for seed in range(40)]
     own = {length for length in range(21, 61) if length != 44}  # a generated clip has 44 frames
-    kept = goldens_from(reference, ProofClips(clips=clips, source="real"))
+    kept = goldens_from(reference, ClipSet(source="real", clips=clips))
     assert len(own & set(kept.lengths_N.tolist())) >= 15
     assert {21, 60} <= set(kept.lengths_N.tolist())
-    without = goldens_from(reference, ProofClips(clips=clips, source="real", keep=False))
+    without = goldens_from(reference)
     assert not own & set(without.lengths_N.tolist())
     assert len(without.lengths_N) > 0
 
@@ -82,7 +84,7 @@ _EXPORT_AGAIN = """
 import json, sys
 from pathlib import Path
 import torch
-from spoter_export.bundle_writer import ProofClips, export_bundle
+from spoter_export.bundle_writer import export_bundle
 from spoter_runtime.contract import GraphContract
 from spoter_toolkit.models import BdslSpoter, ModelConfig
 
@@ -94,7 +96,6 @@ export_bundle(
     GraphContract.from_json(json.loads(contract), where="test"),
     Path(folder),
     provenance=json.loads(provenance),
-    proof=ProofClips(),
 )
 """
 
@@ -121,7 +122,7 @@ def test_an_existing_bundle_is_not_replaced_unasked(small_model, contract, prove
     with pytest.raises(
         ExportError, match=r"copy.spoter: exists already. Fix: choose another -o, or .*--force"
     ):
-        export_bundle(small_model, contract, bundle_copy, provenance=provenance, proof=ProofClips())
+        export_bundle(small_model, contract, bundle_copy, provenance=provenance)
     assert bytes_in(bundle_copy) == before
 
 
@@ -132,9 +133,7 @@ def test_an_unproven_model_is_not_written_and_what_was_there_stays(average, thre
 
     before = bytes_in(bundle_copy)
     with pytest.raises(ExportError, match="nothing was written") as raised:
-        export_bundle(
-            IgnoresLengths(), three_labels, bundle_copy, provenance={}, proof=ProofClips(), force=True
-        )
+        export_bundle(IgnoresLengths(), three_labels, bundle_copy, provenance={}, force=True)
     assert "ort-cpu: padding zeros moves the logits by" in str(raised.value)
     assert bytes_in(bundle_copy) == before
     assert [path.name for path in bundle_copy.parent.iterdir()] == ["copy.spoter"]
@@ -147,7 +146,6 @@ def test_an_honest_module_of_anyone_replaces_a_bundle_by_force(average, three_la
         three_labels,
         bundle_copy,
         provenance={},
-        proof=ProofClips(),
         force=True,
         on_progress=lambda *report: said.append(report),
     )
@@ -162,9 +160,7 @@ def test_an_honest_module_of_anyone_replaces_a_bundle_by_force(average, three_la
 def test_a_place_that_cannot_be_written_loses_nothing(average, three_labels, tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(OSError, match="file"):
-        export_bundle(
-            average(), three_labels, tmp_path / "file" / "a.spoter", provenance={}, proof=ProofClips()
-        )
+        export_bundle(average(), three_labels, tmp_path / "file" / "a.spoter", provenance={})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -176,7 +172,6 @@ def test_provenance_that_is_no_json_leaves_nothing_behind(average, three_labels,
             three_labels,
             tmp_path / "a.spoter",
             provenance={"loss": float("nan")},
-            proof=ProofClips(),
         )
     assert list(tmp_path.iterdir()) == []
 

@@ -12,8 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from spoter_export.cases import generated_clips
 from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
-from spoter_export.parity import generated_clips, run_parity
+from spoter_export.parity import run_parity
 from spoter_export.to_onnx import check_graph, onnx_from_module
 from spoter_runtime.contract import METADATA_KEY
 from spoter_runtime.errors import BackendError, ExportError
@@ -127,7 +128,7 @@ def test_what_comes_before_the_first_layer_stays_fp32(two_layers):
 
 
 def test_the_answers_are_those_of_fp32_within_what_fp16_holds(fp32, fp16, contract):
-    facts = run_parity(runner_of(fp32), runner_of(rounded_from_fp16(fp16)), [], source="none")
+    facts = run_parity(runner_of(fp32), runner_of(rounded_from_fp16(fp16)))
     assert 1e-5 < facts.max_logit_diff < 2e-2  # neither the same graph, nor another model
     assert all(point.error is None for point in facts.grid)
 
@@ -183,7 +184,7 @@ def test_a_lone_constant_that_would_become_zero_is_refused(two_layers):
 
 
 def test_activations_within_fp16_are_measured(fp32, contract):
-    largest = check_fp16_range(fp32, [pad_clips([clip]) for clip in generated_clips(contract, 0)])
+    largest = check_fp16_range(fp32, [pad_clips([clip]) for clip in generated_clips(contract, 0).clips])
     assert 1 < largest.magnitude < 65504
     assert largest.tensor in {name for node in fp32.graph.node for name in node.output}
 

@@ -287,7 +287,7 @@ def runner(built):
 
 
 def batch_of(batch, frames, seed=0, ragged=False):
-    from spoter_export.parity import generated_poses
+    from spoter_export.cases import generated_poses
 
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, frames + 1, batch) if ragged else np.full(batch, frames)

@@ -65,7 +65,9 @@ def test_each_verb_finds_what_the_one_before_it_made(home: Path, tiny: Dataset) 
     (proof,) = answered["proofs"]
     assert set(answered["not_run"]) == {"trt", "trt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda"}
     assert proof["passed"] is True
-    assert sum(group["clips"] for group in proof["facts"]["clips"]) == len(tiny.clips) + 10
+    groups = {group["source"]: len(group["clips"]) for group in proof["facts"]["clips"]}
+    goldens = len(read_bundle(bundle_of(home)).goldens().lengths_N)
+    assert groups == {"generated": 15, "synthetic, all clips": len(tiny.clips), "goldens": goldens}
     assert answer(spoter_kit(home, "verify", "--json"))["passed"] is True
     found = answer(spoter_kit(home, "predict", "clip.npy", "--top", "2", "--json"))["predictions"][0]
     expected = Recognizer.load(bundle_of(home)).predict(tiny.poses_of(tiny.clips[0]))
@@ -100,7 +102,7 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
     done = spoter_kit(home, "export", "--max-batch", "1", "--no-real-goldens", "-o", str(out), "--json")
     answer(done)
     with np.load(out / "goldens.npz") as goldens:
-        assert len(goldens["lengths"]) == 10  # the generated ones alone
+        assert len(goldens["lengths"]) == 15  # the generated ones alone
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,33 @@ def test_one_export_makes_onnx_fp16_and_engines_and_says_what_is_missing(home: P
     (engine,) = again["engines"]
     assert engine["engine"]["compute_capabilities"] == ["8.6"]
     assert len(read_bundle(home / out).artefacts) == 5
+
+
+def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
+    answer(spoter_kit(home, "parity", "--backend", "ort-cpu", "-o", "facts.json", "--force", "--json"))
+    policy = home / "strict.toml"
+    policy.write_text("[fp32]\nmax_logit_diff = 1e-12\n")
+    strict = spoter_kit(home, "parity", "--judge", "facts.json", "--policy", "strict.toml")
+    assert strict.returncode == 3
+    assert "PARITY FAILS:" in strict.stdout
+    assert "allowed 1e-12" in strict.stdout
+    assert spoter_kit(home, "parity", "--judge", "facts.json").returncode == 0
+    of_this = spoter_kit(home, "parity", str(bundle_of(home)), "--judge", "facts.json", "--json")
+    assert answer(of_this)["passed"] is True
+    policy.write_text("[fp32]\nmin_clips = 100000\n")
+    few = spoter_kit(home, "parity", "--judge", "facts.json", "--policy", "strict.toml")
+    assert (few.returncode, "100000 are needed" in few.stdout) == (3, True)
+    facts = json.loads((home / "facts.json").read_text())
+    facts["proofs"][0]["sha256"] = "0" * 64
+    (home / "other.json").write_text(json.dumps(facts))
+    other = spoter_kit(home, "parity", str(bundle_of(home)), "--judge", "other.json")
+    assert (other.returncode, "facts of another bundle" in other.stderr) == (1, True)
+    (home / "old.json").write_text(json.dumps(facts | {"schema_version": 1}))
+    old = spoter_kit(home, "parity", "--judge", "old.json")
+    assert (old.returncode, "schema version 1, this spoter-kit reads 3" in old.stderr) == (1, True)
+    policy.write_text("[fp32]\nmax_logit_dif = 1\n")
+    typo = spoter_kit(home, "parity", "--policy", "strict.toml")
+    assert (typo.returncode, "did you mean 'max_logit_diff'" in typo.stderr) == (1, True)
 
 
 def test_fp16_is_proven_beside_fp32(home: Path) -> None:

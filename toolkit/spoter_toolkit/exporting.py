@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from spoter_export.bundle_writer import Exported, ProofClips, export_bundle
-from spoter_export.parity import OnProgress, spread_by_length
+from spoter_export.bundle_writer import Exported, export_bundle
+from spoter_export.cases import ClipSet, spread_by_length
 from spoter_runtime.errors import DataError
+from spoter_runtime.progress import OnProgress
 from spoter_toolkit.checkpoint import Run, installed_versions
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 
@@ -50,7 +51,8 @@ def bundle_from_run(
         run.contract(max_batch),
         folder,
         provenance=_provenance(run),
-        proof=proof_clips(dataset, keep=keep_goldens),
+        clips=proof_clips(dataset),
+        keep_goldens=keep_goldens,
         precisions=precisions,
         force=force,
         on_progress=on_progress,
@@ -78,26 +80,28 @@ def training_data(run: Run) -> Dataset | None:
 
 
 def proof_clips(
-    dataset: Dataset | None, *, keep: bool = True, limit: int | None = EXPORT_CLIPS, all_splits: bool = False
-) -> ProofClips:
+    dataset: Dataset | None, *, limit: int | None = EXPORT_CLIPS, all_splits: bool = False
+) -> ClipSet | None:
     """Return clips to prove a model on: ones that it was not trained on where there are any.
 
     Args:
-        dataset: the test split is taken before the val split; None gives no clips.
-        keep: see `ProofClips`.
+        dataset: the test split is taken before the val split; None gives None.
         limit: take this many, of all lengths; None takes all.
         all_splits: take the clips of every split.
     """
     if dataset is None:
-        return ProofClips()
+        return None
     held_out = [] if all_splits else [name for name in ("test", "val") if dataset.clips_in(name)]
     split = held_out[0] if held_out else "all"
-    rows = dataset.clips if split == "all" else dataset.clips_in(split)
-    clips = [dataset.poses_of(clip) for clip in rows]
-    return ProofClips(
-        clips=clips if limit is None else spread_by_length(clips, limit),
+    rows = list(dataset.clips if split == "all" else dataset.clips_in(split))
+    if limit is not None:
+        rows = [rows[i] for i in spread_by_length([dataset.poses_of(clip) for clip in rows], limit)]
+    return ClipSet(
         source=f"{dataset.origin.kind}, {split} clips",
-        keep=keep,
+        clips=[dataset.poses_of(clip) for clip in rows],
+        names=[clip.id for clip in rows],
+        labels=[clip.label for clip in rows],
+        signers=[clip.signer for clip in rows],
     )
 
 

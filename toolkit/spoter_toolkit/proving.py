@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spoter_export.bundle_writer import ProofClips
-from spoter_export.parity import Proof, prove
+from spoter_export.bundle_files import proofs_from_json
+from spoter_export.cases import GOLDENS, ClipSet
+from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, policy_of, prove
 from spoter_runtime.bundle import Bundle
-from spoter_runtime.errors import ConfigError, SpoterError
+from spoter_runtime.errors import BundleError, ConfigError, DataError, SpoterError
+from spoter_runtime.landmarks import NUM_LANDMARKS
 from spoter_runtime.progress import OnProgress
 from spoter_toolkit.backends import (
     CPU_BACKENDS,
@@ -19,13 +23,59 @@ from spoter_toolkit.backends import (
 )
 from spoter_toolkit.reference import open_reference
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_policies(path: Path | None) -> dict[str, Policy]:
+    """Read thresholds by precision from a TOML file; None gives those of this project.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown precision or key, or a value that is no threshold.
+    """
+    if path is None:
+        return dict(POLICIES)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+    return policies_from_table(table, where=str(path))
+
+
+def judge_again(path: Path, policies: Mapping[str, Policy], bundle: Bundle | None) -> list[Proof]:
+    """Judge stored facts by other thresholds; nothing is run.
+
+    Args:
+        path: what ``parity -o`` wrote, or a bundle's parity.json.
+        policies: thresholds by precision.
+        bundle: that the facts are said to be of; None takes them as they are.
+
+    Raises:
+        DataError: no such file, another schema, or facts of another bundle.
+    """
+    try:
+        proofs = proofs_from_json(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, ValueError, BundleError) as error:
+        raise DataError(f"{path}: cannot be judged: {error}") from error
+    hashes = bundle.hashes() if bundle else {}
+    for proof in proofs:
+        if bundle and hashes.get(proof.artefact) != proof.sha256:
+            raise DataError(
+                f"{path}: facts of another bundle: {proof.artefact} is {proof.sha256[:12]}… there, "
+                f"{hashes.get(proof.artefact, 'not listed')[:12]}… in {bundle.folder}"
+            )
+    return [proof.judged_by(policies[proof.precision]) for proof in proofs]
+
 
 def prove_backends(
     bundle: Bundle,
     run: Path,
-    clips: ProofClips,
+    clips: ClipSet | None = None,
     *,
     backends: Sequence[str] | None = None,
+    policies: Mapping[str, Policy] | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> tuple[list[Proof], dict[str, str]]:
@@ -34,9 +84,10 @@ def prove_backends(
     Args:
         bundle: from `read_bundle`.
         run: the RUN that the bundle was made from.
-        clips: to compare on, besides the generated ones.
+        clips: of people, to compare on besides the generated ones and the bundle's goldens.
         backends: names as `open_backend` takes them; each of these has to run. None takes every backend of
             the device in every precision that the bundle has.
+        policies: thresholds by precision; None for those of this project.
         seed: of the generated clips.
         on_progress: called with (done, total, what).
 
@@ -55,6 +106,7 @@ def prove_backends(
     if "torch" in names:
         raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
     reference = open_reference(bundle, run)
+    sets = [*([clips] if clips else []), _goldens(bundle)]
     proofs = []
     not_run = {}
     for name in names:
@@ -72,11 +124,19 @@ def prove_backends(
                     reference,
                     runner,
                     artefact,
-                    clips.clips,
-                    source=clips.source,
+                    sets,
+                    policy=policies[artefact.precision] if policies else policy_of(artefact.precision),
                     seed=seed,
                     on_gpu=split_backend(name)[0] not in CPU_BACKENDS,
                     on_progress=on_progress,
                 )
             )
     return proofs, not_run
+
+
+def _goldens(bundle: Bundle) -> ClipSet:
+    goldens = bundle.goldens()
+    poses = zip(goldens.poses_NTD, goldens.lengths_N, strict=True)
+    return ClipSet(
+        source=GOLDENS, clips=[clip[:frames].reshape(frames, NUM_LANDMARKS, 2) for clip, frames in poses]
+    )

@@ -112,7 +112,7 @@ def _engines_wanted(
     Raises:
         ConfigError: an unknown precision, a wrong profile, or an option without the engine that it is for.
     """
-    from spoter_export.parity import policy_of
+    from spoter_export.judge import policy_of
     from spoter_export.profiles import parse_profile
     from spoter_export.to_tensorrt import parse_compute_capabilities
     from spoter_runtime.errors import ConfigError
@@ -238,7 +238,7 @@ def _show_onnx(exported: Exported) -> None:
         emit_table(
             f"{folder}/{artefact.path}  {artefact.size_bytes / 1e6:.2f} MB  sha256 {artefact.sha256[:16]}…",
             (f"{proof.facts.candidate} against {proof.facts.reference}", "largest logit difference", ""),
-            fact_rows(proof.facts),
+            fact_rows(proof),
         )
 
 

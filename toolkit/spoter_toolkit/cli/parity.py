@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from spoter_export.parity import ParityFacts, Proof
+    from spoter_export.judge import Proof
 
 
 def parity(
@@ -38,6 +39,12 @@ def parity(
         bool, typer.Option("--all", help="Every clip of the data; default: its test split.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the generated clips.")] = 0,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML file of thresholds, a table for each precision.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="Judge the facts of this file, that -o wrote, and run nothing.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write facts and verdicts to this JSON file.")
     ] = None,
@@ -45,17 +52,20 @@ def parity(
     json: JsonOption = False,
 ) -> None:
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
-    from spoter_export.bundle_files import proofs_json
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.files import write_json
     from spoter_toolkit.data.dataset import check_target, read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
     from spoter_toolkit.locate import newest_bundle
-    from spoter_toolkit.proving import prove_backends
+    from spoter_toolkit.proving import judge_again, prove_backends, read_policies
     from spoter_toolkit.reference import find_run
 
     if out:
         check_target(out, force=force)
+    policies = read_policies(policy)
+    if judge:
+        proofs = judge_again(judge, policies, read_bundle(bundle) if bundle else None)
+        _finish(judge, proofs, {}, out=out, json=json)
+        return
     opened = read_bundle(bundle or newest_bundle())
     source = find_run(opened, run)
     dataset = read_dataset(data) if data else training_data(source)
@@ -67,39 +77,53 @@ def parity(
             source.folder,
             proof_clips(dataset, limit=None, all_splits=all_splits),
             backends=backend,
+            policies=policies,
             seed=seed,
             on_progress=on_progress,
         )
+    _finish(opened.folder, proofs, not_run, out=out, json=json)
+    if not json:
+        next_step("spoter-kit bench {}", opened.folder)
+
+
+def _finish(
+    source: Path, proofs: Sequence[Proof], not_run: dict[str, str], *, out: Path | None, json: bool
+) -> None:
+    """Write and show what was found; leave with 3 where something does not hold."""
+    from spoter_export.bundle_files import proofs_json
+    from spoter_runtime.files import write_json
+
     passed = all(proof.verdict.passed for proof in proofs)
     result = proofs_json(proofs) | {"passed": passed, "not_run": not_run}
     if out:
         write_json(out, result)
     if json:
-        emit_json({"bundle": str(opened.folder)} | result)
+        emit_json({"bundle": str(source)} | result)
     else:
         for proof in proofs:
-            _show(opened.name, proof)
+            _show(source.stem, proof)
         if not_run:
             emit_table("not executed", ("backend", "why"), list(not_run.items()))
     if not passed:
         raise typer.Exit(ANSWER_IS_NO)
-    if not json:
-        next_step("spoter-kit bench {}", opened.folder)
 
 
 def _show(bundle: str, proof: Proof) -> None:
     emit_table(
         f"{bundle}/{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
         ("what was run", "largest logit difference", ""),
-        fact_rows(proof.facts),
+        fact_rows(proof),
     )
     print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
     for failure in proof.verdict.failures:
         print(f"  {failure}")
 
 
-def fact_rows(facts: ParityFacts) -> list[tuple[str, str, str]]:
+def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
     """Return the facts as table rows: what, the largest difference, labels."""
+    from spoter_export.judge import agreement_in_words
+
+    facts = proof.facts
     ran = [point.max_logit_diff for point in facts.grid if point.max_logit_diff is not None]
     rows = [
         (
@@ -112,7 +136,7 @@ def fact_rows(facts: ParityFacts) -> list[tuple[str, str, str]]:
         (
             f"clips, {clips.source}",
             f"{clips.max_logit_diff:.1e}",
-            f"{clips.labels_agree} of {clips.clips} labels agree",
+            agreement_in_words(clips, proof.precision),
         )
         for clips in facts.clips
     ]

@@ -1,0 +1,169 @@
+"""What parity runs: the shape grid, clips that hardly show anything, clips of people with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.landmarks import (
+    LEFT_HAND,
+    LEFT_SHOULDER,
+    MIRRORED,
+    NUM_FEATURES,
+    NUM_LANDMARKS,
+    RIGHT_HAND,
+    RIGHT_SHOULDER,
+    Float32Array,
+)
+
+GRID_BATCHES: Final = (1, 2, 7, 32)
+GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
+GENERATED: Final = "generated"  # the sources that are nobody's clips
+GOLDENS: Final = "goldens"
+Lengths = Literal["full", "ragged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSet:
+    """Clips of one source, with what is known of each.
+
+    Attributes:
+        source: where they come from, as reports shall say it.
+        clips: (frames, 54, 2) each.
+        names: one a clip; empty: they are counted.
+        labels: what was signed, one a clip; empty where it is not known.
+        signers: one a clip; empty where they are not known.
+    """
+
+    source: str
+    clips: Sequence[Float32Array]
+    names: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    signers: Sequence[str] = ()
+
+    def name_of(self, i: int) -> str:
+        """Return the name of the clip at an index."""
+        return self.names[i] if self.names else f"clip {i}"
+
+
+def grid_points(contract: GraphContract) -> list[tuple[int, int, Lengths]]:
+    """Return every (batch, frames, lengths) of the grid that the contract allows, its corners included."""
+    batches = sorted({b for b in GRID_BATCHES if b <= contract.max_batch} | {contract.max_batch})
+    frames = sorted({f for f in GRID_FRAMES if f <= contract.max_frames} | {contract.max_frames})
+    kinds: tuple[Lengths, ...] = ("full", "ragged")
+    return [(b, f, kind) for b in batches for f in frames for kind in kinds]
+
+
+def generated_poses(rng: np.random.Generator, batch: int, frames: int) -> Float32Array:
+    """Return (batch, frames, 108) landmarks that move smoothly in 0..1, about a third of them missing."""
+    start = rng.uniform(0.1, 0.9, (batch, 1, NUM_LANDMARKS, 2))
+    # Shoulders at chance places may fall together, and what is measured by their distance with them.
+    start[:, :, RIGHT_SHOULDER] = start[:, :, LEFT_SHOULDER] - rng.uniform(0.15, 0.4, (batch, 1, 1)) * [1, 0]
+    drift = rng.normal(0, 0.01, (batch, frames, NUM_LANDMARKS, 2)).cumsum(axis=1)
+    poses = (start + drift).astype(np.float32)
+    # Hands come and go as wholes; (0, 0) and NaN both mean that a landmark was not detected.
+    for hand in (LEFT_HAND, RIGHT_HAND):
+        gone = rng.random((batch, frames)) < 0.4
+        poses[:, :, hand][gone] = np.nan if rng.random() < 0.5 else 0.0
+    poses[rng.random(poses.shape[:3]) < 0.02] = np.nan
+    flat: Float32Array = poses.reshape(batch, frames, NUM_FEATURES)
+    return flat
+
+
+def generated_clips(contract: GraphContract, seed: int) -> ClipSet:
+    """Return clips of several lengths, and ones that hardly show anything or go to the edge of the values."""
+    rng = np.random.default_rng((seed, 1))
+    lengths = [min(frames, contract.max_frames) for frames in (1, 2, 9, 44, 100)]
+    named = {f"{n} frames": _clip(rng, n) for n in lengths}
+    whole = _clip(rng, lengths[3])
+    named |= {what: change(whole.copy(), rng) for what, change in _CHANGES.items()}
+    return ClipSet(source=GENERATED, clips=list(named.values()), names=list(named))
+
+
+def _clip(rng: np.random.Generator, frames: int) -> Float32Array:
+    clip: Float32Array = generated_poses(rng, 1, frames)[0].reshape(frames, NUM_LANDMARKS, 2)
+    return clip
+
+
+def _no_hands(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    clip[:, LEFT_HAND.start :] = np.nan
+    return clip
+
+
+def _one_hand(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    clip[:, LEFT_HAND] = 0.0
+    return clip
+
+
+def _nothing(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    clip[:] = np.nan
+    return clip
+
+
+def _one_still_point(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    clip[:, 1:] = np.nan
+    clip[:, 0] = 0.3  # still: nothing in the clip has a size
+    return clip
+
+
+def _no_width(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    clip[:, RIGHT_SHOULDER] = clip[:, LEFT_SHOULDER]
+    return clip
+
+
+def _frozen(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    clip[:] = clip[0]
+    return clip
+
+
+def _mirrored(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    mirrored = clip[:, MIRRORED]
+    found = ~np.isnan(mirrored).any(2) & (mirrored != 0).any(2)
+    mirrored[found, 0] = 1 - mirrored[found, 0]
+    return mirrored
+
+
+def _jumping(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Move everything to another place and size in every frame, as a tracker does that loses people."""
+    found = (clip != 0).any(2)  # NaN stays NaN anyway
+    size, place = rng.uniform(0.2, 2, (len(clip), 1, 1)), rng.uniform(-1, 1, (len(clip), 1, 2))
+    moved = (clip * size + place).astype(np.float32)
+    clip[found] = moved[found]
+    return clip
+
+
+def _far_outside(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    # Not further: a model without normalisation has logits of this size, and float32 rounds them accordingly.
+    clip *= np.float32(20)
+    return clip
+
+
+def _tiny(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    clip *= np.float32(1e-4)
+    return clip
+
+
+_CHANGES: Final = {
+    "no hands": _no_hands,
+    "one hand throughout": _one_hand,
+    "nothing detected": _nothing,
+    "one still point": _one_still_point,
+    "shoulders together": _no_width,
+    "frozen": _frozen,
+    "mirrored": _mirrored,
+    "jumping": _jumping,
+    "far outside the picture": _far_outside,
+    "tiny in the picture": _tiny,
+}
+
+
+def spread_by_length(clips: Sequence[Float32Array], count: int) -> list[int]:
+    """Return the indices of up to `count` of the clips, from the shortest to the longest."""
+    order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
+    if len(order) > count:
+        order = [order[i] for i in np.linspace(0, len(order) - 1, count).astype(int)]
+    return order

@@ -1,0 +1,324 @@
+"""Judge parity's facts by thresholds that are data, and keep the judgement with the facts."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final
+
+from spoter_export.cases import GENERATED, GOLDENS, ClipSet
+from spoter_export.parity import ClipFact, ClipFacts, OnProgress, ParityFacts, run_parity
+from spoter_runtime.bundle import Artefact
+from spoter_runtime.errors import ConfigError
+from spoter_runtime.runner import Runner
+
+_SHOWN: Final = 3  # flips that a failure names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Thresholds for the facts of one precision; the defaults are those of fp32.
+
+    Attributes:
+        max_logit_diff: measured on trained models, ONNX Runtime stays within 3e-6 of torch on people's clips
+            and over the grid, within 4e-5 on a clip that shows one still point; 1e-4 leaves room for other
+            processors' orders of summation.
+        max_invariance_diff: measured within 6e-6 on trained models, in torch and in ONNX Runtime.
+        min_label_agreement: share of clips whose best label is the same.
+        min_clips: people's clips without which no agreement on labels is claimed; 0 asks for none.
+    """
+
+    max_logit_diff: float = 1e-4
+    max_invariance_diff: float = 1e-5
+    min_label_agreement: float = 1.0
+    min_clips: int = 0
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("max_logit_diff", math.inf),
+            ("max_invariance_diff", math.inf),
+            ("min_label_agreement", 1.0),
+            ("min_clips", math.inf),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                raise ConfigError(f"policy: {name}: expected a number of 0 or more, got {value!r}")
+
+
+# fp16, measured with every tensor rounded: trained models stay within 8.5e-3 of fp32 over the grid and on
+# people's clips, padding and company move them by at most 1.5e-3, and 3,133 of 3,133 labels agree; where a
+# model does not know the words and its logits lie close, 0.5 % of the labels turn.
+POLICIES: Final = {
+    "fp32": Policy(),
+    "fp16": Policy(max_logit_diff=2e-2, max_invariance_diff=5e-3, min_label_agreement=0.99),
+}
+
+
+def policy_of(precision: str) -> Policy:
+    """Return the thresholds of a precision.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if precision not in POLICIES:
+        raise ConfigError(f"precision {precision!r}: expected one of {', '.join(POLICIES)}")
+    return POLICIES[precision]
+
+
+def loosened_for_gpu(policy: Policy) -> Policy:
+    """Return the thresholds for a GPU, where another batch may be computed by another kernel.
+
+    Its sums have another order, so company may move the logits as far as another engine may. Not measured: no
+    GPU was at hand.
+    """
+    return replace(policy, max_invariance_diff=policy.max_logit_diff)
+
+
+def policies_from_table(table: dict[str, Any], *, where: str) -> dict[str, Policy]:
+    """Return thresholds by precision from a parsed TOML file, one table for each: ``[fp16]``.
+
+    What a table does not name keeps its default.
+
+    Raises:
+        ConfigError: an unknown precision or key, with the nearest valid one, or a value that is no threshold.
+    """
+    keys = [field.name for field in fields(Policy)]
+    policies = dict(POLICIES)
+    for precision, values in table.items():
+        _check_known(precision, list(POLICIES), f"{where}: precision")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: {precision}: expected a table. Fix: a line [{precision}] before it")
+        for key in values:
+            _check_known(key, keys, f"{where}: [{precision}]")
+        try:
+            policies[precision] = Policy(**(asdict(policies[precision]) | values))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: [{precision}]: {error}") from error
+    return policies
+
+
+def _check_known(name: str, known: list[str], where: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown {name!r}; {hint}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A policy's judgement of some facts: passed when there are no failures."""
+
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when nothing failed."""
+        return not self.failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How many labels are the same, and how sure that is.
+
+    Attributes:
+        low, high: 95 % interval of the share (Wilson 1927).
+    """
+
+    agree: int
+    clips: int
+    low: float
+    high: float
+
+
+def agreement(agree: int, clips: int) -> Agreement:
+    """Return the share of agreeing labels with Wilson's score interval at 95 %."""
+    z = 1.959964
+    share = agree / clips
+    middle = (share + z * z / (2 * clips)) / (1 + z * z / clips)
+    half = z / (1 + z * z / clips) * math.sqrt(share * (1 - share) / clips + z * z / (4 * clips * clips))
+    return Agreement(agree=agree, clips=clips, low=max(0.0, middle - half), high=min(1.0, middle + half))
+
+
+def agreement_in_words(facts: ClipFacts, precision: str) -> str:
+    """Return how many labels agree, for people's clips with the interval, and what the flips are."""
+    found = agreement(facts.labels_agree, len(facts.clips))
+    words = f"{found.agree} of {found.clips} labels agree"
+    if facts.source not in (GENERATED, GOLDENS):
+        words += f" ({found.low:.1%} to {found.high:.1%}), top 5 of {facts.top5_agree}"
+    if facts.flips:
+        words += f"; {len(unexplained_flips(facts, precision))} of {len(facts.flips)} flips unexplained"
+    for by in ("label", "signer"):
+        if worst := worst_group(facts, by):
+            words += f"; worst {'class' if by == 'label' else 'signer'} {worst[0]}: {worst[1]} of {worst[2]}"
+    return words
+
+
+def unexplained_flips(facts: ClipFacts, precision: str) -> tuple[ClipFact, ...]:
+    """Return the flips that the rounding of a precision does not explain.
+
+    A label can turn only where the best two logits are closer than twice the error. The error that counts
+    here is the one that this project has measured for the precision, not what a policy allows: thresholds
+    must not be able to hide a flip.
+    """
+    explained_by = 2 * policy_of(precision).max_logit_diff
+    return tuple(flip for flip in facts.flips if flip.reference_margin > explained_by)
+
+
+def worst_group(facts: ClipFacts, by: str) -> tuple[str, int, int] | None:
+    """Return the class (`by` ``"label"``) or signer (``"signer"``) with the lowest agreement.
+
+    The answer is (name, agree, clips). None where clips do not say, or every label agrees.
+    """
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for clip in facts.clips:
+        if (name := getattr(clip, by)) is not None:
+            counts[name][0] += not clip.is_flip
+            counts[name][1] += 1
+    if not counts:
+        return None
+    name, (agree, clips) = min(
+        counts.items(), key=lambda item: (item[1][0] / item[1][1], -item[1][1], item[0])
+    )
+    return (name, agree, clips) if agree < clips else None
+
+
+def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdict:
+    """Compare facts with thresholds; each failure says what, where, and by how much.
+
+    Args:
+        facts: from `run_parity`.
+        policy: thresholds.
+        precision: of the candidate; what it explains of flipped labels is not up to the policy.
+    """
+    failures = []
+    for point in facts.grid:
+        where = f"{point.batch} clips × {point.frames} frames, {point.lengths} lengths"
+        if point.max_logit_diff is None:
+            failures.append(f"{where}: {facts.candidate} cannot run it: {point.error}")
+        elif not point.max_logit_diff <= policy.max_logit_diff:  # a NaN fails too
+            failures.append(
+                f"{where}: logits differ by {point.max_logit_diff:.1e}, allowed {policy.max_logit_diff:.0e}"
+            )
+    for clips in facts.clips:
+        failures += _clip_failures(clips, policy, precision)
+    for fact in facts.invariance:
+        if fact.max_logit_diff is None:
+            failures.append(f"{fact.runner}: {fact.change}: no answer: {fact.error}")
+        elif not fact.max_logit_diff <= policy.max_invariance_diff:
+            failures.append(
+                f"{fact.runner}: {fact.change} moves the logits by {fact.max_logit_diff:.1e}, "
+                f"allowed {policy.max_invariance_diff:.0e}"
+            )
+    real = sum(len(clips.clips) for clips in facts.clips if clips.source not in (GENERATED, GOLDENS))
+    if real < policy.min_clips:
+        failures.append(f"{real} clips of people, {policy.min_clips} are needed to say anything about labels")
+    return Verdict(failures=tuple(failures))
+
+
+def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str]:
+    failures = []
+    where = f"{len(facts.clips)} clips ({facts.source})"
+    beyond = [clip for clip in facts.clips if not clip.max_logit_diff <= policy.max_logit_diff]
+    if beyond:
+        worst = max(beyond, key=lambda clip: clip.max_logit_diff)
+        failures.append(
+            f"{where}: logits differ by {worst.max_logit_diff:.1e} on {worst.name}, allowed "
+            f"{policy.max_logit_diff:.0e}; {len(beyond)} clips are beyond that"
+        )
+    if facts.labels_agree < policy.min_label_agreement * len(facts.clips):
+        failures.append(
+            f"{where}: {len(facts.flips)} labels differ, agreement must be {policy.min_label_agreement:.1%}"
+        )
+    unexplained = unexplained_flips(facts, precision)
+    if unexplained:
+        named = "; ".join(
+            f"{flip.name}: {flip.reference} (by {flip.reference_margin:.1e}) became {flip.candidate}"
+            for flip in unexplained[:_SHOWN]
+        )
+        failures.append(f"{where}: {len(unexplained)} flips that {precision} does not explain: {named}")
+    return failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """Facts about one artefact, and one judgement of them: what parity.json holds.
+
+    Attributes:
+        artefact: the file that the candidate ran, relative to its bundle.
+        precision: of that file.
+        sha256: of that file.
+        on_gpu: whether a GPU computed the candidate's answers.
+    """
+
+    artefact: str
+    precision: str
+    sha256: str
+    on_gpu: bool = False
+    facts: ParityFacts
+    policy: Policy
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "artefact": self.artefact,
+            "precision": self.precision,
+            "sha256": self.sha256,
+            "on_gpu": self.on_gpu,
+            "passed": self.verdict.passed,
+            "failures": list(self.verdict.failures),
+            "policy": asdict(self.policy),
+            "facts": self.facts.as_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Proof:
+        """Read what `as_json` wrote.
+
+        Raises:
+            TypeError, KeyError: a field is missing or unknown.
+        """
+        return cls(
+            artefact=value["artefact"],
+            precision=value["precision"],
+            sha256=value["sha256"],
+            on_gpu=value["on_gpu"],
+            facts=ParityFacts.from_json(value["facts"]),
+            policy=Policy(**value["policy"]),
+            verdict=Verdict(failures=tuple(value["failures"])),
+        )
+
+    def judged_by(self, policy: Policy) -> Proof:
+        """Return the same facts under other thresholds; nothing is run."""
+        policy = loosened_for_gpu(policy) if self.on_gpu else policy
+        return replace(self, policy=policy, verdict=judge(self.facts, policy, self.precision))
+
+
+def prove(
+    reference: Runner,
+    candidate: Runner,
+    artefact: Artefact,
+    sets: Sequence[ClipSet] = (),
+    *,
+    policy: Policy | None = None,
+    seed: int = 0,
+    on_gpu: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Proof:
+    """Run `run_parity` on an artefact, and judge it; without a policy by that of its precision."""
+    policy = policy or policy_of(artefact.precision)
+    if on_gpu:
+        policy = loosened_for_gpu(policy)
+    facts = run_parity(reference, candidate, sets, seed=seed, on_progress=on_progress)
+    return Proof(
+        artefact=artefact.path,
+        precision=artefact.precision,
+        sha256=artefact.sha256,
+        on_gpu=on_gpu,
+        facts=facts,
+        policy=policy,
+        verdict=judge(facts, policy, artefact.precision),
+    )

@@ -1,0 +1,156 @@
+"""Facts are judged by thresholds that are data; none of them hides a flip that rounding cannot explain."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from spoter_export.judge import (
+    POLICIES,
+    Policy,
+    Proof,
+    agreement,
+    agreement_in_words,
+    judge,
+    policies_from_table,
+    policy_of,
+    unexplained_flips,
+    worst_group,
+)
+from spoter_export.parity import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts
+from spoter_runtime.errors import ConfigError
+
+
+def clip(name="c", *, diff=1e-6, reference="a", candidate="a", margin=1.0, label=None, signer=None):
+    return ClipFact(
+        name=name,
+        frames=9,
+        max_logit_diff=diff,
+        reference=reference,
+        candidate=candidate,
+        reference_margin=margin,
+        candidate_margin=margin,
+        top5_agree=True,
+        label=label,
+        signer=signer,
+    )
+
+
+def people(*clips):
+    return ClipFacts(source="real, test clips", clips=clips)
+
+
+def facts_of(*groups):
+    point = GridPoint(batch=1, frames=1, lengths="full", max_logit_diff=1e-6, labels_agree=1)
+    moved = Invariance(runner="ort-cpu", change="padding nan", clips=3, max_logit_diff=1e-7)
+    return ParityFacts(
+        reference="torch", candidate="ort-cpu", seed=0, grid=(point,), clips=groups, invariance=(moved,)
+    )
+
+
+FLIP = clip("U4W1_3", candidate="b", margin=0.3, diff=0.4)
+
+
+@pytest.mark.parametrize("precision", POLICIES)
+def test_a_policy_that_allows_everything_does_not_hide_a_flip(precision):
+    lax = Policy(max_logit_diff=1e9, max_invariance_diff=1e9, min_label_agreement=0.0)
+    facts = facts_of(people(clip(), FLIP))
+    (failure,) = judge(facts, lax, precision).failures
+    what = f"2 clips (real, test clips): 1 flips that {precision} does not explain"
+    assert failure == f"{what}: U4W1_3: a (by 3.0e-01) became b"
+
+
+def test_a_flip_between_two_logits_as_close_as_the_rounding_is_explained():
+    lax = Policy(max_logit_diff=1.0, min_label_agreement=0.0)
+    near = clip("near", candidate="b", margin=2 * policy_of("fp16").max_logit_diff, diff=0.02)
+    assert judge(facts_of(people(near)), lax, "fp16").passed
+    assert not judge(facts_of(people(near)), lax, "fp32").passed
+    assert unexplained_flips(people(near, FLIP), "fp16") == (FLIP,)
+
+
+def test_the_worst_clip_is_named_with_how_many_are_like_it():
+    facts = facts_of(people(clip("good"), clip("bad", diff=2e-4), clip("worse", diff=3e-4)))
+    (failure,) = judge(facts, Policy()).failures
+    what = "3 clips (real, test clips): logits differ by 3.0e-04 on worse, allowed 1e-04"
+    assert failure == f"{what}; 2 clips are beyond that"
+
+
+def test_too_few_clips_of_people_for_a_claim_fail():
+    generated = ClipFacts(source="generated", clips=(clip(),) * 50)
+    facts = facts_of(generated, people(clip(), clip()))
+    assert judge(facts, Policy(min_clips=2)).passed
+    (failure,) = judge(facts, Policy(min_clips=3)).failures
+    assert failure == "2 clips of people, 3 are needed to say anything about labels"
+
+
+@pytest.mark.parametrize(
+    ("agree", "clips", "low", "high"),
+    [(1303, 1303, 0.99706, 1.0), (1296, 1303, 0.98896, 0.99739), (0, 10, 0.0, 0.27753)],
+)
+def test_the_interval_is_wilsons(agree, clips, low, high):
+    # The published closed form, computed apart: centre ± half width over 1 + z²/n.
+    found = agreement(agree, clips)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_the_worst_class_and_signer_are_named_only_where_a_label_turned():
+    clips = [clip(label=label, signer=signer) for label in ("tea", "milk") for signer in ("A", "B")]
+    assert worst_group(people(*clips), "label") is None
+    turned = clip("t", candidate="b", margin=1e-5, label="milk", signer="B")
+    facts = people(*clips, turned)
+    assert worst_group(facts, "label") == ("milk", 2, 3)
+    assert worst_group(facts, "signer") == ("B", 2, 3)
+    assert worst_group(people(clip()), "signer") is None
+    words = agreement_in_words(facts, "fp32")
+    assert words.startswith("4 of 5 labels agree (37.6% to 96.4%), top 5 of 5")
+    assert words.endswith("0 of 1 flips unexplained; worst class milk: 2 of 3; worst signer B: 2 of 3")
+
+
+def test_a_proof_can_be_stored_read_and_judged_again():
+    facts = facts_of(people(clip(diff=5e-4), FLIP))
+    proof = Proof(
+        artefact="model.onnx",
+        precision="fp32",
+        sha256="0" * 64,
+        facts=facts,
+        policy=Policy(),
+        verdict=judge(facts, Policy()),
+    )
+    stored = json.loads(json.dumps(proof.as_json(), allow_nan=False))
+    assert Proof.from_json(stored) == proof
+    lax = dataclasses.replace(Policy(), max_logit_diff=1.0, min_label_agreement=0.5)
+    again = Proof.from_json(stored).judged_by(lax)
+    assert again.facts == facts
+    assert len(again.verdict.failures) < len(proof.verdict.failures)
+    assert not again.verdict.passed  # the flip
+
+
+def test_a_table_of_thresholds_changes_what_it_names():
+    policies = policies_from_table({"fp16": {"max_logit_diff": 0.05, "min_clips": 100}}, where="p.toml")
+    assert policies["fp32"] == POLICIES["fp32"]
+    assert policies["fp16"] == dataclasses.replace(POLICIES["fp16"], max_logit_diff=0.05, min_clips=100)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"fp61": {}}, r"p\.toml: precision: unknown 'fp61'; did you mean 'fp16'\?"),
+        (
+            {"fp16": {"max_logit_dif": 1}},
+            r"p\.toml: \[fp16\]: unknown 'max_logit_dif'; did you mean 'max_logit_diff'",
+        ),
+        ({"fp16": {"zzz": 1}}, r"unknown 'zzz'; there are max_logit_diff, "),
+        ({"max_logit_diff": 1}, r"precision: unknown 'max_logit_diff'; there are fp32, fp16"),
+        ({"fp16": 1}, r"fp16: expected a table\. Fix: a line \[fp16\]"),
+        ({"fp16": {"max_logit_diff": "lots"}}, r"\[fp16\]: policy: max_logit_diff: .* got 'lots'"),
+        ({"fp16": {"max_logit_diff": -1}}, r"expected a number of 0 or more, got -1"),
+        ({"fp16": {"max_logit_diff": float("nan")}}, r"got nan"),
+        ({"fp16": {"min_label_agreement": 1.5}}, r"min_label_agreement: .* got 1\.5"),
+        ({"fp16": {"min_clips": True}}, r"min_clips: .* got True"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_the_nearest_right_one(table, message):
+    with pytest.raises(ConfigError, match=message):
+        policies_from_table(table, where="p.toml")
