@@ -12,7 +12,7 @@ from typing import Any, Final
 import onnx
 import torch
 from onnx import TensorProto
-from torch import nn
+from torch import Tensor, nn
 
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract
 from spoter_runtime.errors import ExportError
@@ -42,14 +42,7 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
     Raises:
         ExportError: torch cannot export the module, or the graph is not what the contract says.
     """
-    if contract.max_frames < 2:
-        raise ExportError("max_frames is 1: an example of one frame would freeze the frames axis")
-    # Fewer frames than the example only where the model holds no more; a batch has no such limit.
-    frames = min(EXAMPLE_FRAMES, contract.max_frames)
-    poses = torch.rand(EXAMPLE_BATCH, frames, NUM_FEATURES, generator=torch.Generator().manual_seed(0))
-    lengths = torch.tensor([frames, max(1, frames // 2), 1], dtype=torch.int32)
-    batch_axis = torch.export.Dim("batch", min=1, max=max(contract.max_batch, EXAMPLE_BATCH))
-    frames_axis = torch.export.Dim("frames", min=1, max=contract.max_frames)
+    poses, lengths, dynamic_shapes = example_of(contract)
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
@@ -59,7 +52,7 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
                 opset_version=OPSET,
                 input_names=[POSES, LENGTHS],
                 output_names=[LOGITS],
-                dynamic_shapes=({0: batch_axis, 1: frames_axis}, {0: batch_axis}),
+                dynamic_shapes=dynamic_shapes,
                 external_data=False,
                 verbose=False,
             )
@@ -75,6 +68,23 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(contract.as_json(), ensure_ascii=False))
     check_graph(model, contract)
     return model
+
+
+def example_of(contract: GraphContract) -> tuple[Tensor, Tensor, tuple[dict[int, Any], dict[int, Any]]]:
+    """Return poses, lengths and the axes that vary, for torch to trace a module with.
+
+    Raises:
+        ExportError: the contract takes a single frame only.
+    """
+    if contract.max_frames < 2:
+        raise ExportError("max_frames is 1: an example of one frame would freeze the frames axis")
+    # Fewer frames than the example only where the model holds no more; a batch has no such limit.
+    frames = min(EXAMPLE_FRAMES, contract.max_frames)
+    poses = torch.rand(EXAMPLE_BATCH, frames, NUM_FEATURES, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([frames, max(1, frames // 2), 1], dtype=torch.int32)
+    batch_axis = torch.export.Dim("batch", min=1, max=max(contract.max_batch, EXAMPLE_BATCH))
+    frames_axis = torch.export.Dim("frames", min=1, max=contract.max_frames)
+    return poses, lengths, ({0: batch_axis, 1: frames_axis}, {0: batch_axis})
 
 
 @contextmanager

@@ -97,6 +97,7 @@ class OrtRunner(Runner):
         threads: int | None = None,
         provider: Provider = "cpu",
         cache: Path | None = None,
+        optimise: bool = True,
     ) -> None:
         """Load the model.
 
@@ -108,6 +109,7 @@ class OrtRunner(Runner):
                 it: ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it off.
             cache: folder where those two keep what they built; None keeps nothing. One for each model: what
                 is kept is named after the graph and not after its weights.
+            optimise: let ONNX Runtime rewrite the graph; without, each operator is run as the file says.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
@@ -120,6 +122,8 @@ class OrtRunner(Runner):
         ort = import_onnxruntime(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: they come back as exceptions
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if threads is not None and not 1 <= threads <= _MAX_THREADS:
             raise BackendError(f"threads={threads}: expected 1..{_MAX_THREADS}")
         if threads is not None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,36 @@ def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
     policy.write_text("[fp32]\nmax_logit_dif = 1\n")
     typo = spoter_kit(home, "parity", "--policy", "strict.toml")
     assert (typo.returncode, "did you mean 'max_logit_diff'" in typo.stderr) == (1, True)
+
+
+def test_parity_names_the_step_where_a_bundle_leaves_its_model(home: Path, tmp_path: Path) -> None:
+    import hashlib
+    import shutil
+
+    from spoter_export.bundle_files import describe_bundle, read_proofs
+    from spoter_export.to_onnx import onnx_from_module
+    from spoter_toolkit.checkpoint import read_run
+
+    run = home / "runs" / "last"
+    model = read_run(run).load_model()
+    model.positional_encoding.pe = model.positional_encoding.pe.roll(1, dims=0)  # the fault
+    folder = Path(shutil.copytree(bundle_of(home), tmp_path / "faulty.spoter"))
+    bundle = read_bundle(folder)
+    content = onnx_from_module(model, bundle.contract).SerializeToString(deterministic=True)
+    (folder / "model.onnx").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    describe_bundle(
+        folder,
+        name="faulty",
+        contract=bundle.contract,
+        artefacts=[replace(bundle.onnx(), sha256=sha256, size_bytes=len(content))],
+        proofs=read_proofs(bundle),
+        provenance=bundle.provenance,
+    )
+    done = spoter_kit(home, "parity", str(folder), "--backend", "ort-cpu", "--run", str(run))
+    assert done.returncode == 3, done.stderr
+    assert "PARITY FAILS:" in done.stdout
+    assert "it breaks at model.onnx: differs from ONNX exported now by" in done.stdout
 
 
 def test_fp16_is_proven_beside_fp32(home: Path) -> None:

@@ -20,6 +20,7 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from spoter_export.blame import Link
     from spoter_export.judge import Proof
 
 
@@ -56,7 +57,7 @@ def parity(
     from spoter_toolkit.data.dataset import check_target, read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
     from spoter_toolkit.locate import newest_bundle
-    from spoter_toolkit.proving import judge_again, prove_backends, read_policies
+    from spoter_toolkit.proving import blame_failed, judge_again, prove_backends, read_policies
     from spoter_toolkit.reference import find_run
 
     if out:
@@ -64,7 +65,7 @@ def parity(
     policies = read_policies(policy)
     if judge:
         proofs = judge_again(judge, policies, read_bundle(bundle) if bundle else None)
-        _finish(judge, proofs, {}, out=out, json=json)
+        _finish(judge, proofs, {}, {}, out=out, json=json)
         return
     opened = read_bundle(bundle or newest_bundle())
     source = find_run(opened, run)
@@ -81,20 +82,28 @@ def parity(
             seed=seed,
             on_progress=on_progress,
         )
-    _finish(opened.folder, proofs, not_run, out=out, json=json)
+        links = blame_failed(opened, source.folder, proofs)
+    _finish(opened.folder, proofs, not_run, links, out=out, json=json)
     if not json:
         next_step("spoter-kit bench {}", opened.folder)
 
 
 def _finish(
-    source: Path, proofs: Sequence[Proof], not_run: dict[str, str], *, out: Path | None, json: bool
+    source: Path,
+    proofs: Sequence[Proof],
+    not_run: dict[str, str],
+    links: dict[str, tuple[Link, ...]],
+    *,
+    out: Path | None,
+    json: bool,
 ) -> None:
     """Write and show what was found; leave with 3 where something does not hold."""
     from spoter_export.bundle_files import proofs_json
     from spoter_runtime.files import write_json
 
     passed = all(proof.verdict.passed for proof in proofs)
-    result = proofs_json(proofs) | {"passed": passed, "not_run": not_run}
+    blame = {name: [link.as_json() for link in chain] for name, chain in links.items()}
+    result = proofs_json(proofs) | {"passed": passed, "not_run": not_run, "blame": blame}
     if out:
         write_json(out, result)
     if json:
@@ -102,6 +111,8 @@ def _finish(
     else:
         for proof in proofs:
             _show(source.stem, proof)
+        for name, chain in links.items():
+            _show_blame(name, chain)
         if not_run:
             emit_table("not executed", ("backend", "why"), list(not_run.items()))
     if not passed:
@@ -117,6 +128,30 @@ def _show(bundle: str, proof: Proof) -> None:
     print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
     for failure in proof.verdict.failures:
         print(f"  {failure}")
+
+
+def _show_blame(backend: str, links: Sequence[Link]) -> None:
+    from spoter_export.blame import first_broken
+
+    emit_table(
+        f"from torch to {backend}, on generated clips",
+        ("step", "differs from the step before", "padding moves it", "holds"),
+        [
+            (
+                link.step,
+                "" if link.max_logit_diff is None else f"{link.max_logit_diff:.1e}",
+                link.error or f"{link.max_padding_diff:.1e}",
+                "yes" if link.holds else "NO",
+            )
+            for link in links
+        ],
+    )
+    broken = first_broken(links)
+    print(
+        f"it breaks at {broken}"
+        if broken
+        else "no step breaks on generated clips: look at the clips named above"
+    )
 
 
 def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
