@@ -265,6 +265,17 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     measured = answer(spoter_kit(home, "bench", out, *backends, *short, "-o", "half-bench", "--json"))
     assert {timing["backend"] for timing in measured["timings"]} == {"ort-cpu", "ort-cpu:fp16"}
     assert (home / "half-bench" / "bench.md").is_file()
+    # The same again, where everything is slower than a thousandth of it; then a bound that nothing reaches.
+    again = ("bench", out, *backends, *short, "--rounds", "6", "--against", "half-bench", "--force")
+    few = spoter_kit(home, *again, "-o", "second", "--fail-if", "p50 > 0.001")
+    assert few.returncode == 0, few.stderr  # two rounds on one side tell nothing
+    assert "cannot tell" in few.stdout
+    against = ("--against", "second", "--fail-if")
+    sure = spoter_kit(home, *again, "-o", "third", *against, "p50 > 0.001")
+    assert (sure.returncode, "beyond" in sure.stdout) == (3, True)
+    assert spoter_kit(home, *again, "-o", "third", *against, "p50 > 1000").returncode == 0
+    lonely = spoter_kit(home, "bench", out, "--fail-if", "p50 > 1")
+    assert (lonely.returncode, "Fix: --against REPORT" in lonely.stderr) == (1, True)
     assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
 
 

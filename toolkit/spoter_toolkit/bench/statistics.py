@@ -76,6 +76,29 @@ def paired_ratio(
     return Ratio(estimate=float(np.median(ratios)), low=low, high=high, rounds=len(ratios))
 
 
+def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Ratio:
+    """Compare two runs at different times: the ratio of the medians over their rounds.
+
+    What disturbed one of them did not disturb the other: the interval is wider than that of rounds in turn.
+
+    Args:
+        numerator: a figure of each round of the one run.
+        denominator: the same of the other.
+        seed: of the bootstrap, which draws the rounds of each run anew.
+    """
+    rounds = min(len(numerator), len(denominator))
+    estimate = float(np.median(numerator) / np.median(denominator))
+    if rounds < ROUNDS_NEEDED:
+        return Ratio(estimate=estimate, low=None, high=None, rounds=rounds)
+    rng = np.random.default_rng(seed)
+    above, below = (
+        np.median(np.asarray(values)[rng.integers(0, len(values), (_RESAMPLES, len(values)))], axis=1)
+        for values in (numerator, denominator)
+    )
+    low, high = np.percentile(above / below, (_TAIL_PERCENT, 100 - _TAIL_PERCENT))
+    return Ratio(estimate=estimate, low=float(low), high=float(high), rounds=rounds)
+
+
 def _bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
     """Return the 95 % interval of the median of `values`."""
     chosen = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from spoter_toolkit.cli.console import (
+    ANSWER_IS_NO,
     ForceOption,
     JsonOption,
     emit_json,
@@ -20,6 +21,7 @@ from spoter_toolkit.cli.console import (
 
 if TYPE_CHECKING:
     from spoter_toolkit.bench.cases import BenchSettings
+    from spoter_toolkit.bench.gate import Bound, Gate
 
 BENCHES: Final = Path("bench")
 
@@ -41,6 +43,11 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="A first look: one clip, one length, few rounds.")
     ] = False,
+    against: Annotated[Path | None, typer.Option(help="Report of an earlier run, to compare with.")] = None,
+    fail_if: Annotated[
+        str | None,
+        typer.Option(help="With --against, exit 3 where it is sure: 'p50 > 1.05', this run ÷ that one."),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="RUN that torch loads; default: where the bundle was made.")
     ] = None,
@@ -53,13 +60,18 @@ def bench(
 ) -> None:
     """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.errors import BackendError
+    from spoter_runtime.errors import BackendError, ConfigError
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
+    from spoter_toolkit.bench.gate import bound_from_text, earlier_timings, gates
     from spoter_toolkit.bench.report import problems, tables, write_report
     from spoter_toolkit.locate import newest_bundle
 
+    if fail_if and not against:
+        raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
+    bound = bound_from_text(fail_if or "p50 > 1.05")
+    earlier = earlier_timings(against) if against else None
     path = bundle or newest_bundle()
     opened = read_bundle(path)
     settings = _settings(
@@ -86,8 +98,27 @@ def bench(
             f"{plural(len(result.failures), 'worker')} lost: {lost}. What was measured is in {folder}"
         )
     say(f"report: {folder}")
+    if earlier is not None:
+        found = gates(result, earlier, bound)
+        _show_gates(found, bound, json=json)
+        if fail_if and any(gate.verdict == "beyond" for gate in found):
+            raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit verify {}", path)
+
+
+def _show_gates(found: list[Gate], bound: Bound, *, json: bool) -> None:
+    rows = []
+    for gate in found:
+        low, high = gate.ratio.low, gate.ratio.high
+        interval = "too few rounds" if low is None or high is None else f"{low:.2f}–{high:.2f}"
+        rows.append((gate.backend, str(gate.case), f"{gate.ratio.estimate:.2f}", interval, gate.verdict))
+    if json:
+        for row in rows:
+            say("against the earlier run: " + ", ".join(row))
+        return
+    columns = ("backend", "case", f"{bound.metric}, this ÷ earlier", "95 % interval", str(bound))
+    emit_table("against the earlier run", columns, rows)
 
 
 def _settings(

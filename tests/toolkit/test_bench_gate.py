@@ -1,0 +1,113 @@
+"""A build fails only where a run is surely slower than the earlier one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spoter_runtime.errors import ConfigError, DataError
+from spoter_toolkit.bench.cases import BenchSettings, Case
+from spoter_toolkit.bench.gate import bound_from_text, earlier_timings, gates
+from spoter_toolkit.bench.results import BenchResult, Start, Timing
+from spoter_toolkit.bench.statistics import unpaired_ratio
+
+CASE = Case(batch=1, frames=60, threads=1)
+
+
+def timing(scale=1.0, *, seed=0, rounds=10, backend="ort-cpu", case=CASE):
+    """Return rounds of 20 calls of about 1 ms, noisy by 3 %, times `scale`."""
+    rng = np.random.default_rng(seed)
+    samples = rng.normal(1e6 * scale, 3e4 * scale, (rounds, 20)).astype(int)
+    rounds_ns = tuple(tuple(map(int, row)) for row in samples)
+    return Timing(backend=backend, case=case, rounds_ns=rounds_ns)
+
+
+def result(*timings):
+    start = Start(total_ns=4, import_ns=1, load_ns=1, first_ns=1)
+    return BenchResult(
+        bundle="tiny",
+        model_sha256="0" * 64,
+        month="2026-11",
+        settings=BenchSettings(backends=("ort-cpu",)),
+        environment={"usable_cores": 1},
+        model_bytes={"ort-cpu": 1},
+        timings=timings,
+        starts={"ort-cpu": (start,)},
+        start_frames=60,
+        memory=(),
+        skipped={},
+        failures=(),
+        remarks=(),
+    )
+
+
+def judged(now, before, text="p50 > 1.05"):
+    (gate,) = gates(result(now), {(before.backend, before.case): before}, bound_from_text(text))
+    return gate
+
+
+def test_a_run_that_is_a_tenth_slower_is_beyond_and_the_same_again_is_within():
+    assert judged(timing(1.10, seed=1), timing()).verdict == "beyond"
+    assert judged(timing(1.00, seed=1), timing()).verdict == "within"
+
+
+def test_a_difference_at_the_limit_is_not_claimed():
+    gate = judged(timing(1.05, seed=2), timing())
+    assert gate.verdict == "cannot tell"
+    assert gate.ratio.low < 1.05 < gate.ratio.high
+
+
+def test_too_few_rounds_tell_nothing():
+    assert judged(timing(2.0, rounds=5), timing()).verdict == "cannot tell"
+
+
+def test_fewer_clips_a_second_can_be_the_bound():
+    assert judged(timing(1.3, seed=1), timing(), "clips_per_s < 0.9").verdict == "beyond"
+    assert judged(timing(0.7, seed=1), timing(), "clips_per_s < 0.9").verdict == "within"
+
+
+def test_the_same_program_twice_is_hardly_ever_called_slower():
+    """400 pairs of equal runs against a bound of 1.0: a one-sided tail of 1 % gives about 4."""
+    claims = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        ratio = unpaired_ratio(rng.normal(1, 0.03, 10), rng.normal(1, 0.03, 10), seed=seed)
+        claims += ratio.low > 1.0
+    assert claims <= 16
+
+
+def test_a_written_report_is_read_back(tmp_path):
+    written = result(timing())
+    (tmp_path / "bench.json").write_text(json.dumps(written.as_json(samples=True)))
+    assert earlier_timings(tmp_path) == {("ort-cpu", CASE): timing()}
+    assert earlier_timings(tmp_path / "bench.json") == {("ort-cpu", CASE): timing()}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no bench.json with samples"),
+        ("{}", "KeyError"),
+        (json.dumps({"schema_version": 99}), "schema version 99, this spoter-kit reads"),
+        (json.dumps(result(timing()).as_json(samples=False)), "rounds_ns"),
+    ],
+)
+def test_what_is_no_report_is_refused(tmp_path, content, message):
+    (tmp_path / "bench.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        earlier_timings(tmp_path)
+
+
+def test_runs_without_a_common_case_cannot_be_compared():
+    other = timing(case=replace(CASE, frames=30))
+    with pytest.raises(DataError, match="no backend and case in common"):
+        judged(timing(), other)
+
+
+@pytest.mark.parametrize("text", ["p50", "p99 > 1.05", "p50 > x", "p50 >= 1", "p50 > 1.05; rm", ""])
+def test_a_wrong_bound_is_refused_with_a_right_one(text):
+    with pytest.raises(ConfigError, match=r"Fix: 'p50 > 1\.05'"):
+        bound_from_text(text)

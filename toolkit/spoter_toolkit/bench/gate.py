@@ -1,0 +1,132 @@
+"""Compare a run with an earlier one, and fail a build only where the difference is sure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from spoter_runtime.errors import ConfigError, DataError
+from spoter_toolkit.bench.cases import Case
+from spoter_toolkit.bench.results import SCHEMA_VERSION, BenchResult, Timing
+from spoter_toolkit.bench.statistics import Ratio, unpaired_ratio
+
+Metric = Literal["p50", "clips_per_s"]
+_BOUND: Final = re.compile(r"\s*(p50|clips_per_s)\s*([<>])\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What must not be: the metric's ratio, this run ÷ the earlier one, beyond a limit.
+
+    Attributes:
+        above: whether a ratio above the limit fails; else one below it.
+    """
+
+    metric: Metric
+    above: bool
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>' if self.above else '<'} {self.limit:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One backend on one case, this run against the earlier one.
+
+    Attributes:
+        ratio: of the metric, this run ÷ the earlier one.
+        verdict: ``"beyond"`` and ``"within"`` where the whole interval is on that side of the limit;
+            ``"cannot tell"`` where the limit lies inside it, or there are too few rounds for one.
+    """
+
+    backend: str
+    case: Case
+    ratio: Ratio
+    verdict: Literal["beyond", "within", "cannot tell"]
+
+
+def bound_from_text(text: str) -> Bound:
+    """Read ``"p50 > 1.05"``.
+
+    Raises:
+        ConfigError: something else.
+    """
+    match = _BOUND.fullmatch(text)
+    if match is None:
+        raise ConfigError(
+            f"--fail-if {text!r}: expected p50 or clips_per_s, > or <, a number. Fix: 'p50 > 1.05'"
+        )
+    metric, sign, limit = match.groups()
+    return Bound(metric="p50" if metric == "p50" else "clips_per_s", above=sign == ">", limit=float(limit))
+
+
+def earlier_timings(path: Path) -> dict[tuple[str, Case], Timing]:
+    """Read the timings of an earlier run's bench.json.
+
+    Args:
+        path: the file, or the report folder that it is in.
+
+    Raises:
+        DataError: no such file, another schema, or one without samples.
+    """
+    path = path / "bench.json" if path.is_dir() else path
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise DataError(
+                f"{path}: schema version {content['schema_version']}, this spoter-kit reads {SCHEMA_VERSION}"
+            )
+        timings = {}
+        for row in content["timings"]:
+            case = Case(batch=row["batch"], frames=row["frames"], threads=row["threads"])
+            rounds_ns = tuple(tuple(samples_ns) for samples_ns in row["rounds_ns"])
+            timings[row["backend"], case] = Timing(backend=row["backend"], case=case, rounds_ns=rounds_ns)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: is no bench.json with samples: {error!r}. Fix: name what `bench -o` wrote"
+        ) from error
+    return timings
+
+
+def gates(result: BenchResult, earlier: dict[tuple[str, Case], Timing], bound: Bound) -> list[Gate]:
+    """Judge every backend and case that both runs have.
+
+    Raises:
+        DataError: they have none in common.
+    """
+    found = []
+    for timing in result.timings:
+        before = earlier.get((timing.backend, timing.case))
+        if before is not None:
+            now, then = (_by_round(t, bound.metric) for t in (timing, before))
+            ratio = unpaired_ratio(now, then, seed=result.settings.seed)
+            found.append(
+                Gate(backend=timing.backend, case=timing.case, ratio=ratio, verdict=_verdict(ratio, bound))
+            )
+    if not found:
+        raise DataError("--against: that run has no backend and case in common with this one")
+    return found
+
+
+def _by_round(timing: Timing, metric: Metric) -> Sequence[float]:
+    medians_ns = [float(np.median(samples_ns)) for samples_ns in timing.rounds_ns]
+    if metric == "p50":
+        return medians_ns
+    return [timing.case.batch * len(s) / sum(s) for s in timing.rounds_ns]
+
+
+def _verdict(ratio: Ratio, bound: Bound) -> Literal["beyond", "within", "cannot tell"]:
+    if ratio.low is None or ratio.high is None:
+        return "cannot tell"
+    if ratio.low > bound.limit:
+        return "beyond" if bound.above else "within"
+    if ratio.high < bound.limit:
+        return "within" if bound.above else "beyond"
+    return "cannot tell"
