@@ -297,8 +297,9 @@ def proof_rows(proofs: dict[str, dict[str, Any]]) -> list[str]:
 def cell(text: str) -> str:
     """Return a text that stays within a cell of a Markdown table, without places of this machine."""
     from spoter_toolkit.bench.environment import without_places
+    from spoter_toolkit.bench.report import markdown_cell
 
-    return " ".join(without_places(text).replace("|", "\\|").split())
+    return markdown_cell(without_places(text))
 
 
 def page(title: str, command: str, result: dict[str, Any], work: Path) -> str:

@@ -100,9 +100,9 @@ def add_engines(
         for precision in precisions:
             built = _built(bundle, precision, library, plan, compute_capabilities, on_progress)
             artefact = _artefact(built, precision, bundle)
-            engine = AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed="not asked for")
+            why_not = "" if execute else "not asked for"
+            engine = AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed=why_not)
             if execute:
-                engine = replace(engine, not_executed="")
                 engine = _executed(engine, built, bundle, reference, on_progress)
             added.append(engine)
             content[artefact.path] = built.plan

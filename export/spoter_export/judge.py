@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,9 +9,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from spoter_export.cases import GENERATED, GOLDENS, ClipSet
-from spoter_export.parity import ClipFact, ClipFacts, OnProgress, ParityFacts, run_parity
+from spoter_export.parity import ClipFact, ClipFacts, ParityFacts, run_parity
 from spoter_runtime.bundle import Artefact
-from spoter_runtime.errors import ConfigError
+from spoter_runtime.errors import ConfigError, nearest_known
+from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner
 
 _SHOWN: Final = 3  # flips that a failure names
@@ -102,9 +102,7 @@ def policies_from_table(table: dict[str, Any], *, where: str) -> dict[str, Polic
 
 def _check_known(name: str, known: list[str], where: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ConfigError(f"{where}: unknown {name!r}; {hint}")
+        raise ConfigError(f"{where}: unknown {name!r}; {nearest_known(name, known, cutoff=0.5)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

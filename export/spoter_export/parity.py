@@ -23,7 +23,7 @@ from spoter_export.cases import (
 )
 from spoter_runtime.errors import BundleError, SpoterError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, detected
-from spoter_runtime.progress import OnProgress as OnProgress
+from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
 _INVARIANCE_CLIPS: Final = 16

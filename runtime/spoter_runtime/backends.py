@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from spoter_runtime.bundle import Artefact, Bundle
-from spoter_runtime.engine import Library
+from spoter_runtime.engine import BACKEND_OF, Library
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, SpoterError
 from spoter_runtime.files import cache_folder
 from spoter_runtime.ort import OrtRunner, Provider
@@ -30,8 +30,7 @@ class Opened:
 
     def passed_over(self, bundle: Bundle) -> dict[str, str]:
         """Return why each backend that the bundle has an engine for was tried and not taken."""
-        names = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
-        having = dict.fromkeys(names[a.engine.library] for a in bundle.artefacts if a.engine)
+        having = dict.fromkeys(BACKEND_OF[a.engine.library] for a in bundle.artefacts if a.engine)
         return {name: self.why[name] for name in having if name in self.why and name != self.runner.name}
 
 
@@ -80,8 +79,7 @@ def _engine(library: Library) -> _Open:
 
 # Best first: without a name, the first that loads on this machine is taken.
 BACKENDS: Final[dict[str, _Open]] = {
-    "trt": _engine("tensorrt"),
-    "trt-rtx": _engine("tensorrt_rtx"),
+    **{name: _engine(library) for library, name in BACKEND_OF.items()},
     "ort-tensorrt": _onnx_runtime("tensorrt"),
     "ort-tensorrt-rtx": _onnx_runtime("tensorrt-rtx"),
     "ort-cuda": _onnx_runtime("cuda"),

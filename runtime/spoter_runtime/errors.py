@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from types import ModuleType
 
 
@@ -52,6 +53,20 @@ class ConfigError(SpoterError, ValueError):
 
 class ExportError(SpoterError):
     """An exported graph that does not do what its contract says."""
+
+
+def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str:
+    """Return how an error about an unknown name goes on: the nearest known one, or all of them.
+
+    Args:
+        name: what was written.
+        known: what could have been.
+        cutoff: how near it has to be, 0..1; see `difflib.get_close_matches`.
+    """
+    import difflib  # not at the top: every start of the device imports this file
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -17,7 +17,7 @@ import numpy as np
 
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.cuda import DeviceBuffer, Graph, PinnedArray, Stream
-from spoter_runtime.engine import EngineSpec
+from spoter_runtime.engine import BACKEND_OF, EngineSpec
 from spoter_runtime.engine_check import check_engine
 from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError
@@ -68,7 +68,7 @@ class TrtRunner(Runner):
             BackendError: no usable GPU, not enough memory, or the engine cannot be loaded, or is not what
                 its spec or the contract say.
         """
-        self.name = "trt-rtx" if spec.library == "tensorrt_rtx" else "trt"
+        self.name = BACKEND_OF[spec.library]
         self.contract = contract
         self._lock = threading.Lock()
         library = import_engine_library(spec.library)

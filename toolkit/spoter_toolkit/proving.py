@@ -21,6 +21,7 @@ from spoter_export.judge import (
     prove,
 )
 from spoter_export.to_onnx import onnx_from_module
+from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BundleError, ConfigError, DataError, SpoterError
 from spoter_runtime.landmarks import NUM_LANDMARKS
@@ -87,7 +88,7 @@ def prove_backends(
     clips: ClipSet | None = None,
     *,
     backends: Sequence[str] | None = None,
-    policies: Mapping[str, Policy] | None = None,
+    policies: Mapping[str, Policy] = POLICIES,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> tuple[list[Proof], dict[str, str]]:
@@ -99,7 +100,7 @@ def prove_backends(
         clips: of people, to compare on besides the generated ones and the bundle's goldens.
         backends: names as `open_backend` takes them; each of these has to run. None takes every backend of
             the device in every precision that the bundle has.
-        policies: thresholds by precision; None for those of this project.
+        policies: thresholds by precision.
         seed: of the generated clips.
         on_progress: called with (done, total, what).
 
@@ -137,7 +138,7 @@ def prove_backends(
                     runner,
                     artefact,
                     sets,
-                    policy=policies[artefact.precision] if policies else policy_of(artefact.precision),
+                    policy=policies[artefact.precision],
                     seed=seed,
                     on_gpu=split_backend(name)[0] not in CPU_BACKENDS,
                     on_progress=on_progress,
@@ -170,12 +171,13 @@ def blame(bundle: Bundle, run: Path, backend: str) -> tuple[Link, ...]:
     """
     name, precision = split_backend(backend)
     contract = bundle.contract
+    module = find_run(bundle, run).load_model()
     fp32 = policy_of("fp32")
     last = policy_of(precision)
 
     @functools.cache
     def fresh() -> bytes:
-        model = onnx_from_module(find_run(bundle, run).load_model(), contract)
+        model = onnx_from_module(module, contract)
         content: bytes = model.SerializeToString()
         return content
 
@@ -183,10 +185,10 @@ def blame(bundle: Bundle, run: Path, backend: str) -> tuple[Link, ...]:
         return OrtRunner(bundle.read(bundle.onnx(which).path))
 
     steps = [
-        Step(name="torch, eager", open=lambda: open_reference(bundle, run), policy=fp32),
+        Step(name="torch, eager", open=lambda: TorchRunner(module, contract), policy=fp32),
         Step(
             name="torch, exported program",
-            open=lambda: ProgramRunner(find_run(bundle, run).load_model(), contract),
+            open=lambda: ProgramRunner(module, contract),
             policy=fp32,
         ),
         Step(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from spoter_runtime.errors import ConfigError
+from spoter_runtime.errors import ConfigError, nearest_known
 
 if TYPE_CHECKING:
     from spoter_toolkit.training import TrainConfig
@@ -101,9 +100,7 @@ def _checked(kind: type, values: Any, where: str) -> Any:
     known = {field.name: field.type for field in fields(kind)}
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise ConfigError(f"{where}{key}: no such setting; {hint}")
+            raise ConfigError(f"{where}{key}: no such setting; {nearest_known(key, [*known])}")
         expected = _TYPES.get(str(known[key]))
         if expected and (
             not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)

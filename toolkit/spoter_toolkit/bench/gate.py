@@ -116,9 +116,8 @@ def gates(result: BenchResult, earlier: dict[tuple[str, Case], Timing], bound: B
 
 
 def _by_round(timing: Timing, metric: Metric) -> Sequence[float]:
-    medians_ns = [float(np.median(samples_ns)) for samples_ns in timing.rounds_ns]
     if metric == "p50":
-        return medians_ns
+        return [float(np.median(samples_ns)) for samples_ns in timing.rounds_ns]
     return [timing.case.batch * len(s) / sum(s) for s in timing.rounds_ns]
 
 

@@ -232,9 +232,10 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, fi
     """Return a table; `figures` are set to the right, all but the first column."""
     rule = ["---"] + ["---:" if figures else "---"] * (len(columns) - 1)
     return "\n".join(
-        "| " + " | ".join(_cell(cell) for cell in line) + " |" for line in (columns, rule, *rows)
+        "| " + " | ".join(markdown_cell(text) for text in line) + " |" for line in (columns, rule, *rows)
     )
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """Return a text that stays within its cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())

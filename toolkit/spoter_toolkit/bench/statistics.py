@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 # Fewest samples for a percentile q: the least n with P(Binomial(n, 1 - q) <= 1) <= 1 %, so that at 99 %
 # confidence at least two samples lie beyond it (the rule of MLPerf loadgen's early stopping).
@@ -72,7 +73,7 @@ def paired_ratio(
         return None
     low = high = None
     if len(ratios) >= ROUNDS_NEEDED:
-        low, high = _bootstrap_interval(ratios, seed)
+        low, high = _interval(_resampled_medians(ratios, np.random.default_rng(seed)))
     return Ratio(estimate=float(np.median(ratios)), low=low, high=high, rounds=len(ratios))
 
 
@@ -91,17 +92,19 @@ def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, 
     if rounds < ROUNDS_NEEDED:
         return Ratio(estimate=estimate, low=None, high=None, rounds=rounds)
     rng = np.random.default_rng(seed)
-    above, below = (
-        np.median(np.asarray(values)[rng.integers(0, len(values), (_RESAMPLES, len(values)))], axis=1)
-        for values in (numerator, denominator)
-    )
-    low, high = np.percentile(above / below, (_TAIL_PERCENT, 100 - _TAIL_PERCENT))
-    return Ratio(estimate=estimate, low=float(low), high=float(high), rounds=rounds)
+    above, below = (_resampled_medians(values, rng) for values in (numerator, denominator))
+    low, high = _interval(above / below)
+    return Ratio(estimate=estimate, low=low, high=high, rounds=rounds)
 
 
-def _bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the median of `values`."""
-    chosen = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
-    medians = np.median(np.asarray(values)[chosen], axis=1)
-    low, high = np.percentile(medians, (_TAIL_PERCENT, 100 - _TAIL_PERCENT))
+def _resampled_medians(values: Sequence[float], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return the medians of `_RESAMPLES` draws of as many values, with replacement."""
+    chosen = rng.integers(0, len(values), (_RESAMPLES, len(values)))
+    medians: npt.NDArray[np.float64] = np.median(np.asarray(values)[chosen], axis=1)
+    return medians
+
+
+def _interval(resampled: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % interval that resampled figures span."""
+    low, high = np.percentile(resampled, (_TAIL_PERCENT, 100 - _TAIL_PERCENT))
     return float(low), float(high)

@@ -219,8 +219,9 @@ def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: 
     The command is only given where the machine is what is missing: a wrong option fails again.
     """
     from spoter_runtime.errors import BackendError, MissingExtraError
+    from spoter_runtime.gpu import EXTRAS
 
-    options = {"tensorrt": "--trt", "tensorrt_rtx": "--rtx"}
+    options = {library: f"--{extra}" for library, extra in EXTRAS.items()}
     reasons = "\n".join(f"{options[library]}: {error}" for library, error in errors)
     later = [library for library, error in errors if isinstance(error, BackendError | MissingExtraError)]
     then = ""
