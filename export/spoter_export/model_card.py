@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spoter_export.judge import Proof, agreement_in_words
+from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.landmarks import NUM_FEATURES
@@ -146,6 +147,7 @@ def _proof_section(proof: Proof) -> list[str]:
         f"| {len(clips.clips)} clips ({clips.source}) | {clips.max_logit_diff:.1e} | "
         f"{policy.max_logit_diff:.0e} | {agreement_in_words(clips, proof.precision)} |"
         for clips in facts.clips
+        if clips.change is None
     ]
     rows += [
         f"| {fact.change}, {fact.runner}, {fact.clips} clips | {fact.max_logit_diff or 0:.1e} | "
@@ -159,7 +161,27 @@ def _proof_section(proof: Proof) -> list[str]:
         "|---|---|---|---|",
         *rows,
         "",
+        *_robustness_lines(proof),
     ]
+
+
+def _robustness_lines(proof: Proof) -> list[str]:
+    rows = robustness_rows(proof.facts)
+    if not rows:
+        return []
+    return [
+        "What cameras and people do to a clip: share of right labels, of answers that stay, and how many labels "
+        f"are those of {proof.facts.reference}.",
+        "",
+        _table_line(ROBUSTNESS_COLUMNS),
+        _table_line(["---"] * len(ROBUSTNESS_COLUMNS)),
+        *(_table_line(robustness_cells(row)) for row in rows),
+        "",
+    ]
+
+
+def _table_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _label_section(contract: GraphContract) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_export.cases import (
+    GOLDENS,
     ClipSet,
     Lengths,
     generated_clips,
@@ -21,6 +22,7 @@ from spoter_export.cases import (
     grid_points,
     spread_by_length,
 )
+from spoter_export.robustness import changed_sets
 from spoter_runtime.errors import BundleError, SpoterError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, detected
 from spoter_runtime.progress import OnProgress
@@ -82,10 +84,20 @@ class ClipFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFacts:
-    """What differed on the clips of one source, run in ragged batches."""
+    """What differed on the clips of one source, run in ragged batches.
+
+    Attributes:
+        change: what was done to each clip before; None: nothing.
+    """
 
     source: str
     clips: tuple[ClipFact, ...]
+    change: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The source, and what was done to its clips."""
+        return f"{self.source}, {self.change}" if self.change else self.source
 
     @property
     def max_logit_diff(self) -> float:
@@ -150,7 +162,7 @@ class ParityFacts:
         parts = {
             "grid": tuple(GridPoint(**point) for point in value["grid"]),
             "clips": tuple(
-                ClipFacts(source=group["source"], clips=tuple(ClipFact(**clip) for clip in group["clips"]))
+                ClipFacts(**(group | {"clips": tuple(ClipFact(**clip) for clip in group["clips"])}))
                 for group in value["clips"]
             ),
             "invariance": tuple(Invariance(**fact) for fact in value["invariance"]),
@@ -177,7 +189,8 @@ def run_parity(
     Args:
         reference: usually the PyTorch model.
         candidate: any backend with the same contract.
-        sets: clips of people; generated ones are always run too, so there may be none.
+        sets: clips of people; generated ones are always run too, so there may be none. Those of people are
+            run again under each of `spoter_export.robustness.CHANGES`.
         seed: of the generated clips.
         on_progress: called with (done, total, what).
 
@@ -191,7 +204,14 @@ def run_parity(
             f"{candidate.name} and {reference.name} have different contracts: not the same model"
         )
     points = grid_points(reference.contract)
-    sets = [generated_clips(reference.contract, seed), *(group for group in sets if group.clips)]
+    people = [group for group in sets if group.clips]
+    changed = [
+        changed_set
+        for group in people
+        if group.source != GOLDENS
+        for changed_set in changed_sets(group, max_frames=reference.contract.max_frames, seed=seed)
+    ]
+    sets = [generated_clips(reference.contract, seed), *people, *changed]
     total = len(points) + sum(len(group.clips) for group in sets)
     who = f"{candidate.name} against {reference.name}"
 
@@ -206,8 +226,8 @@ def run_parity(
     facts = []
     for group in sets:
         facts.append(_clip_facts(reference, candidate, group))
-        report(len(grid) + sum(len(fact.clips) for fact in facts), group.source)
-    probes = [group.clips[i] for group in sets[1:] for i in spread_by_length(group.clips, _INVARIANCE_CLIPS)]
+        report(len(grid) + sum(len(fact.clips) for fact in facts), facts[-1].where)
+    probes = [group.clips[i] for group in people for i in spread_by_length(group.clips, _INVARIANCE_CLIPS)]
     probes += sets[0].clips
     invariance = [
         fact for runner in (reference, candidate) for fact in invariance_of(runner, probes, seed=seed)
@@ -273,7 +293,7 @@ def _clip_facts(reference: Runner, candidate: Runner, group: ClipSet) -> ClipFac
                 signer=group.signers[i] if group.signers else None,
             )
         )
-    return ClipFacts(source=group.source, clips=tuple(facts))
+    return ClipFacts(source=group.source, clips=tuple(facts), change=group.change)
 
 
 def _margin(logits_C: Float32Array) -> float:

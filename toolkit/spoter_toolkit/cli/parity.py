@@ -120,11 +120,19 @@ def _finish(
 
 
 def _show(bundle: str, proof: Proof) -> None:
+    from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
+
     emit_table(
         f"{bundle}/{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
         ("what was run", "largest logit difference", ""),
         fact_rows(proof),
     )
+    if robustness := robustness_rows(proof.facts):
+        emit_table(
+            f"{proof.artefact} on changed clips",
+            ROBUSTNESS_COLUMNS,
+            [robustness_cells(row) for row in robustness],
+        )
     print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
     for failure in proof.verdict.failures:
         print(f"  {failure}")
@@ -174,6 +182,7 @@ def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
             agreement_in_words(clips, proof.precision),
         )
         for clips in facts.clips
+        if clips.change is None
     ]
     rows += [
         (
