@@ -44,6 +44,7 @@ class Link:
         max_padding_diff: between each clip alone and all of them padded in one batch.
         error: why the step could not answer.
         holds: whether both are within the step's policy.
+        clip: place of the clip that shows most of it; the first where there is an error.
     """
 
     step: str
@@ -52,6 +53,7 @@ class Link:
     max_padding_diff: float | None
     error: str | None
     holds: bool
+    clip: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -87,9 +89,9 @@ def links_of(steps: Sequence[Step], clips: Sequence[Float32Array]) -> tuple[Link
         except SpoterError as error:
             links.append(_link(step, before, error=str(error)))
             continue
-        padding = float(np.abs(padded_NC - alone_NC).max())
-        difference = None if before is None else float(np.abs(alone_NC - before[1]).max())
-        links.append(_link(step, before, difference=difference, padding=padding))
+        padding_N = np.abs(padded_NC - alone_NC).max(1)
+        difference_N = None if before is None else np.abs(alone_NC - before[1]).max(1)
+        links.append(_link(step, before, difference_N=difference_N, padding_N=padding_N))
         before = step.name, alone_NC
     return tuple(links)
 
@@ -98,12 +100,15 @@ def _link(
     step: Step,
     before: tuple[str, Float32Array] | None,
     *,
-    difference: float | None = None,
-    padding: float | None = None,
+    difference_N: Float32Array | None = None,
+    padding_N: Float32Array | None = None,
     error: str | None = None,
 ) -> Link:
+    difference = None if difference_N is None else float(difference_N.max())
+    padding = None if padding_N is None else float(padding_N.max())
     close = difference is None or difference <= step.policy.max_logit_diff
     still = padding is not None and padding <= step.policy.max_invariance_diff
+    telling_N = padding_N if close or difference_N is None else difference_N
     return Link(
         step=step.name,
         before=before[0] if before else None,
@@ -111,6 +116,7 @@ def _link(
         max_padding_diff=padding,
         error=error,
         holds=close and still,
+        clip=0 if telling_N is None else int(telling_N.argmax()),
     )
 
 

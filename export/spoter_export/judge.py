@@ -132,7 +132,7 @@ class Agreement:
 
 
 def agreement(agree: int, clips: int) -> Agreement:
-    """Return the share of agreeing labels with Wilson's score interval at 95 %."""
+    """Return the share of agreeing labels with Wilson's score interval at 95 %, of one clip or more."""
     z = 1.959964
     share = agree / clips
     middle = (share + z * z / (2 * clips)) / (1 + z * z / clips)
@@ -142,6 +142,8 @@ def agreement(agree: int, clips: int) -> Agreement:
 
 def agreement_in_words(facts: ClipFacts, precision: str) -> str:
     """Return how many labels agree, for people's clips with the interval, and what the flips are."""
+    if facts.error is not None:
+        return "no answer"
     found = agreement(facts.labels_agree, len(facts.clips))
     words = f"{found.agree} of {found.clips} labels agree"
     if facts.source not in (GENERATED, GOLDENS):
@@ -217,6 +219,8 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
 
 
 def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str]:
+    if facts.error is not None:
+        return [f"clips ({facts.where}): no answer: {facts.error}"]
     failures = []
     where = f"{len(facts.clips)} clips ({facts.where})"
     beyond = [clip for clip in facts.clips if not clip.max_logit_diff <= policy.max_logit_diff]

@@ -170,8 +170,8 @@ def _robustness_lines(proof: Proof) -> list[str]:
     if not rows:
         return []
     return [
-        "What cameras and people do to a clip: share of right labels, of answers that stay, and how many labels "
-        f"are those of {proof.facts.reference}.",
+        "What cameras and people do to a clip: share of right labels, of answers that stay, and how many "
+        f"labels are those of {proof.facts.reference}.",
         "",
         _table_line(ROBUSTNESS_COLUMNS),
         _table_line(["---"] * len(ROBUSTNESS_COLUMNS)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from spoter_export.cases import (
     spread_by_length,
 )
 from spoter_export.robustness import changed_sets
-from spoter_runtime.errors import BundleError, SpoterError
+from spoter_runtime.errors import BackendError, BundleError, SpoterError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, detected
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
@@ -88,11 +88,13 @@ class ClipFacts:
 
     Attributes:
         change: what was done to each clip before; None: nothing.
+        error: why the candidate could not answer; there are no clips then.
     """
 
     source: str
     clips: tuple[ClipFact, ...]
     change: str | None = None
+    error: str | None = None
 
     @property
     def where(self) -> str:
@@ -101,8 +103,8 @@ class ClipFacts:
 
     @property
     def max_logit_diff(self) -> float:
-        """The largest difference over all clips."""
-        return max(clip.max_logit_diff for clip in self.clips)
+        """The largest difference over all clips; 0 where there was no answer."""
+        return max((clip.max_logit_diff for clip in self.clips), default=0.0)
 
     @property
     def labels_agree(self) -> int:
@@ -173,7 +175,7 @@ class ParityFacts:
     def max_logit_diff(self) -> float:
         """The largest difference over the grid and all clips."""
         grid = [point.max_logit_diff for point in self.grid if point.max_logit_diff is not None]
-        return max([*grid, *(clips.max_logit_diff for clips in self.clips)])
+        return max([0.0, *grid, *(clips.max_logit_diff for clips in self.clips)])
 
 
 def run_parity(
@@ -197,7 +199,7 @@ def run_parity(
     Raises:
         InputError: a clip that the contract does not allow.
         BundleError: the two runners have different contracts: other labels, another order, other ranges.
-        BackendError: a runner failed outside the grid; a grid point that fails is a fact, not an error.
+        BackendError: the reference failed. Where the candidate fails, that is a fact, not an error.
     """
     if candidate.contract != reference.contract:
         raise BundleError(
@@ -273,7 +275,11 @@ def _grid_point(
 
 
 def _clip_facts(reference: Runner, candidate: Runner, group: ClipSet) -> ClipFacts:
-    expected_NC, got_NC = (_in_batches(runner, group.clips) for runner in (reference, candidate))
+    expected_NC = _in_batches(reference, group.clips)
+    try:
+        got_NC = _in_batches(candidate, group.clips)
+    except BackendError as error:
+        return ClipFacts(source=group.source, clips=(), change=group.change, error=str(error))
     names = [label.name for label in reference.contract.labels]
     top = min(_TOP, len(names))
     facts = []
@@ -321,21 +327,21 @@ def invariance_of(runner: Runner, clips: Sequence[Float32Array], *, seed: int) -
     order = rng.permutation(len(clips))
     zeros = [np.where(detected(clip)[..., None], clip, np.float32(0)) for clip in clips]
     longest = runner.contract.max_frames
-    alone = _one_by_one(runner, clips)
-    together = _in_batches(runner, clips)
+    alone = cache(lambda: _one_by_one(runner, clips))
+    together = cache(lambda: _in_batches(runner, clips))
 
     def when_padded(fill: str) -> float:
         return max(
             _largest(runner.infer(*_padded(clip, frames, fill, rng)) - expected)
-            for clip, expected in zip(clips, alone, strict=True)
+            for clip, expected in zip(clips, alone(), strict=True)
             for frames in {min(len(clip) + 7, longest), longest}
         )
 
     changes: dict[str, Callable[[], float]] = {
         **{f"padding {fill}": partial(when_padded, fill) for fill in _FILLS},
-        "missing as (0, 0)": lambda: _largest(_one_by_one(runner, zeros) - alone),
-        "batch company": lambda: _largest(together - alone),
-        "batch order": lambda: _largest(_in_batches(runner, [clips[i] for i in order]) - together[order]),
+        "missing as (0, 0)": lambda: _largest(_one_by_one(runner, zeros) - alone()),
+        "batch company": lambda: _largest(together() - alone()),
+        "batch order": lambda: _largest(_in_batches(runner, [clips[i] for i in order]) - together()[order]),
     }
     facts = []
     for change, measure in changes.items():

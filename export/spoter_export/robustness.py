@@ -84,8 +84,10 @@ def robustness_rows(facts: ParityFacts) -> list[RobustnessRow]:
     """Return a row for each change of each source, behind one for the same clips without any."""
     rows = []
     for clean in facts.clips:
-        changed = [group for group in facts.clips if group.source == clean.source and group.change]
-        if clean.change is None and changed:
+        changed = [
+            group for group in facts.clips if group.source == clean.source and group.change and group.clips
+        ]
+        if clean.change is None and clean.clips and changed:
             answers = {clip.name: clip for clip in clean.clips}
             same = [answers[clip.name] for clip in changed[0].clips]
             rows.append(_row(clean, NO_CHANGE, same, answers))

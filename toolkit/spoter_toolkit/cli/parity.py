@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,8 +20,11 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from spoter_export.blame import Link
+    from spoter_export.divergence import Divergence
     from spoter_export.judge import Proof
+    from spoter_toolkit.blaming import Blame
+
+BISECTIONS: Final = Path("bisect")
 
 
 def parity(
@@ -46,6 +49,13 @@ def parity(
     judge: Annotated[
         Path | None, typer.Option(help="Judge the facts of this file, that -o wrote, and run nothing.")
     ] = None,
+    bisect: Annotated[
+        bool,
+        typer.Option(
+            "--bisect",
+            help="Where it fails, find the first tensor that differs, and write bisect/BUNDLE-BACKEND.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write facts and verdicts to this JSON file.")
     ] = None,
@@ -54,45 +64,78 @@ def parity(
 ) -> None:
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
     from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.errors import ConfigError
+    from spoter_toolkit.blaming import blame_failed
     from spoter_toolkit.data.dataset import check_target, read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
     from spoter_toolkit.locate import newest_bundle
-    from spoter_toolkit.proving import blame_failed, judge_again, prove_backends, read_policies
+    from spoter_toolkit.proving import judge_again, prove_backends, read_policies
     from spoter_toolkit.reference import find_run
 
     if out:
         check_target(out, force=force)
     policies = read_policies(policy)
     if judge:
+        if bisect:
+            raise ConfigError("--bisect: runs the model, --judge runs nothing. Fix: leave one of them out")
         proofs = judge_again(judge, policies, read_bundle(bundle) if bundle else None)
-        _finish(judge, proofs, {}, {}, out=out, json=json)
+        _finish(judge, proofs, {}, [], {}, out=out, json=json)
         return
     opened = read_bundle(bundle or newest_bundle())
     source = find_run(opened, run)
     dataset = read_dataset(data) if data else training_data(source)
     if dataset is None:
         say("no data: only generated clips are compared. Fix: name real ones with --data")
+    people = proof_clips(dataset, limit=None, all_splits=all_splits)
     with progress_bar() as on_progress:
         proofs, not_run = prove_backends(
             opened,
             source.folder,
-            proof_clips(dataset, limit=None, all_splits=all_splits),
+            people,
             backends=backend,
             policies=policies,
             seed=seed,
             on_progress=on_progress,
         )
-        links = blame_failed(opened, source.folder, proofs)
-    _finish(opened.folder, proofs, not_run, links, out=out, json=json)
+        on_progress(0, 0, "looking for the step that breaks")
+        blamed = blame_failed(opened, source.load_model(), proofs, people)
+        divergences = _bisected(opened.name, blamed, force=force) if bisect else {}
+    _finish(opened.folder, proofs, not_run, blamed, divergences, out=out, json=json)
     if not json:
         next_step("spoter-kit bench {}", opened.folder)
+
+
+def _bisected(bundle: str, blamed: Sequence[Blame], *, force: bool) -> dict[str, Divergence | str]:
+    """Bisect the broken link of each backend and write what was found; a text where nothing can be."""
+    from spoter_export.divergence import FACTS
+    from spoter_runtime.errors import ConfigError, SpoterError
+    from spoter_runtime.files import is_replaceable
+
+    found: dict[str, Divergence | str] = {}
+    for blame in blamed:
+        folder = BISECTIONS / f"{bundle}-{blame.backend.replace(':', '-')}"
+        if not is_replaceable(folder, FACTS) or ((folder / FACTS).exists() and not force):
+            raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or move it away")
+        try:
+            divergence = blame.bisect()
+        except SpoterError as error:
+            found[blame.backend] = str(error)
+            continue
+        if divergence is None:
+            found[blame.backend] = "no tensor differs beyond rounding: the difference grows step by step"
+        else:
+            divergence.write(folder)
+            found[blame.backend] = divergence
+            say(f"written: {folder}")
+    return found
 
 
 def _finish(
     source: Path,
     proofs: Sequence[Proof],
     not_run: dict[str, str],
-    links: dict[str, tuple[Link, ...]],
+    blamed: Sequence[Blame],
+    divergences: dict[str, Divergence | str],
     *,
     out: Path | None,
     json: bool,
@@ -102,8 +145,15 @@ def _finish(
     from spoter_runtime.files import write_json
 
     passed = all(proof.verdict.passed for proof in proofs)
-    blame = {name: [link.as_json() for link in chain] for name, chain in links.items()}
-    result = proofs_json(proofs) | {"passed": passed, "not_run": not_run, "blame": blame}
+    found: dict[str, Any] = {
+        "passed": passed,
+        "not_run": not_run,
+        "blame": {blame.backend: [link.as_json() for link in blame.links] for blame in blamed},
+        "bisect": {
+            name: what if isinstance(what, str) else what.as_json() for name, what in divergences.items()
+        },
+    }
+    result = proofs_json(proofs) | found
     if out:
         write_json(out, result)
     if json:
@@ -111,8 +161,10 @@ def _finish(
     else:
         for proof in proofs:
             _show(source.stem, proof)
-        for name, chain in links.items():
-            _show_blame(name, chain)
+        for blame in blamed:
+            _show_blame(blame)
+            if blame.backend in divergences:
+                print(divergences[blame.backend])
         if not_run:
             emit_table("not executed", ("backend", "why"), list(not_run.items()))
     if not passed:
@@ -138,11 +190,9 @@ def _show(bundle: str, proof: Proof) -> None:
         print(f"  {failure}")
 
 
-def _show_blame(backend: str, links: Sequence[Link]) -> None:
-    from spoter_export.blame import first_broken
-
+def _show_blame(blame: Blame) -> None:
     emit_table(
-        f"from torch to {backend}, on generated clips",
+        f"from torch to {blame.backend}",
         ("step", "differs from the step before", "padding moves it", "holds"),
         [
             (
@@ -151,14 +201,13 @@ def _show_blame(backend: str, links: Sequence[Link]) -> None:
                 link.error or f"{link.max_padding_diff:.1e}",
                 "yes" if link.holds else "NO",
             )
-            for link in links
+            for link in blame.links
         ],
     )
-    broken = first_broken(links)
     print(
-        f"it breaks at {broken}"
-        if broken
-        else "no step breaks on generated clips: look at the clips named above"
+        f"it breaks at {blame.broken}"
+        if blame.broken
+        else "no step breaks on generated clips and on those furthest off: look at what is named above"
     )
 
 
@@ -178,7 +227,7 @@ def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
     rows += [
         (
             f"clips, {clips.source}",
-            f"{clips.max_logit_diff:.1e}",
+            "" if clips.error else f"{clips.max_logit_diff:.1e}",
             agreement_in_words(clips, proof.precision),
         )
         for clips in facts.clips
