@@ -17,6 +17,7 @@ import onnx
 import torch
 from onnx import NodeProto, TensorProto, helper
 
+from spoter_export.lower import rounded_from_fp16
 from spoter_export.to_onnx import Traced
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.errors import BackendError
@@ -125,7 +126,7 @@ def first_divergence(
     Returns:
         None where every tensor that both have is the same.
     """
-    pieces = _Pieces(suspect, values, optimise)
+    pieces = _Pieces(suspect, values, optimise=optimise, rounded=precision == "fp16")
     tolerance = TOLERANCES[precision]
     for tensor in pieces.tensors:
         for reach in pieces.reaches(tensor) if optimise else (1,):
@@ -154,8 +155,9 @@ class _Computed:
 class _Pieces:
     """Cuts pieces out of a graph, between tensors whose values are known, and runs them."""
 
-    def __init__(self, model: onnx.ModelProto, values: Values, optimise: bool) -> None:
+    def __init__(self, model: onnx.ModelProto, values: Values, *, optimise: bool, rounded: bool) -> None:
         self._model = model
+        self._rounded = rounded  # or ONNX Runtime would compute within a piece in fp32
         self.values = values
         self._optimise = optimise
         self.nodes: Sequence[NodeProto] = model.graph.node
@@ -222,7 +224,8 @@ class _Pieces:
             [weight for name, weight in self._weights.items() if name in read],
         )
         opsets = list(self._model.opset_import)
-        return helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version), inputs
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version)
+        return rounded_from_fp16(model) if self._rounded else model, inputs
 
     def _typed(self, name: str) -> Array:
         """Return a known value in the type that the suspect has it in."""

@@ -11,7 +11,14 @@ import numpy as np
 import onnx
 from torch import nn
 
-from spoter_export.blame import Link, ProgramRunner, Step, first_broken, links_of
+from spoter_export.blame import (
+    Link,
+    ProgramRunner,
+    Step,
+    first_broken,
+    first_module_moved_by_padding,
+    links_of,
+)
 from spoter_export.cases import ClipSet, generated_clips
 from spoter_export.divergence import Divergence, first_divergence, values_of_graph, values_of_program
 from spoter_export.judge import Proof, loosened_for_gpu, policy_of
@@ -144,7 +151,7 @@ class _Chain:
         fp32, last = policy_of("fp32"), policy_of(precision)
         steps = [
             Step(name=_EAGER, open=lambda: TorchRunner(self.module, contract), policy=fp32),
-            Step(name=_PROGRAM, open=lambda: ProgramRunner(self.module, contract), policy=fp32),
+            Step(name=_PROGRAM, open=lambda: ProgramRunner(self.traced().program, contract), policy=fp32),
             Step(name=_PLAIN, open=lambda: OrtRunner(self._exported(), optimise=False), policy=fp32),
             Step(name=_OPTIMISED, open=lambda: OrtRunner(self._exported()), policy=fp32),
             Step(name=bundle.onnx().path, open=lambda: self._of_bundle("fp32"), policy=fp32),
@@ -179,13 +186,21 @@ class _Chain:
     def _graph(self, precision: str) -> onnx.ModelProto:
         return onnx.load_from_string(self.bundle.read(self.bundle.onnx(precision).path))
 
+    def _why_not(self, link: Link) -> str:
+        """Say what to look at where the broken link is not between two graphs."""
+        if link.step == self.backend:
+            return f"{link.step} tells no tensors. Fix: build it again, or look at the builder's log"
+        clip = self.clips[link.clip]
+        if link.step == _EAGER and len(clip) < self.bundle.contract.max_frames:
+            path = first_module_moved_by_padding(self.module, clip, self.bundle.contract.max_frames)
+            if path is not None:
+                return f"padding moves the PyTorch model itself, first in module {path or 'at the top'}"
+        return f"{link.step}: there are no two graphs to compare. Fix: look at the PyTorch model itself"
+
     def bisect(self, link: Link) -> Divergence | None:
         """See `Blame.bisect`."""
-        if link.step in (_EAGER, _PROGRAM) or link.step == self.backend:
-            raise ConfigError(
-                f"--bisect: the chain breaks at {link.step}, where there are no two graphs to compare: "
-                "look at " + ("the engine's builder" if link.step == self.backend else "the module itself")
-            )
+        if link.step in (_EAGER, _PROGRAM, self.backend):
+            raise ConfigError(f"--bisect: {self._why_not(link)}")
         # The telling clip in company, so that it meets padding, or others do.
         company = max(range(len(self.clips)), key=lambda i: (i != link.clip, len(self.clips[i])))
         batch = pad_clips([self.clips[i] for i in dict.fromkeys((link.clip, company))], fill=np.nan)
