@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spoter_export.judge import Proof, agreement_in_words
+from spoter_export.matrix import proof_matrix
 from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.contract import GraphContract
@@ -30,6 +31,7 @@ def card_from_facts(
             *_use_section(name),
             *_contract_section(contract, provenance),
             *_artefact_section(artefacts),
+            *_matrix_section(proofs, artefacts),
             *(line for proof in proofs for line in _proof_section(proof)),
             *_label_section(contract),
         )
@@ -133,6 +135,12 @@ def _executed(artefact: Artefact) -> str:
         f"{executed['gpu']}, {executed['month']}: {executed['labels_agree']} of {executed['clips']} goldens "
         f"agree, within {executed['max_logit_diff']:.1e}"
     )
+
+
+def _matrix_section(proofs: Sequence[Proof], artefacts: Sequence[Artefact]) -> list[str]:
+    matrix = proof_matrix(proofs, artefacts)
+    rows = (_table_line(cells) for cells in (matrix.columns, ["---"] * len(matrix.columns), *matrix.rows))
+    return [f"## {matrix.title}", "", *rows, ""]
 
 
 def _proof_section(proof: Proof) -> list[str]:

@@ -186,17 +186,9 @@ def _percentile(timing: Timing, percent: int) -> str:
 
 def markdown_from_result(result: BenchResult) -> str:
     """Return the report for people, in the words of the tables."""
-    settings = result.settings
     parts = [
         f"# Bench of {result.bundle} on {result.environment['cpu']}, {result.month}",
-        f"Model sha256 `{result.model_sha256}`. Times are of `Runner.infer`, its checks of the input "
-        "included, on full clips of generated landmarks. Each backend and thread count has a process of its "
-        f"own. {plural(settings.rounds, 'round')}, the backends in turn, {settings.seconds_per_case:g} s per "
-        f"case and backend in all, at least {plural(settings.min_calls_per_round, 'call')} a round. Warm-up, "
-        f"not measured: {WARMUP_CALLS_FIRST} calls before a case's first round, {WARMUP_CALLS} before each "
-        f"later one, and at least {WARMUP_S * 1000:g} ms. Samples needed for a percentile: "
-        + ", ".join(f"{needed} for p{percent}" for percent, needed in SAMPLES_NEEDED.items())
-        + f". All samples: `{BENCH_JSON}`.",
+        f"Model sha256 `{result.model_sha256}`. {method_in_words(result)} All samples: `{BENCH_JSON}`.",
         *(f"**Note:** {remark}." for remark in result.remarks),
         f"![Latency against frames]({LATENCY_PNG})",
     ]
@@ -205,13 +197,29 @@ def markdown_from_result(result: BenchResult) -> str:
     if found := problems(result):
         parts += ["## Not measured, or not to the end"]
         parts += [_markdown_table(("backend", "what", "why"), found, figures=False)]
-    machine = _environment_rows(result.environment)
+    machine = environment_rows(result.environment)
     parts += ["## Environment", _markdown_table(("what", "value"), machine, figures=False)]
     parts += ["## These figures say nothing about", "\n".join(f"- {what}" for what in NOT_MEASURED)]
     return "\n\n".join(parts) + "\n"
 
 
-def _environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
+def method_in_words(result: BenchResult) -> str:
+    """Return how it was measured, in sentences."""
+    settings = result.settings
+    return (
+        "Times are of `Runner.infer`, its checks of the input included, on full clips of generated "
+        "landmarks. Each backend and thread count has a process of its own. "
+        f"{plural(settings.rounds, 'round')}, the backends in turn, {settings.seconds_per_case:g} s per case "
+        f"and backend in all, at least {plural(settings.min_calls_per_round, 'call')} a round. Warm-up, not "
+        f"measured: {WARMUP_CALLS_FIRST} calls before a case's first round, {WARMUP_CALLS} before each later "
+        f"one, and at least {WARMUP_S * 1000:g} ms. Samples needed for a percentile: "
+        + ", ".join(f"{needed} for p{percent}" for percent, needed in SAMPLES_NEEDED.items())
+        + "."
+    )
+
+
+def environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is known of the machine, (what, value)."""
     rows = []
     for name, value in environment.items():
         what = name.removesuffix("_bytes").replace("_", " ")
