@@ -9,6 +9,7 @@ from spoter_toolkit.bench.cases import QUICK, BenchSettings, Case, notebook_case
 from spoter_toolkit.bench.environment import slug, without_places
 from spoter_toolkit.bench.report import figure
 from spoter_toolkit.bench.statistics import ROUNDS_NEEDED, SAMPLES_NEEDED, paired_ratio, percentile_ms
+from spoter_toolkit.bench.verdict import CLAIM_P, least_p
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")))
 
@@ -74,13 +75,13 @@ def test_too_few_rounds_give_a_ratio_without_an_interval():
 
 
 def test_the_cases_are_the_grid_and_the_notebooks_own():
-    settings = BenchSettings(batches=(1, 2), frames=(5,), threads=(1,))
+    settings = BenchSettings(batches=(1, 2), frames=(5,), threads=(1,), curve=False)
     assert settings.cases(CONTRACT) == (
         Case(batch=1, frames=5, threads=1),
         Case(batch=2, frames=5, threads=1),
         Case(batch=16, frames=100, threads=usable_cores()),
     )
-    holds_it = BenchSettings(batches=(16,), frames=(100,), threads=(usable_cores(),))
+    holds_it = BenchSettings(batches=(16,), frames=(100,), threads=(usable_cores(),), curve=False)
     assert holds_it.cases(CONTRACT) == (notebook_case(usable_cores()),)
 
 
@@ -94,8 +95,9 @@ def test_every_round_measures_enough_calls_for_a_median():
         assert settings.rounds * settings.min_calls_per_round >= SAMPLES_NEEDED[50]
 
 
-def test_quick_settings_still_give_the_ratios_an_interval():
+def test_quick_settings_still_give_the_ratios_an_interval_and_a_verdict():
     assert BenchSettings(**QUICK).rounds >= ROUNDS_NEEDED
+    assert least_p(BenchSettings(**QUICK).rounds) <= CLAIM_P
 
 
 @pytest.mark.parametrize(
