@@ -28,8 +28,10 @@ from spoter_runtime.errors import BackendError, BundleError, ConfigError
 from spoter_runtime.files import write_json
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.backends import BACKENDS
-from spoter_toolkit.bench.cases import BenchSettings, usable_cores
+from spoter_toolkit.bench.batch_picture import batch_curves
+from spoter_toolkit.bench.cases import BenchSettings, Case, usable_cores
 from spoter_toolkit.bench.controller import run_bench
+from spoter_toolkit.bench.picture import batches_with_lengths
 from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess
 from spoter_toolkit.bench.report import figure, write_report
 from spoter_toolkit.bench.results import Failure
@@ -424,6 +426,25 @@ def markdown_rows(report: Path, title: str) -> list[dict[str, str]]:
 def test_the_report_is_json_markdown_and_a_picture(report):
     assert {file.name for file in report.iterdir()} == {"bench.json", "bench.md", "latency.png"}
     assert (report / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_along_the_batches_has_a_picture_and_lone_batches_no_panel(result, tmp_path):
+    along = tuple(
+        dataclasses.replace(timing, case=Case(batch=batch, frames=60, threads=1))
+        for batch in (1, 4, 16)
+        for timing in result.timings[:2]
+    )
+    curved = dataclasses.replace(result, timings=(*result.timings, *along))
+    curves = batch_curves(curved)
+    assert {name: [t.case.batch for t in line] for name, line in curves.items()} == {
+        "torch": [1, 4, 16],
+        "ort-cpu": [1, 4, 16],
+    }
+    assert batches_with_lengths(curved) == [1, 16]  # of 4 clips there is one length
+    assert batch_curves(result) == {}
+    write_report(curved, tmp_path / "curved")
+    assert (tmp_path / "curved" / "batches.png").read_bytes().startswith(b"\x89PNG")
+    assert "](batches.png)" in (tmp_path / "curved" / "bench.md").read_text(encoding="utf-8")
 
 
 def test_the_json_keeps_every_sample_as_whole_nanoseconds(report, result):

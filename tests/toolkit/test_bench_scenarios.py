@@ -422,6 +422,12 @@ def test_a_counter_that_began_again_is_continued():
     assert used_joules(before, after) == {"package-0": 25.0}
 
 
+@pytest.mark.skipif(why_not_readable() is None, reason="needs a machine whose meters cannot be read")
+def test_energy_alone_where_no_meter_can_be_read_is_an_error_with_the_reason(bundle_folder):
+    with pytest.raises(BackendError, match=r"nothing was measured:\n  energy: .*RAPL.*; NVML: "):
+        run_bench(bundle_folder, settings("energy"))
+
+
 def test_why_energy_cannot_be_read_is_said_with_the_fix(tmp_path):
     assert "shows no RAPL zone" in why_not_readable(tmp_path)
     (tmp_path / "intel-rapl:0" / "energy_uj").mkdir(parents=True)  # is there, and cannot be read

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
+from spoter_runtime.contract import GraphContract, Label
+from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.drift import find_drift
+from spoter_toolkit.bench.machine import MachineRound, MachineWatch, core_mhz
+from spoter_toolkit.bench.remarks import remarks_on
+from spoter_toolkit.bench.results import BenchResult, Timing
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio, signed_rank_p
+from spoter_toolkit.bench.tables import tables
 from spoter_toolkit.bench.verdict import CLAIM_P, NO_DIFFERENCE, NOT_ENOUGH, NOT_SURE, is_claim, verdict
 
 
@@ -140,3 +148,103 @@ def test_a_change_that_the_spread_within_the_rounds_explains_is_no_drift():
 def test_too_few_rounds_and_too_small_a_change_are_no_drift():
     assert find_drift(rounds([1.0] * 2 + [2.0] * 3, seed=0)) is None
     assert find_drift([[1000, 1001]] * 5 + [[1030, 1031]] * 5) is None
+
+
+# --- what a result says of it
+
+CASE = Case(batch=1, frames=60, threads=1)
+CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")))
+
+
+def as_tuples(series):
+    return tuple(map(tuple, series))
+
+
+def result(**changed):
+    values = {
+        "bundle": "tiny",
+        "model_sha256": "0" * 64,
+        "month": "2026-11",
+        "settings": BenchSettings(backends=("torch", "ort-cpu")),
+        "environment": {"usable_cores": 2, "packages": {}},
+        "model_bytes": {},
+        "timings": (
+            Timing(backend="torch", case=CASE, rounds_ns=as_tuples(rounds([1.2] * 10, seed=0))),
+            Timing(backend="ort-cpu", case=CASE, rounds_ns=as_tuples(rounds([1.0] * 10, seed=1))),
+        ),
+        "starts": {},
+        "start_frames": 60,
+        "memory": (),
+        "skipped": {},
+        "failures": (),
+        "remarks": (),
+    }
+    return BenchResult(**(values | changed))
+
+
+def machine(factors, **changed):
+    """Return the machine before ten rounds; its fixed loop takes 2 ms times each factor."""
+    values = {"scenario": "latency", "mhz": None, "steal_share": 0.0, "others_cores": 0.0, "gpu": None}
+    return tuple(
+        MachineRound(round=number, loop_ns=tuple(2 * ns for ns in loop_ns), **(values | changed))
+        for number, loop_ns in enumerate(rounds(factors, seed=7, between=0.01, calls=7), 1)
+    )
+
+
+def test_a_quiet_run_has_no_remark_and_its_verdict_in_table_and_json():
+    quiet = result(machine=machine([1.0] * 10))
+    assert remarks_on(quiet, CONTRACT, (CASE,)) == []
+    (comparison,) = quiet.as_json()["comparisons"]
+    assert comparison["verdict"].startswith("faster by ")
+    (table,) = (t for t in tables(quiet) if t.title.startswith("Ratio"))
+    assert [row[-1] for row in table.rows] == [comparison["verdict"]]
+
+
+def test_a_machine_that_changes_its_speed_is_said_with_backend_case_and_round():
+    slower = [1.0] * 5 + [1.5] * 5
+    shifted = result(
+        timings=(
+            Timing(backend="torch", case=CASE, rounds_ns=as_tuples(rounds([1.2] * 10, seed=0))),
+            Timing(backend="ort-cpu", case=CASE, rounds_ns=as_tuples(rounds(slower, seed=1))),
+        ),
+        machine=machine(slower),
+    )
+    (remark,) = remarks_on(shifted, CONTRACT, (CASE,))
+    assert "the machine, a fixed loop before each round: step of +" in remark
+    assert "ort-cpu, 1 × 60 on 1 thread: step of +" in remark
+    assert "from round 6 of 10 on" in remark
+    assert "torch" not in remark
+    drifts = json.loads(json.dumps(shifted.as_json()))["drifts"]
+    assert [(d["backend"], d["drift"]["from_round"]) for d in drifts] == [(None, 6), ("ort-cpu", 6)]
+    (table,) = (t for t in tables(shifted) if t.title.startswith("Drift"))
+    assert [row[0] for row in table.rows] == ["the machine", "ort-cpu"]
+
+
+def test_other_load_and_stolen_time_are_said():
+    busy = result(machine=machine([1.0] * 10, others_cores=0.8, steal_share=0.07))
+    assert remarks_on(busy, CONTRACT, (CASE,)) == [
+        "other programs used up to 0.8 cores during the run (more than 0.25 in 10 of 10 rounds)",
+        "other guests of the host took up to 7% of the processor in a round",
+    ]
+
+
+def test_a_warm_up_that_did_not_settle_is_said():
+    unsettled = result()
+    one = replace(unsettled.timings[0], unsettled=(1, 4), warmup_calls=(9,) * 10)
+    (remark,) = remarks_on(replace(unsettled, timings=(one,)), CONTRACT, (CASE,))
+    assert remark.endswith("still moved by more than 5%: torch in 2 of 10 turns")
+    once = replace(one, unsettled=(1,))
+    assert remarks_on(replace(unsettled, timings=(once,)), CONTRACT, (CASE,)) == []
+
+
+def test_the_watch_times_a_fixed_loop_and_sees_what_others_use():
+    watch = MachineWatch()
+    first = watch.look("latency", 1, [])
+    assert len(first.loop_ns) >= 5
+    assert all(ns > 0 for ns in first.loop_ns)
+    assert (first.steal_share, first.others_cores) == (None, None)  # nothing to compare with
+    second = watch.look("latency", 2, [])
+    assert (second.scenario, second.round) == ("latency", 2)
+    for share in (second.steal_share, second.others_cores):
+        assert share is None or share >= 0
+    assert core_mhz() is None or all(mhz > 0 for mhz in core_mhz())

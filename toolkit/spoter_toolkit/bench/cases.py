@@ -104,8 +104,8 @@ class BenchSettings:
     curve: bool = True
     floor: bool = True
     rounds: int = 10
-    seconds_per_case: float = 1.0
-    starts: int = 6
+    seconds_per_case: float = 0.8
+    starts: int = 8
     lengths: ClipLengths | None = None
     offline_batch: int = NOTEBOOK_BATCH
     offline_seconds: float = 3.0

@@ -80,6 +80,8 @@ def run_bench(
         measured = _measure(turns, bundle, cases, lengths, energy=no_energy is None)
     if not turns.running - {FLOOR} or not any(measured.values()):
         reasons = turns.skipped | {f.backend: f"{f.doing}: {f.reason}" for f in turns.failures}
+        if no_energy:
+            reasons["energy"] = no_energy
         listed = "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
         raise BackendError(f"{bundle.folder}: nothing was measured:\n{listed}")
     result = BenchResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +15,10 @@ from spoter_toolkit.bench.results import BenchResult, Timing
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's palette: told apart by people with any colour vision, and in print.
-_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES: Final = ("-o", "--s", ":^", "-.D")
 _COLUMNS: Final = 3
 _DPI: Final = 130
@@ -24,7 +26,28 @@ _SIDESTEP: Final = 0.008  # of the axis, so that the bars of different lines do 
 
 
 def draw_latency(result: BenchResult, path: Path) -> None:
-    """Write a PNG: median latency against frames, a panel a batch, a line a backend and thread count.
+    """Write a PNG of `latency_figure`, the batches of `batches_with_lengths`.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = latency_figure(result, batches_with_lengths(result))
+    title = f"{result.bundle}: median latency; bars hold the middle half of the calls"
+    figure.suptitle(title, fontsize=11, wrap=True)
+    figure.savefig(path, format="png")
+
+
+def batches_with_lengths(result: BenchResult) -> list[int]:
+    """Return the batches that were measured at several lengths; all of them where none was."""
+    lengths: dict[int, set[int]] = {}
+    for timing in result.timings:
+        lengths.setdefault(timing.case.batch, set()).add(timing.case.frames)
+    several = [batch for batch, frames in lengths.items() if len(frames) > 1]
+    return sorted(several or lengths)
+
+
+def latency_figure(result: BenchResult, batches: Sequence[int]) -> Figure:
+    """Draw median latency against frames, a panel a batch, a line a backend and thread count.
 
     The bar at a point holds the middle half of the samples.
 
@@ -34,7 +57,6 @@ def draw_latency(result: BenchResult, path: Path) -> None:
     require("matplotlib", extra="toolkit")
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
-    batches = sorted({timing.case.batch for timing in result.timings})
     columns = min(len(batches), _COLUMNS)
     rows = -(-len(batches) // columns)
     figure = Figure(figsize=(1.0 + 4.6 * columns, 1.3 + 3.4 * rows), dpi=_DPI)
@@ -51,9 +73,7 @@ def draw_latency(result: BenchResult, path: Path) -> None:
     figure.legend(
         list(lines.values()), list(lines), loc="outside lower center", ncols=2 * columns, frameon=False
     )
-    title = f"{result.bundle}: median latency; bars hold the middle half of the calls"
-    figure.suptitle(title, fontsize=11, wrap=True)
-    figure.savefig(path, format="png")
+    return figure
 
 
 def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
@@ -73,7 +93,7 @@ def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
                 sorted(timings, key=lambda timing: timing.case.frames),
                 shift=(place - (len(lines) - 1) / 2) * _SIDESTEP * longest,
                 style=_STYLES[threads.index(count) % len(_STYLES)],
-                colour=_COLOURS[backends.index(backend) % len(_COLOURS)],
+                colour=COLOURS[backends.index(backend) % len(COLOURS)],
                 label=f"{backend}, {plural(count, 'thread')}",
             )
     panel.set_title(f"{plural(batch, 'clip')} a call", fontsize=10)

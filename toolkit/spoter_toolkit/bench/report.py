@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoter_runtime.files import replacing
+from spoter_toolkit.bench.batch_picture import batch_curves
 from spoter_toolkit.bench.cases import (
     WARMUP_BLOCK_S,
     WARMUP_CALLS,
@@ -29,24 +30,30 @@ from spoter_toolkit.bench.verdict import CLAIM_P, SAME_PROGRAM
 BENCH_JSON: Final = "bench.json"
 BENCH_MD: Final = "bench.md"
 LATENCY_PNG: Final = "latency.png"
+BATCHES_PNG: Final = "batches.png"
 
 
 def write_report(result: BenchResult, folder: Path) -> None:
-    """Write ``bench.json`` (raw samples included), ``bench.md`` and ``latency.png`` into `folder`.
+    """Write ``bench.json`` (raw samples included), ``bench.md`` and the pictures into `folder`.
 
-    What was in the folder before is replaced when the new report is complete.
+    ``latency.png`` where cases were measured, ``batches.png`` where they make a curve. What was in the folder
+    before is replaced when the new report is complete.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
         OSError: the disk is full or the place is read-only.
     """
+    from spoter_toolkit.bench.batch_picture import draw_batches
     from spoter_toolkit.bench.picture import draw_latency
 
     with replacing(folder) as temporary:
         temporary.mkdir()
         (temporary / BENCH_JSON).write_text(json_from_result(result), encoding="utf-8")
         (temporary / BENCH_MD).write_text(markdown_from_result(result), encoding="utf-8")
-        draw_latency(result, temporary / LATENCY_PNG)
+        if result.timings:
+            draw_latency(result, temporary / LATENCY_PNG)
+        if batch_curves(result):
+            draw_batches(result, temporary / BATCHES_PNG)
 
 
 def json_from_result(result: BenchResult) -> str:
@@ -57,36 +64,47 @@ def json_from_result(result: BenchResult) -> str:
 
 def markdown_from_result(result: BenchResult) -> str:
     """Return the report for people, in the words of the tables."""
-    settings = result.settings
     parts = [
         f"# Bench of {result.bundle} on {result.environment['cpu']}, {result.month}",
-        f"Model sha256 `{result.model_sha256}`. Times are of `Runner.infer`, its checks of the input "
-        "included, on full clips of generated landmarks. Each backend and thread count has a process of its "
-        f"own. {plural(settings.rounds, 'round')}, the backends in turn, {settings.seconds_per_case:g} s per "
-        f"case and backend in all, at least {plural(settings.min_calls_per_round, 'call')} a round. Warm-up, "
-        f"not measured: blocks of {WARMUP_BLOCK_S * 1000:g} ms, until the medians of two in a row differ by "
+        f"Model sha256 `{result.model_sha256}`. {method_in_words(result)} All samples: `{BENCH_JSON}`.",
+        *(f"**Note:** {remark}." for remark in result.remarks),
+    ]
+    if result.timings:
+        parts.append(f"![Latency against frames]({LATENCY_PNG})")
+    if batch_curves(result):
+        parts.append(f"![Throughput against clips a call]({BATCHES_PNG})")
+    for table in tables(result):
+        parts += [f"## {table.title}", _markdown_table(table.columns, table.rows)]
+    if found := problems(result):
+        parts += ["## Not measured, or not to the end"]
+        parts += [_markdown_table(("backend", "what", "why"), found, figures=False)]
+    machine = environment_rows(result.environment)
+    parts += ["## Environment", _markdown_table(("what", "value"), machine, figures=False)]
+    parts += ["## These figures say nothing about", "\n".join(f"- {what}" for what in NOT_MEASURED)]
+    return "\n\n".join(parts) + "\n"
+
+
+def method_in_words(result: BenchResult) -> str:
+    """Return how it was measured, in sentences."""
+    settings = result.settings
+    return (
+        "Times are of `Runner.infer`, its checks of the input included, on full clips of generated "
+        "landmarks. Each backend and thread count has a process of its own. "
+        f"{plural(settings.rounds, 'round')}, the backends in turn, {settings.seconds_per_case:g} s per case "
+        f"and backend in all, at least {plural(settings.min_calls_per_round, 'call')} a round. Warm-up, not "
+        f"measured: blocks of {WARMUP_BLOCK_S * 1000:g} ms, until the medians of two in a row differ by "
         f"{WARMUP_TOLERANCE:.0%} at most, and {WARMUP_CALLS_FIRST} calls before a case's first round, "
         f"{WARMUP_CALLS} before each later one; given up after {WARMUP_LIMIT_FIRST_S:g} s and "
         f"{WARMUP_LIMIT_S:g} s. A difference is claimed where the whole interval is more than "
         f"{SAME_PROGRAM:.0%} away from 1, and the signed-rank test of the rounds gives p of at most "
         f"{CLAIM_P:g}. Samples needed for a percentile: "
         + ", ".join(f"{needed} for p{percent}" for percent, needed in SAMPLES_NEEDED.items())
-        + f". All samples: `{BENCH_JSON}`.",
-        *(f"**Note:** {remark}." for remark in result.remarks),
-        f"![Latency against frames]({LATENCY_PNG})",
-    ]
-    for table in tables(result):
-        parts += [f"## {table.title}", _markdown_table(table.columns, table.rows)]
-    if found := problems(result):
-        parts += ["## Not measured, or not to the end"]
-        parts += [_markdown_table(("backend", "what", "why"), found, figures=False)]
-    machine = _environment_rows(result.environment)
-    parts += ["## Environment", _markdown_table(("what", "value"), machine, figures=False)]
-    parts += ["## These figures say nothing about", "\n".join(f"- {what}" for what in NOT_MEASURED)]
-    return "\n\n".join(parts) + "\n"
+        + "."
+    )
 
 
-def _environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
+def environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is known of the machine, (what, value)."""
     rows = []
     for name, value in environment.items():
         what = name.removesuffix("_bytes").replace("_", " ")

@@ -24,6 +24,7 @@ MAX_MEMORY_MB: Final = 4000.0
 MAX_MODEL_MB: Final = 50.0
 MIN_CLIPS_PER_S: Final = 10.0
 
+START_UP: Final = "start-up"
 START_PARTS: Final = ("total", "process", "import", "load", "first")
 
 NOT_MEASURED: Final = (
@@ -135,7 +136,7 @@ class Comparison:
     """Time of `baseline` ÷ time of `backend`: above 1 where `backend` is the faster one.
 
     Attributes:
-        what: what both did: a case's shape, ``"start-up"``, ``"offline, …"``, ``"server"``.
+        what: what both did: a case's shape, `START_UP`, ``"offline, …"``, ``"server"``.
         threads: of the workers; None for the start-up.
         case: for a case, else None.
     """
@@ -308,7 +309,7 @@ class BenchResult:
             if all(served.rounds_ns):  # a low rate may leave a round without a clip
                 series.setdefault(("server", served.threads, None), {})[served.backend] = served.rounds_ns
         if self.starts:
-            series["start-up", None, None] = {
+            series[START_UP, None, None] = {
                 name: tuple((start.total_ns,) for start in starts) for name, starts in self.starts.items()
             }
         return [(*key, rounds) for key, rounds in series.items()]
