@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import product
+from shutil import which
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from spoter_runtime.contract import GraphContract, Label
 from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.drift import find_drift
-from spoter_toolkit.bench.machine import MachineRound, MachineWatch, core_mhz
+from spoter_toolkit.bench.machine import MachineRound, MachineWatch, core_mhz, gpu_bytes, gpu_clocks
 from spoter_toolkit.bench.remarks import remarks_on
 from spoter_toolkit.bench.results import BenchResult, Timing
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio, signed_rank_p
@@ -248,3 +249,9 @@ def test_the_watch_times_a_fixed_loop_and_sees_what_others_use():
     for share in (second.steal_share, second.others_cores):
         assert share is None or share >= 0
     assert core_mhz() is None or all(mhz > 0 for mhz in core_mhz())
+
+
+@pytest.mark.skipif(which("nvidia-smi") is not None, reason="needs a machine without nvidia-smi")
+def test_without_nvidia_smi_a_gpu_tells_nothing():
+    assert gpu_clocks() is None
+    assert gpu_bytes(1) is None

@@ -69,6 +69,14 @@ def test_warming_up_that_never_settles_ends_at_the_limit_and_says_so(clock):
     assert 50e6 <= told["ns"] < 53e6
 
 
+def test_slow_calls_end_at_the_limit_after_two_blocks_and_can_have_settled(clock):
+    def call():
+        clock.pass_s(0.4)
+
+    told = warmed_up(call, min_calls=10, block_ns=10_000_000, limit_ns=500_000_000, tolerance=0.05)
+    assert (told["calls"], told["settled"]) == (2, True)
+
+
 def test_a_block_is_as_long_as_asked_and_the_least_calls_are_made(clock):
     def call():
         clock.pass_s(0.001)

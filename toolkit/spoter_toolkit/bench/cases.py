@@ -198,6 +198,7 @@ class BenchSettings:
 
 # `spoter-kit bench --quick`: a look in half a minute. Eight rounds that agree are just enough for a verdict.
 QUICK: Final[dict[str, Any]] = {
+    "scenarios": ("start", "latency", "offline", "memory"),
     "batches": (1,),
     "frames": (60,),
     "curve": False,
@@ -205,7 +206,6 @@ QUICK: Final[dict[str, Any]] = {
     "seconds_per_case": 0.8,
     "starts": 2,
     "offline_seconds": 0.8,
-    "server_seconds": 2.0,
 }
 
 

@@ -182,9 +182,9 @@ def warmed_up(
 
     Args:
         call: what is warmed up.
-        min_calls: so many calls at least.
+        min_calls: so many calls at least, unless the limit comes first.
         block_ns: a block is as many calls as fill this time, and one at least.
-        limit_ns: give up after so long.
+        limit_ns: give up after so long, and two blocks.
         tolerance: settled when the medians of two blocks in a row differ by this share at most.
 
     Returns:
@@ -197,7 +197,7 @@ def warmed_up(
         middle = block[len(block) // 2]
         settled = earlier is not None and abs(middle - earlier) <= tolerance * earlier
         elapsed_ns = time.perf_counter_ns() - begin_ns
-        if calls >= min_calls and (settled or elapsed_ns >= limit_ns):
+        if earlier is not None and (elapsed_ns >= limit_ns or (settled and calls >= min_calls)):
             return {"calls": calls, "ns": elapsed_ns, "settled": settled}
         earlier = middle
 
