@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -27,7 +28,8 @@ from spoter_toolkit.bench.lengths import (
 )
 from spoter_toolkit.bench.offline import WAYS, batches_of
 from spoter_toolkit.bench.process import WorkerProcess
-from spoter_toolkit.bench.server import SEARCH_STEPS, Served
+from spoter_toolkit.bench.remarks import remarks_on
+from spoter_toolkit.bench.server import SEARCH_STEPS, Served, ServerResult
 from spoter_toolkit.bench.tables import tables
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
@@ -237,6 +239,20 @@ def test_a_clip_without_an_answer_is_not_within_the_bound():
     assert one.percentile_ms(50) == 30.0
     assert one.percentile_ms(90) == math.inf
     assert one.achieved_rate == 35.0
+
+
+def test_an_overloaded_server_is_said_and_not_compared(measured):
+    result, _ = measured
+    one, other = result.server.served
+    late = ServerResult(
+        capacity=result.server.capacity, served=(replace(one, unanswered=(9,) * 8), other), highest=()
+    )
+    overloaded = replace(result, server=late)
+    assert "server" not in [c.what for c in overloaded.comparisons()]
+    remarks = remarks_on(overloaded, CONTRACT, ())
+    assert any(
+        f"could not keep up with 60 clips a second: 72 of {late.served[0].clips}" in r for r in remarks
+    )
 
 
 # --- workers that are lost

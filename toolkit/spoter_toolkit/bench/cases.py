@@ -162,7 +162,7 @@ class BenchSettings:
         return math.ceil(SAMPLES_NEEDED[50] / self.rounds)
 
     def cases(self, contract: GraphContract) -> tuple[Case, ...]:
-        """Return the grid, and the notebook's case wherever the contract allows it.
+        """Return the grid, and the notebook's case and the curves as far as the contract allows them.
 
         Raises:
             ConfigError: the contract does not allow a batch or a number of frames.
@@ -181,8 +181,8 @@ class BenchSettings:
             for frames in self.frames
         ]
         others = [notebook_case(cores), *(self._curve() if self.curve else ())]
-        grid += [case for case in others if case not in grid and allows(contract, case)]
-        return tuple(dict.fromkeys(grid))
+        grid += [case for case in others if allows(contract, case)]
+        return tuple(sorted(set(grid), key=lambda case: (case.threads, case.batch, case.frames)))
 
     @property
     def thread_counts(self) -> tuple[int, ...]:
