@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -106,6 +107,42 @@ def bundle_folder(exported):
 def bundle_copy(bundle_folder, tmp_path):
     """A copy of the bundle, to be damaged."""
     return Path(shutil.copytree(bundle_folder, tmp_path / "copy.spoter"))
+
+
+@pytest.fixture
+def plant():
+    """Return plant(folder, content, precision): put other bytes in the place of a bundle's ONNX file.
+
+    The manifest is made to fit: only running it can tell.
+    """
+    from spoter_export.bundle_files import describe_bundle, read_proofs
+    from spoter_export.judge import policy_of
+    from spoter_runtime.bundle import read_bundle
+
+    def plant(folder, content, precision="fp32"):
+        bundle = read_bundle(folder)
+        artefacts = {artefact.path: artefact for artefact in bundle.artefacts}
+        path = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+        artefacts[path] = dataclasses.replace(
+            bundle.onnx(),
+            path=path,
+            precision=precision,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+            max_logit_diff=policy_of(precision).max_logit_diff,
+        )
+        (folder / path).write_bytes(content)
+        describe_bundle(
+            folder,
+            name=bundle.name,
+            contract=bundle.contract,
+            artefacts=list(artefacts.values()),
+            proofs=read_proofs(bundle),
+            provenance=bundle.provenance,
+        )
+        return read_bundle(folder)
+
+    return plant
 
 
 @pytest.fixture

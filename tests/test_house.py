@@ -23,7 +23,7 @@ PACKAGES = {
     "spoter_toolkit": ROOT / "toolkit" / "spoter_toolkit",
 }
 MODULES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
-HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "accelerate", "safetensors", "matplotlib")
+HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "accelerate", "safetensors", "matplotlib", "jinja2")
 
 
 def tree_of(path):
@@ -89,13 +89,14 @@ def test_the_wheel_holds_the_three_packages_their_data_and_nothing_else(wheel):
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".toml", ".csv") or path.name == "py.typed"
+        if path.suffix in (".py", ".toml", ".csv", ".j2") or path.name == "py.typed"
     }
     assert held - info == expected
     for package in PACKAGES:
         assert {f"{package}/__init__.py", f"{package}/py.typed"} <= held
     assert "spoter_toolkit/recipes/demo.toml" in held
     assert "spoter_toolkit/data/bdslw60_words.csv" in held
+    assert "spoter_toolkit/page.html.j2" in held
     assert any(name.endswith("/licenses/LICENSE") for name in info)
 
 

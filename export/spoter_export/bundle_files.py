@@ -28,7 +28,7 @@ from spoter_runtime.errors import BundleError, require
 from spoter_runtime.files import recover, sha256_of, write_json, write_text
 from spoter_runtime.progress import OnProgress
 
-PARITY_SCHEMA: Final = 3
+PARITY_SCHEMA: Final = 4
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from spoter_runtime.landmarks import (
     RIGHT_HAND,
     RIGHT_SHOULDER,
     Float32Array,
+    detected,
 )
 
 GRID_BATCHES: Final = (1, 2, 7, 32)
@@ -37,6 +38,7 @@ class ClipSet:
         names: one a clip; empty: they are counted.
         labels: what was signed, one a clip; empty where it is not known.
         signers: one a clip; empty where they are not known.
+        change: what was done to each of them; None: they are as they were recorded.
     """
 
     source: str
@@ -44,6 +46,7 @@ class ClipSet:
     names: Sequence[str] = ()
     labels: Sequence[str] = ()
     signers: Sequence[str] = ()
+    change: str | None = None
 
     def name_of(self, i: int) -> str:
         """Return the name of the clip at an index."""
@@ -120,11 +123,12 @@ def _frozen(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
     return clip
 
 
-def _mirrored(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    mirrored = clip[:, MIRRORED]
-    found = ~np.isnan(mirrored).any(2) & (mirrored != 0).any(2)
-    mirrored[found, 0] = 1 - mirrored[found, 0]
-    return mirrored
+def mirrored(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Return a clip (frames, 54, 2) as a left-handed signer would show it: sides swapped, x becomes 1 - x."""
+    swapped = clip[:, MIRRORED]
+    found = detected(swapped)
+    swapped[found, 0] = 1 - swapped[found, 0]
+    return swapped
 
 
 def _jumping(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
@@ -154,7 +158,7 @@ _CHANGES: Final = {
     "one still point": _one_still_point,
     "shoulders together": _no_width,
     "frozen": _frozen,
-    "mirrored": _mirrored,
+    "mirrored": mirrored,
     "jumping": _jumping,
     "far outside the picture": _far_outside,
     "tiny in the picture": _tiny,

@@ -132,7 +132,7 @@ class Agreement:
 
 
 def agreement(agree: int, clips: int) -> Agreement:
-    """Return the share of agreeing labels with Wilson's score interval at 95 %."""
+    """Return the share of agreeing labels with Wilson's score interval at 95 %, of one clip or more."""
     z = 1.959964
     share = agree / clips
     middle = (share + z * z / (2 * clips)) / (1 + z * z / clips)
@@ -142,6 +142,8 @@ def agreement(agree: int, clips: int) -> Agreement:
 
 def agreement_in_words(facts: ClipFacts, precision: str) -> str:
     """Return how many labels agree, for people's clips with the interval, and what the flips are."""
+    if facts.error is not None:
+        return "no answer"
     found = agreement(facts.labels_agree, len(facts.clips))
     words = f"{found.agree} of {found.clips} labels agree"
     if facts.source not in (GENERATED, GOLDENS):
@@ -210,15 +212,17 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
                 f"{fact.runner}: {fact.change} moves the logits by {fact.max_logit_diff:.1e}, "
                 f"allowed {policy.max_invariance_diff:.0e}"
             )
-    real = sum(len(clips.clips) for clips in facts.clips if clips.source not in (GENERATED, GOLDENS))
+    real = sum(len(c.clips) for c in facts.clips if c.source not in (GENERATED, GOLDENS) and not c.change)
     if real < policy.min_clips:
         failures.append(f"{real} clips of people, {policy.min_clips} are needed to say anything about labels")
     return Verdict(failures=tuple(failures))
 
 
 def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str]:
+    if facts.error is not None:
+        return [f"clips ({facts.where}): no answer: {facts.error}"]
     failures = []
-    where = f"{len(facts.clips)} clips ({facts.source})"
+    where = f"{len(facts.clips)} clips ({facts.where})"
     beyond = [clip for clip in facts.clips if not clip.max_logit_diff <= policy.max_logit_diff]
     if beyond:
         worst = max(beyond, key=lambda clip: clip.max_logit_diff)
@@ -226,7 +230,8 @@ def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str
             f"{where}: logits differ by {worst.max_logit_diff:.1e} on {worst.name}, allowed "
             f"{policy.max_logit_diff:.0e}; {len(beyond)} clips are beyond that"
         )
-    if facts.labels_agree < policy.min_label_agreement * len(facts.clips):
+    # Not of changed clips: of a mirrored signer a model may be so unsure that rounding turns more labels.
+    if facts.change is None and facts.labels_agree < policy.min_label_agreement * len(facts.clips):
         failures.append(
             f"{where}: {len(facts.flips)} labels differ, agreement must be {policy.min_label_agreement:.1%}"
         )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from spoter_export.judge import Proof, agreement_in_words
+from spoter_export.matrix import proof_matrix
+from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.landmarks import NUM_FEATURES
@@ -29,6 +31,7 @@ def card_from_facts(
             *_use_section(name),
             *_contract_section(contract, provenance),
             *_artefact_section(artefacts),
+            *_matrix_section(proofs, artefacts),
             *(line for proof in proofs for line in _proof_section(proof)),
             *_label_section(contract),
         )
@@ -134,6 +137,12 @@ def _executed(artefact: Artefact) -> str:
     )
 
 
+def _matrix_section(proofs: Sequence[Proof], artefacts: Sequence[Artefact]) -> list[str]:
+    matrix = proof_matrix(proofs, artefacts)
+    rows = (_table_line(cells) for cells in (matrix.columns, ["---"] * len(matrix.columns), *matrix.rows))
+    return [f"## {matrix.title}", "", *rows, ""]
+
+
 def _proof_section(proof: Proof) -> list[str]:
     facts, policy = proof.facts, proof.policy
     run = [point for point in facts.grid if point.max_logit_diff is not None]
@@ -146,6 +155,7 @@ def _proof_section(proof: Proof) -> list[str]:
         f"| {len(clips.clips)} clips ({clips.source}) | {clips.max_logit_diff:.1e} | "
         f"{policy.max_logit_diff:.0e} | {agreement_in_words(clips, proof.precision)} |"
         for clips in facts.clips
+        if clips.change is None
     ]
     rows += [
         f"| {fact.change}, {fact.runner}, {fact.clips} clips | {fact.max_logit_diff or 0:.1e} | "
@@ -159,7 +169,27 @@ def _proof_section(proof: Proof) -> list[str]:
         "|---|---|---|---|",
         *rows,
         "",
+        *_robustness_lines(proof),
     ]
+
+
+def _robustness_lines(proof: Proof) -> list[str]:
+    rows = robustness_rows(proof.facts)
+    if not rows:
+        return []
+    return [
+        "What cameras and people do to a clip: share of right labels, of answers that stay, and how many "
+        f"labels are those of {proof.facts.reference}.",
+        "",
+        _table_line(ROBUSTNESS_COLUMNS),
+        _table_line(["---"] * len(ROBUSTNESS_COLUMNS)),
+        *(_table_line(robustness_cells(row)) for row in rows),
+        "",
+    ]
+
+
+def _table_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _label_section(contract: GraphContract) -> list[str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
 
 from spoter_export.cases import (
+    GOLDENS,
     ClipSet,
     Lengths,
     generated_clips,
@@ -21,7 +22,8 @@ from spoter_export.cases import (
     grid_points,
     spread_by_length,
 )
-from spoter_runtime.errors import BundleError, SpoterError
+from spoter_export.robustness import changed_sets
+from spoter_runtime.errors import BackendError, BundleError, SpoterError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, detected
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
@@ -82,15 +84,27 @@ class ClipFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFacts:
-    """What differed on the clips of one source, run in ragged batches."""
+    """What differed on the clips of one source, run in ragged batches.
+
+    Attributes:
+        change: what was done to each clip before; None: nothing.
+        error: why the candidate could not answer; there are no clips then.
+    """
 
     source: str
     clips: tuple[ClipFact, ...]
+    change: str | None = None
+    error: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The source, and what was done to its clips."""
+        return f"{self.source}, {self.change}" if self.change else self.source
 
     @property
     def max_logit_diff(self) -> float:
-        """The largest difference over all clips."""
-        return max(clip.max_logit_diff for clip in self.clips)
+        """The largest difference over all clips; 0 where there was no answer."""
+        return max((clip.max_logit_diff for clip in self.clips), default=0.0)
 
     @property
     def labels_agree(self) -> int:
@@ -150,7 +164,7 @@ class ParityFacts:
         parts = {
             "grid": tuple(GridPoint(**point) for point in value["grid"]),
             "clips": tuple(
-                ClipFacts(source=group["source"], clips=tuple(ClipFact(**clip) for clip in group["clips"]))
+                ClipFacts(**(group | {"clips": tuple(ClipFact(**clip) for clip in group["clips"])}))
                 for group in value["clips"]
             ),
             "invariance": tuple(Invariance(**fact) for fact in value["invariance"]),
@@ -161,7 +175,7 @@ class ParityFacts:
     def max_logit_diff(self) -> float:
         """The largest difference over the grid and all clips."""
         grid = [point.max_logit_diff for point in self.grid if point.max_logit_diff is not None]
-        return max([*grid, *(clips.max_logit_diff for clips in self.clips)])
+        return max([0.0, *grid, *(clips.max_logit_diff for clips in self.clips)])
 
 
 def run_parity(
@@ -177,21 +191,29 @@ def run_parity(
     Args:
         reference: usually the PyTorch model.
         candidate: any backend with the same contract.
-        sets: clips of people; generated ones are always run too, so there may be none.
+        sets: clips of people; generated ones are always run too, so there may be none. Those of people are
+            run again under each of `spoter_export.robustness.CHANGES`.
         seed: of the generated clips.
         on_progress: called with (done, total, what).
 
     Raises:
         InputError: a clip that the contract does not allow.
         BundleError: the two runners have different contracts: other labels, another order, other ranges.
-        BackendError: a runner failed outside the grid; a grid point that fails is a fact, not an error.
+        BackendError: the reference failed. Where the candidate fails, that is a fact, not an error.
     """
     if candidate.contract != reference.contract:
         raise BundleError(
             f"{candidate.name} and {reference.name} have different contracts: not the same model"
         )
     points = grid_points(reference.contract)
-    sets = [generated_clips(reference.contract, seed), *(group for group in sets if group.clips)]
+    people = [group for group in sets if group.clips]
+    changed = [
+        changed_set
+        for group in people
+        if group.source != GOLDENS
+        for changed_set in changed_sets(group, max_frames=reference.contract.max_frames, seed=seed)
+    ]
+    sets = [generated_clips(reference.contract, seed), *people, *changed]
     total = len(points) + sum(len(group.clips) for group in sets)
     who = f"{candidate.name} against {reference.name}"
 
@@ -206,8 +228,8 @@ def run_parity(
     facts = []
     for group in sets:
         facts.append(_clip_facts(reference, candidate, group))
-        report(len(grid) + sum(len(fact.clips) for fact in facts), group.source)
-    probes = [group.clips[i] for group in sets[1:] for i in spread_by_length(group.clips, _INVARIANCE_CLIPS)]
+        report(len(grid) + sum(len(fact.clips) for fact in facts), facts[-1].where)
+    probes = [group.clips[i] for group in people for i in spread_by_length(group.clips, _INVARIANCE_CLIPS)]
     probes += sets[0].clips
     invariance = [
         fact for runner in (reference, candidate) for fact in invariance_of(runner, probes, seed=seed)
@@ -253,7 +275,11 @@ def _grid_point(
 
 
 def _clip_facts(reference: Runner, candidate: Runner, group: ClipSet) -> ClipFacts:
-    expected_NC, got_NC = (_in_batches(runner, group.clips) for runner in (reference, candidate))
+    expected_NC = _in_batches(reference, group.clips)
+    try:
+        got_NC = _in_batches(candidate, group.clips)
+    except BackendError as error:
+        return ClipFacts(source=group.source, clips=(), change=group.change, error=str(error))
     names = [label.name for label in reference.contract.labels]
     top = min(_TOP, len(names))
     facts = []
@@ -273,7 +299,7 @@ def _clip_facts(reference: Runner, candidate: Runner, group: ClipSet) -> ClipFac
                 signer=group.signers[i] if group.signers else None,
             )
         )
-    return ClipFacts(source=group.source, clips=tuple(facts))
+    return ClipFacts(source=group.source, clips=tuple(facts), change=group.change)
 
 
 def _margin(logits_C: Float32Array) -> float:
@@ -301,21 +327,21 @@ def invariance_of(runner: Runner, clips: Sequence[Float32Array], *, seed: int) -
     order = rng.permutation(len(clips))
     zeros = [np.where(detected(clip)[..., None], clip, np.float32(0)) for clip in clips]
     longest = runner.contract.max_frames
-    alone = _one_by_one(runner, clips)
-    together = _in_batches(runner, clips)
+    alone = cache(lambda: _one_by_one(runner, clips))
+    together = cache(lambda: _in_batches(runner, clips))
 
     def when_padded(fill: str) -> float:
         return max(
             _largest(runner.infer(*_padded(clip, frames, fill, rng)) - expected)
-            for clip, expected in zip(clips, alone, strict=True)
+            for clip, expected in zip(clips, alone(), strict=True)
             for frames in {min(len(clip) + 7, longest), longest}
         )
 
     changes: dict[str, Callable[[], float]] = {
         **{f"padding {fill}": partial(when_padded, fill) for fill in _FILLS},
-        "missing as (0, 0)": lambda: _largest(_one_by_one(runner, zeros) - alone),
-        "batch company": lambda: _largest(together - alone),
-        "batch order": lambda: _largest(_in_batches(runner, [clips[i] for i in order]) - together[order]),
+        "missing as (0, 0)": lambda: _largest(_one_by_one(runner, zeros) - alone()),
+        "batch company": lambda: _largest(together() - alone()),
+        "batch order": lambda: _largest(_in_batches(runner, [clips[i] for i in order]) - together()[order]),
     }
     facts = []
     for change, measure in changes.items():

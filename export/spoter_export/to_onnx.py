@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import onnx
@@ -27,6 +29,21 @@ EXAMPLE_BATCH: Final = 3
 EXAMPLE_FRAMES: Final = 37
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """A module's ONNX graph, and what tells where its tensors come from.
+
+    Attributes:
+        model: what `onnx_from_module` returns.
+        program: the torch program that it was written from; most of its nodes bear the names of tensors.
+        module_of: tensor → path of the module that makes it, ``"encoder_layers.0.norm1"``; ``""`` is the top.
+    """
+
+    model: onnx.ModelProto
+    program: torch.export.ExportedProgram
+    module_of: dict[str, str]
+
+
 def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelProto:
     """Export a module to ONNX with dynamic batch and frames axes.
 
@@ -41,6 +58,15 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
 
     Raises:
         ExportError: torch cannot export the module, or the graph is not what the contract says.
+    """
+    return trace_module(module, contract).model
+
+
+def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
+    """Export a module as `onnx_from_module` does, and keep where each tensor comes from.
+
+    Raises:
+        ExportError: see `onnx_from_module`.
     """
     poses, lengths, dynamic_shapes = example_of(contract)
     try:
@@ -62,12 +88,26 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
         raise ExportError(
             f"torch {torch.__version__} cannot export the module: {type(reason).__name__}: {first_line}"
         ) from error
-    if program is None:
+    if program is None or program.exported_program is None:
         raise ExportError(f"torch {torch.__version__} returned no ONNX program")
-    model = _cleaned(program.model_proto)
+    proto = program.model_proto
+    module_of = _modules_of(proto.graph, {path for path, _ in module.named_modules()})
+    model = _cleaned(proto)
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(contract.as_json(), ensure_ascii=False))
     check_graph(model, contract)
-    return model
+    return Traced(model=model, program=program.exported_program, module_of=module_of)
+
+
+def _modules_of(graph: onnx.GraphProto, paths: set[str]) -> dict[str, str]:
+    """Read from the exporter's remarks which module made each tensor; without a remark it is left out."""
+    found = {}
+    for node in graph.node:
+        remarks = {entry.key: entry.value for entry in node.metadata_props}
+        # "['', 'encoder_layers.0', 'encoder_layers.0.norm1', 'layer_norm']": the modules, then the operation.
+        scopes = ast.literal_eval(remarks.get("pkg.torch.onnx.name_scopes", "[]"))
+        if modules := [scope for scope in scopes[:-1] if scope in paths]:
+            found.update(dict.fromkeys(node.output, modules[-1]))
+    return found
 
 
 def example_of(contract: GraphContract) -> tuple[Tensor, Tensor, tuple[dict[int, Any], dict[int, Any]]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 
-from spoter_export.blame import ProgramRunner, Step, first_broken, links_of
+from spoter_export.blame import ProgramRunner, Step, first_broken, first_module_moved_by_padding, links_of
 from spoter_export.cases import generated_clips
 from spoter_export.judge import Policy
+from spoter_export.to_onnx import trace_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError
@@ -69,7 +73,20 @@ def test_a_looser_step_may_be_further_off():
 
 @pytest.mark.slow
 def test_the_exported_program_answers_as_the_module(small_model, contract):
-    program, module = ProgramRunner(small_model, contract), TorchRunner(small_model, contract)
+    program, module = (
+        ProgramRunner(trace_module(small_model, contract).program, contract),
+        TorchRunner(small_model, contract),
+    )
     poses = np.random.default_rng(0).random((2, 11, 108), np.float32)
     lengths = np.array([11, 4])
     np.testing.assert_allclose(program.infer(poses, lengths), module.infer(poses, lengths), atol=1e-6)
+
+
+def test_the_first_module_that_reads_padding_is_named(small_model, make_clip):
+    assert first_module_moved_by_padding(small_model, make_clip(frames=20), 40) is None
+    faulty = copy.deepcopy(small_model)
+    attention = faulty.encoder_layers[1].self_attention
+    honest = attention.forward
+    attention.forward = lambda tokens, mask: honest(tokens, torch.zeros_like(mask))  # the mask is forgotten
+    path = first_module_moved_by_padding(faulty, make_clip(frames=20), 40)
+    assert path == "encoder_layers.1.self_attention.W_o"

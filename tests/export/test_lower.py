@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -125,6 +126,19 @@ def test_what_comes_before_the_first_layer_stays_fp32(two_layers):
     poses = np.full((1, 30, 108), 0.75, np.float32)  # times 1e6 it is far beyond fp16
     expected = runner_of(model).infer(poses)
     np.testing.assert_allclose(runner_of(rounded_from_fp16(lowered)).infer(poses), expected, atol=2e-3)
+
+
+def test_no_rounding_is_dropped_by_onnx_runtime(fp16, tmp_path):
+    tensors = {node.output[0] for node in rounded_from_fp16(fp16).graph.node if node.name.startswith("make_")}
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(rounded_from_fp16(fp16).SerializeToString(), options)
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    # What runs in fp32 reads and makes tensors of its own, with other names.
+    kept = {node.output[0] for node in nodes if node.name.startswith("make_")}
+    assert kept == tensors
+    assert len(tensors) > 150
 
 
 def test_the_answers_are_those_of_fp32_within_what_fp16_holds(fp32, fp16, contract):

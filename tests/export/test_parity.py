@@ -252,7 +252,7 @@ def test_the_grid_keeps_to_the_contract_and_reaches_its_corner():
 def test_clips_of_the_caller_are_compared_and_named():
     clips = generated_clips(SMALL, seed=5).clips[:3]
     facts = run_parity(Honest(), Shifted(), [ClipSet(source="real: kitchen, test clips", clips=clips)])
-    assert [(group.source, len(group.clips)) for group in facts.clips] == [
+    assert [(group.source, len(group.clips)) for group in facts.clips if not group.change] == [
         ("generated", 14),
         ("real: kitchen, test clips", 3),
     ]

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,11 +224,11 @@ def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
     assert (typo.returncode, "did you mean 'max_logit_diff'" in typo.stderr) == (1, True)
 
 
-def test_parity_names_the_step_where_a_bundle_leaves_its_model(home: Path, tmp_path: Path) -> None:
-    import hashlib
+def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_its_model(
+    home: Path, tmp_path: Path, plant: Callable[..., Any]
+) -> None:
     import shutil
 
-    from spoter_export.bundle_files import describe_bundle, read_proofs
     from spoter_export.to_onnx import onnx_from_module
     from spoter_toolkit.checkpoint import read_run
 
@@ -237,22 +236,25 @@ def test_parity_names_the_step_where_a_bundle_leaves_its_model(home: Path, tmp_p
     model = read_run(run).load_model()
     model.positional_encoding.pe = model.positional_encoding.pe.roll(1, dims=0)  # the fault
     folder = Path(shutil.copytree(bundle_of(home), tmp_path / "faulty.spoter"))
-    bundle = read_bundle(folder)
-    content = onnx_from_module(model, bundle.contract).SerializeToString(deterministic=True)
-    (folder / "model.onnx").write_bytes(content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    describe_bundle(
-        folder,
-        name="faulty",
-        contract=bundle.contract,
-        artefacts=[replace(bundle.onnx(), sha256=sha256, size_bytes=len(content))],
-        proofs=read_proofs(bundle),
-        provenance=bundle.provenance,
-    )
-    done = spoter_kit(home, "parity", str(folder), "--backend", "ort-cpu", "--run", str(run))
+    contract = read_bundle(folder).contract
+    plant(folder, onnx_from_module(model, contract).SerializeToString(deterministic=True))
+    command = ("parity", str(folder), "--backend", "ort-cpu", "--run", str(run.resolve()), "--bisect")
+    done = spoter_kit(tmp_path, *command)
     assert done.returncode == 3, done.stderr
     assert "PARITY FAILS:" in done.stdout
     assert "it breaks at model.onnx: differs from ONNX exported now by" in done.stdout
+    assert "module positional_encoding, reads positional_encoding.pe): by" in done.stdout
+    (written,) = (tmp_path / "bisect").iterdir()
+    assert sorted(file.name for file in written.iterdir()) == [
+        "divergence.json",
+        "smallest.onnx",
+        "tensors.npz",
+    ]
+    assert json.loads((written / "divergence.json").read_text())["nodes"] == 1
+    again = spoter_kit(tmp_path, *command)
+    assert (again.returncode, "--force replaces it" in again.stderr) == (1, True)
+    stored = spoter_kit(tmp_path, "parity", "--judge", "facts.json", "--bisect")
+    assert (stored.returncode, "--judge runs nothing" in stored.stderr) == (1, True)
 
 
 def test_fp16_is_proven_beside_fp32(home: Path) -> None:

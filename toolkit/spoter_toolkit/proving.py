@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spoter_export.blame import Link, ProgramRunner, Step, links_of
 from spoter_export.bundle_files import proofs_from_json
-from spoter_export.cases import GOLDENS, ClipSet, generated_clips
-from spoter_export.judge import (
-    POLICIES,
-    Policy,
-    Proof,
-    loosened_for_gpu,
-    policies_from_table,
-    policy_of,
-    prove,
-)
-from spoter_export.to_onnx import onnx_from_module
-from spoter_export.torch_runner import TorchRunner
+from spoter_export.cases import GOLDENS, ClipSet
+from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, prove
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BundleError, ConfigError, DataError, SpoterError
 from spoter_runtime.landmarks import NUM_LANDMARKS
-from spoter_runtime.ort import OrtRunner
 from spoter_runtime.progress import OnProgress
 from spoter_toolkit.backends import (
     CPU_BACKENDS,
@@ -34,7 +21,7 @@ from spoter_toolkit.backends import (
     open_backend,
     split_backend,
 )
-from spoter_toolkit.reference import find_run, open_reference
+from spoter_toolkit.reference import open_reference
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -145,67 +132,6 @@ def prove_backends(
                 )
             )
     return proofs, not_run
-
-
-def blame_failed(bundle: Bundle, run: Path, proofs: Sequence[Proof]) -> dict[str, tuple[Link, ...]]:
-    """Return `blame` for the backend of each proof that failed; torch's own have no chain."""
-    links = {}
-    for proof in proofs:
-        name = proof.facts.candidate
-        if not proof.verdict.passed and name not in TORCH_BACKENDS:
-            backend = name if proof.precision == "fp32" else f"{name}:{proof.precision}"
-            links[backend] = blame(bundle, run, backend)
-    return links
-
-
-def blame(bundle: Bundle, run: Path, backend: str) -> tuple[Link, ...]:
-    """Follow a model from torch to a backend, step by step, on generated clips.
-
-    Args:
-        bundle: from `read_bundle`.
-        run: the RUN that the bundle was made from.
-        backend: as `open_backend` takes it.
-
-    Returns:
-        What was found at each step; `spoter_export.blame.first_broken` names the one to look at.
-    """
-    name, precision = split_backend(backend)
-    contract = bundle.contract
-    module = find_run(bundle, run).load_model()
-    fp32 = policy_of("fp32")
-    last = policy_of(precision)
-
-    @functools.cache
-    def fresh() -> bytes:
-        model = onnx_from_module(module, contract)
-        content: bytes = model.SerializeToString()
-        return content
-
-    def of_bundle(which: str) -> OrtRunner:
-        return OrtRunner(bundle.read(bundle.onnx(which).path))
-
-    steps = [
-        Step(name="torch, eager", open=lambda: TorchRunner(module, contract), policy=fp32),
-        Step(
-            name="torch, exported program",
-            open=lambda: ProgramRunner(module, contract),
-            policy=fp32,
-        ),
-        Step(
-            name="ONNX exported now, not optimised",
-            open=lambda: OrtRunner(fresh(), optimise=False),
-            policy=fp32,
-        ),
-        Step(name="ONNX exported now", open=lambda: OrtRunner(fresh()), policy=fp32),
-        Step(name=bundle.onnx().path, open=lambda: of_bundle("fp32"), policy=fp32),
-    ]
-    if precision != "fp32":
-        path = bundle.onnx(precision).path
-        steps.append(Step(name=path, open=lambda: of_bundle(precision), policy=last))
-    if name not in CPU_BACKENDS:
-        on_it = loosened_for_gpu(last)
-        steps.append(Step(name=backend, open=lambda: open_backend(backend, bundle).runner, policy=on_it))
-    return links_of(steps, generated_clips(contract, seed=0).clips[: contract.max_batch])
 
 
 def _goldens(bundle: Bundle) -> ClipSet:

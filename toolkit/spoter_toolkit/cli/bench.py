@@ -20,8 +20,10 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from spoter_runtime.bundle import Bundle
     from spoter_toolkit.bench.cases import BenchSettings
     from spoter_toolkit.bench.gate import Bound, Gate
+    from spoter_toolkit.bench.results import BenchResult
 
 BENCHES: Final = Path("bench")
 
@@ -86,12 +88,15 @@ def bench(
         Path | None,
         typer.Option("--out", "-o", help="Report folder; default: bench/BUNDLE-PROCESSOR-MONTH."),
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also one page to read, send or print: bench.html in the report.")
+    ] = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.errors import BackendError, ConfigError
+    from spoter_runtime.errors import BackendError, ConfigError, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
@@ -125,6 +130,8 @@ def bench(
     )
     folder = out or BENCHES / _report_name(opened.name)
     _check_place(folder, force)
+    if html:
+        require("jinja2", extra="toolkit")  # found out before the measuring, not after it
     with progress_bar() as on_progress:
         result = run_bench(path, settings, run=run, on_progress=on_progress)
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
@@ -138,6 +145,8 @@ def bench(
     for remark in result.remarks:
         say(f"note: {remark}")
     write_report(result, folder)
+    if html:
+        _write_page(result, opened, folder)
     if result.failures:
         lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in result.failures)
         raise BackendError(
@@ -153,6 +162,14 @@ def bench(
             raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit verify {}", path)
+
+
+def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:
+    """Add the page to a report that is there."""
+    from spoter_runtime.files import write_text
+    from spoter_toolkit.bench.html import BENCH_HTML, html_from_result
+
+    write_text(folder / BENCH_HTML, html_from_result(result, bundle))
 
 
 def _show_gates(found: list[Gate], bound: Bound, *, json: bool) -> None:

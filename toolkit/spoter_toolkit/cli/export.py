@@ -232,7 +232,7 @@ def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: 
 
 
 def _show_onnx(exported: Exported) -> None:
-    from spoter_toolkit.cli.parity import fact_rows
+    from spoter_export.matrix import fact_rows
 
     folder = exported.bundle.folder
     for artefact, proof in zip(exported.bundle.artefacts, exported.proofs, strict=True):

@@ -1,0 +1,221 @@
+"""Where a backend leaves its model: the link of the chain that breaks, and the first tensor that differs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import onnx
+from torch import nn
+
+from spoter_export.blame import (
+    Link,
+    ProgramRunner,
+    Step,
+    first_broken,
+    first_module_moved_by_padding,
+    links_of,
+)
+from spoter_export.cases import ClipSet, generated_clips
+from spoter_export.divergence import Divergence, first_divergence, values_of_graph, values_of_program
+from spoter_export.judge import Proof, loosened_for_gpu, policy_of
+from spoter_export.lower import rounded_from_fp16
+from spoter_export.to_onnx import Traced, trace_module
+from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.bundle import Bundle
+from spoter_runtime.errors import ConfigError
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.ort import OrtRunner
+from spoter_runtime.runner import pad_clips
+from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, open_backend, split_backend
+
+_WORST: Final = 8  # clips of the proof on which a backend was furthest off: the chain is run on them too
+
+_EAGER: Final = "torch, eager"
+_PROGRAM: Final = "torch, exported program"
+_PLAIN: Final = "ONNX exported now, not optimised"
+_OPTIMISED: Final = "ONNX exported now"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """The chain from torch to one backend, on some clips.
+
+    Attributes:
+        backend: as `open_backend` takes it.
+        links: what was found at each step.
+    """
+
+    backend: str
+    links: tuple[Link, ...]
+    chain: _Chain = field(repr=False)
+
+    @property
+    def broken(self) -> Link | None:
+        """The first link that does not hold."""
+        return first_broken(self.links)
+
+    def bisect(self) -> Divergence | None:
+        """Return the first tensor at which the broken link differs; None where no tensor does.
+
+        Raises:
+            ConfigError: no link is broken, or its two steps are not two graphs.
+            ExportError: torch cannot export the model.
+        """
+        if self.broken is None:
+            raise ConfigError(
+                f"{self.backend}: no link of the chain is broken, so there is nothing to bisect"
+            )
+        return self.chain.bisect(self.broken)
+
+
+def blame_failed(
+    bundle: Bundle, module: nn.Module, proofs: Sequence[Proof], people: ClipSet | None = None
+) -> list[Blame]:
+    """Return `blame` for the backend of each proof that failed; torch's own have no chain.
+
+    Args:
+        bundle: from `read_bundle`.
+        module: that it was made from.
+        proofs: what was found.
+        people: the clips of people that they were found on.
+    """
+    found = []
+    traced = functools.cache(lambda: trace_module(module, bundle.contract))
+    for proof in proofs:
+        name = proof.facts.candidate
+        if not proof.verdict.passed and name not in TORCH_BACKENDS:
+            backend = name if proof.precision == "fp32" else f"{name}:{proof.precision}"
+            clips = _worst(proof, people) if people else ()
+            found.append(blame(bundle, module, backend, clips, traced=traced))
+    return found
+
+
+def _worst(proof: Proof, people: ClipSet) -> list[Float32Array]:
+    """Return the clips of people on which a backend was furthest off."""
+    places = {people.name_of(i): i for i in range(len(people.clips))}
+    facts = [
+        clip
+        for group in proof.facts.clips
+        if group.source == people.source and group.change is None
+        for clip in group.clips
+    ]
+    facts.sort(key=lambda clip: -clip.max_logit_diff)
+    return [people.clips[places[clip.name]] for clip in facts[:_WORST]]
+
+
+def blame(
+    bundle: Bundle,
+    module: nn.Module,
+    backend: str,
+    clips: Sequence[Float32Array] = (),
+    *,
+    traced: Callable[[], Traced] | None = None,
+) -> Blame:
+    """Follow a model from torch to a backend, step by step.
+
+    Args:
+        bundle: from `read_bundle`.
+        module: that the bundle was made from.
+        backend: as `open_backend` takes it.
+        clips: to run beside the generated ones.
+        traced: gives what `trace_module` makes of the module, which takes seconds; None makes it here.
+    """
+    chain = _Chain(
+        bundle=bundle,
+        module=module,
+        backend=backend,
+        clips=[*clips, *generated_clips(bundle.contract, seed=0).clips][: bundle.contract.max_batch],
+        traced=traced or functools.cache(lambda: trace_module(module, bundle.contract)),
+    )
+    return Blame(backend=backend, links=links_of(chain.steps(), chain.clips), chain=chain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chain:
+    """The forms of one model between torch and a backend, each made when it is first needed."""
+
+    bundle: Bundle
+    module: nn.Module
+    backend: str
+    clips: Sequence[Float32Array]
+    traced: Callable[[], Traced]
+
+    def steps(self) -> list[Step]:
+        """Return the steps from the module to what was run."""
+        bundle, contract = self.bundle, self.bundle.contract
+        name, precision = split_backend(self.backend)
+        fp32, last = policy_of("fp32"), policy_of(precision)
+        steps = [
+            Step(name=_EAGER, open=lambda: TorchRunner(self.module, contract), policy=fp32),
+            Step(name=_PROGRAM, open=lambda: ProgramRunner(self.traced().program, contract), policy=fp32),
+            Step(name=_PLAIN, open=lambda: OrtRunner(self._exported(), optimise=False), policy=fp32),
+            Step(name=_OPTIMISED, open=lambda: OrtRunner(self._exported()), policy=fp32),
+            Step(name=bundle.onnx().path, open=lambda: self._of_bundle("fp32"), policy=fp32),
+        ]
+        if precision != "fp32":
+            steps.append(self._lowered(precision))
+        if name not in CPU_BACKENDS:
+            on_it = loosened_for_gpu(last)
+            steps.append(
+                Step(name=self.backend, open=lambda: open_backend(self.backend, bundle).runner, policy=on_it)
+            )
+        return steps
+
+    def _lowered(self, precision: str) -> Step:
+        path, policy = self.bundle.onnx(precision).path, policy_of(precision)
+        if precision != "fp16":
+            return Step(name=path, open=lambda: self._of_bundle(precision), policy=policy)
+        # As its proof ran it: the CPU provider itself would keep most tensors in fp32, and hide the fault.
+        return Step(
+            name=f"{path}, every tensor rounded",
+            open=lambda: OrtRunner(rounded_from_fp16(self._graph(precision)).SerializeToString()),
+            policy=policy,
+        )
+
+    def _exported(self) -> bytes:
+        content: bytes = self.traced().model.SerializeToString()
+        return content
+
+    def _of_bundle(self, precision: str) -> OrtRunner:
+        return OrtRunner(self.bundle.read(self.bundle.onnx(precision).path))
+
+    def _graph(self, precision: str) -> onnx.ModelProto:
+        return onnx.load_from_string(self.bundle.read(self.bundle.onnx(precision).path))
+
+    def _why_not(self, link: Link) -> str:
+        """Say what to look at where the broken link is not between two graphs."""
+        if link.step == self.backend:
+            return f"{link.step} tells no tensors. Fix: build it again, or look at the builder's log"
+        clip = self.clips[link.clip]
+        if link.step == _EAGER and len(clip) < self.bundle.contract.max_frames:
+            path = first_module_moved_by_padding(self.module, clip, self.bundle.contract.max_frames)
+            if path is not None:
+                return f"padding moves the PyTorch model itself, first in module {path or 'at the top'}"
+        return f"{link.step}: there are no two graphs to compare. Fix: look at the PyTorch model itself"
+
+    def bisect(self, link: Link) -> Divergence | None:
+        """See `Blame.bisect`."""
+        if link.step in (_EAGER, _PROGRAM, self.backend):
+            raise ConfigError(f"--bisect: {self._why_not(link)}")
+        # The telling clip in company, so that it meets padding, or others do.
+        company = max(range(len(self.clips)), key=lambda i: (i != link.clip, len(self.clips[i])))
+        batch = pad_clips([self.clips[i] for i in dict.fromkeys((link.clip, company))], fill=np.nan)
+        plain = self.traced().model
+        if link.step == _PLAIN:
+            values = values_of_program(self.traced(), *batch)
+            return first_divergence(plain, values, module_of=self.traced().module_of)
+        values = values_of_graph(plain, *batch)
+        if link.step == _OPTIMISED:
+            return first_divergence(plain, values, optimise=True, module_of=self.traced().module_of)
+        precision = "fp32" if link.step == self.bundle.onnx().path else split_backend(self.backend)[1]
+        if precision != "fp32":
+            values = values_of_graph(self._graph("fp32"), *batch)
+        suspect = self._graph(precision)
+        found = first_divergence(suspect, values, precision=precision, module_of=self.traced().module_of)
+        return found or first_divergence(
+            suspect, values, precision=precision, optimise=True, module_of=self.traced().module_of
+        )
