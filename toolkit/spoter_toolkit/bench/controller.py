@@ -79,11 +79,7 @@ def run_bench(
     with turns:
         measured = _measure(turns, bundle, cases, lengths, energy=no_energy is None)
     if not turns.running - {FLOOR} or not any(measured.values()):
-        reasons = turns.skipped | {f.backend: f"{f.doing}: {f.reason}" for f in turns.failures}
-        if no_energy:
-            reasons["energy"] = no_energy
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
-        raise BackendError(f"{bundle.folder}: nothing was measured:\n{listed}")
+        raise BackendError(f"{bundle.folder}: nothing was measured:\n{_reasons(turns, no_energy)}")
     result = BenchResult(
         bundle=bundle.name,
         model_sha256=model.sha256,
@@ -101,6 +97,14 @@ def run_bench(
         **measured,
     )
     return replace(result, remarks=tuple(remarks_on(result, bundle.contract, cases)))
+
+
+def _reasons(turns: Turns, no_energy: str | None) -> str:
+    """Return why each backend gave nothing, a line each."""
+    reasons = turns.skipped | {f.backend: f"{f.doing}: {f.reason}" for f in turns.failures}
+    if no_energy:
+        reasons["energy"] = no_energy
+    return "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
 
 
 def _measure(

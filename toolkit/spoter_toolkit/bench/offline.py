@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from spoter_toolkit.bench.cases import OFFLINE_CLIPS, warm_up
+from spoter_toolkit.bench.cases import OFFLINE_CLIPS, BenchSettings, warm_up
 from spoter_toolkit.bench.lengths import ClipLengths
 
 if TYPE_CHECKING:
@@ -116,13 +116,7 @@ def measure_offline(
     for number, names in turns.rounds(scenario):
         for way, plan in plans.items():
             for name in (name for name in names if name in settings.backends):
-                request = plan.request() | {
-                    "warm_up": warm_up(first=False),
-                    "warm_passes": int(number == 0),
-                    "min_passes": 1,
-                    "min_ns": round(1e9 * settings.offline_seconds / settings.rounds),
-                    "meters": meters,
-                }
+                request = plan.request() | _timing_request(settings, number) | {"meters": meters}
                 doing = f"{scenario} round {number + 1}, {WAYS_IN_WORDS[way]}"
                 if answer := turns.ask(name, threads, doing, request):
                     answers.setdefault((way, name), []).append(answer)
@@ -143,3 +137,13 @@ def measure_offline(
         for name in settings.backends
         if (way, name) in answers
     )
+
+
+def _timing_request(settings: BenchSettings, number: int) -> dict[str, Any]:
+    """Return how long a turn lasts; in the first round every shape is new, and is done once before."""
+    return {
+        "warm_up": warm_up(first=False),
+        "warm_passes": int(number == 0),
+        "min_passes": 1,
+        "min_ns": round(1e9 * settings.offline_seconds / settings.rounds),
+    }
