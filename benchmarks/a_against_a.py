@@ -6,7 +6,7 @@ Runs the bench with three workers of one backend, `ort-cpu`, in turn: the second
 waits a tenth of each call's own time after it. So many runs with the machine otherwise idle, and so many with
 one core kept busy by a process that counts. Each run measures one clip of 60 frames on one thread and the
 notebook's own case on all cores: every run gives two comparisons of equals and two of the planted slow-down.
-Takes about 10 minutes for 20 runs of each. A run is written to the work folder when done, and not done again.
+Takes 10 to 15 minutes for 20 runs of each. A run is written to the work folder when done, and not done again.
 Writes benchmarks/results/a-against-a-<cpu>-<month>.json and .md.
 """
 
@@ -42,6 +42,7 @@ SETTINGS = BenchSettings(
     batches=(1,),
     frames=(60,),
     threads=(1,),
+    seconds_per_case=0.5,
     curve=False,
     floor=False,
 )
