@@ -262,6 +262,7 @@ def settings_of(names: Sequence[str], *, quick: bool, on_gpu: bool) -> BenchSett
         backends=tuple(names),
         batches=BATCHES if on_gpu else BATCHES[:2],
         frames=FRAMES,
+        curve=False,
         threads=(1,) if on_gpu else (usable_cores(),),
         rounds=2 if quick else 10,
         seconds_per_case=0.2 if quick else 2.5,

@@ -28,8 +28,10 @@ from spoter_runtime.errors import BackendError, BundleError, ConfigError
 from spoter_runtime.files import write_json
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.backends import BACKENDS
-from spoter_toolkit.bench.cases import BenchSettings, usable_cores
+from spoter_toolkit.bench.batch_picture import batch_curves
+from spoter_toolkit.bench.cases import BenchSettings, Case, usable_cores
 from spoter_toolkit.bench.controller import run_bench
+from spoter_toolkit.bench.picture import batches_with_lengths
 from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess
 from spoter_toolkit.bench.report import figure, write_report
 from spoter_toolkit.bench.results import Failure
@@ -39,7 +41,9 @@ from spoter_toolkit.cli.app import app
 from spoter_toolkit.models import ModelConfig, model_from_config
 
 LABELS = (Label(name="a"), Label(name="b"), Label(name="c"))
-ONE_CALL = {"warmup_calls": 0, "warmup_ns": 0, "min_calls": 1, "min_ns": 0}
+ONE_CALL = {"do": "latency", "warm_up": None, "min_calls": 1, "min_ns": 0}
+WARM_UP = {"min_calls": 3, "block_ns": 0, "limit_ns": 10**9, "tolerance": 1e9}
+FEW = {"scenarios": ("start", "latency", "memory"), "curve": False, "floor": False}
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 
@@ -147,8 +151,11 @@ def result(tmp_path_factory, run_folder, steps):
         batches=(1,),
         frames=(5, 9),
         threads=(1,),
+        curve=False,
         rounds=6,
         seconds_per_case=0.06,
+        offline_seconds=0.01,
+        server_seconds=1.2,
         starts=1,
     )
     with one_core():
@@ -211,11 +218,14 @@ def test_what_a_library_prints_does_not_reach_the_protocol(small_bundle):
 
 
 def test_a_worker_measures_as_many_calls_and_as_long_as_it_is_asked(small_bundle):
-    with WorkerProcess(small_bundle, "ort-cpu", 1, run=None, timeout_s=60) as worker:
+    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
         opened = worker.opened()
-        calls = worker.ask(batch=2, frames=7, warmup_calls=3, warmup_ns=0, min_calls=5, min_ns=0)
-        long = worker.ask(batch=2, frames=7, warmup_calls=0, warmup_ns=0, min_calls=1, min_ns=50_000_000)
+        asked = {"do": "latency", "batch": 2, "frames": 7}
+        calls = worker.ask(**asked, warm_up=WARM_UP, min_calls=5, min_ns=0)
+        long = worker.ask(**asked, warm_up=None, min_calls=1, min_ns=50_000_000)
     assert len(calls["samples_ns"]) == 5
+    assert calls["warm_up"]["calls"] == 3
+    assert long["warm_up"] is None
     assert all(isinstance(ns, int) and ns > 0 for ns in calls["samples_ns"] + long["samples_ns"])
     assert sum(long["samples_ns"]) > 10_000_000  # of 50 ms; the machine may be busy
     peaks = [opened[f"peak_{moment}_bytes"] for moment in ("at_start", "imported", "loaded")]
@@ -226,14 +236,14 @@ def test_a_worker_measures_as_many_calls_and_as_long_as_it_is_asked(small_bundle
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_a_workers_memory_is_not_that_of_the_program_that_started_it(small_bundle):
     ballast = np.ones(20_000_000)  # 160 MB
-    with WorkerProcess(small_bundle, "ort-cpu", 1, run=None, timeout_s=60) as worker:
+    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
         assert worker.opened()["peak_at_start_bytes"] < ballast.nbytes / 4
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_threads_are_set_for_the_worker_alone(small_bundle):
     before = dict(os.environ)
-    with WorkerProcess(small_bundle, "ort-cpu", 3, run=None, timeout_s=60) as worker:
+    with WorkerProcess(small_bundle, "ort-cpu", 3, timeout_s=60) as worker:
         worker.opened()
         environment = psutil.Process(worker.pid).environ()
     assert {environment[name] for name in THREAD_VARIABLES} == {"3"}
@@ -241,14 +251,14 @@ def test_threads_are_set_for_the_worker_alone(small_bundle):
 
 
 def test_a_shape_the_contract_refuses_is_the_workers_own_words(small_bundle):
-    with WorkerProcess(small_bundle, "ort-cpu", 1, run=None, timeout_s=60) as worker:
+    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
         worker.opened()
         with pytest.raises(BackendError, match=r"batch of 5, the contract takes 1\.\.4"):
             worker.ask(batch=5, frames=1, **ONE_CALL)
 
 
 def test_a_silent_worker_is_ended(small_bundle):
-    with WorkerProcess(small_bundle, "ort-cpu", 1, run=None, timeout_s=0.001) as worker:
+    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=0.001) as worker:
         with pytest.raises(WorkerLost, match=r"no answer within 0.001 s, so it was ended"):
             worker.opened()
         assert psutil.Process(worker.pid).wait(10) is not None
@@ -256,7 +266,7 @@ def test_a_silent_worker_is_ended(small_bundle):
 
 def test_a_worker_that_crashes_shows_its_last_line(small_bundle):
     crashed = pytest.raises(WorkerLost, match=r"ended with exit code 1: ValueError: .* 'many'")
-    with WorkerProcess(small_bundle, "ort-cpu", "many", run=None, timeout_s=60) as worker, crashed:
+    with WorkerProcess(small_bundle, "ort-cpu", "many", timeout_s=60) as worker, crashed:
         worker.opened()
 
 
@@ -284,6 +294,7 @@ def test_a_worker_that_dies_or_hangs_is_named_and_the_others_go_on(small_bundle)
         seconds_per_case=0.03,
         starts=1,
         reply_timeout_s=4,
+        **FEW,
     )
 
     def disturb(done, total, what):
@@ -302,7 +313,13 @@ def test_a_worker_that_dies_or_hangs_is_named_and_the_others_go_on(small_bundle)
 
 def test_a_backend_that_cannot_run_is_listed_with_the_reason(small_bundle):
     settings = BenchSettings(
-        batches=(1,), frames=(3,), threads=(usable_cores() + 1,), rounds=1, seconds_per_case=0.01, starts=1
+        batches=(1,),
+        frames=(3,),
+        threads=(usable_cores() + 1,),
+        rounds=1,
+        seconds_per_case=0.01,
+        starts=1,
+        **FEW,
     )
     result = run_bench(small_bundle, settings)
     assert f"threads {usable_cores() + 1}: more than the {usable_cores()} usable core" in result.remarks[0]
@@ -316,7 +333,7 @@ def test_a_backend_that_cannot_run_is_listed_with_the_reason(small_bundle):
 
 def test_nothing_measured_is_an_error_with_every_reason(small_bundle):
     settings = BenchSettings(
-        backends=("ort-cpu",), batches=(1,), frames=(3,), threads=(1,), reply_timeout_s=0.001
+        backends=("ort-cpu",), batches=(1,), frames=(3,), threads=(1,), reply_timeout_s=0.001, **FEW
     )
     reason = r"nothing was measured:\n  ort-cpu: start-up 1: no answer within 0.001 s"
     with pytest.raises(BackendError, match=reason):
@@ -352,8 +369,9 @@ def test_both_backends_are_measured_in_every_round(result):
 
 def test_the_backend_that_goes_first_changes_from_round_to_round(result, steps):
     turns = [what.split(": ")[1].split(",")[0] for _, _, what in steps if what.startswith("round")]
-    rounds = [turns[start : start + 9] for start in range(0, 54, 9)]
-    assert rounds == [["torch", "trt-rtx", "ort-cpu"] * 3, ["ort-cpu", "trt-rtx", "torch"] * 3] * 3
+    rounds = [turns[start : start + 12] for start in range(0, 72, 12)]
+    forward = ["torch", "trt-rtx", "ort-cpu", "floor"]
+    assert rounds == [forward * 3, forward[::-1] * 3] * 3
 
 
 def test_progress_counts_every_step_once(result, steps):
@@ -410,6 +428,25 @@ def test_the_report_is_json_markdown_and_a_picture(report):
     assert (report / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_curve_along_the_batches_has_a_picture_and_lone_batches_no_panel(result, tmp_path):
+    along = tuple(
+        dataclasses.replace(timing, case=Case(batch=batch, frames=60, threads=1))
+        for batch in (1, 4, 16)
+        for timing in result.timings[:2]
+    )
+    curved = dataclasses.replace(result, timings=(*result.timings, *along))
+    curves = batch_curves(curved)
+    assert {name: [t.case.batch for t in line] for name, line in curves.items()} == {
+        "torch": [1, 4, 16],
+        "ort-cpu": [1, 4, 16],
+    }
+    assert batches_with_lengths(curved) == [1, 16]  # of 4 clips there is one length
+    assert batch_curves(result) == {}
+    write_report(curved, tmp_path / "curved")
+    assert (tmp_path / "curved" / "batches.png").read_bytes().startswith(b"\x89PNG")
+    assert "](batches.png)" in (tmp_path / "curved" / "bench.md").read_text(encoding="utf-8")
+
+
 def test_the_json_keeps_every_sample_as_whole_nanoseconds(report, result):
     written = json.loads((report / "bench.json").read_text(encoding="utf-8"))
     assert [t["rounds_ns"] for t in written["timings"]] == [
@@ -436,7 +473,8 @@ def test_the_markdown_states_the_figures_of_the_json(report):
     assert [row["ratio"] for row in ratios] == [
         f"{comparison['ratio']['estimate']:.2f}" for comparison in written["comparisons"]
     ]
-    assert [row["95 % interval"] == "too few rounds" for row in ratios] == [False, False, False, True]
+    assert [row["the second is"] for row in ratios] == [c["verdict"] for c in written["comparisons"]]
+    assert [row["95 % interval"] for row in ratios if row["case"] == "start-up"] == ["too few rounds"]
     starts = markdown_rows(report, "Start-up")
     assert [row["total ms"] for row in starts] == [figure(s["median_total_ms"]) for s in written["starts"]]
 
@@ -481,7 +519,7 @@ def spoter_kit(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "spoter_toolkit", *map(str, arguments)]
 
 
-QUICK = ("--quick", "--backend", "ort-cpu", "--frames", 4)
+QUICK = ("--quick", "--backend", "ort-cpu", "--frames", 4, "--scenario", "start,latency", "--no-floor")
 
 
 def test_the_command_writes_a_report_and_never_over_another(small_bundle, tmp_path):
@@ -518,7 +556,7 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
     assert "1 × 4" in output
     written = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
     assert [failure["threads"] for failure in written["failures"]] == [many]
-    assert any(timing["threads"] == 1 and len(timing["rounds_ns"]) == 6 for timing in written["timings"])
+    assert any(timing["threads"] == 1 and len(timing["rounds_ns"]) == 8 for timing in written["timings"])
 
 
 @pytest.mark.parametrize(
@@ -527,6 +565,11 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
         (("--batch", "1,x"), "--batch: expected whole numbers with commas, like 1,16, got '1,x'"),
         (("--threads", "0"), "threads: expected 1..256, got 0"),
         (("--backend", "tpu"), "unknown backend 'tpu'; there are torch, "),
+        (("--scenario", "ofline"), "unknown scenario 'ofline'; did you mean 'offline'?"),
+        (("--rate", "0"), "rate: expected more than 0 and at most 1e+06 clips a second, got 0"),
+        (("--rate", "-3"), "rate: expected more than 0 and at most 1e+06 clips a second, got -3"),
+        (("--rate", "0.1"), "rate 0.1: fewer than the 11 clips of a median come in 10 s"),
+        (("--bound-ms", "nan"), "bound: expected more than 0 and at most 3.6e+06 ms, got nan"),
     ],
 )
 def test_a_wrong_option_is_one_clear_error(small_bundle, tmp_path, options, message):

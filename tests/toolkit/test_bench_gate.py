@@ -10,10 +10,19 @@ import pytest
 
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_toolkit.bench.cases import BenchSettings, Case
-from spoter_toolkit.bench.gate import bound_from_text, earlier_timings, gates
+from spoter_toolkit.bench.gate import EarlierRun, bound_from_text, differences, earlier_run, gates
+from spoter_toolkit.bench.machine import MachineRound
 from spoter_toolkit.bench.results import BenchResult, Start, Timing
 from spoter_toolkit.bench.statistics import unpaired_ratio
 
+LOOK = {
+    "scenario": "latency",
+    "round": 1,
+    "mhz": None,
+    "steal_share": None,
+    "others_cores": None,
+    "gpu": None,
+}
 CASE = Case(batch=1, frames=60, threads=1)
 
 
@@ -32,7 +41,7 @@ def result(*timings):
         model_sha256="0" * 64,
         month="2026-11",
         settings=BenchSettings(backends=("ort-cpu",)),
-        environment={"usable_cores": 1},
+        environment={"usable_cores": 1, "packages": {}},
         model_bytes={"ort-cpu": 1},
         timings=timings,
         starts={"ort-cpu": (start,)},
@@ -45,7 +54,10 @@ def result(*timings):
 
 
 def judged(now, before, text="p50 > 1.05"):
-    (gate,) = gates(result(now), {(before.backend, before.case): before}, bound_from_text(text))
+    earlier = EarlierRun(
+        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=None
+    )
+    (gate,) = gates(result(now), earlier, bound_from_text(text))
     return gate
 
 
@@ -82,8 +94,26 @@ def test_the_same_program_twice_is_hardly_ever_called_slower():
 def test_a_written_report_is_read_back(tmp_path):
     written = result(timing())
     (tmp_path / "bench.json").write_text(json.dumps(written.as_json(samples=True)))
-    assert earlier_timings(tmp_path) == {("ort-cpu", CASE): timing()}
-    assert earlier_timings(tmp_path / "bench.json") == {("ort-cpu", CASE): timing()}
+    assert earlier_run(tmp_path).timings == {("ort-cpu", CASE): timing()}
+    assert earlier_run(tmp_path / "bench.json") == earlier_run(tmp_path)
+
+
+def test_what_else_differs_from_the_earlier_run_is_said(tmp_path):
+    here = {"cpu": "A", "usable_cores": 2, "packages": {"torch": "2.13.0", "onnxruntime": None}}
+    there = {"cpu": "B", "usable_cores": 2, "packages": {"torch": "2.12.0", "onnxruntime": "1.32"}}
+    looks = [MachineRound(**LOOK, loop_ns=(ns,)) for ns in (2_000_000, 2_300_000)]
+    now = replace(result(timing()), environment=here, machine=looks[:1])
+    then = replace(result(timing()), environment=there, machine=looks[1:], model_sha256="f" * 64)
+    (tmp_path / "bench.json").write_text(json.dumps(then.as_json()))
+    assert differences(now, earlier_run(tmp_path)) == [
+        "model: ffffffffffff… → 000000000000…",
+        "cpu: B → A",
+        "torch: 2.12.0 → 2.13.0",
+        "onnxruntime: 1.32 → not installed",
+        "a fixed loop of Python: 2.30 ms → 2.00 ms",
+    ]
+    (tmp_path / "bench.json").write_text(json.dumps(now.as_json()))
+    assert differences(now, earlier_run(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +128,7 @@ def test_a_written_report_is_read_back(tmp_path):
 def test_what_is_no_report_is_refused(tmp_path, content, message):
     (tmp_path / "bench.json").write_text(content)
     with pytest.raises(DataError, match=message):
-        earlier_timings(tmp_path)
+        earlier_run(tmp_path)
 
 
 def test_runs_without_a_common_case_cannot_be_compared():

@@ -9,6 +9,7 @@ from spoter_toolkit.bench.cases import QUICK, BenchSettings, Case, notebook_case
 from spoter_toolkit.bench.environment import slug, without_places
 from spoter_toolkit.bench.report import figure
 from spoter_toolkit.bench.statistics import ROUNDS_NEEDED, SAMPLES_NEEDED, paired_ratio, percentile_ms
+from spoter_toolkit.bench.verdict import CLAIM_P, least_p
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")))
 
@@ -74,14 +75,25 @@ def test_too_few_rounds_give_a_ratio_without_an_interval():
 
 
 def test_the_cases_are_the_grid_and_the_notebooks_own():
-    settings = BenchSettings(batches=(1, 2), frames=(5,), threads=(1,))
+    settings = BenchSettings(batches=(1, 2), frames=(5,), threads=(1,), curve=False)
     assert settings.cases(CONTRACT) == (
         Case(batch=1, frames=5, threads=1),
         Case(batch=2, frames=5, threads=1),
         Case(batch=16, frames=100, threads=usable_cores()),
     )
-    holds_it = BenchSettings(batches=(16,), frames=(100,), threads=(usable_cores(),))
+    holds_it = BenchSettings(batches=(16,), frames=(100,), threads=(usable_cores(),), curve=False)
     assert holds_it.cases(CONTRACT) == (notebook_case(usable_cores()),)
+
+
+def test_the_curves_are_along_lengths_and_batches_as_far_as_the_contract_goes():
+    contract = GraphContract(labels=CONTRACT.labels, max_frames=99, max_batch=8)
+    settings = BenchSettings(batches=(1,), frames=(30,), threads=(2, 1))
+    cases = [case for case in settings.cases(contract) if case.threads == 1]
+    assert len(cases) == len(set(cases))
+    assert sorted(case.frames for case in cases if case.batch == 1) == [8, 16, 30, 45, 60]
+    assert sorted(case.batch for case in cases if case.frames == 60) == [1, 2, 4, 8]
+    alone = BenchSettings(batches=(1,), frames=(30,), threads=(1,), curve=False)
+    assert alone.cases(contract) == (Case(batch=1, frames=30, threads=1),)
 
 
 def test_one_thread_and_all_cores_are_the_default():
@@ -94,14 +106,22 @@ def test_every_round_measures_enough_calls_for_a_median():
         assert settings.rounds * settings.min_calls_per_round >= SAMPLES_NEEDED[50]
 
 
-def test_quick_settings_still_give_the_ratios_an_interval():
+def test_quick_settings_still_give_the_ratios_an_interval_and_a_verdict():
     assert BenchSettings(**QUICK).rounds >= ROUNDS_NEEDED
+    assert least_p(BenchSettings(**QUICK).rounds) <= CLAIM_P
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"backends": ("tpu",)}, r"unknown backend 'tpu'; there are torch, "),
+        ({"backends": ("ort-cpu#x",)}, r"unknown backend 'ort-cpu#x'; there are torch, "),
+        ({"backends": ("ort-cpu#2", "ort-cpu#2")}, r"backend: a value is named twice"),
+        ({"scenarios": ("latancy",)}, r"unknown scenario 'latancy'; did you mean 'latency'\?"),
+        ({"scenarios": ()}, r"scenario: expected at least one value"),
+        ({"offline_batch": 0}, r"offline batch: expected 1 or more, got 0"),
+        ({"rate": 0.0}, r"rate: expected more than 0 and at most 1e\+06 clips a second, got 0"),
+        ({"bound_ms": -1.0}, r"bound: expected more than 0 and at most .* ms, got -1"),
         ({"backends": ()}, r"backend: expected at least one value"),
         ({"batches": (1, 1)}, r"batch: a value is named twice in 1, 1"),
         ({"batches": (0,)}, r"batch: expected 1 or more, got 0"),

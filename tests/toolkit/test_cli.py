@@ -262,7 +262,10 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     answer(spoter_kit(home, "export", "--precision", "fp16", "--max-batch", "2", "-o", out, "--json"))
     proofs = answer(spoter_kit(home, "parity", out, "--backend", "ort-cpu:fp16", "--json"))["proofs"]
     assert [(proof["artefact"], proof["passed"]) for proof in proofs] == [("model.fp16.onnx", True)]
-    short = ("--quick", "--rounds", "2", "--seconds-per-case", "0.02", "--frames", "9", "--threads", "1")
+    short = (
+        *("--quick", "--rounds", "2", "--seconds-per-case", "0.02", "--frames", "9", "--threads", "1"),
+        *("--scenario", "start,latency", "--no-floor"),
+    )
     backends = ("--backend", "ort-cpu", "--backend", "ort-cpu:fp16")
     measured = answer(spoter_kit(home, "bench", out, *backends, *short, "-o", "half-bench", "--json"))
     assert {timing["backend"] for timing in measured["timings"]} == {"ort-cpu", "ort-cpu:fp16"}

@@ -71,7 +71,7 @@ class Parsed(HTMLParser):
         return [attrs for name, attrs, _ in self.elements if name == tag]
 
 
-def timing(backend, case, scale, *, rounds=6, calls=20):
+def timing(backend, case, scale, *, rounds=10, calls=20):
     rng = np.random.default_rng(case.frames)
     samples = (rng.normal(1e6, 2e4, (rounds, calls)) * scale * case.batch).astype(int)
     return Timing(backend=backend, case=case, rounds_ns=tuple(tuple(map(int, row)) for row in samples))
@@ -91,7 +91,7 @@ def bench_result(**changes):
         environment={"cpu": "a processor", "usable_cores": 2, "ram_bytes": 8e9, "packages": {"numpy": "2"}},
         model_bytes={"torch": 5_000_000, "ort-cpu": 4_000_000},
         timings=tuple(timing(name, case, scale) for case in CASES for name, scale in scales.items()),
-        starts={name: (value,) * 6 for name, value in start.items()},
+        starts={name: (value,) * 8 for name, value in start.items()},
         start_frames=60,
         memory=tuple(
             Memory(backend=name, threads=2, at_start=1, imported=2, loaded=3, after_runs=int(1e8 * scale))
@@ -152,7 +152,7 @@ def check_sound(html):
 def test_the_page_of_a_bench_needs_nothing_and_is_sound(page):
     parsed = check_sound(page)
     assert "http" not in page.replace("http-equiv", "")
-    assert len(parsed.all("svg")) == 2 + 2 + 1  # batches, thread counts, the tail
+    assert len(parsed.all("svg")) == 1 + 2 + 1  # the batch of two lengths, thread counts, the tail
 
 
 def test_the_page_has_every_table_of_the_report_cell_by_cell(page):
@@ -161,6 +161,23 @@ def test_the_page_has_every_table_of_the_report_cell_by_cell(page):
         assert table.title in shown
         for row in table.rows:
             assert all(cell in shown for cell in row)
+
+
+def test_a_curve_along_the_batches_is_drawn_and_told_in_words(exported):
+    along = tuple(
+        timing(name, Case(batch=batch, frames=60, threads=1), scale)
+        for batch in (2, 4)
+        for name, scale in (("torch", 2.0), ("ort-cpu", 1.0))
+    )
+    curved = bench_result(timings=(*bench_result().timings, *along))
+    parsed = check_sound(html_from_result(curved, exported.bundle))
+    assert len(parsed.all("svg")) == 1 + 1 + 2 + 1
+    assert "Throughput against clips a call: torch, clips of 60 frames, clips a second: " in parsed.text
+
+
+def test_a_run_without_latency_or_starts_has_a_page_too(exported):
+    html = html_from_result(bench_result(timings=(), starts={}), exported.bundle)
+    assert "Peak memory of the process" in check_sound(html).text
 
 
 def test_the_findings_name_the_ratio_with_its_interval():
@@ -180,7 +197,7 @@ def test_the_findings_name_the_ratio_with_its_interval():
 def test_no_difference_is_claimed_where_the_interval_holds_1():
     same = tuple(timing(name, CASES[0], 1.0) for name in ("torch", "ort-cpu"))
     assert (
-        "No difference between torch and ort-cpu is detectable (95 % interval"
+        "torch against ort-cpu: no difference detectable (95 % interval"
         in (findings(bench_result(timings=same))[0])
     )
 

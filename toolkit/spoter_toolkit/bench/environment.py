@@ -14,8 +14,9 @@ from spoter_runtime.errors import SpoterError
 from spoter_runtime.gpu import find_gpu
 from spoter_runtime.ort import installed_distributions
 from spoter_toolkit.bench.cases import usable_cores
+from spoter_toolkit.bench.machine import core_mhz
 
-_PACKAGES: Final = ("spoter-kit", "numpy", "torch", "tensorrt", "tensorrt-rtx", "cuda-bindings")
+_PACKAGES: Final = ("spoter-kit", "numpy", "torch", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _CPUFREQ: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -34,7 +35,7 @@ def environment() -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "cpu_quota_cores": _cpu_quota_cores(),
         "governor": _read(_CPUFREQ / "scaling_governor"),
-        "frequency_mhz": _frequency_mhz(),
+        "frequency_mhz": list(core_mhz() or ()) or None,
         "ram_bytes": _ram_bytes(),
         "system": _system(),
         "kernel": f"{platform.system()} {platform.release()}",
@@ -92,14 +93,6 @@ def _cpu_quota_cores() -> float | str | None:
     if not period:
         return None
     return "unlimited" if quota == "max" else round(int(quota) / int(period), 2)
-
-
-def _frequency_mhz() -> int | None:
-    """Return the first core's frequency at this moment."""
-    if khz := _read(_CPUFREQ / "scaling_cur_freq"):
-        return int(khz) // 1000
-    mhz = _cpuinfo("cpu MHz")
-    return round(float(mhz[0])) if mhz else None
 
 
 def _ram_bytes() -> int | None:

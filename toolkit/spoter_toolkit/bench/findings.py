@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from spoter_toolkit.bench.batch_picture import batch_curves
 from spoter_toolkit.bench.cases import START_UP_FRAMES, Case, plural
 from spoter_toolkit.bench.report import figure
-from spoter_toolkit.bench.results import BenchResult, Comparison, median_ms
+from spoter_toolkit.bench.results import START_UP, BenchResult, Comparison, median_ms
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
+from spoter_toolkit.bench.verdict import is_claim
 
 
 def findings(result: BenchResult) -> list[str]:
@@ -15,7 +17,8 @@ def findings(result: BenchResult) -> list[str]:
     comparisons = result.comparisons()
     measured = dict.fromkeys(timing.case for timing in result.timings)
     found = []
-    for case in dict.fromkeys((headline_case(result), result.notebook_case)):
+    first = (headline_case(result),) if measured else ()
+    for case in dict.fromkeys((*first, result.notebook_case)):
         if case in measured:
             medians = {t.backend: t.percentile_ms(50) for t in result.timings if t.case == case}
             pairs = [c for c in comparisons if c.case == case]
@@ -23,9 +26,10 @@ def findings(result: BenchResult) -> list[str]:
             found.append(
                 _race(f"{work} on {plural(case.threads, 'thread')}, median of a call", medians, pairs)
             )
-    starts = {backend: median_ms(result.starts[backend], "total") for backend in result.backends}
-    pairs = [c for c in comparisons if c.case is None]
-    found.append(_race("Fresh process to its first answer", starts, pairs))
+    if result.starts:
+        starts = {name: median_ms(result.starts[name], "total") for name in result.starts}
+        pairs = [c for c in comparisons if c.what == START_UP]
+        found.append(_race("Fresh process to its first answer", starts, pairs))
     most = max((memory.threads for memory in result.memory), default=0)
     peaks = [
         f"{m.backend} {figure(m.after_runs / 1e6)} MB"
@@ -59,9 +63,9 @@ def _pair_in_words(pair: Comparison) -> str:
     if ratio.low is None or ratio.high is None:
         return f"{times}; too few rounds for an interval."
     interval = f"95 % interval {ratio.low:.2f}–{ratio.high:.2f}"
-    if ratio.low <= 1 <= ratio.high:
-        return f"No difference between {pair.baseline} and {pair.backend} is detectable ({interval})."
-    return f"{times} ({interval})."
+    if is_claim(pair.verdict):
+        return f"{times} ({interval})."
+    return f"{pair.baseline} against {pair.backend}: {pair.verdict} ({interval})."
 
 
 def losses(result: BenchResult) -> list[str]:
@@ -82,6 +86,15 @@ def latency_in_words(result: BenchResult, batch: int) -> str:
             told = "too few calls" if median is None else f"{figure(median)} ms"
             lines.setdefault(line, []).append(f"{told} at {timing.case.frames} frames")
     return "; ".join(f"{line}: {', '.join(points)}" for line, points in lines.items()) + "."
+
+
+def batches_in_words(result: BenchResult) -> str:
+    """Return the clips a second along the batches, a part of the sentence a backend."""
+    told = []
+    for backend, timings in batch_curves(result).items():
+        points = ", ".join(f"{figure(t.clips_per_s)} at {t.case.batch}" for t in timings)
+        told.append(f"{backend}, clips of {timings[0].case.frames} frames, clips a second: {points}")
+    return "; ".join(told) + "."
 
 
 def percentiles_in_words(result: BenchResult, threads: int) -> str:

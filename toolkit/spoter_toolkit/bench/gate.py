@@ -13,10 +13,24 @@ import numpy as np
 
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_toolkit.bench.cases import Case
-from spoter_toolkit.bench.results import SCHEMA_VERSION, BenchResult, Timing
+from spoter_toolkit.bench.machine import loop_ms
+from spoter_toolkit.bench.result_json import SCHEMA_VERSION
+from spoter_toolkit.bench.results import BenchResult, Timing
 from spoter_toolkit.bench.statistics import Ratio, unpaired_ratio
 
 Metric = Literal["p50", "clips_per_s"]
+_TOLD_APART_BY: Final = (
+    "cpu",
+    "architecture",
+    "logical_cores",
+    "usable_cores",
+    "cpu_quota_cores",
+    "governor",
+    "system",
+    "kernel",
+    "python",
+)
+_LOOP_MOVES: Final = 0.05  # a machine that does the same loop so much faster or slower is not the same
 _BOUND: Final = re.compile(r"\s*(p50|clips_per_s)\s*([<>])\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 
 
@@ -67,8 +81,22 @@ def bound_from_text(text: str) -> Bound:
     return Bound(metric="p50" if metric == "p50" else "clips_per_s", above=sign == ">", limit=float(limit))
 
 
-def earlier_timings(path: Path) -> dict[tuple[str, Case], Timing]:
-    """Read the timings of an earlier run's bench.json.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRun:
+    """What a comparison needs of an earlier run.
+
+    Attributes:
+        loop_ms: a fixed loop of Python on that machine, then; None where it was not timed.
+    """
+
+    model_sha256: str
+    environment: dict[str, Any]
+    timings: dict[tuple[str, Case], Timing]
+    loop_ms: float | None
+
+
+def earlier_run(path: Path) -> EarlierRun:
+    """Read an earlier run's bench.json.
 
     Args:
         path: the file, or the report folder that it is in.
@@ -81,21 +109,51 @@ def earlier_timings(path: Path) -> dict[tuple[str, Case], Timing]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
             raise DataError(
-                f"{path}: schema version {content['schema_version']}, this spoter-kit reads {SCHEMA_VERSION}"
+                f"{path}: schema version {content['schema_version']}, this spoter-kit reads "
+                f"{SCHEMA_VERSION}. Fix: measure again what it was made of"
             )
         timings = {}
         for row in content["timings"]:
             case = Case(batch=row["batch"], frames=row["frames"], threads=row["threads"])
             rounds_ns = tuple(tuple(samples_ns) for samples_ns in row["rounds_ns"])
             timings[row["backend"], case] = Timing(backend=row["backend"], case=case, rounds_ns=rounds_ns)
+        loops_ns = [ns for state in content["machine"] for ns in state["loop_ns"]]
+        return EarlierRun(
+            model_sha256=content["bundle"]["model_sha256"],
+            environment=dict(content["environment"]),
+            timings=timings,
+            loop_ms=float(np.median(loops_ns)) / 1e6 if loops_ns else None,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: is no bench.json with samples: {error!r}. Fix: name what `bench -o` wrote"
         ) from error
-    return timings
 
 
-def gates(result: BenchResult, earlier: dict[tuple[str, Case], Timing], bound: Bound) -> list[Gate]:
+def differences(result: BenchResult, earlier: EarlierRun) -> list[str]:
+    """Return what else than the program differs between two runs, each as ``what: then → now``."""
+    then, now = _flat(earlier.environment), _flat(result.environment)
+    found = [
+        f"{name}: {then.get(name, 'not recorded')} → {now.get(name, 'not recorded')}"
+        for name in dict.fromkeys([*then, *now])
+        if then.get(name) != now.get(name)
+    ]
+    if earlier.model_sha256 != result.model_sha256:
+        found.insert(0, f"model: {earlier.model_sha256[:12]}… → {result.model_sha256[:12]}…")
+    loop = loop_ms(result.machine)
+    if loop and earlier.loop_ms and not 1 - _LOOP_MOVES < loop / earlier.loop_ms < 1 + _LOOP_MOVES:
+        found.append(f"a fixed loop of Python: {earlier.loop_ms:.2f} ms → {loop:.2f} ms")
+    return found
+
+
+def _flat(environment: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells one machine, or one installation, from another."""
+    flat = {name: environment.get(name) for name in _TOLD_APART_BY}
+    flat["gpu"] = (environment.get("gpu") or {}).get("name")
+    return flat | {name: version or "not installed" for name, version in environment["packages"].items()}
+
+
+def gates(result: BenchResult, earlier: EarlierRun, bound: Bound) -> list[Gate]:
     """Judge every backend and case that both runs have.
 
     Raises:
@@ -103,7 +161,7 @@ def gates(result: BenchResult, earlier: dict[tuple[str, Case], Timing], bound: B
     """
     found = []
     for timing in result.timings:
-        before = earlier.get((timing.backend, timing.case))
+        before = earlier.timings.get((timing.backend, timing.case))
         if before is not None:
             now, then = (_by_round(t, bound.metric) for t in (timing, before))
             ratio = unpaired_ratio(now, then, seed=result.settings.seed)

@@ -12,9 +12,11 @@ from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BundleError
 from spoter_toolkit.backends import split_backend
+from spoter_toolkit.bench.batch_picture import batch_curves, batch_figure
 from spoter_toolkit.bench.cases import plural
 from spoter_toolkit.bench.environment import without_places
 from spoter_toolkit.bench.findings import (
+    batches_in_words,
     findings,
     headline_case,
     latency_in_words,
@@ -23,7 +25,7 @@ from spoter_toolkit.bench.findings import (
     tail_in_words,
 )
 from spoter_toolkit.bench.percentile_picture import percentile_figure, tail_figure
-from spoter_toolkit.bench.picture import latency_figure
+from spoter_toolkit.bench.picture import batches_with_lengths, latency_figure
 from spoter_toolkit.bench.report import environment_rows, method_in_words, problems, tables
 from spoter_toolkit.bench.results import NOT_MEASURED, BenchResult
 from spoter_toolkit.page import Page, Picture, Section, Table, html_from_page
@@ -82,9 +84,11 @@ def html_from_result(result: BenchResult, bundle: Bundle) -> str:
 
 
 def _pictures(result: BenchResult) -> list[Picture]:
-    """Return a picture a batch, one a thread count, and the tail of the case that is told first."""
+    """Return latency by batch, throughput, percentiles by thread count, and the tail of the first case."""
+    if not result.timings:
+        return []
     pictures = []
-    for batch in sorted({timing.case.batch for timing in result.timings}):
+    for batch in batches_with_lengths(result):
         what = f"Median latency against frames, {plural(batch, 'clip')} a call"
         svg = svg_from_figure(
             latency_figure(result, (batch,)),
@@ -93,6 +97,12 @@ def _pictures(result: BenchResult) -> list[Picture]:
             description=latency_in_words(result, batch),
         )
         pictures.append(Picture(svg=svg, caption=f"{what}. Bars hold the middle half of the calls."))
+    if batch_curves(result):
+        what = "Throughput against clips a call"
+        svg = svg_from_figure(
+            batch_figure(result), "batches", title=what, description=batches_in_words(result)
+        )
+        pictures.append(Picture(svg=svg, caption=f"{what}: {batches_in_words(result)}"))
     for threads in sorted({t.case.threads for t in result.timings if t.percentile_ms(50) is not None}):
         what = f"Percentiles of a call on {plural(threads, 'thread')}"
         svg = svg_from_figure(

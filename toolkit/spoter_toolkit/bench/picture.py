@@ -26,15 +26,24 @@ _SIDESTEP: Final = 0.008  # of the axis, so that the bars of different lines do 
 
 
 def draw_latency(result: BenchResult, path: Path) -> None:
-    """Write a PNG of `latency_figure`, all batches.
+    """Write a PNG of `latency_figure`, the batches of `batches_with_lengths`.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure = latency_figure(result, sorted({timing.case.batch for timing in result.timings}))
+    figure = latency_figure(result, batches_with_lengths(result))
     title = f"{result.bundle}: median latency; bars hold the middle half of the calls"
     figure.suptitle(title, fontsize=11, wrap=True)
     figure.savefig(path, format="png")
+
+
+def batches_with_lengths(result: BenchResult) -> list[int]:
+    """Return the batches that were measured at several lengths; all of them where none was."""
+    lengths: dict[int, set[int]] = {}
+    for timing in result.timings:
+        lengths.setdefault(timing.case.batch, set()).add(timing.case.frames)
+    several = [batch for batch, frames in lengths.items() if len(frames) > 1]
+    return sorted(several or lengths)
 
 
 def latency_figure(result: BenchResult, batches: Sequence[int]) -> Figure:

@@ -33,20 +33,26 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, bundle: Path, backend: str, threads: int, *, run: Path | None, timeout_s: float
+        self,
+        bundle: Path,
+        backend: str,
+        threads: int,
+        *,
+        timeout_s: float,
+        options: dict[str, Any] | None = None,
     ) -> None:
         """Start the process.
 
         Args:
             bundle: the bundle folder.
-            backend: a name from `spoter_toolkit.backends.BACKENDS`.
+            backend: a name from `spoter_toolkit.backends.BACKENDS`, or ``floor``.
             threads: threads inside one operator, for the engine and for the libraries under it.
-            run: the RUN that torch loads; None leaves it to the bundle.
             timeout_s: how long one answer may take.
+            options: as in `spoter_toolkit.bench.worker`.
         """
         self._timeout_s = timeout_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
-        arguments = [backend, str(threads), str(bundle), *([str(run)] if run else [])]
+        arguments = [backend, str(threads), str(bundle), json.dumps(options or {})]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "spoter_toolkit.bench.worker", *arguments],
             stdin=subprocess.PIPE,
@@ -77,8 +83,8 @@ class WorkerProcess:
         """
         return self._answer()
 
-    def ask(self, **request: int) -> dict[str, Any]:
-        """Send one request and wait for its answer; fields as in `spoter_toolkit.bench.worker`.
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer; fields as in `spoter_toolkit.bench.work`.
 
         Raises:
             BackendError: the engine failed.

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import median
 from typing import Any, Final
 
-from spoter_toolkit.bench.cases import (
-    WARMUP_CALLS,
-    WARMUP_CALLS_FIRST,
-    WARMUP_S,
-    BenchSettings,
-    Case,
-    notebook_case,
-)
-from spoter_toolkit.bench.statistics import SAMPLES_NEEDED, Ratio, paired_ratio, percentile_ms
-
-SCHEMA_VERSION: Final = 1
+from spoter_toolkit.backends import split_backend
+from spoter_toolkit.bench.cases import BenchSettings, Case, backend_of, notebook_case, plural
+from spoter_toolkit.bench.drift import Drift, find_drift
+from spoter_toolkit.bench.lengths import ClipLengths
+from spoter_toolkit.bench.machine import MachineRound
+from spoter_toolkit.bench.offline import WAYS_IN_WORDS, Offline
+from spoter_toolkit.bench.server import ServerResult
+from spoter_toolkit.bench.statistics import Ratio, paired_ratio, percentile_ms
+from spoter_toolkit.bench.verdict import verdict
 
 # The notebook's targets for its own case.
 MAX_BATCH_MS: Final = 100.0
@@ -25,24 +24,45 @@ MAX_MEMORY_MB: Final = 4000.0
 MAX_MODEL_MB: Final = 50.0
 MIN_CLIPS_PER_S: Final = 10.0
 
+START_UP: Final = "start-up"
 START_PARTS: Final = ("total", "process", "import", "load", "first")
 
 NOT_MEASURED: Final = (
-    "padded or ragged batches: every clip of a batch has all its frames",
-    "several callers at once, and clips that arrive at random times",
+    "several callers of one model at once",
     "a start from a disk that has not been read before (only the first start of a backend may be one)",
-    "GPUs and other accelerators",
-    "energy",
 )
+
+# Backends that compute on the processor whose floor is measured.
+_ON_THE_CPU: Final = ("torch", "ort-cpu")
+
+Rounds = tuple[tuple[int, ...], ...]  # nanoseconds of each call, round by round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """One backend on one case. `rounds_ns` has the nanoseconds of every measured call, round by round."""
+    """One backend on one case.
+
+    Attributes:
+        rounds_ns: the nanoseconds of every measured call, round by round.
+        warmup_calls: calls before them that were not measured.
+        unsettled: rounds, from 1, before which the speed did not stand still within the warm-up's limit.
+    """
 
     backend: str
     case: Case
-    rounds_ns: tuple[tuple[int, ...], ...]
+    rounds_ns: Rounds
+    warmup_calls: tuple[int, ...] = ()
+    unsettled: tuple[int, ...] = ()
+
+    def with_round(self, samples_ns: Sequence[int], warm: dict[str, Any]) -> Timing:
+        """Return the timing with another round, and the warm-up before it as the worker tells it."""
+        number = len(self.rounds_ns) + 1
+        return replace(
+            self,
+            rounds_ns=(*self.rounds_ns, tuple(samples_ns)),
+            warmup_calls=(*self.warmup_calls, warm["calls"]),
+            unsettled=self.unsettled if warm["settled"] else (*self.unsettled, number),
+        )
 
     @property
     def samples_ns(self) -> list[int]:
@@ -84,7 +104,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Peak resident memory of one worker at four moments, in bytes; None where it cannot be read."""
+    """Peak resident memory of one worker at four moments, in bytes; None where it cannot be read.
+
+    Attributes:
+        pss: at the end, what it holds, pages that it shares with others divided by their number.
+        gpu: GPU memory at the end: as NVML lists it for the process, else what torch has reserved at most.
+    """
 
     backend: str
     threads: int
@@ -92,6 +117,8 @@ class Memory:
     imported: int | None
     loaded: int | None
     after_runs: int | None
+    pss: int | None = None
+    gpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +136,44 @@ class Comparison:
     """Time of `baseline` ÷ time of `backend`: above 1 where `backend` is the faster one.
 
     Attributes:
-        case: what both did; None for the start-up.
+        what: what both did: a case's shape, `START_UP`, ``"offline, …"``, ``"server"``.
+        threads: of the workers; None for the start-up.
+        case: for a case, else None.
     """
 
+    what: str
+    threads: int | None
     case: Case | None
     baseline: str
     backend: str
     ratio: Ratio
+
+    @property
+    def verdict(self) -> str:
+        """What it says about `backend`, in words; see `spoter_toolkit.bench.verdict`."""
+        return verdict(self.ratio)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloorRatio:
+    """Time of `backend` ÷ time of the case's matrix products alone."""
+
+    case: Case
+    backend: str
+    floor_ms: float
+    ratio: Ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drifted:
+    """A series of rounds that changed its speed; `backend` is None for the machine itself."""
+
+    backend: str | None
+    what: str
+    drift: Drift
+
+    def __str__(self) -> str:
+        return f"{self.backend or 'the machine'}, {self.what}: {self.drift}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +199,18 @@ class BenchResult:
         month: ``2026-11``.
         model_bytes: backend → size of the file it loads.
         timings: in the order of the cases, backend by backend.
+        floor: the matrix products of the cases alone.
         starts: backend → one entry per fresh process.
         start_frames: frames of the one clip that a fresh process answers.
         skipped: backend → why it cannot run here.
         failures: workers that were lost on the way; what they had measured is kept.
         remarks: what a reader must know to judge the figures.
+        lengths: of the clips of `offline`, `server` and `energy`; None where none of them was asked for.
+        offline: in the order of the ways, backend by backend.
+        server: None where it was not asked for.
+        energy: offline passes with what the meters counted; empty where none can be read.
+        no_energy: why no meter can be read; None where one was, or energy was not asked for.
+        machine: how fast the machine was before each round.
     """
 
     bundle: str
@@ -161,11 +226,25 @@ class BenchResult:
     skipped: dict[str, str]
     failures: tuple[Failure, ...]
     remarks: tuple[str, ...]
+    floor: tuple[Timing, ...] = ()
+    lengths: ClipLengths | None = None
+    offline: tuple[Offline, ...] = ()
+    server: ServerResult | None = None
+    energy: tuple[Offline, ...] = ()
+    no_energy: str | None = None
+    machine: tuple[MachineRound, ...] = ()
 
     @property
     def backends(self) -> list[str]:
         """The backends that ran, the baseline first."""
-        return [name for name in self.settings.backends if name in self.starts]
+        served = self.server.served if self.server else ()
+        ran = {
+            *(timing.backend for timing in self.timings),
+            *(passes.backend for passes in (*self.offline, *self.energy)),
+            *(one.backend for one in served),
+            *(memory.backend for memory in self.memory),
+        }
+        return [name for name in self.settings.backends if name in self.starts or name in ran]
 
     @property
     def notebook_case(self) -> Case:
@@ -177,27 +256,64 @@ class BenchResult:
         return next((t for t in self.timings if (t.backend, t.case) == (backend, case)), None)
 
     def comparisons(self) -> list[Comparison]:
-        """Compare every other backend with the baseline: on each case, and by start-up."""
-        baseline, *others = self.backends
-        found = []
-        for backend in others:
-            for timing in self.timings:
-                own = self.timing(backend, timing.case)
-                if timing.backend == baseline and own is not None:
-                    ratio = paired_ratio(timing.rounds_ns, own.rounds_ns, seed=self.settings.seed)
-                    found.append(self._comparison(timing.case, baseline, backend, ratio))
-            ratio = paired_ratio(
-                *([(start.total_ns,) for start in self.starts[name]] for name in (baseline, backend)),
-                seed=self.settings.seed,
-            )
-            found.append(self._comparison(None, baseline, backend, ratio))
-        return [comparison for comparison in found if comparison is not None]
+        """Compare every other backend with the baseline in all that both did."""
+        return [
+            Comparison(what=what, threads=threads, case=case, baseline=baseline, backend=backend, ratio=ratio)
+            for baseline, backend in ((self.backends[0], other) for other in self.backends[1:])
+            for what, threads, case, rounds in self._series()
+            if baseline in rounds and backend in rounds
+            if (ratio := paired_ratio(rounds[baseline], rounds[backend], seed=self.settings.seed))
+        ]
 
-    @staticmethod
-    def _comparison(case: Case | None, baseline: str, backend: str, ratio: Ratio | None) -> Comparison | None:
-        if ratio is None:
-            return None
-        return Comparison(case=case, baseline=baseline, backend=backend, ratio=ratio)
+    def floor_ratios(self) -> list[FloorRatio]:
+        """Return how many times its floor each backend of the processor takes, paired by round."""
+        floors = {timing.case: timing for timing in self.floor}
+        found = []
+        for timing in self.timings:
+            floor = floors.get(timing.case)
+            if floor and split_backend(backend_of(timing.backend))[0] in _ON_THE_CPU:
+                ratio = paired_ratio(timing.rounds_ns, floor.rounds_ns, seed=self.settings.seed)
+                if ratio:
+                    floor_ms = median(floor.samples_ns) / 1e6
+                    found.append(
+                        FloorRatio(case=timing.case, backend=timing.backend, floor_ms=floor_ms, ratio=ratio)
+                    )
+        return found
+
+    def drifts(self) -> list[Drifted]:
+        """Return every series of rounds that changed its speed: the machine's first."""
+        series: list[tuple[str | None, str, Sequence[Sequence[int]]]] = [
+            (None, "a fixed loop before each round", [state.loop_ns for state in self.machine])
+        ]
+        series += [(floor.backend, str(floor.case), floor.rounds_ns) for floor in self.floor]
+        for what, threads, case, rounds in self._series():
+            if threads is not None:  # starts are too few
+                name = str(case or f"{what} on {plural(threads, 'thread')}")
+                series += [(backend, name, own) for backend, own in rounds.items()]
+        return [
+            Drifted(backend=backend, what=what, drift=drift)
+            for backend, what, rounds in series
+            if (drift := find_drift(rounds))
+        ]
+
+    def _series(self) -> list[tuple[str, int | None, Case | None, dict[str, Rounds]]]:
+        """Return (what, threads, case, backend → rounds) for everything that backends did side by side."""
+        series: dict[tuple[str, int | None, Case | None], dict[str, Rounds]] = {}
+        for timing in self.timings:
+            key = timing.case.shape, timing.case.threads, timing.case
+            series.setdefault(key, {})[timing.backend] = timing.rounds_ns
+        for passes in self.offline:
+            what = f"offline, {WAYS_IN_WORDS[passes.way]}"
+            series.setdefault((what, passes.threads, None), {})[passes.backend] = passes.rounds_ns
+        for served in self.server.served if self.server else ():
+            # A low rate may leave a round without a clip; of an overloaded server only the lucky clips count.
+            if all(served.rounds_ns) and not any(served.unanswered):
+                series.setdefault(("server", served.threads, None), {})[served.backend] = served.rounds_ns
+        if self.starts:
+            series[START_UP, None, None] = {
+                name: tuple((start.total_ns,) for start in starts) for name, starts in self.starts.items()
+            }
+        return [(*key, rounds) for key, rounds in series.items()]
 
     def targets(self, backend: str) -> list[Target]:
         """Judge the notebook's four targets on its own case, on all cores of this machine."""
@@ -225,59 +341,22 @@ class BenchResult:
         Args:
             samples: also every measured call, as whole nanoseconds (``rounds_ns``).
         """
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "bundle": {"name": self.bundle, "model_sha256": self.model_sha256},
-            "month": self.month,
-            "settings": asdict(self.settings),
-            "warm_up": {
-                "calls_first_round": WARMUP_CALLS_FIRST,
-                "calls_later_rounds": WARMUP_CALLS,
-                "at_least_s": WARMUP_S,
-            },
-            "environment": self.environment,
-            "timings": [_timing_json(timing, samples=samples) for timing in self.timings],
-            "comparisons": [asdict(comparison) for comparison in self.comparisons()],
-            "starts": [
-                {"backend": name, "frames": self.start_frames, "threads": self.notebook_case.threads}
-                | _starts_json(self.starts[name])
-                for name in self.backends
-            ],
-            "memory_bytes": [asdict(memory) for memory in self.memory],
-            "model_bytes": self.model_bytes,
-            "notebook_case": {
-                "case": asdict(self.notebook_case),
-                "targets": {name: [asdict(t) for t in self.targets(name)] for name in self.backends},
-            },
-            "skipped": self.skipped,
-            "failures": [asdict(failure) for failure in self.failures],
-            "remarks": list(self.remarks),
-            "not_measured": list(NOT_MEASURED),
-        }
+        from spoter_toolkit.bench.result_json import json_of  # which reads this file's classes
+
+        return json_of(self, samples=samples)
 
 
 def _at_most(name: str, value: float | None, limit: float) -> Target:
     return Target(name=name, value=value, passed=None if value is None else value < limit)
 
 
-def _timing_json(timing: Timing, *, samples: bool) -> dict[str, Any]:
-    return {
-        "backend": timing.backend,
-        **asdict(timing.case),
-        "calls": len(timing.samples_ns),
-        **{f"p{percent}_ms": timing.percentile_ms(percent) for percent in SAMPLES_NEEDED},
-        "clips_per_s": timing.clips_per_s,
-        **({"rounds_ns": timing.rounds_ns} if samples else {}),
-    }
-
-
-def _starts_json(starts: tuple[Start, ...]) -> dict[str, Any]:
-    return {
-        **{f"median_{part}_ms": median_ms(starts, part) for part in START_PARTS},
-        "samples": [asdict(start) for start in starts],
-    }
-
-
 def median_ms(starts: tuple[Start, ...], part: str) -> float:
     """Return the median over the starts of one of `START_PARTS`, in milliseconds."""
     return float(median(getattr(start, f"{part}_ns") for start in starts)) / 1e6
+
+
+def joules_per_clip(passes: Offline) -> dict[str, float]:
+    """Return what each meter counted per clip, over all rounds."""
+    clips = passes.clips * len(passes.samples_ns)
+    meters = dict.fromkeys(name for joules in passes.joules for name in joules)
+    return {name: sum(joules.get(name, 0.0) for joules in passes.joules) / clips for name in meters}

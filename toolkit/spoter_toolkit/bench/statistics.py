@@ -44,12 +44,14 @@ class Ratio:
         low: lower end of its 95 % interval; None with fewer than `ROUNDS_NEEDED` rounds.
         high: upper end.
         rounds: how many rounds both have.
+        p: of the signed-rank test that the rounds lie around 1; None where rounds are not paired.
     """
 
     estimate: float
     low: float | None
     high: float | None
     rounds: int
+    p: float | None = None
 
 
 def paired_ratio(
@@ -74,7 +76,13 @@ def paired_ratio(
     low = high = None
     if len(ratios) >= ROUNDS_NEEDED:
         low, high = _interval(_resampled_medians(ratios, np.random.default_rng(seed)))
-    return Ratio(estimate=float(np.median(ratios)), low=low, high=high, rounds=len(ratios))
+    return Ratio(
+        estimate=float(np.median(ratios)),
+        low=low,
+        high=high,
+        rounds=len(ratios),
+        p=signed_rank_p([float(np.log(ratio)) for ratio in ratios]),
+    )
 
 
 def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Ratio:
@@ -95,6 +103,25 @@ def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, 
     above, below = (_resampled_medians(values, rng) for values in (numerator, denominator))
     low, high = _interval(above / below)
     return Ratio(estimate=estimate, low=low, high=high, rounds=rounds)
+
+
+def signed_rank_p(log_ratios: Sequence[float]) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test that values lie around 0, computed exactly.
+
+    Equal backends in turn are exchangeable, so their log ratios are symmetric around 0 whatever the noise
+    is: that is all the test needs. Equal sizes get ranks in the order they come; zeros are left out.
+    """
+    sizes = sorted((abs(value), value > 0) for value in log_ratios if value != 0)
+    if not sizes:
+        return 1.0
+    total = len(sizes) * (len(sizes) + 1) // 2
+    positive = sum(rank for rank, (_, above) in enumerate(sizes, 1) if above)
+    ways = [1] + [0] * total  # in how many ways of choosing signs the positive ranks add up to the index
+    for rank in range(1, len(sizes) + 1):
+        for added in range(total, rank - 1, -1):
+            ways[added] += ways[added - rank]
+    tail = sum(ways[: min(positive, total - positive) + 1])
+    return min(1.0, tail / float(2 ** (len(sizes) - 1)))
 
 
 def _resampled_medians(values: Sequence[float], rng: np.random.Generator) -> npt.NDArray[np.float64]:

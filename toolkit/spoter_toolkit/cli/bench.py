@@ -1,10 +1,10 @@
-"""`spoter-kit bench`: latency, throughput, memory and start-up of a bundle, across backends."""
+"""`spoter-kit bench`: latency, throughput, memory, start-up and energy of a bundle, across backends."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -31,17 +31,48 @@ BENCHES: Final = Path("bench")
 def bench(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="Once for each backend; default: all there are.")
+        list[str] | None,
+        typer.Option(help="Once for each backend, 'ort-cpu#2' for a second one; default: all there are."),
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="With commas: latency, offline, server, start, memory, energy; default: all."),
     ] = None,
     batch: Annotated[str | None, typer.Option(help="Clips a call, with commas; default: 1,16.")] = None,
     frames: Annotated[str | None, typer.Option(help="Frames a clip; default: 30,60,164.")] = None,
     threads: Annotated[
         str | None, typer.Option(help="Threads in an operator; default: 1 and all cores.")
     ] = None,
+    curve: Annotated[
+        bool | None,
+        typer.Option(help="Cases along lengths and batches; default: unless --batch, --frames or --quick."),
+    ] = None,
+    floor: Annotated[
+        bool, typer.Option(help="Also the model's matrix products alone, as each case's limit.")
+    ] = True,
     rounds: Annotated[int | None, typer.Option(help="How often each backend has its turn at a case.")] = None,
     seconds_per_case: Annotated[
         float | None, typer.Option(help="Measured time of a case and backend, over all rounds.")
     ] = None,
+    lengths: Annotated[
+        Path | None,
+        typer.Option(
+            help="DATASET, or JSON {frames: clips}, for offline and server; default: the training data's."
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Clips a second for the server; default: half of what the first backend can."),
+    ] = None,
+    bound_ms: Annotated[
+        float | None, typer.Option(help="Within this time the server wants its answer; default: 33.")
+    ] = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="Also look for the highest rate that keeps the bound.")
+    ] = False,
+    pin: Annotated[
+        bool, typer.Option("--pin", help="Keep each worker on as many cores as it has threads.")
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A first look: one clip, one length, few rounds.")
     ] = False,
@@ -69,18 +100,33 @@ def bench(
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
-    from spoter_toolkit.bench.gate import bound_from_text, earlier_timings, gates
+    from spoter_toolkit.bench.gate import bound_from_text, differences, earlier_run, gates
+    from spoter_toolkit.bench.lengths import lengths_from_path
     from spoter_toolkit.bench.report import problems, tables, write_report
     from spoter_toolkit.locate import newest_bundle
 
     if fail_if and not against:
         raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
     bound = bound_from_text(fail_if or "p50 > 1.05")
-    earlier = earlier_timings(against) if against else None
+    earlier = earlier_run(against) if against else None
     path = bundle or newest_bundle()
     opened = read_bundle(path)
     settings = _settings(
-        backend or backends_of(opened), batch, frames, threads, rounds, seconds_per_case, quick
+        quick,
+        curve,
+        backends=tuple(backend or backends_of(opened)),
+        scenarios=_names(scenario),
+        batches=_counts("--batch", batch),
+        frames=_counts("--frames", frames),
+        threads=_counts("--threads", threads),
+        floor=floor,
+        rounds=rounds,
+        seconds_per_case=seconds_per_case,
+        lengths=lengths_from_path(lengths, opened.contract) if lengths else None,
+        rate=rate,
+        bound_ms=bound_ms,
+        find_rate=find_rate,
+        pin=pin,
     )
     folder = out or BENCHES / _report_name(opened.name)
     _check_place(folder, force)
@@ -108,6 +154,8 @@ def bench(
         )
     say(f"report: {folder}")
     if earlier is not None:
+        for difference in differences(result, earlier):
+            say(f"differs from the earlier run: {difference}")
         found = gates(result, earlier, bound)
         _show_gates(found, bound, json=json)
         if fail_if and any(gate.verdict == "beyond" for gate in found):
@@ -125,11 +173,12 @@ def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:
 
 
 def _show_gates(found: list[Gate], bound: Bound, *, json: bool) -> None:
+    from spoter_toolkit.bench.tables import interval
+
     rows = []
     for gate in found:
-        low, high = gate.ratio.low, gate.ratio.high
-        interval = "too few rounds" if low is None or high is None else f"{low:.2f}–{high:.2f}"
-        rows.append((gate.backend, str(gate.case), f"{gate.ratio.estimate:.2f}", interval, gate.verdict))
+        ratio = f"{gate.ratio.estimate:.2f}"
+        rows.append((gate.backend, str(gate.case), ratio, interval(gate.ratio), gate.verdict))
     if json:
         for row in rows:
             say("against the earlier run: " + ", ".join(row))
@@ -138,28 +187,21 @@ def _show_gates(found: list[Gate], bound: Bound, *, json: bool) -> None:
     emit_table("against the earlier run", columns, rows)
 
 
-def _settings(
-    backend: list[str] | None,
-    batch: str | None,
-    frames: str | None,
-    threads: str | None,
-    rounds: int | None,
-    seconds_per_case: float | None,
-    quick: bool,
-) -> BenchSettings:
+def _settings(quick: bool, curve: bool | None, **asked: Any) -> BenchSettings:
     """Return the settings: what was asked for, over the quick ones, over the defaults."""
     from spoter_toolkit.bench.cases import QUICK, BenchSettings
 
-    asked = {
-        "backends": tuple(backend) if backend else None,
-        "batches": _counts("--batch", batch),
-        "frames": _counts("--frames", frames),
-        "threads": _counts("--threads", threads),
-        "rounds": rounds,
-        "seconds_per_case": seconds_per_case,
-    }
     chosen = {name: value for name, value in asked.items() if value is not None}
+    if curve is not None:
+        chosen["curve"] = curve
+    elif {"batches", "frames"} & chosen.keys():
+        chosen["curve"] = False
     return BenchSettings(**((QUICK if quick else {}) | chosen))
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Parse ``latency,offline``."""
+    return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def _counts(option: str, text: str | None) -> tuple[int, ...] | None:

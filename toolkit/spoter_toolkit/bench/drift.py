@@ -1,0 +1,122 @@
+"""Find a machine or a backend that changed its speed between the rounds: a step, or a trend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spoter_toolkit.bench.statistics import ROUNDS_NEEDED
+
+DRIFT_AT_LEAST: Final = 0.05  # a smaller change of speed is not worth a reader's attention
+_ALONE: Final = 3  # a step needs so many rounds on either side: one or two are a disturbance
+
+# Of series that do not drift so many are flagged. A report looks at some hundred of them.
+_FALSE_ALARMS: Final = 1e-3
+_SIMULATED: Final = 20_000
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How the rounds of one series changed.
+
+    Attributes:
+        kind: a step between two rounds, or a trend over all of them.
+        change: the later speed's time ÷ the earlier one's, less 1: 0.3 is 30 % slower. Of a trend, from the
+            first round to the last.
+        from_round: the first round after the step, counted from 1; for a trend 1.
+        rounds: how many there are.
+    """
+
+    kind: Literal["step", "trend"]
+    change: float
+    from_round: int
+    rounds: int
+
+    def __str__(self) -> str:
+        if self.kind == "step":
+            return f"step of {self.change:+.0%} from round {self.from_round} of {self.rounds} on"
+        return f"trend of {self.change:+.0%} over {self.rounds} rounds"
+
+
+def find_drift(rounds_ns: Sequence[Sequence[int]]) -> Drift | None:
+    """Return how a series of rounds drifted, None where chance and noise explain it.
+
+    The logarithms of the rounds' medians are fitted by every step and by a straight line; what is left is the
+    noise, at least as large as the spread within the rounds makes their medians uncertain. Flagged where the
+    better of the fits is so many times its noise as only one series of a thousand is that does not drift
+    (simulated for this number of rounds), and the change is `DRIFT_AT_LEAST` or more.
+
+    Args:
+        rounds_ns: samples of each round, in order. Fewer than `ROUNDS_NEEDED` rounds tell nothing.
+    """
+    count = len(rounds_ns)
+    if count < ROUNDS_NEEDED:
+        return None
+    medians = np.log([float(np.median(samples_ns)) for samples_ns in rounds_ns])
+    uncertain = float(np.median([_uncertainty(samples_ns) for samples_ns in rounds_ns]))
+    changes, noise = _fits(medians[None])
+    noise = np.maximum(noise, uncertain * _spread_of_change(count))
+    strengths = np.abs(changes[0]) / np.maximum(noise[0], 1e-12)
+    best = int(strengths.argmax())
+    change = float(np.expm1(changes[0, best]))
+    if strengths[best] < _threshold(count) or abs(changes[0, best]) < np.log1p(DRIFT_AT_LEAST):
+        return None
+    if best == len(strengths) - 1:
+        return Drift(kind="trend", change=change, from_round=1, rounds=count)
+    return Drift(kind="step", change=change, from_round=best + _ALONE + 1, rounds=count)
+
+
+def _uncertainty(samples_ns: Sequence[int]) -> float:
+    """Return how far the logarithm of a round's median lies from the true one, as a standard deviation."""
+    if len(samples_ns) < 2:
+        return 0.0
+    logs = np.log(np.asarray(samples_ns, np.float64))
+    quartiles = np.percentile(logs, (25, 75))
+    deviation = float(quartiles[1] - quartiles[0]) / 1.349  # of a normal distribution
+    return 1.2533 * deviation / float(np.sqrt(len(samples_ns)))  # of a median; of a mean it would be 1
+
+
+def _fits(series: Floats) -> tuple[Floats, Floats]:
+    """Return the change that each fit finds in (series, rounds), and the change's own uncertainty.
+
+    The columns are the steps after `_ALONE`, `_ALONE` + 1, … rounds, the last one is the straight line.
+    """
+    count = series.shape[1]
+    changes, noises = [], []
+    spreads = _spread_of_change(count)
+    for column, place in enumerate(range(_ALONE, count - _ALONE + 1)):
+        before, after = series[:, :place], series[:, place:]
+        change = after.mean(1) - before.mean(1)
+        left = ((before - before.mean(1, keepdims=True)) ** 2).sum(1)
+        left = left + ((after - after.mean(1, keepdims=True)) ** 2).sum(1)
+        changes.append(change)
+        noises.append(np.sqrt(left / (count - 2)) * spreads[column])
+    times = np.arange(count) - (count - 1) / 2
+    slope = series @ times / (times @ times)
+    left = ((series - series.mean(1, keepdims=True) - slope[:, None] * times) ** 2).sum(1)
+    changes.append(slope * (count - 1))
+    noises.append(np.sqrt(left / (count - 2)) * spreads[-1])
+    return np.stack(changes, 1), np.stack(noises, 1)
+
+
+def _spread_of_change(count: int) -> Floats:
+    """Return each fit's uncertainty of the change where a single round's is 1."""
+    places = np.arange(_ALONE, count - _ALONE + 1)
+    times = np.arange(count) - (count - 1) / 2
+    return np.append(np.sqrt(1 / places + 1 / (count - places)), (count - 1) / np.sqrt(times @ times))
+
+
+@lru_cache
+def _threshold(count: int) -> float:
+    """Return what the strongest fit of pure noise exceeds in one of `1 / _FALSE_ALARMS` series."""
+    noise = np.random.default_rng(0).standard_normal((_SIMULATED, count))
+    changes, noises = _fits(noise)
+    strongest = (np.abs(changes) / noises).max(1)
+    return float(np.quantile(strongest, 1 - _FALSE_ALARMS))

@@ -1,0 +1,150 @@
+"""How long clips are: a histogram from a DATASET, a file, the bundle's training data, or a generated one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from spoter_runtime.bundle import Bundle
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import BundleError, DataError
+
+# BdSLW60's clips have 9 to 164 frames, 44 on average. The generated lengths follow a beta distribution with
+# those ends and that mean; its first parameter gives it a long tail.
+LEAST_FRAMES: Final = 9
+MOST_FRAMES: Final = 164
+MEAN_FRAMES: Final = 44
+_ALPHA: Final = 2.0
+_GENERATED_CLIPS: Final = 10_000
+
+_FORMAT: Final = '{"44": 3, "60": 1}: frames, and how many clips have so many'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipLengths:
+    """A histogram of lengths.
+
+    Attributes:
+        counts: frames → how many clips have so many.
+        source: where it is from, for people.
+    """
+
+    counts: dict[int, int]
+    source: str
+
+    @property
+    def mean(self) -> float:
+        """Frames of a clip on average."""
+        return sum(frames * clips for frames, clips in self.counts.items()) / sum(self.counts.values())
+
+    def __str__(self) -> str:
+        return f"{self.source}: {min(self.counts)}–{max(self.counts)} frames, mean {self.mean:.0f}"
+
+    def sample(self, number: int, *, seed: int) -> tuple[int, ...]:
+        """Return lengths at evenly spread ranks of the histogram, its ends included, in random order.
+
+        So few clips drawn at random would not have its mean.
+        """
+        frames = np.array(sorted(self.counts))
+        ends = np.cumsum([self.counts[int(length)] for length in frames])
+        ranks = np.linspace(0, ends[-1] - 1, number)
+        chosen = frames[np.searchsorted(ends, ranks, side="right")]
+        return tuple(int(length) for length in np.random.default_rng(seed).permutation(chosen))
+
+
+def lengths_from_path(path: Path, contract: GraphContract) -> ClipLengths:
+    """Read the lengths of a DATASET, or a JSON file with a histogram.
+
+    Args:
+        path: a DATASET folder, or a file like ``{"44": 3, "60": 1}``.
+        contract: no clip may be longer than it takes.
+
+    Raises:
+        DataError: neither, no clips, or a length outside 1..max_frames.
+    """
+    if path.is_dir():
+        from spoter_toolkit.data.dataset import read_dataset
+
+        dataset = read_dataset(path, check_hashes=False)
+        counts = dict(Counter(clip.frames for clip in dataset.clips))
+        source = f"{dataset.origin.kind} dataset, {len(dataset.clips)} clips"
+    else:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: neither a DATASET nor a histogram of lengths: {error}. Fix: write {_FORMAT}"
+            ) from error
+        counts = _counts(content, str(path))
+        source = f"{path.name}, {sum(counts.values())} clips"
+    if not counts:
+        raise DataError(f"{path}: has no clips")
+    if max(counts) > contract.max_frames:
+        raise DataError(
+            f"{path}: clips of up to {max(counts)} frames, the bundle's contract takes "
+            f"1..{contract.max_frames}. Fix: leave the longer ones out"
+        )
+    return ClipLengths(counts=dict(sorted(counts.items())), source=source)
+
+
+def lengths_from_bundle(bundle: Bundle) -> ClipLengths:
+    """Return the lengths of the data that a bundle was trained on, or generated ones where it knows none.
+
+    Raises:
+        BundleError: what it says is no histogram.
+    """
+    data = bundle.provenance.get("data")
+    content = data.get("frame_counts") if isinstance(data, dict) else None
+    if not content:
+        return generated_lengths(bundle.contract.max_frames)
+    try:
+        counts = _counts(content, f"{bundle.folder}: frame_counts in its provenance")
+    except DataError as error:
+        raise BundleError(str(error)) from error
+    most = bundle.contract.max_frames
+    kept = {frames: clips for frames, clips in counts.items() if frames <= most}
+    if not kept:
+        return generated_lengths(most)
+    left_out = sum(counts.values()) - sum(kept.values())
+    source = f"the bundle's training data, {sum(kept.values())} clips"
+    if left_out:
+        source += f" ({left_out} longer than {most} frames left out)"
+    return ClipLengths(counts=kept, source=source)
+
+
+def generated_lengths(max_frames: int = MOST_FRAMES) -> ClipLengths:
+    """Return lengths like BdSLW60's; those beyond `max_frames` are left out."""
+    frames = np.arange(LEAST_FRAMES, MOST_FRAMES + 1)
+    places = (frames - LEAST_FRAMES + 0.5) / len(frames)
+    share = (MEAN_FRAMES - LEAST_FRAMES) / (MOST_FRAMES - LEAST_FRAMES)
+    beta = _ALPHA * (1 - share) / share
+    density = places ** (_ALPHA - 1) * (1 - places) ** (beta - 1)
+    clips = np.ceil(_GENERATED_CLIPS * density / density.sum()).astype(int)
+    counts = {int(f): int(n) for f, n in zip(frames, clips, strict=True) if f <= max_frames}
+    return ClipLengths(counts=counts or {max_frames: 1}, source="generated, like BdSLW60")
+
+
+def _counts(content: Any, where: str) -> dict[int, int]:
+    """Return frames → clips, sorted, from what a JSON file holds.
+
+    Raises:
+        DataError: it is no histogram, or an empty one.
+    """
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: is no histogram of lengths. Fix: write {_FORMAT}")
+    counts = {}
+    for frames, clips in content.items():
+        if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
+            raise DataError(f"{where}: {frames!r} is no number of frames. Fix: write {_FORMAT}")
+        if not isinstance(clips, int) or isinstance(clips, bool) or clips < 0:
+            raise DataError(f"{where}: {clips!r} clips of {frames} frames. Fix: write {_FORMAT}")
+        if clips:
+            counts[int(frames)] = clips
+    if not counts:
+        raise DataError(f"{where}: has no clips. Fix: write {_FORMAT}")
+    return dict(sorted(counts.items()))
