@@ -53,7 +53,7 @@ def relative(path):
     ("package", "others"),
     [
         ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}),
-        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx", "filelock"}),
+        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx", "onnxruntime", "filelock"}),
     ],
 )
 def test_imports_point_down_and_only_to_what_the_layer_may_use(package, others):

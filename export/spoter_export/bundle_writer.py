@@ -15,6 +15,7 @@ from torch import nn
 
 from spoter_export.bundle_files import alone_with, describe_bundle
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
+from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Proof, policy_of, prove
 from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.to_onnx import OPSET, check_graph, onnx_from_module
@@ -65,8 +66,8 @@ def export_bundle(
         on_progress: called with (done, total, what).
 
     Raises:
-        ExportError: `folder` exists, the graph is not what the contract says, or parity fails; nothing is
-            written then.
+        ExportError: `folder` exists, the graph is not what the contract says, a precision has nothing to do
+            in it, or parity fails; nothing is written then.
         ConfigError: an unknown precision.
         OSError: the disk is full or read-only; nothing is left behind.
     """
@@ -86,7 +87,7 @@ def export_bundle(
             on_progress(0, 0, "exporting to ONNX")
         exported = onnx_from_module(module, contract)
         for precision in precisions:
-            graph = exported if precision == "fp32" else _in_fp16(exported, contract, clips)
+            graph = _lowered(exported, precision, contract, clips)
             model = _bytes_of(graph)
             artefact = _onnx_artefact(model, precision)
             candidate = OrtRunner(model)
@@ -108,15 +109,23 @@ def export_bundle(
     return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
 
 
-def _in_fp16(model: onnx.ModelProto, contract: GraphContract, clips: ClipSet | None) -> onnx.ModelProto:
-    """Lower a graph to fp16 after looking at the values that flow through it.
+def _lowered(
+    model: onnx.ModelProto, precision: str, contract: GraphContract, clips: ClipSet | None
+) -> onnx.ModelProto:
+    """Return the fp32 graph in a precision; in fp16 after looking at the values that flow through it.
 
     Raises:
-        ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named.
+        ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or the
+            precision has nothing to do in this graph.
     """
-    looked_at = [*(clips.clips if clips else ()), *generated_clips(contract, seed=0).clips]
-    check_fp16_range(model, (pad_clips([clip]) for clip in looked_at))
-    lowered = fp16_from_fp32(model)
+    if precision == "fp32":
+        return model
+    if precision == "int8":
+        lowered = int8_from_fp32(model)
+    else:
+        looked_at = [*(clips.clips if clips else ()), *generated_clips(contract, seed=0).clips]
+        check_fp16_range(model, (pad_clips([clip]) for clip in looked_at))
+        lowered = fp16_from_fp32(model)
     check_graph(lowered, contract)
     return lowered
 

@@ -21,7 +21,14 @@ from spoter_export.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
 from spoter_runtime.bundle import Artefact, Bundle, read_bundle
 from spoter_runtime.engine import Library, Profile
-from spoter_runtime.errors import BackendError, BundleError, ExportError, MissingExtraError, SpoterError
+from spoter_runtime.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    ExportError,
+    MissingExtraError,
+    SpoterError,
+)
 from spoter_runtime.files import cache_folder, replacing
 from spoter_runtime.gpu import find_gpu, import_engine_library
 from spoter_runtime.ort import OrtRunner
@@ -31,6 +38,7 @@ from spoter_runtime.runner import Runner
 from spoter_runtime.trt import TrtRunner
 
 ENGINES: Final = "engines"  # in a bundle
+ENGINE_PRECISIONS: Final = ("fp32", "fp16")
 _MOST_CLIPS: Final = 10_000_000
 
 
@@ -79,11 +87,13 @@ def add_engines(
     Raises:
         BackendError: the library, the driver or the GPU is missing; the message says which.
         BundleError: no bundle, a damaged one, or none with such an ONNX file.
-        ConfigError: profiles that leave out shapes of the contract; a compute capability the library has not.
+        ConfigError: profiles that leave out shapes of the contract; a compute capability the library has not;
+            a precision that is not for engines.
         ExportError: the library cannot build it, the engine is there already, or its answers are not the
             model's.
         MissingExtraError: the library is not installed.
     """
+    check_engine_precisions(precisions)
     precisions = list(dict.fromkeys(precisions))
     folder = Path(os.path.realpath(folder))  # a link stays a link, and "." has a name
     read_bundle(folder)  # before the lock: a wrong name shall not wait
@@ -108,6 +118,22 @@ def add_engines(
             content[artefact.path] = built.plan
         _write(bundle, added, content)
     return tuple(added)
+
+
+def check_engine_precisions(precisions: Sequence[str]) -> None:
+    """Check that engines can be built in each of the precisions.
+
+    Raises:
+        ConfigError: one of them is int8, which is for CPUs: its file rounds values by what each tensor holds
+            while the model runs, and TensorRT has no such operator.
+    """
+    if "int8" in precisions:
+        fits = ",".join(name for name in dict.fromkeys(precisions) if name in ENGINE_PRECISIONS) or "fp32"
+        raise ConfigError(
+            "precision int8 is for CPUs, no engine is built from it. Fix: --precision "
+            f"{fits} for engines; spoter-kit export RUN --precision int8, without --trt and --rtx, makes the "
+            "ONNX file"
+        )
 
 
 def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) -> ProfilePlan:

@@ -27,7 +27,8 @@ class Policy:
             and over the grid, within 4e-5 on a clip that shows one still point; 1e-4 leaves room for other
             processors' orders of summation.
         max_invariance_diff: measured within 6e-6 on trained models, in torch and in ONNX Runtime.
-        min_label_agreement: share of clips whose best label is the same.
+        min_label_agreement: share of clips whose best label is the same; where it is less than all, only of
+            people's clips.
         min_clips: people's clips without which no agreement on labels is claimed; 0 asks for none.
     """
 
@@ -51,9 +52,13 @@ class Policy:
 # fp16, measured with every tensor rounded: trained models stay within 8.5e-3 of fp32 over the grid and on
 # people's clips, padding and company move them by at most 1.5e-3, and 3,133 of 3,133 labels agree; where a
 # model does not know the words and its logits lie close, 0.5 % of the labels turn.
+# int8, measured on a CPU with AVX2 by benchmarks/int8.py: a trained model stays within 3.6e-2 of fp32 on
+# people's clips and within 6.5e-2 over the grid, padding and company move it by at most 3.2e-2, because they
+# share the steps that values are rounded to, and 1,303 of 1,303 labels agree.
 POLICIES: Final = {
     "fp32": Policy(),
     "fp16": Policy(max_logit_diff=2e-2, max_invariance_diff=5e-3, min_label_agreement=0.99),
+    "int8": Policy(max_logit_diff=1e-1, max_invariance_diff=6e-2, min_label_agreement=0.995),
 }
 
 
@@ -230,8 +235,7 @@ def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str
             f"{where}: logits differ by {worst.max_logit_diff:.1e} on {worst.name}, allowed "
             f"{policy.max_logit_diff:.0e}; {len(beyond)} clips are beyond that"
         )
-    # Not of changed clips: of a mirrored signer a model may be so unsure that rounding turns more labels.
-    if facts.change is None and facts.labels_agree < policy.min_label_agreement * len(facts.clips):
+    if _counts_labels(facts, policy) and facts.labels_agree < policy.min_label_agreement * len(facts.clips):
         failures.append(
             f"{where}: {len(facts.flips)} labels differ, agreement must be {policy.min_label_agreement:.1%}"
         )
@@ -243,6 +247,14 @@ def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str
         )
         failures.append(f"{where}: {len(unexplained)} flips that {precision} does not explain: {named}")
     return failures
+
+
+def _counts_labels(facts: ClipFacts, policy: Policy) -> bool:
+    """Whether a share of labels says anything; without, each flip is looked at all the same."""
+    if facts.change is not None:
+        return False  # of a mirrored signer a model may be so unsure that rounding turns more labels
+    # A share below all of them is one of people's clips: on others a model may be unsure of all.
+    return policy.min_label_agreement == 1.0 or facts.source not in (GENERATED, GOLDENS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from spoter_export.__main__ import main
 from spoter_export.bundle_files import alone_with, read_proofs
 from spoter_export.engines import add_engines, plan_from_bundle
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES
@@ -124,6 +125,17 @@ def test_all_precisions_or_none(bundle_copy):
     missing = r"has no fp16 ONNX file, only fp32\. Fix: export the RUN again with --precision"
     with pytest.raises(BundleError, match=missing):
         add_engines(bundle_copy, library="tensorrt_rtx", precisions=("fp32", "fp16"))
+    assert contents(bundle_copy) == before
+
+
+def test_no_engine_is_built_from_int8_and_the_fix_names_what_can_be(bundle_copy, capsys):
+    before = contents(bundle_copy)
+    with pytest.raises(
+        ConfigError, match=r"precision int8 is for CPUs, .* Fix: --precision fp16 for engines"
+    ):
+        add_engines(bundle_copy, library="tensorrt", precisions=("int8", "fp16"))
+    assert main([str(bundle_copy), "--rtx", "--precision", "int8"]) == 1
+    assert "error: precision int8 is for CPUs, no engine is built from it. Fix: " in capsys.readouterr().err
     assert contents(bundle_copy) == before
 
 

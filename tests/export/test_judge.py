@@ -70,6 +70,17 @@ def test_a_flip_between_two_logits_as_close_as_the_rounding_is_explained():
     assert unexplained_flips(people(near, FLIP), "fp16") == (FLIP,)
 
 
+def test_a_share_of_labels_is_asked_of_peoples_clips_only_but_no_flip_of_fp32_is_let_through():
+    near = clip("near", candidate="b", margin=1e-5)
+    generated = ClipFacts(source="generated", clips=(clip(), near))
+    policy = policy_of("fp16")
+    assert judge(facts_of(generated), policy, "fp16").passed
+    (failure,) = judge(facts_of(people(clip(), near)), policy, "fp16").failures
+    assert "1 labels differ, agreement must be 99.0%" in failure
+    (failure,) = judge(facts_of(generated), Policy()).failures
+    assert "1 labels differ, agreement must be 100.0%" in failure
+
+
 def test_the_worst_clip_is_named_with_how_many_are_like_it():
     facts = facts_of(people(clip("good"), clip("bad", diff=2e-4), clip("worse", diff=3e-4)))
     (failure,) = judge(facts, Policy()).failures
@@ -142,7 +153,7 @@ def test_a_table_of_thresholds_changes_what_it_names():
             r"p\.toml: \[fp16\]: unknown 'max_logit_dif'; did you mean 'max_logit_diff'",
         ),
         ({"fp16": {"zzz": 1}}, r"unknown 'zzz'; there are max_logit_diff, "),
-        ({"max_logit_diff": 1}, r"precision: unknown 'max_logit_diff'; there are fp32, fp16"),
+        ({"max_logit_diff": 1}, r"precision: unknown 'max_logit_diff'; there are fp32, fp16, int8"),
         ({"fp16": 1}, r"fp16: expected a table\. Fix: a line \[fp16\]"),
         ({"fp16": {"max_logit_diff": "lots"}}, r"\[fp16\]: policy: max_logit_diff: .* got 'lots'"),
         ({"fp16": {"max_logit_diff": -1}}, r"expected a number of 0 or more, got -1"),

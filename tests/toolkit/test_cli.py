@@ -121,7 +121,12 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["export", "-o", "model"], "a bundle's name ends in .spoter. Fix: -o model.spoter"),
         (["export", "-o", "clip.npy/x.spoter"], "File exists: 'clip.npy'"),
         (["export", "{bundle}"], "is a BUNDLE already. Fix: --trt or --rtx adds engines to it"),
-        (["export", "--precision", "fp8"], "precision 'fp8': expected one of fp32, fp16"),
+        (["export", "--precision", "fp8"], "precision 'fp8': expected one of fp32, fp16, int8"),
+        (
+            ["export", "--rtx", "--precision", "fp16,int8"],
+            "int8 is for CPUs, no engine is built from it. Fix:",
+        ),
+        (["export", "{bundle}", "--trt", "--precision", "int8"], "Fix: --precision fp32 for engines"),
         (["export", "--compute-capability", "8.6"], "TensorRT builds for the GPU at hand. Fix: add --rtx"),
         (["export", "--profile", "1x1,1x2,1x3"], "only engines have profiles. Fix: add --trt or --rtx"),
         (["export", "{bundle}", "--rtx", "--profile", "1x9,1x3,1x5"], "does not contain its opt shape 1x3"),
@@ -129,6 +134,7 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["parity", "--backend", "torch:fp16"], "torch runs the RUN's own fp32 weights"),
         (["verify", "--backend", "trt-rtx"], "has no fp32 engine for tensorrt_rtx. Fix: spoter-kit export"),
         (["verify", "--precision", "fp16"], "has no fp16 ONNX file, only fp32"),
+        (["predict", "clip.npy", "--backend", "ort-cpu:int8"], "has no int8 ONNX file, only fp32"),
         (["parity", "--run", "nowhere"], "nowhere: no such folder"),
         (["parity", "nowhere.spoter"], "nowhere.spoter: no such folder. Fix: spoter-kit export"),
         (["predict", "nowhere.npy"], "nowhere.npy: not a readable .npy array"),
@@ -282,6 +288,31 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     lonely = spoter_kit(home, "bench", out, "--fail-if", "p50 > 1")
     assert (lonely.returncode, "Fix: --against REPORT" in lonely.stderr) == (1, True)
     assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
+
+
+def test_every_verb_runs_int8_by_the_backends_name(home: Path, tiny: Dataset) -> None:
+    out, backend = "bundles-apart/int8.spoter", ("--backend", "ort-cpu:int8")
+    wanted = ("--precision", "int8", "--max-batch", "2", "-o", out, "--json")
+    exported = answer(spoter_kit(home, "export", *wanted))["onnx"]
+    files = [(proof["artefact"], proof["passed"]) for proof in exported]
+    assert files == [("model.onnx", True), ("model.int8.onnx", True)]
+    (proof,) = answer(spoter_kit(home, "parity", out, *backend, "--json"))["proofs"]
+    assert (proof["artefact"], proof["passed"]) == ("model.int8.onnx", True)
+    assert proof["facts"]["clips"][0]["clips"][0]["max_logit_diff"] > 2e-5  # it is not the fp32 file
+    assert answer(spoter_kit(home, "eval", out, *backend, "--json"))["clips"] == len(tiny.clips_in("test"))
+    np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    expected = Recognizer.load(home / out, precision="int8").predict(tiny.poses_of(tiny.clips[0])).top(1)
+    for chosen in (backend, ("--precision", "int8")):
+        report = answer(spoter_kit(home, "verify", out, *chosen, "--json"))
+        assert (report["artefact"], report["passed"]) == ("model.int8.onnx", True)
+        command = ("predict", "clip.npy", "--bundle", out, "--top", "1", *chosen, "--json")
+        (found,) = answer(spoter_kit(home, *command))["predictions"]
+        assert found["top"] == [[label, pytest.approx(score)] for label, score in expected]
+    short = ("--quick", "--rounds", "2", "--seconds-per-case", "0.02", "--frames", "9", "--threads", "1")
+    measured = answer(spoter_kit(home, "bench", out, *backend, *short, "-o", "int8-bench", "--json"))
+    assert {timing["backend"] for timing in measured["timings"]} == {"ort-cpu:int8"}
+    both = spoter_kit(home, "verify", out, *backend, "--precision", "fp32")
+    assert (both.returncode, "which of the two? Fix: name one" in both.stderr) == (1, True)
 
 
 def test_a_clip_too_long_can_be_resampled(home: Path) -> None:

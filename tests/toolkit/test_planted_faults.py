@@ -15,6 +15,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Policy, judge, prove
 from spoter_export.lower import fp16_from_fp32, rounded_from_fp16
 from spoter_export.parity import run_parity
@@ -214,6 +215,32 @@ def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_
     blamed = blame(bundle, honest, "ort-cpu:fp16", traced=traced)
     assert str(blamed.broken).startswith("model.fp16.onnx, every tensor rounded gives no answer: ")
     assert "module encoder_layers.1.self_attention" in str(blamed.bisect())
+
+
+@pytest.mark.slow
+def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
+    honest, contract, traced, graph, bundle_copy, plant
+):
+    lowered = int8_from_fp32(graph)
+    fp32 = plant(bundle_copy, graph.SerializeToString()).folder
+    reference = TorchRunner(honest, contract)
+
+    def proof_of(bundle):
+        content = bundle.read(bundle.onnx("int8").path)
+        return prove(reference, OrtRunner(content), bundle.onnx("int8")).verdict
+
+    assert proof_of(plant(fp32, lowered.SerializeToString(), "int8")).passed
+    product = next(node for node in lowered.graph.node if node.op_type == "MatMulInteger")
+    name = product.input[1].replace("_quantized", "_scale")
+    scale = next(tensor for tensor in lowered.graph.initializer if tensor.name == name)
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.5), name))
+    check_graph(lowered, contract)  # its form is right
+    bundle = plant(fp32, lowered.SerializeToString(), "int8")
+    failures = proof_of(bundle).failures
+    assert any("clips (generated): logits differ by" in failure for failure in failures)
+    blamed = blame(bundle, honest, "ort-cpu:int8", traced=traced)
+    assert str(blamed.broken).startswith("model.int8.onnx: differs from model.onnx by ")
+    assert "module encoder_layers.0.feed_forward.0" in str(blamed.bisect())
 
 
 def test_a_policy_cannot_hide_a_flip(honest, contract):

@@ -40,6 +40,24 @@ def split_backend(name: str) -> tuple[str, str]:
     return backend, precision or "fp32"
 
 
+def split_choice(backend: str | None, precision: str | None) -> tuple[str | None, str]:
+    """Return backend and precision of ``--backend ort-cpu:int8``, or of ``--precision int8`` beside it.
+
+    Args:
+        backend: as `split_backend` takes it; None leaves the choice to the runtime.
+        precision: None takes that of the backend's name.
+
+    Raises:
+        BackendError: as `split_backend`, or the two name different precisions.
+    """
+    if backend is None:
+        return None, precision or "fp32"
+    name, named = split_backend(backend)
+    if ":" in backend and precision not in (None, named):
+        raise BackendError(f"--backend {backend} --precision {precision}: which of the two? Fix: name one")
+    return name, precision or named
+
+
 def backends_of(bundle: Bundle) -> list[str]:
     """Return every backend that a bundle could run on, in each precision that it has a file of."""
     others = dict.fromkeys(

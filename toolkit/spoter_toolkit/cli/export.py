@@ -47,7 +47,7 @@ def export(
     ] = False,
     trt: Annotated[bool, typer.Option("--trt", help="A TensorRT engine for this machine's GPU.")] = False,
     rtx: Annotated[bool, typer.Option("--rtx", help="A TensorRT-RTX engine; built with no GPU too.")] = False,
-    precision: Annotated[str, typer.Option(help="With commas: fp32, fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="With commas: fp32, fp16, and int8 for CPUs.")] = "fp32",
     compute_capability: Annotated[
         str | None, typer.Option(help="GPUs for --rtx, with commas: 8.6,8.9; default: 8.0,8.6,8.9,12.0.")
     ] = None,
@@ -110,8 +110,10 @@ def _engines_wanted(
     """Check what was asked for, before anything is built.
 
     Raises:
-        ConfigError: an unknown precision, a wrong profile, or an option without the engine that it is for.
+        ConfigError: an unknown precision, or one that is not for engines; a wrong profile; an option
+            without the engine that it is for.
     """
+    from spoter_export.engines import check_engine_precisions
     from spoter_export.judge import policy_of
     from spoter_export.profiles import parse_profile
     from spoter_export.to_tensorrt import parse_compute_capabilities
@@ -129,6 +131,8 @@ def _engines_wanted(
     precisions = [name.strip() for name in precision.split(",")]
     for name in precisions:
         policy_of(name)
+    if libraries:
+        check_engine_precisions(precisions)
     return _Wanted(
         libraries=libraries,
         precisions=precisions,

@@ -13,7 +13,10 @@ from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_s
 def predict(
     clips: Annotated[list[Path], typer.Argument(help=".npy files, (frames, 54, 2) floats, or a DATASET.")],
     bundle: Annotated[Path | None, typer.Option(help="Default: the newest.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Default: the best that works here.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="As in ort-cpu:int8; default: the best that works here.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the file to run; default: fp32.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels a clip.")] = 3,
     long: Annotated[
         str, typer.Option(help="A clip longer than the model takes: error, or resample it.")
@@ -24,13 +27,20 @@ def predict(
     from spoter_runtime.clip_files import load_clip
     from spoter_runtime.errors import ConfigError
     from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.backends import split_choice
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.locate import newest_bundle
 
     if long not in ("error", "resample"):
         raise ConfigError(f"--long {long}: expected error or resample")
+    name, chosen = split_choice(backend, precision)
     path = bundle or newest_bundle()
-    recognizer = Recognizer.load(path, backend, long=long)  # type: ignore[arg-type]  # checked above
+    recognizer = Recognizer.load(
+        path,
+        name,
+        precision=chosen,
+        long=long,  # type: ignore[arg-type]  # checked above
+    )
     named = []
     for source in clips:
         if source.is_dir():

@@ -12,18 +12,22 @@ from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next
 
 def verify(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Default: the best that works here.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the file to run.")] = "fp32",
+    backend: Annotated[
+        str | None, typer.Option(help="As in ort-cpu:int8; default: the best that works here.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the file to run; default: fp32.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
     from spoter_runtime.verify import verify_bundle
+    from spoter_toolkit.backends import split_choice
     from spoter_toolkit.locate import newest_bundle
 
+    name, chosen = split_choice(backend, precision)
     path = bundle or newest_bundle()
-    report = verify_bundle(path, backend, precision=precision)
-    for name, why in report.passed_over.items():
-        say(f"passed over: {name}: {why}")
+    report = verify_bundle(path, name, precision=chosen)
+    for other, why in report.passed_over.items():
+        say(f"passed over: {other}: {why}")
     if json:
         emit_json(report.as_json())
     else:
