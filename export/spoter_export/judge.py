@@ -152,7 +152,9 @@ def agreement_in_words(facts: ClipFacts, precision: str) -> str:
     found = agreement(facts.labels_agree, len(facts.clips))
     words = f"{found.agree} of {found.clips} labels agree"
     if facts.source not in (GENERATED, GOLDENS):
-        words += f" ({found.low:.1%} to {found.high:.1%}), top 5 of {facts.top5_agree}"
+        top5 = agreement(facts.top5_agree, len(facts.clips))
+        words += f" ({found.low:.1%} to {found.high:.1%}), the best five of {facts.top5_agree}"
+        words += f" ({top5.low:.1%} to {top5.high:.1%})"
     if facts.flips:
         words += f"; {len(unexplained_flips(facts, precision))} of {len(facts.flips)} flips unexplained"
     for by in ("label", "signer"):

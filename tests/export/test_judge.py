@@ -115,7 +115,7 @@ def test_the_worst_class_and_signer_are_named_only_where_a_label_turned():
     assert worst_group(facts, "signer") == ("B", 2, 3)
     assert worst_group(people(clip()), "signer") is None
     words = agreement_in_words(facts, "fp32")
-    assert words.startswith("4 of 5 labels agree (37.6% to 96.4%), top 5 of 5")
+    assert words.startswith("4 of 5 labels agree (37.6% to 96.4%), the best five of 5 (56.6% to 100.0%)")
     assert words.endswith("0 of 1 flips unexplained; worst class milk: 2 of 3; worst signer B: 2 of 3")
 
 

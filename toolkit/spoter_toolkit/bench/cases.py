@@ -75,6 +75,7 @@ class BenchSettings:
         frames: frames per clip.
         threads: threads inside one operator; None means 1 and all usable cores.
         scenarios: what to measure.
+        notebook: also the notebook's own case.
         curve: also cases along the lengths and the batches, at the fewest threads.
         floor: also the model's matrix products alone, as the limit of each case.
         rounds: how often the backends take their turn at each case.
@@ -101,6 +102,7 @@ class BenchSettings:
     frames: tuple[int, ...] = (30, 60, 164)
     threads: tuple[int, ...] | None = None
     scenarios: tuple[Scenario, ...] = SCENARIOS
+    notebook: bool = True
     curve: bool = True
     floor: bool = True
     rounds: int = 10
@@ -180,7 +182,8 @@ class BenchSettings:
             for batch in self.batches
             for frames in self.frames
         ]
-        others = [notebook_case(cores), *(self._curve() if self.curve else ())]
+        others = [notebook_case(cores)] if self.notebook else []
+        others += self._curve() if self.curve else ()
         grid += [case for case in others if allows(contract, case)]
         return tuple(sorted(set(grid), key=lambda case: (case.threads, case.batch, case.frames)))
 
