@@ -200,15 +200,7 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
         policy: thresholds.
         precision: of the candidate; what it explains of flipped labels is not up to the policy.
     """
-    failures = []
-    for point in facts.grid:
-        where = f"{point.batch} clips × {point.frames} frames, {point.lengths} lengths"
-        if point.max_logit_diff is None:
-            failures.append(f"{where}: {facts.candidate} cannot run it: {point.error}")
-        elif not point.max_logit_diff <= policy.max_logit_diff:  # a NaN fails too
-            failures.append(
-                f"{where}: logits differ by {point.max_logit_diff:.1e}, allowed {policy.max_logit_diff:.0e}"
-            )
+    failures = _grid_failures(facts, policy)
     for clips in facts.clips:
         failures += _clip_failures(clips, policy, precision)
     for fact in facts.invariance:
@@ -223,6 +215,31 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
     if real < policy.min_clips:
         failures.append(f"{real} clips of people, {policy.min_clips} are needed to say anything about labels")
     return Verdict(failures=tuple(failures))
+
+
+def _grid_failures(facts: ParityFacts, policy: Policy) -> list[str]:
+    """Return one failure for the shapes without an answer, and one for those that differ: the worst."""
+    total = len(facts.grid)
+    silent = [point for point in facts.grid if point.max_logit_diff is None]
+    # A NaN is beyond every threshold, and worse than any number.
+    beyond = [
+        (math.inf if math.isnan(difference) else difference, point)
+        for point in facts.grid
+        if (difference := point.max_logit_diff) is not None and not difference <= policy.max_logit_diff
+    ]
+    failures = []
+    if silent:
+        failures.append(
+            f"{silent[0].where}: {facts.candidate} cannot run it: {silent[0].error}; "
+            f"{len(silent)} of {total} shapes"
+        )
+    if beyond:
+        difference, worst = max(beyond, key=lambda item: item[0])
+        failures.append(
+            f"{worst.where}: logits differ by {difference:.1e}, allowed {policy.max_logit_diff:.0e}; "
+            f"{len(beyond)} of {total} shapes are beyond that"
+        )
+    return failures
 
 
 def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str]:
@@ -247,7 +264,8 @@ def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str
             f"{flip.name}: {flip.reference} (by {flip.reference_margin:.1e}) became {flip.candidate}"
             for flip in unexplained[:_SHOWN]
         )
-        failures.append(f"{where}: {len(unexplained)} flips that {precision} does not explain: {named}")
+        flips = "1 flip" if len(unexplained) == 1 else f"{len(unexplained)} flips"
+        failures.append(f"{where}: {flips} that {precision} does not explain: {named}")
     return failures
 
 

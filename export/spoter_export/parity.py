@@ -51,6 +51,11 @@ class GridPoint:
     labels_agree: int
     error: str | None = None
 
+    @property
+    def where(self) -> str:
+        """The shape in words."""
+        return f"{self.batch} clips × {self.frames} frames, {self.lengths} lengths"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFact:

@@ -41,7 +41,7 @@ def bench(
     batch: Annotated[str | None, typer.Option(help="Clips a call, with commas; default: 1,16.")] = None,
     frames: Annotated[str | None, typer.Option(help="Frames a clip; default: 30,60,164.")] = None,
     threads: Annotated[
-        str | None, typer.Option(help="Threads in an operator; default: 1 and all cores.")
+        str | None, typer.Option(help="Threads in an operator; default: all cores, and 1 for one clip.")
     ] = None,
     curve: Annotated[
         bool | None,
