@@ -18,6 +18,7 @@ from spoter_export.cases import ClipSet, generated_clips, spread_by_length
 from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Proof, policy_of, prove
 from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
+from spoter_export.parity import Remembering
 from spoter_export.to_onnx import OPSET, check_graph, onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
@@ -78,7 +79,7 @@ def export_bundle(
     precisions = list(dict.fromkeys(("fp32", *precisions)))
     for precision in precisions:
         policy_of(precision)
-    reference = TorchRunner(module, contract)
+    reference = Remembering(TorchRunner(module, contract))
     artefacts, proofs = [], []
     # The folder first: a place that cannot be written to is better found before the proof than after it.
     with alone_with(folder, on_progress), replacing(folder) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -39,14 +40,17 @@ class Policy:
 
     def __post_init__(self) -> None:
         for name, most in (
-            ("max_logit_diff", math.inf),
-            ("max_invariance_diff", math.inf),
-            ("min_label_agreement", 1.0),
-            ("min_clips", math.inf),
+            ("max_logit_diff", None),
+            ("max_invariance_diff", None),
+            ("min_label_agreement", 1),
+            ("min_clips", None),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                raise ConfigError(f"policy: {name}: expected a number of 0 or more, got {value!r}")
+            number = isinstance(value, int if name == "min_clips" else int | float)
+            if isinstance(value, bool) or not number or not 0 <= value <= (most or sys.float_info.max):
+                kind = "a whole number" if name == "min_clips" else "a number"
+                expected = f"{kind} of 0 or more" if most is None else f"{kind} in 0..{most}"
+                raise ConfigError(f"{name}: expected {expected}, got {value!r}")
 
 
 # fp16, measured with every tensor rounded: trained models stay within 8.5e-3 of fp32 over the grid and on
@@ -60,6 +64,17 @@ POLICIES: Final = {
     "fp16": Policy(max_logit_diff=2e-2, max_invariance_diff=5e-3, min_label_agreement=0.99),
     "int8": Policy(max_logit_diff=1e-1, max_invariance_diff=6e-2, min_label_agreement=0.995),
 }
+
+
+def threshold(value: float) -> str:
+    """Return a threshold as it was set: with a digit less, a failure could contradict itself."""
+    short = f"{value:.0e}"
+    return short if float(short) == value else f"{value:g}"
+
+
+def _percent(share: float) -> str:
+    short = f"{share:.1%}"
+    return short if math.isclose(float(short[:-1]) / 100, share, rel_tol=1e-12) else f"{100 * share:.10g}%"
 
 
 def policy_of(precision: str) -> Policy:
@@ -93,6 +108,8 @@ def policies_from_table(table: dict[str, Any], *, where: str) -> dict[str, Polic
     keys = [field.name for field in fields(Policy)]
     policies = dict(POLICIES)
     for precision, values in table.items():
+        if precision in keys:
+            raise ConfigError(f"{where}: {precision}: of which precision? Fix: a line [fp32] before it")
         _check_known(precision, list(POLICIES), f"{where}: precision")
         if not isinstance(values, dict):
             raise ConfigError(f"{where}: {precision}: expected a table. Fix: a line [{precision}] before it")
@@ -209,7 +226,7 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
         elif not fact.max_logit_diff <= policy.max_invariance_diff:
             failures.append(
                 f"{fact.runner}: {fact.change} moves the logits by {fact.max_logit_diff:.1e}, "
-                f"allowed {policy.max_invariance_diff:.0e}"
+                f"allowed {threshold(policy.max_invariance_diff)}"
             )
     real = sum(len(c.clips) for c in facts.clips if c.source not in (GENERATED, GOLDENS) and not c.change)
     if real < policy.min_clips:
@@ -236,7 +253,7 @@ def _grid_failures(facts: ParityFacts, policy: Policy) -> list[str]:
     if beyond:
         difference, worst = max(beyond, key=lambda item: item[0])
         failures.append(
-            f"{worst.where}: logits differ by {difference:.1e}, allowed {policy.max_logit_diff:.0e}; "
+            f"{worst.where}: logits differ by {difference:.1e}, allowed {threshold(policy.max_logit_diff)}; "
             f"{len(beyond)} of {total} shapes are beyond that"
         )
     return failures
@@ -252,11 +269,12 @@ def _clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> list[str
         worst = max(beyond, key=lambda clip: clip.max_logit_diff)
         failures.append(
             f"{where}: logits differ by {worst.max_logit_diff:.1e} on {worst.name}, allowed "
-            f"{policy.max_logit_diff:.0e}; {len(beyond)} clips are beyond that"
+            f"{threshold(policy.max_logit_diff)}; {len(beyond)} clips are beyond that"
         )
     if _counts_labels(facts, policy) and facts.labels_agree < policy.min_label_agreement * len(facts.clips):
         failures.append(
-            f"{where}: {len(facts.flips)} labels differ, agreement must be {policy.min_label_agreement:.1%}"
+            f"{where}: {len(facts.flips)} labels differ, agreement must be "
+            f"{_percent(policy.min_label_agreement)}"
         )
     unexplained = unexplained_flips(facts, precision)
     if unexplained:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from spoter_export.cases import GENERATED, GOLDENS
-from spoter_export.judge import Proof, agreement, agreement_in_words, unexplained_flips
+from spoter_export.judge import Proof, agreement, agreement_in_words, threshold, unexplained_flips
 from spoter_export.parity import ClipFacts
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.engine import BACKEND_OF
@@ -122,7 +122,7 @@ def _proof_row(proof: Proof, artefact: Artefact | None) -> tuple[str, ...]:
         proof.precision,
         "holds" if proof.verdict.passed else f"FAILS ({failures} failure{'s' * (failures > 1)})",
         _largest([*(point.max_logit_diff for point in facts.grid), *map(_difference, facts.clips)]),
-        f"{proof.policy.max_logit_diff:.0e}",
+        threshold(proof.policy.max_logit_diff),
         _labels(proof),
         f"{unexplained} of {flips} flips" if flips else "no flip",
         _largest([fact.max_logit_diff for fact in own]),

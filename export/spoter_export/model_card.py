@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spoter_export.judge import Proof, agreement_in_words
+from spoter_export.judge import Proof, agreement_in_words, threshold
 from spoter_export.matrix import proof_matrix
 from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
 from spoter_runtime.bundle import Artefact
@@ -149,17 +149,17 @@ def _proof_section(proof: Proof) -> list[str]:
     worst = max(point.max_logit_diff or 0.0 for point in run)
     rows = [
         f"| {len(run)} of {len(facts.grid)} grid points: batch × frames × full and ragged lengths "
-        f"| {worst:.1e} | {policy.max_logit_diff:.0e} | |"
+        f"| {worst:.1e} | {threshold(policy.max_logit_diff)} | |"
     ]
     rows += [
         f"| {len(clips.clips)} clips ({clips.source}) | {clips.max_logit_diff:.1e} | "
-        f"{policy.max_logit_diff:.0e} | {agreement_in_words(clips, proof.precision)} |"
+        f"{threshold(policy.max_logit_diff)} | {agreement_in_words(clips, proof.precision)} |"
         for clips in facts.clips
         if clips.change is None
     ]
     rows += [
         f"| {fact.change}, {fact.runner}, {fact.clips} clips | {fact.max_logit_diff or 0:.1e} | "
-        f"{policy.max_invariance_diff:.0e} | |"
+        f"{threshold(policy.max_invariance_diff)} | |"
         for fact in facts.invariance
     ]
     return [

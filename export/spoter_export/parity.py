@@ -6,6 +6,7 @@ Shapes: N clips, T frames, D features (108), C classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -181,6 +182,25 @@ class ParityFacts:
         """The largest difference over the grid and all clips."""
         grid = [point.max_logit_diff for point in self.grid if point.max_logit_diff is not None]
         return max([0.0, *grid, *(clips.max_logit_diff for clips in self.clips)])
+
+
+class Remembering(Runner):
+    """Answers as another runner does, each batch computed once: a reference for many candidates."""
+
+    def __init__(self, runner: Runner) -> None:
+        """Remember the answers of `runner`, which stays the caller's to close."""
+        self.name = runner.name
+        self.contract = runner.contract
+        self._runner = runner
+        self._answers: dict[bytes, Float32Array] = {}
+
+    def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        seen = hashlib.sha256(str(poses_NTD.shape).encode())
+        seen.update(poses_NTD.tobytes())
+        seen.update(lengths_N.tobytes())
+        if seen.digest() not in self._answers:
+            self._answers[seen.digest()] = self._runner.infer(poses_NTD, lengths_N)
+        return self._answers[seen.digest()].copy()
 
 
 def run_parity(

@@ -16,6 +16,7 @@ from spoter_export.judge import (
     judge,
     policies_from_table,
     policy_of,
+    threshold,
     unexplained_flips,
     worst_group,
 )
@@ -58,7 +59,7 @@ def test_a_policy_that_allows_everything_does_not_hide_a_flip(precision):
     lax = Policy(max_logit_diff=1e9, max_invariance_diff=1e9, min_label_agreement=0.0)
     facts = facts_of(people(clip(), FLIP))
     (failure,) = judge(facts, lax, precision).failures
-    what = f"2 clips (real, test clips): 1 flips that {precision} does not explain"
+    what = f"2 clips (real, test clips): 1 flip that {precision} does not explain"
     assert failure == f"{what}: U4W1_3: a (by 3.0e-01) became b"
 
 
@@ -153,15 +154,29 @@ def test_a_table_of_thresholds_changes_what_it_names():
             r"p\.toml: \[fp16\]: unknown 'max_logit_dif'; did you mean 'max_logit_diff'",
         ),
         ({"fp16": {"zzz": 1}}, r"unknown 'zzz'; there are max_logit_diff, "),
-        ({"max_logit_diff": 1}, r"precision: unknown 'max_logit_diff'; there are fp32, fp16, int8"),
+        ({"max_logit_diff": 1}, r"max_logit_diff: of which precision\? Fix: a line \[fp32\] before it"),
         ({"fp16": 1}, r"fp16: expected a table\. Fix: a line \[fp16\]"),
-        ({"fp16": {"max_logit_diff": "lots"}}, r"\[fp16\]: policy: max_logit_diff: .* got 'lots'"),
+        ({"fp16": {"max_logit_diff": "lots"}}, r"\[fp16\]: max_logit_diff: .* got 'lots'"),
         ({"fp16": {"max_logit_diff": -1}}, r"expected a number of 0 or more, got -1"),
         ({"fp16": {"max_logit_diff": float("nan")}}, r"got nan"),
-        ({"fp16": {"min_label_agreement": 1.5}}, r"min_label_agreement: .* got 1\.5"),
+        ({"fp16": {"max_logit_diff": float("inf")}}, r"expected a number of 0 or more, got inf"),
+        (
+            {"fp16": {"min_label_agreement": 1.5}},
+            r"expected a number in 0\.\.1, got 1\.5",
+        ),
+        ({"fp16": {"min_clips": 10.5}}, r"min_clips: expected a whole number of 0 or more, got 10\.5"),
         ({"fp16": {"min_clips": True}}, r"min_clips: .* got True"),
     ],
 )
 def test_a_wrong_table_is_refused_with_the_nearest_right_one(table, message):
     with pytest.raises(ConfigError, match=message):
         policies_from_table(table, where="p.toml")
+
+
+def test_a_threshold_is_shown_with_every_digit_that_it_was_set_with():
+    assert [threshold(value) for value in (1e-4, 2e-2, 0.0078, 0.0644)] == [
+        "1e-04",
+        "2e-02",
+        "0.0078",
+        "0.0644",
+    ]

@@ -17,7 +17,7 @@ from spoter_export.cases import (
     spread_by_length,
 )
 from spoter_export.judge import Policy, judge
-from spoter_export.parity import invariance_of, run_parity
+from spoter_export.parity import Remembering, invariance_of, run_parity
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, InputError
 from spoter_runtime.landmarks import detected
@@ -319,3 +319,17 @@ def test_clips_are_picked_from_the_shortest_to_the_longest():
     clips = [np.zeros((frames, 54, 2), np.float32) for frames in (9, 3, 7, 1, 5)]
     assert [len(clips[i]) for i in spread_by_length(clips, 3)] == [1, 5, 9]
     assert [len(clips[i]) for i in spread_by_length(clips, 9)] == [1, 3, 5, 7, 9]
+
+
+def test_a_reference_that_remembers_computes_each_batch_once_and_gives_the_same_answers():
+    honest = Honest()
+    remembering = Remembering(honest)
+    first = run_parity(remembering, Honest())
+    computed = len(honest.seen)
+    assert run_parity(remembering, Shifted()).grid != first.grid
+    assert len(honest.seen) == computed
+    assert first == run_parity(Honest(), Honest())
+    poses, lengths = np.zeros((1, 4, 108), np.float32), np.array([4])
+    remembering.infer(poses, lengths)[:] = 9  # the caller may keep the answer, and write into it
+    np.testing.assert_array_equal(remembering.infer(poses, lengths), honest.infer(poses, lengths))
+    assert not np.array_equal(remembering.infer(poses + 1, lengths), remembering.infer(poses, lengths))

@@ -8,9 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_toolkit.bench.cases import BenchSettings, Case
-from spoter_toolkit.bench.gate import EarlierRun, bound_from_text, differences, earlier_run, gates
+from spoter_toolkit.bench.gate import (
+    EarlierRun,
+    bound_from_text,
+    check_comparable,
+    differences,
+    earlier_run,
+    gates,
+)
 from spoter_toolkit.bench.machine import MachineRound
 from spoter_toolkit.bench.results import BenchResult, Start, Timing
 from spoter_toolkit.bench.statistics import unpaired_ratio
@@ -141,3 +149,36 @@ def test_runs_without_a_common_case_cannot_be_compared():
 def test_a_wrong_bound_is_refused_with_a_right_one(text):
     with pytest.raises(ConfigError, match=r"Fix: 'p50 > 1\.05'"):
         bound_from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "slower", "verdict"),
+    [
+        ("p50 > 1.05", 2.0, "cannot tell"),  # the machine's, or the program's: nobody knows
+        ("p50 > 1.05", 4.0, "beyond"),  # twice as slow even with the machine's share taken out
+        ("p50 > 5", 2.0, "within"),
+        ("clips_per_s < 0.95", 2.0, "cannot tell"),
+        ("clips_per_s < 0.95", 4.0, "beyond"),
+    ],
+)
+def test_a_machine_that_has_become_slower_is_not_blamed_on_the_program(text, slower, verdict):
+    before = timing()
+    earlier = EarlierRun(
+        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=1.0
+    )
+    now = replace(result(timing(slower, seed=1)), machine=(MachineRound(**LOOK, loop_ns=(2_000_000,)),))
+    (gate,) = gates(now, earlier, bound_from_text(text))
+    assert gate.verdict == verdict
+
+
+def test_nothing_to_compare_is_found_before_the_measuring():
+    contract = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
+    before = timing()
+    earlier = EarlierRun(
+        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=None
+    )
+    settings = BenchSettings(backends=("ort-cpu",), batches=(1,), frames=(60,), threads=(1,))
+    check_comparable(earlier, settings, contract)
+    for other in (replace(settings, backends=("torch",)), replace(settings, scenarios=("start",))):
+        with pytest.raises(DataError, match="no backend and case of the scenario latency in common"):
+            check_comparable(earlier, other, contract)

@@ -224,7 +224,7 @@ def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
     assert (other.returncode, "facts of another bundle" in other.stderr) == (1, True)
     (home / "old.json").write_text(json.dumps(facts | {"schema_version": 1}))
     old = spoter_kit(home, "parity", "--judge", "old.json")
-    assert (old.returncode, "schema version 1, this spoter-kit reads 3" in old.stderr) == (1, True)
+    assert (old.returncode, "schema version 1, this spoter-kit reads 4" in old.stderr) == (1, True)
     policy.write_text("[fp32]\nmax_logit_dif = 1\n")
     typo = spoter_kit(home, "parity", "--policy", "strict.toml")
     assert (typo.returncode, "did you mean 'max_logit_diff'" in typo.stderr) == (1, True)
@@ -263,6 +263,39 @@ def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_i
     assert (stored.returncode, "--judge runs nothing" in stored.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda facts: facts | {"proofs": []}, "there is no proof in it"),
+        (lambda facts: facts | {"proofs": {}}, "there is no proof in it"),
+        (lambda facts: damaged(facts, grid=[]), "no shape of the grid was run"),
+        (lambda facts: damaged(facts, clips=[]), "no clip was run"),
+        (lambda facts: damaged(facts, invariance=[]), "no change that must not matter was run"),
+        (lambda facts: proof_with(facts, precision="fp8"), "in fp8, the bundle says fp32"),
+        (lambda facts: proof_with(facts, precision="int8"), "in int8, the bundle says fp32"),
+        (lambda facts: proof_with(facts, sha256=5), "is not what spoter-kit writes"),
+        (lambda facts: damaged(facts, grid=[{"batch": 1}]), "is not what spoter-kit writes"),
+    ],
+)
+def test_damaged_facts_are_no_proof(
+    home: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], dict[str, Any]], message: str
+) -> None:
+    stored = json.loads((bundle_of(home) / "parity.json").read_text())
+    (tmp_path / "facts.json").write_text(json.dumps(damage(stored)))
+    done = spoter_kit(home, "parity", str(bundle_of(home)), "--judge", str(tmp_path / "facts.json"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def damaged(stored: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    return proof_with(stored, facts=stored["proofs"][0]["facts"] | parts)
+
+
+def proof_with(stored: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    return stored | {"proofs": [stored["proofs"][0] | parts]}
+
+
 def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     out = "bundles-apart/half.spoter"
     answer(spoter_kit(home, "export", "--precision", "fp16", "--max-batch", "2", "-o", out, "--json"))
@@ -287,6 +320,8 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     assert spoter_kit(home, *again, "-o", "third", *against, "p50 > 1000").returncode == 0
     lonely = spoter_kit(home, "bench", out, "--fail-if", "p50 > 1")
     assert (lonely.returncode, "Fix: --against REPORT" in lonely.stderr) == (1, True)
+    unset = spoter_kit(home, *again, "-o", "third", *against, "")
+    assert (unset.returncode, "--fail-if ''" in unset.stderr) == (1, True)
     assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from spoter_export.bundle_files import proofs_from_json
 from spoter_export.cases import GOLDENS, ClipSet
 from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, prove
+from spoter_export.parity import Remembering
+from spoter_export.robustness import robustness_rows
 from spoter_runtime.bundle import Bundle
-from spoter_runtime.errors import BundleError, ConfigError, DataError, SpoterError
+from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError, SpoterError
 from spoter_runtime.landmarks import NUM_LANDMARKS
 from spoter_runtime.progress import OnProgress
 from spoter_toolkit.backends import (
@@ -59,14 +61,44 @@ def judge_again(path: Path, policies: Mapping[str, Policy], bundle: Bundle | Non
         proofs = proofs_from_json(json.loads(path.read_text(encoding="utf-8")), where=str(path))
     except (OSError, ValueError, BundleError) as error:
         raise DataError(f"{path}: cannot be judged: {error}") from error
-    hashes = bundle.hashes() if bundle else {}
-    for proof in proofs:
-        if bundle and hashes.get(proof.artefact) != proof.sha256:
-            raise DataError(
-                f"{path}: facts of another bundle: {proof.artefact} is {proof.sha256[:12]}… there, "
-                f"{hashes.get(proof.artefact, 'not listed')[:12]}… in {bundle.folder}"
-            )
-    return [proof.judged_by(policies[proof.precision]) for proof in proofs]
+    try:
+        for proof in proofs:
+            _check_stored(proof, bundle, where=str(path))
+            robustness_rows(proof.facts)  # what is shown of it later has to be there as well
+        return [proof.judged_by(policies[proof.precision]) for proof in proofs]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{path}: is not what spoter-kit writes: {type(error).__name__}: {error}. "
+            "Fix: run parity again with -o"
+        ) from error
+
+
+def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
+    """Check that facts are complete, and of this bundle.
+
+    Raises:
+        DataError: they are not.
+    """
+    artefacts = {artefact.path: artefact for artefact in bundle.artefacts} if bundle else {}
+    artefact = artefacts.get(proof.artefact)
+    if bundle and (artefact is None or artefact.sha256 != proof.sha256):
+        raise DataError(
+            f"{where}: facts of another bundle: {proof.artefact} is {proof.sha256[:12]}… there, "
+            f"{artefact.sha256[:12] if artefact else 'not listed'}… in {bundle.folder}"
+        )
+    if artefact is not None and artefact.precision != proof.precision:
+        raise DataError(
+            f"{where}: {proof.artefact} in {proof.precision}, the bundle says {artefact.precision}"
+        )
+    facts = proof.facts
+    parts = {
+        "shape of the grid": facts.grid,
+        "clip": facts.clips,
+        "change that must not matter": facts.invariance,
+    }
+    for what, found in parts.items():
+        if not found:
+            raise DataError(f"{where}: {proof.artefact}: no {what} was run. Fix: run parity again with -o")
 
 
 def prove_backends(
@@ -96,6 +128,7 @@ def prove_backends(
 
     Raises:
         ConfigError: torch, the reference, was named.
+        BackendError: none was named, and none can be opened here.
         SpoterError: a backend that was named cannot be opened here.
     """
     names = (
@@ -105,7 +138,7 @@ def prove_backends(
     )
     if "torch" in names:
         raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
-    reference = open_reference(bundle, run)
+    reference = Remembering(open_reference(bundle, run))
     sets = [*([clips] if clips else []), _goldens(bundle)]
     proofs = []
     not_run = {}
@@ -131,6 +164,9 @@ def prove_backends(
                     on_progress=on_progress,
                 )
             )
+    if not proofs:
+        reasons = "\n".join(f"  {name}: {why}" for name, why in not_run.items())
+        raise BackendError(f"{bundle.folder}: no backend runs here, so nothing was compared:\n{reasons}")
     return proofs, not_run
 
 

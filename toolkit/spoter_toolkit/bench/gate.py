@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 
+from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, DataError
-from spoter_toolkit.bench.cases import Case
+from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.machine import loop_ms
 from spoter_toolkit.bench.result_json import SCHEMA_VERSION
 from spoter_toolkit.bench.results import BenchResult, Timing
@@ -141,9 +142,40 @@ def differences(result: BenchResult, earlier: EarlierRun) -> list[str]:
     if earlier.model_sha256 != result.model_sha256:
         found.insert(0, f"model: {earlier.model_sha256[:12]}… → {result.model_sha256[:12]}…")
     loop = loop_ms(result.machine)
-    if loop and earlier.loop_ms and not 1 - _LOOP_MOVES < loop / earlier.loop_ms < 1 + _LOOP_MOVES:
+    if loop and _loop_ratio(result, earlier) != 1:
         found.append(f"a fixed loop of Python: {earlier.loop_ms:.2f} ms → {loop:.2f} ms")
     return found
+
+
+def _loop_ratio(result: BenchResult, earlier: EarlierRun) -> float:
+    """Return how many times as long a fixed loop took as then; 1 where it was not timed, or moved little."""
+    loop = loop_ms(result.machine)
+    if not loop or not earlier.loop_ms or 1 - _LOOP_MOVES < loop / earlier.loop_ms < 1 + _LOOP_MOVES:
+        return 1.0
+    return loop / earlier.loop_ms
+
+
+def _spread(ratio: Ratio, slower: float, metric: Metric) -> Ratio:
+    """Return a ratio whose interval also holds what it would be without the change of the machine's speed."""
+    if ratio.low is None or ratio.high is None:
+        return ratio
+    without = 1 / slower if metric == "p50" else slower
+    ends = (ratio.low, ratio.high, ratio.low * without, ratio.high * without)
+    return replace(ratio, low=min(ends), high=max(ends))
+
+
+def check_comparable(earlier: EarlierRun, settings: BenchSettings, contract: GraphContract) -> None:
+    """Check before anything is measured that there will be something to compare.
+
+    Raises:
+        DataError: no backend and case of the earlier run will be measured.
+    """
+    cases = settings.cases(contract) if "latency" in settings.scenarios else ()
+    if not any((name, case) in earlier.timings for name in settings.backends for case in cases):
+        raise DataError(
+            "--against: that run has no backend and case of the scenario latency in common with this one. "
+            "Fix: measure what it has"
+        )
 
 
 def _flat(environment: dict[str, Any]) -> dict[str, Any]:
@@ -156,17 +188,27 @@ def _flat(environment: dict[str, Any]) -> dict[str, Any]:
 def gates(result: BenchResult, earlier: EarlierRun, bound: Bound) -> list[Gate]:
     """Judge every backend and case that both runs have.
 
+    Where a fixed loop takes another time than then, the machine's speed has changed, and nobody knows what of
+    a ratio is the machine's: a side is only claimed where it holds with the loop's change taken out, and with
+    it left in.
+
     Raises:
         DataError: they have none in common.
     """
     found = []
+    slower = _loop_ratio(result, earlier)
     for timing in result.timings:
         before = earlier.timings.get((timing.backend, timing.case))
         if before is not None:
             now, then = (_by_round(t, bound.metric) for t in (timing, before))
             ratio = unpaired_ratio(now, then, seed=result.settings.seed)
             found.append(
-                Gate(backend=timing.backend, case=timing.case, ratio=ratio, verdict=_verdict(ratio, bound))
+                Gate(
+                    backend=timing.backend,
+                    case=timing.case,
+                    ratio=ratio,
+                    verdict=_verdict(_spread(ratio, slower, bound.metric), bound),
+                )
             )
     if not found:
         raise DataError("--against: that run has no backend and case in common with this one")

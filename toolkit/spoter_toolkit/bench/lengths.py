@@ -57,6 +57,9 @@ class ClipLengths:
         return tuple(int(length) for length in np.random.default_rng(seed).permutation(chosen))
 
 
+_MOST_CLIPS: Final = 10**9  # of one length; beyond any data, and sums of it stay exact
+
+
 def lengths_from_path(path: Path, contract: GraphContract) -> ClipLengths:
     """Read the lengths of a DATASET, or a JSON file with a histogram.
 
@@ -141,7 +144,7 @@ def _counts(content: Any, where: str) -> dict[int, int]:
     for frames, clips in content.items():
         if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
             raise DataError(f"{where}: {frames!r} is no number of frames. Fix: write {_FORMAT}")
-        if not isinstance(clips, int) or isinstance(clips, bool) or clips < 0:
+        if not isinstance(clips, int) or isinstance(clips, bool) or not 0 <= clips <= _MOST_CLIPS:
             raise DataError(f"{where}: {clips!r} clips of {frames} frames. Fix: write {_FORMAT}")
         if clips:
             counts[int(frames)] = clips

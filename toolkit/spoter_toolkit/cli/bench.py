@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -100,14 +101,20 @@ def bench(
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
-    from spoter_toolkit.bench.gate import bound_from_text, differences, earlier_run, gates
+    from spoter_toolkit.bench.gate import (
+        bound_from_text,
+        check_comparable,
+        differences,
+        earlier_run,
+        gates,
+    )
     from spoter_toolkit.bench.lengths import lengths_from_path
     from spoter_toolkit.bench.report import problems, tables, write_report
     from spoter_toolkit.locate import newest_bundle
 
-    if fail_if and not against:
+    if fail_if is not None and not against:
         raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
-    bound = bound_from_text(fail_if or "p50 > 1.05")
+    bound = bound_from_text("p50 > 1.05" if fail_if is None else fail_if)
     earlier = earlier_run(against) if against else None
     path = bundle or newest_bundle()
     opened = read_bundle(path)
@@ -128,15 +135,24 @@ def bench(
         find_rate=find_rate,
         pin=pin,
     )
+    if earlier is not None:
+        check_comparable(earlier, settings, opened.contract)
     folder = out or BENCHES / _report_name(opened.name)
     _check_place(folder, force)
     if html:
         require("jinja2", extra="toolkit")  # found out before the measuring, not after it
     with progress_bar() as on_progress:
         result = run_bench(path, settings, run=run, on_progress=on_progress)
+    found = gates(result, earlier, bound) if earlier is not None and not result.failures else []
+    changed = differences(result, earlier) if earlier is not None else []
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
     if json:
-        emit_json(result.as_json(samples=False))
+        against_json = {
+            "bound": str(bound),
+            "gates": [asdict(gate) for gate in found],
+            "differences": changed,
+        }
+        emit_json(result.as_json(samples=False) | ({"against": against_json} if earlier is not None else {}))
     else:
         for table in tables(result):
             emit_table(table.title, table.columns, table.rows)
@@ -154,11 +170,10 @@ def bench(
         )
     say(f"report: {folder}")
     if earlier is not None:
-        for difference in differences(result, earlier):
+        for difference in changed:
             say(f"differs from the earlier run: {difference}")
-        found = gates(result, earlier, bound)
         _show_gates(found, bound, json=json)
-        if fail_if and any(gate.verdict == "beyond" for gate in found):
+        if fail_if is not None and any(gate.verdict == "beyond" for gate in found):
             raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit verify {}", path)

@@ -99,6 +99,7 @@ def parity(
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
     from spoter_runtime.bundle import read_bundle
     from spoter_runtime.errors import ConfigError, require
+    from spoter_toolkit.backends import backends_of
     from spoter_toolkit.blaming import blame_failed
     from spoter_toolkit.data.dataset import check_target, read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
@@ -113,13 +114,16 @@ def parity(
         require("jinja2", extra="toolkit")  # found out before the running, not after it
     policies = read_policies(policy)
     if judge:
-        if bisect:
-            raise ConfigError("--bisect: runs the model, --judge runs nothing. Fix: leave one of them out")
+        for option, value in (("--bisect", bisect), ("--data", data), ("--backend", backend)):
+            if value:
+                raise ConfigError(f"{option}: is for a run, --judge runs nothing. Fix: leave one of them out")
         judged = read_bundle(bundle) if bundle else None
         found = _Found(name=judge.stem, bundle=judged, proofs=judge_again(judge, policies, judged))
         _finish(judge, found, out=out, html=html, json=json)
         return
     opened = read_bundle(bundle or newest_bundle())
+    if bisect:
+        _check_bisections(opened, backend or backends_of(opened), force=force)
     source = find_run(opened, run)
     dataset = read_dataset(data) if data else training_data(source)
     if dataset is None:
@@ -137,7 +141,7 @@ def parity(
         )
         on_progress(0, 0, "looking for the step that breaks")
         blamed = blame_failed(opened, source.load_model(), proofs, people)
-        divergences = _bisected(opened.name, blamed, force=force) if bisect else {}
+        divergences = _bisected(opened, blamed) if bisect else {}
     found = _Found(
         name=opened.name,
         bundle=opened,
@@ -151,17 +155,32 @@ def parity(
         next_step("spoter-kit bench {}", opened.folder)
 
 
-def _bisected(bundle: str, blamed: Sequence[Blame], *, force: bool) -> dict[str, Divergence | str]:
-    """Bisect the broken link of each backend and write what was found; a text where nothing can be."""
+def _bisection(bundle: Bundle, backend: str) -> Path:
+    return BISECTIONS / f"{bundle.folder.resolve().stem}-{backend.replace(':', '-')}"
+
+
+def _check_bisections(bundle: Bundle, backends: Sequence[str], *, force: bool) -> None:
+    """Refuse before the running what would fail after it.
+
+    Raises:
+        ConfigError: there is something already where a bisection would be written.
+    """
     from spoter_export.divergence import FACTS
-    from spoter_runtime.errors import ConfigError, SpoterError
+    from spoter_runtime.errors import ConfigError
     from spoter_runtime.files import is_replaceable
+
+    for backend in backends:
+        folder = _bisection(bundle, backend)
+        if not is_replaceable(folder, FACTS) or ((folder / FACTS).exists() and not force):
+            raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or move it away")
+
+
+def _bisected(bundle: Bundle, blamed: Sequence[Blame]) -> dict[str, Divergence | str]:
+    """Bisect the broken link of each backend and write what was found; a text where nothing can be."""
+    from spoter_runtime.errors import SpoterError
 
     found: dict[str, Divergence | str] = {}
     for blame in blamed:
-        folder = BISECTIONS / f"{bundle}-{blame.backend.replace(':', '-')}"
-        if not is_replaceable(folder, FACTS) or ((folder / FACTS).exists() and not force):
-            raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or move it away")
         try:
             divergence = blame.bisect()
         except SpoterError as error:
@@ -170,6 +189,7 @@ def _bisected(bundle: str, blamed: Sequence[Blame], *, force: bool) -> dict[str,
         if divergence is None:
             found[blame.backend] = "no tensor differs beyond rounding: the difference grows step by step"
         else:
+            folder = _bisection(bundle, blame.backend)
             divergence.write(folder)
             found[blame.backend] = divergence
             say(f"written: {folder}")
