@@ -46,6 +46,7 @@ def html_from_result(result: BenchResult, bundle: Bundle) -> str:
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     proven, proofs = _proof_section(bundle, result.skipped)
+    pictures = _pictures(result)
     page = Page(
         title=f"Bench of {result.bundle}",
         facts={
@@ -56,7 +57,7 @@ def html_from_result(result: BenchResult, bundle: Bundle) -> str:
         findings=[*findings(result), *proven],
         warnings=[*(f"{remark}." for remark in result.remarks), *losses(result)],
         sections=(
-            Section(name="pictures", title="Pictures", pictures=_pictures(result)),
+            *([Section(name="pictures", title="Pictures", pictures=pictures)] if pictures else []),
             proofs,
             Section(
                 name="figures",
