@@ -53,7 +53,7 @@ def page(rows: list[dict[str, Any]], command: str, where: dict[str, Any]) -> str
         "",
         f"`{command}` on {where['cpu']}, {where['usable_cores']} cores.",
         "",
-        "| backend | precision | passed | largest logit difference | allowed by padding, company, order | "
+        "| backend | precision | passed | largest logit difference | moved by padding, company, order | "
         "clips a seed | labels that turned, all seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
@@ -98,7 +98,10 @@ def main() -> None:
     where = environment()
     month = datetime.now(timezone.utc).strftime("%Y-%m")
     name = f"no-false-alarm-{slug(bundle.name)}-{slug(cpu_model())}-{month}"
-    command = f"python benchmarks/no_false_alarm.py BUNDLE RUN DATASET --seeds {arguments.seeds}"
+    command = (
+        f"python benchmarks/no_false_alarm.py BUNDLE RUN DATASET --seeds {arguments.seeds} "
+        f"--clips {arguments.clips} --backends {','.join(names)}"
+    )
     write_json(RESULTS / f"{name}.json", {"rows": rows, "environment": where})
     write_text(RESULTS / f"{name}.md", page(rows, command, where))
     print(RESULTS / f"{name}.md")
