@@ -198,9 +198,10 @@ class Remembering(Runner):
         seen = hashlib.sha256(str(poses_NTD.shape).encode())
         seen.update(poses_NTD.tobytes())
         seen.update(lengths_N.tobytes())
-        if seen.digest() not in self._answers:
-            self._answers[seen.digest()] = self._runner.infer(poses_NTD, lengths_N)
-        return self._answers[seen.digest()].copy()
+        key = seen.digest()
+        if key not in self._answers:
+            self._answers[key] = self._runner.infer(poses_NTD, lengths_N)
+        return self._answers[key].copy()
 
 
 def run_parity(
