@@ -4,6 +4,7 @@ SpoterError                 everything this project raises on purpose; message =
 ├── InputError              a clip or an array the contract does not allow (also a ValueError)
 ├── BundleError             a bundle that is missing, damaged, foreign or too new
 ├── BackendError            an engine that cannot load or run here
+│   └── NotFiniteError      an engine that ran, and gave logits that are no numbers
 ├── MissingExtraError       an optional package is not installed (also an ImportError)
 ├── DataError               a dataset, or a file to import, that cannot be used
 ├── CheckpointError         a RUN or a notebook checkpoint that cannot be used
@@ -33,6 +34,10 @@ class BundleError(SpoterError):
 
 class BackendError(SpoterError):
     """An inference engine that cannot be loaded or cannot run on this machine."""
+
+
+class NotFiniteError(BackendError):
+    """An engine ran, and its logits hold a NaN or an infinity."""
 
 
 class MissingExtraError(SpoterError, ImportError):
