@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from spoter_runtime.bundle import MANIFEST, Artefact, Bundle, manifest_from_bundle
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract, Label
-from spoter_runtime.errors import BackendError, BundleError, ConfigError
+from spoter_runtime.errors import BackendError, BundleError, ConfigError, UsageError
 from spoter_runtime.files import write_json
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.backends import BACKENDS
@@ -565,6 +565,9 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
         (("--batch", "1,x"), "--batch: expected whole numbers with commas, like 1,16, got '1,x'"),
         (("--threads", "0"), "threads: expected 1..256, got 0"),
         (("--backend", "tpu"), "unknown backend 'tpu'; there are torch, "),
+        (("--backend", "ort_cpu"), "unknown backend 'ort_cpu'; did you mean 'ort-cpu'?"),
+        (("--scenario", ""), "--scenario: expected names with commas, like latency,server, got ''"),
+        (("--scenario", "start,,server"), "like latency,server, got 'start,,server'. Fix: name one at least"),
         (("--scenario", "ofline"), "unknown scenario 'ofline'; did you mean 'offline'?"),
         (("--rate", "0"), "rate: expected more than 0 and at most 1e+06 clips a second, got 0"),
         (("--rate", "-3"), "rate: expected more than 0 and at most 1e+06 clips a second, got -3"),
@@ -575,6 +578,6 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
 def test_a_wrong_option_is_one_clear_error(small_bundle, tmp_path, options, message):
     out = tmp_path / "out"
     ran = CliRunner().invoke(app, ["bench", str(small_bundle), *options, "-o", str(out)])
-    assert isinstance(ran.exception, ConfigError)
+    assert isinstance(ran.exception, UsageError)
     assert message in str(ran.exception)
     assert not out.exists()

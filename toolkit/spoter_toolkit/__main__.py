@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from spoter_runtime.errors import SpoterError, is_installed
+from spoter_runtime.errors import SpoterError, exit_code_of, is_installed
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         app()
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(exit_code_of(error))
     except OSError as error:  # a full disk, a read-only folder: the file system's words are the message
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -101,6 +101,18 @@ def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
             raise DataError(f"{where}: {proof.artefact}: no {what} was run. Fix: run parity again with -o")
 
 
+def check_candidates(names: Sequence[str]) -> None:
+    """Check that backends are known, and are none that the others are compared with.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in names:
+        split_backend(name)
+    if "torch" in names:
+        raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
+
+
 def prove_backends(
     bundle: Bundle,
     run: Path,
@@ -127,7 +139,7 @@ def prove_backends(
         A proof for each backend that runs here, and for each of the others the reason.
 
     Raises:
-        ConfigError: torch, the reference, was named.
+        ConfigError: an unknown backend, or torch, the reference.
         BackendError: none was named, and none can be opened here.
         SpoterError: a backend that was named cannot be opened here.
     """
@@ -136,8 +148,7 @@ def prove_backends(
         if backends is None
         else list(backends)
     )
-    if "torch" in names:
-        raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
+    check_candidates(names)
     reference = Remembering(open_reference(bundle, run))
     sets = [*([clips] if clips else []), _goldens(bundle)]
     proofs = []

@@ -97,7 +97,7 @@ def bench(
 ) -> None:
     """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.errors import BackendError, ConfigError, require
+    from spoter_runtime.errors import BackendError, ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
@@ -112,29 +112,32 @@ def bench(
     from spoter_toolkit.bench.report import problems, tables, write_report
     from spoter_toolkit.locate import newest_bundle
 
-    if fail_if is not None and not against:
-        raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
-    bound = bound_from_text("p50 > 1.05" if fail_if is None else fail_if)
+    with from_options():
+        if fail_if is not None and not against:
+            raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
+        bound = bound_from_text("p50 > 1.05" if fail_if is None else fail_if)
     earlier = earlier_run(against) if against else None
     path = bundle or newest_bundle()
     opened = read_bundle(path)
-    settings = _settings(
-        quick,
-        curve,
-        backends=tuple(backend or backends_of(opened)),
-        scenarios=_names(scenario),
-        batches=_counts("--batch", batch),
-        frames=_counts("--frames", frames),
-        threads=_counts("--threads", threads),
-        floor=floor,
-        rounds=rounds,
-        seconds_per_case=seconds_per_case,
-        lengths=lengths_from_path(lengths, opened.contract) if lengths else None,
-        rate=rate,
-        bound_ms=bound_ms,
-        find_rate=find_rate,
-        pin=pin,
-    )
+    clip_lengths = lengths_from_path(lengths, opened.contract) if lengths else None
+    with from_options():
+        settings = _settings(
+            quick,
+            curve,
+            backends=tuple(backend or backends_of(opened)),
+            scenarios=_names(scenario),
+            batches=_counts("--batch", batch),
+            frames=_counts("--frames", frames),
+            threads=_counts("--threads", threads),
+            floor=floor,
+            rounds=rounds,
+            seconds_per_case=seconds_per_case,
+            lengths=clip_lengths,
+            rate=rate,
+            bound_ms=bound_ms,
+            find_rate=find_rate,
+            pin=pin,
+        )
     if earlier is not None:
         check_comparable(earlier, settings, opened.contract)
     folder = out or BENCHES / _report_name(opened.name)
@@ -215,8 +218,22 @@ def _settings(quick: bool, curve: bool | None, **asked: Any) -> BenchSettings:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    """Parse ``latency,offline``."""
-    return None if text is None else tuple(name.strip() for name in text.split(","))
+    """Parse ``latency,offline``.
+
+    Raises:
+        ConfigError: nothing stands between two commas, or nothing at all.
+    """
+    from spoter_runtime.errors import ConfigError
+
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ConfigError(
+            f"--scenario: expected names with commas, like latency,server, got {text!r}. "
+            "Fix: name one at least, and none that is empty"
+        )
+    return names
 
 
 def _counts(option: str, text: str | None) -> tuple[int, ...] | None:

@@ -98,13 +98,13 @@ def parity(
 ) -> None:
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.errors import ConfigError, require
+    from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.blaming import blame_failed
     from spoter_toolkit.data.dataset import check_target, read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
     from spoter_toolkit.locate import newest_bundle
-    from spoter_toolkit.proving import judge_again, prove_backends, read_policies
+    from spoter_toolkit.proving import check_candidates, judge_again, prove_backends, read_policies
     from spoter_toolkit.reference import find_run
 
     for target in (out, html):
@@ -112,6 +112,8 @@ def parity(
             check_target(target, force=force)
     if html:
         require("jinja2", extra="toolkit")  # found out before the running, not after it
+    with from_options():
+        check_candidates(backend or ())
     policies = read_policies(policy)
     if judge:
         for option, value in (("--bisect", bisect), ("--data", data), ("--backend", backend)):
