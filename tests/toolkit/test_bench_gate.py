@@ -127,7 +127,8 @@ def test_what_else_differs_from_the_earlier_run_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no bench.json with samples"),
+        ("{", r"bench\.json: is no JSON \(.*\), expected the report of a bench\. Fix: name the bench\.json"),
+        ('{"proofs": []}', "bench.json: is the facts of a parity run, expected the report of a bench"),
         ("{}", "KeyError"),
         (json.dumps({"schema_version": 99}), "schema version 99, this spoter-kit reads"),
         (json.dumps(result(timing()).as_json(samples=False)), "rounds_ns"),
@@ -137,6 +138,13 @@ def test_what_is_no_report_is_refused(tmp_path, content, message):
     (tmp_path / "bench.json").write_text(content)
     with pytest.raises(DataError, match=message):
         earlier_run(tmp_path)
+
+
+def test_a_report_that_is_not_there_is_named_with_what_to_name_instead(tmp_path):
+    with pytest.raises(DataError, match=r"/bench\.json: no such file, expected the report .* -o wrote$"):
+        earlier_run(tmp_path)
+    with pytest.raises(DataError, match=r"none: no such file, expected the report of a bench\. Fix: name"):
+        earlier_run(tmp_path / "none")
 
 
 def test_runs_without_a_common_case_cannot_be_compared():

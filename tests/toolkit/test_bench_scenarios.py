@@ -69,7 +69,8 @@ def test_a_histogram_file_gives_its_lengths(tmp_path):
     [
         ("[44, 60]", r"is no histogram of lengths\. Fix: write \{\"44\": 3"),
         ("44", "is no histogram"),
-        ("{", "neither a DATASET nor a histogram"),
+        ("{", r"is no JSON \(.*\), expected a DATASET or a histogram of lengths\. Fix: write"),
+        ('{"proofs": []}', "is the facts of a parity run, expected a DATASET or a histogram"),
         ("{}", "has no clips"),
         ('{"44": 0}', "has no clips"),
         ('{"0": 1}', "'0' is no number of frames"),
@@ -88,7 +89,7 @@ def test_a_wrong_lengths_file_is_refused_with_a_right_one(tmp_path, content, mes
     file.write_text(content)
     with pytest.raises(DataError, match=message):
         lengths_from_path(file, CONTRACT)
-    with pytest.raises(DataError, match="neither a DATASET nor a histogram"):
+    with pytest.raises(DataError, match=r"none\.json: no such file, expected a DATASET or a histogram"):
         lengths_from_path(tmp_path / "none.json", CONTRACT)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from spoter_toolkit.bench.machine import loop_ms
 from spoter_toolkit.bench.result_json import SCHEMA_VERSION
 from spoter_toolkit.bench.results import BenchResult, Timing
 from spoter_toolkit.bench.statistics import Ratio, unpaired_ratio
+from spoter_toolkit.given_paths import BENCH_REPORT, json_of
 
 Metric = Literal["p50", "clips_per_s"]
 _TOLD_APART_BY: Final = (
@@ -103,11 +103,11 @@ def earlier_run(path: Path) -> EarlierRun:
         path: the file, or the report folder that it is in.
 
     Raises:
-        DataError: no such file, another schema, or one without samples.
+        DataError: no such file, one of another kind or schema, or one without samples.
     """
     path = path / "bench.json" if path.is_dir() else path
+    content = json_of(path, BENCH_REPORT)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
             raise DataError(
                 f"{path}: schema version {content['schema_version']}, this spoter-kit reads "
@@ -125,9 +125,9 @@ def earlier_run(path: Path) -> EarlierRun:
             timings=timings,
             loop_ms=float(np.median(loops_ns)) / 1e6 if loops_ns else None,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: is no bench.json with samples: {error!r}. Fix: name what `bench -o` wrote"
+            f"{path}: is no bench.json with samples: {error!r}. Fix: {BENCH_REPORT.fix}"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -266,19 +265,15 @@ def _check_place(folder: Path, force: bool) -> None:
     """Refuse before the measuring what would fail after it.
 
     Raises:
-        ConfigError: something is there already, or nothing can be written there.
+        ConfigError: something is there already.
+        DataError: nothing can be written there.
     """
     from spoter_runtime.errors import ConfigError
     from spoter_runtime.files import is_replaceable
+    from spoter_toolkit.given_paths import check_place
 
     if not is_replaceable(folder, "bench.json"):
         raise ConfigError(f"{folder}: is there already and is no bench report. Fix: name another with -o")
     if (folder / "bench.json").exists() and not force:
         raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or name another with -o")
-    nearest = next(parent for parent in folder.absolute().parents if parent.exists())
-    try:
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be written there ({error.strerror}). Fix: name another folder with -o"
-        ) from error
+    check_place(folder)

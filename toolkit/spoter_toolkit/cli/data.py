@@ -209,8 +209,9 @@ def show(
     """Show what is in a dataset, or one of its clips; with -o, as a picture."""
     from dataclasses import asdict
 
-    from spoter_toolkit.data.dataset import check_target, read_dataset
+    from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.data.show import clip_named, describe, draw_clip, draw_lengths
+    from spoter_toolkit.given_paths import check_target
     from spoter_toolkit.locate import newest_dataset
 
     opened = read_dataset(dataset or newest_dataset())

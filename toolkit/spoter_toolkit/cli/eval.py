@@ -38,8 +38,8 @@ def eval_(
     """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
     from spoter_runtime.errors import from_options
     from spoter_toolkit.backends import split_backend
-    from spoter_toolkit.data.dataset import check_target
     from spoter_toolkit.evaluation import check_split, evaluate
+    from spoter_toolkit.given_paths import check_target
     from spoter_toolkit.locate import last_run
     from spoter_toolkit.sources import open_source
 

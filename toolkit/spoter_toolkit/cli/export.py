@@ -157,10 +157,12 @@ def _export_onnx(
     from spoter_toolkit.checkpoint import read_run
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.exporting import bundle_from_run, training_data
+    from spoter_toolkit.given_paths import check_place
     from spoter_toolkit.locate import BUNDLES
 
     run = read_run(path)
     folder = out or BUNDLES / f"{run.name}.spoter"
+    check_place(folder)
     if not run.is_finished:
         say(f"{run.folder} was stopped before its end: its best weights so far are exported")
     dataset = read_dataset(data) if data else training_data(run)

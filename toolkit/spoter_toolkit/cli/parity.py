@@ -101,8 +101,9 @@ def parity(
     from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.blaming import blame_failed
-    from spoter_toolkit.data.dataset import check_target, read_dataset
+    from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
+    from spoter_toolkit.given_paths import check_target
     from spoter_toolkit.locate import newest_bundle
     from spoter_toolkit.proving import check_candidates, judge_again, prove_backends, read_policies
     from spoter_toolkit.reference import find_run
