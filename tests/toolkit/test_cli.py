@@ -114,7 +114,18 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["eval", "nowhere"], "nowhere: no such folder"),
         (["eval", "--backend", "ort-cpu"], "a RUN runs on torch; ort-cpu needs a BUNDLE"),
         (["export"], "exists already. Fix: choose another -o, or replace it with --force"),
-        (["export", "-o", "clip.npy/x.spoter"], "File exists: 'clip.npy'"),
+        (
+            ["export", "-o", "clip.npy/x.spoter"],
+            "clip.npy/x.spoter: clip.npy is a file, expected a folder. Fix: choose another -o",
+        ),
+        (["parity", "-o", "runs"], "runs: is a folder, expected a file to write. Fix: -o runs/NAME"),
+        (
+            ["parity", "--html", "clip.npy/x.html"],
+            "clip.npy is a file, expected a folder. Fix: choose another --html",
+        ),
+        (["parity", "--policy", "nowhere.toml"], "nowhere.toml: no such file, expected TOML with thresholds"),
+        (["parity", "--judge", "nowhere.json"], "nowhere.json: no such file, expected the facts of a parity"),
+        (["parity", "--judge", "{bundle}/bundle.json"], "bundle.json: is the manifest of a BUNDLE, expected"),
         (["verify", "--backend", "trt-rtx"], "has no fp32 engine for tensorrt_rtx. Fix: spoter-kit export"),
         (["verify", "--precision", "fp16"], "has no fp16 ONNX file, only fp32"),
         (["predict", "clip.npy", "--backend", "ort-cpu:int8"], "has no int8 ONNX file, only fp32"),
@@ -172,7 +183,10 @@ def test_a_mistake_gets_one_message_and_exit_1(
             ["bench", "--against", "nowhere", "--fail-if", "p50"],
             "--fail-if 'p50': expected p50 or clips_per_s",
         ),
-        (["data", "synth", "--signs", "0"], "generated signing: signs is 0, expected 1.."),
+        (
+            ["parity", "--judge", "{bundle}", "--seed", "0", "--all"],
+            "--all and --seed are for a run, --judge runs nothing. Fix: leave --all and --seed out",
+        ),
     ],
 )
 def test_a_wrong_option_value_gets_one_message_and_exit_2(
@@ -241,6 +255,8 @@ def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
     assert spoter_kit(home, "parity", "--judge", "facts.json").returncode == 0
     of_this = spoter_kit(home, "parity", str(bundle_of(home)), "--judge", "facts.json", "--json")
     assert answer(of_this)["passed"] is True
+    its_own = answer(spoter_kit(home, "parity", "--judge", str(bundle_of(home)), "--json"))
+    assert (its_own["name"], its_own["passed"]) == (read_bundle(bundle_of(home)).name, True)
     policy.write_text("[fp32]\nmin_clips = 100000\n")
     few = spoter_kit(home, "parity", "--judge", "facts.json", "--policy", "strict.toml")
     assert (few.returncode, "100000 are needed" in few.stdout) == (3, True)
@@ -272,7 +288,7 @@ def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_i
     contract = read_bundle(folder).contract
     plant(folder, onnx_from_module(model, contract).SerializeToString(deterministic=True))
     command = ("parity", str(folder), "--backend", "ort-cpu", "--run", str(run.resolve()), "--bisect")
-    done = spoter_kit(tmp_path, *command)
+    done = spoter_kit(tmp_path, *command, "-o", "facts.json")
     assert done.returncode == 3, done.stderr
     assert "PARITY FAILS:" in done.stdout
     assert "it breaks at model.onnx: differs from ONNX exported now by" in done.stdout
@@ -286,8 +302,16 @@ def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_i
     assert json.loads((written / "divergence.json").read_text())["nodes"] == 1
     again = spoter_kit(tmp_path, *command)
     assert (again.returncode, "--force replaces it" in again.stderr) == (1, True)
-    stored = spoter_kit(tmp_path, "parity", "--judge", "facts.json", "--bisect")
-    assert (stored.returncode, "--judge runs nothing" in stored.stderr) == (1, True)
+    pages = ("-o", "again.json", "--html", "page.html")
+    judged = spoter_kit(tmp_path, "parity", "--judge", "facts.json", *pages)
+    assert judged.returncode == 3, judged.stderr
+    assert judged.stdout == done.stdout  # the blame and what bisecting found are stored with the facts
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(
+        (tmp_path / "facts.json").read_text()
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert f"<title>Parity of {read_bundle(folder).name}</title>" in page
+    assert "it breaks at model.onnx" in page
 
 
 @pytest.mark.parametrize(
