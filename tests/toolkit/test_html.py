@@ -209,7 +209,9 @@ def test_too_few_calls_and_rounds_are_told_and_claim_nothing(exported):
         "1 clip of 60 frames on 1 thread, median of a call: torch too few calls"
     )
     assert "too few rounds for an interval" in findings(result)[0]
-    assert "too few samples (6)" in check_sound(html_from_result(result, exported.bundle)).text
+    text = check_sound(html_from_result(result, exported.bundle)).text
+    assert "too few samples (6)" in text
+    assert "not enough rounds: with fewer than 8 that agree nothing is claimed." in text
 
 
 def test_one_backend_has_nothing_to_be_compared_with(exported):

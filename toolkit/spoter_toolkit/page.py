@@ -30,12 +30,14 @@ class Table:
     Attributes:
         sentences: there are some in its cells, so they are broken into lines, and on a narrow screen each row
             becomes a list; a table of names and figures is scrolled sideways there, in its own frame.
+        note: to be read below it.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     sentences: bool = False
+    note: str = ""
 
     @property
     def layout(self) -> str:

@@ -63,7 +63,9 @@ def html_from_result(result: BenchResult, bundle: Bundle) -> str:
                 name="figures",
                 title="Figures",
                 paragraphs=(method_in_words(result).replace("`", ""),),
-                tables=[Table(title=t.title, columns=t.columns, rows=t.rows) for t in tables(result)],
+                tables=[
+                    Table(title=t.title, columns=t.columns, rows=t.rows, note=t.note) for t in tables(result)
+                ],
                 new_page=True,
             ),
             _missing_section(result),

@@ -75,6 +75,7 @@ def markdown_from_result(result: BenchResult) -> str:
         parts.append(f"![Throughput against clips a call]({BATCHES_PNG})")
     for table in tables(result):
         parts += [f"## {table.title}", _markdown_table(table.columns, table.rows)]
+        parts += [table.note] if table.note else []
     if found := problems(result):
         parts += ["## Not measured, or not to the end"]
         parts += [_markdown_table(("backend", "what", "why"), found, figures=False)]

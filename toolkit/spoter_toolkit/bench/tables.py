@@ -9,15 +9,21 @@ from spoter_toolkit.bench.cases import plural
 from spoter_toolkit.bench.offline import WAYS_IN_WORDS
 from spoter_toolkit.bench.results import START_PARTS, BenchResult, Timing, joules_per_clip, median_ms
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED, Ratio
+from spoter_toolkit.bench.verdict import explained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTable:
-    """A table of formatted cells; the first column is for names, the others for figures."""
+    """A table of formatted cells; the first column is for names, the others for figures.
+
+    Attributes:
+        note: to be read below it; empty where nothing needs explaining.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 def tables(result: BenchResult) -> list[TextTable]:
@@ -59,6 +65,7 @@ def latency_table(result: BenchResult) -> TextTable:
 
 def ratio_table(result: BenchResult) -> TextTable:
     """Return a row a case: how many times the baseline took as long as the other backend, and in words."""
+    comparisons = result.comparisons()
     return TextTable(
         title="Ratio of times, paired by round (above 1: the second is faster)",
         columns=("case", "threads", "backends", "ratio", "95 % interval", "rounds", "the second is"),
@@ -72,8 +79,9 @@ def ratio_table(result: BenchResult) -> TextTable:
                 str(c.ratio.rounds),
                 c.verdict,
             )
-            for c in result.comparisons()
+            for c in comparisons
         ),
+        note=explained(c.verdict for c in comparisons),
     )
 
 

@@ -157,7 +157,7 @@ def bench(
         emit_json(result.as_json(samples=False) | ({"against": against_json} if earlier is not None else {}))
     else:
         for table in tables(result):
-            emit_table(table.title, table.columns, table.rows)
+            emit_table(table.title, table.columns, table.rows, note=table.note)
         for name, what, why in problems(result):
             print(f"{name}: {what}: {why}")
     for remark in result.remarks:

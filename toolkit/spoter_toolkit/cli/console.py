@@ -52,8 +52,10 @@ def emit_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout; numbers belong in already formatted strings."""
+def emit_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, note: str = ""
+) -> None:
+    """Print a table on stdout, and a note below it; numbers belong in already formatted strings."""
     table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
@@ -64,6 +66,8 @@ def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     if title:
         console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
+    if note:
+        print(note)
 
 
 @contextmanager
