@@ -15,6 +15,7 @@ from spoter_toolkit.bench.gate import (
     EarlierRun,
     bound_from_text,
     check_comparable,
+    comparison_in_words,
     differences,
     earlier_run,
     gates,
@@ -72,6 +73,20 @@ def judged(now, before, text="p50 > 1.05"):
 def test_a_run_that_is_a_tenth_slower_is_beyond_and_the_same_again_is_within():
     assert judged(timing(1.10, seed=1), timing()).verdict == "beyond"
     assert judged(timing(1.00, seed=1), timing()).verdict == "within"
+
+
+def test_without_a_bound_the_medians_are_compared_and_nothing_is_judged():
+    before = timing()
+    earlier = EarlierRun(
+        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=None
+    )
+    (gate,) = gates(result(timing(2.0, seed=1)), earlier, None)
+    assert gate.verdict is None
+    assert gate.ratio == judged(timing(2.0, seed=1), before).ratio
+    assert comparison_in_words([gate], None) == (
+        "Compared: the median of a call, of every backend and case that both runs have. Nothing fails: that "
+        "takes a bound, such as --fail-if 'p50 > 1.05'."
+    )
 
 
 def test_a_difference_at_the_limit_is_not_claimed():

@@ -365,6 +365,10 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     few = spoter_kit(home, *again, "-o", "second", "--fail-if", "p50 > 0.001")
     assert few.returncode == 0, few.stderr  # two rounds on one side tell nothing
     assert "cannot tell" in few.stdout
+    unset = spoter_kit(home, *again[:-1], "-o", "apart")
+    assert unset.returncode == 0, unset.stderr
+    assert "p50 > " not in unset.stdout.partition("Nothing fails: that takes a bound")[0]
+    assert "Nothing fails: that takes a bound, such as --fail-if 'p50 > 1.05'." in unset.stdout
     against = ("--against", "second", "--fail-if")
     sure = spoter_kit(home, *again, "-o", "third", *against, "p50 > 0.001")
     assert (sure.returncode, "beyond" in sure.stdout) == (3, True)

@@ -114,7 +114,7 @@ def bench(
     with from_options():
         if fail_if is not None and not against:
             raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
-        bound = bound_from_text("p50 > 1.05" if fail_if is None else fail_if)
+        bound = None if fail_if is None else bound_from_text(fail_if)
     earlier = earlier_run(against) if against else None
     path = bundle or newest_bundle()
     opened = read_bundle(path)
@@ -150,7 +150,7 @@ def bench(
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
     if json:
         against_json = {
-            "bound": str(bound),
+            "bound": None if bound is None else str(bound),
             "gates": [asdict(gate) for gate in found],
             "differences": changed,
         }
@@ -175,7 +175,7 @@ def bench(
         for difference in changed:
             say(f"differs from the earlier run: {difference}")
         _show_gates(found, bound, json=json)
-        if fail_if is not None and any(gate.verdict == "beyond" for gate in found):
+        if any(gate.verdict == "beyond" for gate in found):
             raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit verify {}", path)
@@ -189,19 +189,33 @@ def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:
     write_text(folder / BENCH_HTML, html_from_result(result, bundle))
 
 
-def _show_gates(found: list[Gate], bound: Bound, *, json: bool) -> None:
+def _show_gates(found: list[Gate], bound: Bound | None, *, json: bool) -> None:
+    from spoter_toolkit.bench.gate import comparison_in_words
     from spoter_toolkit.bench.tables import interval
 
-    rows = []
-    for gate in found:
-        ratio = f"{gate.ratio.estimate:.2f}"
-        rows.append((gate.backend, str(gate.case), ratio, interval(gate.ratio), gate.verdict))
+    rows = [
+        (
+            gate.backend,
+            str(gate.case),
+            f"{gate.ratio.estimate:.2f}",
+            interval(gate.ratio),
+            *([gate.verdict] if gate.verdict else []),
+        )
+        for gate in found
+    ]
     if json:
         for row in rows:
             say("against the earlier run: " + ", ".join(row))
         return
-    columns = ("backend", "case", f"{bound.metric}, this ÷ earlier", "95 % interval", str(bound))
-    emit_table("against the earlier run", columns, rows)
+    metric = bound.metric if bound else "p50"
+    columns = (
+        "backend",
+        "case",
+        f"{metric}, this ÷ earlier",
+        "95 % interval",
+        *([str(bound)] if bound else []),
+    )
+    emit_table("against the earlier run", columns, rows, note=comparison_in_words(found, bound))
 
 
 def _settings(quick: bool, curve: bool | None, **asked: Any) -> BenchSettings:
