@@ -29,7 +29,7 @@ from spoter_toolkit.bench.lengths import (
 from spoter_toolkit.bench.offline import WAYS, batches_of
 from spoter_toolkit.bench.process import WorkerProcess
 from spoter_toolkit.bench.remarks import remarks_on
-from spoter_toolkit.bench.server import SEARCH_STEPS, Served, ServerResult
+from spoter_toolkit.bench.server import SEARCH_STEPS, HighestRate, Served, ServerResult
 from spoter_toolkit.bench.tables import tables
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
@@ -254,6 +254,23 @@ def test_an_overloaded_server_is_said_and_not_compared(measured):
     assert any(
         f"could not keep up with 60 clips a second: 72 of {late.served[0].clips}" in r for r in remarks
     )
+
+
+def test_a_percentile_without_a_figure_tells_too_few_samples_from_no_answer(measured):
+    result, _ = measured
+    one = served([[10.0] * 40, [30.0] * 30], (0, 30))
+    trials = ((8.0, math.inf, False), (4.0, None, False), (2.0, 3.0, True))
+    highest = HighestRate(backend="ort-cpu", percent=90, rate=2.0, trials=trials)
+    server = ServerResult(capacity={"ort-cpu": 9.0}, served=(one,), highest=(highest,))
+    late = replace(result, server=server)
+    told = json.loads(json.dumps(late.as_json(samples=False), allow_nan=False))["server"]
+    (row,) = told["served"]
+    assert [row[f"p{percent}_ms"] for percent in (50, 90, 99)] == [30.0, None, None]
+    no_answer = "no answer: it lies among the clips without one"
+    assert row["why_null"] == {"p90_ms": no_answer, "p99_ms": "too few samples: 100, needed 662"}
+    assert [why for *_, why in told["highest_rate"][0]["trials"]] == [no_answer, "too few samples", None]
+    (table,) = (t for t in tables(late) if t.title.startswith("Single clips"))
+    assert table.rows[0][4:7] == ("30.0", "no answer (30 of 100 had none)", "too few samples (100)")
 
 
 # --- workers that are lost

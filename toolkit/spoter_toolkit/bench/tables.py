@@ -136,7 +136,7 @@ def server_table(result: BenchResult) -> TextTable:
                 str(one.threads),
                 figure(one.rate),
                 figure(one.achieved_rate),
-                *(_latency(one.percentile_ms(percent), one.clips) for percent in SAMPLES_NEEDED),
+                *(_latency(one.percentile_ms(p), one.clips, sum(one.unanswered)) for p in SAMPLES_NEEDED),
                 f"{one.share_within:.1%}",
                 str(one.clips),
             )
@@ -278,7 +278,7 @@ def _percentile(timing: Timing, percent: int) -> str:
     return _latency(timing.percentile_ms(percent), len(timing.samples_ns))
 
 
-def _latency(value: float | None, samples: int) -> str:
+def _latency(value: float | None, samples: int, unanswered: int = 0) -> str:
     if value is None:
         return f"too few samples ({samples})"
-    return figure(value) if math.isfinite(value) else "no answer"
+    return figure(value) if math.isfinite(value) else f"no answer ({unanswered} of {samples} had none)"
