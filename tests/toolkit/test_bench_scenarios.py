@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from spoter_runtime.errors import BackendError, BundleError, DataError
 from spoter_toolkit.bench.cases import BenchSettings
 from spoter_toolkit.bench.controller import run_bench
 from spoter_toolkit.bench.energy import Reading, read_meters, used_joules, why_not_readable
+from spoter_toolkit.bench.findings import findings
 from spoter_toolkit.bench.floor import Floor, Product, ProductsOf
 from spoter_toolkit.bench.lengths import (
     ClipLengths,
@@ -216,8 +218,32 @@ def test_json_and_tables_hold_the_scenarios(measured):
         "Many clips at once",
         "Single clips at random times",
         "Highest rate of arriving clips that keeps the latency within 33 ms",
-        "The BdSL-SPOTER notebook's own case",
     ]
+
+
+def test_what_was_found_in_the_scenarios_is_told_in_sentences(measured):
+    result, _ = measured
+    at_once, arriving, kept = findings(result)
+    assert re.match(
+        r"96 clips at once, sorted by length, in batches: ort-cpu [\d.]+ clips a "
+        r"second, ort-cpu#2 [\d.]+ clips a second\. ort-cpu (against|takes)",
+        at_once,
+    )
+    assert re.match(
+        r"Single clips at random times, 60\.0 a second, from when each was due: ort-cpu median [\d.]+ ms, "
+        r"[\d.]+% within 33 ms; ort-cpu#2 median",
+        arriving,
+    )
+    assert kept.startswith("The bound of 33 ms is kept by ort-cpu up to ")
+
+
+def test_a_server_that_answers_too_few_clips_for_a_median_says_so(measured):
+    result, _ = measured
+    few, late = served([[5.0] * 4], (0,)), served([[5.0] * 20], (80,), backend="ort-cpu#2")
+    server = ServerResult(capacity={}, served=(few, late), highest=())
+    (told,) = findings(replace(result, offline=(), server=server))
+    assert "ort-cpu too few clips for a median, 100.0% within 33 ms; " in told
+    assert told.endswith("ort-cpu#2 no answer for most clips, 20.0% within 33 ms.")
 
 
 def served(rounds_ms, unanswered, **changed):

@@ -187,9 +187,10 @@ def drift_table(result: BenchResult) -> TextTable:
 
 
 def notebook_table(result: BenchResult) -> TextTable:
-    """Return a row a backend: the notebook's own case against its four targets."""
+    """Return a row a backend: the notebook's own case against its four targets; none where it was not run."""
     rows = []
-    for backend in result.backends:
+    ran = any(timing.case == result.notebook_case for timing in result.timings)
+    for backend in result.backends if ran else ():
         targets = result.targets(backend)
         verdicts = (
             "not measured" if t.value is None else f"{figure(t.value)} {'pass' if t.passed else 'FAIL'}"
