@@ -33,7 +33,7 @@ from spoter_toolkit.bench.cases import BenchSettings, Case, usable_cores
 from spoter_toolkit.bench.controller import run_bench
 from spoter_toolkit.bench.picture import batches_with_lengths
 from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess
-from spoter_toolkit.bench.report import figure, write_report
+from spoter_toolkit.bench.report import environment_rows, figure, write_report
 from spoter_toolkit.bench.results import Failure
 from spoter_toolkit.bench.worker import ENGINES
 from spoter_toolkit.checkpoint import read_run, save_weights, write_run_json
@@ -510,6 +510,14 @@ def test_the_environment_says_what_was_measured_on(result):
         "load_average_before",
         "load_average_after",
     } <= told.keys()
+
+
+def test_one_thread_is_one_thread_in_the_environment():
+    told = {"worker_cores": {"ort-cpu#2, 1": [0], "torch, 2": [0, 1]}}
+    assert environment_rows(told) == [
+        ("cores of ort-cpu#2, 1 thread", "0"),
+        ("cores of torch, 2 threads", "0, 1"),
+    ]
 
 
 # --- the command
