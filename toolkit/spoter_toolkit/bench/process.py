@@ -59,6 +59,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the controller, which lets a worker finish its step
             env=os.environ | thread_environment(threads) | {"PYTHONSAFEPATH": "1"},
         )
         self._lines: queue.Queue[str | None] = queue.Queue()

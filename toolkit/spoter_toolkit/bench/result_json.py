@@ -57,6 +57,8 @@ def json_of(result: BenchResult, *, samples: bool) -> dict[str, Any]:
             "targets": {name: [asdict(t) for t in result.targets(name)] for name in result.backends},
         },
         "machine": [asdict(state) for state in result.machine],
+        "stopped_after": result.stopped_after
+        and dict(zip(("steps", "of"), result.stopped_after, strict=True)),
         "skipped": result.skipped,
         "failures": [asdict(failure) for failure in result.failures],
         "remarks": list(result.remarks),

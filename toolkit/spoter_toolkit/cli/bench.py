@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
+    INTERRUPTED,
     ForceOption,
     JsonOption,
     emit_json,
@@ -96,9 +102,8 @@ def bench(
 ) -> None:
     """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.errors import BackendError, ConfigError, from_options, require
+    from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
-    from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
     from spoter_toolkit.bench.gate import (
         bound_from_text,
@@ -108,7 +113,7 @@ def bench(
         gates,
     )
     from spoter_toolkit.bench.lengths import lengths_from_path
-    from spoter_toolkit.bench.report import problems, tables, write_report
+    from spoter_toolkit.bench.report import write_report
     from spoter_toolkit.locate import newest_bundle
 
     with from_options():
@@ -143,9 +148,10 @@ def bench(
     _check_place(folder, force)
     if html:
         require("jinja2", extra="toolkit")  # found out before the measuring, not after it
-    with progress_bar() as on_progress:
-        result = run_bench(path, settings, run=run, on_progress=on_progress)
-    found = gates(result, earlier, bound) if earlier is not None and not result.failures else []
+    with progress_bar() as on_progress, _stopped_by_ctrl_c() as stop:
+        result = run_bench(path, settings, run=run, on_progress=on_progress, stop=stop)
+    whole = not result.failures and not result.stopped_after
+    found = gates(result, earlier, bound) if earlier is not None and whole else []
     changed = differences(result, earlier) if earlier is not None else []
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
     if json:
@@ -156,20 +162,13 @@ def bench(
         }
         emit_json(result.as_json(samples=False) | ({"against": against_json} if earlier is not None else {}))
     else:
-        for table in tables(result):
-            emit_table(table.title, table.columns, table.rows, note=table.note)
-        for name, what, why in problems(result):
-            print(f"{name}: {what}: {why}")
+        _show(result)
     for remark in result.remarks:
         say(f"note: {remark}")
     write_report(result, folder)
     if html:
         _write_page(result, opened, folder)
-    if result.failures:
-        lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in result.failures)
-        raise BackendError(
-            f"{plural(len(result.failures), 'worker')} lost: {lost}. What was measured is in {folder}"
-        )
+    _leave_if_incomplete(result, folder)
     say(f"report: {folder}")
     if earlier is not None:
         for difference in changed:
@@ -179,6 +178,58 @@ def bench(
             raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit verify {}", path)
+
+
+def _show(result: BenchResult) -> None:
+    from spoter_toolkit.bench.report import problems, tables
+
+    for table in tables(result):
+        emit_table(table.title, table.columns, table.rows, note=table.note)
+    for name, what, why in problems(result):
+        print(f"{name}: {what}: {why}")
+
+
+def _leave_if_incomplete(result: BenchResult, folder: Path) -> None:
+    """Leave with 130 where the run was stopped.
+
+    Raises:
+        BackendError: a worker was lost.
+    """
+    from spoter_runtime.errors import BackendError
+    from spoter_toolkit.bench.cases import plural
+
+    if result.stopped_after:
+        say(f"stopped early; what was measured is in {folder}")
+        raise typer.Exit(INTERRUPTED)
+    if result.failures:
+        lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in result.failures)
+        raise BackendError(
+            f"{plural(len(result.failures), 'worker')} lost: {lost}. What was measured is in {folder}"
+        )
+
+
+@contextmanager
+def _stopped_by_ctrl_c() -> Iterator[Event]:
+    """Yield what the first Ctrl-C sets, for the measuring to end after its step; a second ends it at once."""
+    stop = Event()
+
+    def on_interrupt(signal_number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        # Not print: the signal may have come in the middle of another one.
+        os.write(
+            2, b"\nstopping after this step; what was measured is kept. Ctrl-C again: at once, without it\n"
+        )
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        say("stopped: nothing is kept of what was measured, if anything was")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:

@@ -19,6 +19,7 @@ from rich.text import Text
 from spoter_runtime.progress import OnProgress as OnProgress
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
+INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
