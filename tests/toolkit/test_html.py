@@ -430,27 +430,49 @@ FLAGS = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the page with")
-@pytest.mark.parametrize("width", [360, 412, 1280])
-def test_nothing_overflows_the_page_sideways(page, tmp_path, width):
-    """A frame of that width, because a headless window is never narrower than about 500."""
-    (tmp_path / "page.html").write_text(page.replace("default-src 'none'", "default-src 'unsafe-inline'"))
-    (tmp_path / "frame.html").write_text(
+def seen_in_a_browser(page, folder, width, expression):
+    """Return what a JavaScript expression over `d`, the page's root, gives in a frame of a width.
+
+    A frame, because a headless window is never narrower than about 500.
+    """
+    (folder / "page.html").write_text(page.replace("default-src 'none'", "default-src 'unsafe-inline'"))
+    (folder / "frame.html").write_text(
         f'<iframe src="page.html" width="{width}" height="800" style="border:0"></iframe><p></p><script>'
         "onload = () => { const d = frames[0].document.documentElement;"
-        "document.querySelector('p').textContent = JSON.stringify([d.scrollWidth, d.clientWidth]) }</script>"
+        f"document.querySelector('p').textContent = JSON.stringify({expression}) }}</script>"
     )
     done = subprocess.run(
         [
-            *(CHROMIUM, *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--virtual-time-budget=5000", "--dump-dom", (tmp_path / "frame.html").as_uri()),
+            *(CHROMIUM, *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}"),
+            *("--virtual-time-budget=5000", "--dump-dom", (folder / "frame.html").as_uri()),
         ],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    needed, given = json.loads(re.search(r"<p>(.*?)</p>", done.stdout)[1])
+    return json.loads(re.search(r"<p>(.*?)</p>", done.stdout)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the page with")
+@pytest.mark.parametrize("width", [360, 412, 1280])
+def test_nothing_overflows_the_page_sideways(page, tmp_path, width):
+    needed, given = seen_in_a_browser(page, tmp_path, width, "[d.scrollWidth, d.clientWidth]")
     assert given <= width
     assert needed <= given
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the page with")
+def test_a_verdict_stays_in_sight_on_a_phone_where_its_table_is_wider(page, tmp_path):
+    table = "d.querySelector('.verdict-last')"
+    wide, name, verdict = seen_in_a_browser(
+        page,
+        tmp_path,
+        360,
+        f"[{table}.parentElement.scrollWidth, ...['th', 'td:last-child'].map(cell => "
+        f"{table}.querySelector('tbody ' + cell).getBoundingClientRect()).flatMap(r => [[r.left, r.right]])]",
+    )
+    assert wide > 360
+    assert 0 <= name[0] < name[1] < verdict[0] < verdict[1] <= 360

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Final
 
 from spoter_export.bundle_files import read_proofs
@@ -63,9 +64,7 @@ def html_from_result(result: BenchResult, bundle: Bundle) -> str:
                 name="figures",
                 title="Figures",
                 paragraphs=(method_in_words(result).replace("`", ""),),
-                tables=[
-                    Table(title=t.title, columns=t.columns, rows=t.rows, note=t.note) for t in tables(result)
-                ],
+                tables=[Table(**asdict(table)) for table in tables(result)],
                 new_page=True,
             ),
             _missing_section(result),

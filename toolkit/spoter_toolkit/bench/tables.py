@@ -18,12 +18,14 @@ class TextTable:
 
     Attributes:
         note: to be read below it; empty where nothing needs explaining.
+        verdict_last: the last column is the one that a reader looks for.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    verdict_last: bool = False
 
 
 def tables(result: BenchResult) -> list[TextTable]:
@@ -82,6 +84,7 @@ def ratio_table(result: BenchResult) -> TextTable:
             for c in comparisons
         ),
         note=explained(c.verdict for c in comparisons),
+        verdict_last=True,
     )
 
 
