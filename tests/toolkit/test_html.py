@@ -23,6 +23,7 @@ from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.findings import findings, headline_case
 from spoter_toolkit.bench.html import html_from_result
 from spoter_toolkit.bench.percentile_picture import percentile_figure, tail_figure
+from spoter_toolkit.bench.picture import latency_figure
 from spoter_toolkit.bench.report import tables
 from spoter_toolkit.bench.results import BenchResult, Failure, Memory, Start, Timing
 from spoter_toolkit.cli.app import app
@@ -313,6 +314,26 @@ def test_every_percentile_with_enough_calls_is_drawn_where_it_was_measured():
     on_one = [t for t in result.timings if t.case.threads == 1]
     assert all(t.percentile_ms(90) and t.percentile_ms(99) is None for t in on_one)
     assert drawn == sorted(t.percentile_ms(percent) for t in on_one for percent in (50, 90))
+
+
+def shown_labels(axis):
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+    return [label for label in axis.get_major_formatter().format_ticks(ticks) if label]
+
+
+@pytest.mark.parametrize("calls", [1, 20])
+@pytest.mark.parametrize("scale", [0.97, 1.0, 3.3, 7.7])
+def test_every_axis_of_a_picture_has_two_labels_at_least(calls, scale):
+    """Of a quick run all calls of one backend may lie within a few per cent."""
+    one = bench_result(timings=(timing("ort-cpu", CASES[0], scale, rounds=12, calls=calls),))
+    figures = (percentile_figure(one, 1), tail_figure(one, CASES[0]), latency_figure(one, (1,)))
+    logarithmic = [axes.xaxis for figure in figures[:2] for axes in figure.axes]
+    logarithmic += [axes.yaxis for figure in figures[1:] for axes in figure.axes]
+    assert len(logarithmic) == 4
+    for axis in logarithmic:
+        labels = shown_labels(axis)
+        assert len(set(labels)) == len(labels) >= 2
 
 
 def test_the_tail_ends_at_the_slowest_call_of_all():
