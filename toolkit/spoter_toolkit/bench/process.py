@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final
 
 from spoter_runtime.errors import BackendError
@@ -138,13 +137,8 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:  # nobody waits for its answer any more
+    def __exit__(self, *raised: object) -> None:
+        if raised[0] is not None:  # nobody waits for its answer any more
             self._process.kill()
         self.close()
 

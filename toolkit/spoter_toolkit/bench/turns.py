@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from types import TracebackType
 from typing import Any
 
 from spoter_runtime.errors import BackendError
@@ -164,13 +163,8 @@ class Turns:
     def __enter__(self) -> Turns:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
 
 
 def _first_cores(threads: int) -> list[int] | None:
