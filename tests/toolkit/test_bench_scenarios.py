@@ -9,7 +9,6 @@ import signal
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
@@ -369,8 +368,15 @@ def test_nothing_measured_in_a_scenario_is_an_error(bundle_folder):
 # --- the floor
 
 
-def model_of_products() -> bytes:
-    """Return a model of a product by a weight, one of two operands, and a Gemm with a transposed weight."""
+POSES_AND_LENGTHS = {
+    "poses": (TensorProto.FLOAT, ["batch", "frames", 108]),
+    "lengths": (TensorProto.INT32, ["batch"]),
+}
+
+
+@pytest.fixture
+def products(onnx_model):
+    """A model of a product by a weight, one of two operands, and a Gemm with a transposed weight."""
     nodes = [
         helper.make_node("MatMul", ["poses", "w"], ["a"]),  # (N, T, 4)
         helper.make_node("Transpose", ["a"], ["at"], perm=[0, 2, 1]),
@@ -380,34 +386,20 @@ def model_of_products() -> bytes:
         helper.make_node("ReduceSum", ["b"], ["e"], keepdims=0),
         helper.make_node("Add", ["d", "e"], ["logits"]),
     ]
-    weights = [
-        onnx.numpy_helper.from_array(np.ones((108, 4), np.float32), "w"),
-        onnx.numpy_helper.from_array(np.ones((3, 4), np.float32), "v"),
-        onnx.numpy_helper.from_array(np.array([1], np.int64), "one"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "products",
-        [
-            helper.make_tensor_value_info("poses", TensorProto.FLOAT, ["batch", "frames", 108]),
-            helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
-        ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return model.SerializeToString()
+    weights = {"w": np.ones((108, 4), np.float32), "v": np.ones((3, 4), np.float32), "one": np.array([1])}
+    logits = {"logits": (TensorProto.FLOAT, ["batch", 3])}
+    return ProductsOf(onnx_model(nodes, POSES_AND_LENGTHS, logits, weights).SerializeToString())
 
 
-def test_the_floor_has_every_product_of_the_model_with_its_operands():
-    products = ProductsOf(model_of_products()).of(6, 50)
-    assert products == [
+def test_the_floor_has_every_product_of_the_model_with_its_operands(products):
+    found = products.of(6, 50)
+    assert found == [
         Product(kind="MatMul", shapes=((6, 50, 108), (108, 4)), weights=(False, True)),
         Product(kind="MatMul", shapes=((6, 50, 4), (6, 4, 50)), weights=(False, False)),
         Product(kind="Gemm", shapes=((6, 4), (3, 4)), weights=(False, True), transposed=(False, True)),
     ]
-    assert [p.result for p in products] == [(6, 50, 4), (6, 50, 50), (6, 3)]
-    assert [p.flops for p in products] == [2 * 6 * 50 * 4 * 108, 2 * 6 * 50 * 50 * 4, 2 * 6 * 3 * 4]
+    assert [p.result for p in found] == [(6, 50, 4), (6, 50, 50), (6, 3)]
+    assert [p.flops for p in found] == [2 * 6 * 50 * 4 * 108, 2 * 6 * 50 * 50 * 4, 2 * 6 * 3 * 4]
 
 
 def test_the_shapes_are_those_the_model_has_when_it_runs(bundle_folder):
@@ -418,14 +410,9 @@ def test_the_shapes_are_those_the_model_has_when_it_runs(bundle_folder):
     assert sum(p.weights == (False, True) for p in found) >= 2 * 6  # two layers
 
 
-def test_a_model_without_a_product_has_no_floor():
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["poses"], ["logits"])],
-        "none",
-        [helper.make_tensor_value_info("poses", TensorProto.FLOAT, ["batch", "frames", 108])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "frames", 108])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+def test_a_model_without_a_product_has_no_floor(onnx_model):
+    logits = {"logits": (TensorProto.FLOAT, ["batch", "frames", 108])}
+    model = onnx_model([helper.make_node("Identity", ["poses"], ["logits"])], POSES_AND_LENGTHS, logits)
     with pytest.raises(BackendError, match="has no MatMul or Gemm: there is no floor"):
         Floor(model.SerializeToString(), 1)
 
