@@ -27,13 +27,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from spoter_runtime.files import write_json, write_text
+from result_files import RESULTS, write_result
+
+from spoter_runtime.files import write_json
 from spoter_toolkit.bench.cases import BenchSettings, plural, usable_cores
 from spoter_toolkit.bench.controller import run_bench
-from spoter_toolkit.bench.environment import cpu_model, environment, slug
+from spoter_toolkit.bench.environment import environment, slug
 from spoter_toolkit.bench.verdict import CLAIM_P, SAME_PROGRAM, is_claim
 
-RESULTS = Path(__file__).parent / "results"
 FIRST, EQUAL, SLOWED = "ort-cpu", "ort-cpu#2", "ort-cpu#3"
 IDLE, BUSY = "otherwise idle", "one core kept busy"
 SETTINGS = BenchSettings(
@@ -159,13 +160,11 @@ def main() -> None:
         | {"drifted": sum(bool(run["drifts"]) for run in done)}
         for state, done in runs.items()
     }
-    name = f"a-against-a-{slug(cpu_model())}-{datetime.now(timezone.utc):%Y-%m}"
     command = f"python benchmarks/a_against_a.py BUNDLE --runs {asked.runs} --slow-down {asked.slow_down:g}"
     cores = {"usable_cores": usable_cores()}
     report = markdown(told, where | cores, command, asked.bundle.name, asked.slow_down)
-    write_json(asked.results / f"{name}.json", {"told": told, "runs": runs, "environment": where})
-    write_text(asked.results / f"{name}.md", report)
     print(report)
+    write_result("a-against-a", {"told": told, "runs": runs}, report, where, folder=asked.results)
 
 
 if __name__ == "__main__":

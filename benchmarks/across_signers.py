@@ -13,14 +13,12 @@ import json
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from spoter_runtime.files import write_json, write_text
-from spoter_toolkit.bench.environment import cpu_model, environment, slug
+from result_files import environment_lines, write_result
 
-RESULTS = Path(__file__).parent / "results"
+from spoter_toolkit.bench.environment import environment
 
 
 def spoter_kit(*arguments: str | Path) -> Any:
@@ -92,10 +90,7 @@ def markdown(rows: list[dict[str, Any]], where: dict[str, Any], command: str) ->
             "",
             "For comparison, of the same clips: 1-nearest-neighbour 0.835 (A → B) and 0.789 (B → A).",
             "",
-            "```json",
-            json.dumps(where, indent=2),
-            "```",
-            "",
+            *environment_lines(where),
         )
     )
 
@@ -113,12 +108,8 @@ def main() -> None:
             rows.append(one_direction(arguments.source, arguments.work, train, test, seed))
             print(json.dumps(rows[-1]), flush=True)
     where = environment()
-    month = datetime.now(timezone.utc).strftime("%Y-%m")
-    name = f"across-signers-{slug(cpu_model())}-{month}"
-    write_json(RESULTS / f"{name}.json", {"rows": rows, "environment": where})
     command = f"python benchmarks/across_signers.py asl33 --seeds {arguments.seeds}"
-    write_text(RESULTS / f"{name}.md", markdown(rows, where, command))
-    print(RESULTS / f"{name}.md")
+    write_result("across-signers", {"rows": rows}, markdown(rows, where, command), where)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ import argparse
 import json
 import statistics
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from result_files import environment_lines, write_result
 
 from spoter_export.engines import plan_from_bundle
 from spoter_export.to_tensorrt import engine_from_onnx
 from spoter_runtime.bundle import Bundle, read_bundle
 from spoter_runtime.engine import uncovered
-from spoter_runtime.files import write_json, write_text
-from spoter_toolkit.bench.environment import cpu_model, environment, slug
+from spoter_toolkit.bench.environment import environment
 
-RESULTS = Path(__file__).parent / "results"
 TARGETS = (("8.0",), ("8.6",), ("8.9",), ("12.0",), ("8.0", "8.6", "8.9", "12.0"))
 ROUNDS = 3
 
@@ -80,10 +79,7 @@ def markdown(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|---|---|",
             *table,
             "",
-            "```json",
-            json.dumps(where, indent=2),
-            "```",
-            "",
+            *environment_lines(where),
         )
     )
 
@@ -108,10 +104,7 @@ def main() -> None:
                 rows.append(row(bundle, precision, targets))
                 print(json.dumps({k: v for k, v in rows[-1].items() if k != "built"}), file=sys.stderr)
     where = environment()
-    name = f"engines-{slug(cpu_model())}-{datetime.now(timezone.utc):%Y-%m}"
-    write_json(RESULTS / f"{name}.json", {"rows": rows, "environment": where})
-    write_text(RESULTS / f"{name}.md", markdown(rows, where))
-    print(RESULTS / f"{name}.md")
+    write_result("engines", {"rows": rows}, markdown(rows, where), where)
 
 
 if __name__ == "__main__":

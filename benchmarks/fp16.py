@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from result_files import environment_lines, write_result
 from torch import Tensor, nn
 
 from spoter_export.cases import ClipSet, generated_clips
@@ -30,17 +29,15 @@ from spoter_export.parity import run_parity
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle import read_bundle
 from spoter_runtime.errors import require
-from spoter_runtime.files import write_json, write_text
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import pad_clips
-from spoter_toolkit.bench.environment import cpu_model, environment, slug
+from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.evaluation import infer_clips
 from spoter_toolkit.models import BdslSpoter, Spoter
 from spoter_toolkit.reference import find_run
 
-RESULTS = Path(__file__).parent / "results"
 CAPABILITY = "SM86"
 
 
@@ -280,10 +277,7 @@ def markdown(cases: list[dict[str, Any]], where: dict[str, Any]) -> str:
             "order. Casts: those that the lowering added.",
             "",
             *(line for case in cases for line in case_markdown(case)),
-            "```json",
-            json.dumps(where, indent=2),
-            "```",
-            "",
+            *environment_lines(where),
         )
     )
 
@@ -298,11 +292,7 @@ def main() -> None:
         print("\n".join(case_markdown(results[-1])), flush=True)
     where = environment()
     where["packages"]["tensorrt-rtx"] = require("tensorrt_rtx", extra="rtx").__version__
-    month = datetime.now(timezone.utc).strftime("%Y-%m")
-    name = f"fp16-{slug(cpu_model())}-{month}"
-    write_json(RESULTS / f"{name}.json", {"cases": results, "environment": where})
-    write_text(RESULTS / f"{name}.md", markdown(results, where))
-    print(RESULTS / f"{name}.md")
+    write_result("fp16", {"cases": results}, markdown(results, where), where)
 
 
 if __name__ == "__main__":

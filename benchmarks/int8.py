@@ -9,29 +9,27 @@ frames on one thread, rounds in turn. Writes benchmarks/results/int8-<cpu>-<mont
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from fp16 import RESULTS, Case, case_from, on_ort
+from fp16 import Case, case_from, on_ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from result_files import environment_lines, write_result
 
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
 from spoter_export.int8 import bounded_products, int8_from_fp32
 from spoter_export.judge import unexplained_flips
 from spoter_export.parity import invariance_of, run_parity
 from spoter_runtime.contract import LENGTHS, POSES
-from spoter_runtime.files import write_json, write_text
 from spoter_runtime.ort import OrtRunner, import_onnxruntime
 from spoter_runtime.runner import pad_clips
-from spoter_toolkit.bench.environment import cpu_model, environment, slug
+from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.bench.statistics import paired_ratio
 from spoter_toolkit.evaluation import infer_clips
 
@@ -283,10 +281,7 @@ def markdown(cases: list[dict[str, Any]], where: dict[str, Any]) -> str:
             "below while others used it too. The gain depends on the CPU: with VNNI it is larger.",
             "",
             *(line for case in cases for line in case_markdown(case)),
-            "```json",
-            json.dumps(where, indent=2),
-            "```",
-            "",
+            *environment_lines(where),
         )
     )
 
@@ -297,11 +292,7 @@ def main() -> None:
     parser.add_argument("--case", nargs=3, type=Path, action="append", required=True, dest="cases")
     results = [measure(case_from(*paths)) for paths in parser.parse_args().cases]
     where = environment()
-    month = datetime.now(timezone.utc).strftime("%Y-%m")
-    name = f"int8-{slug(cpu_model())}-{month}"
-    write_json(RESULTS / f"{name}.json", {"cases": results, "environment": where})
-    write_text(RESULTS / f"{name}.md", markdown(results, where))
-    print(RESULTS / f"{name}.md")
+    write_result("int8", {"cases": results}, markdown(results, where), where)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from result_files import write_result
+
 from spoter_export.judge import Proof
 from spoter_runtime.bundle import read_bundle
-from spoter_runtime.files import write_json, write_text
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, split_backend
-from spoter_toolkit.bench.environment import cpu_model, environment, slug
+from spoter_toolkit.bench.environment import environment, slug
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.exporting import proof_clips
 from spoter_toolkit.proving import prove_backends
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def row_of(proof: Proof, seed: int, seconds: float) -> dict[str, Any]:
@@ -96,15 +94,12 @@ def main() -> None:
         rows += [row_of(proof, seed, seconds) for proof in proofs]
         print(f"seed {seed}: {[proof.verdict.passed for proof in proofs]}, {seconds:.0f} s", flush=True)
     where = environment()
-    month = datetime.now(timezone.utc).strftime("%Y-%m")
-    name = f"no-false-alarm-{slug(bundle.name)}-{slug(cpu_model())}-{month}"
     command = (
         f"python benchmarks/no_false_alarm.py BUNDLE RUN DATASET --seeds {arguments.seeds} "
         f"--clips {arguments.clips} --backends {','.join(names)}"
     )
-    write_json(RESULTS / f"{name}.json", {"rows": rows, "environment": where})
-    write_text(RESULTS / f"{name}.md", page(rows, command, where))
-    print(RESULTS / f"{name}.md")
+    case = f"no-false-alarm-{slug(bundle.name)}"
+    write_result(case, {"rows": rows}, page(rows, command, where), where)
 
 
 def _on_this_cpu(names: list[str]) -> list[str]:

@@ -145,6 +145,27 @@ def plant():
     return plant
 
 
+@pytest.fixture(scope="session")
+def onnx_model():
+    """Return onnx_model(nodes, inputs, outputs, weights): a graph of these nodes.
+
+    Inputs and outputs are name → (type, shape), weights are name → array.
+    """
+    from onnx import helper, numpy_helper
+
+    def onnx_model(nodes, inputs, outputs, weights=None):
+        graph = helper.make_graph(
+            nodes,
+            "graph",
+            [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+            [helper.make_tensor_value_info(name, *kind) for name, kind in outputs.items()],
+            [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    return onnx_model
+
+
 @pytest.fixture
 def reseal():
     """Return reseal(folder, edit): change a bundle's manifest as somebody would who can make its seal.

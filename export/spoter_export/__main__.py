@@ -9,35 +9,36 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from spoter_export.engines import AddedEngine, add_engines
+from spoter_export.engines import AddedEngine, add_engines, check_engine_precisions
 from spoter_export.profiles import parse_profile
 from spoter_export.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._version import __version__
-from spoter_runtime.errors import SpoterError
+from spoter_runtime.errors import SpoterError, exit_code_of, from_options
 from spoter_runtime.progress import OnProgress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Add engines to a bundle; return 0 done, 1 our error."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    """Add engines to a bundle; return 0 done, 1 our error, 2 usage."""
+    arguments = _parser().parse_args(argv)
+    capability, profile = arguments.compute_capability, arguments.profile
     try:
+        with from_options():
+            capabilities = None if capability is None else parse_compute_capabilities(capability)
+            profiles = [parse_profile(text) for text in profile] if profile else None
+            precisions = [name.strip() for name in arguments.precision.split(",")]
+            check_engine_precisions(precisions)
         added = add_engines(
             arguments.bundle,
             library=arguments.library,
-            precisions=[name.strip() for name in arguments.precision.split(",")],
-            compute_capabilities=(
-                parse_compute_capabilities(arguments.compute_capability)
-                if arguments.compute_capability is not None
-                else None
-            ),
-            profiles=[parse_profile(text) for text in arguments.profile] if arguments.profile else None,
+            precisions=precisions,
+            compute_capabilities=capabilities,
+            profiles=profiles,
             force=arguments.force,
             on_progress=_show_progress(),
         )
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_code_of(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

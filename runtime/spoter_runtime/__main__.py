@@ -15,13 +15,13 @@ from spoter_runtime._version import __version__
 from spoter_runtime.backends import BACKENDS
 from spoter_runtime.clip_files import load_clip
 from spoter_runtime.doctor import diagnose
-from spoter_runtime.errors import SpoterError
+from spoter_runtime.errors import SpoterError, nearest_known
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return 0 done, 1 our error, 3 the check was run and the answer is no."""
+    """Run one verb; return 0 done, 1 our error, 2 usage, 3 the check was run and the answer is no."""
     parser = argparse.ArgumentParser(prog="python -m spoter_runtime", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verify.add_argument("bundle")
     verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
     for verb in (predict, verify):
-        verb.add_argument("--backend", choices=BACKENDS, help="default: the best that works here")
+        known = ", ".join(BACKENDS)
+        verb.add_argument("--backend", type=_backend, help=f"{known}; default: the best that works here")
         verb.add_argument("--precision", default="fp32", help="of the file to run; default: fp32")
     arguments = parser.parse_args(argv)
     try:
@@ -47,6 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _backend(name: str) -> str:
+    """Return the name of a backend as it is; argparse's own message about choices would not guess."""
+    if name not in BACKENDS:
+        raise argparse.ArgumentTypeError(f"unknown backend {name!r}; {nearest_known(name, list(BACKENDS))}")
+    return name
 
 
 def _predict(bundle: str, clips: list[str], backend: str | None, precision: str, top: int) -> int:

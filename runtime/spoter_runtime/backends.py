@@ -8,7 +8,13 @@ from typing import Final
 
 from spoter_runtime.bundle import Artefact, Bundle
 from spoter_runtime.engine import BACKEND_OF, Library
-from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, SpoterError
+from spoter_runtime.errors import (
+    BackendError,
+    BundleError,
+    MissingExtraError,
+    SpoterError,
+    nearest_known,
+)
 from spoter_runtime.files import cache_folder
 from spoter_runtime.ort import OrtRunner, Provider
 from spoter_runtime.replay import replay_goldens
@@ -117,7 +123,7 @@ def open_runner(
         SpoterError: the backend that was asked for cannot be opened.
     """
     if backend is not None and backend not in BACKENDS:
-        raise BackendError(f"unknown backend {backend!r}; the runtime has {', '.join(BACKENDS)}")
+        raise BackendError(f"unknown backend {backend!r}; {nearest_known(backend, list(BACKENDS))}")
     wish = _Wish(precision=precision, threads=threads, allow_host_code=allow_host_code)
     if backend is not None:
         runner, artefact = BACKENDS[backend](bundle, wish)

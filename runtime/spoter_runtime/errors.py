@@ -4,10 +4,12 @@ SpoterError                 everything this project raises on purpose; message =
 ├── InputError              a clip or an array the contract does not allow (also a ValueError)
 ├── BundleError             a bundle that is missing, damaged, foreign or too new
 ├── BackendError            an engine that cannot load or run here
+│   └── NotFiniteError      an engine that ran, and gave logits that are no numbers
 ├── MissingExtraError       an optional package is not installed (also an ImportError)
 ├── DataError               a dataset, or a file to import, that cannot be used
 ├── CheckpointError         a RUN or a notebook checkpoint that cannot be used
 ├── ConfigError             a recipe or an option with a wrong key or value (also a ValueError)
+│   └── UsageError          a command line that says so itself: exit 2, where all others exit 1
 └── ExportError             an exported graph that does not do what its contract says
 """
 
@@ -15,7 +17,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -35,6 +38,10 @@ class BackendError(SpoterError):
     """An inference engine that cannot be loaded or cannot run on this machine."""
 
 
+class NotFiniteError(BackendError):
+    """An engine ran, and its logits hold a NaN or an infinity."""
+
+
 class MissingExtraError(SpoterError, ImportError):
     """An optional package that this call needs is not installed."""
 
@@ -51,11 +58,15 @@ class ConfigError(SpoterError, ValueError):
     """A recipe or an option with an unknown key or a value out of range."""
 
 
+class UsageError(ConfigError):
+    """A command line with an option that does not fit, or with a value that no input makes right."""
+
+
 class ExportError(SpoterError):
     """An exported graph that does not do what its contract says."""
 
 
-def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str:
+def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.7) -> str:
     """Return how an error about an unknown name goes on: the nearest known one, or all of them.
 
     Args:
@@ -67,6 +78,24 @@ def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> st
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+@contextmanager
+def from_options() -> Iterator[None]:
+    """Within it options are read, and no files: a wrong value is one of the command line.
+
+    Raises:
+        UsageError: for a ConfigError.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+
+
+def exit_code_of(error: SpoterError) -> int:
+    """Return what a command exits with after `error`: 2 where the command line is wrong, else 1."""
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def require(module: str, *, extra: str) -> ModuleType:

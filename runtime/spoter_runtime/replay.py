@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
 from spoter_runtime.bundle import Artefact, Goldens
+from spoter_runtime.errors import NotFiniteError
+from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner
+
+_NAMED: Final = 3  # goldens that differ and are named in a sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differing:
+    """A golden whose answer is not the reference's.
+
+    Attributes:
+        golden: its place in the bundle's goldens.npz, from 0.
+        frames: of its clip.
+        max_logit_diff: largest absolute difference; None where an answer is not a number.
+        label_agrees: whether the best label is the reference's.
+    """
+
+    golden: int
+    frames: int
+    max_logit_diff: float | None
+    label_agrees: bool
+
+    def __str__(self) -> str:
+        clip = f"golden {self.golden} ({self.frames} frame{'s' * (self.frames != 1)})"
+        if self.max_logit_diff is None:
+            return f"{clip} not a number"
+        return f"{clip} off by {self.max_logit_diff:.2e}{'' if self.label_agrees else ', another label'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,48 +46,90 @@ class Replay:
     Attributes:
         clips: goldens replayed.
         labels_agree: goldens whose best label is the reference's.
-        max_logit_diff: largest absolute difference from the reference's logits.
+        max_logit_diff: largest absolute difference from the reference's logits, of the goldens whose answer
+            is a number; None where there is none.
         tolerance: what the bundle allows for the artefact.
         strict: whether every label has to agree. In fp32 it has; in less, a label may turn where two logits
             are closer to each other than twice the tolerance.
+        differing: the goldens beyond the tolerance, without a number, or with another label.
     """
 
     clips: int
     labels_agree: int
-    max_logit_diff: float
+    max_logit_diff: float | None
     tolerance: float
     strict: bool
+    differing: tuple[Differing, ...] = ()
 
     @property
     def passed(self) -> bool:
         """True when no logit is further off than the tolerance and the labels agree as they must."""
+        if self.max_logit_diff is None or any(one.max_logit_diff is None for one in self.differing):
+            return False
         agrees = self.labels_agree == self.clips or not self.strict
         return agrees and self.max_logit_diff <= self.tolerance
 
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        names = ("clips", "labels_agree", "max_logit_diff", "tolerance")
+        rows = ("golden", "frames", "max_logit_diff", "label_agrees")
+        return {name: getattr(self, name) for name in names} | {
+            "differing": [{name: getattr(one, name) for name in rows} for one in self.differing]
+        }
+
     def __str__(self) -> str:
         """Return the facts in words."""
-        return (
+        largest = "none is a number" if self.max_logit_diff is None else f"{self.max_logit_diff:.2e}"
+        words = (
             f"{self.labels_agree} of {self.clips} goldens agree, largest logit difference "
-            f"{self.max_logit_diff:.2e} (allowed {self.tolerance:.0e})"
+            f"{largest} (allowed {self.tolerance:.0e})"
         )
+        if not self.differing:
+            return words
+        more = len(self.differing) - _NAMED
+        named = "; ".join(map(str, self.differing[:_NAMED]))
+        return f"{words}; {named}{f'; and {more} more' if more > 0 else ''}"
 
 
 def replay_goldens(runner: Runner, goldens: Goldens, artefact: Artefact) -> Replay:
     """Run the goldens one clip at a time and without padding: the way a device meets them.
 
+    A golden whose logits are not finite differs, and the others are run all the same.
+
     Raises:
-        InputError, BackendError: as `Runner.infer`.
+        InputError, BackendError: as `Runner.infer`, but for logits that are not finite.
     """
-    logits = np.concatenate(
+    lengths = [int(length) for length in goldens.lengths_N]
+    logits_NC = np.concatenate(
         [
-            runner.infer(poses[None, :length], np.array([length], np.int32))
-            for poses, length in zip(goldens.poses_NTD, goldens.lengths_N, strict=True)
+            _answer(runner, poses[None, :length])
+            for poses, length in zip(goldens.poses_NTD, lengths, strict=True)
         ]
     )
+    difference_N = np.abs(logits_NC - goldens.logits_NC).max(1)
+    number_N = np.isfinite(difference_N)
+    agrees_N = number_N & (logits_NC.argmax(1) == goldens.logits_NC.argmax(1))
     return Replay(
-        clips=len(logits),
-        labels_agree=int((logits.argmax(1) == goldens.logits_NC.argmax(1)).sum()),
-        max_logit_diff=float(np.abs(logits - goldens.logits_NC).max()),
+        clips=len(lengths),
+        labels_agree=int(agrees_N.sum()),
+        max_logit_diff=float(difference_N[number_N].max()) if number_N.any() else None,
         tolerance=artefact.max_logit_diff,
         strict=artefact.precision == "fp32",
+        differing=tuple(
+            Differing(
+                golden=i,
+                frames=lengths[i],
+                max_logit_diff=float(difference_N[i]) if number_N[i] else None,
+                label_agrees=bool(agrees_N[i]),
+            )
+            for i in np.flatnonzero(~(difference_N <= artefact.max_logit_diff) | ~agrees_N).tolist()
+        ),
     )
+
+
+def _answer(runner: Runner, poses_1TD: Float32Array) -> Float32Array:
+    """Return the logits of one clip; NaN for all of them where one is not finite."""
+    try:
+        return runner.infer(poses_1TD, np.array([poses_1TD.shape[1]], np.int32))
+    except NotFiniteError:
+        return np.full((1, runner.contract.num_classes), math.nan, np.float32)

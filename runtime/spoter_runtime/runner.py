@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import abc
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BackendError, InputError
+from spoter_runtime.errors import BackendError, InputError, NotFiniteError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, check_coordinates
 
 Int32Array = npt.NDArray[np.int32]
@@ -41,7 +40,8 @@ class Runner(abc.ABC):
         Raises:
             InputError: wrong type, rank, batch, frame or feature count, a length outside 1..T, or an
                 infinity in a real frame.
-            BackendError: the engine failed, or gave logits that are not finite.
+            BackendError: the engine failed.
+            NotFiniteError: it gave logits that are not finite.
         """
         poses, lengths = check_batch(poses_NTD, lengths_N, self.contract)
         logits = self._infer(poses, lengths)
@@ -51,7 +51,7 @@ class Runner(abc.ABC):
                 f"{self.name}: expected logits {expected} float32, got {logits.shape} {logits.dtype}"
             )
         if not np.isfinite(logits).all():
-            raise BackendError(f"{self.name}: logits are not finite for poses {poses.shape}")
+            raise NotFiniteError(f"{self.name}: logits are not finite for poses {poses.shape}")
         return logits
 
     @abc.abstractmethod
@@ -64,12 +64,7 @@ class Runner(abc.ABC):
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

@@ -60,10 +60,7 @@ class VerifyReport:
             "passed",
             "passed_over",
         )
-        facts = ("clips", "labels_agree", "max_logit_diff", "tolerance")
-        return {name: getattr(self, name) for name in names} | {
-            name: getattr(self.replay, name) for name in facts
-        }
+        return {name: getattr(self, name) for name in names} | self.replay.as_json()
 
 
 def verify_bundle(path: Path | str, backend: str | None = None, *, precision: str = "fp32") -> VerifyReport:

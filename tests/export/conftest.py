@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spoter_runtime.contract import GraphContract, Label
+from spoter_runtime.ort import OrtRunner
 
 
 class Average(nn.Module):
@@ -27,6 +28,12 @@ class Average(nn.Module):
 def average():
     """Return the class, so that a test can break it in one way."""
     return Average
+
+
+@pytest.fixture
+def runner_of():
+    """Return runner_of(model): an ONNX graph on ONNX Runtime, on one thread."""
+    return lambda model: OrtRunner(model.SerializeToString(deterministic=True), threads=1)
 
 
 @pytest.fixture

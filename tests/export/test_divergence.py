@@ -116,25 +116,15 @@ def test_rounding_to_fp16_is_no_divergence_and_a_value_beyond_it_is(values):
     assert (found.tensor, found.difference) == ("kept", pytest.approx(1, abs=0.1))
 
 
-def test_what_only_the_optimiser_breaks_is_found_with_all_the_nodes_that_it_needs():
+def test_what_only_the_optimiser_breaks_is_found_with_all_the_nodes_that_it_needs(onnx_model):
     # ONNX Runtime multiplies the two weights beforehand, which is more than float32 holds.
     nodes = [
         helper.make_node("Relu", ["poses"], ["seen"]),
         helper.make_node("Conv", ["seen", "kernel"], ["small"]),
         helper.make_node("Mul", ["small", "factor"], ["logits"]),
     ]
-    initializers = [
-        numpy_helper.from_array(np.full((1, 1, 1), 1e30, np.float32), "kernel"),
-        numpy_helper.from_array(np.full((1, 1, 1), 1e30, np.float32), "factor"),
-    ]
-    made = helper.make_graph(
-        nodes,
-        "toy",
-        [helper.make_tensor_value_info("poses", TensorProto.FLOAT, [1, 1, 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 1, 4])],
-        initializers,
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    huge, four = np.full((1, 1, 1), 1e30, np.float32), (TensorProto.FLOAT, [1, 1, 4])
+    model = onnx_model(nodes, {"poses": four}, {"logits": four}, {"kernel": huge, "factor": huge})
     poses = np.full((1, 1, 4), 1e-30, np.float32)
     session = ort.SessionOptions()
     session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -134,7 +134,7 @@ def test_no_engine_is_built_from_int8_and_the_fix_names_what_can_be(bundle_copy,
         ConfigError, match=r"precision int8 is for CPUs, .* Fix: --precision fp16 for engines"
     ):
         add_engines(bundle_copy, library="tensorrt", precisions=("int8", "fp16"))
-    assert main([str(bundle_copy), "--rtx", "--precision", "int8"]) == 1
+    assert main([str(bundle_copy), "--rtx", "--precision", "int8"]) == 2
     assert "error: precision int8 is for CPUs, no engine is built from it. Fix: " in capsys.readouterr().err
     assert contents(bundle_copy) == before
 

@@ -26,7 +26,6 @@ from spoter_export.parity import invariance_of, run_parity
 from spoter_export.to_onnx import check_graph, onnx_from_module
 from spoter_runtime.contract import LENGTHS, METADATA_KEY, POSES
 from spoter_runtime.errors import ExportError
-from spoter_runtime.ort import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import pad_clips
 from spoter_runtime.verify import verify_bundle
@@ -60,10 +59,6 @@ def bytes_of(model):
     return model.SerializeToString(deterministic=True)
 
 
-def runner_of(model):
-    return OrtRunner(bytes_of(model), threads=1)
-
-
 def products_of(model):
     return [node for node in model.graph.node if node.op_type == "MatMulInteger"]
 
@@ -82,19 +77,15 @@ def on_this_cpu(model, names, feeds):
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def product_alone(weight):
-    """Return one MatMulInteger with a weight, its bytes and their zero point from outside."""
-    graph = helper.make_graph(
+@pytest.fixture
+def product_alone(onnx_model):
+    """Return product_alone(weight): one MatMulInteger; its bytes and their zero point come from outside."""
+    return lambda weight: onnx_model(
         [helper.make_node("MatMulInteger", ["bytes", "weight", "zero_point"], ["sums"])],
-        "product",
-        [
-            helper.make_tensor_value_info("bytes", TensorProto.UINT8, [None, len(weight)]),
-            helper.make_tensor_value_info("zero_point", TensorProto.UINT8, []),
-        ],
-        [helper.make_tensor_value_info("sums", TensorProto.INT32, [None, weight.shape[1]])],
-        [numpy_helper.from_array(weight, "weight")],
+        {"bytes": (TensorProto.UINT8, [None, len(weight)]), "zero_point": (TensorProto.UINT8, [])},
+        {"sums": (TensorProto.INT32, [None, weight.shape[1]])},
+        {"weight": weight},
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def test_the_contract_still_holds(int8, contract):
@@ -189,7 +180,7 @@ def test_every_sum_of_real_activations_is_the_exact_whole_number(int8, contract)
     assert seen == len(products) * len(generated_clips(contract, 0).clips)
 
 
-def test_every_sum_of_the_worst_activations_is_the_exact_whole_number(int8):
+def test_every_sum_of_the_worst_activations_is_the_exact_whole_number(int8, product_alone):
     arrays = arrays_of(int8)
     for node in products_of(int8):
         weight = arrays[node.input[1]]
@@ -208,7 +199,7 @@ def test_the_largest_weight_that_cannot_be_cut_off_is_used(int8):
     assert {int(value) for column in largest for value in column} == {EXACT_WEIGHT}
 
 
-def test_the_answers_are_those_of_exact_arithmetic(int8, contract):
+def test_the_answers_are_those_of_exact_arithmetic(int8, contract, runner_of):
     # Another order of a float sum may round a value to the neighbouring step, never further.
     exact = ReferenceEvaluator(int8)
     runner = runner_of(int8)
@@ -242,7 +233,7 @@ def test_a_graph_without_products_in_8_bits_is_not_called_exact(fp32):
         check_exact(fp32)
 
 
-def test_the_answers_are_those_of_fp32_within_what_int8_holds(fp32, int8):
+def test_the_answers_are_those_of_fp32_within_what_int8_holds(fp32, int8, runner_of):
     facts = run_parity(runner_of(fp32), runner_of(int8))
     assert (
         1e-4 < facts.max_logit_diff < policy_of("int8").max_logit_diff
@@ -250,7 +241,7 @@ def test_the_answers_are_those_of_fp32_within_what_int8_holds(fp32, int8):
     assert all(point.error is None for point in facts.grid)
 
 
-def test_what_padding_holds_does_not_matter_at_all(int8, contract):
+def test_what_padding_holds_does_not_matter_at_all(int8, contract, runner_of):
     moved = {
         fact.change: fact.max_logit_diff
         for fact in invariance_of(runner_of(int8), generated_clips(contract, 0).clips, seed=0)
@@ -260,7 +251,7 @@ def test_what_padding_holds_does_not_matter_at_all(int8, contract):
     assert max(moved.values()) < policy_of("int8").max_invariance_diff
 
 
-def test_a_clip_far_outside_the_picture_does_not_blur_its_company(int8, make_clip):
+def test_a_clip_far_outside_the_picture_does_not_blur_its_company(int8, make_clip, runner_of):
     runner = runner_of(int8)
     clip, wild = make_clip(1, 30), make_clip(2, 30) * np.float32(1000)
     alone = runner.infer(*pad_clips([clip]))

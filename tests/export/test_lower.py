@@ -19,7 +19,6 @@ from spoter_export.parity import run_parity
 from spoter_export.to_onnx import check_graph, onnx_from_module
 from spoter_runtime.contract import METADATA_KEY
 from spoter_runtime.errors import BackendError, ExportError
-from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import pad_clips
 
 
@@ -66,10 +65,6 @@ def types_of(model):
     return {value.name: value.type.tensor_type.elem_type for value in values} | {
         tensor.name: tensor.data_type for tensor in graph.initializer
     }
-
-
-def runner_of(model):
-    return OrtRunner(model.SerializeToString(deterministic=True), threads=1)
 
 
 def added_casts(before, after):
@@ -120,7 +115,7 @@ def test_weights_are_stored_once_and_in_fp16(fp32, fp16):
     assert fp16.ByteSize() < 0.65 * fp32.ByteSize()
 
 
-def test_what_comes_before_the_first_layer_stays_fp32(two_layers):
+def test_what_comes_before_the_first_layer_stays_fp32(two_layers, runner_of):
     model = two_layers()
     lowered = fp16_from_fp32(model)
     poses = np.full((1, 30, 108), 0.75, np.float32)  # times 1e6 it is far beyond fp16
@@ -141,7 +136,7 @@ def test_no_rounding_is_dropped_by_onnx_runtime(fp16, tmp_path):
     assert len(tensors) > 150
 
 
-def test_the_answers_are_those_of_fp32_within_what_fp16_holds(fp32, fp16, contract):
+def test_the_answers_are_those_of_fp32_within_what_fp16_holds(fp32, fp16, contract, runner_of):
     facts = run_parity(runner_of(fp32), runner_of(rounded_from_fp16(fp16)))
     assert 1e-5 < facts.max_logit_diff < 2e-2  # neither the same graph, nor another model
     assert all(point.error is None for point in facts.grid)
@@ -212,14 +207,16 @@ def test_an_activation_beyond_fp16_is_refused_by_node_and_value(two_layers, make
         check_fp16_range(model, batches)
 
 
-def test_what_the_range_check_refuses_overflows_where_every_tensor_is_rounded(two_layers, make_clip):
+def test_what_the_range_check_refuses_overflows_where_all_tensors_are_rounded(
+    two_layers, make_clip, runner_of
+):
     poses, lengths = pad_clips([make_clip() * 100])
     lowered = fp16_from_fp32(two_layers(constant=1e4))
     with pytest.raises(BackendError, match="logits are not finite"):
         runner_of(rounded_from_fp16(lowered)).infer(poses, lengths)
 
 
-def test_the_proof_rounds_wherever_the_graph_says_so(two_layers):
+def test_the_proof_rounds_wherever_the_graph_says_so(two_layers, runner_of):
     model = two_layers()
     poses = np.random.default_rng(0).random((7, 30, 108), np.float32)
     weights = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in model.graph.initializer}

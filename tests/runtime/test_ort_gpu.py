@@ -78,17 +78,15 @@ def test_a_node_that_the_file_has_not_is_told_by_its_kind(assignment):
     assert not stranded & {"Shape", "Gather", "Concat", "Slice"}
 
 
-def test_arithmetic_on_shapes_alone_strands_nothing():
-    graph = helper.make_graph(
+def test_arithmetic_on_shapes_alone_strands_nothing(onnx_model):
+    model = onnx_model(
         [
             helper.make_node("Shape", ["x"], ["shape"], name="shape"),
             helper.make_node("Mul", ["shape", "shape"], ["y"], name="twice"),
         ],
-        "shapes",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "t"])],
-        [helper.make_tensor_value_info("y", TensorProto.INT64, [2])],
+        {"x": (TensorProto.FLOAT, ["n", "t"])},
+        {"y": (TensorProto.INT64, [2])},
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     content = model.SerializeToString()
     assert {node.name for part in _cpu_assignment(content) for node in part.get_nodes()} == {"shape", "twice"}
     assert stranded_nodes(_cpu_assignment(content), read_onnx(content), CUDA) == []

@@ -146,7 +146,7 @@ def test_why_says_how_the_backend_was_chosen(bundle_folder):
 
 
 def test_an_unknown_backend_is_refused_with_those_there_are(bundle_folder):
-    with pytest.raises(BackendError, match=r"unknown backend 'tpu'; the runtime has trt, .*, ort-cpu"):
+    with pytest.raises(BackendError, match=r"unknown backend 'tpu'; there are trt, .*, ort-cpu"):
         Recognizer.load(bundle_folder, "tpu")
     with pytest.raises(BackendError, match="a lone ONNX file runs on ort-cpu, not on tpu"):
         Recognizer.load(bundle_folder / "model.onnx", "tpu")

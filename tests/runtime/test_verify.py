@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from spoter_runtime.bundle import read_bundle
 from spoter_runtime.errors import BundleError
@@ -49,14 +53,55 @@ def test_one_golden_logit_a_little_off_is_not_verified(with_goldens):
     report = verify_bundle(with_goldens(edit))
     assert not report.passed
     assert report.replay.max_logit_diff == pytest.approx(2e-4, rel=0.2)
-    assert report.summary().endswith("NOT VERIFIED")
+    assert re.search(r"golden 3 \(\d+ frames?\) off by [12]\.\d\de-04: NOT VERIFIED$", report.summary())
 
 
 def test_a_golden_that_is_not_a_number_is_not_verified(with_goldens):
     def edit(logits):
         logits[0, logits[0].argmin()] = np.nan
 
-    assert not verify_bundle(with_goldens(edit)).passed
+    report = verify_bundle(with_goldens(edit))
+    assert not report.passed
+    assert [(d.golden, d.max_logit_diff) for d in report.replay.differing] == [(0, None)]
+
+
+def test_a_model_whose_logits_are_no_numbers_is_reported_golden_by_golden(python, bundle_copy, plant):
+    plant(bundle_copy, silent_beyond(20, (bundle_copy / "model.onnx").read_bytes()))
+    report = verify_bundle(bundle_copy)
+    lengths = read_bundle(bundle_copy).goldens().lengths_N
+    silent = [i for i, frames in enumerate(lengths) if frames > 20]
+    assert 0 < len(silent) < len(lengths)
+    assert not report.passed
+    assert [(d.golden, d.max_logit_diff) for d in report.replay.differing] == [(i, None) for i in silent]
+    assert report.replay.labels_agree == len(lengths) - len(silent)
+    assert report.replay.max_logit_diff <= 1e-4  # the others were run all the same
+    assert json.loads(json.dumps(report.as_json(), allow_nan=False))["differing"][0]["golden"] == silent[0]
+    done = python("-m", "spoter_runtime", "verify", bundle_copy)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert f"golden {silent[0]} ({lengths[silent[0]]} frames) not a number; " in done.stdout
+    done = python("-m", "spoter_toolkit", "verify", bundle_copy, "--json")
+    assert (done.returncode, json.loads(done.stdout)["passed"]) == (3, False)
+
+
+def silent_beyond(frames, content):
+    """Return a model whose logits are NaN for clips of more frames."""
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    inner = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["inner_logits" if name == inner else name for name in node.output]
+    constants = {"most": np.int32(frames), "nan": np.float32(np.nan), "zero": np.float32(0)}
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.array(v), k) for k, v in constants.items())
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "column"))
+    graph.node.extend(
+        [
+            helper.make_node("Greater", ["lengths", "most"], ["is_long"]),
+            helper.make_node("Where", ["is_long", "nan", "zero"], ["spoil"]),
+            helper.make_node("Unsqueeze", ["spoil", "column"], ["spoil_N1"]),
+            helper.make_node("Add", ["inner_logits", "spoil_N1"], [inner]),
+        ]
+    )
+    return model.SerializeToString()
 
 
 def test_a_golden_label_that_changed_is_counted(with_goldens):
@@ -102,7 +147,8 @@ def test_the_command_exits_3_when_a_golden_was_changed(python, with_goldens):
 
     done = python("-m", "spoter_runtime", "verify", with_goldens(edit))
     assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout.endswith("largest logit difference 1.00e+00 (allowed 1e-04): NOT VERIFIED\n")
+    assert "largest logit difference 1.00e+00 (allowed 1e-04); golden 0 (" in done.stdout
+    assert re.search(r"; and \d+ more: NOT VERIFIED\n$", done.stdout)
 
 
 def test_the_command_exits_1_when_a_file_was_damaged(python, bundle_copy):
@@ -134,7 +180,8 @@ def test_the_command_predicts(python, bundle_folder, make_clip, tmp_path):
         (["predict", "BUNDLE", "none.npy"], 1, "error: none.npy: not a readable .npy array"),
         (["predict", "nowhere.spoter", "none.npy"], 1, "error: nowhere.spoter: no such folder"),
         (["verify", "nowhere.spoter"], 1, "error: nowhere.spoter: no such folder. Fix: spoter-kit export"),
-        (["verify", "BUNDLE", "--backend", "tpu"], 2, "invalid choice: 'tpu'"),
+        (["verify", "BUNDLE", "--backend", "tpu"], 2, "unknown backend 'tpu'; there are trt, "),
+        (["verify", "BUNDLE", "--backend", "ort_cpu"], 2, "'ort_cpu'; did you mean 'ort-cpu'?"),
         (["sing"], 2, "invalid choice: 'sing'"),
         ([], 2, "the following arguments are required"),
     ],

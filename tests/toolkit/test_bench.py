@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 
 from spoter_runtime.bundle import MANIFEST, Artefact, Bundle, manifest_from_bundle
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract, Label
-from spoter_runtime.errors import BackendError, BundleError, ConfigError
+from spoter_runtime.errors import BackendError, BundleError, ConfigError, UsageError
 from spoter_runtime.files import write_json
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.backends import BACKENDS
@@ -33,7 +34,7 @@ from spoter_toolkit.bench.cases import BenchSettings, Case, usable_cores
 from spoter_toolkit.bench.controller import run_bench
 from spoter_toolkit.bench.picture import batches_with_lengths
 from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess
-from spoter_toolkit.bench.report import figure, write_report
+from spoter_toolkit.bench.report import environment_rows, figure, write_report
 from spoter_toolkit.bench.results import Failure
 from spoter_toolkit.bench.worker import ENGINES
 from spoter_toolkit.checkpoint import read_run, save_weights, write_run_json
@@ -311,6 +312,42 @@ def test_a_worker_that_dies_or_hangs_is_named_and_the_others_go_on(small_bundle)
     assert not any(worker_with(threads) for threads in (one, dies, hangs))
 
 
+def test_a_run_that_is_stopped_keeps_what_was_measured_and_says_so(small_bundle, tmp_path):
+    settings = BenchSettings(
+        backends=("ort-cpu",),
+        batches=(1,),
+        frames=(3,),
+        threads=(1,),
+        rounds=7,
+        seconds_per_case=0.01,
+        starts=1,
+        **FEW,
+    )
+    stop = Event()
+
+    def on_progress(done, total, what):
+        if what.startswith("round 2 of 7"):
+            stop.set()
+
+    stopped = run_bench(small_bundle, settings, on_progress=on_progress, stop=stop)
+    (timing,) = stopped.timings
+    assert (len(timing.rounds_ns), len(stopped.starts["ort-cpu"]), stopped.memory) == (2, 1, ())
+    assert stopped.failures == ()
+    done, of = stopped.stopped_after
+    assert done < of == 1 + 1 + 7
+    assert stopped.remarks[0].startswith(
+        f"stopped early, after {done} of 9 steps: cases and scenarios that are"
+    )
+    write_report(stopped, tmp_path / "bench")
+    assert json.loads((tmp_path / "bench" / "bench.json").read_text())["stopped_after"] == {
+        "steps": done,
+        "of": 9,
+    }
+    assert f"**Note:** {stopped.remarks[0]}." in (tmp_path / "bench" / "bench.md").read_text(encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):  # before anything was measured
+        run_bench(small_bundle, settings, stop=stop)
+
+
 def test_a_backend_that_cannot_run_is_listed_with_the_reason(small_bundle):
     settings = BenchSettings(
         batches=(1,),
@@ -512,6 +549,14 @@ def test_the_environment_says_what_was_measured_on(result):
     } <= told.keys()
 
 
+def test_one_thread_is_one_thread_in_the_environment():
+    told = {"worker_cores": {"ort-cpu#2, 1": [0], "torch, 2": [0, 1]}}
+    assert environment_rows(told) == [
+        ("cores of ort-cpu#2, 1 thread", "0"),
+        ("cores of torch, 2 threads", "0, 1"),
+    ]
+
+
 # --- the command
 
 
@@ -559,12 +604,36 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
     assert any(timing["threads"] == 1 and len(timing["rounds_ns"]) == 8 for timing in written["timings"])
 
 
+@posix
+def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(small_bundle, tmp_path):
+    many = usable_cores() + 1  # a start-up has as many threads as there are cores
+    command = spoter_kit(
+        *("bench", small_bundle, *QUICK, "--threads", many, "--seconds-per-case", 60, "-o", "out")
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as bench:
+        while worker_with(many) is None:
+            assert bench.poll() is None
+            time.sleep(0.01)
+        os.killpg(bench.pid, signal.SIGINT)  # as a terminal does: to all of the group
+        output, remarks = bench.communicate()
+    assert bench.returncode == 130, remarks
+    assert remarks.startswith("\nstopping after this step; what was measured is kept.")
+    assert "note: stopped early, after 2 of 11 steps" in remarks
+    assert remarks.endswith("stopped early; what was measured is in out\n")
+    assert "Start-up: fresh process" in output
+    assert len(json.loads((tmp_path / "out" / "bench.json").read_text())["starts"][0]["samples"]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--batch", "1,x"), "--batch: expected whole numbers with commas, like 1,16, got '1,x'"),
         (("--threads", "0"), "threads: expected 1..256, got 0"),
         (("--backend", "tpu"), "unknown backend 'tpu'; there are torch, "),
+        (("--backend", "ort_cpu"), "unknown backend 'ort_cpu'; did you mean 'ort-cpu'?"),
+        (("--scenario", ""), "--scenario: expected names with commas, like latency,server, got ''"),
+        (("--scenario", "start,,server"), "like latency,server, got 'start,,server'. Fix: name one at least"),
         (("--scenario", "ofline"), "unknown scenario 'ofline'; did you mean 'offline'?"),
         (("--rate", "0"), "rate: expected more than 0 and at most 1e+06 clips a second, got 0"),
         (("--rate", "-3"), "rate: expected more than 0 and at most 1e+06 clips a second, got -3"),
@@ -575,6 +644,6 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
 def test_a_wrong_option_is_one_clear_error(small_bundle, tmp_path, options, message):
     out = tmp_path / "out"
     ran = CliRunner().invoke(app, ["bench", str(small_bundle), *options, "-o", str(out)])
-    assert isinstance(ran.exception, ConfigError)
+    assert isinstance(ran.exception, UsageError)
     assert message in str(ran.exception)
     assert not out.exists()

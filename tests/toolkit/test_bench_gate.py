@@ -15,6 +15,7 @@ from spoter_toolkit.bench.gate import (
     EarlierRun,
     bound_from_text,
     check_comparable,
+    comparison_in_words,
     differences,
     earlier_run,
     gates,
@@ -74,6 +75,20 @@ def test_a_run_that_is_a_tenth_slower_is_beyond_and_the_same_again_is_within():
     assert judged(timing(1.00, seed=1), timing()).verdict == "within"
 
 
+def test_without_a_bound_the_medians_are_compared_and_nothing_is_judged():
+    before = timing()
+    earlier = EarlierRun(
+        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=None
+    )
+    (gate,) = gates(result(timing(2.0, seed=1)), earlier, None)
+    assert gate.verdict is None
+    assert gate.ratio == judged(timing(2.0, seed=1), before).ratio
+    assert comparison_in_words([gate], None) == (
+        "Compared: the median of a call, of every backend and case that both runs have. Nothing fails: that "
+        "takes a bound, such as --fail-if 'p50 > 1.05'."
+    )
+
+
 def test_a_difference_at_the_limit_is_not_claimed():
     gate = judged(timing(1.05, seed=2), timing())
     assert gate.verdict == "cannot tell"
@@ -127,7 +142,8 @@ def test_what_else_differs_from_the_earlier_run_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no bench.json with samples"),
+        ("{", r"bench\.json: is no JSON \(.*\), expected the report of a bench\. Fix: name the bench\.json"),
+        ('{"proofs": []}', "bench.json: is the facts of a parity run, expected the report of a bench"),
         ("{}", "KeyError"),
         (json.dumps({"schema_version": 99}), "schema version 99, this spoter-kit reads"),
         (json.dumps(result(timing()).as_json(samples=False)), "rounds_ns"),
@@ -137,6 +153,13 @@ def test_what_is_no_report_is_refused(tmp_path, content, message):
     (tmp_path / "bench.json").write_text(content)
     with pytest.raises(DataError, match=message):
         earlier_run(tmp_path)
+
+
+def test_a_report_that_is_not_there_is_named_with_what_to_name_instead(tmp_path):
+    with pytest.raises(DataError, match=r"/bench\.json: no such file, expected the report .* -o wrote$"):
+        earlier_run(tmp_path)
+    with pytest.raises(DataError, match=r"none: no such file, expected the report of a bench\. Fix: name"):
+        earlier_run(tmp_path / "none")
 
 
 def test_runs_without_a_common_case_cannot_be_compared():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
@@ -19,6 +19,7 @@ from spoter_runtime.errors import BackendError, BundleError, DataError
 from spoter_toolkit.bench.cases import BenchSettings
 from spoter_toolkit.bench.controller import run_bench
 from spoter_toolkit.bench.energy import Reading, read_meters, used_joules, why_not_readable
+from spoter_toolkit.bench.findings import findings
 from spoter_toolkit.bench.floor import Floor, Product, ProductsOf
 from spoter_toolkit.bench.lengths import (
     ClipLengths,
@@ -29,7 +30,7 @@ from spoter_toolkit.bench.lengths import (
 from spoter_toolkit.bench.offline import WAYS, batches_of
 from spoter_toolkit.bench.process import WorkerProcess
 from spoter_toolkit.bench.remarks import remarks_on
-from spoter_toolkit.bench.server import SEARCH_STEPS, Served, ServerResult
+from spoter_toolkit.bench.server import SEARCH_STEPS, HighestRate, Served, ServerResult
 from spoter_toolkit.bench.tables import tables
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
@@ -69,7 +70,8 @@ def test_a_histogram_file_gives_its_lengths(tmp_path):
     [
         ("[44, 60]", r"is no histogram of lengths\. Fix: write \{\"44\": 3"),
         ("44", "is no histogram"),
-        ("{", "neither a DATASET nor a histogram"),
+        ("{", r"is no JSON \(.*\), expected a DATASET or a histogram of lengths\. Fix: write"),
+        ('{"proofs": []}', "is the facts of a parity run, expected a DATASET or a histogram"),
         ("{}", "has no clips"),
         ('{"44": 0}', "has no clips"),
         ('{"0": 1}', "'0' is no number of frames"),
@@ -88,7 +90,7 @@ def test_a_wrong_lengths_file_is_refused_with_a_right_one(tmp_path, content, mes
     file.write_text(content)
     with pytest.raises(DataError, match=message):
         lengths_from_path(file, CONTRACT)
-    with pytest.raises(DataError, match="neither a DATASET nor a histogram"):
+    with pytest.raises(DataError, match=r"none\.json: no such file, expected a DATASET or a histogram"):
         lengths_from_path(tmp_path / "none.json", CONTRACT)
 
 
@@ -215,8 +217,32 @@ def test_json_and_tables_hold_the_scenarios(measured):
         "Many clips at once",
         "Single clips at random times",
         "Highest rate of arriving clips that keeps the latency within 33 ms",
-        "The BdSL-SPOTER notebook's own case",
     ]
+
+
+def test_what_was_found_in_the_scenarios_is_told_in_sentences(measured):
+    result, _ = measured
+    at_once, arriving, kept = findings(result)
+    assert re.match(
+        r"96 clips at once, sorted by length, in batches: ort-cpu [\d.]+ clips a "
+        r"second, ort-cpu#2 [\d.]+ clips a second\. ort-cpu (against|takes)",
+        at_once,
+    )
+    assert re.match(
+        r"Single clips at random times, 60\.0 a second, from when each was due: ort-cpu median [\d.]+ ms, "
+        r"[\d.]+% within 33 ms; ort-cpu#2 median",
+        arriving,
+    )
+    assert kept.startswith("The bound of 33 ms is kept by ort-cpu up to ")
+
+
+def test_a_server_that_answers_too_few_clips_for_a_median_says_so(measured):
+    result, _ = measured
+    few, late = served([[5.0] * 4], (0,)), served([[5.0] * 20], (80,), backend="ort-cpu#2")
+    server = ServerResult(capacity={}, served=(few, late), highest=())
+    (told,) = findings(replace(result, offline=(), server=server))
+    assert "ort-cpu too few clips for a median, 100.0% within 33 ms; " in told
+    assert told.endswith("ort-cpu#2 no answer for most clips, 20.0% within 33 ms.")
 
 
 def served(rounds_ms, unanswered, **changed):
@@ -253,6 +279,23 @@ def test_an_overloaded_server_is_said_and_not_compared(measured):
     assert any(
         f"could not keep up with 60 clips a second: 72 of {late.served[0].clips}" in r for r in remarks
     )
+
+
+def test_a_percentile_without_a_figure_tells_too_few_samples_from_no_answer(measured):
+    result, _ = measured
+    one = served([[10.0] * 40, [30.0] * 30], (0, 30))
+    trials = ((8.0, math.inf, False), (4.0, None, False), (2.0, 3.0, True))
+    highest = HighestRate(backend="ort-cpu", percent=90, rate=2.0, trials=trials)
+    server = ServerResult(capacity={"ort-cpu": 9.0}, served=(one,), highest=(highest,))
+    late = replace(result, server=server)
+    told = json.loads(json.dumps(late.as_json(samples=False), allow_nan=False))["server"]
+    (row,) = told["served"]
+    assert [row[f"p{percent}_ms"] for percent in (50, 90, 99)] == [30.0, None, None]
+    no_answer = "no answer: it lies among the clips without one"
+    assert row["why_null"] == {"p90_ms": no_answer, "p99_ms": "too few samples: 100, needed 662"}
+    assert [why for *_, why in told["highest_rate"][0]["trials"]] == [no_answer, "too few samples", None]
+    (table,) = (t for t in tables(late) if t.title.startswith("Single clips"))
+    assert table.rows[0][4:7] == ("30.0", "no answer (30 of 100 had none)", "too few samples (100)")
 
 
 # --- workers that are lost
@@ -325,8 +368,15 @@ def test_nothing_measured_in_a_scenario_is_an_error(bundle_folder):
 # --- the floor
 
 
-def model_of_products() -> bytes:
-    """Return a model of a product by a weight, one of two operands, and a Gemm with a transposed weight."""
+POSES_AND_LENGTHS = {
+    "poses": (TensorProto.FLOAT, ["batch", "frames", 108]),
+    "lengths": (TensorProto.INT32, ["batch"]),
+}
+
+
+@pytest.fixture
+def products(onnx_model):
+    """A model of a product by a weight, one of two operands, and a Gemm with a transposed weight."""
     nodes = [
         helper.make_node("MatMul", ["poses", "w"], ["a"]),  # (N, T, 4)
         helper.make_node("Transpose", ["a"], ["at"], perm=[0, 2, 1]),
@@ -336,34 +386,20 @@ def model_of_products() -> bytes:
         helper.make_node("ReduceSum", ["b"], ["e"], keepdims=0),
         helper.make_node("Add", ["d", "e"], ["logits"]),
     ]
-    weights = [
-        onnx.numpy_helper.from_array(np.ones((108, 4), np.float32), "w"),
-        onnx.numpy_helper.from_array(np.ones((3, 4), np.float32), "v"),
-        onnx.numpy_helper.from_array(np.array([1], np.int64), "one"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "products",
-        [
-            helper.make_tensor_value_info("poses", TensorProto.FLOAT, ["batch", "frames", 108]),
-            helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
-        ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return model.SerializeToString()
+    weights = {"w": np.ones((108, 4), np.float32), "v": np.ones((3, 4), np.float32), "one": np.array([1])}
+    logits = {"logits": (TensorProto.FLOAT, ["batch", 3])}
+    return ProductsOf(onnx_model(nodes, POSES_AND_LENGTHS, logits, weights).SerializeToString())
 
 
-def test_the_floor_has_every_product_of_the_model_with_its_operands():
-    products = ProductsOf(model_of_products()).of(6, 50)
-    assert products == [
+def test_the_floor_has_every_product_of_the_model_with_its_operands(products):
+    found = products.of(6, 50)
+    assert found == [
         Product(kind="MatMul", shapes=((6, 50, 108), (108, 4)), weights=(False, True)),
         Product(kind="MatMul", shapes=((6, 50, 4), (6, 4, 50)), weights=(False, False)),
         Product(kind="Gemm", shapes=((6, 4), (3, 4)), weights=(False, True), transposed=(False, True)),
     ]
-    assert [p.result for p in products] == [(6, 50, 4), (6, 50, 50), (6, 3)]
-    assert [p.flops for p in products] == [2 * 6 * 50 * 4 * 108, 2 * 6 * 50 * 50 * 4, 2 * 6 * 3 * 4]
+    assert [p.result for p in found] == [(6, 50, 4), (6, 50, 50), (6, 3)]
+    assert [p.flops for p in found] == [2 * 6 * 50 * 4 * 108, 2 * 6 * 50 * 50 * 4, 2 * 6 * 3 * 4]
 
 
 def test_the_shapes_are_those_the_model_has_when_it_runs(bundle_folder):
@@ -374,14 +410,9 @@ def test_the_shapes_are_those_the_model_has_when_it_runs(bundle_folder):
     assert sum(p.weights == (False, True) for p in found) >= 2 * 6  # two layers
 
 
-def test_a_model_without_a_product_has_no_floor():
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["poses"], ["logits"])],
-        "none",
-        [helper.make_tensor_value_info("poses", TensorProto.FLOAT, ["batch", "frames", 108])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "frames", 108])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+def test_a_model_without_a_product_has_no_floor(onnx_model):
+    logits = {"logits": (TensorProto.FLOAT, ["batch", "frames", 108])}
+    model = onnx_model([helper.make_node("Identity", ["poses"], ["logits"])], POSES_AND_LENGTHS, logits)
     with pytest.raises(BackendError, match="has no MatMul or Gemm: there is no floor"):
         Floor(model.SerializeToString(), 1)
 

@@ -18,7 +18,15 @@ from spoter_toolkit.bench.remarks import remarks_on
 from spoter_toolkit.bench.results import BenchResult, Timing
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio, signed_rank_p
 from spoter_toolkit.bench.tables import tables
-from spoter_toolkit.bench.verdict import CLAIM_P, NO_DIFFERENCE, NOT_ENOUGH, NOT_SURE, is_claim, verdict
+from spoter_toolkit.bench.verdict import (
+    CLAIM_P,
+    NO_DIFFERENCE,
+    NOT_ENOUGH,
+    NOT_SURE,
+    explained,
+    is_claim,
+    verdict,
+)
 
 
 def rounds(factors, *, seed, between=0.03, within=0.05, calls=30):
@@ -42,8 +50,11 @@ def ratio(low, high, *, count=10, p=0.001):
         (ratio(1.18, 1.23), "faster by 18–23 %"),
         (ratio(1.181, 1.184), "faster by 18 %"),
         (ratio(1 / 1.12, 1 / 1.09), "slower by 9–12 %"),
-        (ratio(2.9, 3.1), "2.9–3.1 times as fast"),
-        (ratio(0.25, 0.4), "2.5–4.0 times as slow"),
+        (ratio(2.9, 3.1), "faster: 2.9–3.1 times as fast"),
+        (ratio(0.25, 0.4), "slower: 2.5–4.0 times as long"),
+        (ratio(1 / 6.27, 1 / 1.49), "slower: 1.5–6.3 times as long"),
+        (ratio(1.03, 2.1), "faster: 1.03–2.10 times as fast"),
+        (ratio(1.5, 2.0), "faster by 50–100 %"),
         (ratio(0.98, 1.30), NO_DIFFERENCE),
         (ratio(1.005, 1.015), NO_DIFFERENCE),  # two processes of one program may differ by so much
         (ratio(1.04, 1.30, p=0.02), NOT_SURE),
@@ -53,7 +64,23 @@ def ratio(low, high, *, count=10, p=0.001):
 )
 def test_a_verdict_is_in_words(found, words):
     assert verdict(found) == words
-    assert is_claim(words) == ("faster" in words or "slower" in words or "times" in words)
+    assert is_claim(words) == words.startswith(("faster", "slower"))
+
+
+def test_a_verdict_that_claims_nothing_is_explained_below_its_table():
+    """Seven rounds are one too few for a claim."""
+    few = [Timing(backend=t.backend, case=CASE, rounds_ns=t.rounds_ns[:7]) for t in result().timings]
+    (table,) = (t for t in tables(result(timings=tuple(few))) if t.title.startswith("Ratio"))
+    assert table.note == (
+        "not enough rounds: with fewer than 8 that agree nothing is claimed. Run again with --rounds 8 or "
+        "more; for the start-up, without --quick."
+    )
+    (sure,) = (t for t in tables(result()) if t.title.startswith("Ratio"))
+    assert sure.note == ""
+    assert explained([NOT_SURE, NO_DIFFERENCE]) == (
+        "not sure: most rounds lean to one side, but of equal backends more than 1% of the runs would lean "
+        "as much. Run again with more --rounds."
+    )
 
 
 def test_swapping_the_two_swaps_faster_and_slower():

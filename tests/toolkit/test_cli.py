@@ -109,17 +109,56 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
     ("arguments", "message"),
     [
         (["train", "nowhere"], "nowhere: no such folder. Fix: spoter-kit data import"),
-        (["train", "{data}", "--recipe", "storng"], "no recipe 'storng'; there are"),
-        (["train", "{data}", "--set", "epoch=1"], "did you mean 'epochs'"),
         (["train", "{data}", "-o", "runs/{run}"], "exists already. Fix: choose another -o"),
         (["train", "--resume", "-o", "nowhere"], "nowhere: no such folder"),
         (["eval", "nowhere"], "nowhere: no such folder"),
-        (["eval", "--split", "dev"], "no split 'dev'; there are train, val, test and all"),
         (["eval", "--backend", "ort-cpu"], "a RUN runs on torch; ort-cpu needs a BUNDLE"),
-        (["eval", "{bundle}", "--backend", "tpu"], "unknown backend 'tpu'; there are torch, "),
         (["export"], "exists already. Fix: choose another -o, or replace it with --force"),
+        (
+            ["export", "-o", "clip.npy/x.spoter"],
+            "clip.npy/x.spoter: clip.npy is a file, expected a folder. Fix: choose another -o",
+        ),
+        (["parity", "-o", "runs"], "runs: is a folder, expected a file to write. Fix: -o runs/NAME"),
+        (
+            ["parity", "--html", "clip.npy/x.html"],
+            "clip.npy is a file, expected a folder. Fix: choose another --html",
+        ),
+        (["parity", "--policy", "nowhere.toml"], "nowhere.toml: no such file, expected TOML with thresholds"),
+        (["parity", "--judge", "nowhere.json"], "nowhere.json: no such file, expected the facts of a parity"),
+        (["parity", "--judge", "{bundle}/bundle.json"], "bundle.json: is the manifest of a BUNDLE, expected"),
+        (["verify", "--backend", "trt-rtx"], "has no fp32 engine for tensorrt_rtx. Fix: spoter-kit export"),
+        (["verify", "--precision", "fp16"], "has no fp16 ONNX file, only fp32"),
+        (["predict", "clip.npy", "--backend", "ort-cpu:int8"], "has no int8 ONNX file, only fp32"),
+        (["parity", "--run", "nowhere"], "nowhere: no such folder"),
+        (["parity", "nowhere.spoter"], "nowhere.spoter: no such folder. Fix: spoter-kit export"),
+        (["predict", "nowhere.npy"], "nowhere.npy: not a readable .npy array"),
+        (["predict", "long.npy"], "long.npy: 400 frames, the model takes 1..299. Fix:"),
+        (["predict", "depth.npy"], "depth.npy: expected 54×2 values a frame, got 54×3"),
+        (["predict", "nobody.npy"], "nobody.npy: no landmark is detected in any of its 5 frames"),
+        (["predict", "infinite.npy"], "infinite.npy: value inf at index"),
+        (["verify", "nowhere"], "nowhere: no such folder"),
+        (["import-checkpoint", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["demo", "-o", "runs", "--force"], "runs: exists already and was not made by the demo"),
+        (["train", "{data}", "-o", "runs", "--force"], "runs: exists already and is no run"),
+        (["export", "-o", "other.spoter", "--force"], "other.spoter: exists already and is no bundle"),
+        (["eval", "-o", "clip.npy"], "clip.npy: exists already"),
+        (["parity", "-o", "clip.npy"], "clip.npy: exists already"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_1(
+    home: Path, tiny: Dataset, arguments: list[str], message: str
+) -> None:
+    check_refused(home, tiny, arguments, message, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{data}", "--recipe", "storng"], "no recipe 'storng'; there are"),
+        (["train", "{data}", "--set", "epoch=1"], "did you mean 'epochs'"),
+        (["eval", "--split", "dev"], "no split 'dev'; there are train, val, test and all"),
+        (["eval", "{bundle}", "--backend", "tpu"], "unknown backend 'tpu'; there are torch, "),
         (["export", "-o", "model"], "a bundle's name ends in .spoter. Fix: -o model.spoter"),
-        (["export", "-o", "clip.npy/x.spoter"], "File exists: 'clip.npy'"),
         (["export", "{bundle}"], "is a BUNDLE already. Fix: --trt or --rtx adds engines to it"),
         (["export", "--precision", "fp8"], "precision 'fp8': expected one of fp32, fp16, int8"),
         (
@@ -132,30 +171,32 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["export", "{bundle}", "--rtx", "--profile", "1x9,1x3,1x5"], "does not contain its opt shape 1x3"),
         (["parity", "--backend", "torch"], "is what the others are compared with"),
         (["parity", "--backend", "torch:fp16"], "torch runs the RUN's own fp32 weights"),
-        (["verify", "--backend", "trt-rtx"], "has no fp32 engine for tensorrt_rtx. Fix: spoter-kit export"),
-        (["verify", "--precision", "fp16"], "has no fp16 ONNX file, only fp32"),
-        (["predict", "clip.npy", "--backend", "ort-cpu:int8"], "has no int8 ONNX file, only fp32"),
-        (["parity", "--run", "nowhere"], "nowhere: no such folder"),
-        (["parity", "nowhere.spoter"], "nowhere.spoter: no such folder. Fix: spoter-kit export"),
-        (["predict", "nowhere.npy"], "nowhere.npy: not a readable .npy array"),
         (["predict", "clip.npy", "--long", "cut"], "--long cut: expected error or resample"),
-        (["predict", "long.npy"], "long.npy: 400 frames, the model takes 1..299. Fix:"),
-        (["predict", "depth.npy"], "depth.npy: expected 54×2 values a frame, got 54×3"),
-        (["predict", "nobody.npy"], "nobody.npy: no landmark is detected in any of its 5 frames"),
-        (["predict", "infinite.npy"], "infinite.npy: value inf at index"),
-        (["verify", "nowhere"], "nowhere: no such folder"),
-        (["import-checkpoint", "nowhere.pth"], "nowhere.pth: no such file"),
-        (["demo", "-o", "runs", "--force"], "runs: exists already and was not made by the demo"),
-        (["train", "{data}", "-o", "runs", "--force"], "runs: exists already and is no run"),
-        (["export", "-o", "other.spoter", "--force"], "other.spoter: exists already and is no bundle"),
-        (["eval", "-o", "clip.npy"], "clip.npy: exists already"),
-        (["parity", "-o", "clip.npy"], "clip.npy: exists already"),
         (["train", "{data}", "--set", "learning_rate=inf"], "learning_rate: inf, expected a finite number"),
+        (["eval", "{bundle}", "--backend", "ort_cpu"], "'ort_cpu'; did you mean 'ort-cpu'?"),
+        (["verify", "--backend", "tpu"], "unknown backend 'tpu'; there are torch, "),
+        (["verify", "--backend", "ort-cpu:int8", "--precision", "fp32"], "which of the two? Fix: name one"),
+        (["parity", "--backend", "ort-gpu"], "unknown backend 'ort-gpu'; did you mean 'ort-cpu'?"),
+        (["bench", "--scenario", "ofline"], "unknown scenario 'ofline'; did you mean 'offline'?"),
+        (["bench", "--fail-if", "p50 > 1"], "--fail-if: compares with an earlier run. Fix: --against REPORT"),
+        (
+            ["bench", "--against", "nowhere", "--fail-if", "p50"],
+            "--fail-if 'p50': expected p50 or clips_per_s",
+        ),
+        (
+            ["parity", "--judge", "{bundle}", "--seed", "0", "--all"],
+            "--all and --seed are for a run, --judge runs nothing. Fix: leave --all and --seed out",
+        ),
     ],
 )
-def test_a_mistake_gets_one_message_and_exit_1(
+def test_a_wrong_option_value_gets_one_message_and_exit_2(
     home: Path, tiny: Dataset, arguments: list[str], message: str
 ) -> None:
+    check_refused(home, tiny, arguments, message, code=2)
+
+
+def check_refused(home: Path, tiny: Dataset, arguments: list[str], message: str, *, code: int) -> None:
+    """Check that a command leaves everything as it was, and says one thing."""
     rng = np.random.default_rng(0)
     clips = {
         "clip": rng.random((9, 54, 2)),
@@ -172,7 +213,7 @@ def test_a_mistake_gets_one_message_and_exit_1(
     before = sorted(home.rglob("*"))
     filled = [a.format(data=tiny.folder, run=run, bundle=bundle_of(home)) for a in arguments]
     done = spoter_kit(home, *filled)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
@@ -214,6 +255,8 @@ def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
     assert spoter_kit(home, "parity", "--judge", "facts.json").returncode == 0
     of_this = spoter_kit(home, "parity", str(bundle_of(home)), "--judge", "facts.json", "--json")
     assert answer(of_this)["passed"] is True
+    its_own = answer(spoter_kit(home, "parity", "--judge", str(bundle_of(home)), "--json"))
+    assert (its_own["name"], its_own["passed"]) == (read_bundle(bundle_of(home)).name, True)
     policy.write_text("[fp32]\nmin_clips = 100000\n")
     few = spoter_kit(home, "parity", "--judge", "facts.json", "--policy", "strict.toml")
     assert (few.returncode, "100000 are needed" in few.stdout) == (3, True)
@@ -245,7 +288,7 @@ def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_i
     contract = read_bundle(folder).contract
     plant(folder, onnx_from_module(model, contract).SerializeToString(deterministic=True))
     command = ("parity", str(folder), "--backend", "ort-cpu", "--run", str(run.resolve()), "--bisect")
-    done = spoter_kit(tmp_path, *command)
+    done = spoter_kit(tmp_path, *command, "-o", "facts.json")
     assert done.returncode == 3, done.stderr
     assert "PARITY FAILS:" in done.stdout
     assert "it breaks at model.onnx: differs from ONNX exported now by" in done.stdout
@@ -259,8 +302,16 @@ def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_i
     assert json.loads((written / "divergence.json").read_text())["nodes"] == 1
     again = spoter_kit(tmp_path, *command)
     assert (again.returncode, "--force replaces it" in again.stderr) == (1, True)
-    stored = spoter_kit(tmp_path, "parity", "--judge", "facts.json", "--bisect")
-    assert (stored.returncode, "--judge runs nothing" in stored.stderr) == (1, True)
+    pages = ("-o", "again.json", "--html", "page.html")
+    judged = spoter_kit(tmp_path, "parity", "--judge", "facts.json", *pages)
+    assert judged.returncode == 3, judged.stderr
+    assert judged.stdout == done.stdout  # the blame and what bisecting found are stored with the facts
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(
+        (tmp_path / "facts.json").read_text()
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert f"<title>Parity of {read_bundle(folder).name}</title>" in page
+    assert "it breaks at model.onnx" in page
 
 
 @pytest.mark.parametrize(
@@ -314,14 +365,16 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     few = spoter_kit(home, *again, "-o", "second", "--fail-if", "p50 > 0.001")
     assert few.returncode == 0, few.stderr  # two rounds on one side tell nothing
     assert "cannot tell" in few.stdout
+    unset = spoter_kit(home, *again[:-1], "-o", "apart")
+    assert unset.returncode == 0, unset.stderr
+    assert "p50 > " not in unset.stdout.partition("Nothing fails: that takes a bound")[0]
+    assert "Nothing fails: that takes a bound, such as --fail-if 'p50 > 1.05'." in unset.stdout
     against = ("--against", "second", "--fail-if")
     sure = spoter_kit(home, *again, "-o", "third", *against, "p50 > 0.001")
     assert (sure.returncode, "beyond" in sure.stdout) == (3, True)
     assert spoter_kit(home, *again, "-o", "third", *against, "p50 > 1000").returncode == 0
-    lonely = spoter_kit(home, "bench", out, "--fail-if", "p50 > 1")
-    assert (lonely.returncode, "Fix: --against REPORT" in lonely.stderr) == (1, True)
     unset = spoter_kit(home, *again, "-o", "third", *against, "")
-    assert (unset.returncode, "--fail-if ''" in unset.stderr) == (1, True)
+    assert (unset.returncode, "--fail-if ''" in unset.stderr) == (2, True)
     assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
 
 
@@ -346,8 +399,6 @@ def test_every_verb_runs_int8_by_the_backends_name(home: Path, tiny: Dataset) ->
     short = ("--quick", "--rounds", "2", "--seconds-per-case", "0.02", "--frames", "9", "--threads", "1")
     measured = answer(spoter_kit(home, "bench", out, *backend, *short, "-o", "int8-bench", "--json"))
     assert {timing["backend"] for timing in measured["timings"]} == {"ort-cpu:int8"}
-    both = spoter_kit(home, "verify", out, *backend, "--precision", "fp32")
-    assert (both.returncode, "which of the two? Fix: name one" in both.stderr) == (1, True)
 
 
 def test_a_clip_too_long_can_be_resampled(home: Path) -> None:

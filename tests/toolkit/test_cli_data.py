@@ -142,9 +142,9 @@ def test_nothing_is_replaced_without_force(run, source):
         (("show", "-o", "x.jpeg"), 1, "a picture's name ends in"),
         (("import", "npy", "nowhere"), 1, "nowhere: no such folder"),
         (("import", "mp3", "clips"), 2, "mp3"),
-        (("import", "npy", "clips", "--fps", "0", "-o", "x"), 1, "fps must be a positive number"),
+        (("import", "npy", "clips", "--fps", "0", "-o", "x"), 2, "fps must be a positive number"),
         (("import", "npy", "clips", "-o", "file/x"), 1, "file"),
-        (("synth", "--signs", "0", "-o", "x"), 1, "signs is 0"),
+        (("synth", "--signs", "0", "-o", "x"), 2, "signs is 0"),
     ],
 )
 def test_errors_are_one_message_and_leave_everything_as_it_was(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 from spoter_toolkit.data.dataset import Clip, Dataset
@@ -60,7 +60,7 @@ def test_clips_of_any_length_keep_their_order() -> None:
 def test_unknown_labels_empty_splits_and_long_clips_are_refused(tiny: Dataset) -> None:
     knows = Echo(GraphContract(labels=tiny.labels))
     assert evaluate(knows, tiny, "all").clips == len(tiny.clips)
-    with pytest.raises(DataError, match="no split 'dev'; there are train, val, test and all"):
+    with pytest.raises(ConfigError, match="no split 'dev'; there are train, val, test and all"):
         evaluate(knows, tiny, "dev")
     with pytest.raises(DataError, match="no clip is in the split 'test'"):
         evaluate(knows, tiny.with_clips(tiny.clips_in("train"), ""), "test")

@@ -23,6 +23,7 @@ from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.findings import findings, headline_case
 from spoter_toolkit.bench.html import html_from_result
 from spoter_toolkit.bench.percentile_picture import percentile_figure, tail_figure
+from spoter_toolkit.bench.picture import latency_figure
 from spoter_toolkit.bench.report import tables
 from spoter_toolkit.bench.results import BenchResult, Failure, Memory, Start, Timing
 from spoter_toolkit.cli.app import app
@@ -177,7 +178,9 @@ def test_a_curve_along_the_batches_is_drawn_and_told_in_words(exported):
 
 def test_a_run_without_latency_or_starts_has_a_page_too(exported):
     html = html_from_result(bench_result(timings=(), starts={}), exported.bundle)
-    assert "Peak memory of the process" in check_sound(html).text
+    text = check_sound(html).text
+    assert "Peak memory of the process" in text
+    assert "its targets" not in text  # the notebook's case was not run
 
 
 def test_the_findings_name_the_ratio_with_its_interval():
@@ -209,7 +212,9 @@ def test_too_few_calls_and_rounds_are_told_and_claim_nothing(exported):
         "1 clip of 60 frames on 1 thread, median of a call: torch too few calls"
     )
     assert "too few rounds for an interval" in findings(result)[0]
-    assert "too few samples (6)" in check_sound(html_from_result(result, exported.bundle)).text
+    text = check_sound(html_from_result(result, exported.bundle)).text
+    assert "too few samples (6)" in text
+    assert "not enough rounds: with fewer than 8 that agree nothing is claimed." in text
 
 
 def test_one_backend_has_nothing_to_be_compared_with(exported):
@@ -309,6 +314,26 @@ def test_every_percentile_with_enough_calls_is_drawn_where_it_was_measured():
     on_one = [t for t in result.timings if t.case.threads == 1]
     assert all(t.percentile_ms(90) and t.percentile_ms(99) is None for t in on_one)
     assert drawn == sorted(t.percentile_ms(percent) for t in on_one for percent in (50, 90))
+
+
+def shown_labels(axis):
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+    return [label for label in axis.get_major_formatter().format_ticks(ticks) if label]
+
+
+@pytest.mark.parametrize("calls", [1, 20])
+@pytest.mark.parametrize("scale", [0.97, 1.0, 3.3, 7.7])
+def test_every_axis_of_a_picture_has_two_labels_at_least(calls, scale):
+    """Of a quick run all calls of one backend may lie within a few per cent."""
+    one = bench_result(timings=(timing("ort-cpu", CASES[0], scale, rounds=12, calls=calls),))
+    figures = (percentile_figure(one, 1), tail_figure(one, CASES[0]), latency_figure(one, (1,)))
+    logarithmic = [axes.xaxis for figure in figures[:2] for axes in figure.axes]
+    logarithmic += [axes.yaxis for figure in figures[1:] for axes in figure.axes]
+    assert len(logarithmic) == 4
+    for axis in logarithmic:
+        labels = shown_labels(axis)
+        assert len(set(labels)) == len(labels) >= 2
 
 
 def test_the_tail_ends_at_the_slowest_call_of_all():
@@ -426,27 +451,49 @@ FLAGS = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the page with")
-@pytest.mark.parametrize("width", [360, 412, 1280])
-def test_nothing_overflows_the_page_sideways(page, tmp_path, width):
-    """A frame of that width, because a headless window is never narrower than about 500."""
-    (tmp_path / "page.html").write_text(page.replace("default-src 'none'", "default-src 'unsafe-inline'"))
-    (tmp_path / "frame.html").write_text(
+def seen_in_a_browser(page, folder, width, expression):
+    """Return what a JavaScript expression over `d`, the page's root, gives in a frame of a width.
+
+    A frame, because a headless window is never narrower than about 500.
+    """
+    (folder / "page.html").write_text(page.replace("default-src 'none'", "default-src 'unsafe-inline'"))
+    (folder / "frame.html").write_text(
         f'<iframe src="page.html" width="{width}" height="800" style="border:0"></iframe><p></p><script>'
         "onload = () => { const d = frames[0].document.documentElement;"
-        "document.querySelector('p').textContent = JSON.stringify([d.scrollWidth, d.clientWidth]) }</script>"
+        f"document.querySelector('p').textContent = JSON.stringify({expression}) }}</script>"
     )
     done = subprocess.run(
         [
-            *(CHROMIUM, *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--virtual-time-budget=5000", "--dump-dom", (tmp_path / "frame.html").as_uri()),
+            *(CHROMIUM, *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}"),
+            *("--virtual-time-budget=5000", "--dump-dom", (folder / "frame.html").as_uri()),
         ],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    needed, given = json.loads(re.search(r"<p>(.*?)</p>", done.stdout)[1])
+    return json.loads(re.search(r"<p>(.*?)</p>", done.stdout)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the page with")
+@pytest.mark.parametrize("width", [360, 412, 1280])
+def test_nothing_overflows_the_page_sideways(page, tmp_path, width):
+    needed, given = seen_in_a_browser(page, tmp_path, width, "[d.scrollWidth, d.clientWidth]")
     assert given <= width
     assert needed <= given
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at the page with")
+def test_a_verdict_stays_in_sight_on_a_phone_where_its_table_is_wider(page, tmp_path):
+    table = "d.querySelector('.verdict-last')"
+    wide, name, verdict = seen_in_a_browser(
+        page,
+        tmp_path,
+        360,
+        f"[{table}.parentElement.scrollWidth, ...['th', 'td:last-child'].map(cell => "
+        f"{table}.querySelector('tbody ' + cell).getBoundingClientRect()).flatMap(r => [[r.left, r.right]])]",
+    )
+    assert wide > 360
+    assert 0 <= name[0] < name[1] < verdict[0] < verdict[1] <= 360

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from spoter_runtime.errors import SpoterError, is_installed
+from spoter_runtime.errors import SpoterError, exit_code_of, is_installed
 
 
 def main() -> None:
@@ -17,14 +17,15 @@ def main() -> None:
         )
         sys.exit(1)
     from spoter_toolkit.cli.app import app
+    from spoter_toolkit.given_paths import os_error_in_words
 
     try:
         app()
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:  # a full disk, a read-only folder: the file system's words are the message
-        print(f"error: {error}", file=sys.stderr)
+        sys.exit(exit_code_of(error))
+    except OSError as error:  # a full disk, a read-only folder
+        print(f"error: {os_error_in_words(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Final
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle import Artefact, Bundle
-from spoter_runtime.errors import BackendError
+from spoter_runtime.errors import ConfigError, nearest_known
 from spoter_runtime.runner import Runner
 
 # On the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
@@ -30,13 +30,13 @@ def split_backend(name: str) -> tuple[str, str]:
     """Return backend and precision of ``"trt:fp16"``; without a colon it is fp32.
 
     Raises:
-        BackendError: unknown backend, or torch in another precision than fp32.
+        ConfigError: unknown backend, or torch in another precision than fp32.
     """
     backend, _, precision = name.partition(":")
     if backend not in BACKENDS:
-        raise BackendError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
+        raise ConfigError(f"unknown backend {backend!r}; {nearest_known(backend, BACKENDS)}")
     if backend in TORCH_BACKENDS and precision not in ("", "fp32"):
-        raise BackendError(f"backend {name!r}: torch runs the RUN's own fp32 weights. Fix: {backend}")
+        raise ConfigError(f"backend {name!r}: torch runs the RUN's own fp32 weights. Fix: {backend}")
     return backend, precision or "fp32"
 
 
@@ -48,13 +48,13 @@ def split_choice(backend: str | None, precision: str | None) -> tuple[str | None
         precision: None takes that of the backend's name.
 
     Raises:
-        BackendError: as `split_backend`, or the two name different precisions.
+        ConfigError: as `split_backend`, or the two name different precisions.
     """
     if backend is None:
         return None, precision or "fp32"
     name, named = split_backend(backend)
     if ":" in backend and precision not in (None, named):
-        raise BackendError(f"--backend {backend} --precision {precision}: which of the two? Fix: name one")
+        raise ConfigError(f"--backend {backend} --precision {precision}: which of the two? Fix: name one")
     return name, precision or named
 
 
@@ -78,7 +78,8 @@ def open_backend(
         threads: threads inside one operator; None leaves it to the engine.
 
     Raises:
-        BackendError: unknown name, or it cannot be opened here.
+        ConfigError: unknown name.
+        BackendError: it cannot be opened here.
         BundleError: the bundle has no artefact of that precision.
         CheckpointError: torch was asked for and the run is gone, or is not the one of this bundle.
     """

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.contract import Label
-from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner, pad_clips
@@ -71,6 +71,16 @@ class Scores:
         }
 
 
+def check_split(split: str) -> None:
+    """Check that a split's name is one of those that `evaluate` takes.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if split not in (*SPLITS, "all"):
+        raise ConfigError(f"no split {split!r}; there are {', '.join(SPLITS)} and all")
+
+
 def evaluate(
     runner: Runner,
     dataset: Dataset,
@@ -87,11 +97,11 @@ def evaluate(
         on_progress: called with (clips done, clips, what).
 
     Raises:
+        ConfigError: no such split.
         DataError: the split has no clips, or a label that the model does not know.
         InputError: a clip is longer than the model takes.
     """
-    if split not in (*SPLITS, "all"):
-        raise DataError(f"no split {split!r}; there are {', '.join(SPLITS)} and all")
+    check_split(split)
     clips = dataset.clips if split == "all" else dataset.clips_in(split)
     if not clips:
         raise DataError(

@@ -30,12 +30,16 @@ class Table:
     Attributes:
         sentences: there are some in its cells, so they are broken into lines, and on a narrow screen each row
             becomes a list; a table of names and figures is scrolled sideways there, in its own frame.
+        note: to be read below it.
+        verdict_last: the last column is what a reader looks for: on a narrow screen it stays in sight.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     sentences: bool = False
+    note: str = ""
+    verdict_last: bool = False
 
     @property
     def layout(self) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from spoter_export.bundle_files import proofs_from_json
 from spoter_export.cases import GOLDENS, ClipSet
 from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, prove
 from spoter_export.parity import Remembering
 from spoter_export.robustness import robustness_rows
-from spoter_runtime.bundle import Bundle
+from spoter_runtime.bundle import PARITY, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError, SpoterError
 from spoter_runtime.landmarks import NUM_LANDMARKS
 from spoter_runtime.progress import OnProgress
@@ -23,7 +24,11 @@ from spoter_toolkit.backends import (
     open_backend,
     split_backend,
 )
+from spoter_toolkit.given_paths import PARITY_FACTS, json_of, text_of
 from spoter_toolkit.reference import open_reference
+
+if TYPE_CHECKING:
+    from spoter_export.blame import Link
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,42 +40,82 @@ def read_policies(path: Path | None) -> dict[str, Policy]:
     """Read thresholds by precision from a TOML file; None gives those of this project.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown precision or key, or a value that is no threshold.
+        DataError: no such file, or it cannot be read.
+        ConfigError: not TOML, an unknown precision or key, or a value that is no threshold.
     """
     if path is None:
         return dict(POLICIES)
+    text = text_of(path, expected="TOML with thresholds", fix="write a table, such as [fp32]")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{path}: is no TOML ({error}), expected thresholds. Fix: write a table, such as [fp32]"
+        ) from error
     return policies_from_table(table, where=str(path))
 
 
-def judge_again(path: Path, policies: Mapping[str, Policy], bundle: Bundle | None) -> list[Proof]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredParity:
+    """What a parity run has written, its facts judged again.
+
+    Attributes:
+        name: of the bundle; None where the file does not say.
+        proofs: the facts, and what the policies say of them.
+        not_run: backend → why it was not executed.
+        links: backend → its chain from torch, for those that failed then.
+        bisected: backend → what bisecting found then, as `Divergence.as_json` or in words.
+    """
+
+    name: str | None
+    proofs: list[Proof]
+    not_run: dict[str, str]
+    links: dict[str, tuple[Link, ...]]
+    bisected: dict[str, Any]
+
+
+def judge_again(path: Path, policies: Mapping[str, Policy], bundle: Bundle | None = None) -> StoredParity:
     """Judge stored facts by other thresholds; nothing is run.
 
     Args:
-        path: what ``parity -o`` wrote, or a bundle's parity.json.
+        path: what ``parity -o`` wrote, a bundle's parity.json, or a BUNDLE, for its own.
         policies: thresholds by precision.
-        bundle: that the facts are said to be of; None takes them as they are.
+        bundle: that the facts are said to be of; None takes them as they are, or the bundle at `path`.
 
     Raises:
-        DataError: no such file, another schema, or facts of another bundle.
+        BundleError: `path` is a folder and no bundle.
+        DataError: no such file, one of another kind or schema, or facts of another bundle.
     """
+    if path.is_dir():
+        own = read_bundle(path)
+        bundle, path = bundle or own, path / PARITY
+    content = json_of(path, PARITY_FACTS)
     try:
-        proofs = proofs_from_json(json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except (OSError, ValueError, BundleError) as error:
-        raise DataError(f"{path}: cannot be judged: {error}") from error
+        proofs = proofs_from_json(content, where=str(path))
+    except BundleError as error:
+        raise DataError(f"{error}") from error
     try:
         for proof in proofs:
             _check_stored(proof, bundle, where=str(path))
             robustness_rows(proof.facts)  # what is shown of it later has to be there as well
-        return [proof.judged_by(policies[proof.precision]) for proof in proofs]
+        return StoredParity(
+            name=bundle.name if bundle else content.get("name"),
+            proofs=[proof.judged_by(policies[proof.precision]) for proof in proofs],
+            not_run=dict(content.get("not_run", {})),
+            links={backend: _stored_links(rows) for backend, rows in content.get("blame", {}).items()},
+            bisected=dict(content.get("bisect", {})),
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"{path}: is not what spoter-kit writes: {type(error).__name__}: {error}. "
             "Fix: run parity again with -o"
         ) from error
+
+
+def _stored_links(rows: Sequence[dict[str, Any]]) -> tuple[Link, ...]:
+    from spoter_export.blame import Link  # not at the top: it imports torch
+
+    return tuple(Link(**row) for row in rows)
 
 
 def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
@@ -101,6 +146,18 @@ def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
             raise DataError(f"{where}: {proof.artefact}: no {what} was run. Fix: run parity again with -o")
 
 
+def check_candidates(names: Sequence[str]) -> None:
+    """Check that backends are known, and are none that the others are compared with.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in names:
+        split_backend(name)
+    if "torch" in names:
+        raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
+
+
 def prove_backends(
     bundle: Bundle,
     run: Path,
@@ -127,7 +184,7 @@ def prove_backends(
         A proof for each backend that runs here, and for each of the others the reason.
 
     Raises:
-        ConfigError: torch, the reference, was named.
+        ConfigError: an unknown backend, or torch, the reference.
         BackendError: none was named, and none can be opened here.
         SpoterError: a backend that was named cannot be opened here.
     """
@@ -136,8 +193,7 @@ def prove_backends(
         if backends is None
         else list(backends)
     )
-    if "torch" in names:
-        raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
+    check_candidates(names)
     reference = Remembering(open_reference(bundle, run))
     sets = [*([clips] if clips else []), _goldens(bundle)]
     proofs = []

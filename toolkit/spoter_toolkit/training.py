@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BackendError, CheckpointError, ConfigError, DataError, require
+from spoter_runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, require
 from spoter_runtime.files import remove, replacing
 from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_runtime.runner import pad_clips
@@ -408,7 +408,7 @@ def _evaluate(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...]) -> dict[
     runner = TorchRunner(model, contract)
     try:
         logits = torch.from_numpy(infer_clips(runner, [dataset.poses_of(clip) for clip in clips]))
-    except BackendError as error:  # logits that are not finite
+    except NotFiniteError as error:
         raise ConfigError(f"{error}: {_DIVERGED}") from error
     index = dataset.label_index()
     labels = torch.tensor([index[clip.label] for clip in clips])

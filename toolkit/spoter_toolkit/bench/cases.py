@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BackendError, ConfigError, nearest_known
+from spoter_runtime.errors import ConfigError, nearest_known
 from spoter_toolkit.backends import BACKENDS, split_backend
 from spoter_toolkit.bench.lengths import ClipLengths
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
@@ -121,10 +121,7 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         for name in self.backends:
-            try:
-                split_backend(backend_of(name))
-            except BackendError as error:
-                raise ConfigError(str(error)) from error
+            split_backend(backend_of(name))
         for scenario in self.scenarios:
             if scenario not in SCENARIOS:
                 raise ConfigError(f"unknown scenario {scenario!r}; {nearest_known(scenario, SCENARIOS)}")

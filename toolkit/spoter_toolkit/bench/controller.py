@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from spoter_runtime.bundle import Bundle, read_bundle
@@ -34,6 +35,7 @@ def run_bench(
     *,
     run: Path | None = None,
     on_progress: OnProgress | None = None,
+    stop: Event | None = None,
     slow_down: dict[str, float] | None = None,
 ) -> BenchResult:
     """Measure a bundle on every backend that runs here.
@@ -47,6 +49,8 @@ def run_bench(
         settings: None for the defaults.
         run: the RUN that the bundle was made from, for torch; None looks where the bundle says.
         on_progress: called with (done, total, what) after every step.
+        stop: set by somebody else meanwhile, it ends the run after the step that is under way; what was
+            measured until then is returned, and says so.
         slow_down: backend → a share of each call's time that its workers wait after it; what
             ``benchmarks/a_against_a.py`` plants, to see whether it is found.
 
@@ -58,6 +62,7 @@ def run_bench(
         BundleError: the bundle cannot be read, or its model is not as it was written.
         ConfigError: a case that the bundle's contract does not allow.
         BackendError: no backend ran.
+        KeyboardInterrupt: it was stopped before anything was measured.
     """
     settings = settings or BenchSettings()
     bundle = read_bundle(bundle_path)
@@ -72,12 +77,15 @@ def run_bench(
         settings=settings,
         run=run,
         on_progress=on_progress,
+        stop=stop or Event(),
         slow_down=slow_down or {},
     )
     no_energy = why_not_readable() if "energy" in settings.scenarios else None
     turns.steps = _steps(settings, cases, energy=no_energy is None)
     with turns:
         measured = _measure(turns, bundle, cases, lengths, energy=no_energy is None)
+    if turns.stop.is_set() and not any(measured.values()):
+        raise KeyboardInterrupt
     if not turns.running - {FLOOR} or not any(measured.values()):
         raise BackendError(f"{bundle.folder}: nothing was measured:\n{_reasons(turns, no_energy)}")
     result = BenchResult(
@@ -94,6 +102,7 @@ def run_bench(
         lengths=lengths,
         no_energy=no_energy,
         machine=tuple(turns.machine),
+        stopped_after=(turns.done, turns.steps) if turns.stop.is_set() else None,
         **measured,
     )
     return replace(result, remarks=tuple(remarks_on(result, bundle.contract, cases)))
@@ -130,6 +139,8 @@ def _measure(
         offline = measure_offline(turns, lengths, max_batch=most)
     if lengths and "server" in wanted:
         server = measure_server(turns, lengths)
+        if turns.stop.is_set() and not server.served:
+            server = None
     if lengths and "energy" in wanted and energy:
         energies = measure_offline(
             turns, lengths, max_batch=most, ways=("sorted",), scenario="energy", meters=True
@@ -141,7 +152,8 @@ def _measure(
         offline=offline,
         server=server,
         energy=energies,
-        memory=read_memory(turns) if "memory" in wanted else (),
+        # After all cases, says the table: a run that was stopped has not done them all.
+        memory=read_memory(turns) if "memory" in wanted and not turns.stop.is_set() else (),
     )
 
 

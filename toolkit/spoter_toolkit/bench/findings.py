@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from spoter_toolkit.bench.batch_picture import batch_curves
 from spoter_toolkit.bench.cases import START_UP_FRAMES, Case, plural
+from spoter_toolkit.bench.offline import WAYS_IN_WORDS
 from spoter_toolkit.bench.report import figure
-from spoter_toolkit.bench.results import START_UP, BenchResult, Comparison, median_ms
+from spoter_toolkit.bench.results import START_UP, BenchResult, Comparison, joules_per_clip, median_ms
+from spoter_toolkit.bench.server import Served
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
 from spoter_toolkit.bench.verdict import is_claim
 
 
 def findings(result: BenchResult) -> list[str]:
-    """Return a sentence or two for one clip, for the notebook's case, for the start-up and for the memory."""
+    """Return a sentence or two for each scenario; of latency for one clip and for the notebook's case."""
     comparisons = result.comparisons()
     measured = dict.fromkeys(timing.case for timing in result.timings)
     found = []
@@ -26,6 +29,7 @@ def findings(result: BenchResult) -> list[str]:
             found.append(
                 _race(f"{work} on {plural(case.threads, 'thread')}, median of a call", medians, pairs)
             )
+    found += [*_many_at_once(result, comparisons), *_arriving(result, comparisons), *_energy(result)]
     if result.starts:
         starts = {name: median_ms(result.starts[name], "total") for name in result.starts}
         pairs = [c for c in comparisons if c.what == START_UP]
@@ -39,6 +43,57 @@ def findings(result: BenchResult) -> list[str]:
     if peaks:
         found.append(f"Peak memory of the process, {plural(most, 'thread')}: {', '.join(peaks)}.")
     return found
+
+
+def _many_at_once(result: BenchResult, comparisons: list[Comparison]) -> list[str]:
+    """Return the clips a second in the way of padding that wastes least."""
+    if not result.offline:
+        return []
+    way = min(result.offline, key=lambda passes: passes.padding).way
+    rates = [
+        f"{passes.backend} {figure(passes.clips_per_s)} clips a second"
+        for passes in result.offline
+        if passes.way == way
+    ]
+    words = WAYS_IN_WORDS[way]
+    pairs = [c for c in comparisons if c.what == f"offline, {words}"]
+    told = f"{result.offline[0].clips} clips at once, {words}: {', '.join(rates)}."
+    return [" ".join([told, *map(_pair_in_words, pairs)])]
+
+
+def _arriving(result: BenchResult, comparisons: list[Comparison]) -> list[str]:
+    """Return how fast clips that arrive at random are answered, and the highest rate where it was found."""
+    if result.server is None or not result.server.served:
+        return []
+    told = [
+        f"{one.backend} {_median_in_words(one)}, {one.share_within:.1%} within {one.bound_ms:g} ms"
+        for one in result.server.served
+    ]
+    rate = figure(result.server.served[0].rate)
+    pairs = [c for c in comparisons if c.what == "server"]
+    said = f"Single clips at random times, {rate} a second, from when each was due: {'; '.join(told)}."
+    highest = [
+        f"{found.backend} {'at no rate' if found.rate is None else f'up to {figure(found.rate)} a second'}"
+        for found in result.server.highest
+    ]
+    kept = f"The bound of {result.settings.bound_ms:g} ms is kept by {', '.join(highest)}."
+    return [" ".join([said, *map(_pair_in_words, pairs)]), *([kept] if highest else [])]
+
+
+def _median_in_words(served: Served) -> str:
+    median = served.percentile_ms(50)
+    if median is None:
+        return "too few clips for a median"
+    return f"median {figure(median)} ms" if math.isfinite(median) else "no answer for most clips"
+
+
+def _energy(result: BenchResult) -> list[str]:
+    told = [
+        f"{passes.backend} {', '.join(f'{figure(j)} J ({meter})' for meter, j in joules.items())}"
+        for passes in result.energy
+        if (joules := joules_per_clip(passes))
+    ]
+    return [f"Energy a clip, idle power included: {'; '.join(told)}."] if told else []
 
 
 def headline_case(result: BenchResult) -> Case:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +17,10 @@ from spoter_toolkit.bench.machine import loop_ms
 from spoter_toolkit.bench.result_json import SCHEMA_VERSION
 from spoter_toolkit.bench.results import BenchResult, Timing
 from spoter_toolkit.bench.statistics import Ratio, unpaired_ratio
+from spoter_toolkit.given_paths import BENCH_REPORT, json_of
 
 Metric = Literal["p50", "clips_per_s"]
+Verdict = Literal["beyond", "within", "cannot tell"]
 _TOLD_APART_BY: Final = (
     "cpu",
     "architecture",
@@ -58,13 +59,14 @@ class Gate:
     Attributes:
         ratio: of the metric, this run ÷ the earlier one.
         verdict: ``"beyond"`` and ``"within"`` where the whole interval is on that side of the limit;
-            ``"cannot tell"`` where the limit lies inside it, or there are too few rounds for one.
+            ``"cannot tell"`` where the limit lies inside it, or there are too few rounds for one. None where
+            no limit was set.
     """
 
     backend: str
     case: Case
     ratio: Ratio
-    verdict: Literal["beyond", "within", "cannot tell"]
+    verdict: Verdict | None
 
 
 def bound_from_text(text: str) -> Bound:
@@ -103,11 +105,11 @@ def earlier_run(path: Path) -> EarlierRun:
         path: the file, or the report folder that it is in.
 
     Raises:
-        DataError: no such file, another schema, or one without samples.
+        DataError: no such file, one of another kind or schema, or one without samples.
     """
     path = path / "bench.json" if path.is_dir() else path
+    content = json_of(path, BENCH_REPORT)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
             raise DataError(
                 f"{path}: schema version {content['schema_version']}, this spoter-kit reads "
@@ -125,9 +127,9 @@ def earlier_run(path: Path) -> EarlierRun:
             timings=timings,
             loop_ms=float(np.median(loops_ns)) / 1e6 if loops_ns else None,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: is no bench.json with samples: {error!r}. Fix: name what `bench -o` wrote"
+            f"{path}: is no bench.json with samples: {error!r}. Fix: {BENCH_REPORT.fix}"
         ) from error
 
 
@@ -141,18 +143,17 @@ def differences(result: BenchResult, earlier: EarlierRun) -> list[str]:
     ]
     if earlier.model_sha256 != result.model_sha256:
         found.insert(0, f"model: {earlier.model_sha256[:12]}… → {result.model_sha256[:12]}…")
-    loop = loop_ms(result.machine)
-    if loop and _loop_ratio(result, earlier) != 1:
-        found.append(f"a fixed loop of Python: {earlier.loop_ms:.2f} ms → {loop:.2f} ms")
+    slower = _loop_ratio(result, earlier)
+    if earlier.loop_ms and slower != 1:
+        found.append(f"a fixed loop of Python: {earlier.loop_ms:.2f} ms → {slower * earlier.loop_ms:.2f} ms")
     return found
 
 
 def _loop_ratio(result: BenchResult, earlier: EarlierRun) -> float:
     """Return how many times as long a fixed loop took as then; 1 where it was not timed, or moved little."""
     loop = loop_ms(result.machine)
-    if not loop or not earlier.loop_ms or 1 - _LOOP_MOVES < loop / earlier.loop_ms < 1 + _LOOP_MOVES:
-        return 1.0
-    return loop / earlier.loop_ms
+    ratio = loop / earlier.loop_ms if loop and earlier.loop_ms else 1.0
+    return 1.0 if 1 - _LOOP_MOVES < ratio < 1 + _LOOP_MOVES else ratio
 
 
 def _spread(ratio: Ratio, slower: float, metric: Metric) -> Ratio:
@@ -185,8 +186,10 @@ def _flat(environment: dict[str, Any]) -> dict[str, Any]:
     return flat | {name: version or "not installed" for name, version in environment["packages"].items()}
 
 
-def gates(result: BenchResult, earlier: EarlierRun, bound: Bound) -> list[Gate]:
-    """Judge every backend and case that both runs have.
+def gates(result: BenchResult, earlier: EarlierRun, bound: Bound | None) -> list[Gate]:
+    """Compare every backend and case that both runs have, and judge them where there is a bound.
+
+    Without one the median of a call is compared, and nothing is judged.
 
     Where a fixed loop takes another time than then, the machine's speed has changed, and nobody knows what of
     a ratio is the machine's: a side is only claimed where it holds with the loop's change taken out, and with
@@ -200,19 +203,35 @@ def gates(result: BenchResult, earlier: EarlierRun, bound: Bound) -> list[Gate]:
     for timing in result.timings:
         before = earlier.timings.get((timing.backend, timing.case))
         if before is not None:
-            now, then = (_by_round(t, bound.metric) for t in (timing, before))
+            metric = bound.metric if bound else "p50"
+            now, then = (_by_round(t, metric) for t in (timing, before))
             ratio = unpaired_ratio(now, then, seed=result.settings.seed)
             found.append(
                 Gate(
                     backend=timing.backend,
                     case=timing.case,
                     ratio=ratio,
-                    verdict=_verdict(_spread(ratio, slower, bound.metric), bound),
+                    verdict=_verdict(_spread(ratio, slower, metric), bound) if bound else None,
                 )
             )
     if not found:
         raise DataError("--against: that run has no backend and case in common with this one")
     return found
+
+
+def comparison_in_words(found: Sequence[Gate], bound: Bound | None) -> str:
+    """Return what a reader has to know of the comparison with an earlier run, or nothing."""
+    if bound is None:
+        return (
+            "Compared: the median of a call, of every backend and case that both runs have. Nothing fails: "
+            "that takes a bound, such as --fail-if 'p50 > 1.05'."
+        )
+    if any(gate.verdict == "cannot tell" for gate in found):
+        return (
+            "cannot tell: the bound lies within what the rounds and the machine's own change of speed leave "
+            "open; this fails nothing. Run both again with more --rounds."
+        )
+    return ""
 
 
 def _by_round(timing: Timing, metric: Metric) -> Sequence[float]:
@@ -221,7 +240,7 @@ def _by_round(timing: Timing, metric: Metric) -> Sequence[float]:
     return [timing.case.batch * len(s) / sum(s) for s in timing.rounds_ns]
 
 
-def _verdict(ratio: Ratio, bound: Bound) -> Literal["beyond", "within", "cannot tell"]:
+def _verdict(ratio: Ratio, bound: Bound) -> Verdict:
     if ratio.low is None or ratio.high is None:
         return "cannot tell"
     if ratio.low > bound.limit:

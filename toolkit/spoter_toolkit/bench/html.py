@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Final
 
 from spoter_export.bundle_files import read_proofs
@@ -13,7 +14,7 @@ from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BundleError
 from spoter_toolkit.backends import split_backend
 from spoter_toolkit.bench.batch_picture import batch_curves, batch_figure
-from spoter_toolkit.bench.cases import plural
+from spoter_toolkit.bench.cases import backend_of, plural
 from spoter_toolkit.bench.environment import without_places
 from spoter_toolkit.bench.findings import (
     batches_in_words,
@@ -63,7 +64,7 @@ def html_from_result(result: BenchResult, bundle: Bundle) -> str:
                 name="figures",
                 title="Figures",
                 paragraphs=(method_in_words(result).replace("`", ""),),
-                tables=[Table(title=t.title, columns=t.columns, rows=t.rows) for t in tables(result)],
+                tables=[Table(**asdict(table)) for table in tables(result)],
                 new_page=True,
             ),
             _missing_section(result),
@@ -125,7 +126,9 @@ def _pictures(result: BenchResult) -> list[Picture]:
 
 def _proof_section(bundle: Bundle, skipped: Mapping[str, str]) -> tuple[list[str], Section]:
     """Return the bundle's stored proofs as findings and as a matrix; the bench compares no answers itself."""
-    here = {name: why for name, why in skipped.items() if split_backend(name)[0] in DEVICE_BACKENDS}
+    here = {
+        name: why for name, why in skipped.items() if split_backend(backend_of(name))[0] in DEVICE_BACKENDS
+    }
     said = "From the proofs that the bundle carries; the bench measures times and compares no answers."
     proofs: tuple[Proof, ...] = ()
     try:

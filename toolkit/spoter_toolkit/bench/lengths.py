@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BundleError, DataError
+from spoter_toolkit.given_paths import LENGTHS, json_of
 
 # BdSLW60's clips have 9 to 164 frames, 44 on average. The generated lengths follow a beta distribution with
 # those ends and that mean; its first parameter gives it a long tail.
@@ -21,8 +21,6 @@ MOST_FRAMES: Final = 164
 MEAN_FRAMES: Final = 44
 _ALPHA: Final = 2.0
 _GENERATED_CLIPS: Final = 10_000
-
-_FORMAT: Final = '{"44": 3, "60": 1}: frames, and how many clips have so many'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +75,7 @@ def lengths_from_path(path: Path, contract: GraphContract) -> ClipLengths:
         counts = dict(Counter(clip.frames for clip in dataset.clips))
         source = f"{dataset.origin.kind} dataset, {len(dataset.clips)} clips"
     else:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: neither a DATASET nor a histogram of lengths: {error}. Fix: write {_FORMAT}"
-            ) from error
-        counts = _counts(content, str(path))
+        counts = _counts(json_of(path, LENGTHS), str(path))
         source = f"{path.name}, {sum(counts.values())} clips"
     if not counts:
         raise DataError(f"{path}: has no clips")
@@ -139,15 +131,15 @@ def _counts(content: Any, where: str) -> dict[int, int]:
         DataError: it is no histogram, or an empty one.
     """
     if not isinstance(content, dict):
-        raise DataError(f"{where}: is no histogram of lengths. Fix: write {_FORMAT}")
+        raise DataError(f"{where}: is no histogram of lengths. Fix: {LENGTHS.fix}")
     counts = {}
     for frames, clips in content.items():
         if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
-            raise DataError(f"{where}: {frames!r} is no number of frames. Fix: write {_FORMAT}")
+            raise DataError(f"{where}: {frames!r} is no number of frames. Fix: {LENGTHS.fix}")
         if not isinstance(clips, int) or isinstance(clips, bool) or not 0 <= clips <= _MOST_CLIPS:
-            raise DataError(f"{where}: {clips!r} clips of {frames} frames. Fix: write {_FORMAT}")
+            raise DataError(f"{where}: {clips!r} clips of {frames} frames. Fix: {LENGTHS.fix}")
         if clips:
             counts[int(frames)] = clips
     if not counts:
-        raise DataError(f"{where}: has no clips. Fix: write {_FORMAT}")
+        raise DataError(f"{where}: has no clips. Fix: {LENGTHS.fix}")
     return dict(sorted(counts.items()))

@@ -8,7 +8,7 @@ import numpy as np
 
 from spoter_runtime.errors import require
 from spoter_toolkit.bench.cases import Case
-from spoter_toolkit.bench.picture import COLOURS
+from spoter_toolkit.bench.picture import COLOURS, label_log_axis
 from spoter_toolkit.bench.results import BenchResult, Timing
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def tail_figure(result: BenchResult, case: Case) -> Figure:
             )
     panel.set_yscale("log")
     panel.set_ylabel("share of calls that took as long or longer")
-    panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    label_log_axis(panel.yaxis, lambda share: f"{100 * share:g} %")
     panel.grid(color="0.9")
     _finish(figure, panel, backends)
     return figure
@@ -109,13 +109,10 @@ def _draw_lane(panel: Axes, timing: Timing, lane: float, place: int) -> None:
 def _finish(figure: Figure, panel: Axes, backends: list[str]) -> None:
     """Set the axis of milliseconds, and name the backends below."""
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     panel.set_xscale("log")
     panel.set_xlabel("milliseconds a call")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.xaxis.set_minor_locator(NullLocator())
+    label_log_axis(panel.xaxis)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     named = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from spoter_toolkit.bench.results import BenchResult, Timing
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe & Ito's palette: told apart by people with any colour vision, and in print.
@@ -22,6 +23,7 @@ COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 _STYLES: Final = ("-o", "--s", ":^", "-.D")
 _COLUMNS: Final = 3
 _DPI: Final = 130
+_EVEN_TICKS: Final = 4  # at most, between the ends of a short axis
 _SIDESTEP: Final = 0.008  # of the axis, so that the bars of different lines do not hide each other
 
 
@@ -76,9 +78,26 @@ def latency_figure(result: BenchResult, batches: Sequence[int]) -> Figure:
     return figure
 
 
-def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+def label_log_axis(axis: Axis, written: Callable[[float], str] = "{:g}".format) -> None:
+    """Set the ticks of a logarithmic axis whose limits stand: at 1, 2, 5 of each decade.
 
+    Where the axis is so short that fewer than two of them are on it, they are evenly spaced round numbers.
+
+    Args:
+        axis: of a panel.
+        written: a tick's value as a text.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    steps = LogLocator(subs=(1, 2, 5))
+    shown = [tick for tick in steps.tick_values(low, high) if low <= tick <= high]
+    axis.set_major_locator(steps if len(shown) > 1 else MaxNLocator(_EVEN_TICKS, min_n_ticks=2))
+    axis.set_major_formatter(lambda value, _: written(value))
+    axis.set_minor_locator(NullLocator())
+
+
+def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
     backends = list(dict.fromkeys(timing.backend for timing in result.timings))
     threads = sorted({timing.case.threads for timing in result.timings}, reverse=True)
     longest = max(timing.case.frames for timing in result.timings)
@@ -104,9 +123,7 @@ def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
     panel.set_yscale("log")
     low, high = panel.get_ylim()
     panel.set_ylim(min(low, (low * high) ** 0.5 / 2), max(high, (low * high) ** 0.5 * 2))
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.yaxis.set_minor_locator(NullLocator())
+    label_log_axis(panel.yaxis)
     panel.grid(color="0.9")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final
 
 from spoter_runtime.errors import BackendError
@@ -59,6 +58,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the controller, which lets a worker finish its step
             env=os.environ | thread_environment(threads) | {"PYTHONSAFEPATH": "1"},
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -137,13 +137,8 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:  # nobody waits for its answer any more
+    def __exit__(self, *raised: object) -> None:
+        if raised[0] is not None:  # nobody waits for its answer any more
             self._process.kill()
         self.close()
 

@@ -21,11 +21,22 @@ _UNSETTLED: Final = 0.1  # share of the turns from which on an unsettled warm-up
 def remarks_on(result: BenchResult, contract: GraphContract, cases: tuple[Case, ...]) -> list[str]:
     """Return one sentence for each thing that makes figures mean less than they seem to."""
     return [
+        *_stop(result),
         *_cases(result, contract, cases),
         *_load(result),
         *_drift(result),
         *_warm_up(result),
         *_other(result),
+    ]
+
+
+def _stop(result: BenchResult) -> list[str]:
+    if result.stopped_after is None:
+        return []
+    steps, of = result.stopped_after
+    return [
+        f"stopped early, after {steps} of {of} steps: cases and scenarios that are missing were not "
+        "measured, others have fewer rounds than asked for"
     ]
 
 

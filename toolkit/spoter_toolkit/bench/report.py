@@ -75,6 +75,7 @@ def markdown_from_result(result: BenchResult) -> str:
         parts.append(f"![Throughput against clips a call]({BATCHES_PNG})")
     for table in tables(result):
         parts += [f"## {table.title}", _markdown_table(table.columns, table.rows)]
+        parts += [table.note] if table.note else []
     if found := problems(result):
         parts += ["## Not measured, or not to the end"]
         parts += [_markdown_table(("backend", "what", "why"), found, figures=False)]
@@ -115,7 +116,9 @@ def environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
                 settings = " ".join(f"{variable}={n}" for variable, n in variables.items())
                 rows.append((f"workers with {plural(int(threads), 'thread')}", settings))
         elif name == "worker_cores":
-            rows += [(f"cores of {worker} threads", _listed(cores)) for worker, cores in value.items()]
+            for worker, cores in value.items():
+                backend, _, threads = worker.rpartition(", ")
+                rows.append((f"cores of {backend}, {plural(int(threads), 'thread')}", _listed(cores)))
         elif isinstance(value, list):
             rows.append((what, _listed(value)))
         elif value is None:

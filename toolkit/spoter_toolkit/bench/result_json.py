@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -56,6 +57,8 @@ def json_of(result: BenchResult, *, samples: bool) -> dict[str, Any]:
             "targets": {name: [asdict(t) for t in result.targets(name)] for name in result.backends},
         },
         "machine": [asdict(state) for state in result.machine],
+        "stopped_after": result.stopped_after
+        and dict(zip(("steps", "of"), result.stopped_after, strict=True)),
         "skipped": result.skipped,
         "failures": [asdict(failure) for failure in result.failures],
         "remarks": list(result.remarks),
@@ -68,7 +71,7 @@ def _timing(timing: Timing, *, samples: bool) -> dict[str, Any]:
         "backend": timing.backend,
         **asdict(timing.case),
         "calls": len(timing.samples_ns),
-        **{f"p{percent}_ms": timing.percentile_ms(percent) for percent in SAMPLES_NEEDED},
+        **_percentiles(timing.percentile_ms, len(timing.samples_ns)),
         "clips_per_s": timing.clips_per_s,
         "warmup_calls": timing.warmup_calls,
         "unsettled_rounds": timing.unsettled,
@@ -101,21 +104,41 @@ def _server(server: ServerResult, *, samples: bool) -> dict[str, Any]:
                 "share_within": served.share_within,
                 "clips": served.clips,
                 "unanswered": served.unanswered,
-                **{f"p{percent}_ms": _finite(served.percentile_ms(percent)) for percent in SAMPLES_NEEDED},
+                **_percentiles(served.percentile_ms, served.clips),
                 **({"rounds_ns": served.rounds_ns} if samples else {}),
             }
             for served in server.served
         ],
         "highest_rate": [
-            asdict(found) | {"trials": [(rate, _finite(ms), held) for rate, ms, held in found.trials]}
+            asdict(found)
+            | {"trials": [(rate, _finite(ms), held, _why_null(ms)) for rate, ms, held in found.trials]}
             for found in server.highest
         ],
+    }
+
+
+def _percentiles(percentile_ms: Callable[[int], float | None], samples: int) -> dict[str, Any]:
+    """Return every percentile, and for each that is null the reason."""
+    values = {percent: percentile_ms(percent) for percent in SAMPLES_NEEDED}
+    return {f"p{percent}_ms": _finite(value) for percent, value in values.items()} | {
+        "why_null": {
+            f"p{percent}_ms": f"{why}: {samples}, needed {SAMPLES_NEEDED[percent]}" if value is None else why
+            for percent, value in values.items()
+            if (why := _why_null(value))
+        }
     }
 
 
 def _finite(value: float | None) -> float | None:
     """Return None for a percentile that lies among clips without an answer: JSON knows no infinity."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _why_null(value: float | None) -> str | None:
+    """Return why JSON has no number for a percentile; None where it has one."""
+    if value is None:
+        return "too few samples"
+    return None if math.isfinite(value) else "no answer: it lies among the clips without one"
 
 
 def _energy(passes: Offline) -> dict[str, Any]:

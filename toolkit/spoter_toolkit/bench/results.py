@@ -211,6 +211,7 @@ class BenchResult:
         energy: offline passes with what the meters counted; empty where none can be read.
         no_energy: why no meter can be read; None where one was, or energy was not asked for.
         machine: how fast the machine was before each round.
+        stopped_after: steps that were done of all, where the run was stopped early.
     """
 
     bundle: str
@@ -233,6 +234,7 @@ class BenchResult:
     energy: tuple[Offline, ...] = ()
     no_energy: str | None = None
     machine: tuple[MachineRound, ...] = ()
+    stopped_after: tuple[int, int] | None = None
 
     @property
     def backends(self) -> list[str]:

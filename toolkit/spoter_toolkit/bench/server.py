@@ -131,6 +131,8 @@ def measure_server(turns: Turns, lengths: ClipLengths) -> ServerResult:
             turns.step(f"server, round {number + 1} of {settings.rounds}: {name}")
     found = tuple(served[name] for name in settings.backends if name in served)
     highest = _highest_rates(turns, clips, capacity) if settings.find_rate else ()
+    if turns.stop.is_set():
+        highest = ()  # the halving did not come to its end
     return ServerResult(capacity=capacity, served=found, highest=highest)
 
 

@@ -24,7 +24,11 @@ def measure_starts(turns: Turns, frames: int) -> dict[str, tuple[Start, ...]]:
     starts: dict[str, tuple[Start, ...]] = {}
     for number in range(1, turns.settings.starts + 1):
         for backend in turns.settings.backends:
-            if backend not in turns.out and (start := _start(turns, backend, frames, number)):
+            if (
+                backend not in turns.out
+                and not turns.stop.is_set()
+                and (start := _start(turns, backend, frames, number))
+            ):
                 starts[backend] = (*starts.get(backend, ()), start)
             turns.step(f"start-up {number} of {turns.settings.starts}: {backend}")
     return starts

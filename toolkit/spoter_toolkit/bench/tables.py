@@ -9,15 +9,23 @@ from spoter_toolkit.bench.cases import plural
 from spoter_toolkit.bench.offline import WAYS_IN_WORDS
 from spoter_toolkit.bench.results import START_PARTS, BenchResult, Timing, joules_per_clip, median_ms
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED, Ratio
+from spoter_toolkit.bench.verdict import explained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTable:
-    """A table of formatted cells; the first column is for names, the others for figures."""
+    """A table of formatted cells; the first column is for names, the others for figures.
+
+    Attributes:
+        note: to be read below it; empty where nothing needs explaining.
+        verdict_last: the last column is the one that a reader looks for.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    verdict_last: bool = False
 
 
 def tables(result: BenchResult) -> list[TextTable]:
@@ -59,6 +67,7 @@ def latency_table(result: BenchResult) -> TextTable:
 
 def ratio_table(result: BenchResult) -> TextTable:
     """Return a row a case: how many times the baseline took as long as the other backend, and in words."""
+    comparisons = result.comparisons()
     return TextTable(
         title="Ratio of times, paired by round (above 1: the second is faster)",
         columns=("case", "threads", "backends", "ratio", "95 % interval", "rounds", "the second is"),
@@ -72,8 +81,10 @@ def ratio_table(result: BenchResult) -> TextTable:
                 str(c.ratio.rounds),
                 c.verdict,
             )
-            for c in result.comparisons()
+            for c in comparisons
         ),
+        note=explained(c.verdict for c in comparisons),
+        verdict_last=True,
     )
 
 
@@ -128,7 +139,7 @@ def server_table(result: BenchResult) -> TextTable:
                 str(one.threads),
                 figure(one.rate),
                 figure(one.achieved_rate),
-                *(_latency(one.percentile_ms(percent), one.clips) for percent in SAMPLES_NEEDED),
+                *(_latency(one.percentile_ms(p), one.clips, sum(one.unanswered)) for p in SAMPLES_NEEDED),
                 f"{one.share_within:.1%}",
                 str(one.clips),
             )
@@ -179,9 +190,10 @@ def drift_table(result: BenchResult) -> TextTable:
 
 
 def notebook_table(result: BenchResult) -> TextTable:
-    """Return a row a backend: the notebook's own case against its four targets."""
+    """Return a row a backend: the notebook's own case against its four targets; none where it was not run."""
     rows = []
-    for backend in result.backends:
+    ran = any(timing.case == result.notebook_case for timing in result.timings)
+    for backend in result.backends if ran else ():
         targets = result.targets(backend)
         verdicts = (
             "not measured" if t.value is None else f"{figure(t.value)} {'pass' if t.passed else 'FAIL'}"
@@ -270,7 +282,7 @@ def _percentile(timing: Timing, percent: int) -> str:
     return _latency(timing.percentile_ms(percent), len(timing.samples_ns))
 
 
-def _latency(value: float | None, samples: int) -> str:
+def _latency(value: float | None, samples: int, unanswered: int = 0) -> str:
     if value is None:
         return f"too few samples ({samples})"
-    return figure(value) if math.isfinite(value) else "no answer"
+    return figure(value) if math.isfinite(value) else f"no answer ({unanswered} of {samples} had none)"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from threading import Event
 from typing import Any
 
 from spoter_runtime.errors import BackendError
@@ -26,6 +26,7 @@ class Turns:
 
     Attributes:
         steps: how many steps the whole run has, for the progress.
+        stop: set from outside, it ends the run early: nobody is asked any more, what was measured stays.
         slow_down: backend → a share that its workers are slowed down by, to see whether it is found.
         running: backends of which a worker has loaded its model.
         out: backends that are not started again.
@@ -43,6 +44,7 @@ class Turns:
     run: Path | None
     on_progress: OnProgress | None
     steps: int = 0
+    stop: Event = field(default_factory=Event)
     slow_down: dict[str, float] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     out: set[str] = field(default_factory=set)
@@ -83,6 +85,8 @@ class Turns:
                 self.step(f"loading: {name}, {plural(threads, 'thread')}")
 
     def _open(self, name: str, threads: int) -> None:
+        if self.stop.is_set():
+            return
         worker = self._stack.enter_context(self.process(name, threads))
         try:
             opened = worker.opened()
@@ -101,6 +105,8 @@ class Turns:
 
     def not_opened(self, name: str, threads: int, doing: str, error: Exception) -> None:
         """Note that a worker could not load its model: its backend cannot run here, or it was lost."""
+        if self.stop.is_set():
+            return  # what stopped the run may have ended it
         if isinstance(error, BackendError) and name not in self.running:
             self.skipped[name] = self._clean(error)
         else:
@@ -116,15 +122,17 @@ class Turns:
             count: of rounds; None for that of the settings.
         """
         for number in range(self.settings.rounds if count is None else count):
+            if self.stop.is_set():
+                return
             pids = [worker.pid for worker in self.workers.values()]
             self.machine.append(self._watch.look(what, number + 1, pids))
             names = self.names()
             yield number, names if number % 2 == 0 else names[::-1]
 
     def ask(self, name: str, threads: int, doing: str, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Ask a live worker; None where there is none, or where it was lost with this request."""
+        """Ask a live worker; None where there is none, it is lost with it, or the run was stopped."""
         worker = self.workers.get((name, threads))
-        if worker is None:
+        if worker is None or self.stop.is_set():
             return None
         try:
             answer = worker.ask(**request)
@@ -136,11 +144,15 @@ class Turns:
 
     def lost(self, name: str, threads: int, doing: str, error: Exception) -> None:
         """Note that a worker died or hung; it has no turn any more."""
+        if self.stop.is_set():
+            return  # what stopped the run may have ended it
         self.workers.pop((name, threads), None)
         self.failures.append(Failure(backend=name, threads=threads, doing=doing, reason=self._clean(error)))
 
     def step(self, what: str) -> None:
         """Report progress: one step is done, whether there was a worker for it or not."""
+        if self.stop.is_set():
+            return
         self.done += 1
         if self.on_progress:
             self.on_progress(self.done, self.steps, what)
@@ -151,13 +163,8 @@ class Turns:
     def __enter__(self) -> Turns:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
 
 
 def _first_cores(threads: int) -> list[int] | None:

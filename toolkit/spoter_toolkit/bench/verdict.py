@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import count
 from typing import Final
 
 from spoter_toolkit.bench.statistics import Ratio
@@ -19,7 +21,8 @@ SAME_PROGRAM: Final = 0.02
 # (simulated); a report holds dozens of pairs, so the signed-rank test, which is exact, is asked as well.
 CLAIM_P: Final = 0.01
 
-_TIMES_FROM: Final = 2.0  # from here on "2.9–3.1 times as fast" is easier to read than "by 190–210 %"
+_TIMES_BEYOND: Final = 2.0  # "1.5–6.3 times as long" is easier to read than "by 49–527 %"
+_CLOSE_TO_1: Final = 1.1  # below it, one digit after the point would say nothing
 
 
 def verdict(ratio: Ratio) -> str:
@@ -27,7 +30,8 @@ def verdict(ratio: Ratio) -> str:
 
     Returns:
         ``"faster by 18–23 %"``: the baseline takes so much longer; ``"slower by 9–12 %"``: the backend takes
-        so much longer than the baseline; ``"2.9–3.1 times as fast"``. `NO_DIFFERENCE` where the interval is
+        so much longer than the baseline; ``"faster: 2.9–3.1 times as fast"`` and ``"slower: 1.5–6.3 times as
+        long"`` where the interval goes beyond twice. `NO_DIFFERENCE` where the interval is
         not wholly beyond `SAME_PROGRAM` on one side of 1; `NOT_SURE` where it is, and the signed-rank test of
         the rounds gives more than `CLAIM_P`; `NOT_ENOUGH` where no number of agreeing rounds could give less.
     """
@@ -38,8 +42,8 @@ def verdict(ratio: Ratio) -> str:
     if ratio.p is not None and ratio.p > CLAIM_P:
         return NOT_SURE
     if ratio.low > 1:
-        return _in_words("faster", "fast", ratio.low, ratio.high)
-    return _in_words("slower", "slow", 1 / ratio.high, 1 / ratio.low)
+        return _in_words("faster", "as fast", ratio.low, ratio.high)
+    return _in_words("slower", "as long", 1 / ratio.high, 1 / ratio.low)
 
 
 def is_claim(words: str) -> bool:
@@ -52,9 +56,23 @@ def least_p(rounds: int) -> float:
     return math.ldexp(2.0, -rounds)
 
 
-def _in_words(comparative: str, adjective: str, low: float, high: float) -> str:
-    if low >= _TIMES_FROM:
-        return f"{_span(f'{low:.1f}', f'{high:.1f}')} times as {adjective}"
+def explained(verdicts: Iterable[str]) -> str:
+    """Return what verdicts that claim nothing mean, and what to do; empty where there is none to explain."""
+    found = set(verdicts)
+    enough = next(rounds for rounds in count(1) if least_p(rounds) <= CLAIM_P)
+    said = {
+        NOT_SURE: f"{NOT_SURE}: most rounds lean to one side, but of equal backends more than {CLAIM_P:.0%} "
+        "of the runs would lean as much. Run again with more --rounds.",
+        NOT_ENOUGH: f"{NOT_ENOUGH}: with fewer than {enough} that agree nothing is claimed. Run again with "
+        f"--rounds {enough} or more; for the start-up, without --quick.",
+    }
+    return " ".join(sentence for words, sentence in said.items() if words in found)
+
+
+def _in_words(comparative: str, measure: str, low: float, high: float) -> str:
+    if high > _TIMES_BEYOND:
+        digits = 1 if low >= _CLOSE_TO_1 else 2
+        return f"{comparative}: {_span(f'{low:.{digits}f}', f'{high:.{digits}f}')} times {measure}"
     return f"{comparative} by {_span(_percent(low), _percent(high))} %"
 
 

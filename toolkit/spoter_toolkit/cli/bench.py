@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
+    INTERRUPTED,
     ForceOption,
     JsonOption,
     emit_json,
@@ -97,9 +102,8 @@ def bench(
 ) -> None:
     """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.errors import BackendError, ConfigError, require
+    from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
-    from spoter_toolkit.bench.cases import plural
     from spoter_toolkit.bench.controller import run_bench
     from spoter_toolkit.bench.gate import (
         bound_from_text,
@@ -109,74 +113,123 @@ def bench(
         gates,
     )
     from spoter_toolkit.bench.lengths import lengths_from_path
-    from spoter_toolkit.bench.report import problems, tables, write_report
+    from spoter_toolkit.bench.report import write_report
     from spoter_toolkit.locate import newest_bundle
 
-    if fail_if is not None and not against:
-        raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
-    bound = bound_from_text("p50 > 1.05" if fail_if is None else fail_if)
+    with from_options():
+        if fail_if is not None and not against:
+            raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
+        bound = None if fail_if is None else bound_from_text(fail_if)
     earlier = earlier_run(against) if against else None
     path = bundle or newest_bundle()
     opened = read_bundle(path)
-    settings = _settings(
-        quick,
-        curve,
-        backends=tuple(backend or backends_of(opened)),
-        scenarios=_names(scenario),
-        batches=_counts("--batch", batch),
-        frames=_counts("--frames", frames),
-        threads=_counts("--threads", threads),
-        floor=floor,
-        rounds=rounds,
-        seconds_per_case=seconds_per_case,
-        lengths=lengths_from_path(lengths, opened.contract) if lengths else None,
-        rate=rate,
-        bound_ms=bound_ms,
-        find_rate=find_rate,
-        pin=pin,
-    )
+    clip_lengths = lengths_from_path(lengths, opened.contract) if lengths else None
+    with from_options():
+        settings = _settings(
+            quick,
+            curve,
+            backends=tuple(backend or backends_of(opened)),
+            scenarios=_names(scenario),
+            batches=_counts("--batch", batch),
+            frames=_counts("--frames", frames),
+            threads=_counts("--threads", threads),
+            floor=floor,
+            rounds=rounds,
+            seconds_per_case=seconds_per_case,
+            lengths=clip_lengths,
+            rate=rate,
+            bound_ms=bound_ms,
+            find_rate=find_rate,
+            pin=pin,
+        )
     if earlier is not None:
         check_comparable(earlier, settings, opened.contract)
     folder = out or BENCHES / _report_name(opened.name)
     _check_place(folder, force)
     if html:
         require("jinja2", extra="toolkit")  # found out before the measuring, not after it
-    with progress_bar() as on_progress:
-        result = run_bench(path, settings, run=run, on_progress=on_progress)
-    found = gates(result, earlier, bound) if earlier is not None and not result.failures else []
+    with progress_bar() as on_progress, _stopped_by_ctrl_c() as stop:
+        result = run_bench(path, settings, run=run, on_progress=on_progress, stop=stop)
+    whole = not result.failures and not result.stopped_after
+    found = gates(result, earlier, bound) if earlier is not None and whole else []
     changed = differences(result, earlier) if earlier is not None else []
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
     if json:
         against_json = {
-            "bound": str(bound),
+            "bound": None if bound is None else str(bound),
             "gates": [asdict(gate) for gate in found],
             "differences": changed,
         }
         emit_json(result.as_json(samples=False) | ({"against": against_json} if earlier is not None else {}))
     else:
-        for table in tables(result):
-            emit_table(table.title, table.columns, table.rows)
-        for name, what, why in problems(result):
-            print(f"{name}: {what}: {why}")
+        _show(result)
     for remark in result.remarks:
         say(f"note: {remark}")
     write_report(result, folder)
     if html:
         _write_page(result, opened, folder)
-    if result.failures:
-        lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in result.failures)
-        raise BackendError(
-            f"{plural(len(result.failures), 'worker')} lost: {lost}. What was measured is in {folder}"
-        )
+    _leave_if_incomplete(result, folder)
     say(f"report: {folder}")
     if earlier is not None:
         for difference in changed:
             say(f"differs from the earlier run: {difference}")
         _show_gates(found, bound, json=json)
-        if fail_if is not None and any(gate.verdict == "beyond" for gate in found):
+        if any(gate.verdict == "beyond" for gate in found):
             raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit verify {}", path)
+
+
+def _show(result: BenchResult) -> None:
+    from spoter_toolkit.bench.report import problems, tables
+
+    for table in tables(result):
+        emit_table(table.title, table.columns, table.rows, note=table.note)
+    for name, what, why in problems(result):
+        print(f"{name}: {what}: {why}")
+
+
+def _leave_if_incomplete(result: BenchResult, folder: Path) -> None:
+    """Leave with 130 where the run was stopped.
+
+    Raises:
+        BackendError: a worker was lost.
+    """
+    from spoter_runtime.errors import BackendError
+    from spoter_toolkit.bench.cases import plural
+
+    if result.stopped_after:
+        say(f"stopped early; what was measured is in {folder}")
+        raise typer.Exit(INTERRUPTED)
+    if result.failures:
+        lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in result.failures)
+        raise BackendError(
+            f"{plural(len(result.failures), 'worker')} lost: {lost}. What was measured is in {folder}"
+        )
+
+
+@contextmanager
+def _stopped_by_ctrl_c() -> Iterator[Event]:
+    """Yield what the first Ctrl-C sets, for the measuring to end after its step; a second ends it at once."""
+    stop = Event()
+
+    def on_interrupt(signal_number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        # Not print: the signal may have come in the middle of another one.
+        os.write(
+            2, b"\nstopping after this step; what was measured is kept. Ctrl-C again: at once, without it\n"
+        )
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        say("stopped: nothing is kept of what was measured, if anything was")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:
@@ -187,19 +240,33 @@ def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:
     write_text(folder / BENCH_HTML, html_from_result(result, bundle))
 
 
-def _show_gates(found: list[Gate], bound: Bound, *, json: bool) -> None:
+def _show_gates(found: list[Gate], bound: Bound | None, *, json: bool) -> None:
+    from spoter_toolkit.bench.gate import comparison_in_words
     from spoter_toolkit.bench.tables import interval
 
-    rows = []
-    for gate in found:
-        ratio = f"{gate.ratio.estimate:.2f}"
-        rows.append((gate.backend, str(gate.case), ratio, interval(gate.ratio), gate.verdict))
+    rows = [
+        (
+            gate.backend,
+            str(gate.case),
+            f"{gate.ratio.estimate:.2f}",
+            interval(gate.ratio),
+            *([gate.verdict] if gate.verdict else []),
+        )
+        for gate in found
+    ]
     if json:
         for row in rows:
             say("against the earlier run: " + ", ".join(row))
         return
-    columns = ("backend", "case", f"{bound.metric}, this ÷ earlier", "95 % interval", str(bound))
-    emit_table("against the earlier run", columns, rows)
+    metric = bound.metric if bound else "p50"
+    columns = (
+        "backend",
+        "case",
+        f"{metric}, this ÷ earlier",
+        "95 % interval",
+        *([str(bound)] if bound else []),
+    )
+    emit_table("against the earlier run", columns, rows, note=comparison_in_words(found, bound))
 
 
 def _settings(quick: bool, curve: bool | None, **asked: Any) -> BenchSettings:
@@ -215,8 +282,22 @@ def _settings(quick: bool, curve: bool | None, **asked: Any) -> BenchSettings:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    """Parse ``latency,offline``."""
-    return None if text is None else tuple(name.strip() for name in text.split(","))
+    """Parse ``latency,offline``.
+
+    Raises:
+        ConfigError: nothing stands between two commas, or nothing at all.
+    """
+    from spoter_runtime.errors import ConfigError
+
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ConfigError(
+            f"--scenario: expected names with commas, like latency,server, got {text!r}. "
+            "Fix: name one at least, and none that is empty"
+        )
+    return names
 
 
 def _counts(option: str, text: str | None) -> tuple[int, ...] | None:
@@ -249,19 +330,15 @@ def _check_place(folder: Path, force: bool) -> None:
     """Refuse before the measuring what would fail after it.
 
     Raises:
-        ConfigError: something is there already, or nothing can be written there.
+        ConfigError: something is there already.
+        DataError: nothing can be written there.
     """
     from spoter_runtime.errors import ConfigError
     from spoter_runtime.files import is_replaceable
+    from spoter_toolkit.given_paths import check_place
 
     if not is_replaceable(folder, "bench.json"):
         raise ConfigError(f"{folder}: is there already and is no bench report. Fix: name another with -o")
     if (folder / "bench.json").exists() and not force:
         raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or name another with -o")
-    nearest = next(parent for parent in folder.absolute().parents if parent.exists())
-    try:
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be written there ({error.strerror}). Fix: name another folder with -o"
-        ) from error
+    check_place(folder)

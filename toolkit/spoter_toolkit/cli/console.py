@@ -19,6 +19,7 @@ from rich.text import Text
 from spoter_runtime.progress import OnProgress as OnProgress
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
+INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
@@ -52,8 +53,10 @@ def emit_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout; numbers belong in already formatted strings."""
+def emit_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, note: str = ""
+) -> None:
+    """Print a table on stdout, and a note below it; numbers belong in already formatted strings."""
     table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
@@ -64,6 +67,8 @@ def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     if title:
         console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
+    if note:
+        print(note)
 
 
 @contextmanager

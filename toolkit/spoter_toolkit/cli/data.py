@@ -87,6 +87,7 @@ def import_(
     **asl33**: a folder with data.npz. **spoter-csv**: the original SPOTER's CSV, or a folder of them.
     **notebook-json**: a folder of U13W2F_trial_9_L.json. **npy**: LABEL/SIGNER/CLIP.npy.
     """
+    from spoter_runtime.errors import from_options
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
     from spoter_toolkit.data.import_asl33 import import_asl33
     from spoter_toolkit.data.import_notebook_json import import_notebook_json
@@ -101,17 +102,18 @@ def import_(
         Kind.NOTEBOOK_JSON: import_notebook_json,
         Kind.NPY: import_npy,
     }
-    settings = ImportSettings(
-        labels=_names(labels),
-        without=_names(without),
-        signers=_names(signers),
-        shared_labels=shared_labels,
-        signer=signer or UNKNOWN_SIGNER,
-        fps=fps,
-        normalised=normalised,
-        long=long.value,
-        skip_bad=skip_bad,
-    )
+    with from_options():
+        settings = ImportSettings(
+            labels=_names(labels),
+            without=_names(without),
+            signers=_names(signers),
+            shared_labels=shared_labels,
+            signer=signer or UNKNOWN_SIGNER,
+            fps=fps,
+            normalised=normalised,
+            long=long.value,
+            skip_bad=skip_bad,
+        )
     folder = out or DATASETS / (source.resolve().stem or kind.value)
     with progress_bar() as on_progress:
         dataset = importers[kind](source, folder, settings, force=force, on_progress=on_progress)
@@ -133,11 +135,13 @@ def synth(
     json: JsonOption = False,
 ) -> None:
     """Generate a synthetic dataset: distinct motions of generated signers, words of no language."""
+    from spoter_runtime.errors import from_options
     from spoter_toolkit.data.synth import SynthSettings, synthesize
     from spoter_toolkit.locate import DATASETS
 
     given = {"signs": signs, "signers": signers, "clips_per_sign": clips_per_sign, "seed": seed}
-    settings = SynthSettings(**{name: value for name, value in given.items() if value is not None})
+    with from_options():
+        settings = SynthSettings(**{name: value for name, value in given.items() if value is not None})
     folder = out or DATASETS / "synthetic"
     with progress_bar() as on_progress:
         dataset = synthesize(folder, settings=settings, force=force, on_progress=on_progress)
@@ -205,8 +209,9 @@ def show(
     """Show what is in a dataset, or one of its clips; with -o, as a picture."""
     from dataclasses import asdict
 
-    from spoter_toolkit.data.dataset import check_target, read_dataset
+    from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.data.show import clip_named, describe, draw_clip, draw_lengths
+    from spoter_toolkit.given_paths import check_target
     from spoter_toolkit.locate import newest_dataset
 
     opened = read_dataset(dataset or newest_dataset())

@@ -36,11 +36,17 @@ def eval_(
     json: JsonOption = False,
 ) -> float:
     """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
-    from spoter_toolkit.data.dataset import check_target
-    from spoter_toolkit.evaluation import evaluate
+    from spoter_runtime.errors import from_options
+    from spoter_toolkit.backends import split_backend
+    from spoter_toolkit.evaluation import check_split, evaluate
+    from spoter_toolkit.given_paths import check_target
     from spoter_toolkit.locate import last_run
     from spoter_toolkit.sources import open_source
 
+    with from_options():
+        check_split(split)
+        if backend:
+            split_backend(backend)
     if out:
         check_target(out, force=force)
     path = source or last_run()

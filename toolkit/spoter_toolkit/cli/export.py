@@ -71,15 +71,18 @@ def export(
     With --trt or --rtx, build engines from it and run them where there is a GPU. For a BUNDLE, only that.
     """
     from spoter_runtime.bundle import MANIFEST
-    from spoter_runtime.errors import ConfigError
+    from spoter_runtime.errors import ConfigError, UsageError, from_options
     from spoter_toolkit.locate import last_run
 
-    wanted = _engines_wanted(trt, rtx, precision, compute_capability, profile, force)
+    with from_options():
+        wanted = _engines_wanted(trt, rtx, precision, compute_capability, profile, force)
+        if out and out.suffix != ".spoter":
+            raise ConfigError(f"{out}: a bundle's name ends in .spoter. Fix: -o {out}.spoter")
     path = source or last_run()
     result: dict[str, Any] = {}
     if (path / MANIFEST).is_file():
         if not wanted.libraries:
-            raise ConfigError(f"{path}: is a BUNDLE already. Fix: --trt or --rtx adds engines to it")
+            raise UsageError(f"{path}: is a BUNDLE already. Fix: --trt or --rtx adds engines to it")
         folder = path
     else:
         folder, exported = _export_onnx(
@@ -151,16 +154,15 @@ def _export_onnx(
     out: Path | None,
     force: bool,
 ) -> tuple[Path, Exported]:
-    from spoter_runtime.errors import ConfigError
     from spoter_toolkit.checkpoint import read_run
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.exporting import bundle_from_run, training_data
+    from spoter_toolkit.given_paths import check_place
     from spoter_toolkit.locate import BUNDLES
 
     run = read_run(path)
     folder = out or BUNDLES / f"{run.name}.spoter"
-    if folder.suffix != ".spoter":
-        raise ConfigError(f"{folder}: a bundle's name ends in .spoter. Fix: -o {folder}.spoter")
+    check_place(folder)
     if not run.is_finished:
         say(f"{run.folder} was stopped before its end: its best weights so far are exported")
     dataset = read_dataset(data) if data else training_data(run)

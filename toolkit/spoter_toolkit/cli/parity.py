@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,8 +21,8 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from spoter_export.divergence import Divergence
-    from spoter_export.judge import Proof
+    from spoter_export.blame import Link
+    from spoter_export.judge import Policy, Proof
     from spoter_runtime.bundle import Bundle
     from spoter_toolkit.blaming import Blame
 
@@ -31,30 +31,40 @@ BISECTIONS: Final = Path("bisect")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What one run has found; the bundle is None where stored facts were judged without one."""
+    """What one run has found, or what a stored one had; the bundle is None where it is not at hand.
+
+    Attributes:
+        links: backend → its chain from torch.
+        bisected: backend → `Divergence.as_json`, or a text where there is none.
+    """
 
     name: str
     bundle: Bundle | None
     proofs: Sequence[Proof]
-    not_run: dict[str, str] = field(default_factory=dict)
-    blamed: Sequence[Blame] = ()
-    divergences: dict[str, Divergence | str] = field(default_factory=dict)
+    not_run: dict[str, str]
+    links: Mapping[str, Sequence[Link]]
+    bisected: dict[str, Any]
 
     @property
     def passed(self) -> bool:
         """True where every proof holds."""
         return all(proof.verdict.passed for proof in self.proofs)
 
+    @property
+    def divergences(self) -> dict[str, str]:
+        """What bisecting found, in words."""
+        return {name: what if isinstance(what, str) else what["says"] for name, what in self.bisected.items()}
+
     def as_json(self) -> dict[str, Any]:
         """Return what ``-o`` writes."""
         from spoter_export.bundle_files import proofs_json
 
-        bisected = self.divergences.items()
         return proofs_json(self.proofs) | {
+            "name": self.name,
             "passed": self.passed,
             "not_run": self.not_run,
-            "blame": {blame.backend: [link.as_json() for link in blame.links] for blame in self.blamed},
-            "bisect": {name: what if isinstance(what, str) else what.as_json() for name, what in bisected},
+            "blame": {backend: [link.as_json() for link in links] for backend, links in self.links.items()},
+            "bisect": self.bisected,
         }
 
 
@@ -73,12 +83,13 @@ def parity(
     all_splits: Annotated[
         bool, typer.Option("--all", help="Every clip of the data; default: its test split.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the generated clips.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the generated clips; default: 0.")] = None,
     policy: Annotated[
         Path | None, typer.Option(help="TOML file of thresholds, a table for each precision.")
     ] = None,
     judge: Annotated[
-        Path | None, typer.Option(help="Judge the facts of this file, that -o wrote, and run nothing.")
+        Path | None,
+        typer.Option(help="Run nothing: judge the facts of this file, that -o wrote, or of this BUNDLE."),
     ] = None,
     bisect: Annotated[
         bool,
@@ -98,28 +109,31 @@ def parity(
 ) -> None:
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
     from spoter_runtime.bundle import read_bundle
-    from spoter_runtime.errors import ConfigError, require
+    from spoter_runtime.errors import from_options, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.blaming import blame_failed
-    from spoter_toolkit.data.dataset import check_target, read_dataset
+    from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.exporting import proof_clips, training_data
+    from spoter_toolkit.given_paths import check_target
     from spoter_toolkit.locate import newest_bundle
-    from spoter_toolkit.proving import judge_again, prove_backends, read_policies
+    from spoter_toolkit.proving import check_candidates, prove_backends, read_policies
     from spoter_toolkit.reference import find_run
 
-    for target in (out, html):
+    for option, target in (("-o", out), ("--html", html)):
         if target:
-            check_target(target, force=force)
+            check_target(target, force=force, option=option)
     if html:
         require("jinja2", extra="toolkit")  # found out before the running, not after it
+    with from_options():
+        check_candidates(backend or ())
+        if judge:
+            _check_nothing_is_to_run(
+                {"--backend": backend, "--data": data, "--run": run, "--all": all_splits}
+                | {"--seed": seed is not None, "--bisect": bisect}
+            )
     policies = read_policies(policy)
     if judge:
-        for option, value in (("--bisect", bisect), ("--data", data), ("--backend", backend)):
-            if value:
-                raise ConfigError(f"{option}: is for a run, --judge runs nothing. Fix: leave one of them out")
-        judged = read_bundle(bundle) if bundle else None
-        found = _Found(name=judge.stem, bundle=judged, proofs=judge_again(judge, policies, judged))
-        _finish(judge, found, out=out, html=html, json=json)
+        _finish(judge, _judged(judge, policies, bundle), out=out, html=html, json=json)
         return
     opened = read_bundle(bundle or newest_bundle())
     if bisect:
@@ -136,23 +150,53 @@ def parity(
             people,
             backends=backend,
             policies=policies,
-            seed=seed,
+            seed=seed or 0,
             on_progress=on_progress,
         )
         on_progress(0, 0, "looking for the step that breaks")
         blamed = blame_failed(opened, source.load_model(), proofs, people)
-        divergences = _bisected(opened, blamed) if bisect else {}
+        bisected = _bisected(opened, blamed) if bisect else {}
     found = _Found(
         name=opened.name,
         bundle=opened,
         proofs=proofs,
         not_run=not_run,
-        blamed=blamed,
-        divergences=divergences,
+        links={blame.backend: blame.links for blame in blamed},
+        bisected=bisected,
     )
     _finish(opened.folder, found, out=out, html=html, json=json)
     if not json:
         next_step("spoter-kit bench {}", opened.folder)
+
+
+def _check_nothing_is_to_run(options: Mapping[str, object]) -> None:
+    """Refuse options that say what to run.
+
+    Raises:
+        ConfigError: one of them was given.
+    """
+    from spoter_runtime.errors import ConfigError
+
+    if given := [option for option, value in options.items() if value]:
+        named, verb = " and ".join(given), "is" if len(given) == 1 else "are"
+        raise ConfigError(f"{named} {verb} for a run, --judge runs nothing. Fix: leave {named} out")
+
+
+def _judged(path: Path, policies: Mapping[str, Policy], bundle: Path | None) -> _Found:
+    """Judge stored facts; what was found beside them is kept."""
+    from spoter_runtime.bundle import read_bundle
+    from spoter_toolkit.proving import judge_again
+
+    opened = read_bundle(bundle or path) if bundle or path.is_dir() else None
+    stored = judge_again(path, policies, opened)
+    return _Found(
+        name=stored.name or path.stem,
+        bundle=opened,
+        proofs=stored.proofs,
+        not_run=stored.not_run,
+        links=stored.links,
+        bisected=stored.bisected,
+    )
 
 
 def _bisection(bundle: Bundle, backend: str) -> Path:
@@ -175,11 +219,11 @@ def _check_bisections(bundle: Bundle, backends: Sequence[str], *, force: bool) -
             raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or move it away")
 
 
-def _bisected(bundle: Bundle, blamed: Sequence[Blame]) -> dict[str, Divergence | str]:
+def _bisected(bundle: Bundle, blamed: Sequence[Blame]) -> dict[str, Any]:
     """Bisect the broken link of each backend and write what was found; a text where nothing can be."""
     from spoter_runtime.errors import SpoterError
 
-    found: dict[str, Divergence | str] = {}
+    found: dict[str, Any] = {}
     for blame in blamed:
         try:
             divergence = blame.bisect()
@@ -191,7 +235,7 @@ def _bisected(bundle: Bundle, blamed: Sequence[Blame]) -> dict[str, Divergence |
         else:
             folder = _bisection(bundle, blame.backend)
             divergence.write(folder)
-            found[blame.backend] = divergence
+            found[blame.backend] = divergence.as_json()
             say(f"written: {folder}")
     return found
 
@@ -208,8 +252,8 @@ def _write_page(path: Path, found: _Found) -> None:
         found.proofs,
         artefacts=found.bundle.artefacts if found.bundle else (),
         not_run={backend: without_places(why, *folders) for backend, why in found.not_run.items()},
-        links={blame.backend: blame.links for blame in found.blamed},
-        divergences={backend: str(what) for backend, what in found.divergences.items()},
+        links=found.links,
+        divergences=found.divergences,
     )
     write_text(path, page)
     say(f"page: {path}")
@@ -228,11 +272,11 @@ def _finish(source: Path, found: _Found, *, out: Path | None, html: Path | None,
         emit_json({"bundle": str(source)} | result)
     else:
         for proof in found.proofs:
-            _show(source.stem, proof)
-        for blame in found.blamed:
-            _show_blame(blame)
-            if blame.backend in found.divergences:
-                print(found.divergences[blame.backend])
+            _show(found.name, proof)
+        for backend, links in found.links.items():
+            _show_blame(backend, links)
+            if backend in found.divergences:
+                print(found.divergences[backend])
         if found.not_run:
             emit_table("not executed", ("backend", "why"), list(found.not_run.items()))
     if not found.passed:
@@ -259,13 +303,15 @@ def _show(bundle: str, proof: Proof) -> None:
         print(f"  {failure}")
 
 
-def _show_blame(blame: Blame) -> None:
+def _show_blame(backend: str, links: Sequence[Link]) -> None:
+    from spoter_export.blame import first_broken
     from spoter_toolkit.proof_page import blame_table
 
-    table = blame_table(blame.backend, blame.links)
+    table = blame_table(backend, links)
     emit_table(table.title, table.columns, table.rows)
+    broken = first_broken(links)
     print(
-        f"it breaks at {blame.broken}"
-        if blame.broken
+        f"it breaks at {broken}"
+        if broken
         else "no step breaks on generated clips and on those furthest off: look at what is named above"
     )

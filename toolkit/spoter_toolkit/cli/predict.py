@@ -25,15 +25,16 @@ def predict(
 ) -> None:
     """Recognise the sign in each clip."""
     from spoter_runtime.clip_files import load_clip
-    from spoter_runtime.errors import ConfigError
+    from spoter_runtime.errors import ConfigError, from_options
     from spoter_runtime.recognizer import Recognizer
     from spoter_toolkit.backends import split_choice
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.locate import newest_bundle
 
-    if long not in ("error", "resample"):
-        raise ConfigError(f"--long {long}: expected error or resample")
-    name, chosen = split_choice(backend, precision)
+    with from_options():
+        if long not in ("error", "resample"):
+            raise ConfigError(f"--long {long}: expected error or resample")
+        name, chosen = split_choice(backend, precision)
     path = bundle or newest_bundle()
     recognizer = Recognizer.load(
         path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +48,7 @@ def train(
     """Train a model on the train split; keep the best by validation accuracy, or the last without one."""
     import os
 
-    from spoter_runtime.errors import ConfigError
+    from spoter_runtime.errors import ConfigError, from_options
     from spoter_toolkit.checkpoint import read_run
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.locate import last_run
@@ -72,7 +72,8 @@ def train(
         if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("several processes would each generate the data. Fix: name a DATASET")
         settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
-        config = read_recipe(recipe or DEFAULT, settings)
+        with nullcontext() if recipe and recipe.endswith(".toml") else from_options():
+            config = read_recipe(recipe or DEFAULT, settings)
         with progress_bar() as on_progress:
             dataset = read_dataset(data or _synthetic_dataset(on_progress))
         folder = new_run_folder(out, f"{dataset.folder.name}-{config.model.architecture}", force=force)

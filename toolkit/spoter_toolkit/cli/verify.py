@@ -19,11 +19,13 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
+    from spoter_runtime.errors import from_options
     from spoter_runtime.verify import verify_bundle
     from spoter_toolkit.backends import split_choice
     from spoter_toolkit.locate import newest_bundle
 
-    name, chosen = split_choice(backend, precision)
+    with from_options():
+        name, chosen = split_choice(backend, precision)
     path = bundle or newest_bundle()
     report = verify_bundle(path, name, precision=chosen)
     for other, why in report.passed_over.items():

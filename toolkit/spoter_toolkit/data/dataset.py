@@ -442,16 +442,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _check_folder(folder: Path, *, force: bool) -> None:
     """Refuse to write over something that is there; `force` replaces a dataset and nothing else."""
-    check_target(folder, force=force)
+    if folder.exists() and not force:
+        raise DataError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
     if folder.exists() and not (folder / "dataset.json").is_file():
         raise DataError(f"{folder}: not a dataset, and --force replaces nothing else. Fix: choose another -o")
-
-
-def check_target(path: Path, *, force: bool) -> None:
-    """Refuse to write over something that is there.
-
-    Raises:
-        DataError: `path` exists and `force` is not given.
-    """
-    if path.exists() and not force:
-        raise DataError(f"{path}: exists already. Fix: choose another -o, or replace it with --force")

@@ -1,0 +1,36 @@
+"""Write what a benchmark has found as two files named by case, processor and month: JSON, and a page."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from spoter_runtime.files import write_json, write_text
+from spoter_toolkit.bench.environment import cpu_model, slug
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(
+    case: str, found: dict[str, Any], page: str, where: dict[str, Any], *, folder: Path = RESULTS
+) -> None:
+    """Write ``<case>-<cpu>-<month>.json`` and ``.md``, and print the page's path.
+
+    Args:
+        case: what was measured, as a name of files has it.
+        found: plain JSON values; the environment is added to them.
+        page: Markdown.
+        where: from `spoter_toolkit.bench.environment.environment`.
+        folder: that they are written to.
+    """
+    name = f"{case}-{slug(cpu_model())}-{datetime.now(timezone.utc):%Y-%m}"
+    write_json(folder / f"{name}.json", found | {"environment": where})
+    write_text(folder / f"{name}.md", page)
+    print(folder / f"{name}.md")
+
+
+def environment_lines(where: dict[str, Any]) -> tuple[str, ...]:
+    """Return the environment as the last lines of a page."""
+    return ("```json", json.dumps(where, indent=2), "```", "")
