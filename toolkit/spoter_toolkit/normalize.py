@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spoter_runtime.landmarks import (
     BODY,
     LEFT_HAND,
     LEFT_SHOULDER,
-    NUM_LANDMARKS,
     RIGHT_HAND,
     RIGHT_SHOULDER,
 )
@@ -57,20 +57,20 @@ class Normalize(nn.Module):
 
     def forward(self, poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
         """Return features (N, T, 108) for raw landmarks (N, T, 108) and real frame counts (N,)."""
-        points_NTL2 = poses_NTD.reshape(*poses_NTD.shape[:2], NUM_LANDMARKS, 2)
-        found_NTL1 = ~torch.isnan(points_NTL2).any(3, keepdim=True) & (points_NTL2 != 0).any(3, keepdim=True)
-        found_NTL1 = found_NTL1 & frame_mask(poses_NTD, lengths_N)[:, :, None, None]
+        # Coordinates before landmarks: engines are slow where an axis of 2 is the last one. Taken out by
+        # steps, not transposed: ONNX Runtime 1.32 moves a transposition on to the other one and undoes both.
+        points_NT2L = torch.stack((poses_NTD[..., 0::2], poses_NTD[..., 1::2]), dim=2)
+        # Neither NaN nor (0, 0): no comparison with NaN is true.
+        found_NT1L = points_NT2L.abs().sum(2, keepdim=True) > 0
+        found_NT1L = found_NT1L & frame_mask(poses_NTD, lengths_N)[:, :, None, None]
         # where, not a product: NaN × 0 is NaN, and padding may hold anything
-        points_NTL2 = torch.where(found_NTL1, points_NTL2, 0.0)
+        points_NT2L = torch.where(found_NT1L, points_NT2L, 0.0)
         if self.mode == "signing-space":
-            floor_N111 = FLOOR * points_NTL2.abs().amax((1, 2, 3), keepdim=True).clamp_min(SMALLEST)
-            hands = (
-                _hand_in_its_box(points_NTL2[:, :, hand], found_NTL1[:, :, hand], floor_N111)
-                for hand in (LEFT_HAND, RIGHT_HAND)
-            )
-            body = _body_in_signing_space(points_NTL2, found_NTL1, floor_N111[:, 0], self.centre)
-            points_NTL2 = torch.cat((body, *hands), dim=2)
-        return points_NTL2.flatten(2)
+            floor_N111 = FLOOR * points_NT2L.abs().amax((1, 2, 3), keepdim=True).clamp_min(SMALLEST)
+            body = _body_in_signing_space(points_NT2L, found_NT1L, floor_N111, self.centre)
+            hands = _hands_in_their_boxes(points_NT2L, found_NT1L, floor_N111)
+            points_NT2L = torch.cat((body, hands), dim=3)
+        return points_NT2L.transpose(2, 3).flatten(2)
 
 
 def frame_mask(poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
@@ -80,51 +80,63 @@ def frame_mask(poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
 
 
 def _body_in_signing_space(
-    points_NTL2: Tensor, found_NTL1: Tensor, floor_N11: Tensor, centre_2: Tensor
+    points_NT2L: Tensor, found_NT1L: Tensor, floor_N111: Tensor, centre_2: Tensor
 ) -> Tensor:
-    right, left = points_NTL2[:, :, RIGHT_SHOULDER], points_NTL2[:, :, LEFT_SHOULDER]
-    both_NT1 = found_NTL1[:, :, RIGHT_SHOULDER] & found_NTL1[:, :, LEFT_SHOULDER]
-    middle_N12 = _robust_centre((right + left) / 2, both_NT1)
-    width_NT1 = torch.linalg.vector_norm(right - left, dim=2, keepdim=True)
-    width_N11 = _robust_centre(width_NT1, both_NT1)
+    shoulders = (RIGHT_SHOULDER, LEFT_SHOULDER)
+    right_N2T, left_N2T = (points_NT2L[..., shoulder].transpose(1, 2) for shoulder in shoulders)
+    both_N1T = (found_NT1L[..., RIGHT_SHOULDER] & found_NT1L[..., LEFT_SHOULDER]).transpose(1, 2)
+    middle_N2T = (right_N2T + left_N2T) / 2
+    width_N1T = torch.linalg.vector_norm(right_N2T - left_N2T, dim=1, keepdim=True)
+    # One iteration for both; the width is a point with one coordinate.
+    groups_NG2T = torch.stack((middle_N2T, F.pad(width_N1T, (0, 0, 0, 1))), dim=1)
+    centre_NG21 = _robust_centre(groups_NG2T, both_N1T[:, None])
+    middle_N12, width_N11 = centre_NG21[:, :1, :, 0], centre_NG21[:, 1:, :1, 0]
 
     # A clip that never shows both shoulders: the middle and spread of whatever it shows.
-    weight = found_NTL1.to(points_NTL2.dtype)
-    count_N11 = weight.sum((1, 2)).clamp_min(1.0)[:, None]
-    mean_N12 = points_NTL2.sum((1, 2))[:, None] / count_N11
-    offsets = (points_NTL2 - mean_N12[:, :, None]) * weight
-    spread_N11 = (offsets.square().sum((1, 2, 3))[:, None, None] / count_N11).sqrt()
-    seen_N11 = both_NT1.any(1, keepdim=True)
-    middle_N12 = torch.where(seen_N11, middle_N12, mean_N12)
-    width_N11 = torch.maximum(torch.where(seen_N11, width_N11, 2 * spread_N11), floor_N11)
+    weight = found_NT1L.to(points_NT2L.dtype)
+    count_N111 = weight.sum((1, 3), keepdim=True).clamp_min(1.0)
+    mean_N121 = points_NT2L.sum((1, 3), keepdim=True) / count_N111
+    offsets = (points_NT2L - mean_N121) * weight
+    # Once more from there: engines sum in different orders, and a still clip is made of what that leaves.
+    mean_N121 = mean_N121 + offsets.sum((1, 3), keepdim=True) / count_N111
+    spread_N111 = (offsets.square().sum((1, 2, 3), keepdim=True) / count_N111).sqrt()
+    seen_N111 = both_N1T.any(2, keepdim=True)[..., None]
+    middle_N121 = torch.where(seen_N111, middle_N12[..., None], mean_N121)
+    width_N111 = torch.where(seen_N111, width_N11[..., None], 2 * spread_N111)
 
-    scale_N11 = SIGNING_SPACE_SCALE / (SIGNING_SPACE_SPAN * width_N11)
-    body = (points_NTL2[:, :, BODY] - middle_N12[:, :, None]) * scale_N11[:, :, None] + centre_2
-    return torch.where(found_NTL1[:, :, BODY], body, 0.0)
+    scale_N111 = SIGNING_SPACE_SCALE / (SIGNING_SPACE_SPAN * torch.maximum(width_N111, floor_N111))
+    body = (points_NT2L[..., BODY] - middle_N121) * scale_N111 + centre_2[:, None]
+    return torch.where(found_NT1L[..., BODY], body, 0.0)
 
 
-def _robust_centre(values_NTk: Tensor, valid_NT1: Tensor) -> Tensor:
-    """Return the geometric median (N, 1, k) over valid frames, by Weiszfeld's iteration (1937).
+def _robust_centre(values_NGkT: Tensor, valid_N11T: Tensor) -> Tensor:
+    """Return the geometric median (N, G, k, 1) over valid frames, by Weiszfeld's iteration (1937).
 
     Chosen over the median because it needs no sort: it exports to plain arithmetic and a masked frame
     adds an exact zero, so padding cannot change it.
+
+    Args:
+        values_NGkT: G groups of k coordinates; each group has a median of its own.
+        valid_N11T: bool.
     """
-    weight = valid_NT1.to(values_NTk.dtype)
-    count = weight.sum(1, keepdim=True).clamp_min(1.0)
-    centre = (values_NTk * weight).sum(1, keepdim=True) / count
+    weight = valid_N11T.to(values_NGkT.dtype)
+    count = weight.sum(3, keepdim=True).clamp_min(1.0)
+    centre = (values_NGkT * weight).sum(3, keepdim=True) / count
     for _ in range(ROBUST_STEPS):
-        distance = torch.linalg.vector_norm((values_NTk - centre) * weight, dim=2, keepdim=True)
-        softening = SOFTENING * distance.sum(1, keepdim=True) / count
+        distance = torch.linalg.vector_norm((values_NGkT - centre) * weight, dim=2, keepdim=True)
+        softening = SOFTENING * distance.sum(3, keepdim=True) / count
         pull = weight / (distance + softening).clamp_min(SMALLEST)
-        centre = (values_NTk * pull).sum(1, keepdim=True) / pull.sum(1, keepdim=True).clamp_min(SMALLEST)
+        centre = (values_NGkT * pull).sum(3, keepdim=True) / pull.sum(3, keepdim=True).clamp_min(SMALLEST)
     return centre
 
 
-def _hand_in_its_box(hand_NTP2: Tensor, found_NTP1: Tensor, floor_N111: Tensor) -> Tensor:
-    """Return hand points relative to the middle of their box, in units of its longer side: -0.5..0.5."""
-    far = torch.finfo(hand_NTP2.dtype).max
-    low = torch.where(found_NTP1, hand_NTP2, far).amin(2, keepdim=True)
-    high = torch.where(found_NTP1, hand_NTP2, -far).amax(2, keepdim=True)
+def _hands_in_their_boxes(points_NT2L: Tensor, found_NT1L: Tensor, floor_N111: Tensor) -> Tensor:
+    """Return each hand's points relative to the middle of its box, in units of the longer side: -0.5..0.5."""
+    hands = slice(LEFT_HAND.start, RIGHT_HAND.stop)
+    points, found = (x[..., hands].reshape(*x.shape[:3], 2, -1) for x in (points_NT2L, found_NT1L))
+    far = torch.finfo(points.dtype).max
+    low = torch.where(found, points, far).amin(4, keepdim=True)
+    high = torch.where(found, points, -far).amax(4, keepdim=True)
     middle = low / 2 + high / 2  # halves first: where no point was found the sum would overflow
-    side = torch.maximum((high - low).amax(3, keepdim=True), floor_N111)
-    return torch.where(found_NTP1, (hand_NTP2 - middle) / side, 0.0)
+    side = torch.maximum((high - low).amax(2, keepdim=True), floor_N111[..., None])
+    return torch.where(found, (points - middle) / side, 0.0).flatten(3)
