@@ -100,9 +100,9 @@ class Attention(nn.Module):
         self.W_v = nn.Linear(config.d_model, config.d_model)
         self.W_o = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, tokens_NSE: Tensor, mask_N11S: Tensor) -> Tensor:
-        """Return the attended tokens (N, S, E)."""
-        queries, keys, values = self.W_q(tokens_NSE), self.W_k(tokens_NSE), self.W_v(tokens_NSE)
+    def forward(self, asking_NQE: Tensor, tokens_NSE: Tensor, mask_N11S: Tensor) -> Tensor:
+        """Return what the asking tokens attend to (N, Q, E)."""
+        queries, keys, values = self.W_q(asking_NQE), self.W_k(tokens_NSE), self.W_v(tokens_NSE)
         dropout = self.dropout if self.training else 0.0
         output: Tensor = self.W_o(_attend(queries, keys, values, mask_N11S, self.num_heads, dropout))
         return output
@@ -161,11 +161,12 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, tokens_NSE: Tensor, mask_N11S: Tensor) -> Tensor:
-        """Return the next layer's tokens (N, S, E)."""
-        attended = self.self_attention(tokens_NSE, mask_N11S)
-        tokens_NSE = self.norm1(tokens_NSE + self.dropout(attended))
-        output: Tensor = self.norm2(tokens_NSE + self.dropout(self.feed_forward(tokens_NSE)))
+    def forward(self, tokens_NSE: Tensor, mask_N11S: Tensor, *, class_only: bool = False) -> Tensor:
+        """Return the next layer's tokens (N, S, E), or of the class token alone (N, 1, E)."""
+        kept_NQE = tokens_NSE[:, :1] if class_only else tokens_NSE
+        attended_NQE = self.self_attention(kept_NQE, tokens_NSE, mask_N11S)
+        kept_NQE = self.norm1(kept_NQE + self.dropout(attended_NQE))
+        output: Tensor = self.norm2(kept_NQE + self.dropout(self.feed_forward(kept_NQE)))
         return output
 
 
@@ -220,20 +221,27 @@ class Spoter(nn.Module):
             poses: (N, T, 108) float32 raw landmarks, NaN or (0, 0) = not detected, T <= `max_frames`.
             lengths: (N,) whole numbers, real frames of each clip, 1..T; what lies beyond is ignored.
         """
-        tokens_NSE, _ = self.encode(poses, lengths)
-        logits: Tensor = self.classifier(tokens_NSE[:, 0])
+        class_N1E, _ = self.encode(poses, lengths, class_only=True)
+        logits: Tensor = self.classifier(class_N1E[:, 0])
         return logits
 
-    def encode(self, poses_NTD: Tensor, lengths_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the encoder's tokens (N, S, E) and the additive attention mask (N, 1, 1, S)."""
+    def encode(
+        self, poses_NTD: Tensor, lengths_N: Tensor, *, class_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return the encoder's tokens (N, S, E) and the additive attention mask (N, 1, 1, S).
+
+        With `class_only` the last layer computes the class token alone (N, 1, E): the notebook computes all
+        of them, but where a head reads only that one, the others change no answer.
+        """
         features_NTD = self.weigh(self.normalize(poses_NTD, lengths_N))
         frames_NTE = self.input_projection(features_NTD)
         class_N1E = self.class_token.expand(frames_NTE.shape[0], -1, -1)
         tokens_NSE = self.positional_encoding(torch.cat((class_N1E, frames_NTE), dim=1))
         padded_NT = (~frame_mask(poses_NTD, lengths_N)).to(tokens_NSE.dtype) * MASKED
         mask_N11S = F.pad(padded_NT, (1, 0))[:, None, None]  # the class token is never masked
-        for layer in self.encoder_layers:
-            tokens_NSE = layer(tokens_NSE, mask_N11S)
+        last = len(self.encoder_layers) - 1
+        for i, layer in enumerate(self.encoder_layers):
+            tokens_NSE = layer(tokens_NSE, mask_N11S, class_only=class_only and i == last)
         return tokens_NSE, mask_N11S
 
     def weigh(self, features_NTD: Tensor) -> Tensor:
