@@ -17,7 +17,7 @@ import onnx
 import torch
 from onnx import NodeProto, TensorProto, helper
 
-from spoter_export.lower import rounded_from_fp16
+from spoter_export.fp16 import rounded_from_fp16
 from spoter_export.to_onnx import Traced
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.errors import BackendError

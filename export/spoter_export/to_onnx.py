@@ -6,7 +6,7 @@ import ast
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +22,7 @@ from spoter_runtime.landmarks import NUM_FEATURES
 
 # 20, not 23 or 24: there the exporter writes Attention with a mask that ONNX Runtime's CPU provider rejects.
 OPSET: Final = 20
+ORT_DOMAIN: Final = "com.microsoft"  # of ONNX Runtime's own operators
 
 # Example sizes. A batch or a length of 0 or 1 freezes its axis although the file declares it dynamic; sizes
 # equal to each other or to a constant of the model (60, 54, 108, 300) could be taken for the same symbol.
@@ -157,8 +158,13 @@ def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def check_graph(model: onnx.ModelProto, contract: GraphContract) -> None:
+def check_graph(model: onnx.ModelProto, contract: GraphContract, *, domains: Collection[str] = ()) -> None:
     """Check a graph's form against the contract: names, types, axes, opset, operators, weights inside.
+
+    Args:
+        model: the graph.
+        contract: what it should be.
+        domains: of operators that it may have besides the standard ones.
 
     Raises:
         ExportError: names the first thing that differs.
@@ -188,7 +194,7 @@ def check_graph(model: onnx.ModelProto, contract: GraphContract) -> None:
                 + (f": the export froze {' and '.join(frozen)}" if frozen else "")
             )
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx", *domains})
     if foreign or opsets.get("") != OPSET:
         raise ExportError(f"expected standard operators of opset {OPSET}, got {opsets}, domains {foreign}")
     external = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]

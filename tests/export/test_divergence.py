@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from spoter_export.divergence import first_divergence, values_of_graph
-from spoter_export.lower import fp16_from_fp32
+from spoter_export.fp16 import fp16_from_fp32
 
 POSES = np.random.default_rng(0).random((2, 5, 108), np.float32)
 LENGTHS = np.array([5, 3], np.int32)

@@ -500,7 +500,7 @@ def notebook():
 @pytest.mark.parametrize("gpus", [("8.0",), ("8.6",), ("8.9",), ("12.0",), None])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_notebooks_model_is_built_for_every_gpu(notebook, rtx, gpus, precision):
-    from spoter_export.lower import fp16_from_fp32
+    from spoter_export.fp16 import fp16_from_fp32
 
     model, contract = notebook
     if precision == "fp16":

@@ -1,0 +1,163 @@
+"""Measure what each pass of the lowering is worth, on the graph before it.
+
+    python benchmarks/lowering.py RUN [RUN …] [--data DATASET] [--rounds 40]
+
+The stock export of the RUN's model, then one pass more in each row, for any runtime and for ONNX Runtime,
+then int8 made of both; one thread, ONNX Runtime's default session, rounds in turn. The floor is the model's
+own matrix products alone. Writes benchmarks/results/lowering-<cpu>-<month>.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from result_files import environment_lines, write_result
+
+from spoter_export.int8 import int8_from_fp32
+from spoter_export.lower import FOR_ORT, PORTABLE, SIMPLER, SIMPLER_FOR_ORT, Pass, lowered, telling_batches
+from spoter_export.to_onnx import onnx_from_module
+from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.ort import OrtRunner
+from spoter_toolkit.bench.environment import environment
+from spoter_toolkit.bench.floor import Floor
+from spoter_toolkit.bench.statistics import paired_ratio
+from spoter_toolkit.bench.work import generated_clips, timed
+from spoter_toolkit.checkpoint import read_run
+from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.evaluation import infer_clips
+
+CASES = ((1, 60), (1, 164), (16, 60))  # clips × frames
+STOCK = "stock export"
+FLOOR = "matrix products alone"
+ROUND_NS = 25_000_000
+
+
+def forms_of(exported: onnx.ModelProto, contract: GraphContract) -> dict[str, onnx.ModelProto]:
+    """Return what is measured: in words → graph."""
+    batches = telling_batches(contract)
+
+    def after(passes: Sequence[Pass]) -> onnx.ModelProto:
+        return lowered(exported, passes, batches=batches)
+
+    forms = {STOCK: exported}
+    for kind, passes in (("any runtime", PORTABLE), ("ONNX Runtime", FOR_ORT)):
+        for count, last in enumerate(passes, 1):
+            if passes[:count] != PORTABLE[:count] or kind == "any runtime":
+                forms[f"{kind}: + {last.__name__}"] = after(passes[:count])
+    forms["any runtime: int8"] = int8_from_fp32(after(SIMPLER))
+    forms["ONNX Runtime: int8"] = int8_from_fp32(after(SIMPLER_FOR_ORT))
+    return forms
+
+
+def times(engines: dict[str, Any], batch: int, frames: int, rounds: int) -> dict[str, list[list[int]]]:
+    """Return name → samples in ns of each round, rounds taken in turn, every other one backwards."""
+    poses = generated_clips(batch, frames)
+    samples: dict[str, list[list[int]]] = {name: [] for name in engines}
+    for done in range(rounds + 1):  # the first one warms up
+        for name in reversed(engines) if done % 2 else engines:
+            engine = engines[name]
+            taken = timed(lambda engine=engine: engine.infer(poses), 3, ROUND_NS)  # type: ignore[misc]
+            if done:
+                samples[name].append(taken)
+    return samples
+
+
+def measure(run: Path, clips: list[Float32Array], rounds: int) -> dict[str, Any]:
+    """Return everything about one model as plain JSON values."""
+    module, contract = read_run(run).load_model(), read_run(run).contract(32)
+    forms = forms_of(onnx_from_module(module, contract), contract)
+    runners = {name: OrtRunner(form.SerializeToString(), threads=1) for name, form in forms.items()}
+    expected_NC = infer_clips(TorchRunner(module, contract), clips)
+    rows: list[dict[str, Any]] = []
+    for name, form in forms.items():
+        got_NC = infer_clips(runners[name], clips)
+        rows.append(
+            {
+                "form": name,
+                "nodes": len(form.graph.node),
+                "bytes": form.ByteSize(),
+                "labels_agree": int((got_NC.argmax(1) == expected_NC.argmax(1)).sum()),
+                "max_logit_diff": float(np.abs(got_NC - expected_NC).max()),
+                "times": {},
+            }
+        )
+    rows.append({"form": FLOOR, "times": {}})
+    engines = runners | {
+        FLOOR: Floor(forms[f"any runtime: + {PORTABLE[-1].__name__}"].SerializeToString(), 1)
+    }
+    for batch, frames in CASES:
+        samples = times(engines, batch, frames, rounds)
+        for row in rows:
+            own = samples[row["form"]]
+            ratio = paired_ratio(samples[STOCK], own, seed=0)
+            assert ratio is not None  # there are rounds
+            row["times"][f"{batch} × {frames}"] = {
+                "p50_ms": float(np.median([sample for part in own for sample in part]) / 1e6),
+                "stock_divided_by_it": [ratio.estimate, ratio.low, ratio.high],
+                "rounds_ns": own,
+            }
+        print(f"{run.name}: {batch} × {frames} measured", flush=True)
+    return {"run": run.name, "clips": len(clips), "rounds": rounds, "rows": rows}
+
+
+def page(cases: list[dict[str, Any]], where: dict[str, Any]) -> str:
+    """Return the result as Markdown."""
+    lines = [
+        "# What each pass of the lowering is worth",
+        "",
+        f"`python benchmarks/lowering.py RUN …` on {where['cpu']}; one thread, default session, rounds in "
+        "turn. In each case: how many times as fast as the stock export (95 % interval); median of a call.",
+        "",
+    ]
+    for case in cases:
+        names = [f"{batch} × {frames}" for batch, frames in CASES]
+        lines += [
+            f"## {case['run']}",
+            "",
+            f"| form | nodes | labels agree | largest logit difference | {' | '.join(names)} |",
+            "|---|---:|---:|---:|" + "---:|" * len(names),
+            *(_row(row, case["clips"], names) for row in case["rows"]),
+            "",
+        ]
+    return "\n".join([*lines, *environment_lines(where)])
+
+
+def _row(row: dict[str, Any], clips: int, names: Sequence[str]) -> str:
+    cells = [row["form"]]
+    if "nodes" in row:
+        cells += [str(row["nodes"]), f"{row['labels_agree']} of {clips}", f"{row['max_logit_diff']:.1e}"]
+    else:
+        cells += ["", "", ""]
+    for name in names:
+        found = row["times"][name]
+        estimate, low, high = found["stock_divided_by_it"]
+        interval = f" ({low:.2f}–{high:.2f})" if low is not None else ""
+        cells.append(f"{estimate:.2f}{interval}, {found['p50_ms']:.2f} ms")
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure every run and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, help="DATASET whose test clips' labels are compared with torch")
+    parser.add_argument("--rounds", type=int, default=40)
+    arguments = parser.parse_args()
+    clips: list[Float32Array] = [np.random.default_rng(0).random((60, 54, 2), np.float32)]
+    if arguments.data:
+        dataset = read_dataset(arguments.data)
+        clips = [np.array(dataset.poses_of(row)) for row in dataset.clips_in("test")]
+    cases = [measure(run, clips, arguments.rounds) for run in arguments.runs]
+    where = environment()
+    write_result("lowering", {"cases": cases}, page(cases, where), where)
+
+
+if __name__ == "__main__":
+    main()

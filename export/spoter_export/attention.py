@@ -1,0 +1,359 @@
+"""Passes for attention: softmax(queries · keys + mask) · values, as torch exports it.
+
+torch writes three products, shapes that are computed from shapes, a transposition in three steps, and a scale
+for the queries and one for the keys, in every layer.
+
+Shapes: N clips, S tokens, Q queries, E width of a token, H heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, helper
+
+from spoter_export.graph import Graph, node_of
+from spoter_export.to_onnx import ORT_DOMAIN
+
+_SWAP_HEADS: Final = (0, 2, 1, 3)  # (N, S, H, d) → (N, H, S, d), and back
+
+Float32Weight = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Linear:
+    """A product with a weight (in, out) and a bias behind it, of one tensor."""
+
+    source: str
+    weight: Float32Weight
+    bias: Float32Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attention:
+    """What was found around a softmax.
+
+    Attributes:
+        queries, keys, values: the linear layers whose outputs are split into heads.
+        name: of the queries' tensor; new tensors are called after it.
+        scale: of the queries and the keys together.
+        mask: the tensor (N, 1, 1, S) that is added to the scores.
+        scores, masked, shares, context: names of the tensors on the way, in heads.
+        joined: the tensor (N, Q, E) with the heads together again.
+    """
+
+    heads: int
+    queries: _Linear
+    keys: _Linear
+    values: _Linear
+    name: str
+    scale: float
+    mask: str
+    scores: str
+    masked: str
+    shares: str
+    context: str
+    joined: str
+
+    @property
+    def is_of_one_tensor(self) -> bool:
+        """True where queries, keys and values come from the same tokens."""
+        return self.queries.source == self.keys.source == self.values.source
+
+
+def pack_projections(graph: Graph) -> None:
+    """Compute queries, keys and values in one product, scaled beforehand, and split them by constant shapes.
+
+    Requires: attention of tokens to themselves, with an additive mask.
+    Ensures: one product with a weight, one transposition for all three and one of the keys.
+    """
+    for attention in _attentions(graph):
+        if attention.is_of_one_tensor:
+            graph.replace(_packed(graph, attention))
+
+
+def absorb_single_query(graph: Graph) -> None:
+    """Attend with one query without computing keys and values.
+
+    q·(W x + b) is (q W)·x and a number that no softmax sees; the shares of the values add up to 1, so that
+    sum(share (W x + b)) is (sum(share x)) W + b. The products of weights that this leaves are computed here.
+
+    Requires: one query a clip, keys and values from the same tokens, a linear layer behind.
+    Ensures: no product with a weight over all tokens.
+    """
+    for attention in _attentions(graph):
+        product = graph.only_reader(attention.joined)
+        behind = _linear_at(graph, _behind(graph, product)) if product is not None else None
+        same = attention.keys.source == attention.values.source
+        if same and behind is not None and graph.sizes().get(attention.joined, ())[1:2] == (1,):
+            graph.replace(_absorbed(graph, attention, behind, output=_behind(graph, product)))
+
+
+def attend_in_one_operator(graph: Graph) -> None:
+    """Leave all between the projections and the joined heads to ONNX Runtime's MultiHeadAttention.
+
+    Requires: attention of tokens to themselves; a mask that is a constant times (0 or 1).
+    Ensures: two nodes for each attention, of the domain com.microsoft.
+    """
+    for attention in _attentions(graph):
+        masked_by = _mask_value(graph, attention.mask)
+        if attention.is_of_one_tensor and masked_by is not None:
+            graph.replace(_in_one_operator(graph, attention, masked_by))
+
+
+def _attentions(graph: Graph) -> Iterator[_Attention]:
+    """Find each attention, anew after the graph has changed."""
+    for shares in [node.output[0] for node in graph.nodes if node.op_type == "Softmax"]:
+        softmax = graph.maker.get(shares)
+        found = _attention_at(graph, softmax) if softmax is not None else None
+        if found is not None:
+            yield found
+
+
+def _attention_at(graph: Graph, softmax: NodeProto) -> _Attention | None:
+    masked = graph.made_by(softmax.input[0], "Add")
+    context = graph.only_reader(softmax.output[0])
+    if masked is None or context is None or context.op_type != "MatMul":
+        return None
+    scores = [name for name in masked.input if graph.made_by(name, "MatMul")]
+    turned = graph.only_reader(context.output[0])
+    joined = graph.only_reader(turned.output[0]) if turned is not None else None
+    if len(scores) != 1 or softmax.output[0] != context.input[0] or turned is None or joined is None:
+        return None
+    if (turned.op_type, joined.op_type) != ("Transpose", "Reshape"):
+        return None
+    factors = [*graph.maker[scores[0]].input, context.input[1]]
+    parts = [part for part in (_before_heads(graph, name) for name in factors) if part is not None]
+    layers = [layer for layer in (_linear_at(graph, name) for name, _, _ in parts) if layer is not None]
+    if len(layers) != 3 or len({heads for _, heads, _ in parts}) != 1 or parts[2][2] != 1.0:
+        return None
+    return _Attention(
+        heads=parts[0][1],
+        queries=layers[0],
+        keys=layers[1],
+        values=layers[2],
+        name=parts[0][0],
+        scale=parts[0][2] * parts[1][2],
+        mask=next(name for name in masked.input if name != scores[0]),
+        scores=scores[0],
+        masked=masked.output[0],
+        shares=softmax.output[0],
+        context=context.output[0],
+        joined=joined.output[0],
+    )
+
+
+def _before_heads(graph: Graph, tensor: str) -> tuple[str, int, float] | None:
+    """Go back from one factor to the tensor that was split into heads.
+
+    Returns:
+        That tensor, the number of heads, and by what it was multiplied on the way.
+    """
+    scale, heads = 1.0, None
+    while (node := graph.maker.get(tensor)) is not None:
+        factor = graph.weights.get(node.input[1]) if node.op_type == "Mul" else None
+        if factor is not None and factor.size == 1:
+            scale *= float(factor.reshape(()))
+        elif node.op_type == "Reshape":
+            heads = _known_sizes(graph, node.input[1])
+        elif node.op_type != "Transpose":
+            break
+        tensor = node.input[0]
+    # The split itself is the reshape that was met last, to (N, S, H, d).
+    if heads is None or len(heads) != 4 or heads[2] is None or heads[2] < 1:
+        return None
+    return tensor, heads[2], scale
+
+
+def _known_sizes(graph: Graph, shape: str) -> list[int | None]:
+    """Return the sizes of a shape, None for those that are computed."""
+    if shape in graph.weights:
+        return [int(size) for size in graph.weights[shape]]
+    node = graph.made_by(shape, "Concat")
+    sizes: list[int | None] = []
+    for part in node.input if node is not None else ():
+        sizes += [int(size) for size in graph.weights[part]] if part in graph.weights else [None]
+    return sizes
+
+
+def _linear_at(graph: Graph, tensor: str) -> _Linear | None:
+    """Return the linear layer that makes a tensor, or the part of one that a Split leaves of it."""
+    split = graph.made_by(tensor, "Split")
+    if split is not None:
+        return _part_of_linear(graph, split, tensor)
+    add = graph.made_by(tensor, "Add")
+    product = graph.made_by(add.input[0], "MatMul") if add is not None else None
+    if add is None or product is None:
+        return None
+    weight, bias = graph.weights.get(product.input[1]), graph.weights.get(add.input[1])
+    if weight is None or weight.ndim != 2 or bias is None or bias.ndim != 1:
+        return None
+    return _Linear(source=product.input[0], weight=weight, bias=bias)
+
+
+def _part_of_linear(graph: Graph, split: NodeProto, tensor: str) -> _Linear | None:
+    whole = _linear_at(graph, split.input[0])
+    axis = next((attribute.i for attribute in split.attribute if attribute.name == "axis"), 0)
+    if whole is None or axis not in (-1, 2):
+        return None
+    count = len(split.output)
+    sizes = graph.weights.get(split.input[1]) if len(split.input) > 1 else None
+    if sizes is None:
+        if len(whole.bias) % count:
+            return None
+        sizes = np.full(count, len(whole.bias) // count)
+    end = int(np.cumsum(sizes)[list(split.output).index(tensor)])
+    columns = slice(end - int(sizes[list(split.output).index(tensor)]), end)
+    return _Linear(source=whole.source, weight=whole.weight[:, columns], bias=whole.bias[columns])
+
+
+def _behind(graph: Graph, product: NodeProto | None) -> str:
+    """Return the output of the addition that alone reads a product; empty where there is none."""
+    reader = graph.only_reader(product.output[0]) if product is not None else None
+    return reader.output[0] if reader is not None and reader.op_type == "Add" else ""
+
+
+def _projected(graph: Graph, attention: _Attention, *, scale: float) -> tuple[str, list[NodeProto]]:
+    """Return queries, keys and values as one tensor (N, S, 3 E), and the nodes for it."""
+    layers = (attention.queries, attention.keys, attention.values)
+    by = np.float32(scale)
+    together = f"{attention.name}_projected"
+    weight = np.concatenate([layers[0].weight * by, layers[1].weight, layers[2].weight], axis=1)
+    bias = np.concatenate([layers[0].bias * by, layers[1].bias, layers[2].bias])
+    product = f"{together}_product"
+    return together, [
+        node_of("MatMul", [layers[0].source, graph.constant(f"{together}_weight", weight)], product),
+        node_of("Add", [product, graph.constant(f"{together}_bias", bias)], together),
+    ]
+
+
+def _packed(graph: Graph, attention: _Attention) -> list[NodeProto]:
+    together, nodes = _projected(graph, attention, scale=attention.scale)
+    apart, in_heads = f"{together}_apart", f"{together}_in_heads"
+    shape = graph.constant(f"apart_{attention.heads}", np.array([0, 0, 3, attention.heads, -1]))
+    nodes += [
+        node_of("Reshape", [together, shape], apart),
+        node_of("Transpose", [apart], in_heads, perm=(2, 0, 3, 1, 4)),
+    ]
+    queries, keys, values = (f"{attention.name}_{part}" for part in ("queries", "keys", "values"))
+    for i, part in enumerate((queries, keys, values)):
+        nodes.append(node_of("Gather", [in_heads, graph.constant(f"part_{i}", np.array(i))], part, axis=0))
+    nodes += [
+        node_of("Transpose", [keys], f"{keys}_turned", perm=(0, 1, 3, 2)),
+        node_of("MatMul", [queries, f"{keys}_turned"], attention.scores),
+        node_of("Add", [attention.scores, attention.mask], attention.masked),
+        node_of("Softmax", [attention.masked], attention.shares, axis=-1),
+        node_of("MatMul", [attention.shares, values], attention.context),
+        node_of("Transpose", [attention.context], f"{attention.joined}_turned", perm=_SWAP_HEADS),
+        node_of(
+            "Reshape",
+            [f"{attention.joined}_turned", graph.constant("joined", np.array([0, 0, -1]))],
+            attention.joined,
+        ),
+    ]
+    return nodes
+
+
+def _in_one_operator(graph: Graph, attention: _Attention, masked_by: float) -> list[NodeProto]:
+    together, nodes = _projected(graph, attention, scale=1.0)
+    parts = [f"{attention.name}_{part}" for part in ("queries", "keys", "values")]
+    kept = f"{attention.mask}_kept"
+    nodes.append(
+        helper.make_node("Split", [together], parts, name=f"node_{together}_split", axis=2, num_outputs=3)
+    )
+    if kept not in graph.maker:
+        axes, none = graph.constant("heads_and_queries", np.array([1, 2])), f"{attention.mask}_of_token"
+        nodes += [
+            node_of("Squeeze", [attention.mask, axes], none),
+            node_of("Equal", [none, graph.constant("not_masked", np.float32(0))], f"{kept}_or_not"),
+            node_of("Cast", [f"{kept}_or_not"], kept, to=6),  # INT32
+        ]
+    operator = node_of(
+        "MultiHeadAttention",
+        [*parts, "", kept],
+        attention.joined,
+        domain=ORT_DOMAIN,
+        num_heads=attention.heads,
+        scale=attention.scale,
+        mask_filter_value=masked_by,
+    )
+    if not any(entry.domain == ORT_DOMAIN for entry in graph.model.opset_import):
+        graph.model.opset_import.append(helper.make_opsetid(ORT_DOMAIN, 1))
+    return [*nodes, operator]
+
+
+def _mask_value(graph: Graph, mask: str) -> float | None:
+    """Return what masked tokens add to their scores; None where the mask is of another form."""
+    node = graph.maker.get(mask)
+    while node is not None and node.op_type in ("Pad", "Reshape", "Squeeze", "Unsqueeze"):
+        node = graph.maker.get(node.input[0])
+    if node is None or node.op_type != "Mul" or graph.made_by(node.input[0], "Cast") is None:
+        return None
+    value = graph.weights.get(node.input[1])
+    return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+
+def _absorbed(graph: Graph, attention: _Attention, behind: _Linear, *, output: str) -> list[NodeProto]:
+    asking, answering = _products_of_weights(attention, behind)
+    tokens, name, heads = attention.keys.source, attention.name, attention.heads
+    width = len(attention.keys.weight)
+
+    def linear(layer: _Linear, source: str, target: str) -> NodeProto:
+        weight, bias = (
+            graph.constant(f"{target}_weight", layer.weight),
+            graph.constant(f"{target}_bias", layer.bias),
+        )
+        return node_of("Gemm", [source, weight, bias], target)
+
+    row = graph.constant("row", np.array([0, -1]))
+    # One row a clip: a product over it is a Gemm, and stays fp32 where products over tokens go to int8.
+    return [
+        node_of("Reshape", [attention.queries.source, row], f"{name}_row"),
+        linear(asking, f"{name}_row", f"{name}_asked"),
+        node_of(
+            "Reshape",
+            [f"{name}_asked", graph.constant(f"heads_{heads}_{width}", np.array([0, heads, width]))],
+            f"{name}_heads",
+        ),
+        node_of("Transpose", [tokens], f"{name}_tokens_turned", perm=(0, 2, 1)),
+        node_of("MatMul", [f"{name}_heads", f"{name}_tokens_turned"], f"{name}_scores"),
+        node_of("Squeeze", [attention.mask, graph.constant("of_heads", np.array([1]))], f"{name}_mask"),
+        node_of("Add", [f"{name}_scores", f"{name}_mask"], f"{name}_masked"),
+        node_of("Softmax", [f"{name}_masked"], f"{name}_shares", axis=-1),
+        node_of("MatMul", [f"{name}_shares", tokens], f"{name}_attended"),
+        node_of("Reshape", [f"{name}_attended", row], f"{name}_attended_row"),
+        linear(answering, f"{name}_attended_row", f"{output}_row"),
+        node_of("Unsqueeze", [f"{output}_row", graph.constant("of_heads", np.array([1]))], output),
+    ]
+
+
+def _products_of_weights(attention: _Attention, behind: _Linear) -> tuple[_Linear, _Linear]:
+    """Return the layers from a query to what it asks of tokens, and from attended tokens to the output."""
+    heads = attention.heads
+
+    def by_head(values: Float32Weight) -> list[npt.NDArray[np.float64]]:
+        return np.split(values.astype(np.float64), heads, axis=-1)
+
+    keys, values = by_head(attention.keys.weight), by_head(attention.values.weight)
+    queries, query_biases = by_head(attention.queries.weight), by_head(attention.queries.bias)
+    outputs = np.split(behind.weight.astype(np.float64), heads)
+    asked = [query @ key.T * attention.scale for query, key in zip(queries, keys, strict=True)]
+    asked_bias = [bias @ key.T * attention.scale for bias, key in zip(query_biases, keys, strict=True)]
+    answered = [value @ output for value, output in zip(values, outputs, strict=True)]
+    bias = attention.values.bias.astype(np.float64) @ behind.weight + behind.bias
+    return (
+        _Linear(
+            source=attention.queries.source,
+            weight=np.concatenate(asked, axis=1).astype(np.float32),
+            bias=np.concatenate(asked_bias).astype(np.float32),
+        ),
+        _Linear(
+            source=attention.joined,
+            weight=np.concatenate(answered).astype(np.float32),
+            bias=bias.astype(np.float32),
+        ),
+    )

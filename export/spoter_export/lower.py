@@ -1,0 +1,146 @@
+"""lowered: an exported graph with less to do for the same answers, pass by pass.
+
+Each pass says what it requires and what it ensures, is checked against the graph before it, and leaves alone
+what does not look like what it requires: any module may be exported. What they are worth is measured by
+`benchmarks/lowering.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from spoter_export.attention import absorb_single_query, attend_in_one_operator, pack_projections
+from spoter_export.cases import generated_clips
+from spoter_export.graph import Graph, node_of
+from spoter_export.rows import rows_as_gemm
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import ExportError
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.ort import OrtRunner
+from spoter_runtime.runner import Int32Array, pad_clips
+
+Pass = Callable[[Graph], None]
+
+# Of the logits' largest magnitude, between the graphs before and after a pass. Measured: 7e-7.
+TOLERANCE: Final = 1e-5
+
+
+def fold_constants(graph: Graph) -> None:
+    """Compute here what depends on weights alone.
+
+    Requires: a node all of whose inputs are constants.
+    Ensures: none is left; engines need not do it whenever they load the file.
+    """
+    kept = []
+    for node in graph.nodes:
+        if node.input and all(name in graph.weights for name in node.input if name):
+            values = {name: graph.weights[name] for name in node.input if name}
+            results = ReferenceEvaluator(node).run(None, values)
+            for name, result in zip(node.output, results, strict=True):
+                graph.constant(name, np.asarray(result))
+        else:
+            kept.append(node)
+    graph.replace_all(kept)
+
+
+def fold_feature_weights(graph: Graph) -> None:
+    """Multiply a factor a feature into the weights of the product behind it.
+
+    Requires: Mul by a constant a feature, read by nothing but a MatMul with a weight.
+    Ensures: that MatMul alone.
+    """
+    for node in list(graph.nodes):
+        factors = graph.weights.get(node.input[1]) if node.op_type == "Mul" else None
+        product = graph.only_reader(node.output[0])
+        if factors is None or factors.ndim != 1 or product is None or product.op_type != "MatMul":
+            continue
+        weight = graph.weights.get(product.input[1])
+        if weight is not None and weight.ndim == 2 and len(weight) == len(factors):
+            weighed = graph.constant(f"{product.input[1]}_weighed", factors[:, None] * weight)
+            graph.replace([node_of("MatMul", [node.input[0], weighed], product.output[0])])
+
+
+# In this order. What a file for any runtime gets before int8 is made of it, which takes MatMul, not Gemm.
+SIMPLER: Final[tuple[Pass, ...]] = (
+    fold_constants,
+    fold_feature_weights,
+    absorb_single_query,
+    pack_projections,
+)
+# For any runtime: standard operators only.
+PORTABLE: Final[tuple[Pass, ...]] = (*SIMPLER, rows_as_gemm)
+# For ONNX Runtime: one of its own operators for the middle of each attention.
+SIMPLER_FOR_ORT: Final[tuple[Pass, ...]] = (
+    fold_constants,
+    fold_feature_weights,
+    absorb_single_query,
+    attend_in_one_operator,
+    pack_projections,
+)
+FOR_ORT: Final[tuple[Pass, ...]] = (*SIMPLER_FOR_ORT, rows_as_gemm)
+
+
+def passes_for(kind: str, precision: str) -> tuple[Pass, ...]:
+    """Return the passes that come before the precision for a bundle's file of a kind, `Artefact.kind`."""
+    if kind == "ort":
+        return SIMPLER_FOR_ORT if precision == "int8" else FOR_ORT
+    return SIMPLER if precision == "int8" else PORTABLE
+
+
+def lowered(
+    model: onnx.ModelProto,
+    passes: Sequence[Pass] = PORTABLE,
+    *,
+    batches: Sequence[tuple[Float32Array, Int32Array]] = (),
+) -> onnx.ModelProto:
+    """Return the graph after some passes; the one that was given is left as it is.
+
+    Args:
+        model: what `onnx_from_module` returns.
+        passes: what is done, in this order.
+        batches: poses and lengths on which each pass has to give the logits of the graph before it.
+
+    Raises:
+        ExportError: what a pass made is not valid ONNX, or gives other logits; the pass is named.
+    """
+    for apply in passes:
+        graph = Graph(model)
+        apply(graph)
+        graph.replace_all(graph.nodes)
+        _check_pass(apply.__name__, model, graph.model, batches)
+        model = graph.model
+    return model
+
+
+def telling_batches(contract: GraphContract) -> list[tuple[Float32Array, Int32Array]]:
+    """Return generated clips to check the passes on: several, padded with NaN, and one alone."""
+    clips = generated_clips(contract, seed=0).clips[: contract.max_batch]
+    return [pad_clips(list(clips), fill=np.nan), pad_clips([clips[0]])]
+
+
+def _check_pass(
+    name: str,
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    batches: Sequence[tuple[Float32Array, Int32Array]],
+) -> None:
+    try:
+        onnx.checker.check_model(after, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{name}: the graph that it made is not valid ONNX: {error}") from error
+    if not batches or before.graph == after.graph:
+        return
+    runners = [OrtRunner(graph.SerializeToString()) for graph in (before, after)]
+    for poses_NTD, lengths_N in batches:
+        expected, got = (runner.infer(poses_NTD, lengths_N) for runner in runners)
+        difference = float(np.abs(got - expected).max())
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise ExportError(
+                f"{name}: the graph that it made gives other logits, by {difference:.1e} on poses "
+                f"{poses_NTD.shape}. Fix: report it; the module is not what the pass took it for"
+            )

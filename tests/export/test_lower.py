@@ -1,0 +1,269 @@
+"""A lowered graph has less to do and gives the same answers; what it does not know it leaves alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from spoter_export.attention import absorb_single_query, attend_in_one_operator, pack_projections
+from spoter_export.lower import FOR_ORT, PORTABLE, SIMPLER, fold_constants, lowered, telling_batches
+from spoter_export.parity import run_parity
+from spoter_export.rows import rows_as_gemm
+from spoter_export.to_onnx import ORT_DOMAIN, check_graph, onnx_from_module
+from spoter_runtime.errors import ExportError
+
+pytestmark = pytest.mark.slow  # the export of the small model
+
+
+@pytest.fixture(scope="module")
+def exported_graph(small_model, contract):
+    return onnx_from_module(small_model, contract)
+
+
+@pytest.fixture(scope="module")
+def plain_graph(contract):
+    """SPOTER: its last layer asks for the class token alone, and its head is another."""
+    from spoter_toolkit.models import ModelConfig, Spoter
+
+    torch.manual_seed(1)
+    config = ModelConfig(
+        architecture="spoter",
+        d_model=36,
+        num_heads=4,
+        num_encoder_layers=2,
+        d_ff=64,
+        num_classes=contract.num_classes,
+        max_seq_length=contract.max_frames + 1,
+    )
+    return onnx_from_module(Spoter(config), contract)
+
+
+def operators(model):
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
+@pytest.mark.parametrize("name", ["exported_graph", "plain_graph"])
+def test_the_answers_are_the_same_over_every_shape_and_the_graph_is_the_contracts(
+    name, passes, contract, request, runner_of
+):
+    graph = request.getfixturevalue(name)
+    simple = lowered(graph, passes, batches=telling_batches(contract))
+    check_graph(simple, contract, domains=(ORT_DOMAIN,) if passes is FOR_ORT else ())
+    facts = run_parity(runner_of(graph), runner_of(simple))
+    assert facts.max_logit_diff < 2e-6
+    assert len(simple.graph.node) < len(graph.graph.node) - 25
+
+
+def test_one_attention_needs_one_product_one_transposition_for_all_and_one_of_the_keys(exported_graph):
+    before, after = (operators(lowered(exported_graph, passes)) for passes in ([], [pack_projections]))
+    assert before["MatMul"] - after["MatMul"] == 2 * 2  # two layers: three products have become one
+    # Of queries and values one each and of keys three; now one of all three and one of the keys.
+    assert before["Transpose"] - after["Transpose"] == 2 * (5 - 3)
+    assert before["Softmax"] == after["Softmax"] == 3
+
+
+def test_one_query_a_clip_needs_no_keys_and_no_values(exported_graph, plain_graph):
+    for graph, layers_over_all_tokens in ((exported_graph, 2), (plain_graph, 1)):
+        folded = lowered(graph, [fold_constants])
+        absorbed = lowered(folded, [absorb_single_query])
+        weights = {tensor.name for tensor in absorbed.graph.initializer}
+        over_tokens = [n for n in absorbed.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+        # Queries, keys, values, output and two of the feed-forward block for each layer; and the projection.
+        rest = 2 if graph is plain_graph else 0  # the feed-forward block of the class token alone
+        assert len(over_tokens) == 6 * layers_over_all_tokens + 1 + rest
+        assert operators(absorbed)["Gemm"] == operators(folded)["Gemm"] + 2
+
+
+def test_one_operator_of_onnx_runtime_takes_all_between_projections_and_joined_heads(exported_graph):
+    fused = lowered(exported_graph, [fold_constants, absorb_single_query, attend_in_one_operator])
+    assert operators(fused)["MultiHeadAttention"] == 2
+    assert operators(fused)["Softmax"] == 1  # of the class token's attention
+    assert operators(fused)["Equal"] == 1  # the mask is turned once, for all layers
+
+
+def test_linear_layers_over_tokens_are_single_operators(exported_graph):
+    simple = lowered(exported_graph, PORTABLE)
+    weights = {tensor.name for tensor in simple.graph.initializer}
+    assert not [n for n in simple.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+    before = lowered(exported_graph, SIMPLER)
+    # Into the projection, into the encoder and out of each, and to and from the heads of two layers.
+    assert operators(simple)["Reshape"] - operators(before)["Reshape"] == 4 + 2 * 2
+    assert operators(simple)["Add"] < operators(before)["Add"] - 6
+
+
+def test_nothing_is_computed_from_weights_alone(exported_graph):
+    simple = lowered(exported_graph, PORTABLE)
+    weights = {tensor.name for tensor in simple.graph.initializer}
+    assert not [node.name for node in simple.graph.node if weights.issuperset(filter(None, node.input))]
+
+
+@pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
+def test_a_pass_that_finds_nothing_more_leaves_the_graph_as_it_is(exported_graph, passes):
+    once = lowered(exported_graph, passes)
+    assert lowered(once, passes).SerializeToString(deterministic=True) == once.SerializeToString(
+        deterministic=True
+    )
+
+
+def test_the_graph_that_was_given_is_left_as_it_is_and_equal_graphs_give_equal_bytes(exported_graph):
+    before = exported_graph.SerializeToString(deterministic=True)
+    first, second = (lowered(exported_graph).SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+    assert exported_graph.SerializeToString(deterministic=True) == before
+
+
+def test_what_is_called_as_before_is_what_it_was(exported_graph, contract):
+    """Bisecting compares two forms of a graph by the names of their tensors."""
+    from spoter_export.divergence import values_of_graph
+
+    ((poses, lengths), _) = telling_batches(contract)
+    before = values_of_graph(exported_graph, poses, lengths)
+    for passes in (PORTABLE, FOR_ORT):
+        after = values_of_graph(lowered(exported_graph, passes), poses, lengths)
+        same = before.keys() & after.keys()
+        assert len(same) > 100
+        for name in same:
+            assert before[name].shape == after[name].shape, name
+            np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_a_pass_that_changes_the_answers_is_named(exported_graph, contract):
+    def faulty_pass(graph):
+        norm = next(node for node in graph.nodes if node.op_type == "LayerNormalization")
+        next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = 0.5
+
+    with pytest.raises(ExportError, match=r"faulty_pass: the graph that it made gives other logits, by \d"):
+        lowered(exported_graph, [faulty_pass], batches=telling_batches(contract))
+
+
+def test_a_pass_that_makes_no_valid_graph_is_named(exported_graph):
+    def breaking_pass(graph):
+        graph.nodes[0].input[0] = "nowhere"
+
+    with pytest.raises(ExportError, match=r"breaking_pass: the graph that it made is not valid ONNX: "):
+        lowered(exported_graph, [breaking_pass])
+
+
+class Crossed(nn.Module):
+    """Attention whose queries are of other tokens, several a clip: no pass but the constants' fits."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.queries, self.keys, self.values, self.out = (nn.Linear(108, 108) for _ in range(4))
+        self.head = nn.Linear(108, 3)
+
+    def forward(self, poses, lengths):
+        real = torch.arange(poses.shape[1]) < lengths[:, None]
+        tokens = torch.where(real[:, :, None] & ~poses.isnan(), poses, 0.0)
+        asking = tokens.flip(2)[:, :1].expand(-1, 2, -1)
+        q, k, v = (
+            x.reshape(*x.shape[:2], 4, 27).transpose(1, 2)
+            for x in (self.queries(asking), self.keys(tokens), self.values(tokens))
+        )
+        mask = (~real).to(q.dtype)[:, None, None] * -1e4
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.head(self.out(attended.transpose(1, 2).flatten(2)).sum(1))
+
+
+@pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
+def test_attention_of_another_form_stays_and_is_right(three_labels, passes, runner_of):
+    graph = onnx_from_module(Crossed(), three_labels)
+    simple = lowered(graph, passes, batches=telling_batches(three_labels))
+    assert operators(simple)["Softmax"] == 1
+    assert not operators(simple)["MultiHeadAttention"]
+    assert run_parity(runner_of(graph), runner_of(simple)).max_logit_diff < 1e-5
+
+
+def test_tokens_that_somebody_else_reads_are_there_in_their_own_shape():
+    """rows_as_gemm: the sum over tokens needs (N, S, E), the next layer rows."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "first": rng.normal(0, 0.1, (108, 108)),
+        "first_bias": rng.normal(0, 0.1, 108),
+        "second": rng.normal(0, 0.1, (108, 3)),
+        "second_bias": rng.normal(0, 0.1, 3),
+    }
+    model = toy(
+        [
+            helper.make_node("MatMul", ["poses", "first"], ["a"]),
+            helper.make_node("Add", ["a", "first_bias"], ["hidden"]),
+            helper.make_node("Relu", ["hidden"], ["active"]),
+            helper.make_node("MatMul", ["active", "second"], ["b"]),
+            helper.make_node("Add", ["b", "second_bias"], ["scores"]),
+            helper.make_node("ReduceMean", ["hidden", "axes"], ["middle"], keepdims=1),
+            helper.make_node("MatMul", ["middle", "second"], ["c"]),
+            helper.make_node("Add", ["scores", "c"], ["both"]),
+            helper.make_node("ReduceMean", ["both", "axes"], ["logits"], keepdims=0),
+        ],
+        {name: value.astype(np.float32) for name, value in weights.items()} | {"axes": np.array([1])},
+    )
+    simple = lowered(model, [rows_as_gemm])
+    assert operators(simple)["Gemm"] == 2
+    poses = rng.random((2, 5, 108), np.float32)
+    np.testing.assert_allclose(logits_of(simple, poses), logits_of(model, poses), atol=1e-5)
+
+
+def toy(nodes, weights, outputs=("logits",)):
+    """A graph of the contract's poses alone."""
+    shapes = {"logits": ["batch", 3], "weighed": ["batch", "frames", 108]}
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("poses", TensorProto.FLOAT, ["batch", "frames", 108])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def weighed(*, read_twice=False):
+    """poses · factors → a product with a weight; the factors can be read by somebody else too."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Mul", ["poses", "factors"], ["weighed"]),
+        helper.make_node("MatMul", ["weighed", "weight"], ["rows"]),
+        helper.make_node("ReduceMean", ["rows", "axes"], ["logits"], keepdims=0),
+    ]
+    weights = {
+        "factors": rng.normal(1, 0.1, 108).astype(np.float32),
+        "weight": rng.normal(0, 0.1, (108, 3)).astype(np.float32),
+        "axes": np.array([1]),
+    }
+    return toy(nodes, weights, ("logits", "weighed") if read_twice else ("logits",))
+
+
+def logits_of(model, poses):
+    import onnxruntime as ort
+
+    return ort.InferenceSession(model.SerializeToString()).run(["logits"], {"poses": poses})[0]
+
+
+def test_a_factor_a_feature_goes_into_the_weights_behind_it():
+    poses = np.random.default_rng(1).random((2, 4, 108), np.float32)
+    simple = lowered(weighed())
+    assert [node.op_type for node in simple.graph.node] == ["MatMul", "ReduceMean"]
+    assert {tensor.name for tensor in simple.graph.initializer} == {"weight_weighed", "axes"}
+    np.testing.assert_allclose(logits_of(simple, poses), logits_of(weighed(), poses), rtol=1e-5)
+
+
+def test_factors_whose_result_somebody_else_reads_stay():
+    assert lowered(weighed(read_twice=True)).graph.node[0].op_type == "Mul"
+
+
+def test_a_softmax_that_is_no_attention_stays():
+    model = toy(
+        [
+            helper.make_node("ReduceMean", ["poses", "axes"], ["rows"], keepdims=0),
+            helper.make_node("Softmax", ["rows"], ["shares"], axis=-1),
+            helper.make_node("MatMul", ["shares", "weight"], ["logits"]),
+        ],
+        {"axes": np.array([1]), "weight": np.ones((108, 3), np.float32)},
+    )
+    assert operators(lowered(model, FOR_ORT)) == operators(model)
