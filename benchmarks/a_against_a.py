@@ -30,7 +30,8 @@ from typing import Any
 from result_files import RESULTS, write_result
 
 from spoter_runtime.files import write_json
-from spoter_toolkit.bench.cases import BenchSettings, plural, usable_cores
+from spoter_runtime.machine import usable_cores
+from spoter_toolkit.bench.cases import BenchSettings, plural
 from spoter_toolkit.bench.controller import run_bench
 from spoter_toolkit.bench.environment import environment, slug
 from spoter_toolkit.bench.verdict import CLAIM_P, SAME_PROGRAM, is_claim

@@ -256,7 +256,8 @@ def measure(run: Run, work: Path, part: str, settings: BenchSettings) -> dict[st
 
 def settings_of(names: Sequence[str], *, quick: bool, on_gpu: bool) -> BenchSettings:
     """Return what to measure; on the CPU the largest batches would take longer than all else."""
-    from spoter_toolkit.bench.cases import BenchSettings, usable_cores
+    from spoter_runtime.machine import usable_cores
+    from spoter_toolkit.bench.cases import BenchSettings
 
     return BenchSettings(
         backends=tuple(names),

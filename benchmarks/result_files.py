@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spoter_runtime.files import write_json, write_text
-from spoter_toolkit.bench.environment import cpu_model, slug
+from spoter_runtime.machine import cpu_model
+from spoter_toolkit.bench.environment import slug
 
 RESULTS = Path(__file__).parent / "results"
 

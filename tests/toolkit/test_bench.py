@@ -28,9 +28,10 @@ from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphC
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, UsageError
 from spoter_runtime.files import write_json
 from spoter_runtime.landmarks import NUM_FEATURES
+from spoter_runtime.machine import usable_cores
 from spoter_toolkit.backends import BACKENDS
 from spoter_toolkit.bench.batch_picture import batch_curves
-from spoter_toolkit.bench.cases import BenchSettings, Case, usable_cores
+from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.controller import run_bench
 from spoter_toolkit.bench.picture import batches_with_lengths
 from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess

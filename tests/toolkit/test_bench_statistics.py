@@ -5,7 +5,8 @@ import pytest
 
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import ConfigError
-from spoter_toolkit.bench.cases import QUICK, BenchSettings, Case, notebook_case, usable_cores
+from spoter_runtime.machine import usable_cores
+from spoter_toolkit.bench.cases import QUICK, BenchSettings, Case, notebook_case
 from spoter_toolkit.bench.environment import slug, without_places
 from spoter_toolkit.bench.report import figure
 from spoter_toolkit.bench.statistics import ROUNDS_NEEDED, SAMPLES_NEEDED, paired_ratio, percentile_ms

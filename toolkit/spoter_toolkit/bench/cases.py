@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, nearest_known
+from spoter_runtime.machine import usable_cores
 from spoter_toolkit.backends import BACKENDS, split_backend
 from spoter_toolkit.bench.lengths import ClipLengths
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
@@ -235,13 +235,6 @@ def notebook_case(cores: int) -> Case:
 def allows(contract: GraphContract, case: Case) -> bool:
     """Tell whether a contract takes this batch and these frames."""
     return case.batch <= contract.max_batch and case.frames <= contract.max_frames
-
-
-def usable_cores() -> int:
-    """Return how many logical cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def plural(count: int, noun: str) -> str:

@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from spoter_runtime.errors import SpoterError
 from spoter_runtime.gpu import find_gpu
+from spoter_runtime.machine import cpu_model, cpuinfo, usable_cores
 from spoter_runtime.ort import installed_distributions
-from spoter_toolkit.bench.cases import usable_cores
 from spoter_toolkit.bench.machine import core_mhz
 
 _PACKAGES: Final = ("spoter-kit", "numpy", "torch", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings")
-_CPUINFO: Final = Path("/proc/cpuinfo")
 _CPUFREQ: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
@@ -50,14 +49,6 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def cpu_model() -> str:
-    """Return the processor's name as the system gives it."""
-    for field in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi and other ARM boards
-        if values := _cpuinfo(field):
-            return values[0]
-    return platform.processor() or platform.machine()
-
-
 def slug(text: str) -> str:
     """Return a name for a folder: ``Intel(R) Core(TM) i7-1165G7 @ 2.80GHz`` → ``intel-core-i7-1165g7``."""
     plain = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", text.lower())
@@ -76,14 +67,8 @@ def without_places(text: str, *paths: Path) -> str:
     return re.sub(r"(?<![\w.…:/])/(?:[^\s/:'\"]+/)+", "…/", text)
 
 
-def _cpuinfo(field: str) -> list[str]:
-    """Return a field's value for every logical core, empty where there is none."""
-    pattern = rf"^{re.escape(field)}\s*:\s*(.+?)\s*$"
-    return re.findall(pattern, _read(_CPUINFO) or "", re.MULTILINE)
-
-
 def _physical_cores() -> int | None:
-    sockets, cores = _cpuinfo("physical id"), _cpuinfo("core id")
+    sockets, cores = cpuinfo("physical id"), cpuinfo("core id")
     return len(set(zip(sockets, cores, strict=False))) or None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from spoter_runtime.errors import BackendError
-from spoter_toolkit.bench.cases import usable_cores
+from spoter_runtime.machine import usable_cores
 from spoter_toolkit.bench.process import WorkerLost
 from spoter_toolkit.bench.results import Start
 from spoter_toolkit.bench.turns import Turns
