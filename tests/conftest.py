@@ -111,7 +111,7 @@ def bundle_copy(bundle_folder, tmp_path):
 
 @pytest.fixture
 def plant():
-    """Return plant(folder, content, precision): put other bytes in the place of a bundle's ONNX file.
+    """Return plant(folder, content, precision, kind): put other bytes in the place of a bundle's ONNX file.
 
     The manifest is made to fit: only running it can tell.
     """
@@ -119,13 +119,15 @@ def plant():
     from spoter_export.judge import policy_of
     from spoter_runtime.bundle import read_bundle
 
-    def plant(folder, content, precision="fp32"):
+    def plant(folder, content, precision="fp32", kind="onnx"):
         bundle = read_bundle(folder)
         artefacts = {artefact.path: artefact for artefact in bundle.artefacts}
         path = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+        path = path if kind == "onnx" else path.replace(".onnx", ".ort.onnx")
         artefacts[path] = dataclasses.replace(
             bundle.onnx(),
             path=path,
+            kind=kind,
             precision=precision,
             sha256=hashlib.sha256(content).hexdigest(),
             size_bytes=len(content),

@@ -1,6 +1,7 @@
-"""The device's own small command: predict, verify, doctor, with nothing but the runtime.
+"""The device's own small command: predict, verify, tune, doctor, with nothing but the runtime.
 
 python -m spoter_runtime verify model.spoter
+python -m spoter_runtime tune model.spoter
 python -m spoter_runtime predict model.spoter clip.npy
 python -m spoter_runtime doctor
 """
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from spoter_runtime._version import __version__
 from spoter_runtime.backends import BACKENDS
+from spoter_runtime.bundle import read_bundle
 from spoter_runtime.clip_files import load_clip
 from spoter_runtime.doctor import diagnose
 from spoter_runtime.errors import SpoterError, nearest_known
@@ -31,12 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument("--top", type=int, default=1, help="how many labels a clip")
     verify = verbs.add_parser("verify", help="hash the bundle and replay its goldens here")
     verify.add_argument("bundle")
+    tuning = verbs.add_parser("tune", help="find the fastest way to run the bundle here, and keep it")
+    tuning.add_argument("bundle")
+    tuning.add_argument("--precision", default="fp32", help="of the files to run; default: fp32")
+    tuning.add_argument("--seconds", type=float, default=20.0, help="of measuring; default: 20")
     verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
     for verb in (predict, verify):
         known = ", ".join(BACKENDS)
         verb.add_argument("--backend", type=_backend, help=f"{known}; default: the best that works here")
         verb.add_argument("--precision", default="fp32", help="of the file to run; default: fp32")
     arguments = parser.parse_args(argv)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no line of our code
     try:
         if arguments.verb == "predict":
             return _predict(
@@ -44,10 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if arguments.verb == "verify":
             return _verify(arguments.bundle, arguments.backend, arguments.precision)
+        if arguments.verb == "tune":
+            return _tune(arguments.bundle, arguments.precision, arguments.seconds)
         return _doctor()
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _backend(name: str) -> str:
@@ -70,6 +83,18 @@ def _verify(bundle: str, backend: str | None, precision: str) -> int:
     report = verify_bundle(bundle, backend, precision=precision)
     print(report.summary())
     return 0 if report.passed else 3
+
+
+def _tune(bundle: str, precision: str, seconds: float) -> int:
+    from spoter_runtime.tune import tune  # not at the top: no start needs it
+    from spoter_runtime.tuned import tuned_path
+
+    found = read_bundle(bundle)
+    tuned = tune(found, precision=precision, seconds=seconds)
+    for situation, way in tuned.ways.items():
+        print(f"{situation}\t{way}\t{tuned.because[situation]}")
+    print(tuned_path(found, precision))
+    return 0
 
 
 def _doctor() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from spoter_runtime.bundle import Artefact, Bundle
@@ -16,9 +16,10 @@ from spoter_runtime.errors import (
     nearest_known,
 )
 from spoter_runtime.files import cache_folder
-from spoter_runtime.ort import OrtRunner, Provider
+from spoter_runtime.ort import OrtRunner, Provider, SessionSettings, check_provider
 from spoter_runtime.replay import replay_goldens
 from spoter_runtime.runner import Runner
+from spoter_runtime.tuned import Way, read_prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +46,11 @@ class _Wish:
     """What `open_runner` was asked for, whatever the backend."""
 
     precision: str
-    threads: int | None
+    session: SessionSettings
     allow_host_code: bool
 
+
+FUSED: Final = "ort-cpu-fused"  # the file with ONNX Runtime's own operators, on the CPU
 
 _Open = Callable[[Bundle, _Wish], tuple[Runner, Artefact]]
 
@@ -55,18 +58,30 @@ _Open = Callable[[Bundle, _Wish], tuple[Runner, Artefact]]
 def _onnx_runtime(provider: Provider) -> _Open:
     def open_(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
         artefact = bundle.onnx(wish.precision)
+        check_provider(provider)  # before a file is read that nothing here can run
         # A folder for each file: the providers name what they keep after the graph, and two models of one
         # architecture differ in nothing but their weights.
         cache = cache_folder() / f"ort-{provider}" / artefact.sha256[:16]
         model = bundle.read(artefact.path)
-        return OrtRunner(model, threads=wish.threads, provider=provider, cache=cache), artefact
+        return OrtRunner(model, settings=wish.session, provider=provider, cache=cache), artefact
 
     return open_
 
 
+def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
+    artefact = bundle.by_precision("ort").get(wish.precision)
+    if artefact is None:
+        raise BackendError(
+            f"{bundle.folder}: has no {wish.precision} file with ONNX Runtime's own operators. "
+            "Fix: export the RUN again"
+        )
+    return OrtRunner(bundle.read(artefact.path), settings=wish.session, name=FUSED), artefact
+
+
 def _engine(library: Library) -> _Open:
     def open_(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
-        # Not at the top: a device without a GPU does not load what it cannot use.
+        bundle.engines(library, wish.precision)
+        # Not at the top, and not before: a device without a GPU does not load what it cannot use.
         from spoter_runtime.preflight import choose_engine
         from spoter_runtime.trt import TrtRunner
 
@@ -89,9 +104,11 @@ BACKENDS: Final[dict[str, _Open]] = {
     "ort-tensorrt": _onnx_runtime("tensorrt"),
     "ort-tensorrt-rtx": _onnx_runtime("tensorrt-rtx"),
     "ort-cuda": _onnx_runtime("cuda"),
+    FUSED: _fused,
     "ort-cpu": _onnx_runtime("cpu"),
 }
 
+ON_CPU: Final = (FUSED, "ort-cpu")
 # They build an engine while they load, for seconds or minutes: only where somebody asks for it.
 _ONLY_BY_NAME: Final = ("ort-tensorrt", "ort-tensorrt-rtx")
 
@@ -103,6 +120,7 @@ def open_runner(
     precision: str = "fp32",
     threads: int | None = None,
     allow_host_code: bool = False,
+    way: Way | None = None,
 ) -> Opened:
     """Open the best backend for a bundle on this machine.
 
@@ -116,6 +134,8 @@ def open_runner(
         threads: threads inside one operator, on a CPU; None leaves it to the engine.
         allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
             for a bundle whose author you trust.
+        way: to run it on the CPU, from `read_tuned`; taken where no better backend is there, or where its
+            own was asked for.
 
     Raises:
         BackendError: an unknown backend, or none that works; the reason for each is in the message.
@@ -124,19 +144,20 @@ def open_runner(
     """
     if backend is not None and backend not in BACKENDS:
         raise BackendError(f"unknown backend {backend!r}; {nearest_known(backend, list(BACKENDS))}")
-    wish = _Wish(precision=precision, threads=threads, allow_host_code=allow_host_code)
+    session = SessionSettings(threads=threads)
+    wish = _Wish(precision=precision, session=session, allow_host_code=allow_host_code)
     if backend is not None:
-        runner, artefact = BACKENDS[backend](bundle, wish)
+        runner, artefact = _open(backend, bundle, wish, way)
         return Opened(runner=runner, artefact=artefact, why={backend: "asked for"})
     bundle.onnx(precision)  # a precision that the bundle has not is no backend's fault
     why: dict[str, str] = {}
     kind: type[SpoterError] = BackendError
-    for name in BACKENDS:
+    for name in sorted(BACKENDS, key=lambda name: _place(name, way)):
         if name in _ONLY_BY_NAME:
             why[name] = "not tried: it builds an engine while it loads; name it to use it"
             continue
         try:
-            runner, artefact, remark = _open_proven(name, bundle, wish)
+            runner, artefact, remark = _open_proven(name, bundle, wish, way)
         except BundleError:
             raise  # a damaged bundle is no backend's fault
         except SpoterError as error:
@@ -144,15 +165,34 @@ def open_runner(
             why[name] = str(error)
             kind = MissingExtraError if isinstance(error, MissingExtraError) else BackendError
         else:
+            if way is not None and way.backend == name:
+                remark += f"; tuned: {way}"
             taken = {name: f"the best that loads on this machine{remark}"}
             return Opened(runner=runner, artefact=artefact, why=why | taken)
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in why.items())
     raise kind(f"{bundle.folder}: no backend works here:\n{reasons}")
 
 
-def _open_proven(name: str, bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact, str]:
+def _place(name: str, way: Way | None) -> int:
+    """Return a backend's place in the order of trying: the tuned one is the first of those on the CPU."""
+    names = [name for name in BACKENDS if name not in ON_CPU]
+    on_cpu = sorted(ON_CPU, key=lambda name: way is not None and name != way.backend)
+    return [*names, *on_cpu].index(name)
+
+
+def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact]:
+    if way is None or way.backend != name:
+        return BACKENDS[name](bundle, wish)
+    prepared = read_prepared(way.prepared) if way.prepared else None
+    if prepared is None:
+        return BACKENDS[name](bundle, replace(wish, session=way.session))
+    artefact = bundle.by_precision("ort" if name == FUSED else "onnx")[wish.precision]
+    return OrtRunner(prepared, settings=replace(way.session, optimise=False), name=name), artefact
+
+
+def _open_proven(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact, str]:
     """Return a runner, its file, and what to say about it; one that does not prove itself is closed."""
-    runner, artefact = BACKENDS[name](bundle, wish)
+    runner, artefact = _open(name, bundle, wish, way)
     try:
         return runner, artefact, _proven_here(runner, artefact, bundle)
     except BaseException:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -12,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.engine import EngineSpec
-from spoter_runtime.errors import BundleError
+from spoter_runtime.engine import EXTRAS, EngineSpec, Library
+from spoter_runtime.errors import BackendError, BundleError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array
 
@@ -30,7 +29,8 @@ class Artefact:
 
     Attributes:
         path: relative to the bundle, with forward slashes.
-        kind: ``"onnx"``, or ``"engine"`` for a TensorRT plan.
+        kind: ``"onnx"``, ``"ort"`` for an ONNX file with ONNX Runtime's own operators, or ``"engine"`` for a
+            TensorRT plan.
         precision: ``"fp32"``, ``"fp16"``, …
         requires: what a machine needs, for people and for preflight: ``{"onnxruntime": ">=1.20"}``.
         max_logit_diff: how far its logits may be from the reference, on any device.
@@ -92,18 +92,44 @@ class Bundle:
         return {artefact.path: artefact.sha256 for artefact in self.artefacts} | self.files
 
     def onnx(self, precision: str = "fp32") -> Artefact:
-        """Return the ONNX artefact of a precision.
+        """Return the ONNX artefact of a precision, which any runtime takes.
 
         Raises:
             BundleError: there is none; the message names those that there are.
         """
-        found = {artefact.precision: artefact for artefact in self.artefacts if artefact.kind == "onnx"}
+        found = self.by_precision("onnx")
         if precision not in found:
             raise BundleError(
                 f"{self.folder}: has no {precision} ONNX file, only {', '.join(found) or 'none at all'}. "
                 "Fix: export the RUN again with --precision, or take one of those"
             )
         return found[precision]
+
+    def by_precision(self, kind: str) -> dict[str, Artefact]:
+        """Return the ONNX artefacts of a kind, ``"onnx"`` or ``"ort"``."""
+        return {artefact.precision: artefact for artefact in self.artefacts if artefact.kind == kind}
+
+    def engines(self, library: Library, precision: str) -> list[Artefact]:
+        """Return the engines of a library in a precision.
+
+        Raises:
+            BackendError: there is none; the message says how to build one.
+        """
+        found = [
+            artefact
+            for artefact in self.artefacts
+            if (spec := artefact.engine) and spec.library == library and artefact.precision == precision
+        ]
+        if not found:
+            fix = self.export_fix(library, precision)
+            raise BackendError(f"{self.folder}: has no {precision} engine for {library}. {fix}")
+        return found
+
+    def export_fix(self, library: Library, precision: str, *options: str) -> str:
+        """Return the fix that builds an engine on this machine."""
+        precisions = () if precision == "fp32" else (f"--precision {precision}",)
+        command = " ".join([str(self.folder), f"--{EXTRAS[library]}", *precisions, *options])
+        return f"Fix: spoter-kit export {command}, or python -m spoter_export {command}"
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes after comparing them with the manifest.
@@ -147,6 +173,7 @@ class Bundle:
             BundleError: as `read`, or the file is not a set of goldens for this contract.
         """
         import io
+        import zipfile  # not at the top: a start that replays nothing needs neither
 
         try:
             with np.load(io.BytesIO(self.read(GOLDENS)), allow_pickle=False) as arrays:

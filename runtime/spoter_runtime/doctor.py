@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -10,6 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from spoter_runtime._version import __version__
+from spoter_runtime.backends import FUSED
 from spoter_runtime.engine import Library
 from spoter_runtime.errors import MissingExtraError, SpoterError
 from spoter_runtime.ort import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
@@ -27,6 +27,14 @@ _EXTRAS: Final[dict[str, tuple[str, ...]]] = {
 _SQUARE_ONNX: Final = bytes.fromhex(
     "08083a3d0a160a01780a01781201791a0673717561726522034d756c1201675a0f0a0178120a0a08"
     "080112040a020801620f0a0179120a0a08080112040a02080142040a001014"
+)
+
+# The same of one MultiHeadAttention, an operator of ONNX Runtime's own, of x (1, 2, 4) with itself.
+_ATTENTION_ONNX: Final = bytes.fromhex(
+    "080a12003a780a410a01780a01780a017812017922124d756c746948656164417474656e74696f6e"
+    "2a100a096e756d5f68656164731801a001023a0d636f6d2e6d6963726f736f66741201675a170a01"
+    "7812120a100801120c0a0208010a0208020a02080462170a017912120a100801120c0a0208010a02"
+    "08020a02080442040a00101442110a0d636f6d2e6d6963726f736f66741001"
 )
 
 _Kind = Literal["machine", "package", "backend"]
@@ -61,6 +69,7 @@ def diagnose() -> list[Finding]:
         *_packages(),
         *_mixed_packages(),
         _onnx_runtime("cpu"),
+        _onnx_runtime("cpu", fused=True),
         _onnx_runtime("cuda"),
         _onnx_runtime("tensorrt"),
         _onnx_runtime("tensorrt-rtx"),
@@ -103,6 +112,8 @@ def _gpu() -> Finding:
 
 
 def _packages() -> list[Finding]:
+    import importlib.metadata
+
     findings = []
     for extra, names in _EXTRAS.items():
         for name in names:
@@ -128,14 +139,15 @@ def _mixed_packages() -> list[Finding]:
     return [_failure("package", "cuda", "broken", SpoterError(problem)) for problem in problems]
 
 
-def _onnx_runtime(provider: Provider) -> Finding:
-    name = f"ort-{provider}"
+def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
+    name = FUSED if fused else f"ort-{provider}"
     installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
     status: _Status = "broken" if installed else "missing"
     try:
         ort = import_onnxruntime(provider)
         if provider == "cpu":
-            session = ort.InferenceSession(_SQUARE_ONNX, providers=["CPUExecutionProvider"])
+            content = _ATTENTION_ONNX if fused else _SQUARE_ONNX
+            session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
         else:
             from spoter_runtime.onnx_graph import read_onnx
             from spoter_runtime.ort_gpu import check_driver, check_installed, gpu_session
@@ -148,7 +160,7 @@ def _onnx_runtime(provider: Provider) -> Finding:
             options.log_severity_level = 3
             graph = read_onnx(_SQUARE_ONNX)
             session = gpu_session(ort, _SQUARE_ONNX, graph, options, provider, where="a graph of one node")
-        session.run(None, {"x": np.ones(1, np.float32)})
+        session.run(None, {"x": np.ones((1, 2, 4) if fused else 1, np.float32)})
     except SpoterError as error:
         return _failure("backend", name, status, error)
     except Exception as error:  # noqa: BLE001  (a broken install can fail in any way; doctor must show it)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import glob
 import hashlib
 import json
@@ -70,6 +69,8 @@ def _swap_folder(new: Path, path: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step; False where the system or the file system cannot (renameat2, Linux)."""
+    import ctypes  # not at the top: what only reads needs no other library
+
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # another C library, another system

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
+import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -35,16 +37,33 @@ _TUNED_FRAMES = 60  # two seconds of video: one clip of an isolated sign, which 
 
 def installed_distributions() -> dict[str, str]:
     """Return name → version of every installed distribution that provides ONNX Runtime."""
-    # Asked by name, not listed: reading the metadata of everything installed costs a cold start 25 ms.
-    return {
-        name: distribution.version
-        for name in _DISTRIBUTIONS
-        for distribution in importlib.metadata.distributions(name=name)
-    }
+    # Read from the names of their folders, ``onnxruntime_gpu-1.32.0.dist-info``: importing importlib.metadata
+    # takes a tenth of a cold start.
+    wanted = {name.replace("-", "_"): name for name in _DISTRIBUTIONS}
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            with os.scandir(folder or ".") as entries:
+                names = [entry.name for entry in entries if entry.name.startswith("onnxruntime")]
+        except OSError:
+            continue
+        for entry in names:
+            if entry.endswith(".dist-info"):
+                name, _, version = entry.removesuffix(".dist-info").partition("-")
+                if name in wanted:
+                    found.setdefault(wanted[name], version)  # the first on the path is what is imported
+    return {name: found[name] for name in _DISTRIBUTIONS if name in found}
 
 
 Provider = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
-PROVIDERS: Final[tuple[Provider, ...]] = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
+# As ONNX Runtime calls them.
+PROVIDER_NAMES: Final[dict[Provider, str]] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+PROVIDERS: Final[tuple[Provider, ...]] = tuple(PROVIDER_NAMES)
 
 
 def import_onnxruntime(provider: Provider = "cpu") -> Any:
@@ -76,12 +95,76 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
     return ort
 
 
+def check_provider(provider: Provider) -> None:
+    """Check that this ONNX Runtime has a provider, without loading it, or what is needed to load it.
+
+    Raises:
+        MissingExtraError, BackendError: as `import_onnxruntime`; or it has not.
+    """
+    name = PROVIDER_NAMES[provider]
+    ort = import_onnxruntime(provider)
+    if provider == "tensorrt-rtx" or name in ort.get_available_providers():  # that one is a plug-in
+        return
+    installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
+    raise BackendError(
+        f"{name}: not in {installed or 'this ONNX Runtime'}, which has "
+        f"{', '.join(ort.get_available_providers())}. Fix: {gpu_build_fix()}"
+    )
+
+
 def gpu_build_fix() -> str:
     """Return the command that puts the build with CUDA in the place of what is installed."""
     others = " ".join(name for name in sorted(installed_distributions()) if name != "onnxruntime-gpu")
     if others:
         return f"pip uninstall -y {others} && pip install 'spoter-kit[gpu]'"
     return "pip install --force-reinstall --no-deps onnxruntime-gpu"  # it is there, and has lost files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """How ONNX Runtime runs a file on the CPU; the defaults are its own.
+
+    Attributes:
+        threads: inside one operator; None takes one a core.
+        spin: let threads that have nothing to do wait awake.
+        arena: keep memory that a call has used for the next one.
+        without: names of its optimisers that are left out.
+        optimise: let it rewrite the graph; without, each operator is run as the file says.
+    """
+
+    threads: int | None = None
+    spin: bool = True
+    arena: bool = True
+    without: tuple[str, ...] = ()
+    optimise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
+            raise BackendError(f"threads={self.threads}: expected 1..{_MAX_THREADS}")
+
+    def __str__(self) -> str:
+        """Return what is not as ONNX Runtime has it by itself, and the threads."""
+        threads = (
+            "a thread a core" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
+        )
+        words = [threads, *(f"without {name}" for name in self.without)]
+        words += [] if self.spin else ["idle threads asleep"]
+        words += [] if self.arena else ["no memory kept between calls"]
+        return ", ".join(words)
+
+    def options(self, ort: Any) -> Any:
+        """Return ONNX Runtime's session options."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors only: they come back as exceptions
+        options.enable_cpu_mem_arena = self.arena
+        if not self.optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not self.spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+            options.inter_op_num_threads = 1
+        return options
 
 
 class OrtRunner(Runner):
@@ -95,21 +178,23 @@ class OrtRunner(Runner):
         model: Path | str | bytes,
         *,
         threads: int | None = None,
+        settings: SessionSettings | None = None,
         provider: Provider = "cpu",
         cache: Path | None = None,
-        optimise: bool = True,
+        name: str | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             model: a path, or the bytes of the file.
             threads: threads inside one operator, on the CPU; None leaves it to ONNX Runtime (one per core).
+            settings: all that can be chosen of a session, `threads` among it.
             provider: what computes. ``"tensorrt"`` and ``"tensorrt-rtx"`` build an engine here, which takes
                 seconds to minutes. The first rounds fp32 matrix products to TF32 and has no option against
                 it: ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it off.
             cache: folder where those two keep what they built; None keeps nothing. One for each model: what
                 is kept is named after the graph and not after its weights.
-            optimise: let ONNX Runtime rewrite the graph; without, each operator is run as the file says.
+            name: the backend's; None calls it after the provider.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
@@ -120,21 +205,14 @@ class OrtRunner(Runner):
         if provider not in PROVIDERS:
             raise BackendError(f"provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
         ort = import_onnxruntime(provider)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: they come back as exceptions
-        if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if threads is not None and not 1 <= threads <= _MAX_THREADS:
-            raise BackendError(f"threads={threads}: expected 1..{_MAX_THREADS}")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
+        settings = settings or SessionSettings(threads=threads)
+        options = settings.options(ort)
         where = "the ONNX model" if isinstance(model, bytes) else str(model)
         if not isinstance(model, bytes) and not Path(model).is_file():
             raise BundleError(f"{where}: no such file")
-        self.name = f"ort-{provider}"
+        self.name = name or f"ort-{provider}"
         if provider == "cpu":
-            self._session, metadata = _on_cpu(ort, model, options, where)
+            self._session, metadata = _on_cpu(ort, model, options, settings.without, where)
             self.contract = _contract(metadata, where)
         else:
             content = model if isinstance(model, bytes) else Path(model).read_bytes()
@@ -148,12 +226,20 @@ class OrtRunner(Runner):
         return logits
 
 
-def _on_cpu(ort: Any, model: Path | str | bytes, options: Any, where: str) -> tuple[Any, dict[str, str]]:
+def _on_cpu(
+    ort: Any, model: Path | str | bytes, options: Any, without: tuple[str, ...], where: str
+) -> tuple[Any, dict[str, str]]:
     """Return the session and the file's metadata."""
     source = model if isinstance(model, bytes) else str(model)
     try:
         # enable_fallback=0: or a file that cannot be loaded is tried again, with a remark on stdout.
-        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        session = ort.InferenceSession(
+            source,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
+            disabled_optimizers=list(without) or None,
+        )
         return session, session.get_modelmeta().custom_metadata_map
     except Exception as error:
         raise BackendError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error

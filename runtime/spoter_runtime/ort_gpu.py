@@ -19,18 +19,11 @@ from spoter_runtime.errors import BackendError, is_installed
 from spoter_runtime.gpu import no_driver_reason
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.onnx_graph import OnnxGraph
-from spoter_runtime.ort import gpu_build_fix, installed_distributions
+from spoter_runtime.ort import PROVIDER_NAMES, check_provider, installed_distributions
 
 _log = logging.getLogger(__name__)
 
 GpuProvider = Literal["cuda", "tensorrt", "tensorrt-rtx"]
-
-# As ONNX Runtime calls them.
-PROVIDER_NAMES: Final[dict[GpuProvider, str]] = {
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-}
 
 # A plug-in for CUDA 13; NVIDIA wants it beside `onnxruntime`, and `onnxruntime-gpu` uninstalled:
 # https://nvidia.github.io/TensorRT-RTX-EP-ABI/installation.html
@@ -110,15 +103,9 @@ def check_installed(ort: Any, provider: GpuProvider) -> None:
         BackendError: it has not, or is too old to tell where nodes run.
     """
     name = PROVIDER_NAMES[provider]
-    if provider == "tensorrt-rtx":
-        if not is_installed(_RTX_PACKAGE.replace("-", "_")):
-            raise BackendError(f"{name}: its plug-in is not installed. Fix: {_rtx_fix()}")
-    elif name not in ort.get_available_providers():
-        installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
-        raise BackendError(
-            f"{name}: not in {installed or 'this ONNX Runtime'}, which has "
-            f"{', '.join(ort.get_available_providers())}. Fix: {gpu_build_fix()}"
-        )
+    if provider == "tensorrt-rtx" and not is_installed(_RTX_PACKAGE.replace("-", "_")):
+        raise BackendError(f"{name}: its plug-in is not installed. Fix: {_rtx_fix()}")
+    check_provider(provider)
     if not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
         package = "onnxruntime" if provider == "tensorrt-rtx" else "onnxruntime-gpu"
         raise BackendError(

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from spoter_runtime.bundle import Artefact, Bundle
-from spoter_runtime.engine import LIBRARIES, RTX_MAGIC, EngineSpec, Library, rtx_header, uncovered
+from spoter_runtime.engine import EXTRAS, LIBRARIES, RTX_MAGIC, EngineSpec, Library, rtx_header, uncovered
 from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
-from spoter_runtime.gpu import EXTRAS, Gpu, find_gpu, import_engine_library
+from spoter_runtime.gpu import Gpu, find_gpu, import_engine_library
 
 _log = logging.getLogger(__name__)
 
@@ -109,32 +109,18 @@ def choose_engine(
     Raises:
         BackendError: it has none, or none that fits; the message says why for each.
     """
-    engines = [
-        artefact
-        for artefact in bundle.artefacts
-        if (spec := artefact.engine) and spec.library == library and artefact.precision == precision
-    ]
-    if not engines:
-        fix = _export(bundle, library, precision)
-        raise BackendError(f"{bundle.folder}: has no {precision} engine for {library}. {fix}")
+    engines = bundle.engines(library, precision)
     machine = machine or this_machine((library,))
     reasons = {}
     for artefact in engines:
         reason = reason_against(artefact, bundle, machine, allow_host_code=allow_host_code)
         if reason is None:
             return artefact
-        reasons[artefact.path] = _with_fix(reason, _export(bundle, library, precision, "--force"))
+        reasons[artefact.path] = _with_fix(reason, bundle.export_fix(library, precision, "--force"))
     if len(reasons) == 1:
         raise BackendError(f"{bundle.folder / engines[0].path}: {reasons[engines[0].path]}")
     lines = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
     raise BackendError(f"{bundle.folder}: no {precision} engine for {library} fits this machine:{lines}")
-
-
-def _export(bundle: Bundle, library: Library, precision: str, *options: str) -> str:
-    """Return the fix that builds an engine on this machine."""
-    precisions = () if precision == "fp32" else (f"--precision {precision}",)
-    command = " ".join([str(bundle.folder), f"--{EXTRAS[library]}", *precisions, *options])
-    return f"Fix: spoter-kit export {command}, or python -m spoter_export {command}"
 
 
 def _with_fix(reason: str, fix: str) -> str:
@@ -223,7 +209,7 @@ def _gpu_reason(spec: EngineSpec, gpu: Gpu, bundle: Bundle, precision: str) -> s
     if spec.library == "tensorrt":  # it builds for the GPU that it finds
         return reason
     wanted = f"--compute-capability {gpu.compute_capability}"
-    return f"{reason}. {_export(bundle, spec.library, precision, wanted)}"
+    return f"{reason}. {bundle.export_fix(spec.library, precision, wanted)}"
 
 
 def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[str]:

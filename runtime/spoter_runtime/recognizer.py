@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+import itertools
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from spoter_runtime.backends import open_runner
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.backends import ON_CPU, open_runner
+from spoter_runtime.bundle import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, InputError
 from spoter_runtime.landmarks import Float32Array, check_clip, resample_clip
-from spoter_runtime.ort import OrtRunner
-from spoter_runtime.runner import Runner, pad_clips
+from spoter_runtime.machine import usable_cores
+from spoter_runtime.many import Answered, infer_many
+from spoter_runtime.ort import OrtRunner, SessionSettings
+from spoter_runtime.runner import Runner
+from spoter_runtime.tuned import Tuned, Way, read_tuned
 
 LongClips = Literal["error", "resample"]
+
+STREAM_CLIPS = 256  # looked at together by `Recognizer.stream`: enough of one length for full batches
+MOST_CLIPS = (
+    8  # in a call, for many clips, where nothing was measured; more gain little and wait for each other
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +67,30 @@ class Prediction:
         return [(self.labels[i].name, float(scores[i])) for i in order]
 
 
+class Many:
+    """How a recognizer answers many clips at once: as many calls at a time as there are cores.
+
+    The runner for it is opened when it is first needed: one thread a call, where one clip alone has all of
+    them.
+    """
+
+    def __init__(
+        self, open: Callable[[], Runner], *, workers: int = 1, most_clips: int | None = None
+    ) -> None:
+        self._open = open
+        self._runner: Runner | None = None
+        self._lock = threading.Lock()
+        self.workers = workers
+        self.most_clips = most_clips
+
+    def answers(self, clips: list[Float32Array]) -> list[Answered]:
+        """Return the logits of checked clips, in the order given."""
+        with self._lock:
+            if self._runner is None:
+                self._runner = self._open()
+        return infer_many(self._runner, clips, workers=self.workers, most_clips=self.most_clips)
+
+
 class Recognizer:
     """Recognise signs in clips of landmarks; as thread-safe as its runner.
 
@@ -66,13 +100,19 @@ class Recognizer:
     """
 
     def __init__(
-        self, runner: Runner, *, why: dict[str, str] | None = None, long: LongClips = "error"
+        self,
+        runner: Runner,
+        *,
+        why: dict[str, str] | None = None,
+        long: LongClips = "error",
+        many: Many | None = None,
     ) -> None:
         if long not in ("error", "resample"):
             raise InputError(f"long={long!r}: expected 'error' or 'resample'")
         self.runner = runner
         self.why = why or {}
         self._long = long
+        self._many = many or Many(open=lambda: runner)
 
     @classmethod
     def load(
@@ -84,6 +124,7 @@ class Recognizer:
         threads: int | None = None,
         long: LongClips = "error",
         allow_host_code: bool = False,
+        tuned: bool = True,
     ) -> Recognizer:
         """Open a bundle folder, or a lone ``.onnx`` file that spoter-kit exported.
 
@@ -91,10 +132,12 @@ class Recognizer:
             path: the bundle, or the ONNX file.
             backend: one of `spoter_runtime.backends.BACKENDS`; None for the best that works here.
             precision: ``"fp32"``, or another that the bundle has.
-            threads: threads inside one operator, on a CPU; None leaves it to the engine.
+            threads: on a CPU; None takes every core, or what `spoter_runtime.tune` has found here.
             long: what to do with a clip longer than the model takes: ``"error"``, or ``"resample"`` it.
             allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
                 for a bundle whose author you trust.
+            tuned: whether to look for what `tune` has found for this bundle on this machine. A file of
+                another machine, version or bundle is left aside, with a warning.
 
         Raises:
             BundleError: missing, damaged, newer, or not a bundle.
@@ -106,10 +149,22 @@ class Recognizer:
             if backend not in (None, "ort-cpu"):
                 raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
             return cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
+        if threads is not None and threads > usable_cores():
+            raise BackendError(
+                f"threads={threads}: this process may use {usable_cores()}. Fix: threads={usable_cores()}"
+            )
+        bundle = read_bundle(path)
+        found = _tuned(bundle, precision) if tuned and threads is None else None
         opened = open_runner(
-            read_bundle(path), backend, precision=precision, threads=threads, allow_host_code=allow_host_code
+            bundle,
+            backend,
+            precision=precision,
+            threads=threads,
+            allow_host_code=allow_host_code,
+            way=found.ways.get("one") if found else None,
         )
-        return cls(opened.runner, why=opened.why, long=long)
+        many = _many(bundle, precision, opened.runner, threads, found.ways.get("many") if found else None)
+        return cls(opened.runner, why=opened.why, long=long, many=many)
 
     @property
     def contract(self) -> GraphContract:
@@ -144,19 +199,25 @@ class Recognizer:
         Raises:
             InputError: names the first clip that cannot be used; nothing is predicted then.
         """
-        named = zip(clips, names, strict=True) if names else ((c, f"clip {i}") for i, c in enumerate(clips))
-        checked = [self._checked(clip, name) for clip, name in named]
-        order = sorted(range(len(checked)), key=lambda i: len(checked[i]))
-        predictions: dict[int, Prediction] = {}
-        for start in range(0, len(order), self.contract.max_batch):
-            rows = order[start : start + self.contract.max_batch]
-            poses, lengths = pad_clips([checked[i] for i in rows])
-            begin_ns = time.perf_counter_ns()
-            logits = self.runner.infer(poses, lengths)
-            latency_ms = (time.perf_counter_ns() - begin_ns) / 1e6
-            for row, logits_C in zip(rows, logits, strict=True):
-                predictions[row] = self._prediction(logits_C, latency_ms)
-        return [predictions[i] for i in range(len(checked))]
+        checked = [self._checked(clip, name) for clip, name in _named(clips, names)]
+        answers = infer_many(self.runner, checked) if len(checked) == 1 else self._many.answers(checked)
+        return [self._prediction(answer) for answer in answers]
+
+    def stream(self, clips: Iterable[Any], *, names: Iterable[str] | None = None) -> Iterator[Prediction]:
+        """Yield the sign in each clip, in the order given, from a source that may have no end.
+
+        `STREAM_CLIPS` clips are taken from the source at a time, so memory does not grow with it.
+
+        Args:
+            clips: each as in `predict`.
+            names: how errors name them; None counts from "clip 0".
+
+        Raises:
+            InputError: names the first clip that cannot be used; those taken together with it are lost.
+        """
+        named = _named(clips, names)
+        while window := list(itertools.islice(named, STREAM_CLIPS)):
+            yield from self.predict_many([clip for clip, _ in window], names=[name for _, name in window])
 
     def _checked(self, clip: Any, where: str) -> Float32Array:
         limit = self.contract.max_frames
@@ -166,15 +227,49 @@ class Recognizer:
         checked = check_clip(clip, max_frames=max(frames, limit), where=where)
         return resample_clip(checked, limit) if frames > limit else checked
 
-    def _prediction(self, logits_C: Float32Array, latency_ms: float) -> Prediction:
+    def _prediction(self, answer: Answered) -> Prediction:
+        logits_C = answer.logits_C
         best = int(logits_C.argmax())
         return Prediction(
             sign=self.labels[best],
             score=float(_softmax(logits_C)[best]),
             logits_C=logits_C,
             labels=self.labels,
-            latency_ms=latency_ms,
+            latency_ms=answer.latency_ms,
         )
+
+
+def _named(clips: Iterable[Any], names: Iterable[str] | None) -> Iterator[tuple[Any, str]]:
+    if names is None:
+        return ((clip, f"clip {i}") for i, clip in enumerate(clips))
+    return zip(clips, names, strict=True)
+
+
+def _tuned(bundle: Bundle, precision: str) -> Tuned | None:
+    try:
+        return read_tuned(bundle, precision)
+    except BackendError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return None
+
+
+def _many(
+    bundle: Bundle, precision: str, runner: Runner, threads: int | None, way: Way | None
+) -> Many | None:
+    """Return how many clips are answered beside a runner for one; None where it does that as well."""
+    if runner.name not in ON_CPU or threads is not None or (way is None and usable_cores() == 1):
+        return None
+    way = way or Way(
+        backend=runner.name,
+        session=SessionSettings(threads=1),
+        workers=usable_cores(),
+        most_clips=MOST_CLIPS,
+    )
+
+    def open_() -> Runner:
+        return open_runner(bundle, way.backend, precision=precision, way=way).runner
+
+    return Many(open_, workers=way.workers, most_clips=way.most_clips)
 
 
 def _softmax(logits_C: Float32Array) -> Float32Array:

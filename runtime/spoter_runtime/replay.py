@@ -82,7 +82,7 @@ class Replay:
         largest = "none is a number" if self.max_logit_diff is None else f"{self.max_logit_diff:.2e}"
         words = (
             f"{self.labels_agree} of {self.clips} goldens agree, largest logit difference "
-            f"{largest} (allowed {self.tolerance:.0e})"
+            f"{largest} (allowed {threshold(self.tolerance)})"
         )
         if not self.differing:
             return words
@@ -133,3 +133,9 @@ def _answer(runner: Runner, poses_1TD: Float32Array) -> Float32Array:
         return runner.infer(poses_1TD, np.array([poses_1TD.shape[1]], np.int32))
     except NotFiniteError:
         return np.full((1, runner.contract.num_classes), math.nan, np.float32)
+
+
+def threshold(value: float) -> str:
+    """Return a threshold as it was set: with a digit less, a failure could contradict itself."""
+    short = f"{value:.0e}"
+    return short if float(short) == value else f"{value:g}"

@@ -83,16 +83,16 @@ def test_a_runner_whose_replay_fails_is_closed_and_gone_before_the_next_opens(bu
         opened.append(weakref.ref(runner))
         return runner, engine
 
-    on_cpu = backends.BACKENDS["ort-cpu"]
+    on_cpu = backends.BACKENDS["ort-cpu-fused"]
 
     def last(bundle, wish):
         assert [runner() for runner in opened] == [None]
         return on_cpu(bundle, wish)
 
     monkeypatch.setitem(backends.BACKENDS, "trt", failing)
-    monkeypatch.setitem(backends.BACKENDS, "ort-cpu", last)
+    monkeypatch.setitem(backends.BACKENDS, "ort-cpu-fused", last)
     result = open_runner(bundle)
-    assert result.runner.name == "ort-cpu"
+    assert result.runner.name == "ort-cpu-fused"
     assert result.why["trt"] == "the GPU has fallen off the bus"
     assert closed == [True]
 

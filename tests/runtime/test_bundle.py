@@ -13,7 +13,7 @@ from spoter_runtime.errors import BundleError
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 
-FILES = ("MODEL_CARD.md", "bundle.json", "goldens.npz", "model.onnx", "parity.json")
+FILES = ("MODEL_CARD.md", "bundle.json", "goldens.npz", "model.onnx", "model.ort.onnx", "parity.json")
 
 
 def npz(**arrays):
@@ -36,8 +36,10 @@ def test_a_bundle_says_what_is_in_it(bundle_folder, contract):
     assert bundle.name == "small"
     assert bundle.contract == contract
     assert bundle.contract.labels[0].bengali == "চা"
-    (model,) = bundle.artefacts
+    model, fused = bundle.artefacts
     assert (model.path, model.kind, model.precision) == ("model.onnx", "onnx", "fp32")
+    assert (fused.path, fused.kind, fused.precision) == ("model.ort.onnx", "ort", "fp32")
+    assert bundle.by_precision("onnx") == {"fp32": model}
     assert model.size_bytes == (bundle_folder / "model.onnx").stat().st_size
     assert bundle.check_files() == len(FILES) - 1
 

@@ -60,7 +60,7 @@ def test_a_gpu_backend_is_not_ok_without_a_gpu(findings):
         find_gpu()
     assert findings["gpu"].detail in str(raised.value)
     backends = {name: finding.status for name, finding in findings.items() if finding.kind == "backend"}
-    assert backends == dict.fromkeys(BACKENDS, "missing") | {"ort-cpu": "ok"}
+    assert backends == dict.fromkeys(BACKENDS, "missing") | {"ort-cpu": "ok", "ort-cpu-fused": "ok"}
 
 
 def test_tensorrt_rtx_builds_without_a_gpu_that_runs_it(findings):

@@ -39,7 +39,7 @@ def test_a_lone_file_explains_itself(bundle_folder, lone, contract, make_clip):
     assert recognizer.contract == contract
     assert recognizer.why == {"ort-cpu": "a lone ONNX file"}
     clip = make_clip()
-    expected = Recognizer.load(bundle_folder).predict(clip)
+    expected = Recognizer.load(bundle_folder, "ort-cpu").predict(clip)
     assert recognizer.predict(clip).sign == expected.sign
     np.testing.assert_array_equal(recognizer.predict(clip).logits_C, expected.logits_C)
 

@@ -37,11 +37,11 @@ def with_goldens(bundle_copy, replace_file):
 def test_an_honest_bundle_is_verified(bundle_folder):
     report = verify_bundle(bundle_folder)
     assert report.passed
-    assert (report.bundle, report.backend, report.files) == ("small", "ort-cpu", 4)
+    assert (report.bundle, report.backend, report.files) == ("small", "ort-cpu-fused", 5)
     replay = report.replay
     assert replay.labels_agree == replay.clips == len(read_bundle(bundle_folder).goldens().lengths_N)
     assert 0 <= replay.max_logit_diff <= replay.tolerance == 1e-4
-    assert (report.artefact, report.precision) == ("model.onnx", "fp32")
+    assert (report.artefact, report.precision) == ("model.ort.onnx", "fp32")
     assert report.as_json() | {"passed": True, "clips": replay.clips, "tolerance": 1e-4} == report.as_json()
     assert report.summary().endswith("(allowed 1e-04): verified")
 

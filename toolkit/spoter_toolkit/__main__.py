@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 from spoter_runtime.errors import SpoterError, exit_code_of, is_installed
 
@@ -19,6 +20,7 @@ def main() -> None:
     from spoter_toolkit.cli.app import app
     from spoter_toolkit.given_paths import os_error_in_words
 
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no line of our code
     try:
         app()
     except SpoterError as error:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
-from spoter_runtime.backends import open_runner
+from spoter_runtime.backends import FUSED, open_runner
 from spoter_runtime.bundle import Artefact, Bundle
 from spoter_runtime.errors import ConfigError, nearest_known
 from spoter_runtime.runner import Runner
 
 # On the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
 TORCH_BACKENDS: Final = ("torch", "torch-cuda", "torch-cuda-compile", "torch-cuda-graph")
-CPU_BACKENDS: Final = ("torch", "ort-cpu")
+CPU_BACKENDS: Final = ("torch", FUSED, "ort-cpu")
 BACKENDS: Final = (*TORCH_BACKENDS, *DEVICE_BACKENDS)
 
 

@@ -1,0 +1,291 @@
+"""tune: measure the ways to run a bundle on this machine, and keep the fastest that gives its answers."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+
+from spoter_runtime.backends import FUSED, ON_CPU, open_runner
+from spoter_runtime.bundle import Bundle, Goldens
+from spoter_runtime.errors import BackendError, ConfigError, SpoterError
+from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
+from spoter_runtime.machine import usable_cores
+from spoter_runtime.many import infer_many
+from spoter_runtime.ort import SessionSettings, import_onnxruntime
+from spoter_runtime.progress import OnProgress
+from spoter_runtime.replay import replay_goldens
+from spoter_runtime.runner import Runner, pad_clips
+from spoter_runtime.tuned import SITUATIONS, Situation, Tuned, Way, prepared_path, write_tuned
+
+# What ONNX Runtime does by itself and is slower than leaving it on some processors.
+_DOUBTFUL: Final = ("SkipLayerNormFusion",)
+_MANY_CLIPS: Final = 48
+_CLIPS_A_CALL: Final = (1, 4, 8, 16)
+
+_ROUNDS: Final = 40  # more tell little more
+_FEW_ROUNDS: Final = 6  # after them what is clearly slower is left out
+_CLEARLY: Final = 1.1
+_SURELY: Final = 1.02  # what is faster by less is not worth another setting
+_ROUND_NS: Final = 20_000_000  # at least so long is a candidate measured in a round
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A way that gives the bundle's answers here, and the nanoseconds a clip that it took, round by round."""
+
+    way: Way
+    runner: Runner
+    clips_ns: list[float] = field(default_factory=list)
+
+    def ratios_to(self, other: _Candidate) -> list[float]:
+        """Return how many times as long as the other it took, for the rounds that both have."""
+        return [own / its for own, its in zip(self.clips_ns, other.clips_ns, strict=False)]
+
+
+def tune(
+    bundle: Bundle,
+    *,
+    precision: str = "fp32",
+    seconds: float = 20.0,
+    on_progress: OnProgress | None = None,
+) -> Tuned:
+    """Find the fastest way on this machine's CPU for one clip and for many, and write it down.
+
+    The file lies in the cache folder; `Recognizer.load` reads it. Every way first replays the bundle's
+    goldens: one that gives other answers is never chosen. An interrupted run writes nothing.
+
+    Args:
+        bundle: from `read_bundle`.
+        precision: of the files to run.
+        seconds: of measuring, all in all; opening sessions comes on top.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        ConfigError: `seconds` is no positive number.
+        BackendError: no way gives the bundle's answers here.
+        BundleError: the bundle has no file of that precision.
+    """
+    if not seconds > 0:
+        raise ConfigError(f"seconds={seconds}: expected a positive number")
+    bundle.onnx(precision)
+    goldens = bundle.goldens()
+    tuned, measured = Tuned(ways={}, because={}), []
+    for situation in SITUATIONS:
+        ways = _ways_for_one(bundle, precision) if situation == "one" else _ways_for_many(bundle, precision)
+        candidates, refused = _opened(bundle, precision, ways, goldens)
+        try:
+            call = _one_clip(bundle, goldens) if situation == "one" else _many_clips(bundle, goldens)
+            _race(candidates, call, seconds / len(SITUATIONS), what=situation, on_progress=on_progress)
+            way, because = _chosen(candidates)
+        finally:
+            for candidate in candidates:
+                candidate.runner.close()
+        tuned.ways[situation] = _prepared(bundle, precision, way)
+        tuned.because[situation] = because
+        measured += [_row(situation, candidate, candidates[0]) for candidate in candidates] + [
+            {"situation": situation, "way": str(way), "refused": reason} for way, reason in refused
+        ]
+    write_tuned(bundle, precision, tuned, measured=measured)
+    return tuned
+
+
+def _files(bundle: Bundle, precision: str) -> list[str]:
+    """Return the backends that have a file, the one that is taken without tuning first."""
+    return [name for name in ON_CPU if name != FUSED or precision in bundle.by_precision("ort")]
+
+
+def _ways_for_one(bundle: Bundle, precision: str) -> list[Way]:
+    """Return the ways for one clip; the first is what is taken without tuning."""
+    cores = usable_cores()
+    ways = []
+    for backend in _files(bundle, precision):
+        for threads in dict.fromkeys((None, 1)) if cores > 1 else (None,):
+            plain = SessionSettings(threads=threads)
+            sessions = [plain, replace(plain, without=_DOUBTFUL), replace(plain, arena=False)]
+            if threads is None and cores > 1:
+                sessions.append(replace(plain, spin=False))
+            ways += [Way(backend=backend, session=session) for session in sessions]
+    return ways
+
+
+def _ways_for_many(bundle: Bundle, precision: str) -> list[Way]:
+    """Return the ways for many clips; the first is what is taken without tuning."""
+    cores = usable_cores()
+    alone = SessionSettings(threads=1)
+    ways = []
+    for backend in _files(bundle, precision):
+        for clips in (8, *(clips for clips in _CLIPS_A_CALL if clips != 8)):
+            if clips <= bundle.contract.max_batch:
+                ways.append(Way(backend=backend, session=alone, workers=cores, most_clips=clips))
+        if cores > 1:
+            ways.append(Way(backend=backend, session=SessionSettings(), workers=1, most_clips=16))
+    return ways
+
+
+def _opened(
+    bundle: Bundle, precision: str, ways: Sequence[Way], goldens: Goldens
+) -> tuple[list[_Candidate], list[tuple[Way, str]]]:
+    """Open each way and replay the goldens through it.
+
+    Returns:
+        Those that give the bundle's answers; and the others, each with the reason.
+
+    Raises:
+        BackendError: there are none of the first.
+    """
+    candidates, refused = [], []
+    for way in ways:
+        try:
+            opened = open_runner(bundle, way.backend, precision=precision, way=way)
+            replay = replay_goldens(opened.runner, goldens, opened.artefact)
+        except SpoterError as error:
+            refused.append((way, str(error)))
+            continue
+        if replay.passed:
+            candidates.append(_Candidate(way=way, runner=opened.runner))
+        else:
+            opened.runner.close()
+            refused.append((way, f"its answers are not the model's: {replay}"))
+    if not candidates:
+        reasons = "\n".join(f"  {way}: {reason}" for way, reason in refused)
+        raise BackendError(f"{bundle.folder}: no way to run it gives its answers here:\n{reasons}")
+    return candidates, refused
+
+
+def _one_clip(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]:
+    """Return a call with one clip of a usual length; it gives the number of clips."""
+    frames = statistics.median_low(_lengths(bundle, goldens, 1))
+    clip = pad_clips([_clip_of(goldens, frames)])
+
+    def call(candidate: _Candidate) -> int:
+        candidate.runner.infer(*clip)
+        return 1
+
+    return call
+
+
+def _many_clips(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]:
+    """Return a call with clips of the lengths that the model was trained on."""
+    clips = [_clip_of(goldens, frames) for frames in _lengths(bundle, goldens, _MANY_CLIPS)]
+
+    def call(candidate: _Candidate) -> int:
+        way = candidate.way
+        infer_many(candidate.runner, clips, workers=way.workers, most_clips=way.most_clips)
+        return len(clips)
+
+    return call
+
+
+def _lengths(bundle: Bundle, goldens: Goldens, count: int) -> list[int]:
+    """Return lengths spread as those of the training data, or where that is not known as the goldens'."""
+    data = bundle.provenance.get("data")
+    counts = data.get("frame_counts") if isinstance(data, dict) else None
+    known = [int(frames) for frames, clips in (counts or {}).items() for _ in range(clips)]
+    lengths = sorted(known or goldens.lengths_N.tolist())
+    limit = bundle.contract.max_frames
+    return [min(limit, lengths[(2 * i + 1) * len(lengths) // (2 * count)]) for i in range(count)]
+
+
+def _clip_of(goldens: Goldens, frames: int) -> Float32Array:
+    """Return a clip of so many frames: a golden's, from its beginning again where it is shorter."""
+    place = int(goldens.lengths_N.argmax())
+    golden = goldens.poses_NTD[place, : goldens.lengths_N[place]]
+    return golden[np.arange(frames) % len(golden)].reshape(frames, NUM_LANDMARKS, 2)
+
+
+def _race(
+    candidates: list[_Candidate],
+    call: Callable[[_Candidate], int],
+    seconds: float,
+    *,
+    what: Situation,
+    on_progress: OnProgress | None,
+) -> None:
+    """Let all take their turns, round by round; what is clearly slower drops out after a few."""
+    end_ns = time.perf_counter_ns() + round(seconds * 1e9)
+    running = list(candidates)
+    for candidate in running:
+        call(candidate)  # buffers, caches
+    for done in range(_ROUNDS):
+        for candidate in running if done % 2 else reversed(running):
+            candidate.clips_ns.append(_ns_a_clip(candidate, call))
+        if on_progress:
+            on_progress(done + 1, _ROUNDS, f"tuning for {what}: {len(running)} ways")
+        if done + 1 >= _FEW_ROUNDS:
+            best = min(running, key=lambda candidate: statistics.median(candidate.clips_ns))
+            running = [c for c in running if c is candidates[0] or _low(c.ratios_to(best)) <= _CLEARLY]
+            if time.perf_counter_ns() > end_ns:
+                return
+
+
+def _ns_a_clip(candidate: _Candidate, call: Callable[[_Candidate], int]) -> float:
+    clips = 0
+    begin_ns = time.perf_counter_ns()
+    while True:
+        clips += call(candidate)
+        taken_ns = time.perf_counter_ns() - begin_ns
+        if taken_ns >= _ROUND_NS:
+            return taken_ns / clips
+
+
+def _chosen(candidates: Sequence[_Candidate]) -> tuple[Way, str]:
+    """Return the fastest way, and why; what is taken without tuning where nothing is surely faster."""
+    default = candidates[0]
+    rounds = max(len(candidate.clips_ns) for candidate in candidates)
+    full = [candidate for candidate in candidates if len(candidate.clips_ns) == rounds]
+    best = min(full, key=lambda candidate: statistics.median(candidate.ratios_to(default)))
+    times = [1 / ratio for ratio in best.ratios_to(default)]
+    ms = statistics.median(best.clips_ns) / 1e6
+    if best is default or _low(times) < _SURELY:
+        own = statistics.median(default.clips_ns) / 1e6
+        return default.way, f"{own:.3g} ms a clip; none of {len(candidates)} ways is surely faster"
+    return best.way, (
+        f"{ms:.3g} ms a clip, {statistics.median(times):.2f} times as fast as without tuning (95 %: at least "
+        f"{_low(times):.2f}); the fastest of {len(candidates)} ways"
+    )
+
+
+def _low(values: Sequence[float]) -> float:
+    """Return what the median of such values is above with 97.5 % confidence, from the ranks of a sample.
+
+    The number of values below a median is binomial with 1/2 (the sign test); normal approximation.
+    """
+    ordered = sorted(values)
+    rank = int((len(ordered) - 1.96 * len(ordered) ** 0.5) / 2)
+    return ordered[max(0, rank)]
+
+
+def _prepared(bundle: Bundle, precision: str, way: Way) -> Way:
+    """Keep the file as ONNX Runtime has optimised it: the next start need not do it again."""
+    artefact = bundle.by_precision("ort" if way.backend == FUSED else "onnx")[precision]
+    ort = import_onnxruntime()
+    options = way.session.options(ort)
+    path = prepared_path(hashlib.sha256(f"{artefact.sha256} {way}".encode()).hexdigest())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(
+        bundle.read(artefact.path),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(way.session.without) or None,
+    )
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    path.replace(prepared_path(digest))
+    return replace(way, prepared=digest)
+
+
+def _row(situation: Situation, candidate: _Candidate, default: _Candidate) -> dict[str, Any]:
+    return {
+        "situation": situation,
+        "way": str(candidate.way),
+        "settings": asdict(candidate.way),
+        "clips_ns": [round(value) for value in candidate.clips_ns],
+        "times_of_default": round(statistics.median(candidate.ratios_to(default)), 4),
+    }

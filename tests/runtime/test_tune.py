@@ -1,0 +1,202 @@
+"""Tuning: what is fastest here is found, kept, explained and used; what is wrong or foreign never is."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from spoter_runtime import __main__ as command
+from spoter_runtime.bundle import read_bundle
+from spoter_runtime.errors import BackendError, BundleError, ConfigError
+from spoter_runtime.ort import SessionSettings
+from spoter_runtime.recognizer import Recognizer
+from spoter_runtime.tune import tune
+from spoter_runtime.tuned import Tuned, Way, prepared_path, read_tuned, tuned_path, write_tuned
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bundle(bundle_folder):
+    return read_bundle(bundle_folder)
+
+
+@pytest.fixture
+def clip():
+    return np.random.default_rng(0).random((30, 54, 2), np.float32)
+
+
+ONE = Way(backend="ort-cpu", session=SessionSettings(threads=1, without=("SkipLayerNormFusion",)))
+MANY = Way(backend="ort-cpu", session=SessionSettings(threads=1), workers=2, most_clips=4)
+FOUND = Tuned(ways={"one": ONE, "many": MANY}, because={"one": "it is quick", "many": "so is this"})
+
+
+def test_the_fastest_ways_are_found_kept_and_used(bundle, clip):
+    found = tune(bundle, seconds=0.5)
+    assert found == read_tuned(bundle, "fp32")
+    assert set(found.ways) == set(found.because) == {"one", "many"}
+    content = json.loads(tuned_path(bundle, "fp32").read_text())
+    assert all(len(row["clips_ns"]) >= 6 for row in content["measured"])
+    backends = {row["settings"]["backend"] for row in content["measured"]}
+    assert backends == {"ort-cpu", "ort-cpu-fused"}
+    recognizer = Recognizer.load(bundle.folder)
+    way = found.ways["one"]
+    assert recognizer.runner.name == way.backend
+    assert recognizer.why[way.backend].endswith(f"; tuned: {way}")
+    plain = Recognizer.load(bundle.folder, "ort-cpu", tuned=False)
+    np.testing.assert_allclose(recognizer.predict(clip).logits_C, plain.predict(clip).logits_C, atol=1e-5)
+    many = recognizer.predict_many([clip, clip[:7], clip])
+    assert [one.label for one in many] == [plain.predict(c).label for c in (clip, clip[:7], clip)]
+
+
+def test_the_reason_says_what_was_measured(bundle):
+    for because in tune(bundle, seconds=0.2).because.values():
+        assert " ms a clip" in because
+        assert "times as fast as without tuning" in because or "ways is surely faster" in because
+
+
+def test_a_way_with_other_answers_is_never_chosen(bundle_copy, plant, clip):
+    fused = onnx.load(bundle_copy / "model.ort.onnx")
+    bias = next(t for t in fused.graph.initializer if t.name == "bdsl_classifier.7.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+    bundle = plant(bundle_copy, fused.SerializeToString(), kind="ort")
+    found = tune(bundle, seconds=0.2)
+    assert {way.backend for way in found.ways.values()} == {"ort-cpu"}
+    refused = [
+        row for row in json.loads(tuned_path(bundle, "fp32").read_text())["measured"] if "refused" in row
+    ]
+    assert refused
+    assert all("its answers are not the model's: " in row["refused"] for row in refused)
+    assert Recognizer.load(bundle.folder).runner.name == "ort-cpu"
+
+
+def test_where_every_way_is_wrong_nothing_is_chosen(bundle_copy, plant):
+    for kind in ("onnx", "ort"):
+        path = bundle_copy / ("model.onnx" if kind == "onnx" else "model.ort.onnx")
+        graph = onnx.load(path)
+        bias = next(t for t in graph.graph.initializer if t.name == "bdsl_classifier.7.bias")
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+        bundle = plant(bundle_copy, graph.SerializeToString(), kind=kind)
+    with pytest.raises(BackendError, match=r"no way to run it gives its answers here:\n  ort-cpu-fused, "):
+        tune(bundle, seconds=0.2)
+    assert read_tuned(bundle, "fp32") is None
+
+
+def test_an_interrupted_run_leaves_what_was_there(bundle):
+    write_tuned(bundle, "fp32", FOUND, measured=[])
+
+    def interrupt(done, total, what):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(bundle, seconds=0.2, on_progress=interrupt)
+    assert read_tuned(bundle, "fp32") == FOUND
+
+
+def test_an_operator_that_this_onnx_runtime_has_not_leaves_the_portable_file(bundle_copy, plant, clip):
+    graph = onnx.load(bundle_copy / "model.ort.onnx")
+    for node in graph.graph.node:
+        if node.op_type == "MultiHeadAttention":
+            node.op_type = "AttentionOfTheFuture"
+    bundle = plant(bundle_copy, graph.SerializeToString(), kind="ort")
+    recognizer = Recognizer.load(bundle.folder)
+    assert recognizer.runner.name == "ort-cpu"
+    assert "AttentionOfTheFuture" in recognizer.why["ort-cpu-fused"]
+    assert recognizer.predict(clip).label
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"machine": {"cpu": "Another", "cores": 64}},
+            r"is of another machine: cpu was Another, here it is ",
+        ),
+        ({"schema_version": 99}, r"is of another version"),
+        ({"files": {"model.onnx": "0" * 64}}, r"is of another bundle"),
+        ({"ways": {"one": {"backend": "ort-cpu"}}}, r"is not what tune writes: KeyError\('session'\)"),
+        ({"machine": 5}, r"is damaged"),
+    ],
+)
+def test_a_file_that_is_not_of_here_is_left_aside_and_said_once(bundle, clip, change, message):
+    path = write_tuned(bundle, "fp32", FOUND, measured=[])
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.warns(
+        UserWarning, match=message + r".*; it is left aside\. Fix: python -m spoter_runtime tune"
+    ) as said:
+        recognizer = Recognizer.load(bundle.folder)
+    assert len(said) == 1
+    assert "tuned" not in recognizer.why[recognizer.runner.name]
+    assert recognizer.predict(clip).label
+
+
+def test_a_file_that_is_cut_short_is_left_aside(bundle):
+    path = write_tuned(bundle, "fp32", FOUND, measured=[])
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(BackendError, match=r"cannot be read: .*; it is left aside"):
+        read_tuned(bundle, "fp32")
+
+
+def test_another_version_of_onnx_runtime_counts_as_another_machine(bundle, monkeypatch):
+    write_tuned(bundle, "fp32", FOUND, measured=[])
+    monkeypatch.setattr("spoter_runtime.tuned.installed_distributions", lambda: {"onnxruntime": "9.9"})
+    with pytest.raises(BackendError, match=r"onnxruntime was {'onnxruntime': '1\..*'}, here it is .*9\.9"):
+        read_tuned(bundle, "fp32")
+
+
+def test_a_prepared_file_that_is_gone_or_changed_is_made_up_for(bundle, clip):
+    found = tune(bundle, seconds=0.2)
+    prepared = prepared_path(found.ways["one"].prepared)
+    prepared.write_bytes(b"not a graph")
+    assert Recognizer.load(bundle.folder).predict(clip).label
+    prepared.unlink()
+    assert Recognizer.load(bundle.folder).predict(clip).label
+
+
+def test_what_was_asked_for_by_name_is_taken_and_threads_too(bundle):
+    write_tuned(bundle, "fp32", FOUND, measured=[])
+    assert Recognizer.load(bundle.folder, "ort-cpu-fused").runner.name == "ort-cpu-fused"
+    recognizer = Recognizer.load(bundle.folder, threads=1)
+    assert recognizer.runner.name == "ort-cpu-fused"
+    assert "tuned" not in recognizer.why["ort-cpu-fused"]
+
+
+def test_nothing_tuned_needs_no_file_and_says_nothing(bundle):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Recognizer.load(bundle.folder).runner.name == "ort-cpu-fused"
+
+
+def test_wrong_wishes_are_refused(bundle):
+    with pytest.raises(ConfigError, match=r"seconds=0: expected a positive number"):
+        tune(bundle, seconds=0)
+    with pytest.raises(BundleError, match=r"has no int8 ONNX file, only fp32"):
+        tune(bundle, precision="int8")
+
+
+def test_the_devices_command_prints_each_way_and_the_file(bundle, capsys):
+    assert command.main(["tune", str(bundle.folder), "--seconds", "0.2"]) == 0
+    one, many, path = capsys.readouterr().out.splitlines()
+    assert (one.split("\t")[0], many.split("\t")[0]) == ("one", "many")
+    assert path == str(tuned_path(bundle, "fp32"))
+
+
+def test_a_device_without_torch_and_onnx_tunes(bundle, python, cache):
+    done = python(
+        *("-m", "spoter_runtime", "tune", bundle.folder, "--seconds", "0.2"),
+        absent=("torch", "onnx", "spoter_export", "spoter_toolkit"),
+        env={"XDG_CACHE_HOME": str(cache)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("one\tort-cpu")
