@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from result_files import environment_lines, write_result
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
 from spoter_export.int8 import bounded_products, int8_from_fp32
 from spoter_export.judge import unexplained_flips
+from spoter_export.lower import SIMPLER, lowered
 from spoter_export.parity import invariance_of, run_parity
+from spoter_export.to_onnx import onnx_from_module
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.ort import OrtRunner, import_onnxruntime
 from spoter_runtime.runner import pad_clips
@@ -204,6 +207,12 @@ def ablation(case: Case) -> list[dict[str, Any]]:
     return rows
 
 
+def simpler(case: Case) -> Case:
+    """Return a case with the graph that int8 is made of: products as MatMul, where a bundle has Gemm."""
+    exported = onnx_from_module(case.torch_model, case.fp32.contract)
+    return replace(case, model=lowered(exported, SIMPLER))
+
+
 def measure(case: Case) -> dict[str, Any]:
     """Return everything about one model as plain JSON values."""
     runner = on_ort(int8_from_fp32(case.model))
@@ -290,7 +299,7 @@ def main() -> None:
     """Measure every case and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--case", nargs=3, type=Path, action="append", required=True, dest="cases")
-    results = [measure(case_from(*paths)) for paths in parser.parse_args().cases]
+    results = [measure(simpler(case_from(*paths))) for paths in parser.parse_args().cases]
     where = environment()
     write_result("int8", {"cases": results}, markdown(results, where), where)
 

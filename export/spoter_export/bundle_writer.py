@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,12 +15,14 @@ from torch import nn
 
 from spoter_export.bundle_files import alone_with, describe_bundle
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
+from spoter_export.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Proof, policy_of, prove
-from spoter_export.lower import check_fp16_range, fp16_from_fp32, rounded_from_fp16
+from spoter_export.lower import lowered, passes_for, telling_batches
 from spoter_export.parity import Remembering
-from spoter_export.to_onnx import OPSET, check_graph, onnx_from_module
+from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module
 from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.backends import FUSED
 from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
@@ -29,7 +31,6 @@ from spoter_runtime.ort import OrtRunner
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner, pad_clips
 
-MODEL: Final = "model.onnx"
 _GOLDEN_CLIPS: Final = 16
 
 
@@ -62,7 +63,7 @@ def export_bundle(
         provenance: where the weights come from; plain JSON values, shown in the model card.
         clips: of people, to compare on; generated ones are always used too.
         keep_goldens: whether some of `clips` may travel in the bundle. Landmarks of people are personal.
-        precisions: a file for each; fp32 is always among them, because the others are made from it.
+        precisions: files for each; fp32 is always among them, because the others are made from it.
         force: replace an existing bundle.
         on_progress: called with (done, total, what).
 
@@ -87,14 +88,14 @@ def export_bundle(
         if on_progress:
             on_progress(0, 0, "exporting to ONNX")
         exported = onnx_from_module(module, contract)
-        for precision in precisions:
-            graph = _lowered(exported, precision, contract, clips)
+        for kind, precision, graph in _forms_of(exported, precisions, contract, clips):
             model = _bytes_of(graph)
-            artefact = _onnx_artefact(model, precision)
-            candidate = OrtRunner(model)
+            artefact = _artefact(model, kind, precision)
+            candidate = OrtRunner(model, name=FUSED if kind == "ort" else None)
             if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
-                candidate = OrtRunner(_bytes_of(rounded_from_fp16(graph)))
-                candidate.name = "ort-cpu, all rounded to fp16"
+                candidate = OrtRunner(
+                    _bytes_of(rounded_from_fp16(graph)), name="ort-cpu, all rounded to fp16"
+                )
             proofs.append(_proven(reference, candidate, artefact, clips, on_progress))
             artefacts.append(artefact)
             (temporary / artefact.path).write_bytes(model)
@@ -110,25 +111,33 @@ def export_bundle(
     return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
 
 
-def _lowered(
-    model: onnx.ModelProto, precision: str, contract: GraphContract, clips: ClipSet | None
-) -> onnx.ModelProto:
-    """Return the fp32 graph in a precision; in fp16 after looking at the values that flow through it.
+def _forms_of(
+    exported: onnx.ModelProto, precisions: Sequence[str], contract: GraphContract, clips: ClipSet | None
+) -> Iterator[tuple[str, str, onnx.ModelProto]]:
+    """Yield (kind, precision, graph) of each file that a bundle gets.
+
+    A file of kind ``"ort"`` comes where the model has something that ONNX Runtime has an operator for; none
+    in fp16, which the CPU computes in fp32.
 
     Raises:
-        ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or the
-            precision has nothing to do in this graph.
+        ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or a precision
+            has nothing to do in this graph.
     """
-    if precision == "fp32":
-        return model
-    if precision == "int8":
-        lowered = int8_from_fp32(model)
-    else:
-        looked_at = [*(clips.clips if clips else ()), *generated_clips(contract, seed=0).clips]
-        check_fp16_range(model, (pad_clips([clip]) for clip in looked_at))
-        lowered = fp16_from_fp32(model)
-    check_graph(lowered, contract)
-    return lowered
+    batches = telling_batches(contract)
+    for precision in precisions:
+        for kind in ("onnx",) if precision == "fp16" else ("onnx", "ort"):
+            graph = lowered(exported, passes_for(kind, precision), batches=batches)
+            domains = {node.domain for node in graph.graph.node} - {""}
+            if kind == "ort" and not domains:
+                continue
+            if precision == "int8":
+                graph = int8_from_fp32(graph)
+            elif precision == "fp16":
+                looked_at = [*(clips.clips if clips else ()), *generated_clips(contract, seed=0).clips]
+                check_fp16_range(graph, (pad_clips([clip]) for clip in looked_at))
+                graph = fp16_from_fp32(graph)
+            check_graph(graph, contract, domains=(ORT_DOMAIN,) if kind == "ort" else ())
+            yield kind, precision, graph
 
 
 def _bytes_of(model: onnx.ModelProto) -> bytes:
@@ -136,10 +145,11 @@ def _bytes_of(model: onnx.ModelProto) -> bytes:
     return content
 
 
-def _onnx_artefact(model: bytes, precision: str) -> Artefact:
+def _artefact(model: bytes, kind: str, precision: str) -> Artefact:
+    parts = ("model", *(() if precision == "fp32" else (precision,)), *(("ort",) if kind == "ort" else ()))
     return Artefact(
-        path=MODEL if precision == "fp32" else f"model.{precision}.onnx",
-        kind="onnx",
+        path=".".join((*parts, "onnx")),
+        kind=kind,
         precision=precision,
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),

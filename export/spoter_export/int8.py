@@ -137,6 +137,8 @@ def _quantised(model: onnx.ModelProto, products: list[str]) -> onnx.ModelProto:
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=True,
+                # Of what an operator of ONNX Runtime's own gives, whose type onnx cannot infer.
+                extra_options={"DefaultTensorType": TensorProto.FLOAT},
             )
         except (ValueError, RuntimeError) as error:
             raise ExportError(f"onnxruntime.quantization cannot lower the graph to int8: {error}") from error

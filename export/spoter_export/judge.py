@@ -14,6 +14,7 @@ from spoter_export.parity import ClipFact, ClipFacts, ParityFacts, run_parity
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.errors import ConfigError, nearest_known
 from spoter_runtime.progress import OnProgress
+from spoter_runtime.replay import threshold
 from spoter_runtime.runner import Runner
 
 _SHOWN: Final = 3  # flips that a failure names
@@ -57,20 +58,15 @@ class Policy:
 # within 7.5e-3 on people's clips, changed ones too, padding and company move it by at most 2.2e-3, 256 of 256
 # labels agree. With two fifths of the roundings missing: 3,133 of 3,133 labels; where a model does not know
 # the words and its logits lie close, 0.5 % of the labels turn.
-# int8, measured on a CPU with AVX2 by benchmarks/int8.py: a trained model stays within 3.6e-2 of fp32 on
-# people's clips and within 6.5e-2 over the grid, padding and company move it by at most 3.2e-2, because they
-# share the steps that values are rounded to, and 1,303 of 1,303 labels agree.
+# int8, measured on a CPU with AVX2 by benchmarks/int8.py and over twenty seeds by
+# benchmarks/no_false_alarm.py: a trained model stays within 3.6e-2 of fp32 on people's clips and within
+# 1.1e-1 over the grids, where generated clips of one frame are furthest; padding, company and order move it
+# by at most 6.1e-2, because they share the steps that values are rounded to; 1,303 of 1,303 labels agree.
 POLICIES: Final = {
     "fp32": Policy(),
     "fp16": Policy(max_logit_diff=2e-2, max_invariance_diff=5e-3, min_label_agreement=0.99),
-    "int8": Policy(max_logit_diff=1e-1, max_invariance_diff=6e-2, min_label_agreement=0.995),
+    "int8": Policy(max_logit_diff=1.5e-1, max_invariance_diff=1e-1, min_label_agreement=0.995),
 }
-
-
-def threshold(value: float) -> str:
-    """Return a threshold as it was set: with a digit less, a failure could contradict itself."""
-    short = f"{value:.0e}"
-    return short if float(short) == value else f"{value:g}"
 
 
 def _percent(share: float) -> str:

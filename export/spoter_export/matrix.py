@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from spoter_export.cases import GENERATED, GOLDENS
-from spoter_export.judge import Proof, agreement, agreement_in_words, threshold, unexplained_flips
+from spoter_export.judge import Proof, agreement, agreement_in_words, unexplained_flips
 from spoter_export.parity import ClipFacts
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.engine import BACKEND_OF
+from spoter_runtime.replay import threshold
 
 NOT_EXECUTED: Final = "not executed"
 

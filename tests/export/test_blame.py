@@ -87,6 +87,7 @@ def test_the_first_module_that_reads_padding_is_named(small_model, make_clip):
     faulty = copy.deepcopy(small_model)
     attention = faulty.encoder_layers[1].self_attention
     honest = attention.forward
-    attention.forward = lambda tokens, mask: honest(tokens, torch.zeros_like(mask))  # the mask is forgotten
+    # The mask is forgotten.
+    attention.forward = lambda asking, tokens, mask: honest(asking, tokens, torch.zeros_like(mask))
     path = first_module_moved_by_padding(faulty, make_clip(frames=20), 40)
     assert path == "encoder_layers.1.self_attention.W_o"

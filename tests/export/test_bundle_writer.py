@@ -29,26 +29,29 @@ def reference(small_model, contract):
 
 
 def test_an_exported_bundle_is_proven_over_its_whole_grid(exported, contract):
-    (proof,) = exported.proofs
-    assert proof.verdict.passed
-    assert proof.sha256 == exported.bundle.onnx().sha256
-    facts = proof.facts
-    points = {(point.batch, point.frames, point.lengths) for point in facts.grid}
-    assert points == {(b, f, k) for b in (1, 2, 7, 8) for f in (1, 2, 37, 60, 99) for k in ("full", "ragged")}
-    assert all(point.error is None for point in facts.grid)
-    assert facts.max_logit_diff <= 1e-4
-    assert {fact.runner for fact in facts.invariance} == {"torch", "ort-cpu"}
+    grid = {(b, f, k) for b in (1, 2, 7, 8) for f in (1, 2, 37, 60, 99) for k in ("full", "ragged")}
+    backends = ("ort-cpu", "ort-cpu-fused")
+    for proof, backend, artefact in zip(exported.proofs, backends, exported.bundle.artefacts, strict=True):
+        assert proof.verdict.passed
+        assert proof.sha256 == artefact.sha256
+        facts = proof.facts
+        assert {(point.batch, point.frames, point.lengths) for point in facts.grid} == grid
+        assert all(point.error is None for point in facts.grid)
+        assert facts.max_logit_diff <= 1e-4
+        assert {fact.runner for fact in facts.invariance} == {"torch", backend}
 
 
 def test_the_proof_travels_in_the_bundle(exported, bundle_folder):
-    (proof,) = json.loads((bundle_folder / "parity.json").read_text(encoding="utf-8"))["proofs"]
-    assert (proof["artefact"], proof["passed"], proof["failures"]) == ("model.onnx", True, [])
-    assert proof["policy"] == {
-        "max_logit_diff": 1e-4,
-        "max_invariance_diff": 1e-5,
-        "min_label_agreement": 1.0,
-        "min_clips": 0,
-    }
+    proofs = json.loads((bundle_folder / "parity.json").read_text(encoding="utf-8"))["proofs"]
+    assert [proof["artefact"] for proof in proofs] == ["model.onnx", "model.ort.onnx"]
+    for proof in proofs:
+        assert (proof["passed"], proof["failures"]) == (True, [])
+        assert proof["policy"] == {
+            "max_logit_diff": 1e-4,
+            "max_invariance_diff": 1e-5,
+            "min_label_agreement": 1.0,
+            "min_clips": 0,
+        }
     assert read_proofs(exported.bundle) == exported.proofs
 
 

@@ -54,7 +54,7 @@ def with_engine(bundle_folder, tmp_path_factory):
 def test_an_engine_is_listed_with_what_it_needs_and_where_it_came_from(with_engine):
     folder, added = with_engine
     bundle = read_bundle(folder)
-    assert bundle.artefacts == (bundle.onnx(), added.artefact)
+    assert bundle.artefacts == (bundle.onnx(), bundle.by_precision("ort")["fp32"], added.artefact)
     spec = added.artefact.engine
     assert spec.onnx_sha256 == bundle.onnx().sha256
     assert spec.compute_capabilities == RTX_COMPUTE_CAPABILITIES
@@ -82,7 +82,7 @@ def test_built_is_not_executed(with_engine):
 def test_a_device_without_a_gpu_runs_the_bundle_and_says_why_not_the_engine(with_engine):
     folder, _ = with_engine
     assert "no NVIDIA driver" in Recognizer.load(folder).why["trt-rtx"]
-    assert verify_bundle(folder).backend == "ort-cpu"
+    assert verify_bundle(folder).backend == "ort-cpu-fused"
     with pytest.raises(BackendError, match="no NVIDIA driver"):
         verify_bundle(folder, "trt-rtx")
 
@@ -105,7 +105,7 @@ def test_an_engine_that_is_there_is_built_anew_only_by_force(bundle_copy):
     (again,) = add_engines(bundle_copy, library="tensorrt_rtx", force=True)
     assert again.artefact.path == first.artefact.path
     bundle = read_bundle(bundle_copy)
-    assert bundle.artefacts == (bundle.onnx(), again.artefact)
+    assert bundle.artefacts == (bundle.onnx(), bundle.by_precision("ort")["fp32"], again.artefact)
     assert bundle.check_files() == 5
 
 
@@ -225,7 +225,7 @@ def test_a_second_build_waits_for_the_first(bundle_copy):
         build = start_build(bundle_copy)
         assert build.stdout.readline() == f"waiting for another process that changes {bundle_copy.name}\n"
         assert build.poll() is None
-        assert len(read_bundle(bundle_copy).artefacts) == 1
+        assert len(read_bundle(bundle_copy).artefacts) == 2
     _, errors = build.communicate()
     assert build.returncode == 0, errors
     assert len(read_bundle(bundle_copy).artefacts) == 2

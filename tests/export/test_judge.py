@@ -16,12 +16,12 @@ from spoter_export.judge import (
     judge,
     policies_from_table,
     policy_of,
-    threshold,
     unexplained_flips,
     worst_group,
 )
 from spoter_export.parity import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts
 from spoter_runtime.errors import ConfigError
+from spoter_runtime.replay import threshold
 
 
 def clip(name="c", *, diff=1e-6, reference="a", candidate="a", margin=1.0, label=None, signer=None):

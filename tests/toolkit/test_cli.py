@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -28,7 +29,12 @@ def spoter_kit(folder: Path, *arguments: str) -> Done:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"COLUMNS": "120"},
+        env=os.environ
+        | {
+            "COLUMNS": "120",
+            "XDG_CACHE_HOME": str(folder / "cache"),  # what is tuned here is nobody else's
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),  # but the fonts are known already
+        },
     )
 
 
@@ -44,7 +50,7 @@ def home(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["epochs=2", "model.num_encoder_layers=1", "model.d_model=36", "model.d_ff=40"]
     settings = [part for setting in small for part in ("--set", setting)]
     answer(spoter_kit(folder, "train", str(tiny.folder), "--recipe", "demo", *settings, "--json"))
-    answer(spoter_kit(folder, "export", "--onnx", "--max-batch", "3", "--json"))
+    answer(spoter_kit(folder, "export", "--onnx", "--max-batch", "3", "--no-tune", "--json"))
     return folder
 
 
@@ -62,12 +68,13 @@ def test_each_verb_finds_what_the_one_before_it_made(home: Path, tiny: Dataset) 
     assert on_ort["backend"] == "ort-cpu"
     assert on_ort["top1"] == scores["top1"]
     answered = answer(spoter_kit(home, "parity", "--all", "--json"))
-    (proof,) = answered["proofs"]
     assert set(answered["not_run"]) == {"trt", "trt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda"}
-    assert proof["passed"] is True
-    groups = {group["source"]: len(group["clips"]) for group in proof["facts"]["clips"]}
     goldens = len(read_bundle(bundle_of(home)).goldens().lengths_N)
-    assert groups == {"generated": 15, "synthetic, all clips": len(tiny.clips), "goldens": goldens}
+    assert [proof["artefact"] for proof in answered["proofs"]] == ["model.ort.onnx", "model.onnx"]
+    for proof in answered["proofs"]:
+        assert proof["passed"] is True
+        groups = {group["source"]: len(group["clips"]) for group in proof["facts"]["clips"]}
+        assert groups == {"generated": 15, "synthetic, all clips": len(tiny.clips), "goldens": goldens}
     assert answer(spoter_kit(home, "verify", "--json"))["passed"] is True
     found = answer(spoter_kit(home, "predict", "clip.npy", "--top", "2", "--json"))["predictions"][0]
     expected = Recognizer.load(bundle_of(home)).predict(tiny.poses_of(tiny.clips[0]))
@@ -291,7 +298,7 @@ def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_i
     done = spoter_kit(tmp_path, *command, "-o", "facts.json")
     assert done.returncode == 3, done.stderr
     assert "PARITY FAILS:" in done.stdout
-    assert "it breaks at model.onnx: differs from ONNX exported now by" in done.stdout
+    assert "it breaks at model.onnx: differs from ONNX exported now, lowered by" in done.stdout
     assert "module positional_encoding, reads positional_encoding.pe): by" in done.stdout
     (written,) = (tmp_path / "bisect").iterdir()
     assert sorted(file.name for file in written.iterdir()) == [
@@ -349,7 +356,8 @@ def proof_with(stored: dict[str, Any], **parts: Any) -> dict[str, Any]:
 
 def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     out = "bundles-apart/half.spoter"
-    answer(spoter_kit(home, "export", "--precision", "fp16", "--max-batch", "2", "-o", out, "--json"))
+    wanted = ("--precision", "fp16", "--max-batch", "2", "--no-tune", "-o", out)
+    answer(spoter_kit(home, "export", *wanted, "--json"))
     proofs = answer(spoter_kit(home, "parity", out, "--backend", "ort-cpu:fp16", "--json"))["proofs"]
     assert [(proof["artefact"], proof["passed"]) for proof in proofs] == [("model.fp16.onnx", True)]
     short = (
@@ -378,21 +386,37 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
 
 
+def test_what_is_tuned_is_explained_and_used(home: Path, tiny: Dataset) -> None:
+    bundle = str(bundle_of(home))
+    tuned = answer(spoter_kit(home, "tune", bundle, "--seconds", "0.3", "--json"))
+    assert Path(tuned["file"]).is_relative_to(home / "cache" / "spoter-kit" / "tuned")
+    shown = spoter_kit(home, "tune", bundle, "--seconds", "0.3")
+    assert (shown.returncode, "ms a clip" in shown.stdout, "many clips" in shown.stdout) == (0, True, True)
+    np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    assert spoter_kit(home, "predict", "clip.npy", "--bundle", bundle).returncode == 0
+    Path(tuned["file"]).write_text("{}", encoding="utf-8")
+    said = spoter_kit(home, "predict", "clip.npy", "--bundle", bundle)
+    assert (said.returncode, said.stderr.count("it is left aside. Fix: ")) == (0, 1)
+
+
 def test_every_verb_runs_int8_by_the_backends_name(home: Path, tiny: Dataset) -> None:
     out, backend = "bundles-apart/int8.spoter", ("--backend", "ort-cpu:int8")
     wanted = ("--precision", "int8", "--max-batch", "2", "-o", out, "--json")
-    exported = answer(spoter_kit(home, "export", *wanted))["onnx"]
+    answered = answer(spoter_kit(home, "export", *wanted))
+    exported = answered["onnx"]
+    assert answered["tuned"].keys() == {"fp32", "int8"}  # and found by what runs below
     files = [(proof["artefact"], proof["passed"]) for proof in exported]
-    assert files == [("model.onnx", True), ("model.int8.onnx", True)]
+    names = ("model.onnx", "model.ort.onnx", "model.int8.onnx", "model.int8.ort.onnx")
+    assert files == [(name, True) for name in names]
     (proof,) = answer(spoter_kit(home, "parity", out, *backend, "--json"))["proofs"]
     assert (proof["artefact"], proof["passed"]) == ("model.int8.onnx", True)
     assert proof["facts"]["clips"][0]["clips"][0]["max_logit_diff"] > 2e-5  # it is not the fp32 file
     assert answer(spoter_kit(home, "eval", out, *backend, "--json"))["clips"] == len(tiny.clips_in("test"))
     np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
     expected = Recognizer.load(home / out, precision="int8").predict(tiny.poses_of(tiny.clips[0])).top(1)
-    for chosen in (backend, ("--precision", "int8")):
+    for chosen, file in ((backend, "model.int8.onnx"), (("--precision", "int8"), "model.int8.ort.onnx")):
         report = answer(spoter_kit(home, "verify", out, *chosen, "--json"))
-        assert (report["artefact"], report["passed"]) == ("model.int8.onnx", True)
+        assert (report["artefact"], report["passed"]) == (file, True)
         command = ("predict", "clip.npy", "--bundle", out, "--top", "1", *chosen, "--json")
         (found,) = answer(spoter_kit(home, *command))["predictions"]
         assert found["top"] == [[label, pytest.approx(score)] for label, score in expected]

@@ -368,7 +368,7 @@ def test_a_page_without_sections_is_sound():
 
 
 def test_the_page_of_a_parity_run_has_facts_flips_and_failures(exported):
-    (proof,) = read_proofs(exported.bundle)
+    proof, _ = read_proofs(exported.bundle)
     group = proof.facts.clips[0]
     flip = replace(group.clips[0], name=HOSTILE, candidate=BENGALI, reference_margin=0.3, label="cha")
     facts = replace(proof.facts, clips=(replace(group, clips=(flip, *group.clips[1:])),))

@@ -15,9 +15,10 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from spoter_export.fp16 import fp16_from_fp32, rounded_from_fp16
 from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Policy, judge, prove
-from spoter_export.lower import fp16_from_fp32, rounded_from_fp16
+from spoter_export.lower import lowered, passes_for
 from spoter_export.parity import run_parity
 from spoter_export.to_onnx import check_graph, trace_module
 from spoter_export.torch_runner import TorchRunner
@@ -138,7 +139,7 @@ FAULTS = {
     positions_shifted: "module positional_encoding, reads positional_encoding.pe)",
     class_token_last: "(Concat, module at the top",
     planar_weights: "(Mul, module at the top",
-    hands_swapped: "(Reshape, module normalize",
+    hands_swapped: "(Slice, module normalize",
     another_epsilon: "(LayerNormalization, module encoder_layers.0.norm1",
 }
 
@@ -159,7 +160,7 @@ def test_a_fault_of_the_graph_is_found_and_the_file_is_blamed(
     # Behind the frames, the class token's position is that of the padding's end.
     assert bool(moved) == (fault in (attends_to_padding, class_token_last))
     blamed = blame(bundle, honest, "ort-cpu", traced=traced)
-    assert str(blamed.broken).startswith("model.onnx: differs from ONNX exported now by ")
+    assert str(blamed.broken).startswith("model.onnx: differs from ONNX exported now, lowered by ")
     assert where in str(blamed.bisect())
 
 
@@ -168,7 +169,7 @@ def test_an_axis_frozen_by_export_is_found_though_the_file_declares_it_dynamic(
     honest, contract, traced, graph, bundle_copy, plant
 ):
     reshape = next(node for node in graph.graph.node if node.op_type == "Reshape")
-    reshape.input[1] = constant(graph, "frozen", np.array([3, 37, 54, 2]))
+    reshape.input[1] = constant(graph, "frozen", np.array([3, 37, 2, 2, 21]))  # coordinates, hands, points
     check_graph(graph, contract)  # its form is right
     faulty = graph.SerializeToString()
     bundle = plant(bundle_copy, faulty)
@@ -191,25 +192,25 @@ def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_
     ONNX Runtime's CPU provider computes such scores in fp32 whatever the file says, so only the file with
     every tensor rounded shows it.
     """
-    lowered = fp16_from_fp32(graph)
-    softmax = [i for i, node in enumerate(lowered.graph.node) if node.op_type == "Softmax"][1]
-    add = place_of(lowered, lowered.graph.node[softmax].input[0])
-    scores = lowered.graph.node[add].input[0]
-    product = place_of(lowered, scores)
-    large = constant(lowered, "large", np.float16(2**9))
-    back = constant(lowered, "back", np.float16(2**-9))
-    queries, keys = lowered.graph.node[product].input
-    lowered.graph.node[product].input[:] = ["large_queries", "large_keys"]
-    lowered.graph.node[product].output[0] = "large_scores"
+    in_fp16 = fp16_from_fp32(graph)
+    softmax = [i for i, node in enumerate(in_fp16.graph.node) if node.op_type == "Softmax"][1]
+    add = place_of(in_fp16, in_fp16.graph.node[softmax].input[0])
+    scores = in_fp16.graph.node[add].input[0]
+    product = place_of(in_fp16, scores)
+    large = constant(in_fp16, "large", np.float16(2**9))
+    back = constant(in_fp16, "back", np.float16(2**-9))
+    queries, keys = in_fp16.graph.node[product].input
+    in_fp16.graph.node[product].input[:] = ["large_queries", "large_keys"]
+    in_fp16.graph.node[product].output[0] = "large_scores"
     after = [("Mul", ["large_scores", back], ["smaller"], {}), ("Mul", ["smaller", back], [scores], {})]
-    insert(lowered, product + 1, *after)
+    insert(in_fp16, product + 1, *after)
     before = [("Mul", [queries, large], ["large_queries"], {}), ("Mul", [keys, large], ["large_keys"], {})]
-    insert(lowered, product, *before)
-    bundle = plant(plant(bundle_copy, graph.SerializeToString()).folder, lowered.SerializeToString(), "fp16")
+    insert(in_fp16, product, *before)
+    bundle = plant(plant(bundle_copy, graph.SerializeToString()).folder, in_fp16.SerializeToString(), "fp16")
     reference = TorchRunner(honest, contract)
-    kind = prove(reference, OrtRunner(lowered.SerializeToString()), bundle.onnx("fp16"))
+    kind = prove(reference, OrtRunner(in_fp16.SerializeToString()), bundle.onnx("fp16"))
     assert kind.verdict.passed
-    rounded = OrtRunner(rounded_from_fp16(lowered).SerializeToString())
+    rounded = OrtRunner(rounded_from_fp16(in_fp16).SerializeToString())
     failures = prove(reference, rounded, bundle.onnx("fp16")).verdict.failures
     assert any("logits are not finite" in failure for failure in failures)
     blamed = blame(bundle, honest, "ort-cpu:fp16", traced=traced)
@@ -221,7 +222,7 @@ def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_
 def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
     honest, contract, traced, graph, bundle_copy, plant
 ):
-    lowered = int8_from_fp32(graph)
+    in_int8 = int8_from_fp32(graph)
     fp32 = plant(bundle_copy, graph.SerializeToString()).folder
     reference = TorchRunner(honest, contract)
 
@@ -229,18 +230,36 @@ def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
         content = bundle.read(bundle.onnx("int8").path)
         return prove(reference, OrtRunner(content), bundle.onnx("int8")).verdict
 
-    assert proof_of(plant(fp32, lowered.SerializeToString(), "int8")).passed
-    product = next(node for node in lowered.graph.node if node.op_type == "MatMulInteger")
+    assert proof_of(plant(fp32, in_int8.SerializeToString(), "int8")).passed
+    product = next(node for node in in_int8.graph.node if node.op_type == "MatMulInteger")
     name = product.input[1].replace("_quantized", "_scale")
-    scale = next(tensor for tensor in lowered.graph.initializer if tensor.name == name)
+    scale = next(tensor for tensor in in_int8.graph.initializer if tensor.name == name)
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.5), name))
-    check_graph(lowered, contract)  # its form is right
-    bundle = plant(fp32, lowered.SerializeToString(), "int8")
+    check_graph(in_int8, contract)  # its form is right
+    bundle = plant(fp32, in_int8.SerializeToString(), "int8")
     failures = proof_of(bundle).failures
     assert any("clips (generated): logits differ by" in failure for failure in failures)
     blamed = blame(bundle, honest, "ort-cpu:int8", traced=traced)
     assert str(blamed.broken).startswith("model.int8.onnx: differs from model.onnx by ")
     assert "module encoder_layers.0.feed_forward.0" in str(blamed.bisect())
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_file_for_onnx_runtime_is_found_and_that_file_blamed(
+    honest, contract, traced, graph, bundle_copy, plant
+):
+    sound = lowered(graph, passes_for("onnx", "fp32"))
+    plant(bundle_copy, sound.SerializeToString())
+    faulty = lowered(graph, passes_for("ort", "fp32"))
+    another_epsilon(faulty)
+    content = faulty.SerializeToString()
+    bundle = plant(bundle_copy, content, kind="ort")
+    artefact = bundle.by_precision("ort")["fp32"]
+    assert not prove(TorchRunner(honest, contract), OrtRunner(content), artefact).verdict.passed
+    assert blame(bundle, honest, "ort-cpu", traced=traced).broken is None
+    blamed = blame(bundle, honest, "ort-cpu-fused", traced=traced)
+    assert str(blamed.broken).startswith("model.ort.onnx: differs from model.onnx by ")
+    assert "(LayerNormalization, module encoder_layers.0.norm1" in str(blamed.bisect())
 
 
 def test_a_policy_cannot_hide_a_flip(honest, contract):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,14 +21,16 @@ from spoter_export.blame import (
 )
 from spoter_export.cases import ClipSet, generated_clips
 from spoter_export.divergence import Divergence, first_divergence, values_of_graph, values_of_program
+from spoter_export.fp16 import rounded_from_fp16
 from spoter_export.judge import Proof, loosened_for_gpu, policy_of
-from spoter_export.lower import rounded_from_fp16
+from spoter_export.lower import lowered, passes_for
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
-from spoter_runtime.bundle import Bundle
+from spoter_runtime.backends import FUSED
+from spoter_runtime.bundle import Artefact, Bundle
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort import OrtRunner, SessionSettings
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, open_backend, split_backend
 
@@ -38,6 +40,7 @@ _EAGER: Final = "torch, eager"
 _PROGRAM: Final = "torch, exported program"
 _PLAIN: Final = "ONNX exported now, not optimised"
 _OPTIMISED: Final = "ONNX exported now"
+_LOWERED: Final = "ONNX exported now, lowered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +155,13 @@ class _Chain:
         steps = [
             Step(name=_EAGER, open=lambda: TorchRunner(self.module, contract), policy=fp32),
             Step(name=_PROGRAM, open=lambda: ProgramRunner(self.traced().program, contract), policy=fp32),
-            Step(name=_PLAIN, open=lambda: OrtRunner(self._exported(), optimise=False), policy=fp32),
-            Step(name=_OPTIMISED, open=lambda: OrtRunner(self._exported()), policy=fp32),
-            Step(name=bundle.onnx().path, open=lambda: self._of_bundle("fp32"), policy=fp32),
+            Step(name=_PLAIN, open=lambda: _opened(self.traced().model, optimise=False), policy=fp32),
+            Step(name=_OPTIMISED, open=lambda: _opened(self.traced().model), policy=fp32),
+            Step(name=_LOWERED, open=lambda: _opened(self._lowered("onnx", "fp32")), policy=fp32),
+            Step(name=bundle.onnx().path, open=lambda: self._of_bundle(bundle.onnx()), policy=fp32),
         ]
-        if precision != "fp32":
-            steps.append(self._lowered(precision))
+        if self._file != bundle.onnx():
+            steps.append(self._in_its_form(self._file))
         if name not in CPU_BACKENDS:
             on_it = loosened_for_gpu(last)
             steps.append(
@@ -165,26 +169,33 @@ class _Chain:
             )
         return steps
 
-    def _lowered(self, precision: str) -> Step:
-        path, policy = self.bundle.onnx(precision).path, policy_of(precision)
-        if precision != "fp16":
-            return Step(name=path, open=lambda: self._of_bundle(precision), policy=policy)
+    def _in_its_form(self, file: Artefact) -> Step:
+        policy = policy_of(file.precision)
+        if file.precision != "fp16":
+            return Step(name=file.path, open=lambda: self._of_bundle(file), policy=policy)
         # As its proof ran it: the CPU provider itself would keep most tensors in fp32, and hide the fault.
         return Step(
-            name=f"{path}, every tensor rounded",
-            open=lambda: OrtRunner(rounded_from_fp16(self._graph(precision)).SerializeToString()),
+            name=f"{file.path}, every tensor rounded",
+            open=lambda: _opened(rounded_from_fp16(self._graph(file))),
             policy=policy,
         )
 
-    def _exported(self) -> bytes:
-        content: bytes = self.traced().model.SerializeToString()
-        return content
+    @property
+    def _file(self) -> Artefact:
+        """The bundle's file that the backend runs, or that its engine was built from."""
+        name, precision = split_backend(self.backend)
+        own = self.bundle.by_precision("ort").get(precision) if name == FUSED else None
+        return own or self.bundle.onnx(precision)
 
-    def _of_bundle(self, precision: str) -> OrtRunner:
-        return OrtRunner(self.bundle.read(self.bundle.onnx(precision).path))
+    def _lowered(self, kind: str, precision: str) -> onnx.ModelProto:
+        """Lower the graph as an export would; what a pass breaks is to be seen in the chain."""
+        return lowered(self.traced().model, passes_for(kind, precision))
 
-    def _graph(self, precision: str) -> onnx.ModelProto:
-        return onnx.load_from_string(self.bundle.read(self.bundle.onnx(precision).path))
+    def _of_bundle(self, file: Artefact) -> OrtRunner:
+        return OrtRunner(self.bundle.read(file.path))
+
+    def _graph(self, file: Artefact) -> onnx.ModelProto:
+        return onnx.load_from_string(self.bundle.read(file.path))
 
     def _why_not(self, link: Link) -> str:
         """Say what to look at where the broken link is not between two graphs."""
@@ -211,11 +222,30 @@ class _Chain:
         values = values_of_graph(plain, *batch)
         if link.step == _OPTIMISED:
             return first_divergence(plain, values, optimise=True, module_of=self.traced().module_of)
-        precision = "fp32" if link.step == self.bundle.onnx().path else split_backend(self.backend)[1]
-        if precision != "fp32":
-            values = values_of_graph(self._graph("fp32"), *batch)
-        suspect = self._graph(precision)
-        found = first_divergence(suspect, values, precision=precision, module_of=self.traced().module_of)
+        if link.step == _LOWERED:
+            suspect, precision = self._lowered("onnx", "fp32"), "fp32"
+        else:
+            file = self.bundle.onnx() if link.step == self.bundle.onnx().path else self._file
+            suspect, precision = self._graph(file), file.precision
+            values |= values_of_graph(self._lowered(file.kind, precision), *batch)
+        modules = _modules_in(suspect, self.traced().module_of)
+        found = first_divergence(suspect, values, precision=precision, module_of=modules)
         return found or first_divergence(
-            suspect, values, precision=precision, optimise=True, module_of=self.traced().module_of
+            suspect, values, precision=precision, optimise=True, module_of=modules
         )
+
+
+def _opened(model: onnx.ModelProto, *, optimise: bool = True) -> OrtRunner:
+    return OrtRunner(model.SerializeToString(), settings=SessionSettings(optimise=optimise))
+
+
+def _modules_in(graph: onnx.ModelProto, module_of: Mapping[str, str]) -> dict[str, str]:
+    """Return tensor → module; what the lowering made bears the name of a tensor it stands for, and more."""
+    found = {}
+    for name in (name for node in graph.graph.node for name in node.output):
+        known = name
+        while known and known not in module_of:
+            known = known.rpartition("_")[0]
+        if known:
+            found[name] = module_of[known]
+    return found

@@ -18,6 +18,7 @@ from spoter_toolkit.cli import (
     parity,
     predict,
     train,
+    tune,
     verify,
 )
 
@@ -52,6 +53,7 @@ app.command("eval")(eval.eval_)
 app.command()(export.export)
 app.command()(parity.parity)
 app.command()(bench.bench)
+app.command()(tune.tune)
 app.command()(predict.predict)
 app.command()(verify.verify)
 app.command()(doctor.doctor)

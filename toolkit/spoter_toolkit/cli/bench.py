@@ -320,7 +320,8 @@ def _report_name(bundle_name: str) -> str:
     """Return ``<bundle>-<processor>-<month>``: a figure belongs to all three."""
     from datetime import datetime, timezone
 
-    from spoter_toolkit.bench.environment import cpu_model, slug
+    from spoter_runtime.machine import cpu_model
+    from spoter_toolkit.bench.environment import slug
 
     month = datetime.now(timezone.utc).strftime("%Y-%m")
     return f"{slug(bundle_name)}-{slug(cpu_model())}-{month}"

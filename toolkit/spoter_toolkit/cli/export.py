@@ -20,9 +20,12 @@ from spoter_toolkit.cli.console import (
     say,
 )
 
+_TUNING_S = 4.0  # seconds a precision; `spoter-kit tune` takes longer and is surer
+
 if TYPE_CHECKING:
     from spoter_export.bundle_writer import Exported
     from spoter_export.engines import AddedEngine
+    from spoter_runtime.bundle import Bundle
     from spoter_runtime.engine import Library, Profile
     from spoter_runtime.errors import SpoterError
 
@@ -62,6 +65,9 @@ def export(
     no_real_goldens: Annotated[
         bool, typer.Option("--no-real-goldens", help="Keep no clip of the data in the bundle.")
     ] = False,
+    tune: Annotated[
+        bool, typer.Option(help="Also measure for some seconds how it runs fastest on this CPU.")
+    ] = True,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: bundles/RUN.spoter.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -91,6 +97,8 @@ def export(
         result = {"onnx": [proof.as_json() for proof in exported.proofs]}
         if not json:
             _show_onnx(exported)
+        if tune:
+            result["tuned"] = _tune(exported.bundle, wanted.precisions)
     engines, errors = _add_engines(folder, wanted)
     if json:
         emit_json({"bundle": str(folder)} | result | {"engines": [_as_json(engine) for engine in engines]})
@@ -183,6 +191,27 @@ def _export_onnx(
         )
 
 
+def _tune(bundle: Bundle, precisions: list[str]) -> dict[str, Any]:
+    """Tune what the CPU runs; where that fails the bundle is complete all the same."""
+    from spoter_runtime.errors import SpoterError
+    from spoter_runtime.tune import tune
+
+    found: dict[str, Any] = {}
+    for precision in precisions:
+        if precision == "fp16":
+            continue  # the CPU computes it in fp32: nobody takes it there for speed
+        try:
+            with progress_bar() as on_progress:
+                tuned = tune(bundle, precision=precision, seconds=_TUNING_S, on_progress=on_progress)
+        except (SpoterError, OSError) as error:
+            say(f"not tuned for this machine: {error}. Fix: spoter-kit tune {bundle.folder}")
+            continue
+        found[precision] = asdict(tuned)
+        for situation, way in tuned.ways.items():
+            say(f"fastest here, {precision}, {situation}: {way}: {tuned.because[situation]}")
+    return found
+
+
 def _add_engines(
     folder: Path, wanted: _Wanted
 ) -> tuple[list[AddedEngine], list[tuple[Library, SpoterError]]]:
@@ -224,8 +253,8 @@ def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: 
 
     The command is only given where the machine is what is missing: a wrong option fails again.
     """
+    from spoter_runtime.engine import EXTRAS
     from spoter_runtime.errors import BackendError, MissingExtraError
-    from spoter_runtime.gpu import EXTRAS
 
     options = {library: f"--{extra}" for library, extra in EXTRAS.items()}
     reasons = "\n".join(f"{options[library]}: {error}" for library, error in errors)

@@ -1,0 +1,46 @@
+"""`spoter-kit tune`: the fastest way to run a bundle on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_step, progress_bar
+
+
+def tune(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the files to run.")] = "fp32",
+    seconds: Annotated[float, typer.Option(help="Of measuring; opening sessions comes on top.")] = 20.0,
+    json: JsonOption = False,
+) -> None:
+    """Measure the ways to run a bundle on this machine's CPU; Recognizer.load takes the fastest from then on.
+
+    A way that does not give the bundle's answers here is never chosen. An interrupted run changes nothing.
+    """
+    from dataclasses import asdict
+
+    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.tune import tune as tune_bundle
+    from spoter_runtime.tuned import tuned_path
+    from spoter_toolkit.locate import newest_bundle
+
+    found = read_bundle(bundle or newest_bundle())
+    with progress_bar() as on_progress:
+        tuned = tune_bundle(found, precision=precision, seconds=seconds, on_progress=on_progress)
+    path = tuned_path(found, precision)
+    if json:
+        emit_json({"file": str(path)} | asdict(tuned))
+        return
+    emit_table(
+        str(path),
+        ("for", "way", "because"),
+        [(_situation(name), str(way), tuned.because[name]) for name, way in tuned.ways.items()],
+    )
+    next_step("spoter-kit predict --bundle {} clip.npy", found.folder)
+
+
+def _situation(name: str) -> str:
+    return {"one": "one clip", "many": "many clips"}[name]
