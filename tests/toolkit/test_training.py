@@ -20,7 +20,9 @@ from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig
-from spoter_toolkit.training import LAST, TrainConfig, _loss, _warmup_then_linear, read_metrics, train
+from spoter_toolkit.train_config import TrainConfig
+from spoter_toolkit.train_record import LAST, read_metrics
+from spoter_toolkit.training import _loss, _warmup_then_linear, train
 
 CONFIG = TrainConfig(
     model=ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40),
@@ -225,11 +227,11 @@ def test_a_full_disk_is_an_os_error_and_the_last_epoch_stays(tiny: Dataset, tmp_
     code = (
         "import resource, signal; from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from spoter_toolkit.training import _save_last, _Progress; import torch\n"
+        "from spoter_toolkit.train_record import Progress, save_last; import torch\n"
         "model = torch.nn.Linear(300, 300); optimizer = torch.optim.AdamW(model.parameters())\n"
         "schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "try:\n    _save_last(Path('run'), model, optimizer, schedule, _Progress())\n"
+        "try:\n    save_last(Path('run'), model, optimizer, schedule, Progress())\n"
         "except OSError as error:\n    print('OSError', error.strerror)\n"
     )
     before = (tmp_path / "run" / LAST).read_bytes()
