@@ -164,7 +164,7 @@ class Loop:
         model = model_from_config(config.model)
         check_model(model)
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         steps = config.epochs * len(_batches_of(clips, config, 0, accelerator))
         schedule = torch.optim.lr_scheduler.LambdaLR(
