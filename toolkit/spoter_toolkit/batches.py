@@ -19,7 +19,7 @@ from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.train_config import TrainConfig
 
 # Clips are sorted by length within windows of so many batches: the order stays random, the padding small.
-WINDOW: Final = 16
+WINDOW: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
