@@ -16,13 +16,14 @@ import torch
 
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.augment import AugmentConfig
+from spoter_toolkit.batches import plan_epoch, read_batch
 from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig
 from spoter_toolkit.train_config import TrainConfig
 from spoter_toolkit.train_record import LAST, read_metrics
-from spoter_toolkit.training import _loss, _warmup_then_linear, train
+from spoter_toolkit.training import Loop, _loss, _warmup_then_linear, train
 
 CONFIG = TrainConfig(
     model=ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40),
@@ -260,6 +261,24 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
 def test_settings_out_of_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{field}: "):
         TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_gpu(tiny: Dataset) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+    from accelerate import Accelerator
+
+    loop = Loop.begin(CONFIG, tiny, tiny.clips_in("train"), Accelerator()).prepared()
+    loop.model.train()
+    device = loop.accelerator.device
+    generator = torch.Generator(device).manual_seed(0)
+    for step, takes in enumerate(plan_epoch(loop.clips, CONFIG, 0)):
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets things up
+        try:
+            loop._step(read_batch(tiny, takes, device), generator)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.slow

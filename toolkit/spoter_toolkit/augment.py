@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ def _moved(
     poses: Tensor, lengths_N: Tensor, config: AugmentConfig, draw: _Draw, centre: tuple[float, float]
 ) -> Tensor:
     """Change where the landmarks are; NaN stays NaN through arithmetic."""
-    middle = poses.new_tensor(centre)
+    middle = _constant(centre, poses.device)
     if config.amplitude:
         frame = (draw.uniform() * lengths_N).long()
         pose = poses[torch.arange(len(poses), device=poses.device), frame][:, None]
@@ -146,14 +147,20 @@ def _moved(
         poses = (poses - middle) * factor + middle
     if config.signing_space:
         happens = draw.uniform(1, 1, 1) < config.signing_space
-        space = poses.new_tensor(SIGNING_SPACE_CENTRE) - 0.5 + middle
+        space = _constant(SIGNING_SPACE_CENTRE, poses.device) - 0.5 + middle
         poses = torch.where(happens, (poses - space) * SIGNING_SPACE_SCALE + space, poses)
     if config.mirror:
         happens = draw.uniform(1, 1, 1) < config.mirror
-        mirrored = poses[:, :, list(MIRRORED)]
+        mirrored = poses[:, :, _constant(MIRRORED, poses.device)]
         mirrored = torch.stack((2 * middle[0] - mirrored[..., 0], mirrored[..., 1]), dim=3)
         poses = torch.where(happens, mirrored, poses)
     return poses
+
+
+@cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers on a device, brought there once: a GPU would finish all its work before each copy."""
+    return torch.tensor(values, device=device)
 
 
 def _turned(offsets: Tensor, degrees: float, draw: _Draw) -> Tensor:
