@@ -525,7 +525,8 @@ def test_a_trained_model_is_built_with_profiles_of_its_own_clips(rtx, tmp_path):
     from spoter_export.to_onnx import onnx_from_module
     from spoter_toolkit.data.synth import SynthSettings, synthesize
     from spoter_toolkit.models import ModelConfig
-    from spoter_toolkit.training import TrainConfig, train
+    from spoter_toolkit.train_config import TrainConfig
+    from spoter_toolkit.training import train
 
     clips = SynthSettings(signs=3, signers=3, clips_per_sign=4)
     dataset = synthesize(tmp_path / "data", settings=clips)

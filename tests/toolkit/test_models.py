@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from spoter_runtime.errors import ConfigError
 from spoter_toolkit.checks import check_model, expected_parameters
-from spoter_toolkit.models import BdslSpoter, ModelConfig, Spoter, count_parameters, model_from_config
+from spoter_toolkit.models import (
+    MASKED,
+    BdslSpoter,
+    ModelConfig,
+    Spoter,
+    _attend_with_dropout,
+    count_parameters,
+    model_from_config,
+)
 from spoter_toolkit.notebook_checkpoint import model_from_notebook
 
 ARCHITECTURES = ("spoter", "bdsl-spoter")
@@ -173,3 +182,20 @@ def test_the_checks_leave_the_model_and_the_random_state_as_they_were() -> None:
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_attention_with_dropped_weights_is_torchs_own_on_average_and_ignores_padding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, values = torch.randn(3, 2, 3, 7, 4, generator=generator)
+    mask = torch.zeros(2, 1, 1, 7)
+    mask[1, ..., 5:] = MASKED
+    expected = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    assert torch.allclose(_attend_with_dropout(queries, keys, values, mask, 0.0), expected, atol=1e-6)
+    torch.manual_seed(0)
+    drawn = torch.stack([_attend_with_dropout(queries, keys, values, mask, 0.3) for _ in range(2000)])
+    error_of_mean = drawn.std(0) / len(drawn) ** 0.5
+    assert ((drawn.mean(0) - expected).abs() / error_of_mean).max() < 5
+    assert not torch.equal(drawn[0], drawn[1])
+    values[1, :, 5:] = 1e6
+    torch.manual_seed(0)
+    assert torch.equal(_attend_with_dropout(queries, keys, values, mask, 0.3), drawn[0])

@@ -6,7 +6,7 @@ import pytest
 
 from spoter_runtime.errors import ConfigError
 from spoter_toolkit.recipes import config_from_mapping, read_recipe, recipe_names
-from spoter_toolkit.training import TrainConfig
+from spoter_toolkit.train_config import TrainConfig
 
 
 def test_there_are_the_seeds_two_recipes_a_demo_and_a_strong_one() -> None:

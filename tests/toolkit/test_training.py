@@ -16,11 +16,14 @@ import torch
 
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.augment import AugmentConfig
+from spoter_toolkit.batches import plan_epoch, read_batch
 from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig
-from spoter_toolkit.training import LAST, TrainConfig, _loss, _warmup_then_linear, read_metrics, train
+from spoter_toolkit.train_config import TrainConfig
+from spoter_toolkit.train_record import LAST, read_metrics
+from spoter_toolkit.training import Loop, _loss, _warmup_then_linear, train
 
 CONFIG = TrainConfig(
     model=ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40),
@@ -225,11 +228,11 @@ def test_a_full_disk_is_an_os_error_and_the_last_epoch_stays(tiny: Dataset, tmp_
     code = (
         "import resource, signal; from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from spoter_toolkit.training import _save_last, _Progress; import torch\n"
+        "from spoter_toolkit.train_record import Progress, save_last; import torch\n"
         "model = torch.nn.Linear(300, 300); optimizer = torch.optim.AdamW(model.parameters())\n"
         "schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "try:\n    _save_last(Path('run'), model, optimizer, schedule, _Progress())\n"
+        "try:\n    save_last(Path('run'), model, optimizer, schedule, Progress())\n"
         "except OSError as error:\n    print('OSError', error.strerror)\n"
     )
     before = (tmp_path / "run" / LAST).read_bytes()
@@ -258,6 +261,24 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
 def test_settings_out_of_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{field}: "):
         TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_gpu(tiny: Dataset) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+    from accelerate import Accelerator
+
+    loop = Loop.begin(CONFIG, tiny, tiny.clips_in("train"), Accelerator()).prepared()
+    loop.model.train()
+    device = loop.accelerator.device
+    generator = torch.Generator(device).manual_seed(0)
+    for step, takes in enumerate(plan_epoch(loop.clips, CONFIG, 0)):
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets things up
+        try:
+            loop._step(read_batch(tiny, takes, device), generator)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.slow

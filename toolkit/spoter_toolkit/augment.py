@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ class AugmentConfig:
         amplitude: movement away from the pose of one frame, drawn for each clip, is scaled by a factor within
             1 ± this: a sign starts and ends near a pose that all signers share, and they differ in how far
             they go from it.
-        time_scale: speed changes by a factor within 1 ± this (the seed: 0.2).
+        time_scale: speed changes by a factor within 1 ± this (the seed: 0.2). Not done by `augment`: it
+            decides how long a clip is, and with that its batch; see `batches`.
         frame_dropout: probability that a frame is lost: nothing detected in it.
         hand_dropout: probability, for each hand, that it is lost for a random part of the clip.
         mirror: probability that left and right are swapped, landmarks and picture.
@@ -64,27 +66,23 @@ def augment(
     config: AugmentConfig,
     generator: torch.Generator,
     *,
-    max_frames: int,
     centre: tuple[float, float] = (0.5, 0.5),
-) -> tuple[Tensor, Tensor]:
-    """Return changed copies of a batch and its new lengths.
+) -> Tensor:
+    """Return changed copies of a batch's clips, each as long as it was.
 
     Args:
         poses_NTL2: (N, T, 54, 2) float32, NaN = not detected; padding may hold anything.
         lengths_N: (N,) int32.
         config: strengths and probabilities.
         generator: of the same device; equal seeds give equal batches.
-        max_frames: slowed clips are not made longer than this.
         centre: the middle of the coordinates: (0.5, 0.5) for image, (0, 0) for normalised ones.
 
     Returns:
-        Poses (N, T', 54, 2) with NaN = not detected and zeros as padding, lengths (N,) int32.
+        Poses (N, T, 54, 2) with NaN = not detected and zeros as padding.
     """
     draw = _Draw(generator, len(poses_NTL2), poses_NTL2.device)
     missing = torch.isnan(poses_NTL2) | (poses_NTL2 == 0).all(3, keepdim=True)
     poses = torch.where(missing, torch.nan, poses_NTL2)
-    if config.time_scale:
-        poses, lengths_N = _time_scaled(poses, lengths_N, config.time_scale, draw, max_frames)
     padding_NT = torch.arange(poses.shape[1], device=poses.device) >= lengths_N[:, None]
     poses = poses.masked_fill(padding_NT[:, :, None, None], torch.nan)  # no mean may read it
     if config.hand_dropout:
@@ -94,7 +92,7 @@ def augment(
         lost[:, 0] = False  # a clip of which nothing is left teaches nothing
         poses = torch.where(lost[:, :, None, None], torch.nan, poses)
     poses = _moved(poses, lengths_N, config, draw, centre)
-    return poses.masked_fill(padding_NT[:, :, None, None], 0.0), lengths_N
+    return poses.masked_fill(padding_NT[:, :, None, None], 0.0)
 
 
 class _Draw:
@@ -109,18 +107,6 @@ class _Draw:
 
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(self._batch, *shape, generator=self._generator, device=self._device)
-
-
-def _time_scaled(
-    poses: Tensor, lengths_N: Tensor, strength: float, draw: _Draw, max_frames: int
-) -> tuple[Tensor, Tensor]:
-    """Play each clip faster or slower by taking the nearest frame: interpolation would invent places."""
-    factor = draw.uniform(low=1 - strength, high=1 + strength)
-    new_N = (lengths_N * factor).round().clamp(1, max_frames).to(lengths_N.dtype)
-    steps = torch.arange(int(new_N.max()), device=poses.device)
-    index = ((steps + 0.5) * (lengths_N / new_N)[:, None]).long()
-    index = torch.minimum(index, (lengths_N - 1)[:, None].long())
-    return poses[torch.arange(len(poses), device=poses.device)[:, None], index], new_N
 
 
 def _hands_dropped(poses: Tensor, lengths_N: Tensor, probability: float, draw: _Draw) -> Tensor:
@@ -139,7 +125,7 @@ def _moved(
     poses: Tensor, lengths_N: Tensor, config: AugmentConfig, draw: _Draw, centre: tuple[float, float]
 ) -> Tensor:
     """Change where the landmarks are; NaN stays NaN through arithmetic."""
-    middle = poses.new_tensor(centre)
+    middle = _constant(centre, poses.device)
     if config.amplitude:
         frame = (draw.uniform() * lengths_N).long()
         pose = poses[torch.arange(len(poses), device=poses.device), frame][:, None]
@@ -161,14 +147,20 @@ def _moved(
         poses = (poses - middle) * factor + middle
     if config.signing_space:
         happens = draw.uniform(1, 1, 1) < config.signing_space
-        space = poses.new_tensor(SIGNING_SPACE_CENTRE) - 0.5 + middle
+        space = _constant(SIGNING_SPACE_CENTRE, poses.device) - 0.5 + middle
         poses = torch.where(happens, (poses - space) * SIGNING_SPACE_SCALE + space, poses)
     if config.mirror:
         happens = draw.uniform(1, 1, 1) < config.mirror
-        mirrored = poses[:, :, list(MIRRORED)]
+        mirrored = poses[:, :, _constant(MIRRORED, poses.device)]
         mirrored = torch.stack((2 * middle[0] - mirrored[..., 0], mirrored[..., 1]), dim=3)
         poses = torch.where(happens, mirrored, poses)
     return poses
+
+
+@cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers on a device, brought there once: a GPU would finish all its work before each copy."""
+    return torch.tensor(values, device=device)
 
 
 def _turned(offsets: Tensor, degrees: float, draw: _Draw) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS
+from spoter_toolkit.dropout import Dropout, dropout
 from spoter_toolkit.normalize import Mode, Normalize, frame_mask
 
 Architecture = Literal["spoter", "bdsl-spoter"]
@@ -103,8 +104,8 @@ class Attention(nn.Module):
     def forward(self, asking_NQE: Tensor, tokens_NSE: Tensor, mask_N11S: Tensor) -> Tensor:
         """Return what the asking tokens attend to (N, Q, E)."""
         queries, keys, values = self.W_q(asking_NQE), self.W_k(tokens_NSE), self.W_v(tokens_NSE)
-        dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.W_o(_attend(queries, keys, values, mask_N11S, self.num_heads, dropout))
+        probability = self.dropout if self.training else 0.0
+        output: Tensor = self.W_o(_attend(queries, keys, values, mask_N11S, self.num_heads, probability))
         return output
 
 
@@ -130,19 +131,40 @@ class CulturalAttention(nn.Module):
         queries = F.linear(class_N1E, self.in_proj_weight[:width], self.in_proj_bias[:width])
         keys_values = F.linear(tokens_NSE, self.in_proj_weight[width:], self.in_proj_bias[width:])
         keys, values = keys_values.chunk(2, dim=2)
-        dropout = self.dropout if self.training else 0.0
-        output: Tensor = self.out_proj(_attend(queries, keys, values, mask_N11S, self.num_heads, dropout))
+        probability = self.dropout if self.training else 0.0
+        output: Tensor = self.out_proj(_attend(queries, keys, values, mask_N11S, self.num_heads, probability))
         return output
 
 
 def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, mask_N11S: Tensor, heads: int, dropout: float
+    queries: Tensor, keys: Tensor, values: Tensor, mask_N11S: Tensor, heads: int, dropped: float
 ) -> Tensor:
     queries, keys, values = (
         x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (queries, keys, values)
     )
-    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask_N11S, dropout_p=dropout)
+    if dropped and queries.device.type == "cpu":
+        attended = _attend_with_dropout(queries, keys, values, mask_N11S, dropped)
+    else:
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask_N11S, dropout_p=dropped
+        )
     return attended.transpose(1, 2).flatten(2)
+
+
+def _attend_with_dropout(
+    queries: Tensor, keys: Tensor, values: Tensor, mask_N11S: Tensor, dropped: float
+) -> Tensor:
+    """Attend as torch does on a CPU where weights are dropped, which is not fused there, in fewer passes.
+
+    Torch looks through the scores for rows of -inf; this mask has none.
+    """
+    clips, heads, _, width = queries.shape
+    mask_B1S = mask_N11S.expand(-1, heads, -1, -1).flatten(0, 1)
+    scores_BSS = torch.baddbmm(
+        mask_B1S, queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), alpha=width**-0.5
+    )
+    attended = torch.bmm(dropout(scores_BSS.softmax(2), dropped), values.flatten(0, 1))
+    return attended.view(clips, heads, *attended.shape[1:])
 
 
 class EncoderLayer(nn.Module):
@@ -154,12 +176,12 @@ class EncoderLayer(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(config.d_model, config.d_ff),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.d_ff, config.d_model),
         )
         self.norm1 = nn.LayerNorm(config.d_model)
         self.norm2 = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens_NSE: Tensor, mask_N11S: Tensor, *, class_only: bool = False) -> Tensor:
         """Return the next layer's tokens (N, S, E), or of the class token alone (N, 1, E)."""
@@ -207,10 +229,10 @@ class Spoter(nn.Module):
         config = self.config
         self.classifier = nn.Sequential(
             nn.LayerNorm(config.d_model),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.d_model, config.d_model // 2),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.d_model // 2, config.num_classes),
         )
 
@@ -263,10 +285,10 @@ class BdslSpoter(Spoter):
             nn.LayerNorm(config.d_model),
             nn.Linear(config.d_model, config.d_model),
             nn.GELU(),
-            nn.Dropout(1.5 * config.dropout),  # 0.15 in the notebook
+            Dropout(1.5 * config.dropout),  # 0.15 in the notebook
             nn.Linear(config.d_model, config.d_model // 2),
             nn.GELU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.d_model // 2, config.num_classes),
         )
 

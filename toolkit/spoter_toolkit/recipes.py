@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spoter_runtime.errors import ConfigError, nearest_known
 
 if TYPE_CHECKING:
-    from spoter_toolkit.training import TrainConfig
+    from spoter_toolkit.train_config import TrainConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,7 +82,7 @@ def config_from_mapping(content: Mapping[str, Any], *, where: str) -> TrainConfi
     """
     from spoter_toolkit.augment import AugmentConfig
     from spoter_toolkit.models import ModelConfig
-    from spoter_toolkit.training import TrainConfig
+    from spoter_toolkit.train_config import TrainConfig
 
     tables = {"model": ModelConfig, "augment": AugmentConfig}
     values = dict(content)
