@@ -106,7 +106,7 @@ def test_an_engine_that_is_there_is_built_anew_only_by_force(bundle_copy):
     assert again.artefact.path == first.artefact.path
     bundle = read_bundle(bundle_copy)
     assert bundle.artefacts == (bundle.onnx(), bundle.by_precision("ort")["fp32"], again.artefact)
-    assert bundle.check_files() == 5
+    assert bundle.check_files() == 6
 
 
 def test_engines_for_other_gpus_lie_side_by_side(bundle_copy):
@@ -114,7 +114,7 @@ def test_engines_for_other_gpus_lie_side_by_side(bundle_copy):
         add_engines(bundle_copy, library="tensorrt_rtx", compute_capabilities=(capability,))
     names = [path.name for path in (bundle_copy / "engines").iterdir()]
     assert len(names) == 2
-    assert [a.engine.compute_capabilities for a in read_bundle(bundle_copy).artefacts[1:]] == [
+    assert [a.engine.compute_capabilities for a in read_bundle(bundle_copy).artefacts[2:]] == [
         ("8.6",),
         ("12.0",),
     ]
@@ -204,7 +204,7 @@ def test_a_killed_build_leaves_no_half_engine_and_lets_go_of_the_lock(bundle_cop
     (added,) = add_engines(bundle_copy, library="tensorrt_rtx")
     assert time.monotonic() - began < 60
     assert not rest.exists()
-    assert read_bundle(bundle_copy).check_files() == 5
+    assert read_bundle(bundle_copy).check_files() == 6
     assert (bundle_copy / added.artefact.path).is_file()
 
 
@@ -225,10 +225,10 @@ def test_a_second_build_waits_for_the_first(bundle_copy):
         build = start_build(bundle_copy)
         assert build.stdout.readline() == f"waiting for another process that changes {bundle_copy.name}\n"
         assert build.poll() is None
-        assert len(read_bundle(bundle_copy).artefacts) == 2
+        assert len(read_bundle(bundle_copy).artefacts) == 3
     _, errors = build.communicate()
     assert build.returncode == 0, errors
-    assert len(read_bundle(bundle_copy).artefacts) == 2
+    assert len(read_bundle(bundle_copy).artefacts) == 3
 
 
 def test_the_device_builds_engines_without_torch_onnx_or_typer(python, bundle_copy):
@@ -246,7 +246,7 @@ def test_the_device_builds_engines_without_torch_onnx_or_typer(python, bundle_co
     assert done.returncode == 0, done.stderr
     assert "100 %  " in done.stderr
     assert done.stdout.startswith("engines/fp32.tensorrt_rtx-")
-    (_, artefact) = read_bundle(bundle_copy).artefacts
+    (_, _, artefact) = read_bundle(bundle_copy).artefacts
     assert artefact.engine.profiles[1] == Profile(batch=(1, 8, 8), frames=(1, 40, 99))
     again = python("-m", "spoter_export", bundle_copy, *options, absent=absent)
     assert (again.returncode, again.stdout) == (1, "")
@@ -257,7 +257,7 @@ def test_a_manifest_with_an_engine_survives_reading_and_writing(with_engine):
     folder, added = with_engine
     listed = json.loads((folder / "bundle.json").read_text("utf-8"))["artefacts"]
     assert "engine" not in listed[0]  # an ONNX file's entry has the form that it always had
-    assert listed[1]["engine"]["profiles"] == [
+    assert listed[2]["engine"]["profiles"] == [
         {"batch": list(p.batch), "frames": list(p.frames)} for p in added.plan.profiles
     ]
 
@@ -278,19 +278,19 @@ def test_a_bundle_of_another_name_stays_where_it_is(bundle_copy, monkeypatch):
     assert link.is_symlink()
     monkeypatch.chdir(bundle_copy)
     add_engines(".", library="tensorrt_rtx", compute_capabilities=("8.9",))
-    assert len(read_bundle(bundle_copy).artefacts) == 3
+    assert len(read_bundle(bundle_copy).artefacts) == 4
 
 
 def test_a_bundle_that_a_kill_left_without_its_name_is_put_back(bundle_copy):
     bundle_copy.rename(bundle_copy.with_name(f".{bundle_copy.name}.0a1b2c3d.old"))
     with alone_with(bundle_copy):
-        assert read_bundle(bundle_copy).check_files() == 4
+        assert read_bundle(bundle_copy).check_files() == 5
     assert [path.name for path in bundle_copy.parent.iterdir() if "old" in path.name] == []
 
 
 def test_a_precision_named_twice_is_built_once(bundle_copy):
     assert len(add_engines(bundle_copy, library="tensorrt_rtx", precisions=("fp32", "fp32"))) == 1
-    assert len(read_bundle(bundle_copy).artefacts) == 2
+    assert len(read_bundle(bundle_copy).artefacts) == 3
 
 
 @pytest.mark.parametrize("counts", [{"20": 10**12}, {"x": 1}, {"20": -1}, [20], "20"])

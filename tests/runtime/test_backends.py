@@ -63,6 +63,7 @@ class Failing(Runner):
 def test_what_a_provider_keeps_is_kept_for_each_file_apart(bundle, backend, monkeypatch):
     """ONNX Runtime names an engine after the graph alone: another model's would be run in its place."""
     monkeypatch.setattr(backends, "OrtRunner", lambda model, **options: options["cache"])
+    monkeypatch.setattr(backends, "check_provider", lambda provider: None)
     other = dataclasses.replace(bundle.onnx(), precision="other", sha256="f" * 64)
     both = dataclasses.replace(bundle, artefacts=(*bundle.artefacts, other))
     monkeypatch.setattr(type(both), "read", lambda self, path: b"")
@@ -127,6 +128,7 @@ def test_host_code_is_allowed_from_the_recognizer_down_to_the_engine(
     monkeypatch.setattr(preflight, "choose_engine", choose)
     monkeypatch.setattr(trt, "TrtRunner", run)
     monkeypatch.setattr(type(bundle), "read", lambda self, path: b"")
+    monkeypatch.setattr(type(bundle), "engines", lambda self, library, precision: [engine])
     with pytest.raises(BackendError, match="seen"):
         Recognizer.load(bundle_folder, "trt", allow_host_code=allowed)
     assert asked == [allowed, allowed]

@@ -67,7 +67,7 @@ def test_a_golden_that_is_not_a_number_is_not_verified(with_goldens):
 
 def test_a_model_whose_logits_are_no_numbers_is_reported_golden_by_golden(python, bundle_copy, plant):
     plant(bundle_copy, silent_beyond(20, (bundle_copy / "model.onnx").read_bytes()))
-    report = verify_bundle(bundle_copy)
+    report = verify_bundle(bundle_copy, "ort-cpu")
     lengths = read_bundle(bundle_copy).goldens().lengths_N
     silent = [i for i, frames in enumerate(lengths) if frames > 20]
     assert 0 < len(silent) < len(lengths)
@@ -76,10 +76,10 @@ def test_a_model_whose_logits_are_no_numbers_is_reported_golden_by_golden(python
     assert report.replay.labels_agree == len(lengths) - len(silent)
     assert report.replay.max_logit_diff <= 1e-4  # the others were run all the same
     assert json.loads(json.dumps(report.as_json(), allow_nan=False))["differing"][0]["golden"] == silent[0]
-    done = python("-m", "spoter_runtime", "verify", bundle_copy)
+    done = python("-m", "spoter_runtime", "verify", bundle_copy, "--backend", "ort-cpu")
     assert (done.returncode, done.stderr) == (3, "")
     assert f"golden {silent[0]} ({lengths[silent[0]]} frames) not a number; " in done.stdout
-    done = python("-m", "spoter_toolkit", "verify", bundle_copy, "--json")
+    done = python("-m", "spoter_toolkit", "verify", bundle_copy, "--backend", "ort-cpu", "--json")
     assert (done.returncode, json.loads(done.stdout)["passed"]) == (3, False)
 
 

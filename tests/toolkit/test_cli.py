@@ -241,7 +241,8 @@ def test_one_export_makes_onnx_fp16_and_engines_and_says_what_is_missing(home: P
     assert "Traceback" not in done.stderr
     assert "one clip at a time" in done.stdout  # the padding that is to be expected
     made = [(a.kind, a.precision) for a in read_bundle(home / out).artefacts]
-    assert made == [("onnx", "fp32"), ("onnx", "fp16"), ("engine", "fp32"), ("engine", "fp16")]
+    kinds = ("onnx", "fp32"), ("ort", "fp32"), ("onnx", "fp16"), ("engine", "fp32"), ("engine", "fp16")
+    assert made == list(kinds)
     assert answer(spoter_kit(home, "verify", out, "--precision", "fp16", "--json"))["precision"] == "fp16"
     refused = spoter_kit(home, "export", out, "--rtx", "--compute-capability", "9.0")
     assert (refused.returncode, "9.0" in refused.stderr) == (1, True)
@@ -404,7 +405,7 @@ def test_every_verb_runs_int8_by_the_backends_name(home: Path, tiny: Dataset) ->
     wanted = ("--precision", "int8", "--max-batch", "2", "-o", out, "--json")
     answered = answer(spoter_kit(home, "export", *wanted))
     exported = answered["onnx"]
-    assert answered["tuned"].keys() == {"fp32", "int8"}  # and found by what runs below
+    assert answered["tuned"].keys() == {"int8"}  # and found by what runs below
     files = [(proof["artefact"], proof["passed"]) for proof in exported]
     names = ("model.onnx", "model.ort.onnx", "model.int8.onnx", "model.int8.ort.onnx")
     assert files == [(name, True) for name in names]

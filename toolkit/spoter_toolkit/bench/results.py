@@ -33,7 +33,7 @@ NOT_MEASURED: Final = (
 )
 
 # Backends that compute on the processor whose floor is measured.
-_ON_THE_CPU: Final = ("torch", "ort-cpu")
+_ON_THE_CPU: Final = ("torch", "ort-cpu-fused", "ort-cpu")
 
 Rounds = tuple[tuple[int, ...], ...]  # nanoseconds of each call, round by round
 

@@ -39,6 +39,7 @@ ENGINES: Final = {
     "ort-tensorrt-rtx": ("onnxruntime", "cpu"),
     "ort-cuda": ("onnxruntime", "gpu"),
     "ort-cpu": ("onnxruntime", "cpu"),
+    "ort-cpu-fused": ("onnxruntime", "cpu"),
 }
 
 

@@ -65,9 +65,9 @@ def export(
     no_real_goldens: Annotated[
         bool, typer.Option("--no-real-goldens", help="Keep no clip of the data in the bundle.")
     ] = False,
-    tune: Annotated[
-        bool, typer.Option(help="Also measure for some seconds how it runs fastest on this CPU.")
-    ] = True,
+    no_tune: Annotated[
+        bool, typer.Option("--no-tune", help="Do not measure how it runs fastest on this CPU.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: bundles/RUN.spoter.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -97,7 +97,7 @@ def export(
         result = {"onnx": [proof.as_json() for proof in exported.proofs]}
         if not json:
             _show_onnx(exported)
-        if tune:
+        if not no_tune:
             result["tuned"] = _tune(exported.bundle, wanted.precisions)
     engines, errors = _add_engines(folder, wanted)
     if json:
