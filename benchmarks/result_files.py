@@ -26,10 +26,15 @@ def write_result(
         where: from `spoter_toolkit.bench.environment.environment`.
         folder: that they are written to.
     """
-    name = f"{case}-{slug(cpu_model())}-{datetime.now(timezone.utc):%Y-%m}"
+    name = result_name(case)
     write_json(folder / f"{name}.json", found | {"environment": where})
     write_text(folder / f"{name}.md", page)
     print(folder / f"{name}.md")
+
+
+def result_name(case: str) -> str:
+    """Return the name of a result's files, without what they end with."""
+    return f"{case}-{slug(cpu_model())}-{datetime.now(timezone.utc):%Y-%m}"
 
 
 def environment_lines(where: dict[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,281 @@
+"""The result as a page and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from result_files import environment_lines
+
+from spoter_toolkit.bench.statistics import Ratio, paired_ratio
+from spoter_toolkit.bench.verdict import explained, verdict
+
+BASELINE = "ort-stock"
+FLOOR = "floor"
+
+
+def median_ms(rounds_ns: list[list[int]]) -> float:
+    """Return the median of all samples."""
+    return float(np.median(np.concatenate([np.asarray(taken) for taken in rounds_ns]))) / 1e6
+
+
+def fastest_ms(rounds_ns: list[list[int]]) -> float:
+    """Return the shortest sample: the one that others on the machine disturbed least."""
+    return min(map(min, rounds_ns)) / 1e6
+
+
+def times_as_fast(case: dict[str, Any], peer: str, baseline: str = BASELINE) -> Ratio | None:
+    """Return how many times as fast as the baseline, from rounds in turn; None without either's samples."""
+    samples = case["samples_ns"]
+    if not samples.get(peer) or not samples.get(baseline):
+        return None
+    return paired_ratio(samples[baseline], samples[peer], seed=0)
+
+
+def ratio_cells(case: dict[str, Any], peer: str, baseline: str = BASELINE) -> list[str]:
+    """Return the ratio with its interval, and what may be said of it."""
+    ratio = times_as_fast(case, peer, baseline)
+    if peer == baseline or ratio is None:
+        return ["1" if peer == baseline else "", ""]
+    interval = "" if ratio.low is None else f" ({ratio.low:.2f}–{ratio.high:.2f})"
+    return [f"{ratio.estimate:.2f}{interval}", verdict(ratio)]
+
+
+def markdown(found: dict[str, Any], where: dict[str, Any], picture: str) -> str:
+    """Return the page."""
+    lines = [
+        "# Peers: other ways to run the same model on this CPU",
+        "",
+        f"`{found['command']}`. Each peer in its own environment and process, all of them in turn, on the "
+        "machine below while others used it too: read the ratios, which are of the rounds, not the times. "
+        "Times as fast: over the file that torch.onnx.export writes for the notebook's module, in ONNX "
+        "Runtime's default session, with a 95 % interval. Every peer has the same weights and so many "
+        "threads as the heading says.",
+        "",
+        *main_section(found),
+        *answers_section(found),
+        *ragged_section(found),
+        *cold_section(found),
+        *curve_section(found, picture),
+        *missing_section(found),
+        "## Versions",
+        "",
+        *(f"- {row['what']}: {said(row['versions'])}" for row in found["peers"].values() if row["versions"]),
+        "",
+        *environment_lines(where),
+    ]
+    return "\n".join(lines)
+
+
+def said(versions: dict[str, str]) -> str:
+    """Return versions as words."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def main_section(found: dict[str, Any]) -> list[str]:
+    """Return one clip of 60 frames on one thread."""
+    case = found["cases"]["one"]
+    names = [*found["peers"], FLOOR]
+    rows = [
+        [
+            what_of(found, peer),
+            f"{median_ms(case['samples_ns'][peer]):.2f}",
+            f"{fastest_ms(case['samples_ns'][peer]):.2f}",
+            *ratio_cells(case, peer),
+        ]
+        for peer in sorted(names, key=lambda peer: -(speed_of(case, peer)))
+        if case["samples_ns"].get(peer)
+    ]
+    verdicts = explained(row[-1] for row in rows)
+    settings = f"{case['rounds']} rounds of {case['calls']} calls"
+    return [
+        f"## One clip of {case['frames']} frames, 1 thread ({settings})",
+        "",
+        *table(("", "median ms", "fastest", "times as fast", ""), rows),
+        "",
+        *([verdicts, ""] if verdicts else []),
+    ]
+
+
+def speed_of(case: dict[str, Any], peer: str) -> float:
+    """Return the ratio that rows are sorted by."""
+    ratio = times_as_fast(case, peer)
+    return ratio.estimate if ratio else 0.0
+
+
+def what_of(found: dict[str, Any], peer: str) -> str:
+    """Return a peer in words; ours stand out."""
+    if peer == FLOOR:
+        return "*the floor: the matrix products of model.onnx alone*"
+    what = found["peers"][peer]["what"]
+    return f"**{what}**" if peer.startswith("ours") else what
+
+
+def answers_section(found: dict[str, Any]) -> list[str]:
+    """Return how the answers differ from PyTorch's, model by model."""
+    lines = []
+    for name, model in found["models"].items():
+        rows = []
+        for peer in found["peers"]:
+            facts = model["answers"].get(peer)
+            if facts is None or "error" in facts:
+                continue
+            top1 = "" if facts["top1"] is None else f"{facts['top1']:.4f}"
+            agree = f"{facts['labels_agree']} of {facts['clips']}"
+            rows.append([what_of(found, peer), agree, f"{facts['max_logit_diff']:.1e}", top1])
+        lines += [
+            f"## Answers against PyTorch: {name}",
+            "",
+            f"{model['source']}; each clip alone, unpadded. Largest logit {model['largest_logit']:.1f}.",
+            "",
+            *table(("", "labels agree", "largest logit difference", "top-1"), rows),
+            "",
+        ]
+    return lines
+
+
+def ragged_section(found: dict[str, Any]) -> list[str]:
+    """Return many clips of many lengths."""
+    case = found["cases"].get("ragged")
+    if case is None:
+        return []
+    first = "torch-eager"
+    rows = [
+        [
+            what_of(found, peer),
+            found["ways"].get(peer, found["ways"]["ours"]),
+            f"{1e3 * len(case['lengths']) / median_ms(rounds):.0f}",
+            ratio_cells(case, peer, first)[0],
+            *ratio_cells(case, peer),
+        ]
+        for peer, rounds in case["samples_ns"].items()
+    ]
+    lengths = case["lengths"]
+    return [
+        f"## {len(lengths)} clips of {min(lengths)}–{max(lengths)} frames at once, {case['threads']} cores",
+        "",
+        "Lengths are generated, like BdSLW60's. The notebook cuts what is longer than 100 frames, and, like "
+        "the file in batches, lets padding take part in the attention: its answers are not those of the "
+        "clips alone. Ours are.",
+        "",
+        *table(("", "how", "clips/s", "× notebook", "× stock", ""), rows),
+        "",
+    ]
+
+
+def cold_section(found: dict[str, Any]) -> list[str]:
+    """Return fresh processes to their first answer."""
+    case = found["cases"].get("cold")
+    if case is None:
+        return []
+    rows = [
+        [
+            what_of(found, peer),
+            f"{median_ms(rounds) / 1e3:.2f}",
+            *ratio_cells(case, peer, "torch-eager"),
+            f"{np.median(case['peak_rss_bytes'][peer]) / 1e6:.0f}",
+        ]
+        for peer, rounds in case["samples_ns"].items()
+        if rounds
+    ]
+    return [
+        f"## A cold process to its first answer, 1 thread ({case['rounds']} each)",
+        "",
+        *table(("", "seconds", "times as fast as through torch", "", "peak memory, MB"), rows),
+        "",
+    ]
+
+
+def curve_section(found: dict[str, Any], picture: str) -> list[str]:
+    """Return the picture, and its medians as a table."""
+    case = found["cases"].get("curve")
+    if case is None:
+        return []
+    frames = list(case["by_frames"])
+    rows = []
+    for peer in [*found["peers"], FLOOR]:
+        medians = [case["by_frames"][f]["samples_ns"].get(peer) for f in frames]
+        if any(medians):
+            rows.append([what_of(found, peer), *(f"{median_ms(m):.2f}" if m else "" for m in medians)])
+    return [
+        "## Latency against length, 1 thread, ms",
+        "",
+        f"![one clip of 8 to 299 frames]({picture})",
+        "",
+        *table(("frames", *frames), rows),
+        "",
+    ]
+
+
+def missing_section(found: dict[str, Any]) -> list[str]:
+    """Return who is missing, or misses something, and why."""
+    reasons = [(what_of(found, peer), row["error"]) for peer, row in found["peers"].items() if row["error"]]
+    if not reasons:
+        return []
+    return ["## Not measured, and why", "", *(f"- {what}: {plain(text)}" for what, text in reasons), ""]
+
+
+def plain(text: str) -> str:
+    """Return an error's text as Markdown shows it unchanged."""
+    return f"`{text.replace('`', chr(39))}`"
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """Return a table in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (list(head), ["---"] * len(head), *rows)]
+
+
+def draw_curve(found: dict[str, Any], path: Path) -> None:
+    """Draw latency against length, a line a peer, named at its end."""
+    from matplotlib.figure import Figure
+
+    by_frames = found["cases"]["curve"]["by_frames"]
+    figure = Figure(figsize=(10, 9), layout="constrained")
+    axes = figure.subplots()
+    lines = {}
+    for peer in [*found["peers"], FLOOR]:
+        points = [
+            (int(frames), median_ms(case["samples_ns"][peer]))
+            for frames, case in by_frames.items()
+            if case["samples_ns"].get(peer)
+        ]
+        if points:
+            (lines[peer],) = axes.plot(*zip(*points, strict=True), **line_of(peer, found))
+    ends = spread([line.get_ydata()[-1] for line in lines.values()])
+    for (peer, line), y in zip(lines.items(), ends, strict=True):
+        name = "the floor" if peer == FLOOR else peer
+        text = axes.annotate(name, (line.get_xdata()[-1], y), (8, 0), textcoords="offset points", va="center")
+        text.set(color=line.get_color(), fontweight="bold" if peer.startswith("ours") else "normal")
+    axes.set(xscale="log", yscale="log", xlim=(7.5, 299 * 1.9))
+    axes.set(xlabel="frames of the clip", ylabel="ms, median", title="One clip, 1 thread")
+    ticks = [int(frames) for frames in by_frames]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=110)
+
+
+def line_of(peer: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Return how a peer's line looks: ours are full and warm, a colour for each of the others."""
+    from matplotlib import colormaps
+
+    if peer == FLOOR:
+        return {"linestyle": ":", "color": "black", "marker": "."}
+    mine = [name for name in found["peers"] if name.startswith("ours")]
+    others = [name for name in found["peers"] if name not in mine]
+    if peer in mine:
+        colour = colormaps["autumn"](0.7 * mine.index(peer) / len(mine))
+        return {"linestyle": "-", "color": colour, "lw": 2.4, "marker": "."}
+    colour = colormaps["viridis"](0.9 * others.index(peer) / len(others))
+    return {"linestyle": ("--", "-.")[others.index(peer) % 2], "color": colour, "lw": 1.3, "marker": "."}
+
+
+def spread(values: list[float], apart: float = 1.14) -> list[float]:
+    """Return places for labels near the values, each at least `apart` times the one below."""
+    places = list(values)
+    below = 0.0
+    for i in sorted(range(len(values)), key=values.__getitem__):
+        places[i] = below = max(values[i], below * apart)
+    return places
