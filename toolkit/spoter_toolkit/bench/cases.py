@@ -25,7 +25,7 @@ NOTEBOOK_FRAMES: Final = 100
 START_UP_FRAMES: Final = 60  # of the clip that a fresh process answers first, where the contract takes them
 
 # The cases of the curves, at the fewest threads: one clip of each length, and clips of one length in batches.
-CURVE_FRAMES: Final = (8, 16, 30, 45, 60, 100, 164, 230, 299)
+CURVE_FRAMES: Final = (8, 16, 30, 60, 100, 164, 299)
 CURVE_BATCHES: Final = (1, 2, 4, 8, 16)
 CURVE_BATCH_FRAMES: Final = 60
 
@@ -106,7 +106,7 @@ class BenchSettings:
     curve: bool = True
     floor: bool = True
     rounds: int = 10
-    seconds_per_case: float = 0.7
+    seconds_per_case: float = 0.6
     starts: int = 8
     lengths: ClipLengths | None = None
     offline_batch: int = NOTEBOOK_BATCH
