@@ -12,6 +12,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -114,9 +115,9 @@ def test_a_build_for_one_clip_is_reproducible_byte_for_byte(rtx, built_for_one_c
 
 def test_a_build_for_batches_differs_in_nothing_but_names_inside(rtx, built, small_onnx):
     again = rtx(small_onnx)
-    assert len(again.plan) == len(built.plan)
-    differing = sum(a != b for a, b in zip(again.plan, built.plan, strict=True))
-    assert differing < MOST_BYTES_OF_NAMES
+    # Counted, not compared one by one: a name of another length moves all that comes behind it.
+    counts = [np.bincount(np.frombuffer(plan, np.uint8), minlength=256) for plan in (again.plan, built.plan)]
+    assert np.abs(counts[0] - counts[1]).sum() < MOST_BYTES_OF_NAMES
     facts = {"seconds": built.spec.built["seconds"]}
     assert replace(again.spec, built=again.spec.built | facts) == built.spec
 
