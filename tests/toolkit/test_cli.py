@@ -249,7 +249,7 @@ def test_one_export_makes_onnx_fp16_and_engines_and_says_what_is_missing(home: P
     again = answer(spoter_kit(home, "export", out, "--rtx", "--compute-capability", "8.6", "--json"))
     (engine,) = again["engines"]
     assert engine["engine"]["compute_capabilities"] == ["8.6"]
-    assert len(read_bundle(home / out).artefacts) == 5
+    assert len(read_bundle(home / out).artefacts) == 6
 
 
 def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
