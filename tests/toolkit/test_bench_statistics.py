@@ -11,6 +11,7 @@ from spoter_toolkit.bench.environment import slug, without_places
 from spoter_toolkit.bench.report import figure
 from spoter_toolkit.bench.statistics import ROUNDS_NEEDED, SAMPLES_NEEDED, paired_ratio, percentile_ms
 from spoter_toolkit.bench.verdict import CLAIM_P, least_p
+from spoter_toolkit.cli.bench import _settings
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")))
 
@@ -84,6 +85,16 @@ def test_the_cases_are_the_grid_and_the_notebooks_own():
     )
     holds_it = BenchSettings(batches=(16,), frames=(100,), threads=(usable_cores(),), curve=False)
     assert holds_it.cases(CONTRACT) == (notebook_case(usable_cores()),)
+
+
+def test_what_nobody_asked_for_is_cut_to_what_the_bundle_takes():
+    small = GraphContract(labels=CONTRACT.labels, max_frames=99, max_batch=8)
+    settings = _settings(False, None, small)
+    assert (settings.batches, settings.frames) == ((1,), (30, 60))
+    assert settings.cases(small)
+    asked = _settings(False, None, small, batches=(1, 16))
+    with pytest.raises(ConfigError, match=r"batch 16: the bundle's contract takes 1\.\.8"):
+        asked.cases(small)
 
 
 def test_the_curves_are_along_lengths_and_batches_as_far_as_the_contract_goes():

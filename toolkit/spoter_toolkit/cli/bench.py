@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -27,6 +27,7 @@ from spoter_toolkit.cli.console import (
 
 if TYPE_CHECKING:
     from spoter_runtime.bundle import Bundle
+    from spoter_runtime.contract import GraphContract
     from spoter_toolkit.bench.cases import BenchSettings
     from spoter_toolkit.bench.gate import Bound, Gate
     from spoter_toolkit.bench.results import BenchResult
@@ -128,6 +129,7 @@ def bench(
         settings = _settings(
             quick,
             curve,
+            opened.contract,
             backends=tuple(backend or backends_of(opened)),
             scenarios=_names(scenario),
             batches=_counts("--batch", batch),
@@ -269,8 +271,11 @@ def _show_gates(found: list[Gate], bound: Bound | None, *, json: bool) -> None:
     emit_table("against the earlier run", columns, rows, note=comparison_in_words(found, bound))
 
 
-def _settings(quick: bool, curve: bool | None, **asked: Any) -> BenchSettings:
-    """Return the settings: what was asked for, over the quick ones, over the defaults."""
+def _settings(quick: bool, curve: bool | None, contract: GraphContract, **asked: Any) -> BenchSettings:
+    """Return the settings: what was asked for, over the quick ones, over the defaults.
+
+    Batches and frames that nobody asked for are cut to what the bundle takes.
+    """
     from spoter_toolkit.bench.cases import QUICK, BenchSettings
 
     chosen = {name: value for name, value in asked.items() if value is not None}
@@ -278,7 +283,13 @@ def _settings(quick: bool, curve: bool | None, **asked: Any) -> BenchSettings:
         chosen["curve"] = curve
     elif {"batches", "frames"} & chosen.keys():
         chosen["curve"] = False
-    return BenchSettings(**((QUICK if quick else {}) | chosen))
+    settings = BenchSettings(**((QUICK if quick else {}) | chosen))
+    cut: dict[str, Any] = {
+        name: tuple(value for value in getattr(settings, name) if value <= limit) or (limit,)
+        for name, limit in (("batches", contract.max_batch), ("frames", contract.max_frames))
+        if name not in chosen
+    }
+    return replace(settings, **cut)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
