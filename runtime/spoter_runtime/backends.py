@@ -68,13 +68,26 @@ def _onnx_runtime(provider: Provider) -> _Open:
     return open_
 
 
-def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
-    artefact = bundle.by_precision("ort").get(wish.precision)
+def onnx_file_of(bundle: Bundle, backend: str, precision: str) -> Artefact:
+    """Return the ONNX file that a backend runs, or that its engine was built from.
+
+    Raises:
+        BundleError: the bundle has no file of that precision.
+        BackendError: it has none with ONNX Runtime's own operators.
+    """
+    if backend != FUSED:
+        return bundle.onnx(precision)
+    artefact = bundle.by_precision("ort").get(precision)
     if artefact is None:
         raise BackendError(
-            f"{bundle.folder}: has no {wish.precision} file with ONNX Runtime's own operators. "
+            f"{bundle.folder}: has no {precision} file with ONNX Runtime's own operators. "
             "Fix: export the RUN again"
         )
+    return artefact
+
+
+def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
+    artefact = onnx_file_of(bundle, FUSED, wish.precision)
     return OrtRunner(bundle.read(artefact.path), settings=wish.session, name=FUSED), artefact
 
 
@@ -152,7 +165,8 @@ def open_runner(
     bundle.onnx(precision)  # a precision that the bundle has not is no backend's fault
     why: dict[str, str] = {}
     kind: type[SpoterError] = BackendError
-    for name in sorted(BACKENDS, key=lambda name: _place(name, way)):
+    # The tuned way goes before the other one on the CPU; the sort leaves all else in its order.
+    for name in sorted(BACKENDS, key=lambda name: way is not None and name in ON_CPU and name != way.backend):
         if name in _ONLY_BY_NAME:
             why[name] = "not tried: it builds an engine while it loads; name it to use it"
             continue
@@ -173,20 +187,13 @@ def open_runner(
     raise kind(f"{bundle.folder}: no backend works here:\n{reasons}")
 
 
-def _place(name: str, way: Way | None) -> int:
-    """Return a backend's place in the order of trying: the tuned one is the first of those on the CPU."""
-    names = [name for name in BACKENDS if name not in ON_CPU]
-    on_cpu = sorted(ON_CPU, key=lambda name: way is not None and name != way.backend)
-    return [*names, *on_cpu].index(name)
-
-
 def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact]:
     if way is None or way.backend != name:
         return BACKENDS[name](bundle, wish)
     prepared = read_prepared(way.prepared) if way.prepared else None
     if prepared is None:
         return BACKENDS[name](bundle, replace(wish, session=way.session))
-    artefact = bundle.by_precision("ort" if name == FUSED else "onnx")[wish.precision]
+    artefact = onnx_file_of(bundle, name, wish.precision)
     return OrtRunner(prepared, settings=replace(way.session, optimise=False), name=name), artefact
 
 

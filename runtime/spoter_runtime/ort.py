@@ -226,6 +226,19 @@ class OrtRunner(Runner):
         return logits
 
 
+def write_optimised(model: bytes, settings: SessionSettings, path: Path) -> None:
+    """Write an ONNX file as ONNX Runtime rewrites it for this machine's CPU.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        BackendError: it cannot load the file.
+    """
+    ort = import_onnxruntime()
+    options = settings.options(ort)
+    options.optimized_model_filepath = str(path)
+    _on_cpu(ort, model, options, settings.without, "the ONNX model")
+
+
 def _on_cpu(
     ort: Any, model: Path | str | bytes, options: Any, without: tuple[str, ...], where: str
 ) -> tuple[Any, dict[str, str]]:

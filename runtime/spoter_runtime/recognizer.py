@@ -19,16 +19,13 @@ from spoter_runtime.errors import BackendError, InputError
 from spoter_runtime.landmarks import Float32Array, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.many import Answered, infer_many
-from spoter_runtime.ort import OrtRunner, SessionSettings
+from spoter_runtime.ort import OrtRunner
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuned import Tuned, Way, read_tuned
+from spoter_runtime.tuned import Tuned, Way, read_tuned, way_for_many
 
 LongClips = Literal["error", "resample"]
 
 STREAM_CLIPS = 256  # looked at together by `Recognizer.stream`: enough of one length for full batches
-MOST_CLIPS = (
-    8  # in a call, for many clips, where nothing was measured; more gain little and wait for each other
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,12 +256,7 @@ def _many(
     """Return how many clips are answered beside a runner for one; None where it does that as well."""
     if runner.name not in ON_CPU or threads is not None or (way is None and usable_cores() == 1):
         return None
-    way = way or Way(
-        backend=runner.name,
-        session=SessionSettings(threads=1),
-        workers=usable_cores(),
-        most_clips=MOST_CLIPS,
-    )
+    way = way or way_for_many(runner.name)
 
     def open_() -> Runner:
         return open_runner(bundle, way.backend, precision=precision, way=way).runner

@@ -11,17 +11,27 @@ from typing import Any, Final
 
 import numpy as np
 
-from spoter_runtime.backends import FUSED, ON_CPU, open_runner
+from spoter_runtime.backends import FUSED, ON_CPU, onnx_file_of, open_runner
 from spoter_runtime.bundle import Bundle, Goldens
 from spoter_runtime.errors import BackendError, ConfigError, SpoterError
+from spoter_runtime.files import sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.many import infer_many
-from spoter_runtime.ort import SessionSettings, import_onnxruntime
+from spoter_runtime.ort import SessionSettings, write_optimised
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.replay import replay_goldens
 from spoter_runtime.runner import Runner, pad_clips
-from spoter_runtime.tuned import SITUATIONS, Situation, Tuned, Way, prepared_path, write_tuned
+from spoter_runtime.tuned import (
+    MOST_CLIPS,
+    SITUATIONS,
+    Situation,
+    Tuned,
+    Way,
+    prepared_path,
+    way_for_many,
+    write_tuned,
+)
 
 # What ONNX Runtime does by itself and is slower than leaving it on some processors.
 _DOUBTFUL: Final = ("SkipLayerNormFusion",)
@@ -116,14 +126,12 @@ def _ways_for_one(bundle: Bundle, precision: str) -> list[Way]:
 
 def _ways_for_many(bundle: Bundle, precision: str) -> list[Way]:
     """Return the ways for many clips; the first is what is taken without tuning."""
-    cores = usable_cores()
-    alone = SessionSettings(threads=1)
     ways = []
     for backend in _files(bundle, precision):
-        for clips in (8, *(clips for clips in _CLIPS_A_CALL if clips != 8)):
+        for clips in dict.fromkeys((MOST_CLIPS, *_CLIPS_A_CALL)):
             if clips <= bundle.contract.max_batch:
-                ways.append(Way(backend=backend, session=alone, workers=cores, most_clips=clips))
-        if cores > 1:
+                ways.append(way_for_many(backend, clips))
+        if usable_cores() > 1:
             ways.append(Way(backend=backend, session=SessionSettings(), workers=1, most_clips=16))
     return ways
 
@@ -263,20 +271,11 @@ def _low(values: Sequence[float]) -> float:
 
 def _prepared(bundle: Bundle, precision: str, way: Way) -> Way:
     """Keep the file as ONNX Runtime has optimised it: the next start need not do it again."""
-    artefact = bundle.by_precision("ort" if way.backend == FUSED else "onnx")[precision]
-    ort = import_onnxruntime()
-    options = way.session.options(ort)
+    artefact = onnx_file_of(bundle, way.backend, precision)
     path = prepared_path(hashlib.sha256(f"{artefact.sha256} {way}".encode()).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)
-    options.optimized_model_filepath = str(path)
-    ort.InferenceSession(
-        bundle.read(artefact.path),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=list(way.session.without) or None,
-    )
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
+    write_optimised(bundle.read(artefact.path), way.session, path)
+    digest = sha256_of(path)
     path.replace(prepared_path(digest))
     return replace(way, prepared=digest)
 

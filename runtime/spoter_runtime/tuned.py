@@ -22,6 +22,8 @@ SCHEMA: Final = 1
 Situation = Literal["one", "many"]
 SITUATIONS: Final[tuple[Situation, ...]] = ("one", "many")
 
+MOST_CLIPS: Final = 8  # in a call, for many clips, where nothing was measured; more gain little
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
@@ -47,6 +49,16 @@ class Way:
         if self.most_clips > 1 or self.workers > 1:
             words.append(f"{self.workers} at a time, up to {self.most_clips} clips a call")
         return ", ".join(words)
+
+
+def way_for_many(backend: str, most_clips: int = MOST_CLIPS) -> Way:
+    """Return a way for many clips: a call a core, each on one thread; as it is, what is taken untuned."""
+    return Way(
+        backend=backend,
+        session=SessionSettings(threads=1),
+        workers=usable_cores(),
+        most_clips=most_clips,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,11 +66,15 @@ def test_the_reason_says_what_was_measured(bundle):
         assert "times as fast as without tuning" in because or "ways is surely faster" in because
 
 
-def test_a_way_with_other_answers_is_never_chosen(bundle_copy, plant, clip):
-    fused = onnx.load(bundle_copy / "model.ort.onnx")
-    bias = next(t for t in fused.graph.initializer if t.name == "bdsl_classifier.7.bias")
+def with_other_answers(path):
+    graph = onnx.load(path)
+    bias = next(t for t in graph.graph.initializer if t.name == "bdsl_classifier.7.bias")
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
-    bundle = plant(bundle_copy, fused.SerializeToString(), kind="ort")
+    return graph.SerializeToString()
+
+
+def test_a_way_with_other_answers_is_never_chosen(bundle_copy, plant, clip):
+    bundle = plant(bundle_copy, with_other_answers(bundle_copy / "model.ort.onnx"), kind="ort")
     found = tune(bundle, seconds=0.2)
     assert {way.backend for way in found.ways.values()} == {"ort-cpu"}
     refused = [
@@ -82,12 +86,8 @@ def test_a_way_with_other_answers_is_never_chosen(bundle_copy, plant, clip):
 
 
 def test_where_every_way_is_wrong_nothing_is_chosen(bundle_copy, plant):
-    for kind in ("onnx", "ort"):
-        path = bundle_copy / ("model.onnx" if kind == "onnx" else "model.ort.onnx")
-        graph = onnx.load(path)
-        bias = next(t for t in graph.graph.initializer if t.name == "bdsl_classifier.7.bias")
-        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
-        bundle = plant(bundle_copy, graph.SerializeToString(), kind=kind)
+    for kind, file in (("onnx", "model.onnx"), ("ort", "model.ort.onnx")):
+        bundle = plant(bundle_copy, with_other_answers(bundle_copy / file), kind=kind)
     with pytest.raises(BackendError, match=r"no way to run it gives its answers here:\n  ort-cpu-fused, "):
         tune(bundle, seconds=0.2)
     assert read_tuned(bundle, "fp32") is None

@@ -26,7 +26,7 @@ from spoter_export.judge import Proof, loosened_for_gpu, policy_of
 from spoter_export.lower import lowered, passes_for
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
-from spoter_runtime.backends import FUSED
+from spoter_runtime.backends import onnx_file_of
 from spoter_runtime.bundle import Artefact, Bundle
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import Float32Array
@@ -183,9 +183,7 @@ class _Chain:
     @property
     def _file(self) -> Artefact:
         """The bundle's file that the backend runs, or that its engine was built from."""
-        name, precision = split_backend(self.backend)
-        own = self.bundle.by_precision("ort").get(precision) if name == FUSED else None
-        return own or self.bundle.onnx(precision)
+        return onnx_file_of(self.bundle, *split_backend(self.backend))
 
     def _lowered(self, kind: str, precision: str) -> onnx.ModelProto:
         """Lower the graph as an export would; what a pass breaks is to be seen in the chain."""
