@@ -8,7 +8,7 @@ from itertools import chain
 from statistics import median
 from typing import Any, Final
 
-from spoter_toolkit.backends import split_backend
+from spoter_toolkit.backends import CPU_BACKENDS, split_backend
 from spoter_toolkit.bench.cases import BenchSettings, Case, backend_of, notebook_case, plural
 from spoter_toolkit.bench.drift import Drift, find_drift
 from spoter_toolkit.bench.lengths import ClipLengths
@@ -31,9 +31,6 @@ NOT_MEASURED: Final = (
     "several callers of one model at once",
     "a start from a disk that has not been read before (only the first start of a backend may be one)",
 )
-
-# Backends that compute on the processor whose floor is measured.
-_ON_THE_CPU: Final = ("torch", "ort-cpu-fused", "ort-cpu")
 
 Rounds = tuple[tuple[int, ...], ...]  # nanoseconds of each call, round by round
 
@@ -273,7 +270,7 @@ class BenchResult:
         found = []
         for timing in self.timings:
             floor = floors.get(timing.case)
-            if floor and split_backend(backend_of(timing.backend))[0] in _ON_THE_CPU:
+            if floor and split_backend(backend_of(timing.backend))[0] in CPU_BACKENDS:
                 ratio = paired_ratio(timing.rounds_ns, floor.rounds_ns, seed=self.settings.seed)
                 if ratio:
                     floor_ms = median(floor.samples_ns) / 1e6
