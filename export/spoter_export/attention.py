@@ -85,12 +85,13 @@ def absorb_single_query(graph: Graph) -> None:
     Requires: one query a clip, keys and values from the same tokens, a linear layer behind.
     Ensures: no product with a weight over all tokens.
     """
+    sizes = graph.sizes()
     for attention in _attentions(graph):
-        product = graph.only_reader(attention.joined)
-        behind = _linear_at(graph, _behind(graph, product)) if product is not None else None
+        output = _behind(graph, graph.only_reader(attention.joined))
+        behind = _linear_at(graph, output)
         same = attention.keys.source == attention.values.source
-        if same and behind is not None and graph.sizes().get(attention.joined, ())[1:2] == (1,):
-            graph.replace(_absorbed(graph, attention, behind, output=_behind(graph, product)))
+        if same and behind is not None and sizes.get(attention.joined, ())[1:2] == (1,):
+            graph.replace(_absorbed(graph, attention, behind, output=output))
 
 
 def attend_in_one_operator(graph: Graph) -> None:
@@ -206,8 +207,9 @@ def _part_of_linear(graph: Graph, split: NodeProto, tensor: str) -> _Linear | No
         if len(whole.bias) % count:
             return None
         sizes = np.full(count, len(whole.bias) // count)
-    end = int(np.cumsum(sizes)[list(split.output).index(tensor)])
-    columns = slice(end - int(sizes[list(split.output).index(tensor)]), end)
+    place = list(split.output).index(tensor)
+    end = int(np.cumsum(sizes)[place])
+    columns = slice(end - int(sizes[place]), end)
     return _Linear(source=whole.source, weight=whole.weight[:, columns], bias=whole.bias[columns])
 
 

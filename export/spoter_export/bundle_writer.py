@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,9 +125,10 @@ def _forms_of(
             has nothing to do in this graph.
     """
     batches = telling_batches(contract)
+    after = functools.cache(lambda passes: lowered(exported, passes, batches=batches))  # fp16's are fp32's
     for precision in precisions:
         for kind in ("onnx",) if precision == "fp16" else ("onnx", "ort"):
-            graph = lowered(exported, passes_for(kind, precision), batches=batches)
+            graph = after(passes_for(kind, precision))
             domains = {node.domain for node in graph.graph.node} - {""}
             if kind == "ort" and not domains:
                 continue

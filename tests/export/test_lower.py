@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,21 +27,12 @@ def exported_graph(small_model, contract):
 
 
 @pytest.fixture(scope="module")
-def plain_graph(contract):
+def plain_graph(small_model, contract):
     """SPOTER: its last layer asks for the class token alone, and its head is another."""
-    from spoter_toolkit.models import ModelConfig, Spoter
+    from spoter_toolkit.models import Spoter
 
     torch.manual_seed(1)
-    config = ModelConfig(
-        architecture="spoter",
-        d_model=36,
-        num_heads=4,
-        num_encoder_layers=2,
-        d_ff=64,
-        num_classes=contract.num_classes,
-        max_seq_length=contract.max_frames + 1,
-    )
-    return onnx_from_module(Spoter(config), contract)
+    return onnx_from_module(Spoter(replace(small_model.config, architecture="spoter")), contract)
 
 
 def operators(model):
