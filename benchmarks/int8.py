@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 from fp16 import Case, case_from, on_ort
+from in_turn import in_turn
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from result_files import environment_lines, write_result
@@ -157,22 +157,6 @@ def wrong_sums(model: onnx.ModelProto, case: Case) -> list[int]:
     return [wrong, total]
 
 
-def times(runners: dict[str, OrtRunner]) -> dict[str, list[list[int]]]:
-    """Return name → samples in ns of each round, rounds taken in turn."""
-    poses, lengths = pad_clips([np.random.default_rng(0).random((60, 54, 2), np.float32)])
-    samples: dict[str, list[list[int]]] = {name: [] for name in runners}
-    for round_ in range(ROUNDS + 1):  # the first one warms up
-        for name, runner in runners.items():
-            taken = []
-            for _ in range(CALLS):
-                begin = time.perf_counter_ns()
-                runner.infer(poses, lengths)
-                taken.append(time.perf_counter_ns() - begin)
-            if round_:
-                samples[name].append(taken)
-    return samples
-
-
 def moved(runner: OrtRunner, case: Case) -> dict[str, float]:
     """Return how far padding and company move the logits of people's clips, and of ones that are none's."""
     sets = {
@@ -191,7 +175,8 @@ def ablation(case: Case) -> list[dict[str, Any]]:
     """Return a row for each variant."""
     graphs = variants(case.model)
     runners = {what: on_ort(graph) for what, graph in graphs.items()}
-    samples = times(runners)
+    clip = np.random.default_rng(0).random((1, 60, 108), np.float32)
+    samples = in_turn(runners, clip, ROUNDS, min_calls=CALLS)
     rows = []
     for what, runner in runners.items():
         facts = moved(runner, case) | {"onnx_bytes": graphs[what].ByteSize()}

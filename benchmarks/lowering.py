@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from in_turn import in_turn
 from result_files import environment_lines, write_result
 
 from spoter_export.int8 import int8_from_fp32
@@ -28,7 +29,7 @@ from spoter_runtime.ort import OrtRunner
 from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.bench.floor import Floor
 from spoter_toolkit.bench.statistics import paired_ratio
-from spoter_toolkit.bench.work import generated_clips, timed
+from spoter_toolkit.bench.work import generated_clips
 from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.evaluation import infer_clips
@@ -56,19 +57,6 @@ def forms_of(exported: onnx.ModelProto, contract: GraphContract) -> dict[str, on
     return forms
 
 
-def times(engines: dict[str, Any], batch: int, frames: int, rounds: int) -> dict[str, list[list[int]]]:
-    """Return name → samples in ns of each round, rounds taken in turn, every other one backwards."""
-    poses = generated_clips(batch, frames)
-    samples: dict[str, list[list[int]]] = {name: [] for name in engines}
-    for done in range(rounds + 1):  # the first one warms up
-        for name in reversed(engines) if done % 2 else engines:
-            engine = engines[name]
-            taken = timed(lambda engine=engine: engine.infer(poses), 3, ROUND_NS)  # type: ignore[misc]
-            if done:
-                samples[name].append(taken)
-    return samples
-
-
 def measure(run: Path, clips: list[Float32Array], rounds: int) -> dict[str, Any]:
     """Return everything about one model as plain JSON values."""
     module, contract = read_run(run).load_model(), read_run(run).contract(32)
@@ -93,7 +81,7 @@ def measure(run: Path, clips: list[Float32Array], rounds: int) -> dict[str, Any]
         FLOOR: Floor(forms[f"any runtime: + {PORTABLE[-1].__name__}"].SerializeToString(), 1)
     }
     for batch, frames in CASES:
-        samples = times(engines, batch, frames, rounds)
+        samples = in_turn(engines, generated_clips(batch, frames), rounds, min_calls=3, min_ns=ROUND_NS)
         for row in rows:
             own = samples[row["form"]]
             ratio = paired_ratio(samples[STOCK], own, seed=0)

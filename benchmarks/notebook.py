@@ -132,7 +132,7 @@ class NotebookBdslSpoter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, C) for clips (N, T, 108), all of whose frames count as real."""
         frames_NTE = self.input_projection(x * self.signing_space_weights.repeat(2))
-        class_N1E = self.class_token.expand(len(x), -1, -1)
+        class_N1E = self.class_token.expand(x.shape[0], -1, -1)  # len(x) would fix the number in an export
         tokens_NSE = self.positional_encoding(torch.cat((class_N1E, frames_NTE), dim=1))
         for layer in self.encoder_layers:
             tokens_NSE = layer(tokens_NSE)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from notebook_module import MOST_FRAMES, AnyBatch, module_from
+from notebook_module import MOST_FRAMES, module_from
 from torch import Tensor
 
 from spoter_export.cases import generated_poses
@@ -119,7 +119,7 @@ def write_stock_onnx(folder: Path) -> None:
     """Export the notebook's module as PyTorch's manual does: dynamo, both axes open."""
     clips, frames = torch.export.Dim("clips"), torch.export.Dim("frames", max=MOST_FRAMES)
     torch.onnx.export(
-        module_from(folder, AnyBatch),
+        module_from(folder),
         (torch.zeros(2, 60, 108),),
         str(folder / "notebook.onnx"),
         dynamo=True,

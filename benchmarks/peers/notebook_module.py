@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -15,26 +14,10 @@ from notebook import NotebookBdslSpoter
 MOST_FRAMES = 299
 
 
-class AnyBatch(NotebookBdslSpoter):
-    """The same function, exportable for any number of clips: `len(x)` in its forward fixes their number."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, C) for clips (N, T, 108)."""
-        frames_NTE = self.input_projection(x * self.signing_space_weights.repeat(2))
-        class_N1E = self.class_token.expand(x.shape[0], -1, -1)
-        tokens_NSE = self.positional_encoding(torch.cat((class_N1E, frames_NTE), dim=1))
-        for layer in self.encoder_layers:
-            tokens_NSE = layer(tokens_NSE)
-        attended_NSE, _ = self.cultural_attention(tokens_NSE, tokens_NSE, tokens_NSE)
-        logits: Tensor = self.bdsl_classifier((tokens_NSE + attended_NSE)[:, 0])
-        return logits
-
-
-def module_from(folder: Path, kind: type[NotebookBdslSpoter] = NotebookBdslSpoter) -> NotebookBdslSpoter:
+def module_from(folder: Path) -> NotebookBdslSpoter:
     """Return the module, ready to answer, from a model's folder."""
     weights = torch.load(folder / "notebook.pt", weights_only=True)
-    classes = len(weights["bdsl_classifier.7.bias"])
-    module = kind(num_classes=classes)
+    module = NotebookBdslSpoter(num_classes=len(weights["bdsl_classifier.7.bias"]))
     missing, unexpected = module.load_state_dict(weights, strict=False)
     if unexpected or any(not name.startswith("classifier.") for name in missing):
         raise ValueError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
@@ -48,4 +31,4 @@ def exported_program(folder: Path, *, batch: int | None = 1) -> torch.export.Exp
     if batch is None:
         shapes[0] = torch.export.Dim("clips", min=1, max=1024)
     example = torch.zeros(batch or 2, 60, 108)
-    return torch.export.export(module_from(folder, AnyBatch), (example,), dynamic_shapes=(shapes,))
+    return torch.export.export(module_from(folder), (example,), dynamic_shapes=(shapes,))

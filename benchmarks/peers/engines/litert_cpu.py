@@ -14,10 +14,10 @@ def prepare(peer: str, folder: Path, made: Path) -> None:
     """Convert one clip, any number of frames."""
     import litert_torch
     import torch
-    from notebook_module import MOST_FRAMES, AnyBatch, module_from
+    from notebook_module import MOST_FRAMES, module_from
 
     shapes = ({1: torch.export.Dim("frames", min=1, max=MOST_FRAMES)},)
-    module = module_from(folder, AnyBatch)
+    module = module_from(folder)
     litert_torch.convert(module, (torch.zeros(1, 60, 108),), dynamic_shapes=shapes).export(
         str(made / "notebook.tflite")
     )

@@ -16,7 +16,7 @@ def prepare(peer: str, folder: Path, made: Path) -> None:
     """Trace one clip and convert it, with two lengths so that frames stay open."""
     import pnnx
     import torch
-    from notebook_module import AnyBatch, module_from
+    from notebook_module import module_from
 
     class Positions(torch.nn.Module):
         """The same sum; pnnx takes the first of the notebook's table (300, 1, 108) for the batch."""
@@ -28,7 +28,7 @@ def prepare(peer: str, folder: Path, made: Path) -> None:
         def forward(self, tokens_NSE: torch.Tensor) -> torch.Tensor:
             return tokens_NSE + self.pe[:, : tokens_NSE.shape[1]]
 
-    module = module_from(folder, AnyBatch)
+    module = module_from(folder)
     module.positional_encoding = Positions(module.positional_encoding.pe)
     lengths = torch.zeros(1, 60, 108), torch.zeros(1, 30, 108)
     pnnx.export(module, str(made / "notebook.pt"), *lengths, fp16=False)

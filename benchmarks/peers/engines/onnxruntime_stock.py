@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from many_clips import in_batches
 
 REQUIREMENTS = ("onnxruntime", "onnx", "sympy", "torch", "numpy")  # all but the first: its optimiser
 PEERS = {
     "ort-stock": "torch.onnx.export, ONNX Runtime's default session",
     "ort-optimiser": "torch.onnx.export, then onnxruntime.transformers.optimizer (bert, its own choice)",
 }
-BATCH = 16
 
 
 def prepare(peer: str, folder: Path, made: Path) -> None:
@@ -42,16 +41,4 @@ def load(peer: str, folder: Path, made: Path, threads: int) -> Callable[[Any], A
 
 def many(peer: str, folder: Path, made: Path, threads: int) -> Callable[[list[Any]], Any]:
     """Return what one would write by hand: as they come, 16 at a time, padded to the longest of them."""
-    infer = load(peer, folder, made, threads)
-
-    def answer(clips: list[Any]) -> Any:
-        logits = []
-        for begin in range(0, len(clips), BATCH):
-            batch = clips[begin : begin + BATCH]
-            poses = np.zeros((len(batch), max(map(len, batch)), 108), np.float32)
-            for row, clip in zip(poses, batch, strict=True):
-                row[: len(clip)] = clip
-            logits.append(infer(poses))
-        return np.concatenate(logits)
-
-    return answer
+    return in_batches(load(peer, folder, made, threads))

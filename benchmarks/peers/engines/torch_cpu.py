@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from many_clips import in_batches
 
 REQUIREMENTS = ("torch", "numpy")
 PEERS = {
     "torch-eager": "the notebook's module in PyTorch",
     "torch-compile": "the notebook's module through torch.compile, any length",
 }
-BATCH, FRAMES = 16, 100  # the notebook's
 
 
 def prepare(peer: str, folder: Path, made: Path) -> None:
@@ -23,12 +22,11 @@ def prepare(peer: str, folder: Path, made: Path) -> None:
 def load(peer: str, folder: Path, made: Path, threads: int) -> Callable[[Any], Any]:
     """Return the module as a function of arrays."""
     import torch
-    from notebook_module import AnyBatch, module_from
+    from notebook_module import module_from
 
     torch.set_num_threads(threads)
-    compiled = peer == "torch-compile"
-    module: Any = module_from(folder, AnyBatch) if compiled else module_from(folder)
-    if compiled:
+    module: Any = module_from(folder)
+    if peer == "torch-compile":
         module = torch.compile(module, dynamic=True)
 
     def infer(poses_NTD: Any) -> Any:
@@ -40,16 +38,4 @@ def load(peer: str, folder: Path, made: Path, threads: int) -> Callable[[Any], A
 
 def many(peer: str, folder: Path, made: Path, threads: int) -> Callable[[list[Any]], Any]:
     """Return the notebook's way with many clips: padded with zeros or cut to 100 frames, 16 at a time."""
-    infer = load(peer, folder, made, threads)
-
-    def answer(clips: list[Any]) -> Any:
-        logits = []
-        for begin in range(0, len(clips), BATCH):
-            batch = clips[begin : begin + BATCH]
-            poses = np.zeros((len(batch), FRAMES, 108), np.float32)
-            for row, clip in zip(poses, batch, strict=True):
-                row[: len(clip)] = clip[:FRAMES]
-            logits.append(infer(poses))
-        return np.concatenate(logits)
-
-    return answer
+    return in_batches(load(peer, folder, made, threads), frames=100)
