@@ -30,7 +30,7 @@ from notebook import BATCH, NotebookBdslSpoter, NotebookClips, notebook_loss
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 from training_levers import Patches, before, clip_at_once, exchanged, levers, one_projection
-from training_page import NOTEBOOK, OURS, markdown
+from training_page import KERNELS, NOTEBOOK, OURS, markdown
 
 from spoter_runtime.files import write_json, write_text
 from spoter_toolkit import batches, models
@@ -40,6 +40,7 @@ from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
 from spoter_toolkit.data.synth import SynthSettings, synthesize
 from spoter_toolkit.models import count_parameters
 from spoter_toolkit.recipes import read_recipe
+from spoter_toolkit.step_graphs import make_recordable
 from spoter_toolkit.train_config import TrainConfig
 from spoter_toolkit.train_record import read_metrics
 from spoter_toolkit.training import Loop, train
@@ -126,9 +127,12 @@ def cases(
     config = read_recipe(RECIPE, ["epochs=1000"])  # no schedule ends within the rounds
     device = accelerator.device
 
-    def case(name: str, patches: Patches = (), **changes: Any) -> Case:
-        loop = replace(Loop.begin(config, dataset, clips, accelerator).prepared(), **changes)
-        return Case(name=name, epoch=lambda i: run_share(loop, i), patches=patches)
+    def fresh() -> Loop:
+        return Loop.begin(config, dataset, clips, accelerator).prepared()
+
+    def case(name: str, patches: Patches = (), loop: Loop | None = None, **changes: Any) -> Case:
+        changed = replace(loop or fresh(), **changes)
+        return Case(name=name, epoch=lambda i: run_share(changed, i), patches=patches)
 
     def bfloat16() -> AbstractContextManager[object]:
         return torch.autocast(device.type, torch.bfloat16)
@@ -138,14 +142,19 @@ def cases(
         case(OURS),
         *(case(f"without: {name}", patches) for name, patches in levers(device).items()),
     ]
-    loop = Loop.begin(config, dataset, clips, accelerator).prepared()
+    if device.type == "cuda":
+        found.append(case("without: steps as CUDA graphs", graphs=None))
+    loop = fresh()
     adamw = torch.optim.AdamW(loop.model.parameters(), lr=config.learning_rate, foreach=False)
+    # Never 0: the recordable way divides by it.
+    schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / 500))
+    make_recordable(adamw, device, recordable=loop.graphs is not None)
     found += [
         case(
             "without: AdamW tensor by tensor",
-            model=loop.model,
+            loop=loop,
             optimizer=accelerator.prepare(adamw),
-            schedule=torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, step / 500)),
+            schedule=schedule,
         ),
         case("tried: bfloat16", accelerator=Otherwise(accelerator, autocast=bfloat16)),
         case(
@@ -158,8 +167,10 @@ def cases(
         ),
     ]
     if compiled:
-        model = Loop.begin(config, dataset, clips, accelerator).prepared().model
-        found.append(case("tried: torch.compile", model=torch.compile(model, dynamic=True)))
+        loop = fresh()
+        compiled_model = torch.compile(loop.model, dynamic=True)
+        without = ", without CUDA graphs" if loop.graphs else ""
+        found.append(case(f"tried: torch.compile{without}", loop=loop, model=compiled_model, graphs=None))
     return found
 
 
@@ -167,14 +178,17 @@ def measure(every: list[Case], rounds: int, device: torch.device, threads: int) 
     """Run cases in turn; return their samples and ratios as plain JSON values."""
     torch.set_num_threads(threads)
     first_ns, samples = {}, {case.name: [] for case in every}
-    for round_ in range(rounds + 1):  # the first one warms up, and compiles
+    # Rounds that warm up, compile and record: on a GPU two epochs, so that every usual shape is recorded.
+    warm_up = 1 if device.type == "cpu" else 2 * SHARES
+    for round_ in range(warm_up + rounds):
         for case in every:
             taken = case.run(round_, device)
-            if round_:
+            if round_ >= warm_up:
                 samples[case.name].append(taken)
-            else:
-                first_ns[case.name] = taken
-        print(f"{threads} threads, round {round_} of {rounds}, load {load_average()}", flush=True)
+            first_ns.setdefault(case.name, taken)
+        print(
+            f"{threads} threads, round {round_ - warm_up + 1} of {rounds}, load {load_average()}", flush=True
+        )
     rows = [row(name, samples, first_ns[name]) for name in samples]
     return {"threads": threads, "rounds": rounds, "rows": rows}
 
@@ -220,8 +234,8 @@ def row(name: str, samples: dict[str, list[int]], first_ns: int) -> dict[str, An
     }
 
 
-def curves(folder: Path, epochs: int, seeds: list[int], work: Path) -> dict[str, Any]:
-    """Train on a whole dataset in three ways; return the metrics of each epoch."""
+def curves(folder: Path, epochs: int, seeds: list[int], work: Path, *, on_gpu: bool) -> dict[str, Any]:
+    """Train on a whole dataset in each way; return the metrics of each epoch."""
     dataset = read_dataset(folder)
     config = read_recipe(CURVES_RECIPE, [f"epochs={epochs}", "patience=0"])
     if not dataset.clips_in("val"):  # nothing is chosen here, so that the test split can stand in
@@ -233,6 +247,8 @@ def curves(folder: Path, epochs: int, seeds: list[int], work: Path) -> dict[str,
         "shuffled": (exchanged(batches, "WINDOW", 1),),
         "before": before(),
     }
+    if on_gpu:  # the levers are about a CPU
+        ways = {OURS: (), KERNELS: ()}
     runs = []
     for seed in seeds:
         for name, patches in ways.items():
@@ -240,7 +256,7 @@ def curves(folder: Path, epochs: int, seeds: list[int], work: Path) -> dict[str,
                 for exchange in patches:
                     stack.enter_context(exchange())
                 run = work / f"{folder.name}-{name}-{seed}"
-                train(replace(config, seed=seed), dataset, run)
+                train(replace(config, seed=seed, cuda_graphs=name != KERNELS), dataset, run)
             runs.append({"way": name, "seed": seed, "epochs": read_metrics(run)})
             print(folder.name, name, seed, runs[-1]["epochs"][-1], flush=True)
     return {
@@ -304,7 +320,8 @@ def main() -> None:
         speed = speeds(dataset, accelerator, arguments)
         page = write_result(command_of(arguments), speed, found)
         for path in arguments.curves:
-            found.append(curves(path, arguments.epochs, seeds, Path(work)))
+            on_gpu = accelerator.device.type == "cuda"
+            found.append(curves(path, arguments.epochs, seeds, Path(work), on_gpu=on_gpu))
             write_result(command_of(arguments), speed, found)
     print(page)
 

@@ -42,7 +42,9 @@ def plan_with_speeds_drawn_late(clips: tuple[Clip, ...], config: TrainConfig, ep
     return [[played(take) for take in batch] for batch in plan_epoch(clips, still, epoch)]
 
 
-def read_padded_to_100(dataset: Dataset, takes: list[Take], device: torch.device) -> Batch:
+def read_padded_to_100(
+    dataset: Dataset, takes: list[Take], device: torch.device, frames: int | None = None
+) -> Batch:
     """Read a batch as long as the notebook's, whatever it holds."""
     batch = read_batch(dataset, takes, device)
     poses = F.pad(batch.poses_NTL2[:, :FRAMES], (0, 0, 0, 0, 0, max(0, FRAMES - batch.poses_NTL2.shape[1])))
@@ -77,8 +79,15 @@ def every_token_attends(self: CulturalAttention, class_N1E: Tensor, tokens: Tens
 _cultural_attention = CulturalAttention.forward
 
 
-def one_projection(self: models.Attention, tokens_NSE: Tensor, mask_N11S: Tensor) -> Tensor:
-    """Project queries, keys and values in one product."""
+_attention = models.Attention.forward
+
+
+def one_projection(
+    self: models.Attention, asking_NQE: Tensor, tokens_NSE: Tensor, mask_N11S: Tensor
+) -> Tensor:
+    """Project queries, keys and values in one product, where every token asks."""
+    if asking_NQE is not tokens_NSE:
+        return _attention(self, asking_NQE, tokens_NSE, mask_N11S)
     parts = (self.W_q, self.W_k, self.W_v)
     weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
     queries, keys, values = F.linear(tokens_NSE, weight, bias).chunk(3, 2)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-NOTEBOOK, OURS = "the notebook's loop", "ours"
+NOTEBOOK, OURS, KERNELS = "the notebook's loop", "ours", "kernel by kernel"
+
+CPU_WAYS = (
+    "Ours; our loop on shuffled batches, padded to their longest clip; and the loop before: windows of 16 "
+    "batches, speeds drawn late, torch's attention and dropout."
+)
+GPU_WAYS = (
+    "Ours, whose steps are recorded as CUDA graphs, in batches padded to a multiple of 16 frames; and the "
+    "same with every kernel launched by itself, in batches as long as their longest clip. Dropout's numbers "
+    "differ with the padding."
+)
 
 
 def speed_markdown(speed: dict[str, Any]) -> list[str]:
@@ -28,12 +38,14 @@ def speed_markdown(speed: dict[str, Any]) -> list[str]:
             "",
         ]
 
+    on_gpu = speed["device"] != "cpu"
     first = speed["runs"][0]
     rows = first["rows"]
     lines = [
         f"A round is {speed['clips_a_round']} of {speed['clips']} clips of {least} to {most} frames, mean "
-        f"{mean:.1f} ({speed['source']}), in batches of {speed['batch']}; {first['rounds']} rounds in turn, "
-        f"on a machine that others used too; recipe `{speed['recipe']}`, {speed['device']}. Parameters: "
+        f"{mean:.1f} ({speed['source']}), in batches of {speed['batch']}; {first['rounds']} rounds in turn"
+        f"{'' if on_gpu else ', on a machine that others used too'}; recipe `{speed['recipe']}`, "
+        f"{speed['device']}. Parameters: "
         f"{speed['parameters'][NOTEBOOK]:,} in the notebook's model, {speed['parameters'][OURS]:,} in ours, "
         "which leaves out the head that is never read.",
         "",
@@ -91,8 +103,7 @@ def markdown(result: dict[str, Any]) -> str:
             *([] if on_gpu else ["Not run: a GPU. `--device cuda` measures the same cases there.", ""]),
             "## What is learned",
             "",
-            "Ours; our loop on shuffled batches, padded to their longest clip; and the loop before: "
-            "windows of 16 batches, speeds drawn late, torch's attention and dropout.",
+            GPU_WAYS if on_gpu else CPU_WAYS,
             "",
             *(line for found in result["curves"] for line in curves_markdown(found)),
             "```json",

@@ -9,7 +9,7 @@ import torch
 
 from spoter_runtime.landmarks import Float32Array
 from spoter_toolkit.augment import AugmentConfig
-from spoter_toolkit.batches import Take, plan_epoch, played_frames, read_batch, share_of
+from spoter_toolkit.batches import Take, longest, plan_epoch, played_frames, read_batch, share_of
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.models import ModelConfig
 from spoter_toolkit.train_config import TrainConfig
@@ -83,13 +83,21 @@ def test_speeds_stay_within_their_range_and_within_what_the_model_takes() -> Non
 def test_a_clip_at_its_own_speed_is_read_as_it_is(tiny: Dataset) -> None:
     takes = [Take(clip=clip, frames=clip.frames) for clip in tiny.clips[:5]]
     batch = read_batch(tiny, takes, torch.device("cpu"))
-    longest = max(take.frames for take in takes)
-    assert (batch.poses_NTL2.shape, batch.poses_NTL2.dtype) == ((5, longest, 54, 2), torch.float32)
+    assert (batch.poses_NTL2.shape, batch.poses_NTL2.dtype) == ((5, longest(takes), 54, 2), torch.float32)
     assert batch.lengths_N.tolist() == [take.frames for take in takes]
     assert [tiny.labels[i].name for i in batch.labels_N.tolist()] == [take.clip.label for take in takes]
     for poses, take in zip(batch.poses_NTL2.numpy(), takes, strict=True):
         assert np.array_equal(poses[: take.frames], tiny.poses_of(take.clip), equal_nan=True)
         assert not poses[take.frames :].any()
+
+
+def test_a_batch_may_be_padded_further(tiny: Dataset) -> None:
+    takes = [Take(clip=clip, frames=clip.frames) for clip in tiny.clips[:2]]
+    frames = longest(takes)
+    alone, padded = (read_batch(tiny, takes, torch.device("cpu"), f) for f in (None, frames + 7))
+    assert padded.poses_NTL2.shape[1] == frames + 7
+    assert not padded.poses_NTL2[:, frames:].any()
+    assert padded.poses_NTL2[:, :frames].numpy().tobytes() == alone.poses_NTL2.numpy().tobytes()
 
 
 @pytest.mark.parametrize("change", [-0.2, -0.01, 0.01, 0.2])

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.augment import AugmentConfig
-from spoter_toolkit.batches import plan_epoch, read_batch
+from spoter_toolkit.batches import longest, plan_epoch, read_batch
 from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig
+from spoter_toolkit.step_graphs import make_recordable
 from spoter_toolkit.train_config import TrainConfig
 from spoter_toolkit.train_record import LAST, read_metrics
 from spoter_toolkit.training import Loop, _loss, _warmup_then_linear, train
@@ -169,6 +171,19 @@ def test_resuming_with_other_settings_or_other_data_is_refused(tiny: Dataset, tm
         train(replace(CONFIG, epochs=1), other, tmp_path / "run", resume=True)
 
 
+def test_settings_that_an_older_run_does_not_state_were_the_defaults(tiny: Dataset, tmp_path: Path) -> None:
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    info = json.loads(path.read_text())
+    del info["train"]["cuda_graphs"]
+    path.write_text(json.dumps(info))
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", resume=True)
+    del info["train"]["learning_rate"]
+    path.write_text(json.dumps(info))
+    with pytest.raises(CheckpointError, match=r"begun with other settings: learning_rate$"):
+        train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", resume=True)
+
+
 def test_a_damaged_last_pt_says_so(tiny: Dataset, tmp_path: Path) -> None:
     train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
     last = tmp_path / "run" / LAST
@@ -263,22 +278,71 @@ def test_settings_out_of_range_are_refused(field: str, value: object) -> None:
         TrainConfig(**{field: value})  # type: ignore[arg-type]
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+
+
 @pytest.mark.gpu
+@needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_no_step_waits_for_the_gpu(tiny: Dataset) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU here")
     from accelerate import Accelerator
 
     loop = Loop.begin(CONFIG, tiny, tiny.clips_in("train"), Accelerator()).prepared()
     loop.model.train()
-    device = loop.accelerator.device
-    generator = torch.Generator(device).manual_seed(0)
     for step, takes in enumerate(plan_epoch(loop.clips, CONFIG, 0)):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets things up
         try:
-            loop._step(read_batch(tiny, takes, device), generator)
+            loop._update(read_batch(tiny, takes, loop.accelerator.device))
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_recorded_steps_do_what_steps_kernel_by_kernel_do(tiny: Dataset) -> None:
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    def steps(*, cuda_graphs: bool) -> tuple[Loop, Tensor]:
+        set_seed(0)
+        config = replace(CONFIG, cuda_graphs=cuda_graphs)
+        loop = Loop.begin(config, tiny, tiny.clips_in("train"), Accelerator()).prepared()
+        loop.generator.manual_seed(1)
+        loop.model.train()
+        device = loop.accelerator.device
+        seen = [
+            loop._step(read_batch(tiny, takes, device, frames=-(-longest(takes) // 32) * 32))
+            for epoch in range(4)
+            for takes in plan_epoch(loop.clips, config, epoch)
+        ]
+        return loop, torch.stack(seen).cpu()
+
+    recorded, in_recordings = steps(cuda_graphs=True)
+    launched, kernel_by_kernel = steps(cuda_graphs=False)
+    assert recorded.graphs is not None
+    assert recorded.graphs._recordings
+    assert launched.graphs is None
+    torch.testing.assert_close(in_recordings, kernel_by_kernel, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("here", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_an_optimiser_is_recordable_where_it_has_to_be_and_nowhere_else(here: str) -> None:
+    device = torch.device(here)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3, device=device))], lr=0.5, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    optimizer.step()  # without gradients
+    make_recordable(optimizer, device, recordable=True)
+    state = optimizer.state_dict()
+    rate = optimizer.param_groups[0]["lr"]
+    schedule.step()
+    assert rate is optimizer.param_groups[0]["lr"]  # where a recording reads it
+    assert rate.item() == 0.25
+    make_recordable(optimizer, device, recordable=False)  # as after a resume on a CPU
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["capturable"]) == (0.25, False)
+    optimizer.load_state_dict(state)
+    make_recordable(optimizer, device, recordable=False)
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(3, device=device)
+    optimizer.step()
 
 
 @pytest.mark.slow

@@ -100,14 +100,25 @@ def played_frames(
     return (recorded_N * factors).round().clip(1, max_frames).astype(np.int64)
 
 
-def read_batch(dataset: Dataset, takes: list[Take], device: torch.device) -> Batch:
+def longest(takes: list[Take]) -> int:
+    """Return the frames of the longest take."""
+    return max(take.frames for take in takes)
+
+
+def read_batch(dataset: Dataset, takes: list[Take], device: torch.device, frames: int | None = None) -> Batch:
     """Read takes from the dataset's memory map into one batch on a device.
 
     A clip is played faster or slower by taking the nearest frame: interpolation would invent places.
+
+    Args:
+        dataset: where the clips are.
+        takes: one or more.
+        device: where the batch goes.
+        frames: to pad to, at least the longest take's; None for those.
     """
     index = dataset.label_index()
     lengths_N = np.array([take.frames for take in takes], np.int32)
-    poses_NTL2 = np.zeros((len(takes), int(lengths_N.max()), NUM_LANDMARKS, 2), np.float32)
+    poses_NTL2 = np.zeros((len(takes), frames or longest(takes), NUM_LANDMARKS, 2), np.float32)
     for row, take in zip(poses_NTL2, takes, strict=True):
         poses_TL2 = dataset.poses_of(take.clip)
         if take.frames != take.clip.frames:

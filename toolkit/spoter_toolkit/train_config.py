@@ -24,6 +24,7 @@ class TrainConfig:
             at 1 all labels are as frequent.
         patience: evaluations without a better validation accuracy before stopping; 0 never stops early.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``, as Accelerate takes it.
+        cuda_graphs: on one GPU, without fp16: repeat recorded steps instead of launching every kernel.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -42,6 +43,7 @@ class TrainConfig:
     patience: int = 0
     seed: int = 0
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluate_every"):

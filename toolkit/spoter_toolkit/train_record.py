@@ -128,9 +128,12 @@ class RunRecord:
 
     def _check_same(self) -> None:
         run = read_run(self.folder)
-        if run.info["train"] != self.config.as_json():
-            ours, theirs = flatten(self.config.as_json()), flatten(run.info["train"] or {})
-            changed = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+        stated = run.info["train"] or {}
+        # What an older run.json does not state was as it is by default.
+        ours, theirs = (flatten(values) for values in (self.config.as_json(), TrainConfig().as_json()))
+        theirs = theirs | flatten(stated) if stated else {}
+        changed = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+        if changed:
             raise CheckpointError(f"{self.folder}: was begun with other settings: {', '.join(changed)}")
         if run.data is None or run.data["sha256"] != self.dataset.sha256:
             raise CheckpointError(f"{self.folder}: was begun on other data than {self.dataset.folder}")

@@ -23,7 +23,7 @@ from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, DataError, NotFiniteError, require
 from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_toolkit.augment import augment
-from spoter_toolkit.batches import Batch, Take, plan_epoch, read_batch, share_of
+from spoter_toolkit.batches import Batch, Take, longest, plan_epoch, read_batch, share_of
 from spoter_toolkit.checkpoint import Run, read_run, save_weights
 from spoter_toolkit.checks import check_model
 from spoter_toolkit.data.dataset import Clip, Dataset
@@ -31,6 +31,7 @@ from spoter_toolkit.data.split import check_no_leak
 from spoter_toolkit.evaluation import infer_clips
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import Spoter, model_from_config
+from spoter_toolkit.step_graphs import FRAMES_STEP, StepGraphs, make_recordable
 from spoter_toolkit.train_config import TrainConfig, flatten
 from spoter_toolkit.train_record import EVAL_BATCH, LAST, Progress, RunRecord, save_last
 
@@ -144,7 +145,12 @@ def _run_epochs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """What one epoch needs, from the config to the optimiser."""
+    """What one epoch needs, from the config to the optimiser.
+
+    Attributes:
+        generator: what augmentation draws from, on the model's device.
+        graphs: the steps' recordings; None where steps are launched kernel by kernel.
+    """
 
     config: TrainConfig
     dataset: Dataset
@@ -153,6 +159,8 @@ class Loop:
     optimizer: Any
     schedule: torch.optim.lr_scheduler.LambdaLR
     accelerator: Any
+    generator: torch.Generator
+    graphs: StepGraphs | None = None
 
     @classmethod
     def begin(cls, config: TrainConfig, dataset: Dataset, clips: tuple[Clip, ...], accelerator: Any) -> Loop:
@@ -178,12 +186,19 @@ class Loop:
             optimizer=optimizer,
             schedule=schedule,
             accelerator=accelerator,
+            generator=torch.Generator(accelerator.device),
         )
 
     def prepared(self) -> Loop:
         """Return the loop with the model on the accelerator's device, wrapped for several processes."""
-        model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        return replace(self, model=model, optimizer=optimizer)
+        accelerator = self.accelerator
+        model, optimizer = accelerator.prepare(self.model, self.optimizer)
+        # Several processes wait for each other within a step, and fp16's scaler looks at every gradient.
+        alone = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+        recordable = alone and self.config.cuda_graphs and accelerator.mixed_precision != "fp16"
+        make_recordable(optimizer, accelerator.device, recordable=recordable)
+        graphs = StepGraphs(self.generator) if recordable else None
+        return replace(self, model=model, optimizer=optimizer, graphs=graphs)
 
     def steps_per_epoch(self) -> int:
         """Return how many steps this process takes in an epoch."""
@@ -201,17 +216,16 @@ class Loop:
         """
         from accelerate.utils import set_seed
 
-        device = self.accelerator.device
         begin = time.perf_counter()
         seed = _mixed(self.config.seed, epoch, self.accelerator.process_index)
         set_seed(seed)  # dropout
-        generator = torch.Generator(device).manual_seed(seed + 1)  # augmentation
+        self.generator.manual_seed(seed + 1)
         batches = _batches_of(self.clips, self.config, epoch, self.accelerator)
         seen: list[Tensor] = []  # loss and accuracy of each step, left where they are until somebody looks
         loss = accuracy = 0.0
         self.model.train()
         for step, takes in enumerate(batches, start=1):
-            seen.append(self._step(read_batch(self.dataset, takes, device), generator))
+            seen.append(self._step(self._read(takes)))
             if step % _STEPS_BETWEEN_LOOKS == 1 or step == len(batches):
                 loss, accuracy = _means(seen)
             on_step(
@@ -223,18 +237,32 @@ class Loop:
             "epoch": epoch + 1,
             "train_loss": loss,
             "train_accuracy": accuracy,
-            "learning_rate": self.schedule.get_last_lr()[0],
+            "learning_rate": float(self.schedule.get_last_lr()[0]),
             "seconds": round(seconds, 3),
             "clips_per_second": round(len(self.clips) / seconds, 1),
         }
 
-    def _step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def _read(self, takes: list[Take]) -> Batch:
+        """Read a batch, for recordings in one of few shapes."""
+        frames = longest(takes)
+        if self.graphs:
+            whole = -(-frames // FRAMES_STEP) * FRAMES_STEP
+            frames = max(frames, min(whole, self.config.model.max_frames))
+        return read_batch(self.dataset, takes, self.accelerator.device, frames)
+
+    def _step(self, batch: Batch) -> Tensor:
         """Update the weights on one batch; return its loss and accuracy (2,), on the device."""
+        seen = self.graphs.run(self._update, batch) if self.graphs else self._update(batch)
+        self.schedule.step()
+        return seen
+
+    def _update(self, batch: Batch) -> Tensor:
+        """Do a step's work on the device, without waiting for it."""
         poses_NTL2 = augment(
             batch.poses_NTL2,
             batch.lengths_N,
             self.config.augment,
-            generator,
+            self.generator,
             centre=(0.5, 0.5) if self.dataset.coordinates == "image" else (0.0, 0.0),
         )
         with self.accelerator.autocast():
@@ -244,7 +272,6 @@ class Loop:
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
-        self.schedule.step()
         return torch.stack((loss.detach(), (logits_NC.argmax(1) == batch.labels_N).float().mean()))
 
 
