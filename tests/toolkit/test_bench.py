@@ -33,6 +33,7 @@ from spoter_toolkit.backends import BACKENDS
 from spoter_toolkit.bench.batch_picture import batch_curves
 from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.controller import run_bench
+from spoter_toolkit.bench.machine import GpuClocks
 from spoter_toolkit.bench.picture import batches_with_lengths
 from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess
 from spoter_toolkit.bench.report import environment_rows, figure, write_report
@@ -555,6 +556,19 @@ def test_one_thread_is_one_thread_in_the_environment():
     assert environment_rows(told) == [
         ("cores of ort-cpu#2, 1 thread", "0"),
         ("cores of torch, 2 threads", "0, 1"),
+    ]
+
+
+def test_a_gpu_is_described_in_words_and_units():
+    told = {
+        "gpu": {"name": "NVIDIA H200", "compute_capability": "9.0", "memory_bytes": 150_109_880_320},
+        "gpu_clocks": dataclasses.asdict(
+            GpuClocks(sm_mhz=1980.0, memory_mhz=3201.0, temperature_c=37.0, power_w=None)
+        ),
+    }
+    assert environment_rows(told) == [
+        ("gpu", "NVIDIA H200, compute capability 9.0, memory 150.1 GB"),
+        ("gpu clocks", "sm 1980.0 MHz, memory 3201.0 MHz, temperature 37.0 °C, power not readable"),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
@@ -199,7 +199,7 @@ def _after(turns: Turns, cases: tuple[Case, ...]) -> dict[str, Any]:
     gpu = gpu_clocks()
     return {
         "load_average_after": load_average(),
-        "gpu_clocks": str(gpu) if gpu else None,
+        "gpu_clocks": asdict(gpu) if gpu else None,
         "worker_cores": cores,
         "worker_threads": {str(n): thread_environment(n) for n in sorted({c.threads for c in cases})},
     }

@@ -32,6 +32,9 @@ BENCH_MD: Final = "bench.md"
 LATENCY_PNG: Final = "latency.png"
 BATCHES_PNG: Final = "batches.png"
 
+# How a fact's name ends, and how its unit is written.
+_UNITS: Final = {"mhz": "MHz", "c": "°C", "w": "W", "bytes": "GB"}
+
 
 def write_report(result: BenchResult, folder: Path) -> None:
     """Write ``bench.json`` (raw samples included), ``bench.md`` and the pictures into `folder`.
@@ -121,11 +124,23 @@ def environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
                 rows.append((f"cores of {backend}, {plural(int(threads), 'thread')}", _listed(cores)))
         elif isinstance(value, list):
             rows.append((what, _listed(value)))
+        elif isinstance(value, dict):
+            rows.append((what, _listed([_named(key, part) for key, part in value.items()])))
         elif value is None:
             rows.append((what, "not readable"))
         else:
             rows.append((what, f"{value / 1e9:.1f} GB" if name.endswith("_bytes") else str(value)))
     return rows
+
+
+def _named(name: str, value: object) -> str:
+    """Return one of several facts under a heading: ``"sm 1980.0 MHz"``, ``"memory 150.1 GB"``."""
+    for unit, shown in _UNITS.items():
+        if name.endswith(f"_{unit}"):
+            what = name.removesuffix(f"_{unit}").replace("_", " ")
+            number = f"{value / 1e9:.1f}" if unit == "bytes" and isinstance(value, int) else value
+            return f"{what} {'not readable' if value is None else f'{number} {shown}'}"
+    return str(value) if name == "name" else f"{name.replace('_', ' ')} {value}"
 
 
 def _listed(values: Sequence[object]) -> str:
