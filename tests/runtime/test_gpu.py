@@ -44,7 +44,7 @@ def test_the_gpu_is_described():
     assert re.fullmatch(r"\d+\.\d", gpu.compute_capability)
     assert gpu.memory_bytes > 1 << 30
     assert re.fullmatch(r"1\d\.\d", gpu.driver_cuda)
-    with pytest.raises(BackendError, match=r"^GPU 99: this machine has \d+, counted from 0$"):
+    with pytest.raises(BackendError, match=r"^GPU 99: this machine has \d+, counted from 0\. Fix: "):
         find_gpu(99)
 
 
