@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -304,8 +305,8 @@ def cell(text: str) -> str:
     return markdown_cell(without_places(text))
 
 
-def page(title: str, command: str, result: dict[str, Any], work: Path) -> str:
-    """Return the whole result as a page."""
+def page(title: str, command: str, result: dict[str, Any], work: Path, pictures: str) -> str:
+    """Return the whole result as a page, whose pictures are files that begin with `pictures`."""
     lines = [f"# {title}", "", f"`{command}`", "", "## Proof, against float64 on the CPU", ""]
     lines += proof_rows(result["proofs"])
     if result["refused"]:
@@ -313,8 +314,11 @@ def page(title: str, command: str, result: dict[str, Any], work: Path) -> str:
         lines += [f"- {what}: {cell(why)}" for what, why in result["refused"].items()]
     for bench in result["benches"]:
         lines += ["", f"## {bench['part']}", ""]
-        report = work / bench["part"] / "bench.md"
-        lines.append(bench["error"] if "error" in bench else report.read_text(encoding="utf-8"))
+        if "error" in bench:
+            lines.append(bench["error"])
+            continue
+        report = (work / bench["part"] / "bench.md").read_text(encoding="utf-8")
+        lines.append(report.replace("](", f"]({pictures}-{bench['part'].lower()}-"))
     return "\n".join([*lines, "", "```json", json.dumps(result["environment"], indent=2), "```", ""])
 
 
@@ -372,7 +376,9 @@ def accept(arguments: argparse.Namespace) -> int:
     folder = work if arguments.rehearse else RESULTS
     write_json(folder / f"{stem}.json", result)
     command = f"python benchmarks/gpu.py {' '.join(arguments.typed)}".strip()
-    write_text(folder / f"{stem}.md", page(f"{run.name} on {device}", cell(command), result, work))
+    write_text(folder / f"{stem}.md", page(f"{run.name} on {device}", cell(command), result, work, stem))
+    for picture in work.glob("[GC]PU/*.png"):
+        shutil.copyfile(picture, folder / f"{stem}-{picture.parent.name.lower()}-{picture.name}")
     print(folder / f"{stem}.md")
     return 0 if all(proof.get("passed", True) for proof in proofs.values()) else 3
 
