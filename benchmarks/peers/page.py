@@ -11,7 +11,12 @@ from result_files import environment_lines
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio
 from spoter_toolkit.bench.verdict import explained, verdict
 
-BASELINE = "ort-stock"
+# What the others are compared with: the first that was measured.
+BASELINES = {
+    "ort-stock": "the file that torch.onnx.export writes for the notebook's module, in ONNX Runtime's "
+    "default session",
+    "torch-eager": "the notebook's module in PyTorch",
+}
 FLOOR = "floor"
 
 
@@ -25,16 +30,23 @@ def fastest_ms(rounds_ns: list[list[int]]) -> float:
     return min(map(min, rounds_ns)) / 1e6
 
 
-def times_as_fast(case: dict[str, Any], peer: str, baseline: str = BASELINE) -> Ratio | None:
+def baseline_of(case: dict[str, Any]) -> str:
+    """Return what the others of a case are compared with."""
+    return next((name for name in BASELINES if case["samples_ns"].get(name)), next(iter(BASELINES)))
+
+
+def times_as_fast(case: dict[str, Any], peer: str, baseline: str | None = None) -> Ratio | None:
     """Return how many times as fast as the baseline, from rounds in turn; None without either's samples."""
     samples = case["samples_ns"]
+    baseline = baseline or baseline_of(case)
     if not samples.get(peer) or not samples.get(baseline):
         return None
     return paired_ratio(samples[baseline], samples[peer], seed=0)
 
 
-def ratio_cells(case: dict[str, Any], peer: str, baseline: str = BASELINE) -> list[str]:
+def ratio_cells(case: dict[str, Any], peer: str, baseline: str | None = None) -> list[str]:
     """Return the ratio with its interval, and what may be said of it."""
+    baseline = baseline or baseline_of(case)
     ratio = times_as_fast(case, peer, baseline)
     if peer == baseline or ratio is None:
         return ["1" if peer == baseline else "", ""]
@@ -49,9 +61,8 @@ def markdown(found: dict[str, Any], where: dict[str, Any], picture: str) -> str:
         "",
         f"`{found['command']}`. Each peer in its own environment and process, all of them in turn, on the "
         "machine below while others used it too: read the ratios, which are of the rounds, not the times. "
-        "Times as fast: over the file that torch.onnx.export writes for the notebook's module, in ONNX "
-        "Runtime's default session, with a 95 % interval. Every peer has the same weights and so many "
-        "threads as the heading says.",
+        f"Times as fast: over {BASELINES[baseline_of(found['cases']['one'])]}, with a 95 % interval. Every "
+        "peer has the same weights and so many threads as the heading says.",
         "",
         *main_section(found),
         *answers_section(found),
@@ -159,7 +170,7 @@ def ragged_section(found: dict[str, Any]) -> list[str]:
         "the file in batches, lets padding take part in the attention: its answers are not those of the "
         "clips alone. Ours are.",
         "",
-        *table(("", "how", "clips/s", "× notebook", "× stock", ""), rows),
+        *table(("", "how", "clips/s", "× notebook", f"× {baseline_of(case)}", ""), rows),
         "",
     ]
 
