@@ -194,6 +194,12 @@ def test_an_empty_clip_passes_where_it_is_asked_for():
     assert check_clip(np.zeros((5, 54, 2)), max_frames=299, allow_empty=True).shape == (5, 54, 2)
 
 
+def test_one_landmark_in_the_last_frame_is_enough():
+    clip = np.zeros((5, 54, 2), np.float32)
+    clip[4, 53] = 0.5
+    assert check_clip(clip, max_frames=299) is not None
+
+
 def test_the_longest_clip_passes():
     assert len(check_clip(np.full((299, 54, 2), 0.5), max_frames=299)) == 299
 
