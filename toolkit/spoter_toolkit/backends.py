@@ -60,10 +60,14 @@ def split_choice(backend: str | None, precision: str | None) -> tuple[str | None
 
 def backends_of(bundle: Bundle) -> list[str]:
     """Return every backend that a bundle could run on, in each precision that it has a file of."""
-    others = dict.fromkeys(
-        a.precision for a in bundle.artefacts if a.kind == "onnx" and a.precision != "fp32"
-    )
-    return [*BACKENDS, *(f"{name}:{precision}" for precision in others for name in DEVICE_BACKENDS)]
+    has = {kind: [a.precision for a in bundle.artefacts if a.kind == kind] for kind in ("onnx", "ort")}
+    others = [
+        f"{name}:{precision}"
+        for precision in dict.fromkeys(has["onnx"])
+        for name in DEVICE_BACKENDS
+        if precision != "fp32" and (name != FUSED or precision in has["ort"])
+    ]
+    return [*BACKENDS, *others]
 
 
 def open_backend(
