@@ -19,16 +19,16 @@ from spoter_export.cases import ClipSet, generated_clips, spread_by_length
 from spoter_export.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Proof, policy_of, prove
-from spoter_export.lower import lowered, passes_for, telling_batches
+from spoter_export.lower import lowered, optimised_by_onnxruntime, passes_for, telling_batches
 from spoter_export.parity import Remembering
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module
 from spoter_export.torch_runner import TorchRunner
-from spoter_runtime.backends import FUSED
+from spoter_runtime.backends import FUSED, session_for
 from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import is_replaceable, replacing
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort import OrtRunner, SessionSettings
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner, pad_clips
 
@@ -92,7 +92,8 @@ def export_bundle(
         for kind, precision, graph in _forms_of(exported, precisions, contract, clips):
             model = _bytes_of(graph)
             artefact = _artefact(model, kind, precision)
-            candidate = OrtRunner(model, name=FUSED if kind == "ort" else None)
+            settings = session_for(kind, SessionSettings())
+            candidate = OrtRunner(model, settings=settings, name=FUSED if kind == "ort" else None)
             if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
                 candidate = OrtRunner(
                     _bytes_of(rounded_from_fp16(graph)), name="ort-cpu, all rounded to fp16"
@@ -138,6 +139,8 @@ def _forms_of(
                 looked_at = [*(clips.clips if clips else ()), *generated_clips(contract, seed=0).clips]
                 check_fp16_range(graph, (pad_clips([clip]) for clip in looked_at))
                 graph = fp16_from_fp32(graph)
+            if kind == "ort":
+                graph = optimised_by_onnxruntime(graph)
             check_graph(graph, contract, domains=(ORT_DOMAIN,) if kind == "ort" else ())
             yield kind, precision, graph
 

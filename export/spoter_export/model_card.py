@@ -122,7 +122,7 @@ def _artefact_section(artefacts: Sequence[Artefact]) -> list[str]:
 
 def _built(artefact: Artefact) -> str:
     if artefact.kind == "ort":
-        return "exported, with ONNX Runtime's own operators"
+        return "exported, then optimised by ONNX Runtime"
     if artefact.engine is None:
         return "exported"
     return f"{artefact.engine.library} {artefact.engine.version}, {artefact.engine.built['month']}"

@@ -86,9 +86,15 @@ def onnx_file_of(bundle: Bundle, backend: str, precision: str) -> Artefact:
     return artefact
 
 
+def session_for(kind: str, session: SessionSettings) -> SessionSettings:
+    """Return how a file of a kind is run, `Artefact.kind`: one of ONNX Runtime's is optimised already."""
+    return replace(session, optimise=False) if kind == "ort" else session
+
+
 def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
     artefact = onnx_file_of(bundle, FUSED, wish.precision)
-    return OrtRunner(bundle.read(artefact.path), settings=wish.session, name=FUSED), artefact
+    settings = session_for(artefact.kind, wish.session)
+    return OrtRunner(bundle.read(artefact.path), settings=settings, name=FUSED), artefact
 
 
 def _engine(library: Library) -> _Open:

@@ -29,7 +29,7 @@ class Artefact:
 
     Attributes:
         path: relative to the bundle, with forward slashes.
-        kind: ``"onnx"``, ``"ort"`` for an ONNX file with ONNX Runtime's own operators, or ``"engine"`` for a
+        kind: ``"onnx"``, ``"ort"`` for an ONNX file that ONNX Runtime has optimised, or ``"engine"`` for a
             TensorRT plan.
         precision: ``"fp32"``, ``"fp16"``, …
         requires: what a machine needs, for people and for preflight: ``{"onnxruntime": ">=1.20"}``.

@@ -226,8 +226,14 @@ class OrtRunner(Runner):
         return logits
 
 
-def write_optimised(model: bytes, settings: SessionSettings, path: Path) -> None:
+def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_cpu: bool = False) -> None:
     """Write an ONNX file as ONNX Runtime rewrites it for this machine's CPU.
+
+    Args:
+        model: the file's bytes.
+        settings: of the session that rewrites it.
+        path: where it is written.
+        any_cpu: leave out what depends on the processor.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -236,6 +242,8 @@ def write_optimised(model: bytes, settings: SessionSettings, path: Path) -> None
     ort = import_onnxruntime()
     options = settings.options(ort)
     options.optimized_model_filepath = str(path)
+    if any_cpu:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     _on_cpu(ort, model, options, settings.without, "the ONNX model")
 
 

@@ -117,7 +117,9 @@ def _ways_for_one(bundle: Bundle, precision: str) -> list[Way]:
     for backend in _files(bundle, precision):
         for threads in dict.fromkeys((None, 1)) if cores > 1 else (None,):
             plain = SessionSettings(threads=threads)
-            sessions = [plain, replace(plain, without=_DOUBTFUL), replace(plain, arena=False)]
+            sessions = [plain, replace(plain, arena=False)]
+            if backend != FUSED:  # that file is optimised already
+                sessions.append(replace(plain, without=_DOUBTFUL))
             if threads is None and cores > 1:
                 sessions.append(replace(plain, spin=False))
             ways += [Way(backend=backend, session=session) for session in sessions]
@@ -271,6 +273,8 @@ def _low(values: Sequence[float]) -> float:
 
 def _prepared(bundle: Bundle, precision: str, way: Way) -> Way:
     """Keep the file as ONNX Runtime has optimised it: the next start need not do it again."""
+    if way.backend == FUSED:
+        return way
     artefact = onnx_file_of(bundle, way.backend, precision)
     path = prepared_path(hashlib.sha256(f"{artefact.sha256} {way}".encode()).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,20 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from spoter_export.attention import absorb_single_query, attend_in_one_operator, pack_projections
-from spoter_export.lower import FOR_ORT, PORTABLE, SIMPLER, fold_constants, lowered, telling_batches
+from spoter_export.lower import (
+    FOR_ORT,
+    PORTABLE,
+    SIMPLER,
+    fold_constants,
+    lowered,
+    optimised_by_onnxruntime,
+    telling_batches,
+)
 from spoter_export.parity import run_parity
 from spoter_export.rows import rows_as_gemm
 from spoter_export.to_onnx import ORT_DOMAIN, check_graph, onnx_from_module
 from spoter_runtime.errors import ExportError
+from spoter_runtime.ort import OrtRunner, SessionSettings
 
 pytestmark = pytest.mark.slow  # the export of the small model
 
@@ -50,6 +59,19 @@ def test_the_answers_are_the_same_over_every_shape_and_the_graph_is_the_contract
     facts = run_parity(runner_of(graph), runner_of(simple))
     assert facts.max_logit_diff < 2e-6
     assert len(simple.graph.node) < len(graph.graph.node) - 25
+
+
+def test_what_onnx_runtime_has_optimised_needs_no_optimising_and_suits_every_processor(
+    exported_graph, contract, runner_of
+):
+    graph = lowered(exported_graph, FOR_ORT)
+    optimised = optimised_by_onnxruntime(graph)
+    check_graph(optimised, contract, domains=(ORT_DOMAIN,))
+    assert {entry.domain for entry in optimised.opset_import} == {"", ORT_DOMAIN}  # no layouts of a processor
+    assert operators(optimised)["FusedGemm"] == 2  # two layers: the product and the activation after it
+    assert operators(optimised_by_onnxruntime(optimised)) == operators(optimised)
+    as_it_is = OrtRunner(optimised.SerializeToString(), settings=SessionSettings(optimise=False))
+    assert run_parity(runner_of(graph), as_it_is).max_logit_diff == 0
 
 
 def test_one_attention_needs_one_product_one_transposition_for_all_and_one_of_the_keys(exported_graph):

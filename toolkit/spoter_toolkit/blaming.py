@@ -26,7 +26,7 @@ from spoter_export.judge import Proof, loosened_for_gpu, policy_of
 from spoter_export.lower import lowered, passes_for
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
-from spoter_runtime.backends import onnx_file_of
+from spoter_runtime.backends import onnx_file_of, session_for
 from spoter_runtime.bundle import Artefact, Bundle
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import Float32Array
@@ -190,7 +190,8 @@ class _Chain:
         return lowered(self.traced().model, passes_for(kind, precision))
 
     def _of_bundle(self, file: Artefact) -> OrtRunner:
-        return OrtRunner(self.bundle.read(file.path))
+        settings = session_for(file.kind, SessionSettings())
+        return OrtRunner(self.bundle.read(file.path), settings=settings)
 
     def _graph(self, file: Artefact) -> onnx.ModelProto:
         return onnx.load_from_string(self.bundle.read(file.path))
