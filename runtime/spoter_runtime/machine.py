@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -9,13 +10,36 @@ from pathlib import Path
 from typing import Final
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
+_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+# What the speed of matrix products depends on, and a processor's name does not always tell.
+_FEATURES: Final = {
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "bf16", "sve"),
+}
 
 
 def usable_cores() -> int:
-    """Return how many logical cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many logical cores this process may keep busy, a container's quota rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = quota_cores()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def quota_cores() -> float | None:
+    """Return how much of the processor a container may use, in cores; None where nothing limits it."""
+    try:
+        quota, _, period = _CPU_QUOTA.read_text(encoding="utf-8").partition(" ")
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def cpu_features() -> list[str]:
+    """Return the instructions for matrix products that the processor has, as Linux names them."""
+    flags = next(iter(cpuinfo("flags") or cpuinfo("Features")), "")
+    return sorted(_FEATURES & set(flags.split()))
 
 
 def cpu_model() -> str:
