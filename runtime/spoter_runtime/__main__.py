@@ -9,6 +9,7 @@ python -m spoter_runtime doctor
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tuning = verbs.add_parser("tune", help="find the fastest way to run the bundle here, and keep it")
     tuning.add_argument("bundle")
     tuning.add_argument("--precision", default="fp32", help="of the files to run; default: fp32")
-    tuning.add_argument("--seconds", type=float, default=20.0, help="of measuring; default: 20")
+    tuning.add_argument("--seconds", type=_seconds, default=20.0, help="of measuring; default: 20")
     verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
     for verb in (predict, verify):
         known = ", ".join(BACKENDS)
@@ -70,8 +71,17 @@ def _backend(name: str) -> str:
     return name
 
 
+def _seconds(text: str) -> float:
+    """Return a time to measure for."""
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
+    return seconds
+
+
 def _predict(bundle: str, clips: list[str], backend: str | None, precision: str, top: int) -> int:
     recognizer = Recognizer.load(bundle, backend, precision=precision)
+    _say_passed_over(recognizer.passed_over)
     for path in clips:
         prediction = recognizer.predict(load_clip(path), name=path)
         best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(top))
@@ -81,6 +91,7 @@ def _predict(bundle: str, clips: list[str], backend: str | None, precision: str,
 
 def _verify(bundle: str, backend: str | None, precision: str) -> int:
     report = verify_bundle(bundle, backend, precision=precision)
+    _say_passed_over(report.passed_over)
     print(report.summary())
     return 0 if report.passed else 3
 
@@ -91,10 +102,18 @@ def _tune(bundle: str, precision: str, seconds: float) -> int:
 
     found = read_bundle(bundle)
     tuned = tune(found, precision=precision, seconds=seconds)
+    for row in tuned.measured:
+        if "refused" in row:
+            print(f"refused: {row['way']}: {row['refused']}", file=sys.stderr)
     for situation, way in tuned.ways.items():
         print(f"{situation}\t{way}\t{tuned.because[situation]}")
     print(tuned_path(found, precision))
     return 0
+
+
+def _say_passed_over(passed_over: dict[str, str]) -> None:
+    for name, why in passed_over.items():
+        print(f"{name} was not taken: {why}", file=sys.stderr)
 
 
 def _doctor() -> int:

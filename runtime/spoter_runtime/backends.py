@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,8 +37,10 @@ class Opened:
     why: dict[str, str]
 
     def passed_over(self, bundle: Bundle) -> dict[str, str]:
-        """Return why each backend that the bundle has an engine for was tried and not taken."""
+        """Return why each backend that the bundle has a file of its own for was tried and not taken."""
         having = dict.fromkeys(BACKEND_OF[a.engine.library] for a in bundle.artefacts if a.engine)
+        if self.artefact.precision in bundle.by_precision("ort"):
+            having[FUSED] = None
         return {name: self.why[name] for name in having if name in self.why and name != self.runner.name}
 
 
@@ -62,8 +65,9 @@ def _onnx_runtime(provider: Provider) -> _Open:
         # A folder for each file: the providers name what they keep after the graph, and two models of one
         # architecture differ in nothing but their weights.
         cache = cache_folder() / f"ort-{provider}" / artefact.sha256[:16]
-        model = bundle.read(artefact.path)
-        return OrtRunner(model, settings=wish.session, provider=provider, cache=cache), artefact
+        model, where = bundle.read(artefact.path), str(bundle.folder / artefact.path)
+        runner = OrtRunner(model, settings=wish.session, provider=provider, cache=cache, where=where)
+        return runner, artefact
 
     return open_
 
@@ -81,7 +85,7 @@ def onnx_file_of(bundle: Bundle, backend: str, precision: str) -> Artefact:
     if artefact is None:
         raise BackendError(
             f"{bundle.folder}: has no {precision} file with ONNX Runtime's own operators. "
-            "Fix: export the RUN again"
+            + ("Fix: ort-cpu" if precision == "fp16" else "Fix: ort-cpu, or export the RUN again")
         )
     return artefact
 
@@ -93,8 +97,8 @@ def session_for(kind: str, session: SessionSettings) -> SessionSettings:
 
 def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
     artefact = onnx_file_of(bundle, FUSED, wish.precision)
-    settings = session_for(artefact.kind, wish.session)
-    return OrtRunner(bundle.read(artefact.path), settings=settings, name=FUSED), artefact
+    settings, where = session_for(artefact.kind, wish.session), str(bundle.folder / artefact.path)
+    return OrtRunner(bundle.read(artefact.path), settings=settings, name=FUSED, where=where), artefact
 
 
 def _engine(library: Library) -> _Open:
@@ -140,6 +144,7 @@ def open_runner(
     threads: int | None = None,
     allow_host_code: bool = False,
     way: Way | None = None,
+    wrong: Mapping[str, str] | None = None,
 ) -> Opened:
     """Open the best backend for a bundle on this machine.
 
@@ -155,6 +160,7 @@ def open_runner(
             for a bundle whose author you trust.
         way: to run it on the CPU, from `read_tuned`; taken where no better backend is there, or where its
             own was asked for.
+        wrong: backends that gave other answers here, and what they were: taken only where asked for by name.
 
     Raises:
         BackendError: an unknown backend, or none that works; the reason for each is in the message.
@@ -173,6 +179,9 @@ def open_runner(
     kind: type[SpoterError] = BackendError
     # The tuned way goes before the other one on the CPU; the sort leaves all else in its order.
     for name in sorted(BACKENDS, key=lambda name: way is not None and name in ON_CPU and name != way.backend):
+        if wrong and name in wrong:
+            why[name] = f"not tried: when it was tuned here, {wrong[name]}"
+            continue
         if name in _ONLY_BY_NAME:
             why[name] = "not tried: it builds an engine while it loads; name it to use it"
             continue
@@ -197,10 +206,13 @@ def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runn
     if way is None or way.backend != name:
         return BACKENDS[name](bundle, wish)
     prepared = read_prepared(way.prepared) if way.prepared else None
-    if prepared is None:
-        return BACKENDS[name](bundle, replace(wish, session=way.session))
-    artefact = onnx_file_of(bundle, name, wish.precision)
-    return OrtRunner(prepared, settings=replace(way.session, optimise=False), name=name), artefact
+    if prepared is not None:
+        with contextlib.suppress(BackendError):  # what cannot be loaded is made anew, below
+            settings = replace(way.session, optimise=False)
+            return OrtRunner(prepared, settings=settings, name=name), onnx_file_of(
+                bundle, name, wish.precision
+            )
+    return BACKENDS[name](bundle, replace(wish, session=way.session))
 
 
 def _open_proven(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact, str]:

@@ -15,8 +15,14 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """Return where things are kept that can be made again, `XDG_CACHE_HOME` or ``~/.cache``; not created."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spoter-kit"
+    """Return where things are kept that can be made again, `XDG_CACHE_HOME` or ``~/.cache``; not created.
+
+    A user without a home folder gets a place in which there is nothing, and nothing can be made.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spoter-kit"
+    except RuntimeError:
+        return Path(os.devnull, "spoter-kit")
 
 
 def sha256_of(path: Path) -> str:

@@ -139,8 +139,9 @@ class SessionSettings:
     optimise: bool = True
 
     def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
-            raise BackendError(f"threads={self.threads}: expected 1..{_MAX_THREADS}")
+        threads = self.threads
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= _MAX_THREADS):
+            raise BackendError(f"threads={threads!r}: expected a whole number, 1..{_MAX_THREADS}")
 
     def __str__(self) -> str:
         """Return what is not as ONNX Runtime has it by itself, and the threads."""
@@ -182,6 +183,7 @@ class OrtRunner(Runner):
         provider: Provider = "cpu",
         cache: Path | None = None,
         name: str | None = None,
+        where: str = "the ONNX model",
     ) -> None:
         """Load the model.
 
@@ -195,6 +197,7 @@ class OrtRunner(Runner):
             cache: folder where those two keep what they built; None keeps nothing. One for each model: what
                 is kept is named after the graph and not after its weights.
             name: the backend's; None calls it after the provider.
+            where: how an error names the file of which `model` is the bytes.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
@@ -207,7 +210,7 @@ class OrtRunner(Runner):
         ort = import_onnxruntime(provider)
         settings = settings or SessionSettings(threads=threads)
         options = settings.options(ort)
-        where = "the ONNX model" if isinstance(model, bytes) else str(model)
+        where = where if isinstance(model, bytes) else str(model)
         if not isinstance(model, bytes) and not Path(model).is_file():
             raise BundleError(f"{where}: no such file")
         self.name = name or f"ort-{provider}"

@@ -25,6 +25,8 @@ from spoter_runtime.tuned import Tuned, Way, read_tuned, way_for_many
 
 LongClips = Literal["error", "resample"]
 
+_said: set[str] = set()
+
 STREAM_CLIPS = 256  # looked at together by `Recognizer.stream`: enough of one length for full batches
 
 
@@ -94,6 +96,8 @@ class Recognizer:
     Attributes:
         runner: the engine in use.
         why: for each backend that was tried, why it was taken or passed over.
+        passed_over: of `why`, the backends that the bundle has a file of their own for and that were not
+            taken.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Recognizer:
         runner: Runner,
         *,
         why: dict[str, str] | None = None,
+        passed_over: dict[str, str] | None = None,
         long: LongClips = "error",
         many: Many | None = None,
     ) -> None:
@@ -108,6 +113,7 @@ class Recognizer:
             raise InputError(f"long={long!r}: expected 'error' or 'resample'")
         self.runner = runner
         self.why = why or {}
+        self.passed_over = passed_over or {}
         self._long = long
         self._many = many or Many(open=lambda: runner)
 
@@ -142,26 +148,32 @@ class Recognizer:
             MissingExtraError: the engine is not installed.
         """
         path = Path(path)
+        if type(threads) is int and threads > usable_cores():
+            raise BackendError(
+                f"threads={threads}: this process may use {usable_cores()}. Fix: threads={usable_cores()}"
+            )
         if path.is_file() and path.suffix == ".onnx":
             if backend not in (None, "ort-cpu"):
                 raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
             return cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
-        if threads is not None and threads > usable_cores():
-            raise BackendError(
-                f"threads={threads}: this process may use {usable_cores()}. Fix: threads={usable_cores()}"
-            )
         bundle = read_bundle(path)
-        found = _tuned(bundle, precision) if tuned and threads is None else None
+        found = (_tuned(bundle, precision) if tuned else None) or Tuned(ways={}, because={})
+        ways = found.ways if threads is None else {}
         opened = open_runner(
             bundle,
             backend,
             precision=precision,
             threads=threads,
             allow_host_code=allow_host_code,
-            way=found.ways.get("one") if found else None,
+            way=ways.get("one"),
+            wrong=found.wrong,
         )
-        many = _many(bundle, precision, opened.runner, threads, found.ways.get("many") if found else None)
-        return cls(opened.runner, why=opened.why, long=long, many=many)
+        way = ways.get("many")
+        if way and backend not in (None, way.backend):
+            way = None  # the backend that was asked for, for many clips too
+        many = _many(bundle, precision, opened.runner, threads, way)
+        passed_over = opened.passed_over(bundle) if backend is None else {}
+        return cls(opened.runner, why=opened.why, passed_over=passed_over, long=long, many=many)
 
     @property
     def contract(self) -> GraphContract:
@@ -246,7 +258,9 @@ def _tuned(bundle: Bundle, precision: str) -> Tuned | None:
     try:
         return read_tuned(bundle, precision)
     except BackendError as error:
-        warnings.warn(str(error), stacklevel=3)
+        if str(error) not in _said:  # once a process, wherever it is loaded
+            _said.add(str(error))
+            warnings.warn(str(error), stacklevel=3)
         return None
 
 

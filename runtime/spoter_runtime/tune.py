@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from spoter_runtime.backends import FUSED, ON_CPU, onnx_file_of, open_runner
-from spoter_runtime.bundle import Bundle, Goldens
+from spoter_runtime.backends import FUSED, ON_CPU, Opened, onnx_file_of, open_runner
+from spoter_runtime.bundle import Artefact, Bundle, Goldens
 from spoter_runtime.errors import BackendError, ConfigError, SpoterError
-from spoter_runtime.files import sha256_of
+from spoter_runtime.files import cache_folder
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.many import infer_many
-from spoter_runtime.ort import SessionSettings, write_optimised
+from spoter_runtime.ort import OrtRunner, SessionSettings, write_optimised
 from spoter_runtime.progress import OnProgress
-from spoter_runtime.replay import replay_goldens
+from spoter_runtime.replay import Replay, compared, replay_goldens
 from spoter_runtime.runner import Runner, pad_clips
 from spoter_runtime.tuned import (
     MOST_CLIPS,
@@ -28,6 +31,7 @@ from spoter_runtime.tuned import (
     Situation,
     Tuned,
     Way,
+    cannot_keep,
     prepared_path,
     way_for_many,
     write_tuned,
@@ -78,17 +82,17 @@ def tune(
 
     Raises:
         ConfigError: `seconds` is no positive number.
-        BackendError: no way gives the bundle's answers here.
+        BackendError: no way gives the bundle's answers here, or what is found cannot be kept.
         BundleError: the bundle has no file of that precision.
     """
-    if not seconds > 0:
-        raise ConfigError(f"seconds={seconds}: expected a positive number")
+    check_seconds(seconds)
     bundle.onnx(precision)
+    _check_place()
     goldens = bundle.goldens()
-    tuned, measured = Tuned(ways={}, because={}), []
-    for situation in SITUATIONS:
+    tuned = Tuned(ways={}, because={})
+    for situation in reversed(SITUATIONS):  # many clips first: they show what is wrong in company alone
         ways = _ways_for_one(bundle, precision) if situation == "one" else _ways_for_many(bundle, precision)
-        candidates, refused = _opened(bundle, precision, ways, goldens)
+        candidates, refused = _opened(bundle, precision, ways, goldens, tuned.wrong)
         try:
             call = _one_clip(bundle, goldens) if situation == "one" else _many_clips(bundle, goldens)
             _race(candidates, call, seconds / len(SITUATIONS), what=situation, on_progress=on_progress)
@@ -96,13 +100,39 @@ def tune(
         finally:
             for candidate in candidates:
                 candidate.runner.close()
-        tuned.ways[situation] = _prepared(bundle, precision, way)
-        tuned.because[situation] = because
-        measured += [_row(situation, candidate, candidates[0]) for candidate in candidates] + [
-            {"situation": situation, "way": str(way), "refused": reason} for way, reason in refused
-        ]
-    write_tuned(bundle, precision, tuned, measured=measured)
+        # What was measured last stands first, as everywhere: one clip, then many.
+        tuned.ways = {situation: _prepared(bundle, precision, way, goldens)} | tuned.ways
+        tuned.because = {situation: because} | tuned.because
+        rows = [_row(situation, candidate, candidates[0]) for candidate in candidates]
+        rows += [{"situation": situation, "way": str(way), "refused": why} for way, why in refused]
+        tuned.measured = rows + tuned.measured
+    write_tuned(bundle, precision, tuned)
     return tuned
+
+
+def check_seconds(seconds: float) -> None:
+    """Check a time to measure for.
+
+    Raises:
+        ConfigError: it is no positive number, or has no end.
+    """
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"seconds={seconds}: expected a positive number")
+
+
+def _check_place() -> None:
+    """Check that something can be kept, before it is measured.
+
+    Raises:
+        BackendError: it cannot.
+    """
+    folder = cache_folder() / "tuned"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_keep(error) from error
 
 
 def _files(bundle: Bundle, precision: str) -> list[str]:
@@ -130,18 +160,26 @@ def _ways_for_many(bundle: Bundle, precision: str) -> list[Way]:
     """Return the ways for many clips; the first is what is taken without tuning."""
     ways = []
     for backend in _files(bundle, precision):
-        for clips in dict.fromkeys((MOST_CLIPS, *_CLIPS_A_CALL)):
-            if clips <= bundle.contract.max_batch:
-                ways.append(way_for_many(backend, clips))
+        limit = bundle.contract.max_batch
+        for clips in dict.fromkeys(min(clips, limit) for clips in (MOST_CLIPS, *_CLIPS_A_CALL)):
+            ways.append(way_for_many(backend, clips))
         if usable_cores() > 1:
             ways.append(Way(backend=backend, session=SessionSettings(), workers=1, most_clips=16))
     return ways
 
 
 def _opened(
-    bundle: Bundle, precision: str, ways: Sequence[Way], goldens: Goldens
+    bundle: Bundle, precision: str, ways: Sequence[Way], goldens: Goldens, wrong: dict[str, str]
 ) -> tuple[list[_Candidate], list[tuple[Way, str]]]:
-    """Open each way and replay the goldens through it.
+    """Open each way and replay the goldens through it, one by one and as many at once as it takes.
+
+    Args:
+        bundle: what is tuned.
+        precision: of its files.
+        ways: to be opened.
+        goldens: the bundle's.
+        wrong: backend → what its answers were, where they are not the bundle's; it is added to. None of such
+            a backend's ways is taken, whatever gives the right answers through it.
 
     Returns:
         Those that give the bundle's answers; and the others, each with the reason.
@@ -149,23 +187,46 @@ def _opened(
     Raises:
         BackendError: there are none of the first.
     """
-    candidates, refused = [], []
+    candidates: list[_Candidate] = []
+    refused: list[tuple[Way, str]] = []
     for way in ways:
         try:
             opened = open_runner(bundle, way.backend, precision=precision, way=way)
-            replay = replay_goldens(opened.runner, goldens, opened.artefact)
         except SpoterError as error:
             refused.append((way, str(error)))
             continue
-        if replay.passed:
-            candidates.append(_Candidate(way=way, runner=opened.runner))
-        else:
-            opened.runner.close()
-            refused.append((way, f"its answers are not the model's: {replay}"))
+        candidates.append(_Candidate(way=way, runner=opened.runner))
+        if reason := _wrong_answers(opened, way, goldens):
+            wrong.setdefault(way.backend, reason)
+    for candidate in [candidate for candidate in candidates if candidate.way.backend in wrong]:
+        candidates.remove(candidate)
+        candidate.runner.close()
+        refused.append((candidate.way, wrong[candidate.way.backend]))
     if not candidates:
         reasons = "\n".join(f"  {way}: {reason}" for way, reason in refused)
         raise BackendError(f"{bundle.folder}: no way to run it gives its answers here:\n{reasons}")
     return candidates, refused
+
+
+def _wrong_answers(opened: Opened, way: Way, goldens: Goldens) -> str:
+    """Return what is wrong with a way's answers to the goldens; nothing where nothing is."""
+    try:
+        replay = replay_goldens(opened.runner, goldens, opened.artefact)
+        if replay.passed and way.most_clips > 1:
+            replay = _replayed_together(opened.runner, way, goldens, opened.artefact)
+    except SpoterError as error:
+        return str(error)
+    return "" if replay.passed else f"its answers are not the model's: {replay}"
+
+
+def _replayed_together(runner: Runner, way: Way, goldens: Goldens, artefact: Artefact) -> Replay:
+    """Replay the goldens as clips come in this way: in batches, several at a time."""
+    clips = [
+        poses_TD[:length].reshape(length, NUM_LANDMARKS, 2)
+        for poses_TD, length in zip(goldens.poses_NTD, goldens.lengths_N.tolist(), strict=True)
+    ]
+    answers = infer_many(runner, clips, workers=way.workers, most_clips=way.most_clips)
+    return compared(np.stack([answer.logits_C for answer in answers]), goldens, artefact)
 
 
 def _one_clip(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]:
@@ -271,16 +332,23 @@ def _low(values: Sequence[float]) -> float:
     return ordered[max(0, rank)]
 
 
-def _prepared(bundle: Bundle, precision: str, way: Way) -> Way:
-    """Keep the file as ONNX Runtime has optimised it: the next start need not do it again."""
-    if way.backend == FUSED:
+def _prepared(bundle: Bundle, precision: str, way: Way, goldens: Goldens) -> Way:
+    """Keep the file as ONNX Runtime has optimised it: the next start need not do it again.
+
+    What it wrote gives the goldens' answers, or is not kept.
+    """
+    if way.backend == FUSED:  # that file is optimised already
         return way
     artefact = onnx_file_of(bundle, way.backend, precision)
-    path = prepared_path(hashlib.sha256(f"{artefact.sha256} {way}".encode()).hexdigest())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_optimised(bundle.read(artefact.path), way.session, path)
-    digest = sha256_of(path)
-    path.replace(prepared_path(digest))
+    with tempfile.TemporaryDirectory(dir=cache_folder() / "tuned") as folder:  # of this process alone
+        path = Path(folder) / "optimised.onnx"
+        write_optimised(bundle.read(artefact.path), way.session, path)
+        content = path.read_bytes()
+        with OrtRunner(content, settings=replace(way.session, optimise=False)) as runner:
+            if not replay_goldens(runner, goldens, artefact).passed:
+                return way
+        digest = hashlib.sha256(content).hexdigest()
+        path.replace(prepared_path(digest))
     return replace(way, prepared=digest)
 
 

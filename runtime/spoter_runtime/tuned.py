@@ -8,20 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BackendError, SpoterError
 from spoter_runtime.files import cache_folder, write_json
-from spoter_runtime.machine import cpu_model, usable_cores
+from spoter_runtime.machine import cpu_features, cpu_model, usable_cores
 from spoter_runtime.ort import SessionSettings, installed_distributions
 
 SCHEMA: Final = 1
 Situation = Literal["one", "many"]
 SITUATIONS: Final[tuple[Situation, ...]] = ("one", "many")
 
+_ON_CPU: Final = ("ort-cpu-fused", "ort-cpu")
 MOST_CLIPS: Final = 8  # in a call, for many clips, where nothing was measured; more gain little
 
 
@@ -43,6 +45,12 @@ class Way:
     workers: int = 1
     most_clips: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("workers", "most_clips"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}: {value!r}, expected a whole number, at least 1")
+
     def __str__(self) -> str:
         """Return it in words."""
         words = [self.backend, str(self.session)]
@@ -61,17 +69,21 @@ def way_for_many(backend: str, most_clips: int = MOST_CLIPS) -> Way:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Tuned:
     """The fastest way for each situation that was found, in one precision.
 
     Attributes:
         ways: situation → way.
         because: situation → what was measured, in words.
+        wrong: backend → what its answers were here, where they are not the bundle's.
+        measured: every way with its samples, or why it was refused; empty where it was read.
     """
 
     ways: dict[str, Way]
     because: dict[str, str]
+    wrong: dict[str, str] = field(default_factory=dict)
+    measured: list[dict[str, Any]] = field(default_factory=list, compare=False)
 
 
 def this_machine() -> dict[str, Any]:
@@ -79,6 +91,7 @@ def this_machine() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "architecture": platform.machine(),
+        "features": cpu_features(),
         "cores": usable_cores(),
         "onnxruntime": dict(sorted(installed_distributions().items())),
     }
@@ -104,24 +117,49 @@ def tuned_path(bundle: Bundle, precision: str) -> Path:
     return cache_folder() / "tuned" / f"{bundle.name}-{precision}-{digest}.json"
 
 
-def write_tuned(bundle: Bundle, precision: str, tuned: Tuned, *, measured: list[dict[str, Any]]) -> Path:
-    """Write what was found, atomically; return the path.
+def write_tuned(bundle: Bundle, precision: str, tuned: Tuned) -> Path:
+    """Write what was found, atomically; return the path. What was prepared before and is not now is removed.
 
     Raises:
-        OSError: the disk is full, or the cache folder is read-only.
+        BackendError: the disk is full, or the cache folder is read-only.
     """
     path = tuned_path(bundle, precision)
+    before = _prepared_of(path)
     content = {
         "schema_version": SCHEMA,
         "machine": this_machine(),
         "files": _files(bundle, precision),
         "ways": {situation: asdict(way) for situation, way in tuned.ways.items()},
         "because": tuned.because,
-        "measured": measured,
+        "wrong": tuned.wrong,
+        "measured": tuned.measured,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+    except OSError as error:
+        raise cannot_keep(error) from error
+    for sha256 in before - {way.prepared for way in tuned.ways.values()}:
+        prepared_path(sha256).unlink(missing_ok=True)
     return path
+
+
+def cannot_keep(error: OSError) -> BackendError:
+    """Return the error that what is found cannot be kept here."""
+    return BackendError(
+        f"{cache_folder()}: cannot be written to ({error.strerror}), and what is found is kept there. "
+        "Fix: XDG_CACHE_HOME=FOLDER in the environment, of tuning and of recognising"
+    )
+
+
+def _prepared_of(path: Path) -> set[str]:
+    """Return what the file of an earlier tuning has prepared; nothing where there is none of ours."""
+    try:
+        ways = json.loads(path.read_text(encoding="utf-8"))["ways"]
+        found = {way["prepared"] for way in ways.values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()
+    return {sha256 for sha256 in found if isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)}
 
 
 def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
@@ -132,28 +170,39 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
             another bundle; the message says what to do.
     """
     path = tuned_path(bundle, precision)
+    expected = {"schema_version": SCHEMA, "machine": this_machine(), "files": _files(bundle, precision)}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        foreign = [_difference(key, content[key], of) for key, of in expected.items() if content[key] != of]
+        if not foreign:
+            ways = {situation: _way(way) for situation, way in content["ways"].items()}
+            wrong = {str(backend): str(answers) for backend, answers in content["wrong"].items()}
+            return Tuned(ways=ways, because=dict(content["because"]), wrong=wrong)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _unusable(path, bundle, f"cannot be read: {error}") from error
-    try:
-        found = {key: content[key] for key in ("schema_version", "machine", "files")}
-        expected = {"schema_version": SCHEMA, "machine": this_machine(), "files": _files(bundle, precision)}
-        for key, value in expected.items():
-            if found[key] != value:
-                raise _unusable(path, bundle, _difference(key, found[key], value))
-        ways = {situation: _way(way) for situation, way in content["ways"].items()}
-        return Tuned(ways=ways, because=dict(content["because"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, BackendError) as error:
         raise _unusable(path, bundle, f"is not what tune writes: {error!r}") from error
+    raise _unusable(path, bundle, foreign[0])
 
 
 def _way(value: dict[str, Any]) -> Way:
+    """Return a way as it was written.
+
+    Raises:
+        KeyError, TypeError, ValueError, BackendError: it was not written by us.
+    """
     session = dict(value["session"])
     session["without"] = tuple(session["without"])
-    return Way(**(value | {"session": SessionSettings(**session)}))
+    way = Way(**(value | {"session": SessionSettings(**session)}))
+    if way.backend not in _ON_CPU:
+        raise ValueError(f"backend {way.backend!r}")
+    if not isinstance(way.prepared, str) or not all(isinstance(name, str) for name in way.session.without):
+        raise TypeError("expected texts in 'prepared' and 'without'")
+    if (way.session.threads or 1) > usable_cores() or way.workers > usable_cores():
+        raise ValueError(f"more threads than the {usable_cores()} cores here")
+    return way
 
 
 def _files(bundle: Bundle, precision: str) -> dict[str, str]:

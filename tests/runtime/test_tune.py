@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,9 +17,11 @@ from onnx import numpy_helper
 from spoter_runtime import __main__ as command
 from spoter_runtime.bundle import read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError
+from spoter_runtime.machine import usable_cores
+from spoter_runtime.many import infer_many
 from spoter_runtime.ort import SessionSettings
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.tune import tune
+from spoter_runtime.tune import _prepared, _ways_for_many, tune
 from spoter_runtime.tuned import Tuned, Way, prepared_path, read_tuned, tuned_path, write_tuned
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -94,7 +100,7 @@ def test_where_every_way_is_wrong_nothing_is_chosen(bundle_copy, plant):
 
 
 def test_an_interrupted_run_leaves_what_was_there(bundle):
-    write_tuned(bundle, "fp32", FOUND, measured=[])
+    write_tuned(bundle, "fp32", FOUND)
 
     def interrupt(done, total, what):
         raise KeyboardInterrupt
@@ -104,7 +110,9 @@ def test_an_interrupted_run_leaves_what_was_there(bundle):
     assert read_tuned(bundle, "fp32") == FOUND
 
 
-def test_an_operator_that_this_onnx_runtime_has_not_leaves_the_portable_file(bundle_copy, plant, clip):
+def test_an_operator_that_this_onnx_runtime_has_not_leaves_the_portable_file(
+    bundle_copy, plant, clip, capsys
+):
     graph = onnx.load(bundle_copy / "model.ort.onnx")
     for node in graph.graph.node:
         if node.op_type == "MultiHeadAttention":
@@ -112,8 +120,11 @@ def test_an_operator_that_this_onnx_runtime_has_not_leaves_the_portable_file(bun
     bundle = plant(bundle_copy, graph.SerializeToString(), kind="ort")
     recognizer = Recognizer.load(bundle.folder)
     assert recognizer.runner.name == "ort-cpu"
+    assert f"{bundle_copy / 'model.ort.onnx'}: ONNX Runtime " in recognizer.why["ort-cpu-fused"]
     assert "AttentionOfTheFuture" in recognizer.why["ort-cpu-fused"]
     assert recognizer.predict(clip).label
+    assert command.main(["verify", str(bundle_copy)]) == 0
+    assert "ort-cpu-fused was not taken: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -130,7 +141,7 @@ def test_an_operator_that_this_onnx_runtime_has_not_leaves_the_portable_file(bun
     ],
 )
 def test_a_file_that_is_not_of_here_is_left_aside_and_said_once(bundle, clip, change, message):
-    path = write_tuned(bundle, "fp32", FOUND, measured=[])
+    path = write_tuned(bundle, "fp32", FOUND)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.warns(
         UserWarning, match=message + r".*; it is left aside\. Fix: python -m spoter_runtime tune"
@@ -141,15 +152,42 @@ def test_a_file_that_is_not_of_here_is_left_aside_and_said_once(bundle, clip, ch
     assert recognizer.predict(clip).label
 
 
-def test_a_file_that_is_cut_short_is_left_aside(bundle):
-    path = write_tuned(bundle, "fp32", FOUND, measured=[])
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(BackendError, match=r"cannot be read: .*; it is left aside"):
+@pytest.mark.parametrize(
+    ("situation", "change"),
+    [
+        ("many", {"workers": 0}),
+        ("many", {"workers": "2"}),
+        ("many", {"workers": 99}),
+        ("many", {"most_clips": True}),
+        ("one", {"backend": "ort-cuda"}),
+        ("one", {"backend": "nope"}),
+        ("one", {"prepared": 5}),
+        ("one", {"session": {"threads": 1.5, "without": []}}),
+        ("one", {"session": {"threads": 99, "without": []}}),
+        ("one", {"session": {"threads": 9999, "without": []}}),
+        ("one", {"session": {"without": [1]}}),
+        ("one", {"session": {"spun": True, "without": []}}),
+    ],
+)
+def test_a_way_that_tune_cannot_have_written_is_left_aside(bundle, clip, situation, change):
+    path = write_tuned(bundle, "fp32", FOUND)
+    content = json.loads(path.read_text())
+    content["ways"][situation] |= change
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"is not what tune writes: .*; it is left aside\. Fix: "):
+        recognizer = Recognizer.load(bundle.folder)
+    assert len(recognizer.predict_many([clip, clip])) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema', b"[" * 100_000, b"null", b"\xff\xfe"])
+def test_a_file_that_is_cut_short_is_left_aside(bundle, content):
+    write_tuned(bundle, "fp32", FOUND).write_bytes(content)
+    with pytest.raises(BackendError, match=r"is not what tune writes: .*; it is left aside"):
         read_tuned(bundle, "fp32")
 
 
 def test_another_version_of_onnx_runtime_counts_as_another_machine(bundle, monkeypatch):
-    write_tuned(bundle, "fp32", FOUND, measured=[])
+    write_tuned(bundle, "fp32", FOUND)
     monkeypatch.setattr("spoter_runtime.tuned.installed_distributions", lambda: {"onnxruntime": "9.9"})
     with pytest.raises(BackendError, match=r"onnxruntime was {'onnxruntime': '1\..*'}, here it is .*9\.9"):
         read_tuned(bundle, "fp32")
@@ -164,8 +202,74 @@ def test_a_prepared_file_that_is_gone_or_changed_is_made_up_for(bundle, clip):
     assert Recognizer.load(bundle.folder).predict(clip).label
 
 
+def test_a_prepared_file_that_does_not_load_is_made_up_for(bundle, clip):
+    empty = hashlib.sha256(b"").hexdigest()
+    ways = {situation: replace(way, prepared=empty) for situation, way in FOUND.ways.items()}
+    write_tuned(bundle, "fp32", replace(FOUND, ways=ways))
+    prepared_path(empty).write_bytes(b"")
+    recognizer = Recognizer.load(bundle.folder)
+    assert recognizer.runner.name == "ort-cpu"
+    assert len(recognizer.predict_many([clip, clip])) == 2
+
+
+def test_only_what_is_used_stays_in_the_cache(bundle, cache):
+    old = prepared_path("0" * 64)
+    write_tuned(bundle, "fp32", replace(FOUND, ways=FOUND.ways | {"one": replace(ONE, prepared="0" * 64)}))
+    old.write_bytes(b"of an earlier tuning")
+    found = tune(bundle, seconds=0.2)
+    used = {prepared_path(way.prepared) for way in found.ways.values() if way.prepared}
+    assert set((cache / "spoter-kit" / "tuned").iterdir()) == {tuned_path(bundle, "fp32"), *used}
+
+
+def test_many_may_prepare_the_same_file_at_once(bundle):
+    goldens = bundle.goldens()
+    tuned_path(bundle, "fp32").parent.mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        ways = list(pool.map(lambda _: _prepared(bundle, "fp32", ONE, goldens), range(8)))
+    assert len({way.prepared for way in ways}) == 1
+    assert hashlib.sha256(prepared_path(ways[0].prepared).read_bytes()).hexdigest() == ways[0].prepared
+
+
+def test_a_file_with_other_answers_is_left_aside_with_any_settings(bundle_copy, plant, clip):
+    bundle = plant(bundle_copy, with_other_answers(bundle_copy / "model.ort.onnx"), kind="ort")
+    tune(bundle, seconds=0.2)
+    recognizer = Recognizer.load(bundle.folder, threads=1)
+    assert recognizer.runner.name == "ort-cpu"
+    assert "when it was tuned here, its answers are not the model's" in recognizer.why["ort-cpu-fused"]
+    assert recognizer.passed_over.keys() == {"ort-cpu-fused"}
+
+
+def test_answers_that_are_wrong_in_company_alone_are_found(bundle, monkeypatch):
+    def reversed_in_company(runner, clips, **how):
+        answers = infer_many(runner, clips, **how)
+        if runner.name == "ort-cpu-fused" and len(clips) > 1:
+            return [replace(answer, logits_C=answer.logits_C[::-1]) for answer in answers]
+        return answers
+
+    monkeypatch.setattr("spoter_runtime.tune.infer_many", reversed_in_company)
+    found = tune(bundle, seconds=0.2)
+    assert found.ways["many"].backend == "ort-cpu"
+    assert found.wrong.keys() == {"ort-cpu-fused"}
+
+
+def test_the_first_way_for_many_is_what_an_untuned_recognizer_does():
+    for largest, clips in ((1, 1), (4, 4), (7, 7), (64, 8)):
+        few = SimpleNamespace(contract=SimpleNamespace(max_batch=largest), by_precision=lambda kind: {})
+        first, *others = _ways_for_many(few, "fp32")
+        assert (first.most_clips, first.workers) == (clips, usable_cores())
+        assert all(way.most_clips <= 16 for way in others)
+
+
+def test_a_backend_that_is_named_answers_many_clips_too(bundle, clip):
+    write_tuned(bundle, "fp32", FOUND)
+    recognizer = Recognizer.load(bundle.folder, "ort-cpu-fused")
+    recognizer.predict_many([clip, clip])
+    assert recognizer._many._runner.name == "ort-cpu-fused"
+    assert Recognizer.load(bundle.folder, "ort-cpu")._many.most_clips == MANY.most_clips
+
+
 def test_what_was_asked_for_by_name_is_taken_and_threads_too(bundle):
-    write_tuned(bundle, "fp32", FOUND, measured=[])
+    write_tuned(bundle, "fp32", FOUND)
     assert Recognizer.load(bundle.folder, "ort-cpu-fused").runner.name == "ort-cpu-fused"
     recognizer = Recognizer.load(bundle.folder, threads=1)
     assert recognizer.runner.name == "ort-cpu-fused"
@@ -178,9 +282,33 @@ def test_nothing_tuned_needs_no_file_and_says_nothing(bundle):
         assert Recognizer.load(bundle.folder).runner.name == "ort-cpu-fused"
 
 
-def test_wrong_wishes_are_refused(bundle):
-    with pytest.raises(ConfigError, match=r"seconds=0: expected a positive number"):
-        tune(bundle, seconds=0)
+def test_a_cache_that_cannot_be_written_is_found_before_anything_is_measured(bundle, cache, monkeypatch):
+    monkeypatch.setattr("spoter_runtime.tune._opened", None)
+    cache.write_text("a file")
+    with pytest.raises(BackendError, match=r"cannot be written to \(.*\), and what is found is kept there"):
+        tune(bundle, seconds=0.2)
+    assert Recognizer.load(bundle.folder).runner.name == "ort-cpu-fused"
+
+
+def test_a_user_without_a_home_recognises_and_is_told_when_tuning(bundle, clip, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Recognizer.load(bundle.folder).predict(clip).label
+    with pytest.raises(BackendError, match=r"Fix: XDG_CACHE_HOME=FOLDER"):
+        tune(bundle, seconds=0.2)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_wrong_wishes_are_refused(bundle, seconds):
+    with pytest.raises(ConfigError, match=rf"seconds={seconds}: expected a positive number"):
+        tune(bundle, seconds=seconds)
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["tune", str(bundle.folder), "--seconds", str(seconds)])
     with pytest.raises(BundleError, match=r"has no int8 ONNX file, only fp32"):
         tune(bundle, precision="int8")
 

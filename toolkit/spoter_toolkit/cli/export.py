@@ -206,7 +206,7 @@ def _tune(bundle: Bundle, precisions: list[str]) -> dict[str, Any]:
         except (SpoterError, OSError) as error:
             say(f"not tuned for this machine: {error}. Fix: spoter-kit tune {bundle.folder}")
             continue
-        found[precision] = asdict(tuned)
+        found[precision] = {key: value for key, value in asdict(tuned).items() if key != "measured"}
         for situation, way in tuned.ways.items():
             say(f"fastest here, {precision}, {situation}: {way}: {tuned.because[situation]}")
     return found

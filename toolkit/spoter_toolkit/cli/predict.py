@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_step
+from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_step, say
 
 
 def predict(
@@ -42,6 +42,8 @@ def predict(
         precision=chosen,
         long=long,  # type: ignore[arg-type]  # checked above
     )
+    for other, why in recognizer.passed_over.items():
+        say(f"passed over: {other}: {why}")
     named = []
     for source in clips:
         if source.is_dir():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,10 +24,14 @@ def tune(
     from dataclasses import asdict
 
     from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.errors import from_options
+    from spoter_runtime.tune import check_seconds
     from spoter_runtime.tune import tune as tune_bundle
     from spoter_runtime.tuned import tuned_path
     from spoter_toolkit.locate import newest_bundle
 
+    with from_options():
+        check_seconds(seconds)
     found = read_bundle(bundle or newest_bundle())
     with progress_bar() as on_progress:
         tuned = tune_bundle(found, precision=precision, seconds=seconds, on_progress=on_progress)
@@ -35,11 +40,24 @@ def tune(
         emit_json({"file": str(path)} | asdict(tuned))
         return
     emit_table(
+        "what was measured",
+        ("for", "way", "ms a clip", "time of the untuned way"),
+        [_measured(row) for row in tuned.measured],
+    )
+    emit_table(
         str(path),
         ("for", "way", "because"),
         [(_situation(name), str(way), tuned.because[name]) for name, way in tuned.ways.items()],
     )
     next_step("spoter-kit predict --bundle {} clip.npy", found.folder)
+
+
+def _measured(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return a way as a line of the table; one that was refused with the reason."""
+    if "refused" in row:
+        return _situation(row["situation"]), row["way"], "refused", row["refused"]
+    ms = statistics.median(row["clips_ns"]) / 1e6
+    return _situation(row["situation"]), row["way"], f"{ms:.3g}", f"{row['times_of_default']:.2f}"
 
 
 def _situation(name: str) -> str:
