@@ -10,12 +10,15 @@ own matrix products alone. Writes benchmarks/results/lowering-<cpu>-<month>.json
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from in_turn import in_turn
 from result_files import environment_lines, write_result
 
@@ -23,7 +26,7 @@ from spoter_export.int8 import int8_from_fp32
 from spoter_export.lower import FOR_ORT, PORTABLE, SIMPLER, SIMPLER_FOR_ORT, Pass, lowered, telling_batches
 from spoter_export.to_onnx import onnx_from_module
 from spoter_export.torch_runner import TorchRunner
-from spoter_runtime.contract import GraphContract
+from spoter_runtime.contract import LENGTHS, POSES, GraphContract
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort import OrtRunner
 from spoter_toolkit.bench.environment import environment
@@ -38,6 +41,19 @@ CASES = ((1, 60), (1, 164), (16, 60))  # clips × frames
 STOCK = "stock export"
 FLOOR = "matrix products alone"
 ROUND_NS = 25_000_000
+
+PROFILED, PROFILED_CALLS = (1, 60), 300
+DOES = {
+    "matrix products, with what is fused into them": {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"},
+    "attention in one operator, its products among it": {"MultiHeadAttention"},
+    "softmax": {"Softmax"},
+    "layer normalisation, with the addition before it": {"LayerNormalization", "SkipLayerNormalization"},
+    "moving and reshaping": {
+        *("Transpose", "Reshape", "Split", "Concat", "Slice", "Gather", "Squeeze", "Unsqueeze", "Expand"),
+        *("Shape", "Pad", "Cast"),
+    },
+}
+REST = "the rest: activations, sums, the normalisation of landmarks"
 
 
 def forms_of(exported: onnx.ModelProto, contract: GraphContract) -> dict[str, onnx.ModelProto]:
@@ -92,7 +108,40 @@ def measure(run: Path, clips: list[Float32Array], rounds: int) -> dict[str, Any]
                 "rounds_ns": own,
             }
         print(f"{run.name}: {batch} × {frames} measured", flush=True)
-    return {"run": run.name, "clips": len(clips), "rounds": rounds, "rows": rows}
+    profiles = {name: profile(forms[name]) for name in (STOCK, _last("any runtime"), _last("ONNX Runtime"))}
+    return {"run": run.name, "clips": len(clips), "rounds": rounds, "rows": rows, "profiles": profiles}
+
+
+def _last(kind: str) -> str:
+    """Return the name of the form after all passes for a kind of runtime."""
+    return f"{kind}: + {(PORTABLE if kind == 'any runtime' else FOR_ORT)[-1].__name__}"
+
+
+def profile(form: onnx.ModelProto) -> dict[str, float]:
+    """Return what ONNX Runtime does for one clip of 60 frames → microseconds a call, by its own profiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(
+            form.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        poses_NTD = generated_clips(*PROFILED)
+        given = {POSES: poses_NTD, LENGTHS: np.full(len(poses_NTD), poses_NTD.shape[1], np.int32)}
+        for _ in range(PROFILED_CALLS):
+            session.run(None, given)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [event for event in events if event["name"].endswith("_kernel_time")]
+    calls: dict[str, list[float]] = {}
+    for event in nodes:
+        calls.setdefault(event["name"], []).append(event["dur"])
+    kind_of = {event["name"]: event["args"]["op_name"] for event in nodes}
+    found = dict.fromkeys([*DOES, REST], 0.0)
+    for name, durations in calls.items():
+        what = next((what for what, kinds in DOES.items() if kind_of[name] in kinds), REST)
+        found[what] += float(np.median(durations))
+    return found
 
 
 def page(cases: list[dict[str, Any]], where: dict[str, Any]) -> str:
@@ -112,6 +161,16 @@ def page(cases: list[dict[str, Any]], where: dict[str, Any]) -> str:
             f"| form | nodes | labels agree | largest logit difference | {' | '.join(names)} |",
             "|---|---:|---:|---:|" + "---:|" * len(names),
             *(_row(row, case["clips"], names) for row in case["rows"]),
+            "",
+            f"What ONNX Runtime does for {PROFILED[0]} × {PROFILED[1]}, µs a call by its profiler (it takes "
+            "time itself):",
+            "",
+            f"| | {' | '.join(case['profiles'])} |",
+            "|---|" + "---:|" * len(case["profiles"]),
+            *(
+                f"| {what} | {' | '.join(f'{found[what]:.0f}' for found in case['profiles'].values())} |"
+                for what in [*DOES, REST]
+            ),
             "",
         ]
     return "\n".join([*lines, *environment_lines(where)])

@@ -205,6 +205,7 @@ def ragged(bench: Bench, rounds: int) -> dict[str, Any]:
     with ExitStack() as ending:
         names = [name for name in bench.usable(bench.timed) if bench.peers[name].many]
         asked = bench.open_all(ending, names, threads)
+        asked[page.FLOOR] = floor(bench, threads)
         found = in_turn(asked, rounds, "time_many", warm_ups=(2, 1), lengths=lengths, calls=1)
     return {**found, "rounds": rounds, "lengths": lengths, "threads": threads}
 
@@ -216,9 +217,9 @@ def cold(bench: Bench, rounds: int) -> dict[str, Any]:
     return {**cold_starts(start, rounds, FRAMES), "rounds": rounds, "threads": 1}
 
 
-def floor(bench: Bench) -> AskedFloor:
+def floor(bench: Bench, workers: int = 1) -> AskedFloor:
     """Return the model's products alone."""
-    return AskedFloor((bench.timed / "ours.spoter" / "model.onnx").read_bytes(), 1)
+    return AskedFloor((bench.timed / "ours.spoter" / "model.onnx").read_bytes(), workers)
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, Any]:
@@ -277,6 +278,14 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+def command_of(given: argparse.Namespace) -> str:
+    """Return the command that was given, without the places of its files."""
+    parts = ["python benchmarks/peers CHECKPOINT"]
+    parts += ["--run RUN DATASET"] if given.run else []
+    parts += [f"--peers {given.peers}"] if given.peers else []
+    return " ".join([*parts, f"--rounds {given.rounds}"])
+
+
 def main() -> None:
     """Set up, measure, write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -293,7 +302,7 @@ def main() -> None:
     bench = Bench(folder, peers, models, key)
     bench.set_up(given.skip_setup)
     found = measure(bench, given.rounds)
-    found["command"] = "python benchmarks/peers CHECKPOINT" + " --run RUN DATASET" * bool(given.run)
+    found["command"] = command_of(given)
     picture = RESULTS / f"{result_name('peers')}.png"
     page.draw_curve(found, picture)
     where = environment()

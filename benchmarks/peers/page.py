@@ -60,11 +60,12 @@ def markdown(found: dict[str, Any], where: dict[str, Any], picture: str) -> str:
         "# Peers: other ways to run the same model on this CPU",
         "",
         f"`{found['command']}`. Each peer in its own environment and process, all of them in turn, on the "
-        "machine below while others used it too: read the ratios, which are of the rounds, not the times. "
+        "machine below: read the ratios, which are of the rounds; times move with what else it does. "
         f"Times as fast: over {BASELINES[baseline_of(found['cases']['one'])]}, with a 95 % interval. Every "
         "peer has the same weights and so many threads as the heading says.",
         "",
         *main_section(found),
+        *best_section(found),
         *answers_section(found),
         *ragged_section(found),
         *cold_section(found),
@@ -107,6 +108,34 @@ def main_section(found: dict[str, Any]) -> list[str]:
         "",
         *([verdicts, ""] if verdicts else []),
     ]
+
+
+def best_section(found: dict[str, Any]) -> list[str]:
+    """Return the fastest of ours, fp32 and with int8, against PyTorch, the fastest peer and the floor."""
+    case = found["cases"]["one"]
+    measured = [name for name in found["peers"] if case["samples_ns"].get(name)]
+    ours = [name for name in measured if name.startswith("ours")]
+    peers = [name for name in measured if not name.startswith("ours")]
+    if not ours or not peers:
+        return []
+    rows = []
+    others = {"torch-eager": None, max(peers, key=lambda name: speed_of(case, name)): "the fastest peer: "}
+    for what, names in (("fp32", [n for n in ours if "int8" not in n]), ("int8 too", ours)):
+        best = max(names, key=lambda name: speed_of(case, name))
+        for other, remark in others.items():
+            if other in measured:
+                against = f"{remark or ''}{found['peers'][other]['what']}"
+                rows.append(
+                    [f"{what}: {found['peers'][best]['what']}", against, *ratio_cells(case, best, other)]
+                )
+        rows.append(
+            [
+                f"{what}: {found['peers'][best]['what']}",
+                what_of(found, FLOOR),
+                *ratio_cells(case, best, FLOOR),
+            ]
+        )
+    return ["The fastest of ours:", "", *table(("", "against", "times as fast", ""), rows), ""]
 
 
 def speed_of(case: dict[str, Any], peer: str) -> float:
@@ -152,10 +181,11 @@ def ragged_section(found: dict[str, Any]) -> list[str]:
     if case is None:
         return []
     first = "torch-eager"
+    ways = found["ways"] | {FLOOR: "one clip a call, as many calls at once as cores"}
     rows = [
         [
             what_of(found, peer),
-            found["ways"].get(peer, found["ways"]["ours"]),
+            ways.get(peer, ways["ours"]),
             f"{1e3 * len(case['lengths']) / median_ms(rounds):.0f}",
             ratio_cells(case, peer, first)[0],
             *ratio_cells(case, peer),
