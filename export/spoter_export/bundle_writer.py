@@ -16,7 +16,7 @@ from torch import nn
 
 from spoter_export.bundle_files import alone_with, describe_bundle
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
-from spoter_export.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
+from spoter_export.fp16 import ROUNDED, check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Proof, policy_of, prove
 from spoter_export.lower import lowered, optimised_by_onnxruntime, passes_for, telling_batches
@@ -95,9 +95,7 @@ def export_bundle(
             settings = session_for(kind, SessionSettings())
             candidate = OrtRunner(model, settings=settings, name=FUSED if kind == "ort" else None)
             if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
-                candidate = OrtRunner(
-                    _bytes_of(rounded_from_fp16(graph)), name="ort-cpu, all rounded to fp16"
-                )
+                candidate = OrtRunner(_bytes_of(rounded_from_fp16(graph)), name=ROUNDED)
             proofs.append(_proven(reference, candidate, artefact, clips, on_progress))
             artefacts.append(artefact)
             (temporary / artefact.path).write_bytes(model)

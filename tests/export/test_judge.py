@@ -8,6 +8,7 @@ import json
 import pytest
 
 from spoter_export.judge import (
+    ERROR_ON_PEOPLE,
     POLICIES,
     Policy,
     Proof,
@@ -65,10 +66,28 @@ def test_a_policy_that_allows_everything_does_not_hide_a_flip(precision):
 
 def test_a_flip_between_two_logits_as_close_as_the_rounding_is_explained():
     lax = Policy(max_logit_diff=1.0, min_label_agreement=0.0)
-    near = clip("near", candidate="b", margin=2 * policy_of("fp16").max_logit_diff, diff=0.02)
+    near = clip("near", candidate="b", margin=2 * ERROR_ON_PEOPLE["fp16"], diff=0.012)
     assert judge(facts_of(people(near)), lax, "fp16").passed
     assert not judge(facts_of(people(near)), lax, "fp32").passed
     assert unexplained_flips(people(near, FLIP), "fp16") == (FLIP,)
+
+
+def test_a_flip_is_explained_by_both_margins_and_on_people_by_what_was_measured_there():
+    sure = dataclasses.replace(clip("sure", candidate="b", margin=1e-5), candidate_margin=9.0)
+    assert unexplained_flips(people(sure), "fp32") == (sure,)
+    wide = clip("wide", candidate="b", margin=0.25)
+    assert unexplained_flips(people(wide), "int8") == (wide,)
+    assert unexplained_flips(ClipFacts(source="generated", clips=(wide,)), "int8") == ()
+
+
+def test_a_policy_does_not_hide_labels_that_turn_over_the_grid():
+    lax = Policy(max_logit_diff=1e9, max_invariance_diff=1e9, min_label_agreement=0.0)
+    facts = facts_of(people(clip()))
+    point = dataclasses.replace(facts.grid[0], labels_agree=0, max_logit_diff=50.0)
+    (failure,) = judge(dataclasses.replace(facts, grid=(point,)), lax, "int8").failures
+    assert "0 of 1 labels agree, and logits that differ by 5.0e+01 are no rounding of int8" in failure
+    near = dataclasses.replace(point, max_logit_diff=1e-6)  # of generated clips a model may be unsure
+    assert judge(dataclasses.replace(facts, grid=(near,)), lax, "int8").passed
 
 
 def test_a_share_of_labels_is_asked_of_peoples_clips_only_but_no_flip_of_fp32_is_let_through():

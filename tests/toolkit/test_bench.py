@@ -650,6 +650,14 @@ def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(smal
         (("--scenario", ""), "--scenario: expected names with commas, like latency,server, got ''"),
         (("--scenario", "start,,server"), "like latency,server, got 'start,,server'. Fix: name one at least"),
         (("--scenario", "ofline"), "unknown scenario 'ofline'; did you mean 'offline'?"),
+        (
+            ("--quick", "--rate", "5"),
+            "--rate: is for the scenario server, which is not measured. Fix: --scenario start,latency,",
+        ),
+        (
+            ("--scenario", "latency", "--find-rate"),
+            "--find-rate: is for the scenario server, which is not measured. Fix: --scenario latency,server",
+        ),
         (("--rate", "0"), "rate: expected more than 0 and at most 1e+06 clips a second, got 0"),
         (("--rate", "-3"), "rate: expected more than 0 and at most 1e+06 clips a second, got -3"),
         (("--rate", "0.1"), "rate 0.1: fewer than the 11 clips of a median come in 10 s"),

@@ -194,6 +194,19 @@ def test_a_machine_that_has_become_slower_is_not_blamed_on_the_program(text, slo
     assert gate.verdict == verdict
 
 
+def test_the_machine_counts_as_it_was_while_the_compared_times_were_taken():
+    before = timing()
+    earlier = EarlierRun(
+        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=1.0
+    )
+    slow = MachineRound(**LOOK, loop_ns=(2_000_000,))
+    fast = [MachineRound(**LOOK | {"scenario": "offline"}, loop_ns=(1_000_000,)) for _ in range(9)]
+    (gate,) = gates(
+        replace(result(timing(2.0, seed=1)), machine=(slow, *fast)), earlier, bound_from_text("p50 > 1.05")
+    )
+    assert gate.verdict == "cannot tell"
+
+
 def test_nothing_to_compare_is_found_before_the_measuring():
     contract = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
     before = timing()

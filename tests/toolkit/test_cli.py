@@ -329,6 +329,8 @@ def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_i
         (lambda facts: facts | {"proofs": {}}, "there is no proof in it"),
         (lambda facts: damaged(facts, grid=[]), "no shape of the grid was run"),
         (lambda facts: damaged(facts, clips=[]), "no clip was run"),
+        (lambda facts: damaged(facts, clips=[{"source": "people", "clips": []}]), "no clip of people is"),
+        (lambda facts: damaged(facts, grid=grid_of(facts)[:1]), "1 shapes of the grid, the bundle claims"),
         (lambda facts: damaged(facts, invariance=[]), "no change that must not matter was run"),
         (lambda facts: proof_with(facts, precision="fp8"), "in fp8, the bundle says fp32"),
         (lambda facts: proof_with(facts, precision="int8"), "in int8, the bundle says fp32"),
@@ -345,6 +347,11 @@ def test_damaged_facts_are_no_proof(
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def grid_of(stored: dict[str, Any]) -> list[Any]:
+    grid: list[Any] = stored["proofs"][0]["facts"]["grid"]
+    return grid
 
 
 def damaged(stored: dict[str, Any], **parts: Any) -> dict[str, Any]:

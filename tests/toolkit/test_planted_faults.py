@@ -15,16 +15,18 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from spoter_export.fp16 import fp16_from_fp32, rounded_from_fp16
+from spoter_export.fp16 import fp16_from_fp32
 from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Policy, judge, prove
 from spoter_export.lower import lowered, passes_for
 from spoter_export.parity import run_parity
 from spoter_export.to_onnx import check_graph, trace_module
 from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.backends import open_runner
 from spoter_runtime.landmarks import LEFT_HAND, RIGHT_HAND
 from spoter_runtime.ort import OrtRunner
 from spoter_toolkit.blaming import blame
+from spoter_toolkit.proving import _as_proven
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,8 @@ def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_
     reference = TorchRunner(honest, contract)
     kind = prove(reference, OrtRunner(in_fp16.SerializeToString()), bundle.onnx("fp16"))
     assert kind.verdict.passed
-    rounded = OrtRunner(rounded_from_fp16(in_fp16).SerializeToString())
+    opened = open_runner(bundle, "ort-cpu", precision="fp16")
+    rounded = _as_proven("ort-cpu:fp16", opened.runner, opened.artefact, bundle)  # as `parity` runs it
     failures = prove(reference, rounded, bundle.onnx("fp16")).verdict.failures
     assert any("logits are not finite" in failure for failure in failures)
     blamed = blame(bundle, honest, "ort-cpu:fp16", traced=traced)
@@ -270,8 +273,9 @@ def test_a_policy_cannot_hide_a_flip(honest, contract):
         other.bdsl_classifier[-1].bias[0] += 10
     candidate = TorchRunner(other.eval(), contract, name="other")
     blind = Policy(max_logit_diff=100, max_invariance_diff=100, min_label_agreement=0)
-    (failure,) = judge(run_parity(reference, candidate), blind).failures
-    assert "flips that fp32 does not explain: " in failure
+    over_the_grid, on_clips = judge(run_parity(reference, candidate), blind).failures
+    assert "are no rounding of fp32; " in over_the_grid
+    assert "flips that fp32 does not explain: " in on_clips
 
 
 def test_a_copy_without_a_fault_passes(honest, contract):

@@ -22,7 +22,7 @@ from spoter_export.blame import (
 from spoter_export.cases import ClipSet, generated_clips
 from spoter_export.divergence import Divergence, first_divergence, values_of_graph, values_of_program
 from spoter_export.fp16 import rounded_from_fp16
-from spoter_export.judge import Proof, loosened_for_gpu, policy_of
+from spoter_export.judge import Proof, policy_of
 from spoter_export.lower import lowered, passes_for
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
@@ -89,7 +89,7 @@ def blame_failed(
     found = []
     traced = functools.cache(lambda: trace_module(module, bundle.contract))
     for proof in proofs:
-        name = proof.facts.candidate
+        name = proof.facts.candidate.partition(",")[0]  # fp16 is proven as "ort-cpu, all rounded to fp16"
         if not proof.verdict.passed and name not in TORCH_BACKENDS:
             backend = name if proof.precision == "fp32" else f"{name}:{proof.precision}"
             clips = _worst(proof, people) if people else ()
@@ -163,9 +163,8 @@ class _Chain:
         if self._file != bundle.onnx():
             steps.append(self._in_its_form(self._file))
         if name not in CPU_BACKENDS:
-            on_it = loosened_for_gpu(last)
             steps.append(
-                Step(name=self.backend, open=lambda: open_backend(self.backend, bundle).runner, policy=on_it)
+                Step(name=self.backend, open=lambda: open_backend(self.backend, bundle).runner, policy=last)
             )
         return steps
 

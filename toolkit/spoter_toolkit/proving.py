@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spoter_export.bundle_files import proofs_from_json
-from spoter_export.cases import GOLDENS, ClipSet
+from spoter_export.cases import GOLDENS, ClipSet, grid_points
 from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, prove
 from spoter_export.parity import Remembering
 from spoter_export.robustness import robustness_rows
-from spoter_runtime.bundle import PARITY, Bundle, read_bundle
+from spoter_runtime.bundle import PARITY, Artefact, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError, SpoterError
 from spoter_runtime.landmarks import NUM_LANDMARKS
+from spoter_runtime.ort import OrtRunner
 from spoter_runtime.progress import OnProgress
+from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import (
     CPU_BACKENDS,
     TORCH_BACKENDS,
@@ -144,6 +146,20 @@ def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
     for what, found in parts.items():
         if not found:
             raise DataError(f"{where}: {proof.artefact}: no {what} was run. Fix: run parity again with -o")
+    for group in facts.clips:
+        if not group.clips and group.error is None:
+            raise DataError(
+                f"{where}: {proof.artefact}: no clip of {group.where} is there. Fix: run parity again with -o"
+            )
+        for clip in group.clips:
+            numbers = (clip.max_logit_diff, clip.reference_margin, clip.candidate_margin)
+            if not all(isinstance(number, float | int) for number in numbers):
+                raise DataError(f"{where}: {proof.artefact}: {clip.name}: expected numbers, got {numbers}")
+    if bundle and len(facts.grid) < len(grid_points(bundle.contract)):
+        raise DataError(
+            f"{where}: {proof.artefact}: {len(facts.grid)} shapes of the grid, the bundle claims "
+            f"{len(grid_points(bundle.contract))}. Fix: run parity again with -o"
+        )
 
 
 def check_candidates(names: Sequence[str]) -> None:
@@ -206,8 +222,8 @@ def prove_backends(
                 raise
             not_run[name] = str(error)
             continue
-        with opened.runner as runner:
-            artefact = opened.artefact or bundle.onnx()
+        artefact = opened.artefact or bundle.onnx()
+        with _as_proven(name, opened.runner, artefact, bundle) as runner:
             proofs.append(
                 prove(
                     reference,
@@ -224,6 +240,22 @@ def prove_backends(
         reasons = "\n".join(f"  {name}: {why}" for name, why in not_run.items())
         raise BackendError(f"{bundle.folder}: no backend runs here, so nothing was compared:\n{reasons}")
     return proofs, not_run
+
+
+def _as_proven(name: str, runner: Runner, artefact: Artefact, bundle: Bundle) -> Runner:
+    """Return what stands for a backend: the CPU provider keeps most of fp16's tensors in fp32.
+
+    It would hide what a GPU meets, so every tensor is rounded, as in the proof that the bundle brings.
+    """
+    if split_backend(name) != ("ort-cpu", "fp16"):
+        return runner
+    import onnx
+
+    from spoter_export.fp16 import ROUNDED, rounded_from_fp16
+
+    runner.close()
+    rounded = rounded_from_fp16(onnx.load_from_string(bundle.read(artefact.path)))
+    return OrtRunner(rounded.SerializeToString(), name=ROUNDED)
 
 
 def _goldens(bundle: Bundle) -> ClipSet:

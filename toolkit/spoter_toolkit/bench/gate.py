@@ -32,6 +32,7 @@ _TOLD_APART_BY: Final = (
     "kernel",
     "python",
 )
+_COMPARED: Final = "latency"  # the scenario whose times are
 _LOOP_MOVES: Final = 0.05  # a machine that does the same loop so much faster or slower is not the same
 _BOUND: Final = re.compile(r"\s*(p50|clips_per_s)\s*([<>])\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 
@@ -120,7 +121,9 @@ def earlier_run(path: Path) -> EarlierRun:
             case = Case(batch=row["batch"], frames=row["frames"], threads=row["threads"])
             rounds_ns = tuple(tuple(samples_ns) for samples_ns in row["rounds_ns"])
             timings[row["backend"], case] = Timing(backend=row["backend"], case=case, rounds_ns=rounds_ns)
-        loops_ns = [ns for state in content["machine"] for ns in state["loop_ns"]]
+        states = content["machine"]
+        compared = [state for state in states if state["scenario"] == _COMPARED] or states
+        loops_ns = [ns for state in compared for ns in state["loop_ns"]]
         return EarlierRun(
             model_sha256=content["bundle"]["model_sha256"],
             environment=dict(content["environment"]),
@@ -150,8 +153,12 @@ def differences(result: BenchResult, earlier: EarlierRun) -> list[str]:
 
 
 def _loop_ratio(result: BenchResult, earlier: EarlierRun) -> float:
-    """Return how many times as long a fixed loop took as then; 1 where it was not timed, or moved little."""
-    loop = loop_ms(result.machine)
+    """Return how many times as long a fixed loop took as then; 1 where it was not timed, or moved little.
+
+    In the rounds whose times are compared: in those of other scenarios the machine may have been another.
+    """
+    compared = [state for state in result.machine if state.scenario == _COMPARED]
+    loop = loop_ms(compared or result.machine)
     ratio = loop / earlier.loop_ms if loop and earlier.loop_ms else 1.0
     return 1.0 if 1 - _LOOP_MOVES < ratio < 1 + _LOOP_MOVES else ratio
 

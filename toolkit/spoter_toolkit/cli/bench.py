@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -144,6 +144,9 @@ def bench(
             find_rate=find_rate,
             pin=pin,
         )
+        of_server = {"--rate": rate, "--bound-ms": bound_ms, "--find-rate": find_rate or None}
+        _check_used(settings, {option: (value, ("server",)) for option, value in of_server.items()})
+        _check_used(settings, {"--lengths": (lengths, ("offline", "server", "energy"))})
     if earlier is not None:
         check_comparable(earlier, settings, opened.contract)
     folder = out or BENCHES / _report_name(opened.name)
@@ -290,6 +293,22 @@ def _settings(quick: bool, curve: bool | None, contract: GraphContract, **asked:
         if name not in chosen
     }
     return replace(settings, **cut)
+
+
+def _check_used(settings: BenchSettings, options: Mapping[str, tuple[Any, Sequence[str]]]) -> None:
+    """Refuse options of scenarios that are not measured: option → its value, and the scenarios it is for.
+
+    Raises:
+        ConfigError: one was given.
+    """
+    from spoter_runtime.errors import ConfigError
+
+    for option, (value, scenarios) in options.items():
+        if value is not None and not set(scenarios) & set(settings.scenarios):
+            raise ConfigError(
+                f"{option}: is for the scenario {' or '.join(scenarios)}, which is not measured. "
+                f"Fix: --scenario {','.join([*settings.scenarios, scenarios[0]])}"
+            )
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
