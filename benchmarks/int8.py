@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import onnx
 from fp16 import Case, case_from, on_ort
-from in_turn import in_turn
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from result_files import environment_lines, write_result
@@ -33,6 +32,7 @@ from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.ort import OrtRunner, import_onnxruntime
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.bench.environment import environment
+from spoter_toolkit.bench.in_turn import in_turn
 from spoter_toolkit.bench.statistics import paired_ratio
 from spoter_toolkit.evaluation import infer_clips
 

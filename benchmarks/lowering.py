@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from in_turn import in_turn
 from result_files import environment_lines, write_result
 
 from spoter_export.int8 import int8_from_fp32
@@ -31,6 +30,7 @@ from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort import OrtRunner
 from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.bench.floor import Floor
+from spoter_toolkit.bench.in_turn import in_turn
 from spoter_toolkit.bench.statistics import paired_ratio
 from spoter_toolkit.bench.work import generated_clips
 from spoter_toolkit.checkpoint import read_run

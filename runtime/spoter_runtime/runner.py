@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BackendError, InputError, NotFiniteError
+from spoter_runtime.errors import BackendError, InputError, NotFiniteError, SpoterError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, check_coordinates
 
 Int32Array = npt.NDArray[np.int32]
@@ -44,7 +44,14 @@ class Runner(abc.ABC):
             NotFiniteError: it gave logits that are not finite.
         """
         poses, lengths = check_batch(poses_NTD, lengths_N, self.contract)
-        logits = self._infer(poses, lengths)
+        try:
+            logits = self._infer(poses, lengths)
+        except SpoterError:
+            raise
+        except Exception as error:  # an engine of anybody's; its kind of error says nothing to a caller
+            raise BackendError(
+                f"{self.name}: failed on poses {poses.shape}: {type(error).__name__}: {error}"
+            ) from error
         expected = (len(poses), self.contract.num_classes)
         if logits.shape != expected or logits.dtype != np.float32:
             raise BackendError(

@@ -22,7 +22,7 @@ def in_turn(
     """
     samples: dict[str, list[list[int]]] = {name: [] for name in engines}
     for done in range(rounds + 1):
-        for name in reversed(engines) if done % 2 else engines:
+        for name in [*engines][:: -1 if done % 2 else 1]:
             engine = engines[name]
             taken = timed(lambda engine=engine: engine.infer(poses_NTD), min_calls, min_ns)  # type: ignore[misc]
             if done:
