@@ -7,10 +7,11 @@
 Importing this package sets no thread counts, touches no device and imports no engine.
 """
 
+from typing import TYPE_CHECKING
+
 from spoter_runtime._version import __version__
 from spoter_runtime.bundle import Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.doctor import Finding, diagnose
 from spoter_runtime.errors import (
     BackendError,
     BundleError,
@@ -26,7 +27,10 @@ from spoter_runtime.landmarks import LANDMARK_NAMES, landmarks_from_mediapipe
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.recognizer import Prediction, Recognizer
 from spoter_runtime.runner import Runner
-from spoter_runtime.verify import VerifyReport, verify_bundle
+
+if TYPE_CHECKING:
+    from spoter_runtime.doctor import Finding, diagnose
+    from spoter_runtime.verify import VerifyReport, verify_bundle
 
 __all__ = [
     "LANDMARK_NAMES",
@@ -56,3 +60,18 @@ __all__ = [
     "read_bundle",
     "verify_bundle",
 ]
+
+# Loaded when they are first asked for: what recognises needs neither, and a cold start would wait for both.
+_LATER = {"Finding": "doctor", "diagnose": "doctor", "VerifyReport": "verify", "verify_bundle": "verify"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

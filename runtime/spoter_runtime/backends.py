@@ -18,7 +18,6 @@ from spoter_runtime.errors import (
 )
 from spoter_runtime.files import cache_folder
 from spoter_runtime.ort import OrtRunner, Provider, SessionSettings, check_provider
-from spoter_runtime.replay import replay_goldens
 from spoter_runtime.runner import Runner
 from spoter_runtime.tuned import Way, read_prepared
 
@@ -233,6 +232,8 @@ def _proven_here(runner: Runner, artefact: Artefact, bundle: Bundle) -> str:
     """
     if artefact.engine is None or artefact.engine.executed is not None:
         return ""
+    from spoter_runtime.replay import replay_goldens  # not at the top: only such an engine needs it
+
     replay = replay_goldens(runner, bundle.goldens(), artefact)
     if not replay.passed:
         raise BackendError(f"{artefact.path}: its answers are not the model's: {replay}")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the disk is full or the place is read-only; `path` is then as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
         if temporary.is_dir() and path.exists():
@@ -63,7 +60,7 @@ def _swap_folder(new: Path, path: Path) -> None:
     """
     if _exchange(new, path):
         return
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    old = path.with_name(f".{path.name}.{os.urandom(4).hex()}.old")
     path.rename(old)
     try:
         new.rename(path)
@@ -89,6 +86,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def recover(path: Path) -> None:
     """Put a folder back that a kill between two renames has left without its name; the caller is alone."""
+    import glob  # not at the top: what only reads needs neither this nor shutil
+
     left = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old"), key=lambda old: old.stat().st_mtime)
     if left and not path.exists():
         left.pop().rename(path)
@@ -101,6 +100,8 @@ def recover(path: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a file or a folder with all that is in it; nothing happens where there is none."""
     if path.is_dir() and not path.is_symlink():
+        import shutil  # as above
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
