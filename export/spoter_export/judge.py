@@ -18,6 +18,7 @@ from spoter_runtime.replay import threshold
 from spoter_runtime.runner import Runner
 
 _SHOWN: Final = 3  # flips that a failure names
+_CLAIMED: Final = 0.95  # share of labels that clips of people should at least be able to show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +172,19 @@ def agreement_in_words(facts: ClipFacts, precision: str) -> str:
         if worst := worst_group(facts, by):
             words += f"; worst {'class' if by == 'label' else 'signer'} {worst[0]}: {worst[1]} of {worst[2]}"
     return words
+
+
+def few_clips_in_words(facts: ParityFacts) -> str:
+    """Return that few clips of people show little; nothing where there are none, or enough."""
+    groups = [g for g in facts.clips if g.source not in (GENERATED, GOLDENS) and not g.change and g.clips]
+    clips = sum(len(group.clips) for group in groups)
+    if not clips or (found := agreement(sum(g.labels_agree for g in groups), clips)).low >= _CLAIMED:
+        return ""
+    needed = math.ceil(1.959964**2 * _CLAIMED / (1 - _CLAIMED))  # so many that agree have that lower end
+    return (
+        f"{clips} clips of people say little about labels: the share that agrees may be {found.low:.0%}. "
+        f"Fix: {needed} or more with --data; min_clips in a policy asks for them"
+    )
 
 
 def unexplained_flips(facts: ClipFacts, precision: str) -> tuple[ClipFact, ...]:

@@ -14,6 +14,7 @@ from spoter_export.judge import (
     Proof,
     agreement,
     agreement_in_words,
+    few_clips_in_words,
     judge,
     policies_from_table,
     policy_of,
@@ -88,6 +89,16 @@ def test_a_policy_does_not_hide_labels_that_turn_over_the_grid():
     assert "0 of 1 labels agree, and logits that differ by 5.0e+01 are no rounding of int8" in failure
     near = dataclasses.replace(point, max_logit_diff=1e-6)  # of generated clips a model may be unsure
     assert judge(dataclasses.replace(facts, grid=(near,)), lax, "int8").passed
+
+
+def test_few_clips_of_people_are_said_to_show_little():
+    five = facts_of(people(*[clip(str(i)) for i in range(5)]))
+    assert few_clips_in_words(five).startswith(
+        "5 clips of people say little about labels: the share that agrees "
+    )
+    assert "may be 57%. Fix: 73 or more" in few_clips_in_words(five)
+    assert few_clips_in_words(facts_of(people(*[clip(str(i)) for i in range(73)]))) == ""
+    assert few_clips_in_words(facts_of(ClipFacts(source="generated", clips=(clip(),)))) == ""
 
 
 def test_a_share_of_labels_is_asked_of_peoples_clips_only_but_no_flip_of_fp32_is_let_through():

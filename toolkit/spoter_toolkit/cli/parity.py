@@ -284,6 +284,7 @@ def _finish(source: Path, found: _Found, *, out: Path | None, html: Path | None,
 
 
 def _show(bundle: str, proof: Proof) -> None:
+    from spoter_export.judge import few_clips_in_words
     from spoter_export.matrix import fact_rows
     from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
 
@@ -301,6 +302,8 @@ def _show(bundle: str, proof: Proof) -> None:
     print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
     for failure in proof.verdict.failures:
         print(f"  {failure}")
+    if few := few_clips_in_words(proof.facts):
+        say(f"{proof.artefact}: {few}")
 
 
 def _show_blame(backend: str, links: Sequence[Link]) -> None:
