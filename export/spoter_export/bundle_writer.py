@@ -17,10 +17,10 @@ from torch import nn
 from spoter_export.bundle_files import alone_with, describe_bundle
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
 from spoter_export.fp16 import ROUNDED, check_fp16_range, fp16_from_fp32, rounded_from_fp16
-from spoter_export.int8 import int8_from_fp32
+from spoter_export.int8 import int8_from_fp32, weight_facts
 from spoter_export.judge import Proof, policy_of, prove
 from spoter_export.lower import lowered, optimised_by_onnxruntime, passes_for, telling_batches
-from spoter_export.parity import Remembering
+from spoter_export.parity import Remembering, WeightFact
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import FUSED, session_for
@@ -89,14 +89,17 @@ def export_bundle(
         if on_progress:
             on_progress(0, 0, "exporting to ONNX")
         exported = onnx_from_module(module, contract)
+        of_kind: dict[str, onnx.ModelProto] = {}  # the first is fp32
         for kind, precision, graph in _forms_of(exported, precisions, contract, clips):
+            fp32 = of_kind.setdefault(kind, graph)
             model = _bytes_of(graph)
             artefact = _artefact(model, kind, precision)
             settings = session_for(kind, SessionSettings())
             candidate = OrtRunner(model, settings=settings, name=FUSED if kind == "ort" else None)
             if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
                 candidate = OrtRunner(_bytes_of(rounded_from_fp16(graph)), name=ROUNDED)
-            proofs.append(_proven(reference, candidate, artefact, clips, on_progress))
+            weights = weight_facts(graph, fp32) if precision == "int8" else ()
+            proofs.append(_proven(reference, candidate, artefact, clips, weights, on_progress))
             artefacts.append(artefact)
             (temporary / artefact.path).write_bytes(model)
         (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, clips if keep_goldens else None)))
@@ -166,6 +169,7 @@ def _proven(
     candidate: Runner,
     artefact: Artefact,
     clips: ClipSet | None,
+    weights: Sequence[WeightFact],
     on_progress: OnProgress | None,
 ) -> Proof:
     """Compare a file with the module it came from.
@@ -173,7 +177,8 @@ def _proven(
     Raises:
         ExportError: it is not the same model.
     """
-    proof = prove(reference, candidate, artefact, [clips] if clips else [], on_progress=on_progress)
+    sets = [clips] if clips else []
+    proof = prove(reference, candidate, artefact, sets, weights=weights, on_progress=on_progress)
     if not proof.verdict.passed:
         shown = "\n".join(f"  {failure}" for failure in proof.verdict.failures[:10])
         raise ExportError(

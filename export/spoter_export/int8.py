@@ -29,12 +29,14 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from spoter_export.parity import WeightFact
 from spoter_runtime.contract import POSES
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort import import_onnxruntime
 
 # A sum of two products of a byte and a weight fits 16 bits: 2 x 255 x 64 = 32,640.
 EXACT_WEIGHT: Final = 64
+_FAR: Final = 1e9  # steps: more than any weight is away, and less than what JSON can say
 
 # Whatever they take, what they give stays within bounds that the file itself sets.
 _BOUNDS: Final = frozenset(
@@ -92,6 +94,31 @@ def bounded_products(graph: onnx.GraphProto) -> list[NodeProto]:
         if node.op_type not in _BOUNDS and unbounded.intersection(node.input):
             unbounded.update(node.output)
     return products
+
+
+def weight_facts(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[WeightFact, ...]:
+    """Compare each weight in 8 bits, times its scale, with the one of the same name in an fp32 file.
+
+    Args:
+        int8: of `int8_from_fp32`, or what ONNX Runtime has made of that.
+        fp32: the bundle's file of the same kind.
+    """
+    weights = {tensor.name: tensor for tensor in fp32.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in int8.graph.initializer}
+    facts = []
+    for name in sorted(weights.keys() & {key.removesuffix("_quantized") for key in tensors}):
+        if not {f"{name}_quantized", f"{name}_scale"} <= tensors.keys():
+            continue
+        weight, values, scale = (
+            numpy_helper.to_array(tensor).astype(np.float64)
+            for tensor in (weights[name], tensors[f"{name}_quantized"], tensors[f"{name}_scale"])
+        )
+        # Of a scale of 0, or none, every weight is infinitely many steps away; JSON has no such number.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steps = np.nan_to_num(np.abs(values * scale - weight) / np.abs(scale), nan=_FAR, posinf=_FAR)
+        steps = np.where(values * scale == weight, 0.0, steps)
+        facts.append(WeightFact(name=name, steps=float(min(steps.max(initial=0.0), _FAR))))
+    return tuple(facts)
 
 
 def check_exact(model: onnx.ModelProto) -> None:

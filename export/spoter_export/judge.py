@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from spoter_export.cases import GENERATED, GOLDENS, ClipSet
-from spoter_export.parity import ClipFact, ClipFacts, ParityFacts, run_parity
+from spoter_export.parity import ClipFact, ClipFacts, ParityFacts, WeightFact, run_parity
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.errors import ConfigError, nearest_known
 from spoter_runtime.progress import OnProgress
@@ -18,6 +18,7 @@ from spoter_runtime.replay import threshold
 from spoter_runtime.runner import Runner
 
 _SHOWN: Final = 3  # flips that a failure names
+_ROUNDED: Final = 0.501  # steps between a weight and its rounded value, with room for float32's own rounding
 _CLAIMED: Final = 0.95  # share of labels that clips of people should at least be able to show
 
 
@@ -239,6 +240,12 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
                 f"{fact.runner}: {fact.change} moves the logits by {fact.max_logit_diff:.1e}, "
                 f"allowed {threshold(policy.max_invariance_diff)}"
             )
+    if off := [fact for fact in facts.weights if not fact.steps <= _ROUNDED]:
+        worst = max(off, key=lambda fact: fact.steps)
+        failures.append(
+            f"weight {worst.name}: {worst.steps:.3g} steps from the fp32 file's, where rounding leaves 0.5: "
+            f"its scale is not its own, or its values are not; {len(off)} of {len(facts.weights)} weights"
+        )
     real = sum(len(c.clips) for c in facts.clips if c.source not in (GENERATED, GOLDENS) and not c.change)
     if real < policy.min_clips:
         failures.append(f"{real} clips of people, {policy.min_clips} are needed to say anything about labels")
@@ -386,11 +393,16 @@ def prove(
     policy: Policy | None = None,
     seed: int = 0,
     on_gpu: bool = False,
+    weights: Sequence[WeightFact] = (),
     on_progress: OnProgress | None = None,
 ) -> Proof:
-    """Run `run_parity` on an artefact, and judge it; without a policy by that of its precision."""
+    """Run `run_parity` on an artefact, and judge it; without a policy by that of its precision.
+
+    `weights` are facts about the file itself, from `spoter_export.int8.weight_facts`.
+    """
     policy = policy or policy_of(artefact.precision)
     facts = run_parity(reference, candidate, sets, seed=seed, on_progress=on_progress)
+    facts = replace(facts, weights=tuple(weights))
     return Proof(
         artefact=artefact.path,
         precision=artefact.precision,

@@ -98,6 +98,9 @@ def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
         )
         for fact in facts.invariance
     ]
+    if facts.weights:
+        worst = max(fact.steps for fact in facts.weights)
+        rows.append(("weights in 8 bits", f"{worst:.3g} steps", f"{len(facts.weights)} weights"))
     return rows
 
 

@@ -146,8 +146,24 @@ class Invariance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFact:
+    """A weight in 8 bits beside the one that it stands for.
+
+    Attributes:
+        steps: how far its values are off at most, in steps of their column's scale; rounding leaves 0.5.
+    """
+
+    name: str
+    steps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityFacts:
-    """Everything that one parity run found."""
+    """Everything that one parity run found.
+
+    Attributes:
+        weights: of an int8 file; answers alone do not show a scale that is a little wrong.
+    """
 
     reference: str
     candidate: str
@@ -155,6 +171,7 @@ class ParityFacts:
     grid: tuple[GridPoint, ...]
     clips: tuple[ClipFacts, ...]
     invariance: tuple[Invariance, ...]
+    weights: tuple[WeightFact, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts as plain JSON values."""
@@ -174,6 +191,7 @@ class ParityFacts:
                 for group in value["clips"]
             ),
             "invariance": tuple(Invariance(**fact) for fact in value["invariance"]),
+            "weights": tuple(WeightFact(**fact) for fact in value.get("weights", ())),
         }
         return cls(**(value | parts))
 

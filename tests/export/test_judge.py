@@ -21,7 +21,7 @@ from spoter_export.judge import (
     unexplained_flips,
     worst_group,
 )
-from spoter_export.parity import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts
+from spoter_export.parity import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts, WeightFact
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.replay import threshold
 
@@ -89,6 +89,18 @@ def test_a_policy_does_not_hide_labels_that_turn_over_the_grid():
     assert "0 of 1 labels agree, and logits that differ by 5.0e+01 are no rounding of int8" in failure
     near = dataclasses.replace(point, max_logit_diff=1e-6)  # of generated clips a model may be unsure
     assert judge(dataclasses.replace(facts, grid=(near,)), lax, "int8").passed
+
+
+def test_a_weight_further_off_than_rounding_leaves_it_fails_under_any_policy():
+    lax = Policy(max_logit_diff=1e9, max_invariance_diff=1e9, min_label_agreement=0.0)
+    weights = (WeightFact(name="w1", steps=0.5), WeightFact(name="w2", steps=5.8))
+    facts = dataclasses.replace(facts_of(people(clip())), weights=weights)
+    (failure,) = judge(facts, lax, "int8").failures
+    assert failure.startswith("weight w2: 5.8 steps from the fp32 file's, where rounding leaves 0.5: ")
+    assert failure.endswith("; 1 of 2 weights")
+    assert ParityFacts.from_json(json.loads(json.dumps(facts.as_json()))) == facts
+    older = {key: value for key, value in facts.as_json().items() if key != "weights"}
+    assert ParityFacts.from_json(older).weights == ()
 
 
 def test_few_clips_of_people_are_said_to_show_little():

@@ -26,7 +26,7 @@ from spoter_runtime.backends import open_runner
 from spoter_runtime.landmarks import LEFT_HAND, RIGHT_HAND
 from spoter_runtime.ort import OrtRunner
 from spoter_toolkit.blaming import blame
-from spoter_toolkit.proving import _as_proven
+from spoter_toolkit.proving import _as_proven, _weights
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +245,25 @@ def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
     blamed = blame(bundle, honest, "ort-cpu:int8", traced=traced)
     assert str(blamed.broken).startswith("model.int8.onnx: differs from model.onnx by ")
     assert "module encoder_layers.0.feed_forward.0" in str(blamed.bisect())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1.1, 0.0])
+def test_a_scale_of_int8_that_is_wrong_for_one_column_is_found_in_the_file(graph, bundle_copy, plant, times):
+    """The answers stay within what int8 is allowed: only the weights show it."""
+    in_int8 = int8_from_fp32(graph)
+    fp32 = plant(bundle_copy, graph.SerializeToString()).folder
+    sound = plant(fp32, in_int8.SerializeToString(), "int8")
+    facts = _weights(sound, sound.onnx("int8"))
+    assert len(facts) == len([node for node in in_int8.graph.node if node.op_type == "MatMulInteger"])
+    assert max(fact.steps for fact in facts) == pytest.approx(0.5, abs=1e-3)
+    scale = next(tensor for tensor in in_int8.graph.initializer if tensor.name.endswith("_scale"))
+    values = numpy_helper.to_array(scale).copy()
+    values[3] *= np.float32(times)
+    scale.CopyFrom(numpy_helper.from_array(values, scale.name))
+    bundle = plant(fp32, in_int8.SerializeToString(), "int8")
+    (wrong,) = [fact for fact in _weights(bundle, bundle.onnx("int8")) if fact.steps > 1]
+    assert f"{wrong.name}_scale" == scale.name
 
 
 @pytest.mark.slow

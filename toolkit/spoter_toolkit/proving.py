@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spoter_export.bundle_files import proofs_from_json
 from spoter_export.cases import GOLDENS, ClipSet, grid_points
 from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, prove
-from spoter_export.parity import Remembering
+from spoter_export.parity import Remembering, WeightFact
 from spoter_export.robustness import robustness_rows
 from spoter_runtime.bundle import PARITY, Artefact, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError, SpoterError
@@ -233,6 +233,7 @@ def prove_backends(
                     policy=policies[artefact.precision],
                     seed=seed,
                     on_gpu=split_backend(name)[0] not in CPU_BACKENDS,
+                    weights=_weights(bundle, artefact),
                     on_progress=on_progress,
                 )
             )
@@ -256,6 +257,18 @@ def _as_proven(name: str, runner: Runner, artefact: Artefact, bundle: Bundle) ->
     runner.close()
     rounded = rounded_from_fp16(onnx.load_from_string(bundle.read(artefact.path)))
     return OrtRunner(rounded.SerializeToString(), name=ROUNDED)
+
+
+def _weights(bundle: Bundle, artefact: Artefact) -> tuple[WeightFact, ...]:
+    """Return how the weights of an int8 file stand to those of the fp32 file of its kind."""
+    if artefact.precision != "int8":
+        return ()
+    import onnx
+
+    from spoter_export.int8 import weight_facts
+
+    files = artefact, bundle.by_precision(artefact.kind)["fp32"]
+    return weight_facts(*(onnx.load_from_string(bundle.read(file.path)) for file in files))
 
 
 def _goldens(bundle: Bundle) -> ClipSet:
