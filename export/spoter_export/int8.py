@@ -106,9 +106,8 @@ def weight_facts(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[WeightFa
     weights = {tensor.name: tensor for tensor in fp32.graph.initializer}
     tensors = {tensor.name: tensor for tensor in int8.graph.initializer}
     facts = []
-    for name in sorted(weights.keys() & {key.removesuffix("_quantized") for key in tensors}):
-        if not {f"{name}_quantized", f"{name}_scale"} <= tensors.keys():
-            continue
+    quantised = {name for name in weights if {f"{name}_quantized", f"{name}_scale"} <= tensors.keys()}
+    for name in sorted(quantised):
         weight, values, scale = (
             numpy_helper.to_array(tensor).astype(np.float64)
             for tensor in (weights[name], tensors[f"{name}_quantized"], tensors[f"{name}_scale"])

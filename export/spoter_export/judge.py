@@ -18,6 +18,7 @@ from spoter_runtime.replay import threshold
 from spoter_runtime.runner import Runner
 
 _SHOWN: Final = 3  # flips that a failure names
+_Z: Final = 1.959964  # of a normal distribution, 95 % lie within so many standard deviations
 _ROUNDED: Final = 0.501  # steps between a weight and its rounded value, with room for float32's own rounding
 _CLAIMED: Final = 0.95  # share of labels that clips of people should at least be able to show
 
@@ -150,11 +151,15 @@ class Agreement:
 
 def agreement(agree: int, clips: int) -> Agreement:
     """Return the share of agreeing labels with Wilson's score interval at 95 %, of one clip or more."""
-    z = 1.959964
+    z = _Z
     share = agree / clips
     middle = (share + z * z / (2 * clips)) / (1 + z * z / clips)
     half = z / (1 + z * z / clips) * math.sqrt(share * (1 - share) / clips + z * z / (4 * clips * clips))
     return Agreement(agree=agree, clips=clips, low=max(0.0, middle - half), high=min(1.0, middle + half))
+
+
+def _of_people(facts: ClipFacts) -> bool:
+    return facts.source not in (GENERATED, GOLDENS)
 
 
 def agreement_in_words(facts: ClipFacts, precision: str) -> str:
@@ -163,7 +168,7 @@ def agreement_in_words(facts: ClipFacts, precision: str) -> str:
         return "no answer"
     found = agreement(facts.labels_agree, len(facts.clips))
     words = f"{found.agree} of {found.clips} labels agree"
-    if facts.source not in (GENERATED, GOLDENS):
+    if _of_people(facts):
         top5 = agreement(facts.top5_agree, len(facts.clips))
         words += f" ({found.low:.1%} to {found.high:.1%}), the best five of {facts.top5_agree}"
         words += f" ({top5.low:.1%} to {top5.high:.1%})"
@@ -177,11 +182,11 @@ def agreement_in_words(facts: ClipFacts, precision: str) -> str:
 
 def few_clips_in_words(facts: ParityFacts) -> str:
     """Return that few clips of people show little; nothing where there are none, or enough."""
-    groups = [g for g in facts.clips if g.source not in (GENERATED, GOLDENS) and not g.change and g.clips]
+    groups = [g for g in facts.clips if _of_people(g) and not g.change and g.clips]
     clips = sum(len(group.clips) for group in groups)
     if not clips or (found := agreement(sum(g.labels_agree for g in groups), clips)).low >= _CLAIMED:
         return ""
-    needed = math.ceil(1.959964**2 * _CLAIMED / (1 - _CLAIMED))  # so many that agree have that lower end
+    needed = math.ceil(_Z**2 * _CLAIMED / (1 - _CLAIMED))  # so many that agree have that lower end
     return (
         f"{clips} clips of people say little about labels: the share that agrees may be {found.low:.0%}. "
         f"Fix: {needed} or more with --data; min_clips in a policy asks for them"
@@ -196,7 +201,7 @@ def unexplained_flips(facts: ClipFacts, precision: str) -> tuple[ClipFact, ...]:
     thresholds must not be able to hide a flip.
     """
     error = policy_of(precision).max_logit_diff
-    if facts.source not in (GENERATED, GOLDENS):
+    if _of_people(facts):
         error = min(error, ERROR_ON_PEOPLE[precision])
     return tuple(
         flip for flip in facts.flips if max(flip.reference_margin, flip.candidate_margin) > 2 * error
@@ -246,7 +251,7 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
             f"weight {worst.name}: {worst.steps:.3g} steps from the fp32 file's, where rounding leaves 0.5: "
             f"its scale is not its own, or its values are not; {len(off)} of {len(facts.weights)} weights"
         )
-    real = sum(len(c.clips) for c in facts.clips if c.source not in (GENERATED, GOLDENS) and not c.change)
+    real = sum(len(c.clips) for c in facts.clips if _of_people(c) and not c.change)
     if real < policy.min_clips:
         failures.append(f"{real} clips of people, {policy.min_clips} are needed to say anything about labels")
     return Verdict(failures=tuple(failures))
@@ -327,7 +332,7 @@ def _counts_labels(facts: ClipFacts, policy: Policy) -> bool:
     if facts.change is not None:
         return False  # of a mirrored signer a model may be so unsure that rounding turns more labels
     # A share below all of them is one of people's clips: on others a model may be unsure of all.
-    return policy.min_label_agreement == 1.0 or facts.source not in (GENERATED, GOLDENS)
+    return policy.min_label_agreement == 1.0 or _of_people(facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

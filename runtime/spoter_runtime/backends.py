@@ -207,10 +207,9 @@ def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runn
     prepared = read_prepared(way.prepared) if way.prepared else None
     if prepared is not None:
         with contextlib.suppress(BackendError):  # what cannot be loaded is made anew, below
+            artefact = onnx_file_of(bundle, name, wish.precision)
             settings = replace(way.session, optimise=False)
-            return OrtRunner(prepared, settings=settings, name=name), onnx_file_of(
-                bundle, name, wish.precision
-            )
+            return OrtRunner(prepared, settings=settings, name=name), artefact
     return BACKENDS[name](bundle, replace(wish, session=way.session))
 
 

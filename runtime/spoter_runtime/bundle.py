@@ -13,7 +13,7 @@ import numpy as np
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.engine import EXTRAS, EngineSpec, Library
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.runner import Int32Array
 
 SCHEMA_VERSION: Final = 1
@@ -74,6 +74,14 @@ class Goldens:
     poses_NTD: Float32Array
     lengths_N: Int32Array
     logits_NC: Float32Array
+
+    def clips(self) -> list[Float32Array]:
+        """Return each clip without its padding, (frames, 54, 2)."""
+        lengths = self.lengths_N.tolist()
+        return [
+            poses_TD[:frames].reshape(frames, NUM_LANDMARKS, 2)
+            for poses_TD, frames in zip(self.poses_NTD, lengths, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

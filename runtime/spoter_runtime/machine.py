@@ -24,14 +24,14 @@ def usable_cores() -> int:
     """Return how many logical cores this process may keep busy, a container's quota rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = quota_cores()
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+    return cores if quota is None else max(1, math.ceil(min(cores, quota)))
 
 
 def quota_cores() -> float | None:
-    """Return how much of the processor a container may use, in cores; None where nothing limits it."""
+    """Return how much of the processor a container may use, in cores; None where the system does not tell."""
     try:
         quota, _, period = _CPU_QUOTA.read_text(encoding="utf-8").partition(" ")
-        return None if quota == "max" else int(quota) / int(period)
+        return math.inf if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
 

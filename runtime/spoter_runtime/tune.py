@@ -221,11 +221,7 @@ def _wrong_answers(opened: Opened, way: Way, goldens: Goldens) -> str:
 
 def _replayed_together(runner: Runner, way: Way, goldens: Goldens, artefact: Artefact) -> Replay:
     """Replay the goldens as clips come in this way: in batches, several at a time."""
-    clips = [
-        poses_TD[:length].reshape(length, NUM_LANDMARKS, 2)
-        for poses_TD, length in zip(goldens.poses_NTD, goldens.lengths_N.tolist(), strict=True)
-    ]
-    answers = infer_many(runner, clips, workers=way.workers, most_clips=way.most_clips)
+    answers = infer_many(runner, goldens.clips(), workers=way.workers, most_clips=way.most_clips)
     return compared(np.stack([answer.logits_C for answer in answers]), goldens, artefact)
 
 

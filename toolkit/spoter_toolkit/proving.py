@@ -15,7 +15,6 @@ from spoter_export.parity import Remembering, WeightFact
 from spoter_export.robustness import robustness_rows
 from spoter_runtime.bundle import PARITY, Artefact, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError, SpoterError
-from spoter_runtime.landmarks import NUM_LANDMARKS
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner
@@ -155,10 +154,10 @@ def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
             numbers = (clip.max_logit_diff, clip.reference_margin, clip.candidate_margin)
             if not all(isinstance(number, float | int) for number in numbers):
                 raise DataError(f"{where}: {proof.artefact}: {clip.name}: expected numbers, got {numbers}")
-    if bundle and len(facts.grid) < len(grid_points(bundle.contract)):
+    if bundle and len(facts.grid) < (claimed := len(grid_points(bundle.contract))):
         raise DataError(
             f"{where}: {proof.artefact}: {len(facts.grid)} shapes of the grid, the bundle claims "
-            f"{len(grid_points(bundle.contract))}. Fix: run parity again with -o"
+            f"{claimed}. Fix: run parity again with -o"
         )
 
 
@@ -272,8 +271,4 @@ def _weights(bundle: Bundle, artefact: Artefact) -> tuple[WeightFact, ...]:
 
 
 def _goldens(bundle: Bundle) -> ClipSet:
-    goldens = bundle.goldens()
-    poses = zip(goldens.poses_NTD, goldens.lengths_N, strict=True)
-    return ClipSet(
-        source=GOLDENS, clips=[clip[:frames].reshape(frames, NUM_LANDMARKS, 2) for clip, frames in poses]
-    )
+    return ClipSet(source=GOLDENS, clips=bundle.goldens().clips())

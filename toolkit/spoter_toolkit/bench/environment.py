@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -12,13 +13,12 @@ from typing import Any, Final
 
 from spoter_runtime.errors import SpoterError
 from spoter_runtime.gpu import find_gpu
-from spoter_runtime.machine import cpu_model, cpuinfo, usable_cores
+from spoter_runtime.machine import cpu_model, cpuinfo, quota_cores, usable_cores
 from spoter_runtime.ort import installed_distributions
 from spoter_toolkit.bench.machine import core_mhz
 
 _PACKAGES: Final = ("spoter-kit", "numpy", "torch", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings")
 _CPUFREQ: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def environment() -> dict[str, Any]:
@@ -74,10 +74,8 @@ def _physical_cores() -> int | None:
 
 def _cpu_quota_cores() -> float | str | None:
     """Return how much of the processor a container may use, in cores."""
-    quota, _, period = (_read(_CPU_QUOTA) or "").partition(" ")
-    if not period:
-        return None
-    return "unlimited" if quota == "max" else round(int(quota) / int(period), 2)
+    quota = quota_cores()
+    return "unlimited" if quota == math.inf else quota and round(quota, 2)
 
 
 def _ram_bytes() -> int | None:
