@@ -190,10 +190,11 @@ def check_coordinates(points: npt.NDArray[Any], *, where: str) -> None:
     Raises:
         InputError: names the first bad value and its index.
     """
-    # A float32 limit: float16 has no such number, would take it for infinity, and find nothing beyond it.
-    with np.errstate(invalid="ignore"):
-        bad = np.abs(points) > np.float32(COORDINATE_LIMIT)
-    if bad.any():
+    # The largest that is a number; where all are NaN, NaN, which is not larger than anything. As a Python
+    # number: float16 would take the limit for infinity, and find nothing beyond it.
+    if points.size and float(np.fmax.reduce(np.abs(points), axis=None)) > COORDINATE_LIMIT:
+        with np.errstate(invalid="ignore"):
+            bad = np.abs(points) > np.float32(COORDINATE_LIMIT)
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         raise InputError(
             f"{where}: value {points[index]} at index {index}; coordinates are finite and at most "
