@@ -92,7 +92,7 @@ def test_the_shoulders_place_is_their_geometric_median() -> None:
     points = rng.normal(0, 0.01, (1, 41, 2)) + np.array([0.4, 0.3])
     points[0, :10] += 2.0  # a quarter of the frames belongs to somebody else
     values_NGkT = torch.from_numpy(points).transpose(1, 2)[:, None]
-    valid = torch.ones(1, 1, 1, 41, dtype=torch.bool)
+    valid = torch.ones(1, 1, 1, 41, dtype=torch.float64)
     centre = _robust_centre(values_NGkT, valid)[0, 0, :, 0].numpy()
     assert np.abs(centre - [0.4, 0.3]).max() < 0.1
     assert np.abs(points.mean(1) - [0.4, 0.3]).max() > 0.4
