@@ -45,7 +45,7 @@ ROUND_NS = 25_000_000
 PROFILED, PROFILED_CALLS = (1, 60), 300
 DOES = {
     "matrix products, with what is fused into them": {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"},
-    "attention in one operator, its products among it": {"MultiHeadAttention"},
+    "attention in one operator, its products among it": {"Attention"},
     "softmax": {"Softmax"},
     "layer normalisation, with the addition before it": {"LayerNormalization", "SkipLayerNormalization"},
     "moving and reshaping": {

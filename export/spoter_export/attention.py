@@ -8,17 +8,21 @@ Shapes: N clips, S tokens, Q queries, E width of a token, H heads, d width of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from spoter_export.graph import Graph, node_of
-from spoter_export.to_onnx import ORT_DOMAIN
 
+# The first in which Attention takes a number of tokens. What the graphs have from 20 on means the same in it.
+OPSET_OF_ATTENTION: Final = 24
+# The first ONNX Runtime that heeds it: 1.24 runs the operator and attends to padding, and older ones lack it.
+ORT_WITH_ATTENTION: Final = "1.25"
+_SHUT_OUT: Final = -1e3  # what is added to a score before exp; exp(-104) is an exact 0 in float32
 _SWAP_HEADS: Final = (0, 2, 1, 3)  # (N, S, H, d) → (N, H, S, d), and back
 
 Float32Weight = npt.NDArray[np.float32]
@@ -85,25 +89,33 @@ def absorb_single_query(graph: Graph) -> None:
     Requires: one query a clip, keys and values from the same tokens, a linear layer behind.
     Ensures: no product with a weight over all tokens.
     """
-    sizes = graph.sizes()
-    for attention in _attentions(graph):
-        output = _behind(graph, graph.only_reader(attention.joined))
-        behind = _linear_at(graph, output)
-        same = attention.keys.source == attention.values.source
-        if same and behind is not None and sizes.get(attention.joined, ())[1:2] == (1,):
-            graph.replace(_absorbed(graph, attention, behind, output=output))
+    _absorb(graph, _attend_step_by_step)
+
+
+def absorb_single_query_into_one_operator(graph: Graph) -> None:
+    """Do what `absorb_single_query` does, and leave the attending to the operator Attention.
+
+    All heads ask the same tokens: for the operator, heads of queries that share one of keys and values.
+
+    Requires: as there; a mask as for `attend_in_one_operator`, without which it does what is done there.
+    Ensures: no product with a weight over all tokens, one node for the attention; the opset it came with.
+    """
+    _absorb(graph, _attend_to_tokens)
 
 
 def attend_in_one_operator(graph: Graph) -> None:
-    """Leave all between the projections and the joined heads to ONNX Runtime's MultiHeadAttention.
+    """Leave all between the projections and the joined heads to ONNX's operator Attention.
 
-    Requires: attention of tokens to themselves; a mask that is a constant times (0 or 1).
-    Ensures: two nodes for each attention, of the domain com.microsoft.
+    It takes the number of real tokens instead of a mask, and tokens as they are: nothing is transposed.
+
+    Requires: attention of tokens to themselves; a mask that shuts out what is beyond each clip's length, and
+        nothing else.
+    Ensures: one node for each attention; the opset that it came with.
     """
     for attention in _attentions(graph):
-        masked_by = _mask_value(graph, attention.mask)
-        if attention.is_of_one_tensor and masked_by is not None:
-            graph.replace(_in_one_operator(graph, attention, masked_by))
+        real = _real_tokens(graph, attention.mask)
+        if attention.is_of_one_tensor and real is not None:
+            graph.replace(_in_one_operator(graph, attention, real))
 
 
 def _attentions(graph: Graph) -> Iterator[_Attention]:
@@ -260,49 +272,81 @@ def _packed(graph: Graph, attention: _Attention) -> list[NodeProto]:
     return nodes
 
 
-def _in_one_operator(graph: Graph, attention: _Attention, masked_by: float) -> list[NodeProto]:
+def _in_one_operator(graph: Graph, attention: _Attention, real: tuple[str, int]) -> list[NodeProto]:
     together, nodes = _projected(graph, attention, scale=1.0)
     parts = [f"{attention.name}_{part}" for part in ("queries", "keys", "values")]
-    kept = f"{attention.mask}_kept"
     nodes.append(
         helper.make_node("Split", [together], parts, name=f"node_{together}_split", axis=2, num_outputs=3)
     )
-    if kept not in graph.maker:
-        axes, none = graph.constant("heads_and_queries", np.array([1, 2])), f"{attention.mask}_of_token"
-        nodes += [
-            node_of("Squeeze", [attention.mask, axes], none),
-            node_of("Equal", [none, graph.constant("not_masked", np.float32(0))], f"{kept}_or_not"),
-            node_of("Cast", [f"{kept}_or_not"], kept, to=6),  # INT32
-        ]
-    operator = node_of(
-        "MultiHeadAttention",
-        [*parts, "", kept],
-        attention.joined,
-        domain=ORT_DOMAIN,
-        num_heads=attention.heads,
-        scale=attention.scale,
-        mask_filter_value=masked_by,
-    )
-    if not any(entry.domain == ORT_DOMAIN for entry in graph.model.opset_import):
-        graph.model.opset_import.append(helper.make_opsetid(ORT_DOMAIN, 1))
-    return [*nodes, operator]
+    heads = {"q_num_heads": attention.heads, "kv_num_heads": attention.heads}
+    return [*nodes, *_operator(graph, parts, real, attention.joined, scale=attention.scale, **heads)]
 
 
-def _mask_value(graph: Graph, mask: str) -> float | None:
-    """Return what masked tokens add to their scores; None where the mask is of another form."""
-    node = graph.maker.get(mask)
+def _operator(
+    graph: Graph, parts: Sequence[str], real: tuple[str, int], output: str, **attributes: float
+) -> list[NodeProto]:
+    standard = next(entry for entry in graph.model.opset_import if entry.domain == "")
+    standard.version = max(standard.version, OPSET_OF_ATTENTION)
+    tokens, counting = _token_counts(graph, *real)
+    return [*counting, node_of("Attention", [*parts, "", "", "", tokens], output, **attributes)]
+
+
+def _real_tokens(graph: Graph, mask: str) -> tuple[str, int] | None:
+    """Return the tensor of lengths, and how many tokens come before the frames; None for another mask."""
+    node, before = graph.maker.get(mask), 0
     while node is not None and node.op_type in ("Pad", "Reshape", "Squeeze", "Unsqueeze"):
+        if node.op_type == "Pad":
+            amounts = graph.weights.get(node.input[1])
+            # By zeros, in front of the last axis; a value, or axes, would be further inputs.
+            if amounts is None or any(node.input[2:]) or amounts.sum() != amounts[len(amounts) // 2 - 1]:
+                return None
+            before += int(amounts.sum())
         node = graph.maker.get(node.input[0])
-    if node is None or node.op_type != "Mul" or graph.made_by(node.input[0], "Cast") is None:
+    value = graph.weights.get(node.input[1]) if node is not None and node.op_type == "Mul" else None
+    cast = graph.made_by(node.input[0], "Cast") if node is not None else None
+    padded = graph.made_by(cast.input[0], "Not") if cast is not None else None
+    shown = graph.made_by(padded.input[0], "Less") if padded is not None else None
+    if shown is None or value is None or value.size != 1 or float(value.reshape(())) > _SHUT_OUT:
         return None
-    value = graph.weights.get(node.input[1])
-    return float(value.reshape(())) if value is not None and value.size == 1 else None
+    frames, lengths = graph.made_by(shown.input[0], "Range"), graph.made_by(shown.input[1], "Unsqueeze")
+    counted = frames is not None and all(
+        graph.weights.get(name) == i for name, i in zip(frames.input[::2], (0, 1), strict=True)
+    )
+    return (lengths.input[0], before) if counted and lengths is not None else None
 
 
-def _absorbed(graph: Graph, attention: _Attention, behind: _Linear, *, output: str) -> list[NodeProto]:
+def _token_counts(graph: Graph, lengths: str, before: int) -> tuple[str, list[NodeProto]]:
+    """Return how many tokens each clip has, int64 (N,), and the nodes that count them, made once."""
+    counts, whole = f"{lengths}_in_tokens", f"{lengths}_int64"
+    if counts in graph.maker:
+        return counts, []
+    more = graph.constant(f"tokens_before_{before}", np.array(before))
+    return counts, [
+        node_of("Cast", [lengths], whole, to=TensorProto.INT64),
+        node_of("Add", [whole, more], counts),
+    ]
+
+
+def _absorb(graph: Graph, attend: Callable[[Graph, _Attention, str, str], list[NodeProto]]) -> None:
+    sizes = graph.sizes()
+    for attention in _attentions(graph):
+        output = _behind(graph, graph.only_reader(attention.joined))
+        behind = _linear_at(graph, output)
+        same = attention.keys.source == attention.values.source
+        if same and behind is not None and sizes.get(attention.joined, ())[1:2] == (1,):
+            graph.replace(_absorbed(graph, attention, behind, output=output, attend=attend))
+
+
+def _absorbed(
+    graph: Graph,
+    attention: _Attention,
+    behind: _Linear,
+    *,
+    output: str,
+    attend: Callable[[Graph, _Attention, str, str], list[NodeProto]],
+) -> list[NodeProto]:
     asking, answering = _products_of_weights(attention, behind)
-    tokens, name, heads = attention.keys.source, attention.name, attention.heads
-    width = len(attention.keys.weight)
+    name = attention.name
 
     def linear(layer: _Linear, source: str, target: str) -> NodeProto:
         weight, bias = (
@@ -312,24 +356,47 @@ def _absorbed(graph: Graph, attention: _Attention, behind: _Linear, *, output: s
         return node_of("Gemm", [source, weight, bias], target)
 
     row = graph.constant("row", np.array([0, -1]))
+    # Its width in numbers: where that of the tokens is not known, onnx takes Attention's to be 0.
+    wide = len(answering.weight)
+    wide_row = graph.constant(f"rows_{wide}", np.array([-1, wide]))
     # One row a clip: a product over it is a Gemm, and stays fp32 where products over tokens go to int8.
     return [
         node_of("Reshape", [attention.queries.source, row], f"{name}_row"),
         linear(asking, f"{name}_row", f"{name}_asked"),
-        node_of(
-            "Reshape",
-            [f"{name}_asked", graph.constant(f"heads_{heads}_{width}", np.array([0, heads, width]))],
-            f"{name}_heads",
-        ),
+        *attend(graph, attention, f"{name}_asked", f"{name}_attended"),
+        node_of("Reshape", [f"{name}_attended", wide_row], f"{name}_attended_row"),
+        linear(answering, f"{name}_attended_row", f"{output}_row"),
+        node_of("Unsqueeze", [f"{output}_row", graph.constant("of_heads", np.array([1]))], output),
+    ]
+
+
+def _attend_step_by_step(graph: Graph, attention: _Attention, asked: str, attended: str) -> list[NodeProto]:
+    """Return the nodes from what each clip asks (N, H E) to the tokens' sums (N, H, E)."""
+    tokens, name, heads = attention.keys.source, attention.name, attention.heads
+    width = len(attention.keys.weight)
+    in_heads = graph.constant(f"heads_{heads}_{width}", np.array([0, heads, width]))
+    return [
+        node_of("Reshape", [asked, in_heads], f"{name}_heads"),
         node_of("Transpose", [tokens], f"{name}_tokens_turned", perm=(0, 2, 1)),
         node_of("MatMul", [f"{name}_heads", f"{name}_tokens_turned"], f"{name}_scores"),
         node_of("Squeeze", [attention.mask, graph.constant("of_heads", np.array([1]))], f"{name}_mask"),
         node_of("Add", [f"{name}_scores", f"{name}_mask"], f"{name}_masked"),
         node_of("Softmax", [f"{name}_masked"], f"{name}_shares", axis=-1),
-        node_of("MatMul", [f"{name}_shares", tokens], f"{name}_attended"),
-        node_of("Reshape", [f"{name}_attended", row], f"{name}_attended_row"),
-        linear(answering, f"{name}_attended_row", f"{output}_row"),
-        node_of("Unsqueeze", [f"{output}_row", graph.constant("of_heads", np.array([1]))], output),
+        node_of("MatMul", [f"{name}_shares", tokens], attended),
+    ]
+
+
+def _attend_to_tokens(graph: Graph, attention: _Attention, asked: str, attended: str) -> list[NodeProto]:
+    """Return the nodes from what each clip asks (N, H E) to the tokens' sums (N, 1, H E)."""
+    real = _real_tokens(graph, attention.mask)
+    if real is None:
+        return _attend_step_by_step(graph, attention, asked, attended)
+    asking, tokens = f"{attention.name}_asking", attention.keys.source
+    heads = {"q_num_heads": attention.heads, "kv_num_heads": 1}
+    return [
+        node_of("Unsqueeze", [asked, graph.constant("of_heads", np.array([1]))], asking),
+        # The scale is in the weights already.
+        *_operator(graph, [asking, tokens, tokens], real, attended, scale=1.0, **heads),
     ]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from torch import nn
 
+from spoter_export.attention import OPSET_OF_ATTENTION, ORT_WITH_ATTENTION
 from spoter_export.bundle_files import alone_with, describe_bundle
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
 from spoter_export.fp16 import ROUNDED, check_fp16_range, fp16_from_fp32, rounded_from_fp16
@@ -21,7 +22,7 @@ from spoter_export.int8 import int8_from_fp32, weight_facts
 from spoter_export.judge import Proof, policy_of, prove
 from spoter_export.lower import lowered, optimised_by_onnxruntime, passes_for, telling_batches
 from spoter_export.parity import Remembering, WeightFact
-from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module
+from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import FUSED, session_for
 from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
@@ -119,7 +120,7 @@ def _forms_of(
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Yield (kind, precision, graph) of each file that a bundle gets.
 
-    A file of kind ``"ort"`` comes where the model has something that ONNX Runtime has an operator for; none
+    A file of kind ``"ort"`` comes where the model has attention, for which ONNX Runtime has an operator; none
     in fp16, which the CPU computes in fp32.
 
     Raises:
@@ -131,8 +132,7 @@ def _forms_of(
     for precision in precisions:
         for kind in ("onnx",) if precision == "fp16" else ("onnx", "ort"):
             graph = after(passes_for(kind, precision))
-            domains = {node.domain for node in graph.graph.node} - {""}
-            if kind == "ort" and not domains:
+            if kind == "ort" and opset_of(graph) == OPSET:
                 continue
             if precision == "int8":
                 graph = int8_from_fp32(graph)
@@ -142,7 +142,10 @@ def _forms_of(
                 graph = fp16_from_fp32(graph)
             if kind == "ort":
                 graph = optimised_by_onnxruntime(graph)
-            check_graph(graph, contract, domains=(ORT_DOMAIN,) if kind == "ort" else ())
+            if kind == "ort":
+                check_graph(graph, contract, opset=OPSET_OF_ATTENTION, domains=(ORT_DOMAIN,))
+            else:
+                check_graph(graph, contract)
             yield kind, precision, graph
 
 
@@ -160,7 +163,11 @@ def _artefact(model: bytes, kind: str, precision: str) -> Artefact:
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),
         max_logit_diff=policy_of(precision).max_logit_diff,
-        requires={"onnxruntime": ">=1.20", "opset": str(OPSET)},
+        requires=(
+            {"onnxruntime": f">={ORT_WITH_ATTENTION}", "opset": str(OPSET_OF_ATTENTION)}
+            if kind == "ort"
+            else {"onnxruntime": ">=1.20", "opset": str(OPSET)}
+        ),
     )
 
 

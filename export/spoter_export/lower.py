@@ -16,10 +16,16 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from spoter_export.attention import absorb_single_query, attend_in_one_operator, pack_projections
+from spoter_export.attention import (
+    absorb_single_query,
+    absorb_single_query_into_one_operator,
+    attend_in_one_operator,
+    pack_projections,
+)
 from spoter_export.cases import generated_clips
 from spoter_export.graph import Graph, node_of
-from spoter_export.rows import rows_as_gemm
+from spoter_export.rows import add_in_gemm, rows_as_gemm
+from spoter_export.shapes import constant_shapes, fold_feature_order
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.landmarks import Float32Array
@@ -67,24 +73,25 @@ def fold_feature_weights(graph: Graph) -> None:
             graph.replace([node_of("MatMul", [node.input[0], weighed], product.output[0])])
 
 
-# In this order. What a file for any runtime gets before int8 is made of it, which takes MatMul, not Gemm.
-SIMPLER: Final[tuple[Pass, ...]] = (
+# In this order.
+_FOLDED: Final[tuple[Pass, ...]] = (
     fold_constants,
     fold_feature_weights,
-    absorb_single_query,
-    pack_projections,
+    fold_feature_order,
+    constant_shapes,
 )
-# For any runtime: standard operators only.
-PORTABLE: Final[tuple[Pass, ...]] = (*SIMPLER, rows_as_gemm)
-# For ONNX Runtime: one of its own operators for the middle of each attention.
+# What a file for any runtime gets before int8 is made of it, which takes MatMul, not Gemm.
+SIMPLER: Final[tuple[Pass, ...]] = (*_FOLDED, absorb_single_query, pack_projections)
+# For any runtime: standard operators, of an opset that all of them know.
+PORTABLE: Final[tuple[Pass, ...]] = (*SIMPLER, rows_as_gemm, add_in_gemm)
+# For ONNX Runtime: one operator for the middle of each attention, from a newer opset.
 SIMPLER_FOR_ORT: Final[tuple[Pass, ...]] = (
-    fold_constants,
-    fold_feature_weights,
-    absorb_single_query,
-    attend_in_one_operator,
+    *_FOLDED,
+    attend_in_one_operator,  # before the next: it counts the tokens for both
+    absorb_single_query_into_one_operator,
     pack_projections,
 )
-FOR_ORT: Final[tuple[Pass, ...]] = (*SIMPLER_FOR_ORT, rows_as_gemm)
+FOR_ORT: Final[tuple[Pass, ...]] = (*SIMPLER_FOR_ORT, rows_as_gemm, add_in_gemm)
 
 
 def passes_for(kind: str, precision: str) -> tuple[Pass, ...]:

@@ -1,4 +1,4 @@
-"""rows_as_gemm: tokens of all clips as rows of one matrix, so that a linear layer is a single operator."""
+"""Passes for tokens as rows of one matrix: a linear layer is one operator, with what is added to it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,60 @@ def rows_as_gemm(graph: Graph) -> None:
         reshapes where something else reads or makes tokens.
     """
     _Rows(graph).rewrite()
+
+
+def add_in_gemm(graph: Graph) -> None:
+    """Let a linear layer begin with what its output is added to, instead of with its bias.
+
+    The bias moves into that of the normalisation before, and out of the layers that read this as well.
+
+    Requires: rows from a LayerNormalization, added to what a Gemm gives; all else that reads them is a Gemm.
+    Ensures: a Gemm with those rows as its third factor, no Add.
+    """
+    for total in [node.output[0] for node in graph.nodes if node.op_type == "Add"]:
+        add = graph.maker[total]  # anew each time: the graph may have changed
+        for rows, output in (add.input, add.input[::-1]):
+            norm, layer = graph.made_by(rows, "LayerNormalization"), graph.made_by(output, "Gemm")
+            if norm is None or len(norm.input) < 3 or rows in graph.given_back:
+                continue
+            if layer is None or graph.only_reader(output) is None or not _is_linear(graph, layer):
+                continue
+            others = [reader for reader in graph.readers[rows] if reader is not add]
+            if all(_is_linear(graph, other) and other.input[0] == rows for other in others):
+                _add_in_gemm(graph, add, norm, layer, others)
+                break
+
+
+def _is_linear(graph: Graph, layer: NodeProto) -> bool:
+    """Tell whether a node is rows · weight (in, out) + bias (out,)."""
+    if layer.op_type != "Gemm" or len(layer.input) != 3:
+        return False
+    settings = {attribute.name: attribute for attribute in layer.attribute}
+    turned = any(name in settings and settings[name].i for name in ("transA", "transB"))
+    scaled = any(name in settings and settings[name].f != 1 for name in ("alpha", "beta"))
+    weight, bias = (graph.weights.get(name) for name in layer.input[1:])
+    return not turned and not scaled and weight is not None and bias is not None and bias.ndim == 1
+
+
+def _add_in_gemm(
+    graph: Graph, add: NodeProto, norm: NodeProto, layer: NodeProto, others: list[NodeProto]
+) -> None:
+    rows, moved = norm.output[0], graph.weights[layer.input[2]].astype(np.float64)
+    shifted = f"{rows}_with_bias"
+    bias = (graph.weights[norm.input[2]] + moved).astype(np.float32)
+    new = {
+        rows: node_of(
+            "LayerNormalization", [*norm.input[:2], graph.constant(f"{shifted}_bias", bias)], shifted
+        ),
+        layer.output[0]: node_of("Gemm", [*layer.input[:2], shifted], add.output[0]),
+    }
+    new[rows].attribute.extend(norm.attribute)
+    for other in others:
+        less = graph.weights[other.input[2]] - moved @ graph.weights[other.input[1]].astype(np.float64)
+        name = graph.constant(f"{other.output[0]}_bias_less", less.astype(np.float32))
+        new[other.output[0]] = node_of("Gemm", [shifted, other.input[1], name], other.output[0])
+    kept = [node for node in graph.nodes if node.output[0] != add.output[0]]
+    graph.replace_all([new.get(node.output[0], node) for node in kept])
 
 
 class _Rows:

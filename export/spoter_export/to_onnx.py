@@ -158,12 +158,20 @@ def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def check_graph(model: onnx.ModelProto, contract: GraphContract, *, domains: Collection[str] = ()) -> None:
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operators that a graph uses."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain == "")
+
+
+def check_graph(
+    model: onnx.ModelProto, contract: GraphContract, *, opset: int = OPSET, domains: Collection[str] = ()
+) -> None:
     """Check a graph's form against the contract: names, types, axes, opset, operators, weights inside.
 
     Args:
         model: the graph.
         contract: what it should be.
+        opset: the version of the standard operators.
         domains: of operators that it may have besides the standard ones.
 
     Raises:
@@ -195,8 +203,8 @@ def check_graph(model: onnx.ModelProto, contract: GraphContract, *, domains: Col
             )
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx", *domains})
-    if foreign or opsets.get("") != OPSET:
-        raise ExportError(f"expected standard operators of opset {OPSET}, got {opsets}, domains {foreign}")
+    if foreign or opsets.get("") != opset:
+        raise ExportError(f"expected standard operators of opset {opset}, got {opsets}, domains {foreign}")
     external = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     if external:
         raise ExportError(f"weights outside the file: {', '.join(external[:3])}")

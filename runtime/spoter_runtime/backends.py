@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,7 +18,7 @@ from spoter_runtime.errors import (
     nearest_known,
 )
 from spoter_runtime.files import cache_folder
-from spoter_runtime.ort import OrtRunner, Provider, SessionSettings, check_provider
+from spoter_runtime.ort import OrtRunner, Provider, SessionSettings, check_provider, import_onnxruntime
 from spoter_runtime.runner import Runner
 from spoter_runtime.tuned import Way, read_prepared
 
@@ -52,7 +53,7 @@ class _Wish:
     allow_host_code: bool
 
 
-FUSED: Final = "ort-cpu-fused"  # the file with ONNX Runtime's own operators, on the CPU
+FUSED: Final = "ort-cpu-fused"  # the file made for ONNX Runtime on a CPU
 
 _Open = Callable[[Bundle, _Wish], tuple[Runner, Artefact]]
 
@@ -76,14 +77,14 @@ def onnx_file_of(bundle: Bundle, backend: str, precision: str) -> Artefact:
 
     Raises:
         BundleError: the bundle has no file of that precision.
-        BackendError: it has none with ONNX Runtime's own operators.
+        BackendError: it has none made for ONNX Runtime.
     """
     if backend != FUSED:
         return bundle.onnx(precision)
     artefact = bundle.by_precision("ort").get(precision)
     if artefact is None:
         raise BackendError(
-            f"{bundle.folder}: has no {precision} file with ONNX Runtime's own operators. "
+            f"{bundle.folder}: has no {precision} file made for ONNX Runtime. "
             + ("Fix: ort-cpu" if precision == "fp16" else "Fix: ort-cpu, or export the RUN again")
         )
     return artefact
@@ -97,7 +98,23 @@ def session_for(kind: str, session: SessionSettings) -> SessionSettings:
 def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
     artefact = onnx_file_of(bundle, FUSED, wish.precision)
     settings, where = session_for(artefact.kind, wish.session), str(bundle.folder / artefact.path)
+    _check_version(artefact, import_onnxruntime().__version__, where)
     return OrtRunner(bundle.read(artefact.path), settings=settings, name=FUSED, where=where), artefact
+
+
+def _check_version(artefact: Artefact, version: str, where: str) -> None:
+    """Refuse a version that may load the file, and do something else than it says: 1.24 heeds no length.
+
+    Raises:
+        BackendError: names the version that the file needs.
+    """
+    needed = artefact.requires.get("onnxruntime", "").removeprefix(">=")
+    least, here = (tuple(int(part) for part in re.findall(r"\d+", text)[:2]) for text in (needed, version))
+    if here < least:
+        raise BackendError(
+            f"{where}: needs onnxruntime {needed}, here is {version}. "
+            f"Fix: pip install 'onnxruntime>={needed}', or ort-cpu"
+        )
 
 
 def _engine(library: Library) -> _Open:

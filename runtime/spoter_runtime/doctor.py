@@ -11,7 +11,7 @@ import numpy as np
 from spoter_runtime._version import __version__
 from spoter_runtime.backends import FUSED
 from spoter_runtime.engine import Library
-from spoter_runtime.errors import MissingExtraError, SpoterError
+from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError
 from spoter_runtime.ort import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
 
 # Extra → the distributions that it brings. The cpu extra is not here: its backend says more.
@@ -29,12 +29,12 @@ _SQUARE_ONNX: Final = bytes.fromhex(
     "080112040a020801620f0a0179120a0a08080112040a02080142040a001014"
 )
 
-# The same of one MultiHeadAttention, an operator of ONNX Runtime's own, of x (1, 2, 4) with itself.
+# The same of one Attention (opset 24) of x (1, 2, 4) with the first of its two tokens, as of a padded clip.
 _ATTENTION_ONNX: Final = bytes.fromhex(
-    "080a12003a780a410a01780a01780a017812017922124d756c746948656164417474656e74696f6e"
-    "2a100a096e756d5f68656164731801a001023a0d636f6d2e6d6963726f736f66741201675a170a01"
-    "7812120a100801120c0a0208010a0208020a02080462170a017912120a100801120c0a0208010a02"
-    "08020a02080442040a00101442110a0d636f6d2e6d6963726f736f66741001"
+    "080a3a93010a490a01780a01780a01780a000a000a000a016e1201792209417474656e74696f6e2a"
+    "130a0c6b765f6e756d5f68656164731801a001022a120a0b715f6e756d5f68656164731801a00102"
+    "1201672a110801100742016e4a0801000000000000005a170a017812120a100801120c0a0208010a"
+    "0208020a02080462170a017912120a100801120c0a0208010a0208020a02080442040a001018"
 )
 
 _Kind = Literal["machine", "package", "backend"]
@@ -160,7 +160,17 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
             options.log_severity_level = 3
             graph = read_onnx(_SQUARE_ONNX)
             session = gpu_session(ort, _SQUARE_ONNX, graph, options, provider, where="a graph of one node")
-        session.run(None, {"x": np.ones((1, 2, 4) if fused else 1, np.float32)})
+        x = np.array([[[1] * 4, [2] * 4]] if fused else [1], np.float32)
+        (y,) = session.run(None, {"x": x})
+        if (y != 1).any():
+            raise BackendError(
+                f"{installed}: "
+                + (
+                    "attends to padding. Fix: pip install --upgrade onnxruntime"
+                    if fused
+                    else f"1·1 is {y[0]}"
+                )
+            )
     except SpoterError as error:
         return _failure("backend", name, status, error)
     except Exception as error:  # noqa: BLE001  (a broken install can fail in any way; doctor must show it)
@@ -169,7 +179,11 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
             name=name,
             status="broken",
             detail=f"{installed}: {type(error).__name__}: {error}",
-            fix=f"pip install --force-reinstall --no-deps {' '.join(installed_distributions())}",
+            fix=(
+                "pip install --upgrade onnxruntime"
+                if fused  # the graph of one Mul tells whether it works at all
+                else f"pip install --force-reinstall --no-deps {' '.join(installed_distributions())}"
+            ),
         )
     return Finding(kind="backend", name=name, status="ok", detail=f"{installed}; a graph was run on it")
 

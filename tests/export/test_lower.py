@@ -11,19 +11,28 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from spoter_export.attention import absorb_single_query, attend_in_one_operator, pack_projections
+from spoter_export.attention import (
+    OPSET_OF_ATTENTION,
+    absorb_single_query,
+    absorb_single_query_into_one_operator,
+    attend_in_one_operator,
+    pack_projections,
+)
 from spoter_export.lower import (
     FOR_ORT,
     PORTABLE,
     SIMPLER,
+    SIMPLER_FOR_ORT,
     fold_constants,
+    fold_feature_weights,
     lowered,
     optimised_by_onnxruntime,
     telling_batches,
 )
 from spoter_export.parity import run_parity
-from spoter_export.rows import rows_as_gemm
-from spoter_export.to_onnx import ORT_DOMAIN, check_graph, onnx_from_module
+from spoter_export.rows import add_in_gemm, rows_as_gemm
+from spoter_export.shapes import constant_shapes, fold_feature_order
+from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort import OrtRunner, SessionSettings
 
@@ -55,7 +64,7 @@ def test_the_answers_are_the_same_over_every_shape_and_the_graph_is_the_contract
 ):
     graph = request.getfixturevalue(name)
     simple = lowered(graph, passes, batches=telling_batches(contract))
-    check_graph(simple, contract, domains=(ORT_DOMAIN,) if passes is FOR_ORT else ())
+    check_graph(simple, contract, opset=OPSET if passes is PORTABLE else OPSET_OF_ATTENTION)
     facts = run_parity(runner_of(graph), runner_of(simple))
     assert facts.max_logit_diff < 2e-6
     assert len(simple.graph.node) < len(graph.graph.node) - 25
@@ -66,7 +75,7 @@ def test_what_onnx_runtime_has_optimised_needs_no_optimising_and_suits_every_pro
 ):
     graph = lowered(exported_graph, FOR_ORT)
     optimised = optimised_by_onnxruntime(graph)
-    check_graph(optimised, contract, domains=(ORT_DOMAIN,))
+    check_graph(optimised, contract, opset=OPSET_OF_ATTENTION, domains=(ORT_DOMAIN,))
     assert {entry.domain for entry in optimised.opset_import} == {"", ORT_DOMAIN}  # no layouts of a processor
     assert operators(optimised)["FusedGemm"] == 2  # two layers: the product and the activation after it
     assert operators(optimised_by_onnxruntime(optimised)) == operators(optimised)
@@ -94,11 +103,23 @@ def test_one_query_a_clip_needs_no_keys_and_no_values(exported_graph, plain_grap
         assert operators(absorbed)["Gemm"] == operators(folded)["Gemm"] + 2
 
 
-def test_one_operator_of_onnx_runtime_takes_all_between_projections_and_joined_heads(exported_graph):
-    fused = lowered(exported_graph, [fold_constants, absorb_single_query, attend_in_one_operator])
-    assert operators(fused)["MultiHeadAttention"] == 2
-    assert operators(fused)["Softmax"] == 1  # of the class token's attention
-    assert operators(fused)["Equal"] == 1  # the mask is turned once, for all layers
+def test_one_operator_takes_all_between_projections_and_joined_heads(exported_graph, plain_graph):
+    for graph in (exported_graph, plain_graph):
+        fused = operators(lowered(graph, SIMPLER_FOR_ORT))
+        layers = operators(lowered(graph, [fold_constants]))["Softmax"]
+        assert fused["Attention"] == layers
+        assert not fused["Softmax"]
+        assert not fused["Pad"]  # the mask is gone with its scores
+
+
+def test_a_newer_opset_means_the_same_for_the_rest_of_the_graph(exported_graph):
+    """attend_in_one_operator changes the number alone; onnx's own converter has nothing to add to it."""
+    from onnx.version_converter import convert_version
+
+    assert opset_of(lowered(exported_graph)) == OPSET
+    assert opset_of(lowered(exported_graph, FOR_ORT)) == OPSET_OF_ATTENTION
+    for graph in (exported_graph, lowered(exported_graph)):
+        assert operators(convert_version(graph, OPSET_OF_ATTENTION)) == operators(graph)
 
 
 def test_linear_layers_over_tokens_are_single_operators(exported_graph):
@@ -164,6 +185,57 @@ def test_a_pass_that_makes_no_valid_graph_is_named(exported_graph):
         lowered(exported_graph, [breaking_pass])
 
 
+def test_what_a_layers_output_is_added_to_is_where_it_begins(exported_graph, contract):
+    rows = lowered(exported_graph, [*SIMPLER, rows_as_gemm])
+    added = lowered(rows, [add_in_gemm], batches=telling_batches(contract))
+    # Two in each layer; before the first one there is no normalisation that could take its bias.
+    assert operators(rows)["Add"] - operators(added)["Add"] == 2 * 2 - 1
+    assert operators(rows)["Gemm"] == operators(added)["Gemm"]
+
+
+def test_shapes_are_constants_where_sizes_stay(exported_graph):
+    def computed(model):
+        weights = {tensor.name for tensor in model.graph.initializer}
+        return [n for n in model.graph.node if n.op_type == "Reshape" and n.input[1] not in weights]
+
+    folded = lowered(exported_graph, [fold_constants, pack_projections])
+    assert len(computed(folded)) > 3
+    # What is left is the class token's attention.
+    assert len(computed(lowered(folded, [constant_shapes]))) <= len(computed(folded)) - 4
+
+
+def test_landmarks_are_not_put_back_into_their_order(exported_graph):
+    before = lowered(exported_graph, [fold_constants, fold_feature_weights])
+    after = lowered(before, [fold_feature_order])
+    assert operators(before)["Transpose"] - operators(after)["Transpose"] == 1
+
+
+@pytest.mark.parametrize("change", ["counts from 1", "lets a little through", "adds a number"])
+def test_a_mask_that_is_not_a_length_keeps_its_scores(exported_graph, contract, change):
+    graph = lowered(exported_graph, [fold_constants])
+    weights = {tensor.name: tensor for tensor in graph.graph.initializer}
+    node_of = {name: node for node in graph.graph.node for name in node.output}
+    less = next(node for node in graph.graph.node if node.op_type == "Less")
+    pad = next(node for node in graph.graph.node if node.op_type == "Pad")
+    if change == "counts from 1":
+        zero, one = node_of[less.input[0]].input[0], node_of[less.input[0]].input[2]
+        node_of[less.input[0]].input[0] = one
+        assert numpy_helper.to_array(weights[zero]) == 0
+    elif change == "lets a little through":
+        scale = weights[node_of[pad.input[0]].input[1]]
+        scale.CopyFrom(numpy_helper.from_array(np.float32(-3), scale.name))
+    else:
+        graph.graph.initializer.append(numpy_helper.from_array(np.float32(-1), "a_number"))
+        pad.input[2:] = ["a_number"]
+    passes = [attend_in_one_operator, absorb_single_query_into_one_operator]
+    if change == "counts from 1":  # one number less than the frames: no graph of poses that runs
+        after = lowered(graph, passes)
+    else:
+        after = lowered(graph, passes, batches=telling_batches(contract))
+    assert not operators(after)["Attention"]
+    assert operators(after)["Softmax"] == operators(graph)["Softmax"]
+
+
 class Crossed(nn.Module):
     """Attention whose queries are of other tokens, several a clip: no pass but the constants' fits."""
 
@@ -191,7 +263,7 @@ def test_attention_of_another_form_stays_and_is_right(three_labels, passes, runn
     graph = onnx_from_module(Crossed(), three_labels)
     simple = lowered(graph, passes, batches=telling_batches(three_labels))
     assert operators(simple)["Softmax"] == 1
-    assert not operators(simple)["MultiHeadAttention"]
+    assert not operators(simple)["Attention"]
     assert run_parity(runner_of(graph), runner_of(simple)).max_logit_diff < 1e-5
 
 

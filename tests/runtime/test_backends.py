@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import weakref
 
 import pytest
@@ -136,3 +137,19 @@ def test_host_code_is_allowed_from_the_recognizer_down_to_the_engine(
     with pytest.raises(BackendError, match="seen"):
         Recognizer.load(bundle_folder, "trt")
     assert asked == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("needed", "taken"), [(">=999.1", "ort-cpu"), (">=1.9", "ort-cpu-fused"), ("", "ort-cpu-fused")]
+)
+def test_an_onnx_runtime_that_is_too_old_for_a_file_is_not_asked_to_run_it(bundle, needed, taken):
+    """1.24 loads an Attention that counts tokens, and does not count them."""
+    made_for_ort = bundle.by_precision("ort")["fp32"]
+    assert made_for_ort.requires["onnxruntime"] == ">=1.25"
+    other = dataclasses.replace(made_for_ort, requires={"onnxruntime": needed} if needed else {})
+    artefacts = tuple(other if a is made_for_ort else a for a in bundle.artefacts)
+    opened = open_runner(dataclasses.replace(bundle, artefacts=artefacts))
+    assert opened.runner.name == taken
+    if taken == "ort-cpu":
+        reason = r"model\.ort\.onnx: needs onnxruntime 999\.1, here is \d.*'onnxruntime>=999\.1'"
+        assert re.search(reason, opened.why["ort-cpu-fused"])

@@ -115,7 +115,7 @@ def test_an_operator_that_this_onnx_runtime_has_not_leaves_the_portable_file(
 ):
     graph = onnx.load(bundle_copy / "model.ort.onnx")
     for node in graph.graph.node:
-        if node.op_type == "MultiHeadAttention":
+        if node.op_type == "Attention":
             node.op_type = "AttentionOfTheFuture"
     bundle = plant(bundle_copy, graph.SerializeToString(), kind="ort")
     recognizer = Recognizer.load(bundle.folder)
