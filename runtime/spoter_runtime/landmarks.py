@@ -129,6 +129,14 @@ def _missing(points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(np.isnan(points).any(axis=-1) | (points == 0).all(axis=-1))
 
 
+def _any_detected(points: npt.NDArray[Any]) -> bool:
+    """Tell whether `detected` would find any, in fewer operations; for points that are finite or NaN."""
+    sizes = np.abs(points)
+    # fmax passes over a NaN, which is what a missing x or y leaves; of nothing else it makes one, and no
+    # comparison with that is true.
+    return float(np.fmax.reduce(sizes[..., 0] + sizes[..., 1], axis=None)) > 0
+
+
 def detected(clip_TLD: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """True where a landmark was detected; the last axis of the input is (x, y)."""
     return ~_missing(clip_TLD)
@@ -176,7 +184,7 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
         )
     check_coordinates(array, where=where)
     # The first frame is enough for most clips; looking at all takes as long as the other checks together.
-    if not allow_empty and not detected(array[:1]).any() and not detected(array).any():
+    if not allow_empty and not _any_detected(array[0]) and not _any_detected(array):
         raise InputError(
             f"{where}: no landmark is detected in any of its {len(array)} frames, so there is "
             "nothing to recognise"

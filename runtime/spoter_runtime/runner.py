@@ -44,28 +44,31 @@ class Runner(abc.ABC):
             BackendError: the engine failed.
             NotFiniteError: it gave logits that are not finite.
         """
-        poses, lengths = check_batch(poses_NTD, lengths_N, self.contract)
+        return self.infer_checked(*check_batch(poses_NTD, lengths_N, self.contract))
+
+    def infer_checked(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        """Do what `infer` does with what `check_batch` returns, or `pad_clips` of clips from `check_clip`."""
         try:
-            logits = self._infer(poses, lengths)
+            logits = self._infer(poses_NTD, lengths_N)
         except SpoterError:
             raise
         except Exception as error:  # an engine of anybody's; its kind of error says nothing to a caller
             raise BackendError(
-                f"{self.name}: failed on poses {poses.shape}: {type(error).__name__}: {error}"
+                f"{self.name}: failed on poses {poses_NTD.shape}: {type(error).__name__}: {error}"
             ) from error
-        expected = (len(poses), self.contract.num_classes)
+        expected = (len(poses_NTD), self.contract.num_classes)
         if logits.shape != expected or logits.dtype != np.float32:
             raise BackendError(
                 f"{self.name}: expected logits {expected} float32, got {logits.shape} {logits.dtype}"
             )
         # Python's sum of a few numbers, as `check_batch` explains; it may overflow, so ask again.
         if not math.isfinite(sum(logits.ravel().tolist())) and not np.isfinite(logits).all():
-            raise NotFiniteError(f"{self.name}: logits are not finite for poses {poses.shape}")
+            raise NotFiniteError(f"{self.name}: logits are not finite for poses {poses_NTD.shape}")
         return logits
 
     @abc.abstractmethod
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
-        """Compute the logits of a batch that `infer` has already checked."""
+        """Compute the logits of a batch that has already been checked."""
 
     def close(self) -> None:  # noqa: B027  (most engines hold nothing that the garbage collector cannot free)
         """Give back the engine's memory; the runner must not be used afterwards."""
