@@ -22,7 +22,7 @@ from spoter_export.graph import Graph, node_of
 OPSET_OF_ATTENTION: Final = 24
 # The first ONNX Runtime that heeds it: 1.24 runs the operator and attends to padding, and older ones lack it.
 ORT_WITH_ATTENTION: Final = "1.25"
-_SHUT_OUT: Final = -1e3  # what is added to a score before exp; exp(-104) is an exact 0 in float32
+_SHUT_OUT: Final = -1e4  # what is added to a score before exp, at most; exp(-104) is an exact 0 in float32
 _SWAP_HEADS: Final = (0, 2, 1, 3)  # (N, S, H, d) → (N, H, S, d), and back
 
 Float32Weight = npt.NDArray[np.float32]
@@ -293,12 +293,17 @@ def _operator(
 
 def _real_tokens(graph: Graph, mask: str) -> tuple[str, int] | None:
     """Return the tensor of lengths, and how many tokens come before the frames; None for another mask."""
+    if graph.sizes().get(mask, ())[1:3] != (1, 1):  # of other tokens than those that are attended to
+        return None
     node, before = graph.maker.get(mask), 0
     while node is not None and node.op_type in ("Pad", "Reshape", "Squeeze", "Unsqueeze"):
         if node.op_type == "Pad":
             amounts = graph.weights.get(node.input[1])
+            modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
             # By zeros, in front of the last axis; a value, or axes, would be further inputs.
-            if amounts is None or any(node.input[2:]) or amounts.sum() != amounts[len(amounts) // 2 - 1]:
+            if amounts is None or any(node.input[2:]) or modes not in ([], [b"constant"]):
+                return None
+            if amounts.sum() != amounts[len(amounts) // 2 - 1]:
                 return None
             before += int(amounts.sum())
         node = graph.maker.get(node.input[0])
@@ -317,7 +322,7 @@ def _real_tokens(graph: Graph, mask: str) -> tuple[str, int] | None:
 
 def _token_counts(graph: Graph, lengths: str, before: int) -> tuple[str, list[NodeProto]]:
     """Return how many tokens each clip has, int64 (N,), and the nodes that count them, made once."""
-    counts, whole = f"{lengths}_in_tokens", f"{lengths}_int64"
+    counts, whole = f"{lengths}_and_{before}_tokens", f"{lengths}_int64_{before}"
     if counts in graph.maker:
         return counts, []
     more = graph.constant(f"tokens_before_{before}", np.array(before))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -29,7 +30,7 @@ from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, 
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import is_replaceable, replacing
-from spoter_runtime.ort import OrtRunner, SessionSettings
+from spoter_runtime.ort import OrtRunner, SessionSettings, import_onnxruntime, is_older
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner, pad_clips
 
@@ -120,17 +121,18 @@ def _forms_of(
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Yield (kind, precision, graph) of each file that a bundle gets.
 
-    A file of kind ``"ort"`` comes where the model has attention, for which ONNX Runtime has an operator; none
-    in fp16, which the CPU computes in fp32.
+    A file of kind ``"ort"`` comes where the model has attention that one operator can do, and where this
+    ONNX Runtime can run it; none in fp16, which the CPU computes in fp32.
 
     Raises:
         ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or a precision
             has nothing to do in this graph.
     """
     batches = telling_batches(contract)
+    kinds = ("onnx", "ort") if _runs_attention() else ("onnx",)
     after = functools.cache(lambda passes: lowered(exported, passes, batches=batches))  # fp16's are fp32's
     for precision in precisions:
-        for kind in ("onnx",) if precision == "fp16" else ("onnx", "ort"):
+        for kind in kinds if precision != "fp16" else kinds[:1]:
             graph = after(passes_for(kind, precision))
             if kind == "ort" and opset_of(graph) == OPSET:
                 continue
@@ -142,11 +144,23 @@ def _forms_of(
                 graph = fp16_from_fp32(graph)
             if kind == "ort":
                 graph = optimised_by_onnxruntime(graph)
-            if kind == "ort":
                 check_graph(graph, contract, opset=OPSET_OF_ATTENTION, domains=(ORT_DOMAIN,))
             else:
                 check_graph(graph, contract)
             yield kind, precision, graph
+
+
+def _runs_attention() -> bool:
+    """Tell whether this ONNX Runtime can prove a file that is made for it, and say so where it cannot."""
+    version = import_onnxruntime().__version__
+    if not is_older(version, ORT_WITH_ATTENTION):
+        return True
+    warnings.warn(
+        f"onnxruntime {version} is older than {ORT_WITH_ATTENTION}: no model.ort.onnx is made, which would "
+        f"be faster on a CPU. Fix: pip install 'onnxruntime>={ORT_WITH_ATTENTION}', then export again",
+        stacklevel=2,
+    )
+    return False
 
 
 def _bytes_of(model: onnx.ModelProto) -> bytes:

@@ -72,12 +72,15 @@ class Graph:
         return found
 
     def constant(self, name: str, value: npt.ArrayLike) -> str:
-        """Keep a constant under this name and return it; an equal one is kept once."""
-        if name not in self.weights:
-            self.weights[name] = np.array(value, order="C")
-            self.model.graph.initializer.append(numpy_helper.from_array(self.weights[name], name))
-        assert np.array_equal(self.weights[name], value)
-        return name
+        """Keep a constant under this name, or one like it that is free, and return that; equal ones once."""
+        given, free, number = np.array(value, order="C"), name, 1
+        while (held := self.weights.get(free)) is not None:
+            if held.dtype == given.dtype and np.array_equal(held, given):
+                return free
+            free, number = f"{name}_{number}", number + 1
+        self.weights[free] = given
+        self.model.graph.initializer.append(numpy_helper.from_array(given, free))
+        return free
 
     def replace(self, new: Sequence[NodeProto]) -> None:
         """Put new nodes where the output of the last one was made; they stand for all that made theirs."""
@@ -87,7 +90,7 @@ class Graph:
             [node for node in part if not made.intersection(node.output)]
             for part in (self.nodes[:place], self.nodes[place + 1 :])
         )
-        self.replace_all([*before, *new, *after])
+        self.replace_all(_in_order([*before, *new, *after]))
 
     def replace_all(self, nodes: Sequence[NodeProto]) -> None:
         """Take these nodes for those there are; what nobody reads any more is left out, weights too."""
@@ -104,6 +107,23 @@ class Graph:
         graph.initializer.extend(tensors)
         self.weights = {tensor.name: self.weights[tensor.name] for tensor in tensors}
         self._look_again()
+
+
+def _in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """Return nodes in the order given, but each behind those that make what it reads."""
+    maker = {name: node for node in nodes for name in node.output}
+    placed: dict[str, NodeProto] = {}
+
+    def place(node: NodeProto) -> None:
+        if node.output[0] not in placed:
+            for name in node.input:
+                if name in maker:
+                    place(maker[name])
+            placed[node.output[0]] = node
+
+    for node in nodes:
+        place(node)
+    return list(placed.values())
 
 
 def node_of(op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:

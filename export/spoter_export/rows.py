@@ -30,7 +30,8 @@ def add_in_gemm(graph: Graph) -> None:
 
     The bias moves into that of the normalisation before, and out of the layers that read this as well.
 
-    Requires: rows from a LayerNormalization, added to what a Gemm gives; all else that reads them is a Gemm.
+    Requires: rows from a LayerNormalization, added to what a Gemm makes of other rows; all else that reads
+        them is a Gemm.
     Ensures: a Gemm with those rows as its third factor, no Add.
     """
     for total in [node.output[0] for node in graph.nodes if node.op_type == "Add"]:
@@ -40,6 +41,8 @@ def add_in_gemm(graph: Graph) -> None:
             if norm is None or len(norm.input) < 3 or rows in graph.given_back:
                 continue
             if layer is None or graph.only_reader(output) is None or not _is_linear(graph, layer):
+                continue
+            if layer.input[0] == rows or norm.input[2] not in graph.weights:
                 continue
             others = [reader for reader in graph.readers[rows] if reader is not add]
             if all(_is_linear(graph, other) and other.input[0] == rows for other in others):

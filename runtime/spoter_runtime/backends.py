@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,7 +17,14 @@ from spoter_runtime.errors import (
     nearest_known,
 )
 from spoter_runtime.files import cache_folder
-from spoter_runtime.ort import OrtRunner, Provider, SessionSettings, check_provider, import_onnxruntime
+from spoter_runtime.ort import (
+    OrtRunner,
+    Provider,
+    SessionSettings,
+    check_provider,
+    import_onnxruntime,
+    is_older,
+)
 from spoter_runtime.runner import Runner
 from spoter_runtime.tuned import Way, read_prepared
 
@@ -109,8 +115,7 @@ def _check_version(artefact: Artefact, version: str, where: str) -> None:
         BackendError: names the version that the file needs.
     """
     needed = artefact.requires.get("onnxruntime", "").removeprefix(">=")
-    least, here = (tuple(int(part) for part in re.findall(r"\d+", text)[:2]) for text in (needed, version))
-    if here < least:
+    if is_older(version, needed):
         raise BackendError(
             f"{where}: needs onnxruntime {needed}, here is {version}. "
             f"Fix: pip install 'onnxruntime>={needed}', or ort-cpu"

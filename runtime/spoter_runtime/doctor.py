@@ -174,16 +174,17 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
     except SpoterError as error:
         return _failure("backend", name, status, error)
     except Exception as error:  # noqa: BLE001  (a broken install can fail in any way; doctor must show it)
+        if fused:  # the graph of one Mul tells whether it works at all
+            reason = BackendError(
+                f"{installed}: runs no Attention of opset 24. Fix: pip install --upgrade onnxruntime"
+            )
+            return _failure("backend", name, "missing", reason)
         return Finding(
             kind="backend",
             name=name,
             status="broken",
             detail=f"{installed}: {type(error).__name__}: {error}",
-            fix=(
-                "pip install --upgrade onnxruntime"
-                if fused  # the graph of one Mul tells whether it works at all
-                else f"pip install --force-reinstall --no-deps {' '.join(installed_distributions())}"
-            ),
+            fix=f"pip install --force-reinstall --no-deps {' '.join(installed_distributions())}",
         )
     return Finding(kind="backend", name=name, status="ok", detail=f"{installed}; a graph was run on it")
 

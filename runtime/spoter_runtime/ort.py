@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,6 +228,12 @@ class OrtRunner(Runner):
         except Exception as error:
             raise BackendError(f"{self.name}: failed on poses {poses_NTD.shape}: {error}") from error
         return logits
+
+
+def is_older(version: str, least: str) -> bool:
+    """Compare the first two numbers of two versions; nothing is older than an empty one."""
+    here, needed = (tuple(int(part) for part in re.findall(r"\d+", text)[:2]) for text in (version, least))
+    return here < needed
 
 
 def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_cpu: bool = False) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from spoter_export import bundle_writer
 from spoter_export.bundle_files import read_proofs
 from spoter_export.bundle_writer import export_bundle, goldens_from
 from spoter_export.cases import ClipSet
@@ -217,3 +218,15 @@ def test_torch_takes_a_read_only_clip(reference, make_clip):
     poses.flags.writeable = lengths.flags.writeable = False
     np.testing.assert_array_equal(reference.infer(poses, lengths), expected)
     expected[:] = 0.0  # the caller's own
+
+
+def test_an_onnx_runtime_too_old_for_attention_makes_no_file_for_it_and_says_so(
+    average, three_labels, tmp_path, monkeypatch
+):
+    old = type("old", (), {"__version__": "1.24.4"})
+    monkeypatch.setattr(bundle_writer, "import_onnxruntime", lambda: old)
+    with pytest.warns(
+        UserWarning, match=r"onnxruntime 1\.24\.4 is older than 1\.25: no model\.ort\.onnx is made"
+    ):
+        made = export_bundle(average(), three_labels, tmp_path / "a.spoter", provenance={})
+    assert [artefact.path for artefact in made.bundle.artefacts] == ["model.onnx"]

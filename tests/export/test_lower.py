@@ -18,6 +18,7 @@ from spoter_export.attention import (
     attend_in_one_operator,
     pack_projections,
 )
+from spoter_export.graph import Graph
 from spoter_export.lower import (
     FOR_ORT,
     PORTABLE,
@@ -157,7 +158,7 @@ def test_what_is_called_as_before_is_what_it_was(exported_graph, contract):
     """Bisecting compares two forms of a graph by the names of their tensors."""
     from spoter_export.divergence import values_of_graph
 
-    ((poses, lengths), _) = telling_batches(contract)
+    ((poses, lengths), *_) = telling_batches(contract)
     before = values_of_graph(exported_graph, poses, lengths)
     for passes in (PORTABLE, FOR_ORT):
         after = values_of_graph(lowered(exported_graph, passes), poses, lengths)
@@ -234,6 +235,91 @@ def test_a_mask_that_is_not_a_length_keeps_its_scores(exported_graph, contract, 
         after = lowered(graph, passes, batches=telling_batches(contract))
     assert not operators(after)["Attention"]
     assert operators(after)["Softmax"] == operators(graph)["Softmax"]
+
+
+class TwoAttentions(nn.Module):
+    """Attention over frames and one over a class token and frames, in either order, or one query first."""
+
+    def __init__(self, first):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = first
+        self.layers = nn.ModuleList(nn.ModuleList(nn.Linear(108, 108) for _ in range(4)) for _ in range(2))
+        self.head = nn.Linear(108, 3)
+
+    def attend(self, layer, asking, tokens, mask):
+        q, k, v = (
+            part(x).reshape(*x.shape[:2], 4, 27).transpose(1, 2)
+            for part, x in zip(layer, (asking, tokens, tokens), strict=False)
+        )
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return layer[3](attended.transpose(1, 2).flatten(2))
+
+    def forward(self, poses, lengths):
+        real = torch.arange(poses.shape[1], dtype=lengths.dtype) < lengths[:, None]
+        tokens = torch.where(real[:, :, None] & ~poses.isnan(), poses, 0.0)
+        masked = (~real).to(poses.dtype) * -1e4
+        mask, longer = masked[:, None, None], nn.functional.pad(masked, (1, 0))[:, None, None]
+        if self.first == "one query":
+            asked = self.attend(self.layers[0], tokens[:, :1], tokens, mask)
+            return self.head((asked + self.attend(self.layers[1], tokens, tokens, mask)).sum(1))
+        tokens = self.attend(self.layers[0], tokens, tokens, mask)
+        tokens = torch.cat((tokens[:, :1] * 0 + 1, tokens), 1)
+        return self.head(self.attend(self.layers[1], tokens, tokens, longer)[:, 0])
+
+
+@pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
+@pytest.mark.parametrize("first", ["frames", "one query"])
+def test_each_attention_counts_its_own_tokens_wherever_it_stands(three_labels, passes, first, runner_of):
+    graph = onnx_from_module(TwoAttentions(first), three_labels)
+    simple = lowered(graph, passes, batches=telling_batches(three_labels))
+    assert operators(simple)["Attention"] == (2 if passes is FOR_ORT else 0)
+    assert run_parity(runner_of(graph), runner_of(simple)).max_logit_diff < 1e-4
+
+
+class AddedToItself(nn.Module):
+    """A layer whose input is what its output is added to: it cannot begin with it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.into, self.norm, self.layer = nn.Linear(108, 108), nn.LayerNorm(108), nn.Linear(108, 108)
+        self.head = nn.Linear(108, 3)
+
+    def forward(self, poses, lengths):
+        real = torch.arange(poses.shape[1], dtype=lengths.dtype) < lengths[:, None]
+        rows = self.norm(self.into(torch.where(real[:, :, None] & ~poses.isnan(), poses, 0.0)))
+        return self.head((rows + self.layer(rows)) * real[:, :, None]).sum(1)
+
+
+def test_a_layer_that_reads_what_it_is_added_to_stays(three_labels):
+    graph = onnx_from_module(AddedToItself(), three_labels)
+    rows = lowered(graph, [*SIMPLER, rows_as_gemm])
+    added = lowered(rows, [add_in_gemm], batches=telling_batches(three_labels))
+    assert operators(added)["Add"] == operators(rows)["Add"]
+
+
+def test_a_pass_is_checked_with_padding_even_where_a_batch_holds_one_clip(contract):
+    for batch in (1, 3):
+        batches = telling_batches(replace(contract, max_batch=batch))
+        assert any((lengths < poses.shape[1]).any() for poses, lengths in batches)
+        assert max(lengths.max() for _, lengths in batches) > 20
+        assert max(len(poses) for poses, _ in batches) == batch
+
+
+def test_a_constant_does_not_take_the_name_of_another():
+    model = toy(
+        [
+            helper.make_node("MatMul", ["poses", "row"], ["a"]),
+            helper.make_node("ReduceMean", ["a", "axes"], ["logits"], keepdims=0),
+        ],
+        {"row": np.ones((108, 3), np.float32), "axes": np.array([1])},
+    )
+    graph = Graph(model)
+    other = graph.constant("row", np.array([0, -1]))
+    assert other != "row"
+    assert graph.constant("row", np.array([0, -1])) == other
+    assert graph.weights["row"].shape == (108, 3)
 
 
 class Crossed(nn.Module):
