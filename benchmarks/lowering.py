@@ -40,11 +40,15 @@ from spoter_toolkit.evaluation import infer_clips
 CASES = ((1, 60), (1, 164), (16, 60))  # clips × frames
 STOCK = "stock export"
 FLOOR = "matrix products alone"
+INT8, INT8_FOR_ORT = "any runtime: int8", "ONNX Runtime: int8"
 ROUND_NS = 25_000_000
 
 PROFILED, PROFILED_CALLS = (1, 60), 300
 DOES = {
     "matrix products, with what is fused into them": {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"},
+    "products in 8 bits, rounding what goes in included": {
+        *("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"),
+    },
     "attention in one operator, its products among it": {"Attention"},
     "softmax": {"Softmax"},
     "layer normalisation, with the addition before it": {"LayerNormalization", "SkipLayerNormalization"},
@@ -68,8 +72,8 @@ def forms_of(exported: onnx.ModelProto, contract: GraphContract) -> dict[str, on
         for count, last in enumerate(passes, 1):
             if passes[:count] != PORTABLE[:count] or kind == "any runtime":
                 forms[f"{kind}: + {last.__name__}"] = after(passes[:count])
-    forms["any runtime: int8"] = int8_from_fp32(after(SIMPLER))
-    forms["ONNX Runtime: int8"] = int8_from_fp32(after(SIMPLER_FOR_ORT))
+    forms[INT8] = int8_from_fp32(after(SIMPLER))
+    forms[INT8_FOR_ORT] = int8_from_fp32(after(SIMPLER_FOR_ORT))
     return forms
 
 
@@ -108,7 +112,8 @@ def measure(run: Path, clips: list[Float32Array], rounds: int) -> dict[str, Any]
                 "rounds_ns": own,
             }
         print(f"{run.name}: {batch} × {frames} measured", flush=True)
-    profiles = {name: profile(forms[name]) for name in (STOCK, _last("any runtime"), _last("ONNX Runtime"))}
+    profiled = (STOCK, _last("any runtime"), _last("ONNX Runtime"), INT8_FOR_ORT)
+    profiles = {name: profile(forms[name]) for name in profiled}
     return {"run": run.name, "clips": len(clips), "rounds": rounds, "rows": rows, "profiles": profiles}
 
 

@@ -92,11 +92,10 @@ def positions_shifted(model):
 
 def class_token_last(model):
     """The class token gets the position behind the frames."""
-    concat = model.graph.node[place_of(model, "cat_1")]
+    (expanded,) = (node.output[0] for node in model.graph.node if "class_token" in node.input)
+    concat = next(n for n in model.graph.node if expanded in n.input and n.op_type == "Concat")
     concat.input[0], concat.input[1] = concat.input[1], concat.input[0]
-    add = next(
-        i for i, node in enumerate(model.graph.node) if "cat_1" in node.input and node.op_type == "Add"
-    )
+    add = next(i for i, node in enumerate(model.graph.node) if concat.output[0] in node.input)
     tokens = model.graph.node[add].output[0]
     read_instead(model, tokens, "rolled", after=add)
     ends = [constant(model, f"at_{i}", np.array([i])) for i in (0, -1, 2**31)]
@@ -171,7 +170,7 @@ def test_an_axis_frozen_by_export_is_found_though_the_file_declares_it_dynamic(
     honest, contract, traced, graph, bundle_copy, plant
 ):
     reshape = next(node for node in graph.graph.node if node.op_type == "Reshape")
-    reshape.input[1] = constant(graph, "frozen", np.array([3, 37, 2, 2, 21]))  # coordinates, hands, points
+    reshape.input[1] = constant(graph, "frozen", np.array([3, 37, 2, 54]))  # coordinates, landmarks
     check_graph(graph, contract)  # its form is right
     faulty = graph.SerializeToString()
     bundle = plant(bundle_copy, faulty)

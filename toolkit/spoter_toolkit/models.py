@@ -208,7 +208,7 @@ class PositionalEncoding(nn.Module):
 
     def forward(self, tokens_NSE: Tensor) -> Tensor:
         """Return the tokens with their positions added."""
-        return tokens_NSE + self.pe[:, 0][: tokens_NSE.shape[1]]
+        return tokens_NSE + self.pe[: tokens_NSE.shape[1], 0]
 
 
 class Spoter(nn.Module):

@@ -52,6 +52,7 @@ class Normalize(nn.Module):
 
     centre: Tensor
     is_place: Tensor
+    first_axis: Tensor
 
     def __init__(self, mode: Mode) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class Normalize(nn.Module):
         # Buffers, not constants made on the way: those would be copies to the GPU, which no graph may hold.
         self.register_buffer("centre", torch.tensor(SIGNING_SPACE_CENTRE)[:, None], persistent=False)
         self.register_buffer("is_place", torch.tensor([True, False])[:, None, None], persistent=False)
+        self.register_buffer("first_axis", torch.tensor([[1.0], [0.0]]), persistent=False)
 
     def forward(self, poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
         """Return features (N, T, 108) for raw landmarks (N, T, 108) and real frame counts (N,).
@@ -89,9 +91,9 @@ class Normalize(nn.Module):
         both_N11T = weight_NT1L[..., _SHOULDERS].amin(3, keepdim=True).transpose(1, 3)
         middle_and_across = torch.cat(((left_NT21 + right_NT21) / 2, left_NT21 - right_NT21), dim=3)
         groups_NG2T = middle_and_across.permute(0, 3, 2, 1)
-        # One iteration for both: a width stands as the point (width, width).
+        # One iteration for both: a width stands as the point (width, 0).
         widths_NG1T = torch.linalg.vector_norm(groups_NG2T, dim=2, keepdim=True)
-        groups_NG2T = torch.where(self.is_place, groups_NG2T, widths_NG1T)
+        groups_NG2T = torch.where(self.is_place, groups_NG2T, widths_NG1T * self.first_axis)
         place_N121, width_N121 = torch.split(_robust_centre(groups_NG2T, both_N11T), 1, dim=1)
 
         # A clip that never shows both shoulders: the middle and spread of whatever it shows.
