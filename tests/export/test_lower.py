@@ -166,7 +166,7 @@ def test_what_is_called_as_before_is_what_it_was(exported_graph, contract):
         assert len(same) > 100
         for name in same:
             assert before[name].shape == after[name].shape, name
-            np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(after[name], before[name], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 def test_a_pass_that_changes_the_answers_is_named(exported_graph, contract):
