@@ -287,7 +287,8 @@ def _operator(
 ) -> list[NodeProto]:
     standard = next(entry for entry in graph.model.opset_import if entry.domain == "")
     standard.version = max(standard.version, OPSET_OF_ATTENTION)
-    tokens, counting = _token_counts(graph, *real)
+    counting = _token_counts(graph, *real)
+    tokens = counting[-1].output[0]
     return [*counting, node_of("Attention", [*parts, "", "", "", tokens], output, **attributes)]
 
 
@@ -320,15 +321,13 @@ def _real_tokens(graph: Graph, mask: str) -> tuple[str, int] | None:
     return (lengths.input[0], before) if counted and lengths is not None else None
 
 
-def _token_counts(graph: Graph, lengths: str, before: int) -> tuple[str, list[NodeProto]]:
-    """Return how many tokens each clip has, int64 (N,), and the nodes that count them, made once."""
-    counts, whole = f"{lengths}_and_{before}_tokens", f"{lengths}_int64_{before}"
-    if counts in graph.maker:
-        return counts, []
+def _token_counts(graph: Graph, lengths: str, before: int) -> list[NodeProto]:
+    """Return the nodes that count each clip's tokens, int64 (N,); the same nodes for each attention."""
+    whole = f"{lengths}_int64"
     more = graph.constant(f"tokens_before_{before}", np.array(before))
-    return counts, [
+    return [
         node_of("Cast", [lengths], whole, to=TensorProto.INT64),
-        node_of("Add", [whole, more], counts),
+        node_of("Add", [whole, more], f"{lengths}_and_{before}_tokens"),
     ]
 
 

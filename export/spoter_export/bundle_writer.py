@@ -37,6 +37,13 @@ from spoter_runtime.runner import Runner, pad_clips
 _GOLDEN_CLIPS: Final = 16
 
 
+# What a file of a kind needs of the machine that runs it, `Artefact.requires`.
+_REQUIRES: Final = {
+    "onnx": {"onnxruntime": ">=1.20", "opset": str(OPSET)},
+    "ort": {"onnxruntime": f">={ORT_WITH_ATTENTION}", "opset": str(OPSET_OF_ATTENTION)},
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
     """A bundle that was written, with the proofs of its files."""
@@ -177,11 +184,7 @@ def _artefact(model: bytes, kind: str, precision: str) -> Artefact:
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),
         max_logit_diff=policy_of(precision).max_logit_diff,
-        requires=(
-            {"onnxruntime": f">={ORT_WITH_ATTENTION}", "opset": str(OPSET_OF_ATTENTION)}
-            if kind == "ort"
-            else {"onnxruntime": ">=1.20", "opset": str(OPSET)}
-        ),
+        requires=dict(_REQUIRES[kind]),
     )
 
 

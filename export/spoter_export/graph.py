@@ -56,20 +56,30 @@ class Graph:
         node = self.maker.get(tensor)
         return node if node is not None and node.op_type == op_type else None
 
-    def sizes(self) -> dict[str, tuple[int | None, ...]]:
-        """Return the shape of every tensor whose rank can be told, None for axes that vary."""
+    def symbols(self) -> dict[str, list[int | str]]:
+        """Return the shape of every tensor whose rank can be told: sizes, or names for those that vary.
+
+        Two axes of one name have one size; an axis of which nothing is known has an empty name.
+        """
         known = onnx.ModelProto()
         known.CopyFrom(self.model)
         for node in known.graph.node:
             if node.domain:  # what onnx does not know: it gives what it takes in the first place
                 node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output))
         graph = onnx.shape_inference.infer_shapes(known, data_prop=True).graph
-        found: dict[str, tuple[int | None, ...]] = {name: w.shape for name, w in self.weights.items()}
+        found: dict[str, list[int | str]] = {name: list(w.shape) for name, w in self.weights.items()}
         for value in (*graph.input, *graph.value_info, *graph.output):
             if value.type.tensor_type.HasField("shape"):
                 axes = value.type.tensor_type.shape.dim
-                found[value.name] = tuple(a.dim_value if a.HasField("dim_value") else None for a in axes)
+                found[value.name] = [a.dim_value if a.HasField("dim_value") else a.dim_param for a in axes]
         return found
+
+    def sizes(self) -> dict[str, tuple[int | None, ...]]:
+        """Return the shape of every tensor whose rank can be told, None for axes that vary."""
+        return {
+            name: tuple(size if isinstance(size, int) else None for size in sizes)
+            for name, sizes in self.symbols().items()
+        }
 
     def constant(self, name: str, value: npt.ArrayLike) -> str:
         """Keep a constant under this name, or one like it that is free, and return that; equal ones once."""

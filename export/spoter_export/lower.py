@@ -87,7 +87,7 @@ PORTABLE: Final[tuple[Pass, ...]] = (*SIMPLER, rows_as_gemm, add_in_gemm)
 # For ONNX Runtime: one operator for the middle of each attention, from a newer opset.
 SIMPLER_FOR_ORT: Final[tuple[Pass, ...]] = (
     *_FOLDED,
-    attend_in_one_operator,  # before the next: it counts the tokens for both
+    attend_in_one_operator,
     absorb_single_query_into_one_operator,
     pack_projections,
 )
@@ -148,11 +148,12 @@ def telling_batches(contract: GraphContract) -> list[tuple[Float32Array, Int32Ar
     """Return generated clips to check the passes on: several, one alone, and one with padding."""
     clips = sorted(generated_clips(contract, seed=0).clips, key=len, reverse=True)
     several = pad_clips(clips[: contract.max_batch], fill=np.nan)
-    alone = pad_clips([clips[0]])
+    poses_1TD, lengths_1 = pad_clips([clips[0]])
     # Padded even where a batch holds one clip: half of the longest one is all that is real.
-    poses_1TD, lengths_1 = pad_clips([clips[0]], fill=np.nan)
-    poses_1TD[:, max(1, len(clips[0]) // 2) :] = np.nan
-    return [several, alone, (poses_1TD, np.maximum(lengths_1 // 2, 1))]
+    half_1 = np.maximum(lengths_1 // 2, 1)
+    padded_1TD = poses_1TD.copy()
+    padded_1TD[:, half_1[0] :] = np.nan
+    return [several, (poses_1TD, lengths_1), (padded_1TD, half_1)]
 
 
 def _check_pass(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
 from onnx import NodeProto
 
 from spoter_export.graph import Graph, node_of
@@ -15,7 +14,7 @@ def constant_shapes(graph: Graph) -> None:
         known to be those of the same axes before it.
     Ensures: a constant in the place of the Concat: 0 for a size that stays, -1 for the one that is left.
     """
-    symbols = _symbols(graph)
+    symbols = graph.symbols()
     nodes = list(graph.nodes)
     for i, node in enumerate(nodes):
         shape = _constant_shape(graph, node, symbols) if node.op_type == "Reshape" else None
@@ -34,20 +33,18 @@ def fold_feature_order(graph: Graph) -> None:
     """
     sizes = graph.sizes()
     for node in list(graph.nodes):
-        turned = graph.maker.get(node.input[0]) if node.op_type == "Reshape" else None
+        turned = graph.made_by(node.input[0], "Transpose") if node.op_type == "Reshape" else None
         product = graph.only_reader(node.output[0])
-        if turned is None or product is None or turned.op_type != "Transpose" or product.op_type != "MatMul":
+        if turned is None or product is None or product.op_type != "MatMul":
             continue
         weight = graph.weights.get(product.input[1])
-        perm = next(tuple(attribute.ints) for attribute in turned.attribute if attribute.name == "perm")
-        before, after = sizes.get(turned.input[0], ()), sizes.get(node.output[0], ())
-        swapped = (*range(len(perm) - 2), len(perm) - 1, len(perm) - 2)
-        if weight is None or weight.ndim != 2 or perm != swapped or None in before[-2:] or len(after) != 3:
+        perms = [tuple(attribute.ints) for attribute in turned.attribute]
+        if perms != [(0, 1, 3, 2)] or graph.only_reader(turned.output[0]) is None:
             continue
-        if len(before) != 4 or graph.only_reader(turned.output[0]) is None:
+        first, second = sizes.get(turned.input[0], (None,) * 4)[2:]
+        if weight is None or weight.ndim != 2 or first is None or second is None:
             continue
-        first, second = (int(size or 0) for size in before[-2:])
-        if first * second != len(weight):
+        if first * second != len(weight) or len(sizes.get(node.output[0], ())) != 3:
             continue
         reordered = weight.reshape(second, first, -1).swapaxes(0, 1).reshape(weight.shape)
         features, name = f"{turned.input[0]}_features", f"{product.input[1]}_reordered"
@@ -59,18 +56,7 @@ def fold_feature_order(graph: Graph) -> None:
         )
 
 
-def _symbols(graph: Graph) -> dict[str, list[str | int]]:
-    """Return the shape of each tensor whose rank can be told: sizes, or names for those that vary."""
-    known = onnx.shape_inference.infer_shapes(graph.model, data_prop=True).graph
-    found = {}
-    for value in (*known.input, *known.value_info, *known.output):
-        if value.type.tensor_type.HasField("shape"):
-            axes = value.type.tensor_type.shape.dim
-            found[value.name] = [axis.dim_param or axis.dim_value for axis in axes]
-    return found
-
-
-def _constant_shape(graph: Graph, node: NodeProto, symbols: dict[str, list[str | int]]) -> list[int] | None:
+def _constant_shape(graph: Graph, node: NodeProto, symbols: dict[str, list[int | str]]) -> list[int] | None:
     together = graph.made_by(node.input[1], "Concat")
     before = symbols.get(node.input[0])
     if together is None or before is None:
@@ -85,14 +71,14 @@ def _constant_shape(graph: Graph, node: NodeProto, symbols: dict[str, list[str |
             return None
         shape.append(size)
     # A name stands for a size that varies; the same name on the same axis is the same size.
-    stays = [isinstance(size, str) and i < len(before) and before[i] == size for i, size in enumerate(shape)]
+    stays = [isinstance(size, str) and before[i : i + 1] == [size] for i, size in enumerate(shape)]
     left = [i for i, size in enumerate(shape) if isinstance(size, str) and not stays[i]]
     if len(left) > 1 or any(size in (0, -1) for size in shape):
         return None
     return [0 if stays[i] else -1 if isinstance(size, str) else size for i, size in enumerate(shape)]
 
 
-def _size_of(graph: Graph, part: str, symbols: dict[str, list[str | int]]) -> str | None:
+def _size_of(graph: Graph, part: str, symbols: dict[str, list[int | str]]) -> str | None:
     """Return the name of the size that a tensor of one element holds; None where it is something else."""
     node = graph.made_by(part, "Shape")
     if node is None:
