@@ -212,7 +212,9 @@ def test_json_and_tables_hold_the_scenarios(measured):
     assert written["server"]["served"][0]["rate"] == 60.0
     assert written["lengths"]["source"] == "a test"
     titles = [table.title.partition(",")[0].partition(";")[0] for table in tables(result)]
-    assert titles == [
+    drifted = [title for title in titles if title.startswith("Drift")]  # the machine may change its speed
+    assert len(drifted) == bool(result.drifts())
+    assert [title for title in titles if title not in drifted] == [
         "Ratio of times",
         "Many clips at once",
         "Single clips at random times",
@@ -233,7 +235,7 @@ def test_what_was_found_in_the_scenarios_is_told_in_sentences(measured):
         r"[\d.]+% within 33 ms; ort-cpu#2 median",
         arriving,
     )
-    assert kept.startswith("The bound of 33 ms is kept by ort-cpu up to ")
+    assert re.match(r"The bound of 33 ms is kept by ort-cpu (up to [\d.]+ a second|at no rate), ort", kept)
 
 
 def test_a_server_that_answers_too_few_clips_for_a_median_says_so(measured):
