@@ -133,7 +133,7 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def build(run: Run, folder: Path) -> dict[str, Any]:
     """Export the run for large batches and add engines; return what could not be built, and why."""
     from spoter_export.engines import add_engines
-    from spoter_runtime.engine import LIBRARIES
+    from spoter_runtime.libraries import LIBRARIES
     from spoter_toolkit.exporting import bundle_from_run, training_data
 
     say("exporting and building engines")

@@ -20,7 +20,7 @@ from spoter_export.judge import Proof, prove
 from spoter_export.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
 from spoter_runtime.bundle import Artefact, Bundle, read_bundle
-from spoter_runtime.engine import Library, Profile
+from spoter_runtime.engine import Profile
 from spoter_runtime.errors import (
     BackendError,
     BundleError,
@@ -31,6 +31,7 @@ from spoter_runtime.errors import (
 )
 from spoter_runtime.files import cache_folder, replacing
 from spoter_runtime.gpu import find_gpu, import_engine_library
+from spoter_runtime.libraries import Library
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.progress import OnProgress
 from spoter_runtime.replay import Replay, replay_goldens

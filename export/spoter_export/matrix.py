@@ -11,7 +11,7 @@ from spoter_export.cases import GENERATED, GOLDENS
 from spoter_export.judge import Proof, agreement, agreement_in_words, unexplained_flips
 from spoter_export.parity import ClipFacts
 from spoter_runtime.bundle import Artefact
-from spoter_runtime.engine import BACKEND_OF
+from spoter_runtime.libraries import BACKEND_OF
 from spoter_runtime.replay import threshold
 
 NOT_EXECUTED: Final = "not executed"

@@ -17,12 +17,13 @@ from typing import Any, Final
 from spoter_export.build_progress import BuildProgress, monitor_for
 from spoter_export.profiles import ProfilePlan, check_profiles
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
-from spoter_runtime.engine import EngineSpec, Library, Profile, rtx_header
+from spoter_runtime.engine import EngineSpec, Profile, rtx_header
 from spoter_runtime.engine_log import EngineLog
 from spoter_runtime.errors import BackendError, ConfigError, ExportError
 from spoter_runtime.files import replacing
 from spoter_runtime.gpu import find_gpu, import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES
+from spoter_runtime.libraries import Library
 from spoter_runtime.progress import OnProgress
 
 _log = logging.getLogger(__name__)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from spoter_runtime.bundle import Artefact, Bundle
-from spoter_runtime.engine import BACKEND_OF, Library
 from spoter_runtime.errors import (
     BackendError,
     BundleError,
@@ -17,6 +17,7 @@ from spoter_runtime.errors import (
     nearest_known,
 )
 from spoter_runtime.files import cache_folder
+from spoter_runtime.libraries import BACKEND_OF, Library
 from spoter_runtime.ort import (
     OrtRunner,
     Provider,
@@ -26,11 +27,10 @@ from spoter_runtime.ort import (
     is_older,
 )
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuned import Way, read_prepared
+from spoter_runtime.tuned import Way, checked_prepared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class Opened(NamedTuple):
     """A runner, and how it came to be the one.
 
     Attributes:
@@ -50,8 +50,7 @@ class Opened:
         return {name: self.why[name] for name in having if name in self.why and name != self.runner.name}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
+class _Wish(NamedTuple):
     """What `open_runner` was asked for, whatever the backend."""
 
     precision: str
@@ -71,9 +70,11 @@ def _onnx_runtime(provider: Provider) -> _Open:
         # A folder for each file: the providers name what they keep after the graph, and two models of one
         # architecture differ in nothing but their weights.
         cache = cache_folder() / f"ort-{provider}" / artefact.sha256[:16]
-        model, where = bundle.read(artefact.path), str(bundle.folder / artefact.path)
-        runner = OrtRunner(model, settings=wish.session, provider=provider, cache=cache, where=where)
-        return runner, artefact
+
+        def load(file: Path) -> OrtRunner:
+            return OrtRunner(file, settings=wish.session, provider=provider, cache=cache)
+
+        return bundle.load(artefact.path, load), artefact
 
     return open_
 
@@ -103,9 +104,10 @@ def session_for(kind: str, session: SessionSettings) -> SessionSettings:
 
 def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
     artefact = onnx_file_of(bundle, FUSED, wish.precision)
-    settings, where = session_for(artefact.kind, wish.session), str(bundle.folder / artefact.path)
-    _check_version(artefact, import_onnxruntime().__version__, where)
-    return OrtRunner(bundle.read(artefact.path), settings=settings, name=FUSED, where=where), artefact
+    _check_version(artefact, import_onnxruntime().__version__, str(bundle.folder / artefact.path))
+    settings = session_for(artefact.kind, wish.session)
+    runner = bundle.load(artefact.path, lambda file: OrtRunner(file, settings=settings, name=FUSED))
+    return runner, artefact
 
 
 def _check_version(artefact: Artefact, version: str, where: str) -> None:
@@ -226,13 +228,13 @@ def open_runner(
 def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact]:
     if way is None or way.backend != name:
         return BACKENDS[name](bundle, wish)
-    prepared = read_prepared(way.prepared) if way.prepared else None
+    prepared = checked_prepared(way.prepared) if way.prepared else None
     if prepared is not None:
         with contextlib.suppress(BackendError):  # what cannot be loaded is made anew, below
             artefact = onnx_file_of(bundle, name, wish.precision)
             settings = replace(way.session, optimise=False)
             return OrtRunner(prepared, settings=settings, name=name), artefact
-    return BACKENDS[name](bundle, replace(wish, session=way.session))
+    return BACKENDS[name](bundle, wish._replace(session=way.session))
 
 
 def _open_proven(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact, str]:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.engine import EXTRAS, EngineSpec, Library
 from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.files import sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
+from spoter_runtime.libraries import EXTRAS, Library
 from spoter_runtime.runner import Int32Array
+
+if TYPE_CHECKING:
+    from spoter_runtime.engine import EngineSpec
+
+_Loaded = TypeVar("_Loaded")
 
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "bundle.json"
@@ -57,12 +65,14 @@ class Artefact:
         Raises:
             TypeError, KeyError, ValueError: a field is missing, unknown or of another form.
         """
-        engine = EngineSpec.from_json(value["engine"]) if "engine" in value else None
-        return cls(**(value | {"engine": engine}))
+        if "engine" not in value:
+            return cls(**value)
+        from spoter_runtime.engine import EngineSpec  # not at the top: a bundle for CPUs has none
+
+        return cls(**(value | {"engine": EngineSpec.from_json(value["engine"])}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goldens:
+class Goldens(NamedTuple):
     """Inputs with the reference's answers, kept to be replayed on the device.
 
     Attributes:
@@ -145,23 +155,25 @@ class Bundle:
         Raises:
             BundleError: the file is missing, not listed, or not the bytes that were written.
         """
-        hashes = self.hashes()
-        if path not in hashes:
-            raise BundleError(f"{self.folder}: {path} is not listed in {MANIFEST}")
-        try:
-            content = (self.folder / path).read_bytes()
-        except OSError as error:
-            raise BundleError(
-                f"{self.folder / path}: listed in {MANIFEST} but cannot be read "
-                f"({error.strerror}). Fix: copy the whole bundle again"
-            ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != hashes[path]:
-            raise BundleError(
-                f"{self.folder / path}: sha256 is {digest[:12]}…, {MANIFEST} says {hashes[path][:12]}…, "
-                "so the file was changed or damaged. Fix: copy the whole bundle again"
-            )
+        with self._listed(path) as (file, expected):
+            content = file.read_bytes()
+            self._compare(file, hashlib.sha256(content).hexdigest(), expected)
         return content
+
+    def load(self, path: str, load: Callable[[Path], _Loaded]) -> _Loaded:
+        """Return what `load` makes of a file, after comparing it with the manifest.
+
+        For an engine that reads files itself: `read` would hold the bytes beside what it makes of them.
+
+        Raises:
+            BundleError: as `read`, or the file was replaced while it was loaded.
+        """
+        seen = self._check(path)
+        loaded = load(self.folder / path)
+        with self._listed(path) as (file, _):
+            if _identity(file) != seen:
+                raise BundleError(f"{file}: was replaced while it was loaded. Fix: load it again")
+        return loaded
 
     def check_files(self) -> int:
         """Hash every file of the bundle and return how many there are.
@@ -171,8 +183,36 @@ class Bundle:
         """
         paths = sorted(self.hashes())
         for path in paths:
-            self.read(path)
+            self._check(path)
         return len(paths)
+
+    def _check(self, path: str) -> tuple[int, ...]:
+        """Compare a file with the manifest, without holding all of it; return which file it was."""
+        with self._listed(path) as (file, expected):
+            seen = _identity(file)
+            self._compare(file, sha256_of(file), expected)
+        return seen
+
+    @contextmanager
+    def _listed(self, path: str) -> Iterator[tuple[Path, str]]:
+        """Yield where a listed file lies and its hash; within, what cannot be read is a BundleError."""
+        hashes, file = self.hashes(), self.folder / path
+        if path not in hashes:
+            raise BundleError(f"{self.folder}: {path} is not listed in {MANIFEST}")
+        try:
+            yield file, hashes[path]
+        except OSError as error:
+            raise BundleError(
+                f"{file}: listed in {MANIFEST} but cannot be read ({error.strerror}). "
+                "Fix: copy the whole bundle again"
+            ) from error
+
+    def _compare(self, file: Path, digest: str, expected: str) -> None:
+        if digest != expected:
+            raise BundleError(
+                f"{file}: sha256 is {digest[:12]}…, {MANIFEST} says {expected[:12]}…, "
+                "so the file was changed or damaged. Fix: copy the whole bundle again"
+            )
 
     def goldens(self) -> Goldens:
         """Load the golden inputs and reference logits.
@@ -198,6 +238,12 @@ class Bundle:
                 f"at least one, and {self.contract.num_classes} classes"
             )
         return goldens
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written again, or another takes its name."""
+    found = file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:

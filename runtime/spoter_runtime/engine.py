@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from spoter_runtime.contract import GraphContract
-
-Library = Literal["tensorrt", "tensorrt_rtx"]  # also the name of the Python module
-LIBRARIES: Final[tuple[Library, ...]] = ("tensorrt", "tensorrt_rtx")
-BACKEND_OF: Final[dict[Library, str]] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
-EXTRAS: Final[dict[Library, str]] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+from spoter_runtime.libraries import LIBRARIES, Library
 
 # The start of a TensorRT-RTX plan, as version 1.7 writes it: magic, the layout's version, size of the file,
 # version of the library, one bit a compute capability. It is not documented; a test builds engines and reads

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from spoter_runtime.cuda import check, import_cudart
-from spoter_runtime.engine import EXTRAS, LIBRARIES, Library
 from spoter_runtime.errors import BackendError, MissingExtraError, is_installed, require
+from spoter_runtime.libraries import EXTRAS, LIBRARIES, Library
 
 # The distributions that hold an engine library, whole or in parts; Jetson's packages have the first name too.
 _SUFFIXES: Final = ("", *(f"-cu{cuda}{part}" for cuda in (12, 13) for part in ("", "-bindings", "-libs")))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract
-from spoter_runtime.engine import Profile
 from spoter_runtime.errors import BackendError, BundleError, require
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
@@ -184,7 +183,6 @@ class OrtRunner(Runner):
         provider: Provider = "cpu",
         cache: Path | None = None,
         name: str | None = None,
-        where: str = "the ONNX model",
     ) -> None:
         """Load the model.
 
@@ -198,7 +196,6 @@ class OrtRunner(Runner):
             cache: folder where those two keep what they built; None keeps nothing. One for each model: what
                 is kept is named after the graph and not after its weights.
             name: the backend's; None calls it after the provider.
-            where: how an error names the file of which `model` is the bytes.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
@@ -211,7 +208,7 @@ class OrtRunner(Runner):
         ort = import_onnxruntime(provider)
         settings = settings or SessionSettings(threads=threads)
         options = settings.options(ort)
-        where = where if isinstance(model, bytes) else str(model)
+        where = "the ONNX model" if isinstance(model, bytes) else str(model)
         if not isinstance(model, bytes) and not Path(model).is_file():
             raise BundleError(f"{where}: no such file")
         self.name = name or f"ort-{provider}"
@@ -281,6 +278,7 @@ def _on_gpu(
 ) -> tuple[Any, GraphContract]:
     """Return the session and the contract; TensorRT must know the shapes before it loads the file."""
     # Not at the top: a device without a GPU does not load what it cannot use.
+    from spoter_runtime.engine import Profile
     from spoter_runtime.onnx_graph import read_onnx
     from spoter_runtime.ort_gpu import gpu_session
 

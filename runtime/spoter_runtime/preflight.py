@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from spoter_runtime.bundle import Artefact, Bundle
-from spoter_runtime.engine import EXTRAS, LIBRARIES, RTX_MAGIC, EngineSpec, Library, rtx_header, uncovered
+from spoter_runtime.engine import RTX_MAGIC, EngineSpec, rtx_header, uncovered
 from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
 from spoter_runtime.gpu import Gpu, find_gpu, import_engine_library
+from spoter_runtime.libraries import EXTRAS, LIBRARIES, Library
 
 _log = logging.getLogger(__name__)
 

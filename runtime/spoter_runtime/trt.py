@@ -17,13 +17,14 @@ import numpy as np
 
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.cuda import DeviceBuffer, Graph, PinnedArray, Stream
-from spoter_runtime.engine import BACKEND_OF, EngineSpec
+from spoter_runtime.engine import EngineSpec
 from spoter_runtime.engine_check import check_engine
 from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError
 from spoter_runtime.files import replacing
 from spoter_runtime.gpu import find_gpu, import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
+from spoter_runtime.libraries import BACKEND_OF
 from spoter_runtime.runner import Int32Array, Runner
 from spoter_runtime.shapes import RecentlyUsed, Shape, choose_shape
 

@@ -5,7 +5,6 @@ The file lies in the cache folder, not in the bundle: a bundle travels, what is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
@@ -15,7 +14,7 @@ from typing import Any, Final, Literal
 
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BackendError, SpoterError
-from spoter_runtime.files import cache_folder, write_json
+from spoter_runtime.files import cache_folder, sha256_of, write_json
 from spoter_runtime.machine import cpu_features, cpu_model, usable_cores
 from spoter_runtime.ort import SessionSettings, installed_distributions
 
@@ -102,13 +101,13 @@ def prepared_path(sha256: str) -> Path:
     return cache_folder() / "tuned" / f"{sha256[:32]}.onnx"
 
 
-def read_prepared(sha256: str) -> bytes | None:
-    """Return the bytes of such a file; None where they are gone, or are others."""
+def checked_prepared(sha256: str) -> Path | None:
+    """Return where such a file lies; None where it is gone, or is another."""
+    path = prepared_path(sha256)
     try:
-        content = prepared_path(sha256).read_bytes()
+        return path if sha256_of(path) == sha256 else None
     except OSError:
         return None
-    return content if hashlib.sha256(content).hexdigest() == sha256 else None
 
 
 def tuned_path(bundle: Bundle, precision: str) -> Path:
@@ -170,9 +169,10 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
             another bundle; the message says what to do.
     """
     path = tuned_path(bundle, precision)
-    expected = {"schema_version": SCHEMA, "machine": this_machine(), "files": _files(bundle, precision)}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        # Not before it is known that there is a file: looking at the machine takes a start milliseconds.
+        expected = {"schema_version": SCHEMA, "machine": this_machine(), "files": _files(bundle, precision)}
         foreign = [_difference(key, content[key], of) for key, of in expected.items() if content[key] != of]
         if not foreign:
             ways = {situation: _way(way) for situation, way in content["ways"].items()}

@@ -240,3 +240,24 @@ def test_goldens_that_are_none_are_refused(bundle_copy, content, message, replac
     replace_file(bundle_copy, "goldens.npz", content)
     with pytest.raises(BundleError, match=message):
         read_bundle(bundle_copy).goldens()
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_not_taken(bundle_copy):
+    bundle = read_bundle(bundle_copy)
+
+    def replaced_by_the_same(file):
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+        return len(content)
+
+    assert bundle.load("model.onnx", lambda file: file.stat().st_size) == bundle.onnx().size_bytes
+    with pytest.raises(
+        BundleError, match=r"model\.onnx: was replaced while it was loaded\. Fix: load it again"
+    ):
+        bundle.load("model.onnx", replaced_by_the_same)
+    with pytest.raises(BundleError, match=r"model\.onnx: listed in bundle\.json but cannot be read"):
+        bundle.load("model.onnx", lambda file: file.unlink())
+    (bundle_copy / "model.onnx").write_bytes(b"other")
+    with pytest.raises(BundleError, match="changed or damaged"):
+        bundle.load("model.onnx", lambda file: pytest.fail("it was loaded"))

@@ -45,6 +45,20 @@ def test_importing_the_runtime_starts_no_engine_no_thread_and_changes_nothing(py
     assert not {"onnxruntime", *HEAVY, *UPPER_LAYERS} & set(found["modules"])
 
 
+def test_a_start_on_a_cpu_loads_only_what_it_needs(python, bundle_folder):
+    code = (
+        "import sys; from spoter_runtime import Recognizer; import numpy\n"
+        f"Recognizer.load({str(bundle_folder)!r}, 'ort-cpu').predict(numpy.ones((3, 108), 'float32'))\n"
+        "print(*sys.modules)"
+    )
+    modules = set(python("-c", code).stdout.split())
+    assert {"onnxruntime", "spoter_runtime.tuned"} <= modules
+    parts = ("engine", "preflight", "gpu", "ort_gpu", "doctor", "verify", "tune", "onnx_graph")
+    slow = {"importlib.metadata", "numpy.random", "zipfile", "ctypes.util", "shutil", "concurrent.futures"}
+    assert not modules & {f"spoter_runtime.{name}" for name in parts}
+    assert not modules & slow
+
+
 def test_the_runtime_works_where_nothing_else_can_be_imported(python, bundle_folder, make_clip, tmp_path):
     np.save(tmp_path / "clip.npy", make_clip())
     absent = (*HEAVY, *UPPER_LAYERS)

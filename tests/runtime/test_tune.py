@@ -243,7 +243,7 @@ def test_answers_that_are_wrong_in_company_alone_are_found(bundle, monkeypatch):
     def reversed_in_company(runner, clips, **how):
         answers = infer_many(runner, clips, **how)
         if runner.name == "ort-cpu-fused" and len(clips) > 1:
-            return [replace(answer, logits_C=answer.logits_C[::-1]) for answer in answers]
+            return [answer._replace(logits_C=answer.logits_C[::-1]) for answer in answers]
         return answers
 
     monkeypatch.setattr("spoter_runtime.tune.infer_many", reversed_in_company)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from spoter_export.bundle_writer import Exported
     from spoter_export.engines import AddedEngine
     from spoter_runtime.bundle import Bundle
-    from spoter_runtime.engine import Library, Profile
+    from spoter_runtime.engine import Profile
     from spoter_runtime.errors import SpoterError
+    from spoter_runtime.libraries import Library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,8 +254,8 @@ def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: 
 
     The command is only given where the machine is what is missing: a wrong option fails again.
     """
-    from spoter_runtime.engine import EXTRAS
     from spoter_runtime.errors import BackendError, MissingExtraError
+    from spoter_runtime.libraries import EXTRAS
 
     options = {library: f"--{extra}" for library, extra in EXTRAS.items()}
     reasons = "\n".join(f"{options[library]}: {error}" for library, error in errors)

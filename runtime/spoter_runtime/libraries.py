@@ -1,0 +1,13 @@
+"""The two libraries that run an engine, and what each is called elsewhere.
+
+Apart from `spoter_runtime.engine`, because every start needs these names and few need an engine.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Library = Literal["tensorrt", "tensorrt_rtx"]  # also the name of the Python module
+LIBRARIES: Final[tuple[Library, ...]] = ("tensorrt", "tensorrt_rtx")
+BACKEND_OF: Final[dict[Library, str]] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
+EXTRAS: Final[dict[Library, str]] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
