@@ -42,6 +42,23 @@ def beside_the_scripts(monkeypatch):
     monkeypatch.syspath_prepend(PEERS.parent)
 
 
+def test_a_peers_modules_are_compiled_once_and_its_start_draws_no_random_numbers(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    environment = importlib.import_module("asking")._environment(2)
+    assert not {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"} & set(environment)
+    assert environment["OMP_NUM_THREADS"] == "2"
+    code = (
+        f"import sys; sys.path.insert(0, {str(PEERS)!r}); import peer\n"
+        "worker = peer.Worker(None, 'fake', None, 1); seen = []\n"
+        "worker._engine = type('Engine', (), {'load': lambda *given: seen.append})\n"
+        "worker._folder = peer.Path('.'); worker._do_first(frames=5)\n"
+        "print(seen[0].shape, bool((seen[0] > 0).all()), 'numpy.random' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 5, 108) True False\n"
+
+
 @pytest.fixture
 def engine(tmp_path):
     path = tmp_path / "fake.py"

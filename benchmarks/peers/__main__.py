@@ -36,7 +36,7 @@ from spoter_toolkit.bench.lengths import generated_lengths
 FRAMES = 60
 CALLS, CURVE_CALLS = 5, 2
 LEAST_ROUNDS = 8  # with fewer, nothing is claimed
-COLD = ("torch-eager", "ort-stock", "ours", "ours-fused")
+COLD = ("torch-eager", "ort-stock", "ours", "ours-fused", "ours-fused-int8")
 CUT = "padded or cut to 100 frames, 16 a batch: the notebook's way"
 PADDED = "16 a batch, padded to its longest"
 WAYS = {"torch-eager": CUT, "torch-compile": CUT, "ort-stock": PADDED, "ort-optimiser": PADDED}

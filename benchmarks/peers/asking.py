@@ -88,5 +88,7 @@ class Asked:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # PYTHONDONTWRITEBYTECODE: what is installed is compiled; ours, from a checkout, would be at every start.
+    unwanted = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return kept | dict.fromkeys(THREAD_VARIABLES, str(threads))

@@ -35,7 +35,7 @@ from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.controller import run_bench
 from spoter_toolkit.bench.machine import GpuClocks
 from spoter_toolkit.bench.picture import batches_with_lengths
-from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess
+from spoter_toolkit.bench.process import THREAD_VARIABLES, WorkerLost, WorkerProcess, worker_environment
 from spoter_toolkit.bench.report import environment_rows, figure, write_report
 from spoter_toolkit.bench.results import Failure
 from spoter_toolkit.bench.worker import ENGINES
@@ -549,6 +549,13 @@ def test_the_environment_says_what_was_measured_on(result):
         "load_average_before",
         "load_average_after",
     } <= told.keys()
+
+
+def test_what_a_worker_imports_is_compiled_once(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environment = worker_environment(2)
+    assert "PYTHONDONTWRITEBYTECODE" not in environment
+    assert (environment["OMP_NUM_THREADS"], environment["PYTHONSAFEPATH"]) == ("2", "1")
 
 
 def test_one_thread_is_one_thread_in_the_environment():

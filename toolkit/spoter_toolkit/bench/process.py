@@ -59,7 +59,7 @@ class WorkerProcess:
             stderr=self._stderr,
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the controller, which lets a worker finish its step
-            env=os.environ | thread_environment(threads) | {"PYTHONSAFEPATH": "1"},
+            env=worker_environment(threads),
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None
@@ -141,6 +141,16 @@ class WorkerProcess:
         if raised[0] is not None:  # nobody waits for its answer any more
             self._process.kill()
         self.close()
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a worker.
+
+    Without PYTHONDONTWRITEBYTECODE: installed modules are compiled, those of a checkout would be at every
+    start, and a cold one would be measured with it.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | thread_environment(threads) | {"PYTHONSAFEPATH": "1"}
 
 
 def thread_environment(threads: int) -> dict[str, str]:
