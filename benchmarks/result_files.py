@@ -15,9 +15,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_result(
-    case: str, found: dict[str, Any], page: str, where: dict[str, Any], *, folder: Path = RESULTS
+    case: str,
+    found: dict[str, Any],
+    page: str,
+    where: dict[str, Any],
+    *,
+    folder: Path = RESULTS,
+    processor: str | None = None,
 ) -> None:
-    """Write ``<case>-<cpu>-<month>.json`` and ``.md``, and print the page's path.
+    """Write ``<case>-<processor>-<month>.json`` and ``.md``, and print the page's path.
 
     Args:
         case: what was measured, as a name of files has it.
@@ -25,16 +31,17 @@ def write_result(
         page: Markdown.
         where: from `spoter_toolkit.bench.environment.environment`.
         folder: that they are written to.
+        processor: what was measured; None for the CPU.
     """
-    name = result_name(case)
+    name = result_name(case, processor)
     write_json(folder / f"{name}.json", found | {"environment": where})
     write_text(folder / f"{name}.md", page)
     print(folder / f"{name}.md")
 
 
-def result_name(case: str) -> str:
+def result_name(case: str, processor: str | None = None) -> str:
     """Return the name of a result's files, without what they end with."""
-    return f"{case}-{slug(cpu_model())}-{datetime.now(timezone.utc):%Y-%m}"
+    return f"{case}-{slug(processor or cpu_model())}-{datetime.now(timezone.utc):%Y-%m}"
 
 
 def environment_lines(where: dict[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from spoter_runtime.runner import Int32Array, Runner
 
 if TYPE_CHECKING:
     from spoter_runtime.ort_gpu import GpuProvider
+    from spoter_runtime.ort_graphs import GraphedSession
 
 # Every distribution that installs the module `onnxruntime`; two of them overwrite each other's files.
 _DISTRIBUTIONS: Final = (
@@ -171,7 +172,8 @@ class SessionSettings:
 class OrtRunner(Runner):
     """Run an ONNX file that carries its contract in its own metadata.
 
-    Thread-safe: ONNX Runtime sessions may be called from several threads at once.
+    Thread-safe: ONNX Runtime sessions may be called from several threads at once; with CUDA graphs, a lock
+    lets one batch through at a time.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class OrtRunner(Runner):
         settings: SessionSettings | None = None,
         provider: Provider = "cpu",
         cache: Path | None = None,
+        graphs: int = 64,
         name: str | None = None,
     ) -> None:
         """Load the model.
@@ -195,6 +198,8 @@ class OrtRunner(Runner):
                 it: ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it off.
             cache: folder where those two keep what they built; None keeps nothing. One for each model: what
                 is kept is named after the graph and not after its weights.
+            graphs: how many shapes ``"cuda"`` keeps a CUDA graph for; frames are padded up to a multiple of
+                16, so that few shapes occur. 0 launches each kernel by itself, without padding.
             name: the backend's; None calls it after the provider.
 
         Raises:
@@ -212,15 +217,20 @@ class OrtRunner(Runner):
         if not isinstance(model, bytes) and not Path(model).is_file():
             raise BundleError(f"{where}: no such file")
         self.name = name or f"ort-{provider}"
+        self._graphed: GraphedSession | None = None
         if provider == "cpu":
             self._session, metadata = _on_cpu(ort, model, options, settings.without, where)
             self.contract = _contract(metadata, where)
         else:
             content = model if isinstance(model, bytes) else Path(model).read_bytes()
-            self._session, self.contract = _on_gpu(ort, content, options, provider, cache, where)
+            self._session, self.contract, self._graphed = _on_gpu(
+                ort, content, options, provider, cache, where, graphs
+            )
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         try:
+            if self._graphed is not None:
+                return self._graphed.run(poses_NTD, lengths_N)
             logits: Float32Array = self._session.run([LOGITS], {POSES: poses_NTD, LENGTHS: lengths_N})[0]
         except Exception as error:
             raise BackendError(f"{self.name}: failed on poses {poses_NTD.shape}: {error}") from error
@@ -274,13 +284,23 @@ def _on_cpu(
 
 
 def _on_gpu(
-    ort: Any, content: bytes, options: Any, provider: GpuProvider, cache: Path | None, where: str
-) -> tuple[Any, GraphContract]:
-    """Return the session and the contract; TensorRT must know the shapes before it loads the file."""
+    ort: Any,
+    content: bytes,
+    options: Any,
+    provider: GpuProvider,
+    cache: Path | None,
+    where: str,
+    graphs: int,
+) -> tuple[Any, GraphContract, GraphedSession | None]:
+    """Return the session, the contract, and what runs it as CUDA graphs where it can be.
+
+    TensorRT must know the shapes before it loads the file.
+    """
     # Not at the top: a device without a GPU does not load what it cannot use.
     from spoter_runtime.engine import Profile
     from spoter_runtime.onnx_graph import read_onnx
-    from spoter_runtime.ort_gpu import gpu_session
+    from spoter_runtime.ort_gpu import gpu_session, records_graphs
+    from spoter_runtime.ort_graphs import GraphedSession
 
     try:
         graph = read_onnx(content)
@@ -289,8 +309,11 @@ def _on_gpu(
     contract = _contract(graph.metadata, where)
     frames = contract.max_frames
     profile = Profile(batch=(1, 1, contract.max_batch), frames=(1, min(_TUNED_FRAMES, frames), frames))
-    session = gpu_session(ort, content, graph, options, provider, where=where, profile=profile, cache=cache)
-    return session, contract
+    session = gpu_session(
+        ort, content, graph, options, provider, where=where, profile=profile, cache=cache, graphs=graphs > 0
+    )
+    graphed = GraphedSession(ort, session, contract, most=graphs) if records_graphs(session) else None
+    return session, contract, graphed
 
 
 def _contract(metadata: dict[str, str], where: str) -> GraphContract:

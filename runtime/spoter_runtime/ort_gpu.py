@@ -45,6 +45,7 @@ def gpu_session(
     where: str,
     profile: Profile | None = None,
     cache: Path | None = None,
+    graphs: bool = False,
 ) -> Any:
     """Return an ``onnxruntime.InferenceSession`` whose float arithmetic all runs on that provider.
 
@@ -57,6 +58,8 @@ def gpu_session(
         where: how an error names the file.
         profile: shapes of poses and lengths that TensorRT builds for; None where the file's own are fixed.
         cache: folder where TensorRT keeps what it built; None keeps nothing.
+        graphs: let CUDA record graphs, where ONNX Runtime can: see `records_graphs`, and run such a session
+            through `spoter_runtime.ort_graphs`.
 
     Raises:
         BackendError: the provider is not installed, does not load, takes no GPU here, or leaves nodes to
@@ -66,7 +69,7 @@ def gpu_session(
     check_installed(ort, provider)
     check_driver(provider)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    settings = provider_options(provider, profile, cache)
+    settings = provider_options(provider, profile, cache, graphs=graphs)
     try:
         if provider == "tensorrt-rtx":
             devices = _rtx_devices(ort)
@@ -76,9 +79,18 @@ def gpu_session(
         else:
             _load_libraries(ort, provider)
             behind = ["CUDAExecutionProvider"] if provider == "tensorrt" else []
-            session = ort.InferenceSession(
-                content, options, providers=[(name, settings), *behind], enable_fallback=0
-            )
+
+            def load(settings: dict[str, str]) -> Any:
+                providers = [(name, settings), *behind]
+                return ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
+
+            try:
+                session = load(settings)
+            except Exception as error:
+                if "graph capture" not in str(error):
+                    raise
+                _log.warning("%s: runs without CUDA graphs: %s", where, str(error).strip())
+                session = load(provider_options(provider, profile, cache))
     except BackendError:
         raise
     except Exception as error:
@@ -128,8 +140,18 @@ def check_driver(provider: GpuProvider) -> None:
         raise BackendError(f"{PROVIDER_NAMES[provider]}: {no_driver_reason(str(error))}") from error
 
 
+def records_graphs(session: Any) -> bool:
+    """Tell whether a session was loaded with CUDA graphs."""
+    options: dict[str, str] = session.get_provider_options().get(PROVIDER_NAMES["cuda"], {})
+    return options.get("enable_cuda_graph") == "1"
+
+
 def provider_options(
-    provider: GpuProvider, profile: Profile | None = None, cache: Path | None = None
+    provider: GpuProvider,
+    profile: Profile | None = None,
+    cache: Path | None = None,
+    *,
+    graphs: bool = False,
 ) -> dict[str, str]:
     """Return the provider's options, and make the cache's folder.
 
@@ -139,7 +161,8 @@ def provider_options(
     off. TensorRT-RTX's plug-in has none either, and does not say what it does.
     """
     if provider == "cuda":
-        return {"use_tf32": "0"}  # on by default, and then fp32 has a mantissa of 10 bits
+        # TF32 is on by default, and then fp32 has a mantissa of 10 bits.
+        return {"use_tf32": "0"} | ({"enable_cuda_graph": "1"} if graphs else {})
     prefix = "trt" if provider == "tensorrt" else "nv"
     options: dict[str, str] = {}
     if profile is not None:

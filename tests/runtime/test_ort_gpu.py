@@ -98,6 +98,7 @@ PROFILE = Profile(batch=(1, 2, 8), frames=(1, 60, 99))
 
 def test_cuda_computes_in_the_precision_of_the_file(tmp_path):
     assert provider_options("cuda", PROFILE, tmp_path / "cache") == {"use_tf32": "0"}
+    assert provider_options("cuda", graphs=True) == {"use_tf32": "0", "enable_cuda_graph": "1"}
     assert not (tmp_path / "cache").exists()
 
 
@@ -142,8 +143,9 @@ def test_a_plugin_that_is_not_installed_is_named(bundle_folder):
     if is_installed(PLUGIN):
         pytest.skip("the plug-in is installed")
     message = (
-        r"plug-in is not installed\. Fix: pip install 'spoter-kit\[ort-rtx\]'; "
-        r"for CUDA 12 pip install 'spoter-kit\[cpu\]' onnxruntime-ep-nv-tensorrt-rtx-cu12$"
+        r"plug-in is not installed\. Fix: (pip uninstall -y onnxruntime-gpu && )?pip install "
+        r"'spoter-kit\[ort-rtx\]'; for CUDA 12 (pip uninstall -y onnxruntime-gpu && )?pip install "
+        r"'spoter-kit\[cpu\]' onnxruntime-ep-nv-tensorrt-rtx-cu12$"
     )
     with pytest.raises(BackendError, match=message):
         OrtRunner(bundle_folder / "model.onnx", provider="tensorrt-rtx")
