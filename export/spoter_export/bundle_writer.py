@@ -27,7 +27,7 @@ from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_modu
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import FUSED, session_for
 from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
-from spoter_runtime.contract import GraphContract
+from spoter_runtime.contract import REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import is_replaceable, replacing
 from spoter_runtime.ort import OrtRunner, SessionSettings, import_onnxruntime, is_older
@@ -151,6 +151,8 @@ def _forms_of(
                 graph = fp16_from_fp32(graph)
             if kind == "ort":
                 graph = optimised_by_onnxruntime(graph)
+                # In the file too: alone, without its bundle, an older ONNX Runtime would run it wrongly.
+                graph.metadata_props.add(key=REQUIRES_KEY, value=_REQUIRES[kind]["onnxruntime"])
                 check_graph(graph, contract, opset=OPSET_OF_ATTENTION, domains=(ORT_DOMAIN,))
             else:
                 check_graph(graph, contract)

@@ -23,8 +23,8 @@ from spoter_runtime.ort import (
     Provider,
     SessionSettings,
     check_provider,
+    check_version,
     import_onnxruntime,
-    is_older,
 )
 from spoter_runtime.runner import Runner
 from spoter_runtime.tuned import Way, checked_prepared
@@ -104,24 +104,12 @@ def session_for(kind: str, session: SessionSettings) -> SessionSettings:
 
 def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
     artefact = onnx_file_of(bundle, FUSED, wish.precision)
-    _check_version(artefact, import_onnxruntime().__version__, str(bundle.folder / artefact.path))
+    # The file says it too, to whoever can load it: where the operator is missing, this is the clearer error.
+    needed, version = artefact.requires.get("onnxruntime", ""), import_onnxruntime().__version__
+    check_version(needed, version, str(bundle.folder / artefact.path))
     settings = session_for(artefact.kind, wish.session)
     runner = bundle.load(artefact.path, lambda file: OrtRunner(file, settings=settings, name=FUSED))
     return runner, artefact
-
-
-def _check_version(artefact: Artefact, version: str, where: str) -> None:
-    """Refuse a version that may load the file, and do something else than it says: 1.24 heeds no length.
-
-    Raises:
-        BackendError: names the version that the file needs.
-    """
-    needed = artefact.requires.get("onnxruntime", "").removeprefix(">=")
-    if is_older(version, needed):
-        raise BackendError(
-            f"{where}: needs onnxruntime {needed}, here is {version}. "
-            f"Fix: pip install 'onnxruntime>={needed}', or ort-cpu"
-        )
 
 
 def _engine(library: Library) -> _Open:

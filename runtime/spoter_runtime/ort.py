@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract
+from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import BackendError, BundleError, require
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
@@ -204,8 +204,8 @@ class OrtRunner(Runner):
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
-            BackendError: two of them are, ONNX Runtime cannot load the file, the provider does not run here,
-                or it leaves float arithmetic to others.
+            BackendError: two of them are, ONNX Runtime cannot load the file or is older than it says, the
+                provider does not run here, or it leaves float arithmetic to others.
             BundleError: the file is not there, or carries no contract of ours.
         """
         if provider not in PROVIDERS:
@@ -220,6 +220,7 @@ class OrtRunner(Runner):
         self._graphed: GraphedSession | None = None
         if provider == "cpu":
             self._session, metadata = _on_cpu(ort, model, options, settings.without, where)
+            check_version(metadata.get(REQUIRES_KEY, ""), ort.__version__, where)
             self.contract = _contract(metadata, where)
         else:
             content = model if isinstance(model, bytes) else Path(model).read_bytes()
@@ -241,6 +242,25 @@ def is_older(version: str, least: str) -> bool:
     """Compare the first two numbers of two versions; nothing is older than an empty one."""
     here, needed = (tuple(int(part) for part in re.findall(r"\d+", text)[:2]) for text in (version, least))
     return here < needed
+
+
+def check_version(needed: str, version: str, where: str) -> None:
+    """Refuse a version that may load a file, and do something else than it says: 1.24 heeds no length.
+
+    Args:
+        needed: ``">=1.25"``, or nothing.
+        version: of the ONNX Runtime that is here.
+        where: how an error names the file.
+
+    Raises:
+        BackendError: names the version that the file needs.
+    """
+    least = needed.removeprefix(">=")
+    if is_older(version, least):
+        raise BackendError(
+            f"{where}: needs onnxruntime {least}, here is {version}. "
+            f"Fix: pip install 'onnxruntime>={least}', or ort-cpu with model.onnx"
+        )
 
 
 def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_cpu: bool = False) -> None:
@@ -307,6 +327,7 @@ def _on_gpu(
     except ValueError as error:
         raise BackendError(f"{where}: is not an ONNX file: {error}") from error
     contract = _contract(graph.metadata, where)
+    check_version(graph.metadata.get(REQUIRES_KEY, ""), ort.__version__, where)
     frames = contract.max_frames
     profile = Profile(batch=(1, 1, contract.max_batch), frames=(1, min(_TUNED_FRAMES, frames), frames))
     session = gpu_session(

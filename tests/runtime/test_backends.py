@@ -6,13 +6,16 @@ import dataclasses
 import re
 import weakref
 
+import onnx
 import pytest
 
 from spoter_runtime import backends, preflight, trt
 from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle import Artefact, read_bundle
+from spoter_runtime.contract import REQUIRES_KEY
 from spoter_runtime.engine import EngineSpec, Profile
 from spoter_runtime.errors import BackendError, MissingExtraError
+from spoter_runtime.ort import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import Runner
 
@@ -153,3 +156,16 @@ def test_an_onnx_runtime_that_is_too_old_for_a_file_is_not_asked_to_run_it(bundl
     if taken == "ort-cpu":
         reason = r"model\.ort\.onnx: needs onnxruntime 999\.1, here is \d.*'onnxruntime>=999\.1'"
         assert re.search(reason, opened.why["ort-cpu-fused"])
+
+
+def test_a_file_alone_says_which_onnx_runtime_it_needs(bundle_folder, tmp_path):
+    model = onnx.load(bundle_folder / "model.ort.onnx")
+    assert {entry.key: entry.value for entry in model.metadata_props}[REQUIRES_KEY] == ">=1.25"
+    (entry,) = (entry for entry in model.metadata_props if entry.key == REQUIRES_KEY)
+    entry.value = ">=999.1"
+    path = tmp_path / "alone.onnx"
+    path.write_bytes(model.SerializeToString())
+    for load in (OrtRunner, Recognizer.load, lambda path: OrtRunner(path.read_bytes())):
+        with pytest.raises(BackendError, match=r"needs onnxruntime 999\.1, here is .* or ort-cpu with"):
+            load(path)
+    assert REQUIRES_KEY not in {e.key for e in onnx.load(bundle_folder / "model.onnx").metadata_props}
