@@ -9,6 +9,7 @@ precision that the bundle has, and the RUN's module in torch, eager and as graph
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ import numpy as np
 from result_files import environment_lines, write_result
 
 from spoter_runtime.bundle import Bundle, read_bundle
+from spoter_runtime.errors import SpoterError
 from spoter_runtime.gpu import find_gpu
 from spoter_runtime.ort import OrtRunner
 from spoter_runtime.ort_graphs import BUCKET
@@ -29,7 +31,7 @@ from spoter_toolkit.bench.work import generated_clips
 
 CASES: Final = ((1, 10), (1, 60), (1, 164), (8, 60), (32, 60))
 ROUND_NS: Final = 20_000_000
-NEW_SHAPES: Final = (13, 45, 77, 109, 141)  # frames; each pads to a length that no case has
+NEW_SHAPES: Final = (29, 45, 77, 109, 141)  # frames; each pads to a length that no case has
 
 
 def engines_of(bundle: Bundle, run: Path) -> dict[str, Runner]:
@@ -113,7 +115,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--out", type=Path, help="folder of the result; default: benchmarks/results")
     given = parser.parse_args()
-    gpu = find_gpu()
+    try:
+        gpu = find_gpu()
+    except SpoterError as error:
+        sys.exit(f"not run: {error}")
     bundle = read_bundle(given.bundle)
     found = {"gpu": gpu.name} | measure(bundle, engines_of(bundle, given.run), given.rounds)
     where = environment()

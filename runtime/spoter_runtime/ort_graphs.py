@@ -6,6 +6,7 @@ longer than running them: one clip of 60 frames 2.2 ms on an H100, as a graph 0.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ _log = logging.getLogger(__name__)
 # Frames are padded up to a multiple of this, so that few shapes occur.
 BUCKET: Final = 16
 
+# Clips × frames, with padding, of a batch that is recorded: 1.8 MB of landmarks, which stay on the GPU. The
+# larger a batch, the less of its time is the launching of kernels.
+MOST_FRAMES: Final = 4096
+
 _NOT_RECORDED: Final = "-1"  # ONNX Runtime's own word for a call without a graph
 
 
@@ -29,7 +34,6 @@ _NOT_RECORDED: Final = "-1"  # ONNX Runtime's own word for a call without a grap
 class _Recorded:
     """What a recorded graph reads and writes: it holds the addresses, so they stay for good."""
 
-    staged_NTD: Float32Array
     poses: Any
     lengths: Any
     logits: Any
@@ -40,20 +44,22 @@ class _Recorded:
 class GraphedSession:
     """Run an ``onnxruntime.InferenceSession`` as CUDA graphs, one for each shape of its inputs.
 
-    ONNX Runtime cannot give up a graph, so there is a limit; shapes beyond it run without one. Thread-safe:
-    one call at a time, because a graph has one set of buffers.
+    A clip alone is recorded in each padded length, when it first occurs. Several clips make far more shapes,
+    most of which never come again: they are recorded at their second call, and ONNX Runtime cannot give up a
+    graph, so only so many. All others run without one. Thread-safe: one call at a time, because a graph has
+    one set of buffers.
     """
 
     def __init__(
         self, ort: Any, session: Any, contract: GraphContract, *, most: int, device: str = "cuda"
     ) -> None:
-        """Record nothing yet: each shape is recorded when it first occurs.
+        """Record nothing yet.
 
         Args:
             ort: the module `onnxruntime`.
             session: made with the provider's option ``enable_cuda_graph``.
             contract: of its model.
-            most: shapes that are recorded.
+            most: shapes of several clips that are recorded.
             device: where the session computes, as ONNX Runtime calls it.
         """
         self._ort = ort
@@ -62,6 +68,11 @@ class GraphedSession:
         self._most = most
         self._device = device
         self._recorded: dict[tuple[int, int], _Recorded | None] = {}
+        self._seen: set[tuple[int, int]] = set()
+        # Never one twice, also when its first call was interrupted: the graph of that number may be there
+        # already, and would read buffers that are gone.
+        self._numbers = itertools.count(1)
+        self._staged = np.zeros(MOST_FRAMES * NUM_FEATURES, np.float32)
         self._lock = threading.Lock()
 
     def run(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
@@ -69,18 +80,30 @@ class GraphedSession:
         batch, frames, _ = poses_NTD.shape
         shape = batch, padded_frames(frames, self._contract.max_frames)
         with self._lock:
-            if shape not in self._recorded and len(self._recorded) < self._most:
+            if self._is_worth_it(shape):
                 return self._record(shape, poses_NTD, lengths_N)
             recorded = self._recorded.get(shape)
             if recorded is None:
                 return self._run_apart(poses_NTD, lengths_N)
-            return self._replay(recorded, poses_NTD, lengths_N)
+            return self._replay(recorded, shape, poses_NTD, lengths_N)
+
+    def _is_worth_it(self, shape: tuple[int, int]) -> bool:
+        """Tell whether a shape is to be recorded now; one of several clips is, the next time."""
+        batch, frames = shape
+        if shape in self._recorded or batch * frames > MOST_FRAMES:
+            return False
+        if batch == 1:
+            return True
+        if shape not in self._seen:
+            self._seen.add(shape)
+            return False
+        return sum(clips > 1 for clips, _ in self._recorded) < self._most
 
     def _record(self, shape: tuple[int, int], poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         """Answer the first batch of a shape; where recording fails, remember to run it without a graph."""
         try:
-            recorded = self._bound(*shape, graph=len(self._recorded) + 1)
-            logits_NC = self._replay(recorded, poses_NTD, lengths_N)
+            recorded = self._bound(*shape)
+            logits_NC = self._replay(recorded, shape, poses_NTD, lengths_N)
         except Exception as error:  # noqa: BLE001  (the answer is worth more than the graph)
             logits_NC = self._run_apart(poses_NTD, lengths_N)
             self._recorded[shape] = None
@@ -89,10 +112,11 @@ class GraphedSession:
             self._recorded[shape] = recorded
         return logits_NC
 
-    def _bound(self, batch: int, frames: int, *, graph: int) -> _Recorded:
-        staged_NTD = np.zeros((batch, frames, NUM_FEATURES), np.float32)
+    def _bound(self, batch: int, frames: int) -> _Recorded:
+        options = self._options(str(next(self._numbers)))
         value_of = self._ort.OrtValue
-        poses = value_of.ortvalue_from_numpy(staged_NTD, self._device, 0)
+        empty_NTD = np.zeros((batch, frames, NUM_FEATURES), np.float32)
+        poses = value_of.ortvalue_from_numpy(empty_NTD, self._device, 0)
         lengths = value_of.ortvalue_from_numpy(np.ones(batch, np.int32), self._device, 0)
         logits = value_of.ortvalue_from_shape_and_type(
             [batch, self._contract.num_classes], np.float32, self._device, 0
@@ -101,13 +125,22 @@ class GraphedSession:
         binding.bind_ortvalue_input(POSES, poses)
         binding.bind_ortvalue_input(LENGTHS, lengths)
         binding.bind_ortvalue_output(LOGITS, logits)
-        return _Recorded(staged_NTD, poses, lengths, logits, binding, self._options(str(graph)))
+        return _Recorded(poses, lengths, logits, binding, options)
 
-    def _replay(self, recorded: _Recorded, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
-        frames = poses_NTD.shape[1]
-        recorded.staged_NTD[:, :frames] = poses_NTD
-        recorded.staged_NTD[:, frames:] = 0
-        recorded.poses.update_inplace(recorded.staged_NTD)
+    def _replay(
+        self,
+        recorded: _Recorded,
+        shape: tuple[int, int],
+        poses_NTD: Float32Array,
+        lengths_N: Int32Array,
+    ) -> Float32Array:
+        batch, frames = shape
+        size = batch * frames * NUM_FEATURES
+        staged_NTD = self._staged[:size].reshape(batch, frames, NUM_FEATURES)
+        given = poses_NTD.shape[1]
+        staged_NTD[:, :given] = poses_NTD
+        staged_NTD[:, given:] = 0
+        recorded.poses.update_inplace(staged_NTD)
         recorded.lengths.update_inplace(lengths_N)
         self._session.run_with_iobinding(recorded.binding, recorded.options)
         logits_NC: Float32Array = recorded.logits.numpy().copy()  # on a CPU it is the buffer itself
