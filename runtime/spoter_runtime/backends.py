@@ -27,7 +27,7 @@ from spoter_runtime.ort import (
     import_onnxruntime,
 )
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuned import Way, checked_prepared
+from spoter_runtime.tuned import Way, read_prepared
 
 
 class Opened(NamedTuple):
@@ -216,7 +216,7 @@ def open_runner(
 def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact]:
     if way is None or way.backend != name:
         return BACKENDS[name](bundle, wish)
-    prepared = checked_prepared(way.prepared) if way.prepared else None
+    prepared = read_prepared(way.prepared) if way.prepared else None
     if prepared is not None:
         with contextlib.suppress(BackendError):  # what cannot be loaded is made anew, below
             artefact = onnx_file_of(bundle, name, wish.precision)

@@ -169,11 +169,12 @@ class Bundle:
             BundleError: as `read`, or the file was replaced while it was loaded.
         """
         seen = self._check(path)
-        loaded = load(self.folder / path)
-        with self._listed(path) as (file, _):
-            if _identity(file) != seen:
-                raise BundleError(f"{file}: was replaced while it was loaded. Fix: load it again")
-        return loaded
+        try:
+            return load(self.folder / path)
+        finally:  # also where it failed: then that is why
+            with self._listed(path) as (file, _):
+                if _identity(file) != seen:
+                    raise BundleError(f"{file}: was replaced while it was loaded. Fix: load it again")
 
     def check_files(self) -> int:
         """Hash every file of the bundle and return how many there are.
@@ -243,7 +244,7 @@ class Bundle:
 def _identity(file: Path) -> tuple[int, ...]:
     """Return what changes when a file is written again, or another takes its name."""
     found = file.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:

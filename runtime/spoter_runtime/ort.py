@@ -198,8 +198,8 @@ class OrtRunner(Runner):
                 it: ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it off.
             cache: folder where those two keep what they built; None keeps nothing. One for each model: what
                 is kept is named after the graph and not after its weights.
-            graphs: how many shapes ``"cuda"`` keeps a CUDA graph for; frames are padded up to a multiple of
-                16, so that few shapes occur. 0 launches each kernel by itself, without padding.
+            graphs: how many shapes of several clips ``"cuda"`` keeps a CUDA graph for, beside those of one
+                clip; see `GraphedSession`. 0 launches each kernel by itself, without padding.
             name: the backend's; None calls it after the provider.
 
         Raises:
@@ -288,7 +288,7 @@ def _on_cpu(
     ort: Any, model: Path | str | bytes, options: Any, without: tuple[str, ...], where: str
 ) -> tuple[Any, dict[str, str]]:
     """Return the session and the file's metadata."""
-    source = model if isinstance(model, bytes) else str(model)
+    source = _readable(model)
     try:
         # enable_fallback=0: or a file that cannot be loaded is tried again, with a remark on stdout.
         session = ort.InferenceSession(
@@ -301,6 +301,17 @@ def _on_cpu(
         return session, session.get_modelmeta().custom_metadata_map
     except Exception as error:
         raise BackendError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error
+
+
+def _readable(model: Path | str | bytes) -> str | bytes:
+    """Return a path as ONNX Runtime takes it; the file's bytes where its name is no Unicode."""
+    if isinstance(model, bytes):
+        return model
+    try:
+        str(model).encode()
+    except UnicodeEncodeError:
+        return Path(model).read_bytes()
+    return str(model)
 
 
 def _on_gpu(

@@ -29,9 +29,9 @@ _said: set[str] = set()
 STREAM_CLIPS = 256  # looked at together by `Recognizer.stream`: enough of one length for full batches
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction:
-    """What was recognised in one clip.
+    """What was recognised in one clip. Equal to nothing but itself: arrays do not compare as a whole.
 
     Attributes:
         sign: the best label with its gloss, Bengali and romanised form.

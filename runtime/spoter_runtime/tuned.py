@@ -5,6 +5,7 @@ The file lies in the cache folder, not in the bundle: a bundle travels, what is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -14,7 +15,7 @@ from typing import Any, Final, Literal
 
 from spoter_runtime.bundle import Bundle
 from spoter_runtime.errors import BackendError, SpoterError
-from spoter_runtime.files import cache_folder, sha256_of, write_json
+from spoter_runtime.files import cache_folder, write_json
 from spoter_runtime.machine import cpu_features, cpu_model, usable_cores
 from spoter_runtime.ort import SessionSettings, installed_distributions
 
@@ -101,13 +102,16 @@ def prepared_path(sha256: str) -> Path:
     return cache_folder() / "tuned" / f"{sha256[:32]}.onnx"
 
 
-def checked_prepared(sha256: str) -> Path | None:
-    """Return where such a file lies; None where it is gone, or is another."""
-    path = prepared_path(sha256)
+def read_prepared(sha256: str) -> bytes | None:
+    """Return the bytes of such a file; None where they are gone, or are others.
+
+    The bytes and not the path: who tunes at the same time may remove it before it is loaded.
+    """
     try:
-        return path if sha256_of(path) == sha256 else None
+        content = prepared_path(sha256).read_bytes()
     except OSError:
         return None
+    return content if hashlib.sha256(content).hexdigest() == sha256 else None
 
 
 def tuned_path(bundle: Bundle, precision: str) -> Path:
@@ -158,7 +162,11 @@ def _prepared_of(path: Path) -> set[str]:
         found = {way["prepared"] for way in ways.values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
-    return {sha256 for sha256 in found if isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)}
+    return {sha256 for sha256 in found if _is_sha256(sha256)}
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
@@ -176,6 +184,8 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
         foreign = [_difference(key, content[key], of) for key, of in expected.items() if content[key] != of]
         if not foreign:
             ways = {situation: _way(way) for situation, way in content["ways"].items()}
+            if not ways.keys() <= set(SITUATIONS):
+                raise ValueError(f"situations {', '.join(ways)}")
             wrong = {str(backend): str(answers) for backend, answers in content["wrong"].items()}
             return Tuned(ways=ways, because=dict(content["because"]), wrong=wrong)
     except (FileNotFoundError, NotADirectoryError):
@@ -194,12 +204,17 @@ def _way(value: dict[str, Any]) -> Way:
         KeyError, TypeError, ValueError, BackendError: it was not written by us.
     """
     session = dict(value["session"])
-    session["without"] = tuple(session["without"])
+    without = session["without"]
+    if not isinstance(without, list) or not all(isinstance(n, str) and n.isidentifier() for n in without):
+        raise TypeError(f"without: {without!r}, expected names")
+    if not all(type(session[name]) is bool for name in ("spin", "arena", "optimise")):
+        raise TypeError(f"session: {session!r}, expected true or false")
+    session["without"] = tuple(without)
     way = Way(**(value | {"session": SessionSettings(**session)}))
     if way.backend not in _ON_CPU:
         raise ValueError(f"backend {way.backend!r}")
-    if not isinstance(way.prepared, str) or not all(isinstance(name, str) for name in way.session.without):
-        raise TypeError("expected texts in 'prepared' and 'without'")
+    if way.prepared != "" and not _is_sha256(way.prepared):
+        raise ValueError(f"prepared {way.prepared!r}")
     if (way.session.threads or 1) > usable_cores() or way.workers > usable_cores():
         raise ValueError(f"more threads than the {usable_cores()} cores here")
     return way

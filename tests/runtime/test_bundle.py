@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
 
 from spoter_runtime.bundle import read_bundle
-from spoter_runtime.errors import BundleError
+from spoter_runtime.errors import BackendError, BundleError
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 
@@ -242,6 +244,19 @@ def test_goldens_that_are_none_are_refused(bundle_copy, content, message, replac
         read_bundle(bundle_copy).goldens()
 
 
+def engine_that_fails():
+    raise BackendError("the engine cannot load it")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode there")
+def test_a_folder_whose_name_is_no_unicode(bundle_copy, make_clip):
+    odd = bundle_copy.with_name(os.fsdecode(b"caf\xe9.spoter"))
+    bundle_copy.rename(odd)
+    for path in (odd, odd / "model.onnx"):
+        assert Recognizer.load(path, "ort-cpu").predict(make_clip()).label
+    assert Recognizer.load(odd, "ort-cpu-fused").predict(make_clip()).label
+
+
 def test_a_file_that_is_replaced_while_it_is_loaded_is_not_taken(bundle_copy):
     bundle = read_bundle(bundle_copy)
 
@@ -256,6 +271,19 @@ def test_a_file_that_is_replaced_while_it_is_loaded_is_not_taken(bundle_copy):
         BundleError, match=r"model\.onnx: was replaced while it was loaded\. Fix: load it again"
     ):
         bundle.load("model.onnx", replaced_by_the_same)
+
+    def rewritten_in_place(file):
+        before = file.stat()
+        file.write_bytes(file.read_bytes()[::-1])
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        file.write_bytes(file.read_bytes()[::-1])
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        raise BackendError("the engine cannot load it")  # because of what it found there
+
+    with pytest.raises(BundleError, match="was replaced while it was loaded"):
+        bundle.load("model.onnx", rewritten_in_place)
+    with pytest.raises(BackendError, match="the engine cannot load it"):
+        bundle.load("model.onnx", lambda file: engine_that_fails())
     with pytest.raises(BundleError, match=r"model\.onnx: listed in bundle\.json but cannot be read"):
         bundle.load("model.onnx", lambda file: file.unlink())
     (bundle_copy / "model.onnx").write_bytes(b"other")

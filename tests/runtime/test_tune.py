@@ -152,6 +152,9 @@ def test_a_file_that_is_not_of_here_is_left_aside_and_said_once(bundle, clip, ch
     assert recognizer.predict(clip).label
 
 
+SESSION = {"threads": 1, "spin": True, "arena": True, "without": [], "optimise": True}
+
+
 @pytest.mark.parametrize(
     ("situation", "change"),
     [
@@ -167,6 +170,12 @@ def test_a_file_that_is_not_of_here_is_left_aside_and_said_once(bundle, clip, ch
         ("one", {"session": {"threads": 9999, "without": []}}),
         ("one", {"session": {"without": [1]}}),
         ("one", {"session": {"spun": True, "without": []}}),
+        ("one", {"prepared": "a\0b"}),
+        ("one", {"prepared": "\ud800"}),
+        ("one", {"session": {**SESSION, "without": ["\ud800"]}}),
+        ("one", {"session": {**SESSION, "without": "abc"}}),
+        ("one", {"session": {**SESSION, "spin": "no"}}),
+        ("one", {"session": {**SESSION, "arena": None}}),
     ],
 )
 def test_a_way_that_tune_cannot_have_written_is_left_aside(bundle, clip, situation, change):
