@@ -28,6 +28,7 @@ from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.bench.in_turn import in_turn
 from spoter_toolkit.bench.statistics import paired_ratio
 from spoter_toolkit.bench.work import generated_clips
+from spoter_toolkit.evaluation import infer_clips
 
 CASES: Final = ((1, 10), (1, 60), (1, 164), (8, 60), (32, 60))
 ROUND_NS: Final = 20_000_000
@@ -53,8 +54,7 @@ def measure(bundle: Bundle, engines: dict[str, Runner], rounds: int) -> dict[str
     goldens = bundle.goldens()
     rows: dict[str, dict[str, Any]] = {}
     for name, engine in engines.items():
-        parts = np.array_split(np.arange(len(goldens.lengths_N)), -(-len(goldens.lengths_N) // 8))
-        got_NC = np.concatenate([engine.infer(goldens.poses_NTD[i], goldens.lengths_N[i]) for i in parts])
+        got_NC = infer_clips(engine, goldens.clips())
         rows[name] = {
             "labels_agree": int((got_NC.argmax(1) == goldens.logits_NC.argmax(1)).sum()),
             "max_logit_diff": float(np.abs(got_NC - goldens.logits_NC).max()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import tempfile
 import threading
@@ -16,9 +15,9 @@ from typing import Any
 from environments import HERE, Peer
 
 from spoter_toolkit.bench.environment import without_places
+from spoter_toolkit.bench.process import worker_environment
 
 REPLY_TIMEOUT_S = 480.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Asked:
@@ -88,7 +87,8 @@ class Asked:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    # PYTHONDONTWRITEBYTECODE: what is installed is compiled; ours, from a checkout, would be at every start.
-    unwanted = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
-    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
-    return kept | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    unwanted = {
+        "PYTHONPATH",
+        "PYTHONSAFEPATH",
+    }  # a peer has its own modules, and those beside peer.py
+    return {name: value for name, value in worker_environment(threads).items() if name not in unwanted}

@@ -157,7 +157,7 @@ class Bundle:
         """
         with self._listed(path) as (file, expected):
             content = file.read_bytes()
-            self._compare(file, hashlib.sha256(content).hexdigest(), expected)
+            _compare(file, hashlib.sha256(content).hexdigest(), expected)
         return content
 
     def load(self, path: str, load: Callable[[Path], _Loaded]) -> _Loaded:
@@ -191,7 +191,7 @@ class Bundle:
         """Compare a file with the manifest, without holding all of it; return which file it was."""
         with self._listed(path) as (file, expected):
             seen = _identity(file)
-            self._compare(file, sha256_of(file), expected)
+            _compare(file, sha256_of(file), expected)
         return seen
 
     @contextmanager
@@ -207,13 +207,6 @@ class Bundle:
                 f"{file}: listed in {MANIFEST} but cannot be read ({error.strerror}). "
                 "Fix: copy the whole bundle again"
             ) from error
-
-    def _compare(self, file: Path, digest: str, expected: str) -> None:
-        if digest != expected:
-            raise BundleError(
-                f"{file}: sha256 is {digest[:12]}…, {MANIFEST} says {expected[:12]}…, "
-                "so the file was changed or damaged. Fix: copy the whole bundle again"
-            )
 
     def goldens(self) -> Goldens:
         """Load the golden inputs and reference logits.
@@ -239,6 +232,14 @@ class Bundle:
                 f"at least one, and {self.contract.num_classes} classes"
             )
         return goldens
+
+
+def _compare(file: Path, digest: str, expected: str) -> None:
+    if digest != expected:
+        raise BundleError(
+            f"{file}: sha256 is {digest[:12]}…, {MANIFEST} says {expected[:12]}…, "
+            "so the file was changed or damaged. Fix: copy the whole bundle again"
+        )
 
 
 def _identity(file: Path) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from spoter_runtime.landmarks import NUM_FEATURES
 POSES: Final = "poses"  # float32 [batch, frames, 108], raw landmarks
 LENGTHS: Final = "lengths"  # int32 [batch], real frames; the rest is padding
 LOGITS: Final = "logits"  # float32 [batch, classes]
-REQUIRES_KEY: Final = "spoter_kit.requires"  # where it says which ONNX Runtime it needs: ">=1.25"
 METADATA_KEY: Final = "spoter_kit.contract"  # where an ONNX file carries its own contract
+REQUIRES_KEY: Final = "spoter_kit.requires"  # where it says which ONNX Runtime it needs: ">=1.25"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

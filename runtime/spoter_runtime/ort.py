@@ -220,8 +220,7 @@ class OrtRunner(Runner):
         self._graphed: GraphedSession | None = None
         if provider == "cpu":
             self._session, metadata = _on_cpu(ort, model, options, settings.without, where)
-            check_version(metadata.get(REQUIRES_KEY, ""), ort.__version__, where)
-            self.contract = _contract(metadata, where)
+            self.contract = _contract(ort, metadata, where)
         else:
             content = model if isinstance(model, bytes) else Path(model).read_bytes()
             self._session, self.contract, self._graphed = _on_gpu(
@@ -337,8 +336,7 @@ def _on_gpu(
         graph = read_onnx(content)
     except ValueError as error:
         raise BackendError(f"{where}: is not an ONNX file: {error}") from error
-    contract = _contract(graph.metadata, where)
-    check_version(graph.metadata.get(REQUIRES_KEY, ""), ort.__version__, where)
+    contract = _contract(ort, graph.metadata, where)
     frames = contract.max_frames
     profile = Profile(batch=(1, 1, contract.max_batch), frames=(1, min(_TUNED_FRAMES, frames), frames))
     session = gpu_session(
@@ -348,7 +346,9 @@ def _on_gpu(
     return session, contract, graphed
 
 
-def _contract(metadata: dict[str, str], where: str) -> GraphContract:
+def _contract(ort: Any, metadata: dict[str, str], where: str) -> GraphContract:
+    """Return what a file says of itself, where this ONNX Runtime is new enough for it."""
+    check_version(metadata.get(REQUIRES_KEY, ""), ort.__version__, where)
     if METADATA_KEY not in metadata:
         raise BundleError(
             f"{where}: no {METADATA_KEY!r} in its metadata, so it was not exported by spoter-kit"

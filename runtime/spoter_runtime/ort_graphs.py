@@ -73,6 +73,7 @@ class GraphedSession:
         # already, and would read buffers that are gone.
         self._numbers = itertools.count(1)
         self._staged = np.zeros(MOST_FRAMES * NUM_FEATURES, np.float32)
+        self._apart = self._options(_NOT_RECORDED)
         self._lock = threading.Lock()
 
     def run(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
@@ -148,7 +149,7 @@ class GraphedSession:
 
     def _run_apart(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         inputs = {POSES: poses_NTD, LENGTHS: lengths_N}
-        logits_NC: Float32Array = self._session.run([LOGITS], inputs, self._options(_NOT_RECORDED))[0]
+        logits_NC: Float32Array = self._session.run([LOGITS], inputs, self._apart)[0]
         return logits_NC
 
     def _options(self, graph: str) -> Any:
