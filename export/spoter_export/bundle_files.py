@@ -38,11 +38,7 @@ def alone_with(folder: Path, on_progress: OnProgress | None = None) -> Iterator[
     What a killed one has left is put back or swept away.
     """
     filelock = require("filelock", extra="export")
-    # Not beside the bundle: one lock for all of its names, and nothing of ours in people's folders.
-    name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]
-    locks = Path(tempfile.gettempdir()) / f"spoter-kit-{getpass.getuser()}"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(locks / f"{name}.lock")
+    lock = lock_of(folder)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -54,6 +50,16 @@ def alone_with(folder: Path, on_progress: OnProgress | None = None) -> Iterator[
         yield
     finally:
         lock.release()
+
+
+def lock_of(folder: Path) -> Any:
+    """Return the `filelock.FileLock` of a folder; the system releases it when its process ends."""
+    filelock = require("filelock", extra="export")
+    # Not beside the folder: one lock for all of its names, and nothing of ours in people's folders.
+    name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]
+    locks = Path(tempfile.gettempdir()) / f"spoter-kit-{getpass.getuser()}"
+    locks.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(locks / f"{name}.lock")
 
 
 def describe_bundle(

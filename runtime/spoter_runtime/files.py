@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit it takes the name, otherwise it is removed.
 
@@ -44,12 +44,23 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
-        if temporary.is_dir() and path.exists():
-            _swap_folder(temporary, path)
-        else:
-            temporary.replace(path)
+        move_into_place(temporary, path)
     finally:
         remove(temporary)
+
+
+def move_into_place(new: Path, path: Path) -> None:
+    """Give a complete file or folder the name `path`.
+
+    An old folder of that name may afterwards be at `new`; the caller removes it.
+
+    Raises:
+        OSError: both are then as they were before.
+    """
+    if new.is_dir() and path.exists():
+        _swap_folder(new, path)
+    else:
+        new.replace(path)
 
 
 def _swap_folder(new: Path, path: Path) -> None:
@@ -85,16 +96,26 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def recover(path: Path) -> None:
-    """Put a folder back that a kill between two renames has left without its name; the caller is alone."""
+    """Put a folder back as `put_back` does, and delete what other kills have left; the caller is alone."""
+    put_back(path)
+    for kind in ("old", "tmp"):
+        for left in _left_beside(path, kind):
+            remove(left)
+
+
+def put_back(path: Path) -> None:
+    """Give a folder its name back that a kill between two renames has taken from it."""
+    if path.exists() or not (left := _left_beside(path, "old")):
+        return
+    with contextlib.suppress(FileNotFoundError):  # another process has put it back
+        max(left, key=lambda old: old.stat().st_mtime).rename(path)
+
+
+def _left_beside(path: Path, kind: str) -> list[Path]:
     import glob  # not at the top: what only reads needs neither this nor shutil
 
-    left = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old"), key=lambda old: old.stat().st_mtime)
-    if left and not path.exists():
-        left.pop().rename(path)
-    for old in left:
-        remove(old)
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        remove(temporary)
+    name, random = glob.escape(path.name), "[0-9a-f]" * 8  # "*" would find those of a longer name too
+    return list(path.parent.glob(f".{name}.{random}.{kind}"))
 
 
 def remove(path: Path) -> None:

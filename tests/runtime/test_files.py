@@ -197,9 +197,11 @@ def test_a_kill_at_any_moment_of_the_exchange_leaves_a_whole_folder(tmp_path):
 
 def test_what_two_renames_left_is_put_back(tmp_path):
     target = tmp_path / "bundle"
-    for name in (".bundle.0.old", ".bundle.1.tmp"):
+    for name in (".bundle.00000000.old", ".bundle.11111111.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
+    other = tmp_path / ".bundle.new.22222222.tmp"  # of another folder, in the middle of a write
+    other.touch()
     recover(target)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert (target / ".bundle.0.old").exists()
+    assert names(tmp_path) == [other.name, "bundle"]
+    assert (target / ".bundle.00000000.old").exists()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import CheckpointError, ConfigError
-from spoter_runtime.files import replacing, sha256_of, write_json
+from spoter_runtime.files import put_back, replacing, sha256_of, write_json
 from spoter_toolkit.locate import RUN_JSON, RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
 
@@ -100,6 +100,7 @@ def read_run(folder: Path | str) -> Run:
         CheckpointError: no run there, damaged run.json, or a newer schema.
     """
     folder = Path(folder)
+    put_back(folder)
     path = folder / RUN_JSON
     try:
         info = json.loads(path.read_text(encoding="utf-8"))

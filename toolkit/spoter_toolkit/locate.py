@@ -8,6 +8,7 @@ from typing import Final
 
 from spoter_runtime.bundle import MANIFEST
 from spoter_runtime.errors import BundleError, CheckpointError, DataError
+from spoter_runtime.files import put_back
 
 RUNS: Final = Path("runs")
 BUNDLES: Final = Path("bundles")
@@ -23,7 +24,7 @@ def newest_bundle(folder: Path = BUNDLES) -> Path:
     Raises:
         BundleError: there is none.
     """
-    found = sorted(folder.glob(f"*.spoter/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    found = _newest_last(folder, f"*.spoter/{MANIFEST}")
     if not found:
         raise BundleError(f"{folder}/: no bundle there. Fix: spoter-kit export --onnx, or name one")
     return found[-1].parent
@@ -35,10 +36,16 @@ def newest_dataset(folder: Path = DATASETS) -> Path:
     Raises:
         DataError: there is none.
     """
-    found = sorted(folder.glob("*/dataset.json"), key=lambda path: path.stat().st_mtime)
+    found = _newest_last(folder, "*/dataset.json")
     if not found:
         raise DataError(f"{folder}/: no dataset there. Fix: spoter-kit data synth, or name one")
     return found[-1].parent
+
+
+def _newest_last(folder: Path, pattern: str) -> list[Path]:
+    # Hidden folders are what a kill in the middle of a write has left.
+    found = [path for path in folder.glob(pattern) if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def last_run(folder: Path = RUNS) -> Path:
@@ -48,6 +55,7 @@ def last_run(folder: Path = RUNS) -> Path:
         CheckpointError: there is none.
     """
     run = folder / LAST
+    put_back(run.resolve())
     if not run.exists():
         raise CheckpointError(f"{run}: no run there. Fix: spoter-kit train, or name one")
     return Path(os.path.relpath(run.resolve()))

@@ -20,7 +20,7 @@ from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.checkpoint import Run, load_weights, read_run, save_weights, write_run_json
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig, Spoter, model_from_config
-from spoter_toolkit.runs import check_run_target
+from spoter_toolkit.runs import alone_in, check_run_target, without_link
 
 # Of BdSL_SPOTER's notebook class: a second head that its forward never reads.
 _UNUSED_HEAD: Final = "classifier."
@@ -166,8 +166,9 @@ def import_checkpoint(
 
     Raises:
         CheckpointError: see `model_from_notebook`; or the number of labels is not that of the classes, or
-            `folder` exists.
+            `folder` exists, or a training writes it now.
     """
+    folder = without_link(folder)
     check_run_target(folder, force=force)
     imported = model_from_notebook(path)
     config = imported.model.config
@@ -175,7 +176,7 @@ def import_checkpoint(
         labels = [Label(name=f"class-{i:02d}") for i in range(config.num_classes)]
     if len(labels) != config.num_classes:
         raise CheckpointError(f"{path}: {config.num_classes} classes, but {len(labels)} labels were given")
-    with replacing(folder) as temporary:
+    with alone_in(folder), replacing(folder) as temporary:
         temporary.mkdir()
         save_weights(imported.model, temporary / RUN_WEIGHTS)
         write_run_json(

@@ -19,7 +19,7 @@ from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.evaluation import Scores, infer_clips, scores_from_logits
 from spoter_toolkit.models import Spoter
 from spoter_toolkit.pictures import draw_confusion, draw_curves
-from spoter_toolkit.runs import check_run_target
+from spoter_toolkit.runs import check_run_target, hidden_beside, mark_as_replacing, replace_run
 from spoter_toolkit.train_config import TrainConfig, flatten
 
 LAST: Final = "last.pt"
@@ -69,24 +69,31 @@ class RunRecord:
     """One training's folder, and what run.json states besides the metrics.
 
     Attributes:
+        folder: where the run is written.
+        target: the folder that it is for; another one where it is to replace a run, see `place_to_train`.
         about: facts that a resumed training must share, such as the number of processes.
     """
 
     folder: Path
+    target: Path
     config: TrainConfig
     dataset: Dataset
     about: dict[str, Any]
 
     def begin(self, *, force: bool) -> None:
-        """Make an empty folder with a run.json.
+        """Make a folder with nothing but a run.json.
 
         Raises:
             CheckpointError: see `check_run_target`.
         """
-        check_run_target(self.folder, force=force)
-        remove(self.folder)
-        self.folder.mkdir(parents=True)
-        self._write_info("running", {"epochs": 0})
+        check_run_target(self.target, force=force)
+        with replacing(self.folder) as temporary:
+            temporary.mkdir()
+            if self.folder != self.target:
+                mark_as_replacing(temporary)
+            self._write_info(temporary, "running", {"epochs": 0})
+        if self.folder == self.target:
+            remove(hidden_beside(self.target))  # or --resume would go on with what was begun there
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one epoch's row to metrics.jsonl."""
@@ -106,11 +113,11 @@ class RunRecord:
         """
         folder = self.folder
         self._check_same()
+        for leftover in folder.glob(".*.tmp"):  # of a kill in the middle of a write
+            remove(leftover)
         if not (folder / LAST).is_file():
             remove(folder / METRICS)
             return Progress()
-        for leftover in folder.glob(".*.tmp"):  # of a kill in the middle of a write
-            remove(leftover)
         try:
             state = torch.load(folder / LAST, map_location="cpu", weights_only=True)
             load_weights(model, state["model"], where=str(folder / LAST))
@@ -150,9 +157,15 @@ class RunRecord:
         metrics: dict[str, Any] = {"epochs": progress.epoch}
         if val:
             scores = self._scores(val)
-            draw_confusion(scores, folder / "confusion.png", title=f"{folder.name}, val ({dataset.split})")
+            title = f"{self.target.name}, val ({dataset.split})"
+            draw_confusion(scores, folder / "confusion.png", title=title)
             metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
-        self._write_info("done", metrics)
+        self._write_info(folder, "done", metrics)
+
+    def take_place(self) -> None:
+        """Replace the run that this one, now complete, is made to replace, if there is one."""
+        if self.folder != self.target:
+            replace_run(self.folder, self.target)
 
     def _scores(self, clips: tuple[Clip, ...]) -> Scores:
         run = read_run(self.folder)
@@ -160,12 +173,12 @@ class RunRecord:
         logits = infer_clips(runner, [self.dataset.poses_of(clip) for clip in clips])
         return scores_from_logits(logits, clips, self.dataset.labels)
 
-    def _write_info(self, status: str, metrics: dict[str, Any]) -> None:
-        seconds = round(sum(row["seconds"] for row in read_metrics(self.folder)), 1)
+    def _write_info(self, folder: Path, status: str, metrics: dict[str, Any]) -> None:
+        seconds = round(sum(row["seconds"] for row in read_metrics(folder)), 1)
         dataset = self.dataset
         write_run_json(
-            self.folder,
-            name=self.folder.name,
+            folder,
+            name=self.target.name,
             config=self.config.model,
             labels=dataset.labels,
             status=status,

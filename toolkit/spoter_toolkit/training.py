@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -31,6 +32,7 @@ from spoter_toolkit.data.split import check_no_leak
 from spoter_toolkit.evaluation import infer_clips
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import Spoter, model_from_config
+from spoter_toolkit.runs import alone_in, place_to_train, without_link
 from spoter_toolkit.step_graphs import FRAMES_STEP, StepGraphs, make_recordable
 from spoter_toolkit.train_config import TrainConfig, flatten
 from spoter_toolkit.train_record import EVAL_BATCH, LAST, Progress, RunRecord, save_last
@@ -66,8 +68,9 @@ def train(
         config: settings; `config.model.num_classes` is replaced by the dataset's number of labels.
         dataset: split into train and, better, val.
         folder: the RUN; see `check_run_target`.
-        resume: go on from the last epoch that `folder` holds; the config and the data must be the same.
-        force: replace an existing run, once everything has been checked.
+        resume: go on from the last epoch of `folder`, or of the run that is to replace it; the config and
+            the data must be the same.
+        force: replace an existing run when the new one is complete; until then see `place_to_train`.
         allow_leak: train although the splits share a signer or a clip.
         trackers: log to these as well; each needs its extra.
         on_start: called when the run folder stands, before the first step.
@@ -76,7 +79,7 @@ def train(
     Raises:
         DataError: no train split, or a leak between the splits.
         ConfigError: the model fails its checks, or the loss stops being a number.
-        CheckpointError: resuming with other settings or other data.
+        CheckpointError: resuming with other settings or other data, or another process trains this run.
         MissingExtraError: a tracker is not installed.
     """
     from accelerate import Accelerator
@@ -86,30 +89,35 @@ def train(
         require(tracker, extra=tracker)
     splits = _Splits.of(dataset, allow_leak=allow_leak)
     config = _fitted(config, dataset)
+    folder = without_link(folder)
+    place = place_to_train(folder, resume=resume)
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision, log_with=list(trackers) or None, project_dir=folder
+        mixed_precision=config.mixed_precision, log_with=list(trackers) or None, project_dir=place
     )
     set_seed(config.seed)
     loop = Loop.begin(config, dataset, splits.train, accelerator)
     about = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
-    record = RunRecord(folder=folder, config=config, dataset=dataset, about=about)
+    record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, about=about)
     progress = Progress()
-    if resume:
-        progress = record.restore(loop.model, loop.optimizer, loop.schedule)
-    elif accelerator.is_main_process:
-        record.begin(force=force)
-    if on_start and accelerator.is_main_process:
-        on_start()
-    loop = loop.prepared()
-    if trackers:
-        accelerator.init_trackers(folder.name, config=flatten(config.as_json()))
-    _run_epochs(loop, record, progress, splits.val, on_progress)
-    if accelerator.is_main_process:
-        if not splits.val:
-            save_weights(accelerator.unwrap_model(loop.model), folder / RUN_WEIGHTS)
-        record.finish(splits.val, progress)
-    if trackers:
-        accelerator.end_training()
+    with alone_in(folder) if accelerator.is_main_process else nullcontext():
+        if resume:
+            progress = record.restore(loop.model, loop.optimizer, loop.schedule)
+        elif accelerator.is_main_process:
+            record.begin(force=force)
+        if on_start and accelerator.is_main_process:
+            on_start()
+        loop = loop.prepared()
+        if trackers:
+            accelerator.init_trackers(folder.name, config=flatten(config.as_json()))
+        _run_epochs(loop, record, progress, splits.val, on_progress)
+        if accelerator.is_main_process:
+            if not splits.val:
+                save_weights(accelerator.unwrap_model(loop.model), place / RUN_WEIGHTS)
+            record.finish(splits.val, progress)
+        for tracker in accelerator.trackers:  # not end_training, which also ends the group of processes
+            tracker.finish()
+        if accelerator.is_main_process:
+            record.take_place()
     accelerator.wait_for_everyone()
     return read_run(folder)
 

@@ -24,7 +24,7 @@ INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
-_SAYS_NEXT: Final = ContextVar("says_next", default=True)
+_IN_A_ROW: Final = ContextVar("in_a_row", default=False)
 
 
 def say(text: str) -> None:
@@ -34,18 +34,23 @@ def say(text: str) -> None:
 
 def next_step(command: str, *paths: object) -> None:
     """End a verb with the next useful command; each ``{}`` in it becomes a path, quoted for the shell."""
-    if _SAYS_NEXT.get():
+    if not in_a_row():
         say("\nnext: " + command.format(*(shlex.quote(str(path)) for path in paths)))
 
 
 @contextmanager
 def verbs_in_a_row() -> Iterator[None]:
-    """Let no verb in this context name the next command: another verb, the demo, runs them."""
-    token = _SAYS_NEXT.set(False)
+    """Let no verb in this context name the next command or move ``runs/last``: another verb runs them."""
+    token = _IN_A_ROW.set(True)
     try:
         yield
     finally:
-        _SAYS_NEXT.reset(token)
+        _IN_A_ROW.reset(token)
+
+
+def in_a_row() -> bool:
+    """Tell whether another verb, the demo, runs this one."""
+    return _IN_A_ROW.get()
 
 
 def emit_json(value: Any) -> None:

@@ -12,6 +12,7 @@ from spoter_toolkit.cli.console import ForceOption, say
 # The same bar as for all 60 signs; the exit code says whether it was reached.
 _TOP1: Final = 0.90
 _MARK: Final = ".made-by-spoter-kit-demo"  # what --force may replace
+_RUN: Final = "run"
 
 
 def demo(
@@ -21,44 +22,28 @@ def demo(
 ) -> None:
     """Generate signing, train, evaluate, export, prove, measure, verify and recognise. Exit 3 below 0.90."""
     import time
+    from contextlib import nullcontext
 
     from spoter_runtime.errors import ConfigError
-    from spoter_runtime.files import is_replaceable, remove
-    from spoter_toolkit.cli import bench, data, eval, export, parity, train, verify
+    from spoter_runtime.files import is_replaceable, replacing
     from spoter_toolkit.cli.console import ANSWER_IS_NO, verbs_in_a_row
-    from spoter_toolkit.data.synth import SynthSettings, synthesize
+    from spoter_toolkit.runs import alone_in, point_last_at, without_link
 
+    out = without_link(out)
     if not is_replaceable(out, _MARK):
         raise ConfigError(f"{out}: exists already and was not made by the demo. Fix: choose another -o")
-    if (out / _MARK).exists() and not force:
+    replaces = (out / _MARK).exists()
+    if replaces and not force:
         raise ConfigError(f"{out}: exists already. Fix: choose another -o, or replace it with --force")
-    remove(out)
-    out.mkdir(parents=True)
-    (out / _MARK).touch()
     begin = time.perf_counter()
-    dataset, run, bundle = out / "synthetic-12", out / "run", out / "demo.spoter"
-
-    def step(number: int, what: str) -> None:
-        say(f"\n── {number} of 8, at {time.perf_counter() - begin:.0f} s: {what}")
-
-    with verbs_in_a_row():
-        step(1, "generate 12 signs by 12 signers (nobody signed them)")
-        synthesize(dataset, settings=SynthSettings(signs=12, seed=seed))
-        data.show(dataset)
-        step(2, "train a small BdSL_SPOTER on 9 of the signers")
-        train.train(dataset, recipe="demo", seed=seed, out=run)
-        step(3, "evaluate it on 2 signers it has never seen")
-        top1 = eval.eval_(run)
-        step(4, "export it to ONNX with dynamic batch and frames")
-        export.export(run, out=bundle)
-        step(5, "prove it: ONNX Runtime against torch, on every clip of the test split")
-        parity.parity(bundle, run=run, backend=["ort-cpu"])
-        step(6, "measure it")
-        bench.bench(bundle, run=run, quick=True, out=out / "bench")
-        step(7, "replay the proof as a device would")
-        verify.verify(bundle)
-        step(8, "recognise a clip with the runtime alone: no torch in the process")
-        _recognise(dataset, bundle, out / "clip.npy")
+    with alone_in(out), replacing(out) if replaces else nullcontext(out) as folder, verbs_in_a_row():
+        if replaces:
+            say(f"the new demo is in {folder} until it is complete; then it replaces {out}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).touch()
+        top1 = _tell(folder, seed, begin)
+        _rename_in_files(folder, out)
+    point_last_at(out / _RUN)
     say(
         f"\ndone in {time.perf_counter() - begin:.0f} s; everything is in {out}/\n\nWhat you would type next:"
     )
@@ -73,6 +58,45 @@ def demo(
     if top1 < _TOP1:
         say(f"top-1 on unseen signers is {top1:.3f}, expected at least {_TOP1}")
         raise typer.Exit(ANSWER_IS_NO)
+
+
+def _tell(folder: Path, seed: int, begin: float) -> float:
+    """Make everything in a folder; return top-1 on the signers that the model has never seen."""
+    import time
+
+    from spoter_toolkit.cli import bench, data, eval, export, parity, train, verify
+    from spoter_toolkit.data.synth import SynthSettings, synthesize
+
+    dataset, run, bundle = folder / "synthetic-12", folder / _RUN, folder / "demo.spoter"
+
+    def step(number: int, what: str) -> None:
+        say(f"\n── {number} of 8, at {time.perf_counter() - begin:.0f} s: {what}")
+
+    step(1, "generate 12 signs by 12 signers (nobody signed them)")
+    synthesize(dataset, settings=SynthSettings(signs=12, seed=seed))
+    data.show(dataset)
+    step(2, "train a small BdSL_SPOTER on 9 of the signers")
+    train.train(dataset, recipe="demo", seed=seed, out=run)
+    step(3, "evaluate it on 2 signers it has never seen")
+    top1 = eval.eval_(run)
+    step(4, "export it to ONNX with dynamic batch and frames")
+    export.export(run, out=bundle)
+    step(5, "prove it: ONNX Runtime against torch, on every clip of the test split")
+    parity.parity(bundle, run=run, backend=["ort-cpu"])
+    step(6, "measure it")
+    bench.bench(bundle, run=run, quick=True, out=folder / "bench")
+    step(7, "replay the proof as a device would")
+    verify.verify(bundle)
+    step(8, "recognise a clip with the runtime alone: no torch in the process")
+    _recognise(dataset, bundle, folder / "clip.npy")
+    return top1
+
+
+def _rename_in_files(folder: Path, out: Path) -> None:
+    """Let the run, and the fixes in the bench's report, name the demo's folder as it will be called."""
+    for name in (f"{_RUN}/run.json", "bench/bench.json", "bench/bench.md"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text.replace(folder.name, out.name), encoding="utf-8")
 
 
 def _recognise(dataset: Path, bundle: Path, clip: Path) -> None:

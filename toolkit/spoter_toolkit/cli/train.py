@@ -16,6 +16,7 @@ from spoter_toolkit.cli.console import (
     OnProgress,
     emit_json,
     emit_table,
+    in_a_row,
     next_step,
     progress_bar,
     say,
@@ -53,20 +54,20 @@ def train(
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.locate import last_run
     from spoter_toolkit.recipes import DEFAULT, config_from_mapping, read_recipe
-    from spoter_toolkit.runs import new_run_folder, point_last_at
+    from spoter_toolkit.runs import new_run_folder, place_to_train, point_last_at, without_link
     from spoter_toolkit.training import train as train_run
 
     trackers = tuple(name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted)
     if resume:
-        folder = out or last_run()
-        begun = read_run(folder)
+        folder = without_link(out) if out else last_run()
+        begun = read_run(place_to_train(folder, resume=True))
         given = {"a recipe": recipe, "--set": setting, "--seed": seed}
         for name, value in given.items():
             if value is not None:
                 raise typer.BadParameter(f"a resumed run keeps its own settings; leave out {name}")
         if begun.info["train"] is None or begun.data is None:
             raise typer.BadParameter(f"{folder} was imported, not trained: there is nothing to resume")
-        config = config_from_mapping(begun.info["train"], where=f"{folder}/run.json")
+        config = config_from_mapping(begun.info["train"], where=f"{begun.folder}/run.json")
         dataset = read_dataset(data or begun.data["folder"])
     else:
         if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -80,7 +81,10 @@ def train(
     if dataset.origin.synthetic:
         say(f"{dataset.folder} is synthetic: nobody signed it. It shows that the tools work, nothing more.")
     say(f"training on {dataset.folder}: split {dataset.split}")
-    with progress_bar() as on_progress, _resume_told(folder):
+    place = place_to_train(folder, resume=resume)
+    if place != folder:
+        say(f"the new run is in {place} until it is complete; then it replaces {folder}")
+    with progress_bar() as on_progress, _resume_told(folder, place):
         run = train_run(
             config,
             dataset,
@@ -89,7 +93,7 @@ def train(
             force=force,
             allow_leak=allow_leak,
             trackers=trackers,  # type: ignore[arg-type]  # the two names above
-            on_start=lambda: point_last_at(folder),
+            on_start=None if in_a_row() else lambda: point_last_at(folder),
             on_progress=on_progress,
         )
     if int(os.environ.get("RANK", "0")):
@@ -102,12 +106,13 @@ def train(
 
 
 @contextmanager
-def _resume_told(folder: Path) -> Iterator[None]:
+def _resume_told(folder: Path, place: Path) -> Iterator[None]:
     """After Ctrl-C, say how to go on: nothing but the current epoch is lost."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"interrupted; go on with: spoter-kit train --resume -o {shlex.quote(str(folder))}")
+        stays = "" if place == folder else f"{folder} is still the run that was there before; "
+        say(f"interrupted; {stays}go on with: spoter-kit train --resume -o {shlex.quote(str(folder))}")
         raise
 
 
