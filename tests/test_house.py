@@ -187,7 +187,7 @@ def test_the_installed_command_answers_help_and_version(python):
             "error: nowhere.spoter: no such folder. Fix: spoter-kit export makes one",
         ),
         (["verify"], 1, "error: bundles/: no bundle there. Fix: spoter-kit export --onnx, or name one"),
-        (["predict", "none.npy", "--bundle", "BUNDLE"], 1, "error: none.npy: not a readable .npy array"),
+        (["predict", "none.npy", "--bundle", "BUNDLE"], 1, "error: none.npy: cannot be read: No such file"),
         (["verify", "BUNDLE"], 0, "next: spoter-kit predict"),
     ],
 )

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.errors import InputError
+
+_NPY, _ZIP = b"\x93NUMPY", b"PK"  # how files of numpy.save and of numpy.savez begin
+_NO_CLIP: Final = (
+    "not a clip. A clip is a .npy file of landmarks, (frames, 54, 2); videos cannot be read yet. "
+    "Fix: numpy.save('clip.npy', landmarks_from_mediapipe(pose, left_hand, right_hand)), "
+    "see On the device in README.md"
+)
 
 
 def load_clip(path: Path | str) -> npt.NDArray[Any]:
@@ -18,11 +25,25 @@ def load_clip(path: Path | str) -> npt.NDArray[Any]:
     Raises:
         InputError: the file is missing, truncated, or not a plain array.
     """
+    head = b""
     try:
         with Path(path).open("rb") as file:  # not by its name: numpy leaves a damaged archive open
+            head = file.read(512)
+            if not head.startswith((_NPY, _ZIP)):
+                raise InputError(f"{path}: {_NO_CLIP}")
+            file.seek(0)
             array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npy array: {error}") from error
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}. Fix: check the path") from error
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        if b"'|O'" in head:  # the type in numpy's header
+            raise InputError(
+                f"{path}: holds Python objects, not numbers. Fix: numpy.save(path, "
+                "numpy.asarray(frames, dtype='float32')), where each frame is (54, 2)"
+            ) from error
+        raise InputError(f"{path}: is damaged or cut off. Fix: copy or save it again") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an archive of several arrays. Fix: save one array with numpy.save")
     return array

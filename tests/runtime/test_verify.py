@@ -177,7 +177,7 @@ def test_the_command_predicts(python, bundle_folder, make_clip, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["predict", "BUNDLE", "none.npy"], 1, "error: none.npy: not a readable .npy array"),
+        (["predict", "BUNDLE", "none.npy"], 1, "error: none.npy: cannot be read: No such file"),
         (["predict", "nowhere.spoter", "none.npy"], 1, "error: nowhere.spoter: no such folder"),
         (["verify", "nowhere.spoter"], 1, "error: nowhere.spoter: no such folder. Fix: spoter-kit export"),
         (["verify", "BUNDLE", "--backend", "tpu"], 2, "unknown backend 'tpu'; there are trt, "),

@@ -138,7 +138,7 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["predict", "clip.npy", "--backend", "ort-cpu:int8"], "has no int8 ONNX file, only fp32"),
         (["parity", "--run", "nowhere"], "nowhere: no such folder"),
         (["parity", "nowhere.spoter"], "nowhere.spoter: no such folder. Fix: spoter-kit export"),
-        (["predict", "nowhere.npy"], "nowhere.npy: not a readable .npy array"),
+        (["predict", "nowhere.npy"], "nowhere.npy: cannot be read: No such file or directory"),
         (["predict", "long.npy"], "long.npy: 400 frames, the model takes 1..299. Fix:"),
         (["predict", "depth.npy"], "depth.npy: expected 54×2 values a frame, got 54×3"),
         (["predict", "nobody.npy"], "nobody.npy: no landmark is detected in any of its 5 frames"),
