@@ -264,6 +264,14 @@ def test_poses_of_another_shape_are_refused(dataset):
         ("a,no,A,0,3", "a,no,A,0,30", r"line 2: clip 'a' is frames 0\.\.30, poses\.npy has 10"),
         ("a,no,A,0,3", "a,no,A,0,zero", "line 2: invalid literal"),
         ("a,no,A", "a,yes,A", r"line 2: label 'yes' is not in dataset\.json"),
+        *(
+            (
+                ",25.0,",
+                f",{fps},",
+                f"line 2: clip 'a' has {fps} frames a second, expected .* Fix: import the data",
+            )
+            for fps in ("nan", "inf", "0", "-25")
+        ),
         ("b,tea,B,3,7,25.0,,", "b,tea,B,3,7,25.0,dev,", "line 3: split 'dev'"),
         ("id,label", "name,label", "expected the columns id, label, signer"),
     ],

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError, InputError
-from spoter_runtime.files import replacing, sha256_of, write_json
+from spoter_runtime.files import put_back, replacing, sha256_of, write_json
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip, detected, resample_clip
 
 SCHEMA_VERSION: Final = 1
@@ -120,6 +120,7 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
             do not fit the poses.
     """
     folder = Path(folder)
+    put_back(folder)
     meta = _read_meta(folder)
     for name in ("poses.npy", "clips.csv"):
         path = folder / name
@@ -225,6 +226,11 @@ def _read_clips(path: Path, total_frames: int, labels: set[str]) -> tuple[Clip, 
                 raise DataError(f"{path}, line {number}: label {clip.label!r} is not in dataset.json")
             if clip.split not in ("", *SPLITS):
                 raise DataError(f"{path}, line {number}: split {clip.split!r}, expected {SPLITS}")
+            if not 0 < clip.fps < np.inf:
+                raise DataError(
+                    f"{path}, line {number}: clip {clip.id!r} has {row['fps']} frames a second, expected a "
+                    "positive number. Fix: import the data again, with --fps 30 where the source names none"
+                )
             clips.append(clip)
     if not clips:
         raise DataError(f"{path}: no clips")
@@ -339,7 +345,7 @@ def _checked_clips(
         if new.label not in labels:
             raise DataError(f"{where}: unknown label {new.label!r}")
         if not 0 < new.fps < np.inf:
-            raise DataError(f"{where}: {new.fps} frames a second, expected a positive number")
+            raise DataError(f"{where}: {new.fps} frames a second, expected a positive number. Fix: fps=30.0")
         try:
             frames = new.poses_TLD.shape[0] if new.poses_TLD.ndim else 0
             poses = check_clip(new.poses_TLD, max_frames=max(MAX_FRAMES, frames), where=where)
