@@ -239,3 +239,52 @@ def test_every_command_of_the_readme_exists():
             helps[verb] = done.stdout
         for option in re.findall(r"(?<!\S)--[a-z-]+", rest):
             assert option in helps[verb], f"README: spoter-kit {verb} {option}"
+
+
+def texts_of(path):
+    """Return the strings of a module; what an f-string fills in is X."""
+    tree = tree_of(path)
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
+
+
+def commands_in(text):
+    """Yield the words of each `spoter-kit` command in a text, to where its sentence goes on in prose."""
+    for found in re.finditer(r"(?<![\w./-])spoter-kit ((?:[a-zX]|--?\w)[^,;()`'\"\n]*)", text):
+        yield re.split(r"\.(?:\s|$)|: |  +#", found[1])[0].split()
+
+
+def wrong_with(command, words):
+    """Return what the command line would say against the words; None where it would take them."""
+    while isinstance(getattr(command, "commands", None), dict):
+        name, *words = words or [""]
+        if name not in command.commands:
+            return f"no verb {name!r}"
+        command = command.commands[name]
+    options = {option for parameter in command.params for option in (*parameter.opts, "--help")}
+    unknown = [word for word in words if word.startswith("-") and word.partition("=")[0] not in options]
+    return f"{command.name} has no {', '.join(unknown)}" if unknown else None
+
+
+def test_every_command_in_a_message_is_one_that_the_command_line_takes():
+    from typer.main import get_command
+
+    from spoter_toolkit.cli.app import app
+
+    verbs = get_command(app)
+    assert wrong_with(verbs, ["data", "split", "--max-frames", "X"]) == "split has no --max-frames"
+    seen = [
+        (relative(path), words)
+        for path in MODULES
+        for text in texts_of(path)
+        if re.search(r"Fix|next|Then|^spoter-kit ", text)
+        for words in commands_in(text)
+        # "spoter-kit's", "this spoter-kit reads": the program, not a command of it
+        if words[0] not in ("reads", "writes", "exported", "dataset", "bundle", "command")
+    ]
+    assert len(seen) > 30
+    assert [(path, words, wrong) for path, words in seen if (wrong := wrong_with(verbs, words))] == []

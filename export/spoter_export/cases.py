@@ -25,6 +25,7 @@ GRID_BATCHES: Final = (1, 2, 7, 32)
 GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
 GENERATED: Final = "generated"  # the sources that are nobody's clips
 GOLDENS: Final = "goldens"
+SYNTHETIC: Final = "synthetic"  # begins the source of generated signing, which is data, but of nobody
 Lengths = Literal["full", "ragged"]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
-from spoter_export.cases import GENERATED, GOLDENS, ClipSet
+from spoter_export.cases import GENERATED, GOLDENS, SYNTHETIC, ClipSet
 from spoter_export.parity import ClipFact, ClipFacts, ParityFacts, WeightFact, run_parity
 from spoter_runtime.bundle import Artefact
 from spoter_runtime.errors import ConfigError, nearest_known
@@ -180,6 +180,12 @@ def agreement_in_words(facts: ClipFacts, precision: str) -> str:
     return words
 
 
+def _kind_of(groups: Sequence[ClipFacts]) -> str:
+    """Name the clips of datasets: nobody has signed those of a synthetic one."""
+    synthetic = groups and all(group.source.startswith(SYNTHETIC) for group in groups)
+    return "generated clips" if synthetic else "clips of people"
+
+
 def few_clips_in_words(facts: ParityFacts) -> str:
     """Return that few clips of people show little; nothing where there are none, or enough."""
     groups = [g for g in facts.clips if _of_people(g) and not g.change and g.clips]
@@ -188,7 +194,7 @@ def few_clips_in_words(facts: ParityFacts) -> str:
         return ""
     needed = math.ceil(_Z**2 * _CLAIMED / (1 - _CLAIMED))  # so many that agree have that lower end
     return (
-        f"{clips} clips of people say little about labels: the share that agrees may be {found.low:.0%}. "
+        f"{clips} {_kind_of(groups)} say little about labels: the share that agrees may be {found.low:.0%}. "
         f"Fix: {needed} or more with --data; min_clips in a policy asks for them"
     )
 
@@ -251,9 +257,10 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
             f"weight {worst.name}: {worst.steps:.3g} steps from the fp32 file's, where rounding leaves 0.5: "
             f"its scale is not its own, or its values are not; {len(off)} of {len(facts.weights)} weights"
         )
-    real = sum(len(c.clips) for c in facts.clips if _of_people(c) and not c.change)
-    if real < policy.min_clips:
-        failures.append(f"{real} clips of people, {policy.min_clips} are needed to say anything about labels")
+    real = [group for group in facts.clips if _of_people(group) and not group.change]
+    if (count := sum(len(group.clips) for group in real)) < policy.min_clips:
+        what = f"{count} {_kind_of(real)}"
+        failures.append(f"{what}, {policy.min_clips} are needed to say anything about labels")
     return Verdict(failures=tuple(failures))
 
 

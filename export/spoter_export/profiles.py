@@ -162,7 +162,7 @@ def _histogram(frame_counts: Sequence[int] | None, contract: GraphContract) -> t
     if short.size == 0:
         raise InputError(
             f"all {counts.size} clips are longer than {most} frames, the most that the model takes. "
-            f"Fix: spoter-kit data split --max-frames {most}"
+            f"Fix: spoter-kit train --set model.max_seq_length={counts.max() + 1}"
         )
     left_out = counts.size - short.size
     source = f"{short.size} clips of {short.min()} to {short.max()} frames"

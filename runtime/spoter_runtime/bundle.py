@@ -144,7 +144,9 @@ class Bundle:
         return found
 
     def export_fix(self, library: Library, precision: str, *options: str) -> str:
-        """Return the fix that builds an engine on this machine."""
+        """Return the fix that builds an engine on this machine, or says that none can be."""
+        if precision == "int8":
+            return "Fix: take ort-cpu for int8, which is for CPUs; engines are fp32 or fp16"
         precisions = () if precision == "fp32" else (f"--precision {precision}",)
         command = " ".join([str(self.folder), f"--{EXTRAS[library]}", *precisions, *options])
         return f"Fix: spoter-kit export {command}, or python -m spoter_export {command}"

@@ -111,6 +111,10 @@ def test_few_clips_of_people_are_said_to_show_little():
     assert "may be 57%. Fix: 73 or more" in few_clips_in_words(five)
     assert few_clips_in_words(facts_of(people(*[clip(str(i)) for i in range(73)]))) == ""
     assert few_clips_in_words(facts_of(ClipFacts(source="generated", clips=(clip(),)))) == ""
+    generated = ClipFacts(source="synthetic, test clips", clips=(clip(),))
+    assert few_clips_in_words(facts_of(generated)).startswith("1 generated clips say little about labels: ")
+    (failure,) = judge(facts_of(generated), Policy(min_clips=3)).failures
+    assert failure == "1 generated clips, 3 are needed to say anything about labels"
 
 
 def test_a_share_of_labels_is_asked_of_peoples_clips_only_but_no_flip_of_fp32_is_let_through():

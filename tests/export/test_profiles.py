@@ -109,7 +109,12 @@ def test_clips_longer_than_the_model_takes_are_left_out_and_counted():
     ("lengths", "buckets", "error", "message"),
     [
         ([3, 0], 8, InputError, r"^a clip of 0 frames; the model takes 1\.\.299\. Fix: leave it out$"),
-        ([300, 301], 8, InputError, r"^all 2 clips are longer than 299 frames, .* --max-frames 299$"),
+        (
+            [300, 301],
+            8,
+            InputError,
+            r"^all 2 clips are longer than 299 frames, .* --set model.max_seq_length=302$",
+        ),
         ([3], 0, ConfigError, r"^0 buckets; at least 1 is needed\. Fix: buckets=8$"),
     ],
 )

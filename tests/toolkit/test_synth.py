@@ -253,17 +253,17 @@ def test_an_existing_folder_is_only_replaced_with_force(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"signs": 0}, r"signs is 0, expected 1\.\.100\. Fix: signs=1"),
-        ({"signs": 101}, r"signs is 101, expected 1\.\.100\. Fix: signs=100"),
+        ({"signs": 0}, r"signs is 0, expected 1\.\.100\. Fix: --signs 1"),
+        ({"signs": 101}, r"signs is 101, expected 1\.\.100\. Fix: --signs 100"),
         (
             {"signers": 2},
-            r"signers is 2, expected 3\.\.1000: train, val and test share no signer\. Fix: signers=3",
+            r"signers is 2, expected 3\.\.1000: train, val and test share no signer\. Fix: --signers 3",
         ),
         (
             {"clips_per_sign": 5},
-            r"clips_per_sign is 5, expected 12\.\..*each of 12 signers\. Fix: clips_per_sign=12",
+            r"clips_per_sign is 5, expected 12\.\..*each of 12 signers\. Fix: --clips-per-sign 12",
         ),
-        ({"seed": -1}, r"seed is -1, expected 0\.\..* Fix: seed=0"),
+        ({"seed": -1}, r"seed is -1, expected 0\.\..* Fix: --seed 0"),
     ],
 )
 def test_settings_out_of_range_are_refused_with_a_fix(wrong: dict[str, int], message: str) -> None:

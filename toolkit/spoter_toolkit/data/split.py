@@ -190,7 +190,7 @@ def _finished(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool
         raise DataError(
             f"{dataset.folder}: train never has these labels of {' and '.join(where)}, so no model can learn "
             f"them: {_listed(unseen)}. Fix: --drop-unseen leaves their clips out of the split, or name other "
-            "signers, or spoter-kit data import --shared-labels"
+            "signers, or import again with --shared-labels"
         )
     if unseen:
         dropped = sum(clip.label in unseen for clip in clips)

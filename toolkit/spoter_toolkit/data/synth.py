@@ -64,7 +64,7 @@ class SynthSettings:
             if not low <= value <= high:
                 raise ConfigError(
                     f"generated signing: {name} is {value}, expected {low}..{high}{why}. "
-                    f"Fix: {name}={min(max(value, low), high)}"
+                    f"Fix: --{name.replace('_', '-')} {min(max(value, low), high)}"
                 )
 
     def __str__(self) -> str:
