@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,17 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 """
+
+
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT interrupt this process and those that it starts, also under ``nohup make test &``.
+
+    A shell has it ignored for what runs in the background, and children inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -208,7 +208,7 @@ def test_a_killed_build_leaves_no_half_engine_and_lets_go_of_the_lock(bundle_cop
     assert (bundle_copy / added.artefact.path).is_file()
 
 
-def test_an_interrupted_build_leaves_the_bundle_as_it_was(bundle_copy):
+def test_an_interrupted_build_leaves_the_bundle_as_it_was(bundle_copy, ctrl_c):
     before = contents(bundle_copy)
     build = start_build(bundle_copy)
     build.stdout.readline()

@@ -231,7 +231,7 @@ def test_an_exception_at_the_very_end_is_raised(rtx, small_onnx):
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to main")
-def test_ctrl_c_stops_the_build_at_its_next_step(rtx, small_onnx, capfd):
+def test_ctrl_c_stops_the_build_at_its_next_step(rtx, small_onnx, capfd, ctrl_c):
     told = []
 
     def on_progress(done, total, what):

@@ -41,6 +41,7 @@ from spoter_toolkit.bench.results import Failure
 from spoter_toolkit.bench.worker import ENGINES
 from spoter_toolkit.checkpoint import read_run, save_weights, write_run_json
 from spoter_toolkit.cli.app import app
+from spoter_toolkit.cli.bench import _stopped_by_ctrl_c
 from spoter_toolkit.models import ModelConfig, model_from_config
 
 LABELS = (Label(name="a"), Label(name="b"), Label(name="c"))
@@ -627,7 +628,7 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
 
 
 @posix
-def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(small_bundle, tmp_path):
+def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(small_bundle, tmp_path, ctrl_c):
     many = usable_cores() + 1  # a start-up has as many threads as there are cores
     command = spoter_kit(
         *("bench", small_bundle, *QUICK, "--threads", many, "--seconds-per-case", 60, "-o", "out")
@@ -645,6 +646,17 @@ def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(smal
     assert remarks.endswith("stopped early; what was measured is in out\n")
     assert "Start-up: fresh process" in output
     assert len(json.loads((tmp_path / "out" / "bench.json").read_text())["starts"][0]["samples"]) == 2
+
+
+def test_ctrl_c_that_the_shell_has_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _stopped_by_ctrl_c() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop.is_set()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

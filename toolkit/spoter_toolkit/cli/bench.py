@@ -215,8 +215,14 @@ def _leave_if_incomplete(result: BenchResult, folder: Path) -> None:
 
 @contextmanager
 def _stopped_by_ctrl_c() -> Iterator[Event]:
-    """Yield what the first Ctrl-C sets, for the measuring to end after its step; a second ends it at once."""
+    """Yield what the first Ctrl-C sets, for the measuring to end after its step; a second ends it at once.
+
+    Where the shell has had Ctrl-C ignored, as in ``nohup spoter-kit bench &``, it stays so.
+    """
     stop = Event()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield stop
+        return
 
     def on_interrupt(signal_number: int, frame: object) -> None:
         if stop.is_set():
