@@ -10,7 +10,7 @@ import torch
 from spoter_runtime.errors import CheckpointError, SpoterError
 from spoter_toolkit.checkpoint import RUN_JSON, read_run
 from spoter_toolkit.labels import read_labels
-from spoter_toolkit.locate import RUN_WEIGHTS
+from spoter_toolkit.locate import RUN_WEIGHTS, newest_dataset
 from spoter_toolkit.models import ModelConfig, model_from_config
 from spoter_toolkit.notebook_checkpoint import import_checkpoint, model_from_notebook
 
@@ -77,7 +77,7 @@ def test_a_wrong_number_of_labels_is_refused_and_nothing_is_written(tmp_path: Pa
 def test_an_existing_run_is_only_replaced_by_force(tmp_path: Path) -> None:
     path = notebook_checkpoint(tmp_path / "notebook.pth")
     import_checkpoint(path, tmp_path / "run", None)
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match=r"replace it with --force$"):
         import_checkpoint(path, tmp_path / "run", None)
     import_checkpoint(path, tmp_path / "run", None, force=True)
 
@@ -187,3 +187,10 @@ def test_a_damaged_run_says_what_is_wrong(tmp_path: Path, damage: str, message: 
         info.write_text(json.dumps(content | {"model": content["model"] | {"architecture": "spoter"}}))
     with pytest.raises(CheckpointError, match=message):
         read_run(tmp_path / "run").load_model()
+
+
+def test_what_a_kill_has_left_is_never_the_newest(tmp_path: Path) -> None:
+    for name in ("mine", ".mine.0a1b2c3d.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").touch()
+    assert newest_dataset(tmp_path) == tmp_path / "mine"

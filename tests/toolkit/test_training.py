@@ -22,6 +22,7 @@ from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.models import ModelConfig
+from spoter_toolkit.runs import alone_in
 from spoter_toolkit.step_graphs import make_recordable
 from spoter_toolkit.train_config import TrainConfig
 from spoter_toolkit.train_record import LAST, read_metrics
@@ -122,6 +123,32 @@ def test_a_run_that_was_killed_five_times_ends_with_the_same_weights(tiny: Datas
     subprocess.run([*command, "--resume", "-o", str(run)], cwd=tmp_path, check=True, capture_output=True)
     assert weights(run) == weights(tmp_path / "runs" / "whole")
     assert [row["epoch"] for row in read_metrics(run)] == list(range(1, 31))
+
+
+def test_a_second_training_of_the_same_run_is_refused(tiny: Dataset, tmp_path: Path) -> None:
+    with (
+        alone_in(tmp_path / "run"),
+        pytest.raises(CheckpointError, match="run: another process is writing it"),
+    ):
+        train(CONFIG, tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_training_with_force_is_resumed_beside_the_old_run(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(replace(CONFIG, epochs=1), tiny, Path("runs/r"))
+    Path("last").symlink_to("runs/r")
+    before = weights(Path("runs/r"))
+    with pytest.raises(_Stop):  # a link: the run that it points at is replaced, not the link
+        train(CONFIG, tiny, Path("last"), force=True, on_progress=stop_at(5))
+    assert weights(Path("runs/r")) == before
+    run = train(CONFIG, tiny, Path("last"), resume=True)
+    assert (run.name, run.info["metrics"]["epochs"]) == ("r", 3)
+    assert weights(Path("runs/r")) != before
+    assert Path("last").is_symlink()
+    assert [path.name for path in Path("runs").iterdir()] == ["r"]
 
 
 def test_a_seed_decides_the_weights(tiny: Dataset, tmp_path: Path) -> None:
@@ -373,6 +400,7 @@ def test_two_processes_train_together(tiny: Dataset, tmp_path: Path) -> None:
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("-m", "spoter_toolkit", "train", str(tiny.folder), "--recipe", "demo", "-o", "run"),
         *("--set", "epochs=2", "--set", "model.num_encoder_layers=1", "--json"),
+        "--tensorboard",
     ]
     done = subprocess.run(
         command,
