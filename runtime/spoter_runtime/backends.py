@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,7 +28,7 @@ from spoter_runtime.ort import (
     import_onnxruntime,
 )
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuned import Way, read_prepared
+from spoter_runtime.tuned import Way, keep_prepared, read_prepared
 
 
 class Opened(NamedTuple):
@@ -223,6 +224,27 @@ def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runn
             settings = replace(way.session, optimise=False)
             return OrtRunner(prepared, settings=settings, name=name), artefact
     return BACKENDS[name](bundle, wish._replace(session=way.session))
+
+
+def open_later(bundle: Bundle, precision: str, way: Way) -> Callable[[], Runner]:
+    """Return what opens a way on the CPU from the files that lie there now, whatever becomes of them.
+
+    Raises:
+        BackendError, BundleError: the bundle has no such file, or it cannot be read.
+    """
+    artefact = onnx_file_of(bundle, way.backend, precision)
+    prepared = keep_prepared(way.prepared) if way.prepared else None
+    files = [] if prepared is None else [(prepared, replace(way.session, optimise=False))]
+    files.append((bundle.keep(artefact.path), session_for(artefact.kind, way.session)))
+
+    def open_() -> Runner:
+        for file, settings in files[:-1]:
+            with contextlib.suppress(BackendError, BundleError, OSError):  # then from the bundle's own file
+                return file.load(partial(OrtRunner, settings=settings, name=way.backend))
+        file, settings = files[-1]
+        return file.load(partial(OrtRunner, settings=settings, name=way.backend))
+
+    return open_
 
 
 def _open_proven(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact, str]:

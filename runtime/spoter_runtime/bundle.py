@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,9 +13,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from spoter_runtime.checked_file import (
+    KeptFile,
+    check_digest,
+    check_file,
+    identity,
+    is_file,
+    load_checked,
+)
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.files import sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.libraries import EXTRAS, Library
 from spoter_runtime.runner import Int32Array
@@ -29,6 +37,8 @@ MANIFEST: Final = "bundle.json"
 GOLDENS: Final = "goldens.npz"
 PARITY: Final = "parity.json"
 MODEL_CARD: Final = "MODEL_CARD.md"
+
+_MANIFEST_BYTES: Final = 1 << 24  # 2,000 times what 60 labels and two files take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +168,9 @@ class Bundle:
             BundleError: the file is missing, not listed, or not the bytes that were written.
         """
         with self._listed(path) as (file, expected):
+            identity(file)
             content = file.read_bytes()
-            _compare(file, hashlib.sha256(content).hexdigest(), expected)
+            check_digest(file, hashlib.sha256(content).hexdigest(), expected)
         return content
 
     def load(self, path: str, load: Callable[[Path], _Loaded]) -> _Loaded:
@@ -170,13 +181,17 @@ class Bundle:
         Raises:
             BundleError: as `read`, or the file was replaced while it was loaded.
         """
-        seen = self._check(path)
-        try:
-            return load(self.folder / path)
-        finally:  # also where it failed: then that is why
-            with self._listed(path) as (file, _):
-                if _identity(file) != seen:
-                    raise BundleError(f"{file}: was replaced while it was loaded. Fix: load it again")
+        with self._listed(path) as (file, expected):
+            return load_checked(file, expected, load)
+
+    def keep(self, path: str) -> KeptFile:
+        """Return a file of now, to be loaded later.
+
+        Raises:
+            BundleError: it is missing or not listed; whether it is as written is found when it is loaded.
+        """
+        with self._listed(path) as (file, expected):
+            return KeptFile(file, expected)
 
     def check_files(self) -> int:
         """Hash every file of the bundle and return how many there are.
@@ -186,15 +201,9 @@ class Bundle:
         """
         paths = sorted(self.hashes())
         for path in paths:
-            self._check(path)
+            with self._listed(path) as (file, expected):
+                check_file(file, expected)
         return len(paths)
-
-    def _check(self, path: str) -> tuple[int, ...]:
-        """Compare a file with the manifest, without holding all of it; return which file it was."""
-        with self._listed(path) as (file, expected):
-            seen = _identity(file)
-            _compare(file, sha256_of(file), expected)
-        return seen
 
     @contextmanager
     def _listed(self, path: str) -> Iterator[tuple[Path, str]]:
@@ -236,20 +245,6 @@ class Bundle:
         return goldens
 
 
-def _compare(file: Path, digest: str, expected: str) -> None:
-    if digest != expected:
-        raise BundleError(
-            f"{file}: sha256 is {digest[:12]}…, {MANIFEST} says {expected[:12]}…, "
-            "so the file was changed or damaged. Fix: copy the whole bundle again"
-        )
-
-
-def _identity(file: Path) -> tuple[int, ...]:
-    """Return what changes when a file is written again, or another takes its name."""
-    found = file.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
 def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:
     """Return the JSON content of bundle.json, sealed with a hash of itself."""
     content = {
@@ -279,15 +274,7 @@ def read_bundle(folder: Path | str) -> Bundle:
     """
     folder = Path(folder)
     path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        what = "no such folder" if not folder.exists() else f"not a bundle: it has no {MANIFEST}"
-        raise BundleError(f"{folder}: {what}. Fix: spoter-kit export makes one") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{path}: cannot be read as JSON: {error}. Fix: copy the whole bundle again"
-        ) from error
+    content = _read_manifest(path)
     if not isinstance(content, dict) or "schema_version" not in content:
         raise BundleError(f"{path}: not the manifest of a spoter-kit bundle")
     if content["schema_version"] != SCHEMA_VERSION:
@@ -320,12 +307,41 @@ def read_bundle(folder: Path | str) -> Bundle:
     return bundle
 
 
+def _read_manifest(path: Path) -> Any:
+    """Return the JSON of a manifest.
+
+    Raises:
+        BundleError: it is not there, no file, larger than any manifest, or no JSON.
+    """
+    folder = path.parent
+    try:
+        identity(path)
+        if (size := path.stat().st_size) > _MANIFEST_BYTES:
+            raise ValueError(f"{size} bytes, a manifest has at most {_MANIFEST_BYTES}")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
+        raise BundleError(f"{folder}: {what}. Fix: spoter-kit export makes one") from error
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error.strerror}). Fix: spoter-kit export makes a bundle"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{path}: cannot be read as JSON: {error}. Fix: copy the whole bundle again"
+        ) from error
+
+
 def _check_inside(folder: Path, listed: str) -> None:
-    pure = PurePosixPath(listed)
-    inside = (folder / listed).resolve().is_relative_to(folder.resolve())
+    pure, path = PurePosixPath(listed), folder / listed
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself; which of them depends on Python's version
+        inside = True
     if pure.is_absolute() or ".." in pure.parts or "\\" in listed or not inside:
         raise BundleError(f"{folder / MANIFEST}: path {listed!r} points outside the bundle; refused")
-    if not (folder / listed).is_file():
+    if not is_file(path):
+        what = "not a file" if os.path.lexists(path) else "not there"
         raise BundleError(
-            f"{folder}: {listed} is listed in {MANIFEST} but is not there. Fix: copy the whole bundle again"
+            f"{folder}: {listed} is listed in {MANIFEST} but is {what}. Fix: copy the whole bundle again"
         )

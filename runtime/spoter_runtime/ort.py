@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from spoter_runtime.checked_file import is_file
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import BackendError, BundleError, require
 from spoter_runtime.landmarks import Float32Array
@@ -210,14 +211,14 @@ class OrtRunner(Runner):
         """
         if provider not in PROVIDERS:
             raise BackendError(f"provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
-        ort = import_onnxruntime(provider)
-        settings = settings or SessionSettings(threads=threads)
-        options = settings.options(ort)
         where = "the ONNX model" if isinstance(model, bytes) else str(model)
-        if not isinstance(model, bytes) and not Path(model).is_file():
-            raise BundleError(f"{where}: no such file")
+        settings = settings or SessionSettings(threads=threads)
         self.name = name or f"ort-{provider}"
         self._graphed: GraphedSession | None = None
+        ort = import_onnxruntime(provider)
+        if not isinstance(model, bytes):
+            _check_file(model)
+        options = settings.options(ort)
         if provider == "cpu":
             self._session, metadata = _on_cpu(ort, model, options, settings.without, where)
             self.contract = _contract(ort, metadata, where)
@@ -300,6 +301,17 @@ def _on_cpu(
         return session, session.get_modelmeta().custom_metadata_map
     except Exception as error:
         raise BackendError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error
+
+
+def _check_file(path: Path | str) -> None:
+    """Refuse a path at which no file lies: ONNX Runtime would wait for a pipe, and read a device forever.
+
+    Raises:
+        BundleError: there is nothing, or something else.
+    """
+    if not is_file(path):
+        what = "is not a file" if os.path.lexists(path) else "no such file"
+        raise BundleError(f"{path}: {what}. Fix: spoter-kit export makes one")
 
 
 def _readable(model: Path | str | bytes) -> str | bytes:

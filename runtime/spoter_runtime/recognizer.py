@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from spoter_runtime.backends import ON_CPU, open_runner
+from spoter_runtime.backends import ON_CPU, open_later, open_runner
 from spoter_runtime.bundle import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import BackendError, InputError
+from spoter_runtime.errors import BackendError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.many import Answered, infer_many
@@ -70,14 +71,19 @@ class Many:
     """How a recognizer answers many clips at once: as many calls at a time as there are cores.
 
     The runner for it is opened when it is first needed: one thread a call, where one clip alone has all of
-    them.
+    them. Where it cannot be opened any more, the runner for one clip answers.
     """
 
     def __init__(
-        self, open: Callable[[], Runner], *, workers: int = 1, most_clips: int | None = None
+        self,
+        runner: Runner,
+        *,
+        open: Callable[[], Runner] | None = None,
+        workers: int = 1,
+        most_clips: int | None = None,
     ) -> None:
+        self._runner = runner
         self._open = open
-        self._runner: Runner | None = None
         self._lock = threading.Lock()
         self.workers = workers
         self.most_clips = most_clips
@@ -85,9 +91,20 @@ class Many:
     def answers(self, clips: list[Float32Array]) -> list[Answered]:
         """Return the logits of checked clips, in the order given."""
         with self._lock:
-            if self._runner is None:
-                self._runner = self._open()
+            if self._open is not None:
+                self._open_runner(self._open)
         return infer_many(self._runner, clips, workers=self.workers, most_clips=self.most_clips)
+
+    def _open_runner(self, open: Callable[[], Runner]) -> None:
+        try:
+            self._runner = open()
+        except (SpoterError, OSError) as error:
+            self.workers = 1  # that runner has all cores in each call
+            warnings.warn(
+                f"many clips are answered one after another, which is slower: {error}. Fix: load it again",
+                stacklevel=4,
+            )
+        self._open = None  # and its file is closed
 
 
 class Recognizer:
@@ -115,7 +132,7 @@ class Recognizer:
         self.why = why or {}
         self.passed_over = passed_over or {}
         self._long = long
-        self._many = many or Many(open=lambda: runner)
+        self._many = many or Many(runner)
 
     @classmethod
     def load(
@@ -152,7 +169,7 @@ class Recognizer:
             raise BackendError(
                 f"threads={threads}: this process may use {usable_cores()}. Fix: threads={usable_cores()}"
             )
-        if path.is_file() and path.suffix == ".onnx":
+        if path.suffix == ".onnx" and os.path.lexists(path) and not path.is_dir():
             if backend not in (None, "ort-cpu"):
                 raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
             return cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
@@ -271,11 +288,8 @@ def _many(
     if runner.name not in ON_CPU or threads is not None or (way is None and usable_cores() == 1):
         return None
     way = way or way_for_many(runner.name)
-
-    def open_() -> Runner:
-        return open_runner(bundle, way.backend, precision=precision, way=way).runner
-
-    return Many(open_, workers=way.workers, most_clips=way.most_clips)
+    open_ = open_later(bundle, precision, way)
+    return Many(runner, open=open_, workers=way.workers, most_clips=way.most_clips)
 
 
 def _shares(logits: list[float]) -> list[float]:

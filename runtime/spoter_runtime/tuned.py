@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from spoter_runtime.bundle import Bundle
+from spoter_runtime.checked_file import KeptFile
 from spoter_runtime.errors import BackendError, SpoterError
 from spoter_runtime.files import cache_folder, write_json
 from spoter_runtime.machine import cpu_features, cpu_model, usable_cores
@@ -112,6 +113,14 @@ def read_prepared(sha256: str) -> bytes | None:
     except OSError:
         return None
     return content if hashlib.sha256(content).hexdigest() == sha256 else None
+
+
+def keep_prepared(sha256: str) -> KeptFile | None:
+    """Return such a file, to be loaded later; None where it is gone."""
+    try:
+        return KeptFile(prepared_path(sha256), sha256)
+    except OSError:
+        return None
 
 
 def tuned_path(bundle: Bundle, precision: str) -> Path:

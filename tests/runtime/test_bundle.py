@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spoter_runtime.bundle import read_bundle
 from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.ort import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 
@@ -289,3 +293,124 @@ def test_a_file_that_is_replaced_while_it_is_loaded_is_not_taken(bundle_copy):
     (bundle_copy / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError, match="changed or damaged"):
         bundle.load("model.onnx", lambda file: pytest.fail("it was loaded"))
+
+
+@pytest.fixture
+def at_once():
+    """Fail a test that waits: for a pipe that nobody writes to, or for the end of a device."""
+
+    def too_long(*_):
+        pytest.fail("it waits")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def put_a_pipe(path):
+    os.mkfifo(path)
+
+
+def put_a_device(path):
+    path.symlink_to("/dev/zero")
+
+
+def put_a_terminal(path):
+    path.symlink_to("/dev/tty")
+
+
+def put_a_link_to_itself(path):
+    path.symlink_to(path.name)
+
+
+def put_a_link_to_nothing(path):
+    path.symlink_to("nowhere")
+
+
+def put_a_folder(path):
+    path.mkdir()
+
+
+def put_a_socket(path):
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(path))
+
+
+ODD = (
+    put_a_pipe,
+    put_a_device,
+    put_a_terminal,
+    put_a_link_to_itself,
+    put_a_link_to_nothing,
+    put_a_folder,
+    put_a_socket,
+)
+on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+
+
+@on_posix
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("put", ODD)
+def test_what_is_not_a_file_is_refused_at_once(bundle_copy, put, name, monkeypatch):
+    opened = read_bundle(bundle_copy)
+    monkeypatch.chdir(bundle_copy)  # a socket's name may have a hundred characters
+    Path(name).unlink()
+    put(Path(name))
+    monkeypatch.chdir("/")
+    for call in (read_bundle, Recognizer.load, verify_bundle):
+        with pytest.raises(BundleError, match=rf"{name}.*(Fix: |points outside the bundle; refused)"):
+            call(bundle_copy)
+    if name != "bundle.json":  # it changed after the manifest was read
+        for call in (opened.read, opened.keep, lambda path: opened.load(path, OrtRunner)):
+            with pytest.raises(
+                BundleError, match=rf"{name}: listed in bundle\.json but cannot be read .*Fix: "
+            ):
+                call(name)
+        with pytest.raises(BundleError, match=rf"{name}: listed in bundle\.json but cannot be read"):
+            opened.check_files()
+
+
+@on_posix
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("put", ODD)
+def test_a_lone_file_that_is_none_is_refused_at_once(tmp_path, put, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(Path("model.onnx"))
+    for call in (Recognizer.load, OrtRunner):
+        with pytest.raises(BundleError, match=r"model\.onnx: .*\. Fix: spoter-kit export makes one"):
+            call(Path("model.onnx"))
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "path", [LONG, f"{LONG}.onnx", "a\0b", "a\0b.onnx", "x/" * 3000, f"{LONG}/model.onnx"]
+)
+def test_a_path_that_nothing_can_have_is_refused(path):
+    for call in (Recognizer.load, OrtRunner, read_bundle, verify_bundle):
+        with pytest.raises(BundleError, match=r"Fix: "):
+            call(path)
+
+
+@pytest.mark.parametrize("listed", [LONG, "x/" * 3000 + "x"])
+def test_a_listed_name_that_no_file_can_have_is_refused(bundle_copy, reseal, listed):
+    reseal(bundle_copy, lambda manifest: manifest["files"].update({listed: "0" * 64}))
+    with pytest.raises(BundleError, match=r"is listed in bundle\.json but is not there\. Fix: "):
+        read_bundle(bundle_copy)
+
+
+@on_posix
+@pytest.mark.usefixtures("at_once")
+def test_a_manifest_without_an_end_is_not_read_to_it(bundle_copy):
+    path = bundle_copy / "bundle.json"
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)  # a hole of a terabyte, which takes no room on the disk
+    with pytest.raises(
+        BundleError, match=r"bundle\.json: .*: 1099511627776 bytes, a manifest has at most 167"
+    ):
+        read_bundle(bundle_copy)
