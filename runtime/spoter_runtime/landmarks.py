@@ -98,7 +98,7 @@ def landmarks_from_mediapipe(
         InputError: nothing given, a wrong number of points, or parts of different lengths.
     """
     parts = {
-        name: np.asarray(part)
+        name: array_from(part, f"{name} landmarks")
         for name, part in (("pose", pose_TPD), ("left hand", left_hand_THD), ("right hand", right_hand_THD))
         if part is not None
     }
@@ -108,6 +108,11 @@ def landmarks_from_mediapipe(
         points = 33 if name == "pose" else 21
         if part.ndim != 3 or part.shape[1] != points or part.shape[2] < 2:
             raise InputError(f"{name} landmarks: expected (frames, {points}, 2 or more), got {part.shape}")
+        if part.dtype.kind not in "fiu":
+            raise InputError(
+                f"{name} landmarks: expected numbers, got dtype {part.dtype}. "
+                "Fix: numpy.asarray(landmarks, 'float32'); None becomes NaN, not detected"
+            )
     lengths = {name: len(part) for name, part in parts.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"parts of one clip have different numbers of frames: {lengths}")
@@ -155,14 +160,13 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
         InputError: wrong rank, shape or type, no frames, too many, an infinity, a coordinate beyond
             `COORDINATE_LIMIT`, or (unless `allow_empty`) nothing detected in any frame.
     """
-    try:
-        array = np.asarray(clip)
-    except ValueError as error:
-        raise InputError(f"{where}: frames of different sizes do not make an array: {error}") from error
+    array = array_from(clip, where)
     if array.dtype.kind != "f":
+        from spoter_runtime.input_fixes import fix_of_dtype  # not at the top: no good clip needs it
+
         raise InputError(
             f"{where}: expected floating-point landmarks, got dtype {array.dtype}. "
-            "Fix: landmarks.astype('float32'), with NaN or (0, 0) where a landmark was not detected"
+            f"Fix: {fix_of_dtype(array, clip)}"
         )
     if array.ndim == 3 and array.shape[1] == NUM_LANDMARKS and array.shape[2] != 2:
         raise InputError(
@@ -190,6 +194,30 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
             "nothing to recognise"
         )
     return np.ascontiguousarray(array, np.float32)
+
+
+def array_from(values: Any, where: str) -> npt.NDArray[Any]:
+    """Return anything that numpy makes an array of, of whatever type and shape.
+
+    Raises:
+        InputError: numpy does not, or it would take masked values for others.
+    """
+    if type(values) is np.ndarray:
+        return values
+    from spoter_runtime.input_fixes import fix_of_values, is_masked  # not at the top: few need it
+
+    if any(map(is_masked, values if isinstance(values, list | tuple) else (values,))):
+        raise InputError(f"{where}: has masked values. Fix: {fix_of_values(values)}")
+    try:
+        return np.asarray(values)
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever kind the library raises that the values are of
+        uneven = isinstance(error, ValueError) and isinstance(values, list | tuple)
+        what = "rows of different sizes do" if uneven else f"a {type(values).__name__} does"
+        raise InputError(
+            f"{where}: {what} not make an array: {error}. Fix: {fix_of_values(values)}"
+        ) from error
 
 
 def check_coordinates(points: npt.NDArray[Any], *, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 import sys
@@ -122,6 +123,21 @@ def gpu_build_fix() -> str:
     return "pip install --force-reinstall --no-deps onnxruntime-gpu"  # it is there, and has lost files
 
 
+def whole_threads(threads: Any) -> int:
+    """Return a number of threads as an int, from numpy's whole numbers too.
+
+    Raises:
+        BackendError: it is no whole number, or none that a machine has.
+    """
+    try:
+        number = operator.index(threads)
+    except TypeError:
+        number = 0
+    if isinstance(threads, bool) or not 1 <= number <= _MAX_THREADS:
+        raise BackendError(f"threads={threads!r}: expected a whole number, 1..{_MAX_THREADS}")
+    return number
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSettings:
     """How ONNX Runtime runs a file on the CPU; the defaults are its own.
@@ -141,9 +157,8 @@ class SessionSettings:
     optimise: bool = True
 
     def __post_init__(self) -> None:
-        threads = self.threads
-        if threads is not None and (type(threads) is not int or not 1 <= threads <= _MAX_THREADS):
-            raise BackendError(f"threads={threads!r}: expected a whole number, 1..{_MAX_THREADS}")
+        if self.threads is not None:
+            object.__setattr__(self, "threads", whole_threads(self.threads))
 
     def __str__(self) -> str:
         """Return what is not as ONNX Runtime has it by itself, and the threads."""

@@ -10,22 +10,23 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from spoter_runtime.backends import ON_CPU, open_later, open_runner
 from spoter_runtime.bundle import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, InputError, SpoterError
-from spoter_runtime.landmarks import Float32Array, check_clip, resample_clip
+from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.many import Answered, infer_many
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort import OrtRunner, whole_threads
 from spoter_runtime.runner import Runner
 from spoter_runtime.tuned import Tuned, Way, read_tuned, way_for_many
 
 LongClips = Literal["error", "resample"]
 
 _said: set[str] = set()
+_NONE: Final = object()
 
 STREAM_CLIPS = 256  # looked at together by `Recognizer.stream`: enough of one length for full batches
 
@@ -165,7 +166,8 @@ class Recognizer:
             MissingExtraError: the engine is not installed.
         """
         path = Path(path)
-        if type(threads) is int and threads > usable_cores():
+        threads = None if threads is None else whole_threads(threads)
+        if threads is not None and threads > usable_cores():
             raise BackendError(
                 f"threads={threads}: this process may use {usable_cores()}. Fix: threads={usable_cores()}"
             )
@@ -249,8 +251,9 @@ class Recognizer:
         limit = self.contract.max_frames
         if self._long == "error":
             return check_clip(clip, max_frames=limit, where=where)
-        frames = len(clip) if hasattr(clip, "__len__") else 0
-        checked = check_clip(clip, max_frames=max(frames, limit), where=where)
+        array = array_from(clip, where)
+        frames = len(array) if array.ndim else 0
+        checked = check_clip(array, max_frames=max(frames, limit), where=where)
         return resample_clip(checked, limit) if frames > limit else checked
 
     def _prediction(self, answer: Answered) -> Prediction:
@@ -266,9 +269,31 @@ class Recognizer:
 
 
 def _named(clips: Iterable[Any], names: Iterable[str] | None) -> Iterator[tuple[Any, str]]:
+    """Return each clip with its name.
+
+    Raises:
+        InputError: the clips are not several, or the names are not as many.
+    """
+    try:
+        each = iter(clips)
+    except TypeError as error:
+        raise InputError(
+            f"clips: expected several, got {type(clips).__name__}. Fix: predict(clip) for one"
+        ) from error
     if names is None:
-        return ((clip, f"clip {i}") for i, clip in enumerate(clips))
-    return zip(clips, names, strict=True)
+        return ((clip, f"clip {i}") for i, clip in enumerate(each))
+    if not hasattr(names, "__iter__"):
+        raise InputError(f"names: expected one for each clip, got {type(names).__name__}. Fix: names=None")
+    return _paired(each, names)
+
+
+def _paired(clips: Iterator[Any], names: Iterable[str]) -> Iterator[tuple[Any, str]]:
+    pairs: Iterator[tuple[Any, Any]] = itertools.zip_longest(clips, names, fillvalue=_NONE)
+    for count, (clip, name) in enumerate(pairs):
+        if clip is _NONE or name is _NONE:
+            more = "names than clips" if clip is _NONE else "clips than names"
+            raise InputError(f"names: more {more}, of which there are {count}. Fix: give each clip one name")
+        yield clip, name
 
 
 def _tuned(bundle: Bundle, precision: str) -> Tuned | None:

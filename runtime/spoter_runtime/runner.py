@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BackendError, InputError, NotFiniteError, SpoterError
-from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, check_coordinates
+from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, array_from, check_coordinates
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -86,7 +86,7 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
     Few operations of numpy: after a model has run, its weights fill the caches, and each operation costs
     some twenty microseconds instead of one.
     """
-    poses = _as_array(poses_NTD, "poses")
+    poses = array_from(poses_NTD, "poses")
     if poses.dtype != np.float32:
         raise InputError(f"poses: expected float32, got {poses.dtype}. Fix: poses.astype('float32')")
     if poses.ndim != 3 or poses.shape[2] != NUM_FEATURES:
@@ -109,7 +109,7 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
 
 
 def _checked_lengths(lengths_N: Any, batch: int, frames: int) -> Int32Array:
-    lengths = _as_array(lengths_N, "lengths")
+    lengths = array_from(lengths_N, "lengths")
     if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
         raise InputError(
             f"lengths: expected ({batch},) of a whole-number type, got {lengths.shape} {lengths.dtype}"
@@ -119,13 +119,6 @@ def _checked_lengths(lengths_N: Any, batch: int, frames: int) -> Int32Array:
     if least < 1 or most > frames:
         raise InputError(f"lengths: expected 1..{frames} (the frames given), got {least}..{most}")
     return np.ascontiguousarray(lengths, np.int32)
-
-
-def _as_array(values: Any, where: str) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise InputError(f"{where}: rows of different sizes do not make an array: {error}") from error
 
 
 def pad_clips(clips: list[Float32Array], fill: float = 0.0) -> tuple[Float32Array, Int32Array]:

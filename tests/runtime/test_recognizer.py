@@ -121,9 +121,34 @@ def test_of_many_clips_the_bad_one_is_named_and_nothing_is_predicted(recognizer,
     assert batches == []
 
 
-def test_names_must_be_as_many_as_clips(recognizer, make_clip):
-    with pytest.raises(ValueError, match="shorter"):
-        recognizer.predict_many([make_clip(), make_clip()], names=["one"])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["one"], "names: more clips than names, of which there are 1. Fix: give each clip one name"),
+        ([], "names: more clips than names, of which there are 0"),
+        (iter("abc"), "names: more names than clips, of which there are 2"),
+        (5, "names: expected one for each clip, got int"),
+    ],
+)
+def test_names_must_be_as_many_as_clips(recognizer, make_clip, names, message):
+    with pytest.raises(InputError, match=message):
+        recognizer.predict_many([make_clip(), make_clip()], names=names)
+    if not hasattr(names, "__next__"):
+        with pytest.raises(InputError, match=message):
+            list(recognizer.stream([make_clip(), make_clip()], names=names))
+
+
+@pytest.mark.parametrize("threads", [np.int64(1), np.uint8(1), np.array(1)])
+def test_whole_numbers_of_numpy_are_numbers_of_threads(bundle_folder, make_clip, threads):
+    for path in (bundle_folder, bundle_folder / "model.onnx"):
+        assert Recognizer.load(path, threads=threads).predict(make_clip()).label
+
+
+@pytest.mark.parametrize("threads", [True, 1.0, np.float32(1), "1", 0, np.int64(-1), np.bool_(True)])
+def test_other_things_are_no_numbers_of_threads(bundle_folder, threads):
+    for path in (bundle_folder, bundle_folder / "model.onnx"):
+        with pytest.raises(BackendError, match=r"threads=.*: expected a whole number, 1\.\."):
+            Recognizer.load(path, threads=threads)
 
 
 def test_long_clips_are_resampled_where_asked(bundle_folder, recognizer, make_clip):
