@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import chain
 from time import perf_counter_ns
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from spoter_runtime.engine_calls import ENGINE_CALLS
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
@@ -75,17 +79,49 @@ def infer_many(
         latency_ms = (perf_counter_ns() - begin_ns) / 1e6
         return [Answered(logits_C=logits_C, latency_ms=latency_ms) for logits_C in logits_NC]
 
-    if workers == 1 or len(batches) == 1:
-        answers = [answer(batch) for batch in batches]
-    else:
-        from concurrent.futures import ThreadPoolExecutor  # not at the top: one clip needs no threads
-
-        with ThreadPoolExecutor(workers, thread_name_prefix="spoter") as pool:
-            answers = list(pool.map(answer, batches))
+    workers = 1 if ENGINE_CALLS.ended else min(workers, len(batches))
+    answers = [answer(batch) for batch in batches] if workers == 1 else _in_threads(answer, batches, workers)
     found = dict(
         zip((place for batch in batches for place in batch), chain.from_iterable(answers), strict=True)
     )
     return [found[place] for place in range(len(clips))]
+
+
+def _in_threads(
+    answer: Callable[[list[int]], list[Answered]], batches: list[list[int]], workers: int
+) -> list[list[Answered]]:
+    """Return each batch's answers; this thread answers too, and alone where no other can be started.
+
+    No pool of concurrent.futures: it refuses to work while Python is ending, and a process that is forked
+    during its import can never import it.
+    """
+    waiting = deque(range(len(batches)))
+    answers: dict[int, list[Answered]] = {}
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while waiting:
+                try:
+                    place = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                answers[place] = answer(batches[place])
+        except BaseException as error:  # noqa: BLE001  (of whatever thread, it is raised below)
+            errors.append(error)
+            waiting.clear()
+
+    threads = [threading.Thread(target=work, name="spoter") for _ in range(workers - 1)]
+    with suppress(RuntimeError):  # Python is ending, or the system gives no more threads
+        for thread in threads:
+            thread.start()
+    work()
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join()
+    if errors:
+        raise errors[0]
+    return [answers[place] for place in range(len(batches))]
 
 
 def _batch_of(clips: list[Float32Array]) -> tuple[Float32Array, Int32Array]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from spoter_runtime.checked_file import is_file
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, REQUIRES_KEY, GraphContract
+from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING, check_process, keep_from_forks
 from spoter_runtime.errors import BackendError, BundleError, require
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
@@ -230,20 +231,24 @@ class OrtRunner(Runner):
         settings = settings or SessionSettings(threads=threads)
         self.name = name or f"ort-{provider}"
         self._graphed: GraphedSession | None = None
-        ort = import_onnxruntime(provider)
-        if not isinstance(model, bytes):
-            _check_file(model)
-        options = settings.options(ort)
-        if provider == "cpu":
-            self._session, metadata = _on_cpu(ort, model, options, settings.without, where)
-            self.contract = _contract(ort, metadata, where)
-        else:
-            content = model if isinstance(model, bytes) else Path(model).read_bytes()
-            self._session, self.contract, self._graphed = _on_gpu(
-                ort, content, options, provider, cache, where, graphs
-            )
+        with ENGINE_CALLS:
+            ort = import_onnxruntime(provider)
+            if not isinstance(model, bytes):
+                _check_file(model)
+            options = settings.options(ort)
+            if provider == "cpu":
+                self._session, metadata = _on_cpu(ort, model, options, settings.without, where)
+                self.contract = _contract(ort, metadata, where)
+            else:
+                content = model if isinstance(model, bytes) else Path(model).read_bytes()
+                self._session, self.contract, self._graphed = _on_gpu(
+                    ort, content, options, provider, cache, where, graphs
+                )
+        self._opened_in = os.getpid()
+        keep_from_forks(self._session)
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        check_process(self._opened_in, self.name)
         try:
             if self._graphed is not None:
                 return self._graphed.run(poses_NTD, lengths_N)
@@ -296,7 +301,8 @@ def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_
     options.optimized_model_filepath = str(path)
     if any_cpu:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    _on_cpu(ort, model, options, settings.without, "the ONNX model")
+    with ENGINE_CALLS:
+        _on_cpu(ort, model, options, settings.without, "the ONNX model")
 
 
 def _on_cpu(
@@ -306,13 +312,14 @@ def _on_cpu(
     source = _readable(model)
     try:
         # enable_fallback=0: or a file that cannot be loaded is tried again, with a remark on stdout.
-        session = ort.InferenceSession(
-            source,
-            options,
-            providers=["CPUExecutionProvider"],
-            enable_fallback=0,
-            disabled_optimizers=list(without) or None,
-        )
+        with OPENING:
+            session = ort.InferenceSession(
+                source,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,
+                disabled_optimizers=list(without) or None,
+            )
         return session, session.get_modelmeta().custom_metadata_map
     except Exception as error:
         raise BackendError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error

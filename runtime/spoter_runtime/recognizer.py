@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from spoter_runtime.backends import ON_CPU, open_later, open_runner
 from spoter_runtime.bundle import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import BackendError, InputError, SpoterError
+from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.many import Answered, infer_many
@@ -108,6 +108,20 @@ class Many:
         self._open = None  # and its file is closed
 
 
+class _Origin(NamedTuple):
+    """What a recognizer was loaded from: another process loads it from there.
+
+    Attributes:
+        path: absolute.
+        options: those of `Recognizer.load`.
+        model: what tells it from another that lies there later.
+    """
+
+    path: Path
+    options: dict[str, Any]
+    model: str | GraphContract
+
+
 class Recognizer:
     """Recognise signs in clips of landmarks; as thread-safe as its runner.
 
@@ -134,6 +148,8 @@ class Recognizer:
         self.passed_over = passed_over or {}
         self._long = long
         self._many = many or Many(runner)
+        self._origin: _Origin | None = None
+        self._process = os.getpid()
 
     @classmethod
     def load(
@@ -171,10 +187,20 @@ class Recognizer:
             raise BackendError(
                 f"threads={threads}: this process may use {usable_cores()}. Fix: threads={usable_cores()}"
             )
+        options = {
+            "backend": backend,
+            "precision": precision,
+            "threads": threads,
+            "long": long,
+            "allow_host_code": allow_host_code,
+            "tuned": tuned,
+        }
         if path.suffix == ".onnx" and os.path.lexists(path) and not path.is_dir():
             if backend not in (None, "ort-cpu"):
                 raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
-            return cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
+            lone = cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
+            lone._origin = _Origin(path.absolute(), options, lone.contract)
+            return lone
         bundle = read_bundle(path)
         found = (_tuned(bundle, precision) if tuned else None) or Tuned(ways={}, because={})
         ways = found.ways if threads is None else {}
@@ -192,7 +218,30 @@ class Recognizer:
             way = None  # the backend that was asked for, for many clips too
         many = _many(bundle, precision, opened.runner, threads, way)
         passed_over = opened.passed_over(bundle) if backend is None else {}
-        return cls(opened.runner, why=opened.why, passed_over=passed_over, long=long, many=many)
+        recognizer = cls(opened.runner, why=opened.why, passed_over=passed_over, long=long, many=many)
+        recognizer._origin = _Origin(path.absolute(), options, bundle.onnx(precision).sha256)
+        return recognizer
+
+    def __copy__(self) -> Recognizer:
+        """Return itself: nothing in it can be changed, and threads may share it."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recognizer:
+        """Return itself, as `copy.copy` does."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as the path and the options of `load`: it is loaded and verified where it arrives.
+
+        Raises:
+            BackendError: it was made of a runner, not loaded.
+        """
+        if self._origin is None:
+            raise BackendError(
+                "a recogniser of a runner of your own cannot be sent to another process. "
+                "Fix: make it there, or use Recognizer.load"
+            )
+        return _arrived, (type(self), self._origin)
 
     @property
     def contract(self) -> GraphContract:
@@ -227,6 +276,8 @@ class Recognizer:
         Raises:
             InputError: names the first clip that cannot be used; nothing is predicted then.
         """
+        if self._process != os.getpid():
+            self._load_after_fork()
         checked = [self._checked(clip, name) for clip, name in _named(clips, names)]
         answers = infer_many(self.runner, checked) if len(checked) == 1 else self._many.answers(checked)
         return [self._prediction(answer) for answer in answers]
@@ -247,6 +298,27 @@ class Recognizer:
         while window := list(itertools.islice(named, STREAM_CLIPS)):
             yield from self.predict_many([clip for clip, _ in window], names=[name for _, name in window])
 
+    def _load_after_fork(self) -> None:
+        """Take the place of one that another process has loaded, whose threads this one does not have.
+
+        Raises:
+            BackendError: it cannot be loaded here again.
+        """
+        if self._origin is None:
+            return  # the runner knows whether it can be used here
+        if self.runner.name not in ON_CPU:
+            raise BackendError(
+                f"{self.runner.name}: loaded before this process was forked, and a GPU cannot be used then. "
+                "Fix: multiprocessing.get_context('spawn'), or load the recogniser in the worker"
+            )
+        try:
+            loaded = _load_again(type(self), self._origin)
+        except SpoterError as error:
+            raise BackendError(
+                f"loaded before this process was forked, and it cannot be loaded here again: {error}"
+            ) from error
+        vars(self).update(vars(loaded))
+
     def _checked(self, clip: Any, where: str) -> Float32Array:
         limit = self.contract.max_frames
         if self._long == "error":
@@ -266,6 +338,34 @@ class Recognizer:
             labels=self.labels,
             latency_ms=answer.latency_ms,
         )
+
+
+_last_arrived: list[Recognizer] = []
+
+
+def _arrived(kind: type[Recognizer], origin: _Origin) -> Recognizer:
+    """Return a recogniser that another process sent; the last one is kept: a pool sends it with each task."""
+    for last in _last_arrived:
+        if type(last) is kind and last._origin == origin:
+            return last
+    recognizer = _load_again(kind, origin)
+    _last_arrived[:] = [recognizer]
+    return recognizer
+
+
+def _load_again(kind: type[Recognizer], origin: _Origin) -> Recognizer:
+    """Return the recogniser that was loaded from somewhere.
+
+    Raises:
+        BundleError: as `Recognizer.load`, or another model lies there now.
+    """
+    recognizer = kind.load(origin.path, **origin.options)
+    if recognizer._origin is None or recognizer._origin.model != origin.model:
+        raise BundleError(
+            f"{origin.path}: another model lies there than when the recogniser was loaded. "
+            "Fix: load the recogniser again, and then start the processes"
+        )
+    return recognizer
 
 
 def _named(clips: Iterable[Any], names: Iterable[str] | None) -> Iterator[tuple[Any, str]]:

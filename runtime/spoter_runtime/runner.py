@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.contract import GraphContract
+from spoter_runtime.engine_calls import ENGINE_CALLS
 from spoter_runtime.errors import BackendError, InputError, NotFiniteError, SpoterError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, array_from, check_coordinates
 
@@ -49,7 +50,8 @@ class Runner(abc.ABC):
     def infer_checked(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         """Do what `infer` does with what `check_batch` returns, or `pad_clips` of clips from `check_clip`."""
         try:
-            logits = self._infer(poses_NTD, lengths_N)
+            with ENGINE_CALLS:
+                logits = self._infer(poses_NTD, lengths_N)
         except SpoterError:
             raise
         except Exception as error:  # an engine of anybody's; its kind of error says nothing to a caller

@@ -75,6 +75,23 @@ def test_an_engine_that_fails_is_not_silent(contract):
         infer_many(Failing(contract, 1), clips_of([4] * 9), workers=3, most_clips=1)
 
 
+def test_where_no_thread_can_be_started_this_one_answers_all(contract, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert len(infer_many(Waiting(contract, 1), clips_of([4] * 9), workers=3, most_clips=1)) == 9
+
+
+def test_what_an_engine_raises_comes_out_of_whatever_thread(contract):
+    class Failing(Waiting):
+        def infer_checked(self, poses_NTD, lengths_N):
+            raise IndexError(threading.current_thread().name)
+
+    with pytest.raises(IndexError, match=r"MainThread|spoter"):
+        infer_many(Failing(contract, 1), clips_of([4] * 9), workers=3, most_clips=1)
+
+
 def test_a_stream_has_no_end_and_takes_no_more_than_it_needs(bundle_folder):
     recognizer = Recognizer.load(bundle_folder, tuned=False)
     taken = 0
