@@ -45,9 +45,10 @@ def beside_the_scripts(monkeypatch):
 def test_a_peers_modules_are_compiled_once_and_its_start_draws_no_random_numbers(monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     environment = importlib.import_module("asking")._environment(2)
     assert not {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"} & set(environment)
-    assert environment["OMP_NUM_THREADS"] == "2"
+    assert (environment["OMP_NUM_THREADS"], environment["ORT_DISABLE_TELEMETRY"]) == ("2", "1")
     code = (
         f"import sys; sys.path.insert(0, {str(PEERS)!r}); import peer\n"
         "worker = peer.Worker(None, 'fake', None, 1); seen = []\n"

@@ -91,4 +91,5 @@ def _environment(threads: int) -> dict[str, str]:
         "PYTHONPATH",
         "PYTHONSAFEPATH",
     }  # a peer has its own modules, and those beside peer.py
-    return {name: value for name, value in worker_environment(threads).items() if name not in unwanted}
+    kept = {name: value for name, value in worker_environment(threads).items() if name not in unwanted}
+    return {"ORT_DISABLE_TELEMETRY": "1"} | kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ PEERS = {
     "openvino-bf16": "OpenVINO, bf16 (hint)",
     "openvino-int8": "OpenVINO, int8 (NNCF, weights and activations)",
 }
+
+# Or each import of openvino, and nncf, reports to Google Analytics; without this module they take a stub.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 def prepare(peer: str, folder: Path, made: Path) -> None:
