@@ -19,7 +19,6 @@ import numpy as np
 import onnx
 from fp16 import Case, case_from, on_ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from result_files import environment_lines, write_result
 
 from spoter_export.cases import ClipSet, generated_clips, spread_by_length
@@ -48,6 +47,9 @@ def all_products(model: onnx.ModelProto) -> list[str]:
 
 def quantised(model: onnx.ModelProto, products: Sequence[str], **options: Any) -> onnx.ModelProto:
     """Return what ONNX Runtime's quantiser makes of the products."""
+    import_onnxruntime()  # with its telemetry off
+    from onnxruntime.quantization import quantize_dynamic
+
     source = onnx.ModelProto()
     source.CopyFrom(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +108,9 @@ def with_scale_a_row(model: onnx.ModelProto, products: Sequence[str]) -> onnx.Mo
 
 def variants(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
     """Return what is measured: in words → graph."""
+    import_onnxruntime()  # with its telemetry off
+    from onnxruntime.quantization import QuantType
+
     every = all_products(model)
     products = bounded_products(model.graph)
     ours = [node.name for node in products]

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from result_files import environment_lines, write_result
 
 from spoter_export.int8 import int8_from_fp32
@@ -27,7 +26,7 @@ from spoter_export.to_onnx import onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import LENGTHS, POSES, GraphContract
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort import OrtRunner, import_onnxruntime
 from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.bench.floor import Floor
 from spoter_toolkit.bench.in_turn import in_turn
@@ -125,13 +124,12 @@ def _last(kind: str) -> str:
 def profile(form: onnx.ModelProto) -> dict[str, float]:
     """Return what ONNX Runtime does for one clip of 60 frames → microseconds a call, by its own profiler."""
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(
-            form.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(form.SerializeToString(), options, providers=["CPUExecutionProvider"])
         poses_NTD = generated_clips(*PROFILED)
         given = {POSES: poses_NTD, LENGTHS: np.full(len(poses_NTD), poses_NTD.shape[1], np.int32)}
         for _ in range(PROFILED_CALLS):

@@ -20,6 +20,8 @@ from spoter_runtime.contract import GraphContract, Label
 # Before torch is imported: where tests share their cores, its threads wait for one another ten times longer
 # than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some test files import ONNX Runtime before anything of ours does.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,6 +7,7 @@ import operator
 import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -33,6 +34,11 @@ _DISTRIBUTIONS: Final = (
     "onnxruntime-rocm",
     "onnxruntime-training",
 )
+
+# ONNX Runtime 1.29 and later report to Microsoft over the network unless this is 1 when they are imported;
+# `disable_telemetry_events()` after the import does not stop it (seen with 1.32).
+_TELEMETRY_SWITCH: Final = "ORT_DISABLE_TELEMETRY"
+_FIRST_WITH_TELEMETRY: Final = "1.29"
 
 _MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
 
@@ -71,7 +77,10 @@ PROVIDERS: Final[tuple[Provider, ...]] = tuple(PROVIDER_NAMES)
 
 
 def import_onnxruntime(provider: Provider = "cpu") -> Any:
-    """Import ONNX Runtime; refuse when there is none, or more than one.
+    """Import ONNX Runtime with its telemetry off; refuse when there is none, or more than one.
+
+    Sets ``ORT_DISABLE_TELEMETRY=1`` in this process's environment, unless the user has set it. Warns where
+    ONNX Runtime was imported before without it: its telemetry may be running then.
 
     Args:
         provider: what it is wanted for; the fix in an error installs a build that has it.
@@ -89,6 +98,7 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
             f"{len(found)} distributions of ONNX Runtime are installed and overwrite each other's files: "
             f"{names}. Fix: pip uninstall -y {' '.join(sorted(found))} && pip install 'spoter-kit[{extra}]'"
         )
+    too_late = _switch_telemetry_off()
     ort = require("onnxruntime", extra=extra)
     if not hasattr(ort, "InferenceSession"):  # Python takes what is left of its folder for a package
         name = next(iter(found), "onnxruntime")
@@ -96,7 +106,24 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
             f"{name} is installed, but its files are gone, as after another build of it was uninstalled. "
             f"Fix: pip install --force-reinstall --no-deps {name}"
         )
+    if too_late and not is_older(ort.__version__, _FIRST_WITH_TELEMETRY):
+        warnings.warn(
+            f"onnxruntime {ort.__version__} was imported before spoter_runtime imports it, and "
+            f"{_TELEMETRY_SWITCH} was not set: it may report to Microsoft from this process. Fix: set "
+            f"{_TELEMETRY_SWITCH}=1 in the environment of the process, or in os.environ before the first "
+            "import of onnxruntime",
+            stacklevel=2,
+        )
     return ort
+
+
+def _switch_telemetry_off() -> bool:
+    """Set ONNX Runtime's switch unless it is set; tell whether that comes too late."""
+    if os.environ.get(_TELEMETRY_SWITCH):  # ours from the call before, or the user's
+        return False
+    too_late = "onnxruntime" in sys.modules
+    os.environ[_TELEMETRY_SWITCH] = "1"
+    return too_late
 
 
 def check_provider(provider: Provider) -> None:

@@ -55,11 +55,10 @@ def main(backend: str, threads: str, bundle: str, options: str = "{}") -> None:
             os.sched_setaffinity(0, cores)
         peak_at_start_bytes = peak_rss_bytes()
         begin_ns = time.perf_counter_ns()
-        from spoter_runtime.errors import SpoterError, require
+        from spoter_runtime.errors import SpoterError
 
         try:
-            module, extra = _engine(backend)
-            require(module, extra=extra)
+            _import(*_engine(backend))
             imported_ns = time.perf_counter_ns()
             peak_imported_bytes = peak_rss_bytes()
             engine, model_bytes = _open(backend, int(threads), Path(bundle), chosen.get("run"))
@@ -89,6 +88,17 @@ def _engine(backend: str) -> tuple[str, str]:
     from spoter_toolkit.backends import split_backend
 
     return ENGINES[split_backend(backend)[0]]
+
+
+def _import(module: str, extra: str) -> None:
+    if module == "onnxruntime":
+        from spoter_runtime.ort import import_onnxruntime
+
+        import_onnxruntime("cuda" if extra == "gpu" else "cpu")  # with its telemetry off
+    else:
+        from spoter_runtime.errors import require
+
+        require(module, extra=extra)
 
 
 def _open(backend: str, threads: int, folder: Path, run: str | None) -> tuple[Infers, int]:
