@@ -240,6 +240,23 @@ def _name(function):
     return getattr(function, "id", getattr(function, "attr", ""))
 
 
+_TRAIN = """
+import os
+from pathlib import Path
+from spoter_toolkit.training import train
+try:
+    train(None, None, Path("run"))
+except ModuleNotFoundError as error:
+    print(error.name, os.environ["HF_HUB_DISABLE_TELEMETRY"], os.environ["WANDB_ERROR_REPORTING"])
+"""
+
+
+@pytest.mark.parametrize(("own", "set_to"), [({}, "1 false"), ({"WANDB_ERROR_REPORTING": "true"}, "1 true")])
+def test_training_switches_telemetry_off_before_it_imports_accelerate(python, own, set_to):
+    done = python("-c", _TRAIN, absent=["accelerate"], env=own)
+    assert done.stdout == f"accelerate {set_to}\n", done.stderr
+
+
 # --- every verb, and a recogniser for a minute ---
 
 _SIXTY_SECONDS = """

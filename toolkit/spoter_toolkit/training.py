@@ -7,6 +7,7 @@ of an epoch takes the same steps as one that was never interrupted.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -46,6 +47,10 @@ _STEPS_BETWEEN_LOOKS: Final = 16
 
 Tracker = Literal["tensorboard", "wandb"]
 
+# Telemetry of the Hugging Face hub, which Accelerate may import, and of W&B. They read this when they are
+# imported; a value that the user has set stays.
+_SWITCHED_OFF: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_ERROR_REPORTING": "false"}
+
 
 def train(
     config: TrainConfig,
@@ -82,6 +87,8 @@ def train(
         CheckpointError: resuming with other settings or other data, or another process trains this run.
         MissingExtraError: a tracker is not installed.
     """
+    for switch, value in _SWITCHED_OFF.items():
+        os.environ.setdefault(switch, value)
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
