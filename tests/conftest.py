@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one small proven bundle a session, and a clean Python to run things in."""
+"""Fixtures of all tests: artefacts that are made once a run, and a clean Python to run things in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -55,6 +57,35 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest tests, so that no core waits for one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Return made_once(name, make): the value of make(folder), made by one worker and read by all.
+
+    The folder stays for what the value refers to; nobody may change it. Nothing is kept for the next run.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    shared.mkdir(exist_ok=True)
+
+    def made_once(name, make):
+        folder, value = shared / name, shared / f"{name}.pickle"
+        with filelock.FileLock(shared / f"{name}.lock"):
+            if not value.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                draft = folder.with_suffix(".draft")
+                draft.write_bytes(pickle.dumps(make(folder)))
+                draft.rename(value)
+        return pickle.loads(value.read_bytes())
+
+    return made_once
 
 
 @pytest.fixture(scope="session")
@@ -103,12 +134,28 @@ def provenance():
 
 
 @pytest.fixture(scope="session")
-def exported(small_model, contract, provenance, tmp_path_factory):
+def exported(made_once, request, contract, provenance):
     """The small model as a bundle; an export takes seconds, so all tests share it and none may change it."""
-    from spoter_export.bundle_writer import export_bundle
 
-    folder = tmp_path_factory.mktemp("bundles") / "small.spoter"
-    return export_bundle(small_model, contract, folder, provenance=provenance)
+    def make(folder):
+        from spoter_export.bundle_writer import export_bundle
+
+        model = request.getfixturevalue("small_model")
+        return export_bundle(model, contract, folder / "small.spoter", provenance=provenance)
+
+    return made_once("small-bundle", make)
+
+
+@pytest.fixture(scope="session")
+def small_graph(made_once, request, contract):
+    """The small model's graph as torch exports it, before any pass; not to be changed."""
+
+    def make(folder):
+        from spoter_export.to_onnx import onnx_from_module
+
+        return onnx_from_module(request.getfixturevalue("small_model"), contract)
+
+    return made_once("small-graph", make)
 
 
 @pytest.fixture(scope="session")
@@ -238,13 +285,12 @@ def python(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
+def wheel(made_once):
     """The project's wheel, built without network."""
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    return next(folder.glob("*.whl"))
+
+    def make(folder):
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        return next(folder.glob("*.whl"))
+
+    return made_once("wheel", make)

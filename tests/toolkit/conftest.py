@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Four generated signs by four signers, split by signer."""
-    return synthesize(
-        tmp_path_factory.mktemp("data") / "tiny",
-        settings=SynthSettings(signs=4, signers=4, clips_per_sign=8),
-    )
+def tiny(made_once: Callable[..., Dataset]) -> Dataset:
+    """Four generated signs by four signers, split by signer; not to be changed."""
+    settings = SynthSettings(signs=4, signers=4, clips_per_sign=8)
+    return made_once("tiny", lambda folder: synthesize(folder / "tiny", settings=settings))

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
+from in_process import Done, spoter_kit
 
 from spoter_runtime import Recognizer, read_bundle
 from spoter_runtime.errors import is_installed
 from spoter_toolkit.data.dataset import Dataset
-
-Done = subprocess.CompletedProcess[str]
-Command = Callable[..., Done]
-
-
-def spoter_kit(folder: Path, *arguments: str) -> Done:
-    return subprocess.run(
-        [sys.executable, "-m", "spoter_toolkit", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ
-        | {
-            "COLUMNS": "120",
-            "XDG_CACHE_HOME": str(folder / "cache"),  # what is tuned here is nobody else's
-            "MPLCONFIGDIR": matplotlib.get_cachedir(),  # but the fonts are known already
-        },
-    )
 
 
 def answer(done: Done) -> Any:
@@ -43,15 +22,24 @@ def answer(done: Done) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def home(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a small model was trained and exported, with default places."""
-    folder = tmp_path_factory.mktemp("home")
-    small = ["epochs=2", "model.num_encoder_layers=1", "model.d_model=36", "model.d_ff=40"]
-    settings = [part for setting in small for part in ("--set", setting)]
-    answer(spoter_kit(folder, "train", str(tiny.folder), "--recipe", "demo", *settings, "--json"))
-    answer(spoter_kit(folder, "export", "--onnx", "--max-batch", "3", "--no-tune", "--json"))
-    return folder
+@pytest.fixture(scope="session")
+def made_home(made_once: Callable[..., Path], tiny: Dataset) -> Path:
+    """A folder in which a small model was trained and exported, with default places; not to be changed."""
+
+    def make(folder: Path) -> Path:
+        small = ["epochs=2", "model.num_encoder_layers=1", "model.d_model=36", "model.d_ff=40"]
+        settings = [part for setting in small for part in ("--set", setting)]
+        answer(spoter_kit(folder, "train", str(tiny.folder), "--recipe", "demo", *settings, "--json"))
+        answer(spoter_kit(folder, "export", "--onnx", "--max-batch", "3", "--no-tune", "--json"))
+        return folder
+
+    return made_once("home", make)
+
+
+@pytest.fixture
+def home(made_home: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(made_home, tmp_path / "home", symlinks=True))
 
 
 def bundle_of(home: Path) -> Path:
@@ -284,8 +272,6 @@ def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
 def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_its_model(
     home: Path, tmp_path: Path, plant: Callable[..., Any]
 ) -> None:
-    import shutil
-
     from spoter_export.to_onnx import onnx_from_module
     from spoter_toolkit.checkpoint import read_run
 
@@ -442,8 +428,6 @@ def test_a_clip_too_long_can_be_resampled(home: Path) -> None:
 def test_data_that_changed_after_training_is_not_taken_for_the_same(
     home: Path, tiny: Dataset, tmp_path: Path
 ) -> None:
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree((home / "runs" / "last").resolve(), run)
     changed = tmp_path / "changed"
