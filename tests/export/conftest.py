@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spoter_export.to_onnx import onnx_from_module
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.ort import OrtRunner
+
+CONTRACT = GraphContract(labels=tuple(Label(name=name) for name in "abc"), max_frames=40, max_batch=7)
 
 
 class Average(nn.Module):
@@ -30,6 +33,12 @@ def average():
     return Average
 
 
+@pytest.fixture(scope="session")
+def average_graph(made_once):
+    """The graph of `average` for `three_labels`; not to be changed."""
+    return made_once("average-graph", lambda folder: onnx_from_module(Average(), CONTRACT))
+
+
 @pytest.fixture
 def runner_of():
     """Return runner_of(model): an ONNX graph on ONNX Runtime, on one thread."""
@@ -39,4 +48,4 @@ def runner_of():
 @pytest.fixture
 def three_labels():
     """A contract for `average`."""
-    return GraphContract(labels=tuple(Label(name=name) for name in "abc"), max_frames=40, max_batch=7)
+    return CONTRACT

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,14 +43,15 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def with_engine(bundle_folder, tmp_path_factory):
-    """A copy of the small bundle with one engine, not to be changed."""
-    import shutil
+def with_engine(bundle_folder, made_once):
+    """A copy of the small bundle with one engine, and what was said of it; not to be changed."""
 
-    folder = tmp_path_factory.mktemp("engine") / "small.spoter"
-    shutil.copytree(bundle_folder, folder)
-    (added,) = add_engines(folder, library="tensorrt_rtx")
-    return folder, added
+    def make(folder):
+        bundle = Path(shutil.copytree(bundle_folder, folder / "small.spoter"))
+        (added,) = add_engines(bundle, library="tensorrt_rtx")
+        return bundle, added
+
+    return made_once("engine", make)
 
 
 def test_an_engine_is_listed_with_what_it_needs_and_where_it_came_from(with_engine):
@@ -96,8 +99,9 @@ def test_the_rest_of_the_bundle_stays_as_it_was(with_engine, bundle_folder):
     assert read_bundle(folder).provenance == read_bundle(bundle_folder).provenance
 
 
-def test_an_engine_that_is_there_is_built_anew_only_by_force(bundle_copy):
-    (first,) = add_engines(bundle_copy, library="tensorrt_rtx")
+def test_an_engine_that_is_there_is_built_anew_only_by_force(with_engine, tmp_path):
+    folder, first = with_engine
+    bundle_copy = Path(shutil.copytree(folder, tmp_path / "copy.spoter"))
     before = contents(bundle_copy)
     with pytest.raises(ExportError, match=r"has engines/fp32\..* already\. Fix: --force builds it anew"):
         add_engines(bundle_copy, library="tensorrt_rtx")

@@ -54,9 +54,14 @@ class TwoLayers(nn.Module):
 
 
 @pytest.fixture
-def two_layers(three_labels):
+def two_layers(made_once, three_labels):
     """Return two_layers(...) → the exported graph."""
-    return lambda **options: onnx_from_module(TwoLayers(**options), three_labels)
+
+    def two_layers(**options):
+        name = "two-layers-" + "-".join(f"{name}-{value}" for name, value in options.items())
+        return made_once(name, lambda folder: onnx_from_module(TwoLayers(**options), three_labels))
+
+    return two_layers
 
 
 def types_of(model):
@@ -169,9 +174,9 @@ def test_a_name_that_is_not_in_the_graph_is_refused(fp32):
         fp16_from_fp32(fp32, keep_fp32={"Sofmax"})
 
 
-def test_a_graph_of_one_layer_is_refused(average, three_labels):
+def test_a_graph_of_one_layer_is_refused(average_graph):
     with pytest.raises(ExportError, match=r"fp16 has nothing to do here"):
-        fp16_from_fp32(onnx_from_module(average(), three_labels))
+        fp16_from_fp32(average_graph)
 
 
 def test_a_graph_that_is_fp16_already_is_refused(fp16):

@@ -24,7 +24,7 @@ from spoter_export.int8 import EXACT_WEIGHT, bounded_products, check_exact, int8
 from spoter_export.judge import policy_of
 from spoter_export.lower import lowered, passes_for
 from spoter_export.parity import invariance_of, run_parity
-from spoter_export.to_onnx import check_graph, onnx_from_module
+from spoter_export.to_onnx import check_graph
 from spoter_runtime.contract import LENGTHS, METADATA_KEY, POSES
 from spoter_runtime.errors import ExportError
 from spoter_runtime.recognizer import Recognizer
@@ -34,9 +34,9 @@ from spoter_runtime.verify import verify_bundle
 
 
 @pytest.fixture(scope="module")
-def fp32(small_model, contract):
+def fp32(small_graph):
     """The small model's graph as it is when int8 is made of it, not to be changed."""
-    return lowered(onnx_from_module(small_model, contract), passes_for("onnx", "int8"))
+    return lowered(small_graph, passes_for("onnx", "int8"))
 
 
 @pytest.fixture(scope="module")
@@ -160,12 +160,12 @@ def test_a_name_that_is_not_in_the_graph_is_refused(fp32):
         int8_from_fp32(fp32, keep_fp32={"MatMul_0"})
 
 
-def test_a_graph_with_nothing_to_do_is_refused(average, three_labels, fp32, int8):
+def test_a_graph_with_nothing_to_do_is_refused(average_graph, fp32, int8):
     message = (
         r"no product with a weight comes behind a LayerNormalization: int8 has nothing to do here\. Fix: "
     )
     with pytest.raises(ExportError, match=message):
-        int8_from_fp32(onnx_from_module(average(), three_labels))
+        int8_from_fp32(average_graph)
     with pytest.raises(ExportError, match=message):
         int8_from_fp32(fp32, keep_fp32={node.name for node in bounded_products(fp32.graph)})
 
@@ -264,10 +264,14 @@ def test_a_clip_far_outside_the_picture_does_not_blur_its_company(int8, make_cli
 
 
 @pytest.fixture(scope="module")
-def exported_int8(small_model, contract, provenance, tmp_path_factory):
+def exported_int8(made_once, small_model, contract, provenance):
     """The small model as a bundle with an int8 file, not to be changed."""
-    folder = tmp_path_factory.mktemp("int8") / "small.spoter"
-    return export_bundle(small_model, contract, folder, provenance=provenance, precisions=("int8",))
+
+    def make(folder):
+        place = folder / "small.spoter"
+        return export_bundle(small_model, contract, place, provenance=provenance, precisions=("int8",))
+
+    return made_once("int8-bundle", make)
 
 
 def test_a_bundle_holds_the_int8_file_with_a_proof_of_its_own(exported_int8):

@@ -37,21 +37,22 @@ from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_modu
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort import OrtRunner, SessionSettings
 
-pytestmark = pytest.mark.slow  # the export of the small model
+
+@pytest.fixture(scope="module")
+def exported_graph(small_graph):
+    return small_graph
 
 
 @pytest.fixture(scope="module")
-def exported_graph(small_model, contract):
-    return onnx_from_module(small_model, contract)
-
-
-@pytest.fixture(scope="module")
-def plain_graph(small_model, contract):
+def plain_graph(made_once, small_model, contract):
     """SPOTER: its last layer asks for the class token alone, and its head is another."""
     from spoter_toolkit.models import Spoter
 
-    torch.manual_seed(1)
-    return onnx_from_module(Spoter(replace(small_model.config, architecture="spoter")), contract)
+    def make(folder):
+        torch.manual_seed(1)
+        return onnx_from_module(Spoter(replace(small_model.config, architecture="spoter")), contract)
+
+    return made_once("plain-graph", make)
 
 
 def operators(model):
@@ -270,8 +271,12 @@ class TwoAttentions(nn.Module):
 
 @pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
 @pytest.mark.parametrize("first", ["frames", "one query"])
-def test_each_attention_counts_its_own_tokens_wherever_it_stands(three_labels, passes, first, runner_of):
-    graph = onnx_from_module(TwoAttentions(first), three_labels)
+def test_each_attention_counts_its_own_tokens_wherever_it_stands(
+    made_once, three_labels, passes, first, runner_of
+):
+    graph = made_once(
+        f"two-attentions-{first}", lambda _: onnx_from_module(TwoAttentions(first), three_labels)
+    )
     simple = lowered(graph, passes, batches=telling_batches(three_labels))
     assert operators(simple)["Attention"] == (2 if passes is FOR_ORT else 0)
     assert run_parity(runner_of(graph), runner_of(simple)).max_logit_diff < 1e-4
@@ -345,8 +350,8 @@ class Crossed(nn.Module):
 
 
 @pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
-def test_attention_of_another_form_stays_and_is_right(three_labels, passes, runner_of):
-    graph = onnx_from_module(Crossed(), three_labels)
+def test_attention_of_another_form_stays_and_is_right(made_once, three_labels, passes, runner_of):
+    graph = made_once("crossed", lambda _: onnx_from_module(Crossed(), three_labels))
     simple = lowered(graph, passes, batches=telling_batches(three_labels))
     assert operators(simple)["Softmax"] == 1
     assert not operators(simple)["Attention"]

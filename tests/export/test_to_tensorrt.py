@@ -54,8 +54,8 @@ def rtx(contract):
 
 
 @pytest.fixture(scope="module")
-def built(rtx, small_onnx):
-    return rtx(small_onnx)
+def built(made_once, rtx, small_onnx):
+    return made_once("engine-for-batches", lambda folder: rtx(small_onnx))
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def one_clip(contract):
 
 
 @pytest.fixture(scope="module")
-def built_for_one_clip(rtx, small_onnx, one_clip):
-    return rtx(small_onnx, **one_clip)
+def built_for_one_clip(made_once, rtx, small_onnx, one_clip):
+    return made_once("engine-for-one-clip", lambda folder: rtx(small_onnx, **one_clip))
 
 
 def changed(model, change):

@@ -20,7 +20,7 @@ from spoter_export.int8 import int8_from_fp32
 from spoter_export.judge import Policy, judge, prove
 from spoter_export.lower import lowered, passes_for
 from spoter_export.parity import run_parity
-from spoter_export.to_onnx import check_graph, trace_module
+from spoter_export.to_onnx import Traced, check_graph, trace_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import open_runner
 from spoter_runtime.landmarks import LEFT_HAND, RIGHT_HAND
@@ -39,9 +39,19 @@ def honest(small_model):
 
 
 @pytest.fixture(scope="module")
-def traced(honest, contract):
-    """What the honest model is exported to, made once."""
-    return functools.cache(lambda: trace_module(honest, contract))
+def traced(made_once, honest, contract):
+    """Return traced(): what the honest model is exported to, made once."""
+
+    def make(folder):
+        found = trace_module(honest, contract)
+        torch.export.save(found.program, folder / "program.pt2")
+        return found.model, folder / "program.pt2", found.module_of
+
+    def traced():
+        model, program, module_of = made_once("honest-trace", make)
+        return Traced(model=model, program=torch.export.load(program), module_of=module_of)
+
+    return functools.cache(traced)
 
 
 @pytest.fixture
@@ -145,7 +155,6 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "where"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS])
 def test_a_fault_of_the_graph_is_found_and_the_file_is_blamed(
     honest, contract, traced, graph, bundle_copy, plant, fault, where
@@ -165,7 +174,6 @@ def test_a_fault_of_the_graph_is_found_and_the_file_is_blamed(
     assert where in str(blamed.bisect())
 
 
-@pytest.mark.slow
 def test_an_axis_frozen_by_export_is_found_though_the_file_declares_it_dynamic(
     honest, contract, traced, graph, bundle_copy, plant
 ):
@@ -184,7 +192,6 @@ def test_an_axis_frozen_by_export_is_found_though_the_file_declares_it_dynamic(
     assert "(Reshape, module normalize): it cannot be computed: " in str(blamed.bisect())
 
 
-@pytest.mark.slow
 def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_blamed(
     honest, contract, traced, graph, bundle_copy, plant
 ):
@@ -220,7 +227,6 @@ def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_
     assert "module encoder_layers.1.self_attention" in str(blamed.bisect())
 
 
-@pytest.mark.slow
 def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
     honest, contract, traced, graph, bundle_copy, plant
 ):
@@ -246,7 +252,6 @@ def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
     assert "module encoder_layers.0.feed_forward.0" in str(blamed.bisect())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("times", [1.1, 0.0])
 def test_a_scale_of_int8_that_is_wrong_for_one_column_is_found_in_the_file(graph, bundle_copy, plant, times):
     """The answers stay within what int8 is allowed: only the weights show it."""
@@ -265,7 +270,6 @@ def test_a_scale_of_int8_that_is_wrong_for_one_column_is_found_in_the_file(graph
     assert f"{wrong.name}_scale" == scale.name
 
 
-@pytest.mark.slow
 def test_a_fault_of_the_file_for_onnx_runtime_is_found_and_that_file_blamed(
     honest, contract, traced, graph, bundle_copy, plant
 ):
