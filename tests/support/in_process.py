@@ -41,6 +41,7 @@ def spoter_kit(folder: Path, *arguments: object) -> Done:
 def _look_like_a_new_process(patch: pytest.MonkeyPatch, folder: Path, words: list[str]) -> None:
     patch.chdir(folder)
     patch.setattr(sys, "argv", ["spoter-kit", *words])
+    patch.setattr(sys.modules["__main__"], "__package__", None)  # or usage would say: python -m pytest
     patch.setenv("COLUMNS", "120")
     patch.setenv("XDG_CACHE_HOME", str(Path(folder) / "cache"))  # what is tuned here is nobody else's
     patch.setattr(recognizer, "_said", set())

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
+import torch
 from in_process import Done, spoter_kit
 
 from spoter_runtime import Recognizer, read_bundle
 from spoter_runtime.errors import is_installed
+from spoter_runtime.tuned import tuned_path
 from spoter_toolkit.data.dataset import Dataset
 
 
@@ -44,6 +53,46 @@ def home(made_home: Path, tmp_path: Path) -> Path:
 
 def bundle_of(home: Path) -> Path:
     return next((home / "bundles").iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["trian"], ["predict", "nowhere.npy"], ["predict", "clip.npy"], ["eval", "--json"]]
+)
+def test_the_command_says_in_this_process_what_it_says_in_its_own(
+    home: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """Exit code and both streams, to the letter; or the tests here would prove something else."""
+    np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    tuned = tuned_path(read_bundle(bundle_of(home)), "fp32")
+    tuned.parent.mkdir(parents=True)
+    tuned.write_text("{}")
+    here = spoter_kit(home, *arguments)
+    own = subprocess.run(
+        [sys.executable, "-m", "spoter_toolkit", *arguments],
+        cwd=home,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env=os.environ | {"COLUMNS": "120", "PYTHONIOENCODING": "utf-8"},
+    )
+    assert (here.returncode, here.stdout) == (own.returncode, own.stdout)
+    assert here.stderr == own.stderr.replace("python -m spoter_toolkit", "spoter-kit")  # as typer names it
+    assert here.stderr.count("warning: ") == (arguments[0] == "predict")
+
+
+def test_a_command_in_this_process_leaves_it_as_it_was(home: Path, tiny: Dataset) -> None:
+    def state() -> list[object]:
+        handlers = [*logging.getLogger().handlers], signal.getsignal(signal.SIGINT)
+        shown = warnings.formatwarning, warnings.showwarning, [*warnings.filters]
+        streams = sys.stdout, sys.stderr, sys.argv, Path.cwd(), dict(os.environ)
+        return [*handlers, *shown, *streams, torch.get_num_threads(), dict(matplotlib.rcParams)]
+
+    before = state()
+    np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    for arguments in (["eval", "-o", "confusion.png"], ["predict", "clip.npy"], ["predict", "nowhere.npy"]):
+        spoter_kit(home, *arguments)
+    assert state() == before
 
 
 def test_each_verb_finds_what_the_one_before_it_made(home: Path, tiny: Dataset) -> None:
@@ -88,14 +137,14 @@ def test_what_people_read_names_the_split_and_the_next_command(home: Path, tiny:
 
 def test_exporting_the_same_run_again_gives_the_same_bytes(home: Path) -> None:
     first = {path.name: path.read_bytes() for path in bundle_of(home).iterdir()}
-    answer(spoter_kit(home, "export", "--max-batch", "3", "--force", "--json"))
+    answer(spoter_kit(home, "export", "--max-batch", "3", "--no-tune", "--force", "--json"))
     assert {path.name: path.read_bytes() for path in bundle_of(home).iterdir()} == first
 
 
 def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> None:
     out = home / "bundles-apart" / "private.spoter"
-    done = spoter_kit(home, "export", "--max-batch", "1", "--no-real-goldens", "-o", str(out), "--json")
-    answer(done)
+    wanted = ("--max-batch", "1", "--no-real-goldens", "--no-tune")
+    answer(spoter_kit(home, "export", *wanted, "-o", str(out), "--json"))
     with np.load(out / "goldens.npz") as goldens:
         assert len(goldens["lengths"]) == 15  # the generated ones alone
 
@@ -215,6 +264,17 @@ def check_refused(home: Path, tiny: Dataset, arguments: list[str], message: str,
     assert sorted(home.rglob("*")) == before
 
 
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="TensorRT-RTX is not installed")
+def test_an_engine_is_added_to_a_bundle_for_the_gpus_that_were_named(home: Path) -> None:
+    bundle = str(bundle_of(home))
+    refused = spoter_kit(home, "export", bundle, "--rtx", "--compute-capability", "9.0")
+    assert (refused.returncode, "9.0" in refused.stderr) == (1, True)
+    added = answer(spoter_kit(home, "export", bundle, "--rtx", "--compute-capability", "8.6", "--json"))
+    assert [engine["engine"]["compute_capabilities"] for engine in added["engines"]] == [["8.6"]]
+    assert [artefact.kind for artefact in read_bundle(bundle_of(home)).artefacts] == ["onnx", "ort", "engine"]
+
+
+@pytest.mark.slow
 def test_one_export_makes_onnx_fp16_and_engines_and_says_what_is_missing(home: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no engine can be built")
     if is_installed("tensorrt"):
@@ -356,7 +416,7 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     assert [(proof["artefact"], proof["passed"]) for proof in proofs] == [("model.fp16.onnx", True)]
     short = (
         *("--quick", "--rounds", "2", "--seconds-per-case", "0.02", "--frames", "9", "--threads", "1"),
-        *("--scenario", "start,latency", "--no-floor"),
+        *("--scenario", "latency", "--no-floor"),
     )
     backends = ("--backend", "ort-cpu", "--backend", "ort-cpu:fp16")
     measured = answer(spoter_kit(home, "bench", out, *backends, *short, "-o", "half-bench", "--json"))
@@ -415,6 +475,7 @@ def test_every_verb_runs_int8_by_the_backends_name(home: Path, tiny: Dataset) ->
         (found,) = answer(spoter_kit(home, *command))["predictions"]
         assert found["top"] == [[label, pytest.approx(score)] for label, score in expected]
     short = ("--quick", "--rounds", "2", "--seconds-per-case", "0.02", "--frames", "9", "--threads", "1")
+    short = (*short, "--scenario", "latency,offline")
     measured = answer(spoter_kit(home, "bench", out, *backend, *short, "-o", "int8-bench", "--json"))
     assert {timing["backend"] for timing in measured["timings"]} == {"ort-cpu:int8"}
 
@@ -463,6 +524,7 @@ def test_usage_errors_exit_2(home: Path) -> None:
         assert spoter_kit(home, *arguments).returncode == 2
 
 
+@pytest.mark.slow
 def test_the_golden_checkpoints_onnx_gives_the_notebooks_logits(shared: Path, tmp_path: Path) -> None:
     for name in ("spoter", "bdsl_spoter"):
         checkpoint = shared / "golden" / f"phase3_{name}.pth"

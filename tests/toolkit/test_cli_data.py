@@ -8,21 +8,19 @@ import sys
 
 import numpy as np
 import pytest
+from in_process import spoter_kit
 
-from spoter_toolkit.__main__ import main
 from spoter_toolkit.data.dataset import read_dataset
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, tmp_path):
     """Run `spoter-kit …` in an empty folder; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["spoter-kit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        return (done.value.code or 0, *capsys.readouterr())
+        done = spoter_kit(tmp_path, *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
