@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from in_process import spoter_kit
 
 import spoter_runtime
+from in_process import spoter_kit
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {

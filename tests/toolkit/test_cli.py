@@ -18,8 +18,8 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from in_process import Done, spoter_kit
 
+from in_process import Done, spoter_kit
 from spoter_runtime import Recognizer, read_bundle
 from spoter_runtime.errors import is_installed
 from spoter_runtime.tuned import tuned_path

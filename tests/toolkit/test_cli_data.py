@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from in_process import spoter_kit
 
+from in_process import spoter_kit
 from spoter_toolkit.data.dataset import read_dataset
 
 

@@ -13,10 +13,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from in_process import spoter_kit
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+from in_process import spoter_kit
 from spoter_export.blame import Link
 from spoter_export.bundle_files import read_proofs
 from spoter_runtime.errors import DataError, MissingExtraError
