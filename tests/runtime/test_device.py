@@ -92,7 +92,6 @@ def device(wheel, tmp_path_factory):
     return interpreter
 
 
-@pytest.mark.slow
 def test_the_wheel_alone_recognises_verifies_and_diagnoses(device, bundle_folder, make_clip, tmp_path):
     def run(*arguments):
         return subprocess.run(

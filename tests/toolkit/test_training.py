@@ -372,7 +372,6 @@ def test_an_optimiser_is_recordable_where_it_has_to_be_and_nowhere_else(here: st
     optimizer.step()
 
 
-@pytest.mark.slow
 def test_tensorboard_receives_the_epochs(tiny: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
     code = (
