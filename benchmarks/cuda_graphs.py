@@ -17,11 +17,11 @@ from typing import Any, Final
 import numpy as np
 from result_files import environment_lines, write_result
 
-from spoter_runtime.bundle import Bundle, read_bundle
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.errors import SpoterError
-from spoter_runtime.gpu import find_gpu
-from spoter_runtime.ort import OrtRunner
-from spoter_runtime.ort_graphs import BUCKET
+from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.ort.cuda_graphs import BUCKET
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import open_backend
 from spoter_toolkit.bench.environment import environment

@@ -19,8 +19,8 @@ from result_files import environment_lines, write_result
 
 from spoter_export.engines import plan_from_bundle
 from spoter_export.to_tensorrt import engine_from_onnx
-from spoter_runtime.bundle import Bundle, read_bundle
-from spoter_runtime.engine import uncovered
+from spoter_runtime.bundle.engine_spec import uncovered
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_toolkit.bench.environment import environment
 
 TARGETS = (("8.0",), ("8.6",), ("8.9",), ("12.0",), ("8.0", "8.6", "8.9", "12.0"))

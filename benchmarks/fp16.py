@@ -27,10 +27,10 @@ from spoter_export.cases import ClipSet, generated_clips
 from spoter_export.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.parity import run_parity
 from spoter_export.torch_runner import TorchRunner
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import require
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.data.dataset import read_dataset

@@ -32,13 +32,13 @@ import numpy as np
 
 from spoter_runtime.errors import SpoterError, is_installed
 from spoter_runtime.files import write_json, write_text
-from spoter_runtime.gpu import find_gpu
-from spoter_runtime.ort import import_onnxruntime
+from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.ort.runner import import_onnxruntime
 from spoter_runtime.runner import Runner
 
 if TYPE_CHECKING:
     from spoter_runtime.landmarks import Float32Array
-    from spoter_runtime.ort import Provider
+    from spoter_runtime.ort.runner import Provider
     from spoter_runtime.runner import Int32Array
     from spoter_toolkit.bench.cases import BenchSettings
     from spoter_toolkit.checkpoint import Run
@@ -114,7 +114,7 @@ def check_installed(provider: Provider) -> None:
     Raises:
         BackendError, MissingExtraError: it has not; the message says how to get it.
     """
-    from spoter_runtime import ort_gpu
+    from spoter_runtime.ort import gpu_session as ort_gpu
 
     ort_gpu.check_installed(import_onnxruntime(provider), provider)  # type: ignore[arg-type]  # never "cpu"
 
@@ -133,7 +133,7 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def build(run: Run, folder: Path) -> dict[str, Any]:
     """Export the run for large batches and add engines; return what could not be built, and why."""
     from spoter_export.engines import add_engines
-    from spoter_runtime.libraries import LIBRARIES
+    from spoter_runtime.bundle.libraries import LIBRARIES
     from spoter_toolkit.exporting import bundle_from_run, training_data
 
     say("exporting and building engines")
@@ -190,7 +190,7 @@ def prove_one(name: str, run: Run, work: Path) -> dict[str, Any]:
 
     from spoter_export.judge import prove
     from spoter_export.torch_runner import TorchRunner
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.backends import CPU_BACKENDS, open_backend, split_backend
     from spoter_toolkit.exporting import proof_clips, training_data
 
@@ -329,7 +329,7 @@ def say(text: str) -> None:
 
 def accept(arguments: argparse.Namespace) -> int:
     """Do what has not been done yet, and write the result; 3 if a proof failed."""
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.backends import CPU_BACKENDS, backends_of, split_backend
     from spoter_toolkit.bench.environment import environment, slug
     from spoter_toolkit.checkpoint import read_run

@@ -28,7 +28,7 @@ from spoter_export.lower import SIMPLER, lowered
 from spoter_export.parity import invariance_of, run_parity
 from spoter_export.to_onnx import onnx_from_module
 from spoter_runtime.contract import LENGTHS, POSES
-from spoter_runtime.ort import OrtRunner, import_onnxruntime
+from spoter_runtime.ort.runner import OrtRunner, import_onnxruntime
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.bench.in_turn import in_turn

@@ -26,7 +26,7 @@ from spoter_export.to_onnx import onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import LENGTHS, POSES, GraphContract
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort import OrtRunner, import_onnxruntime
+from spoter_runtime.ort.runner import OrtRunner, import_onnxruntime
 from spoter_toolkit.bench.environment import environment
 from spoter_toolkit.bench.floor import Floor
 from spoter_toolkit.bench.in_turn import in_turn

@@ -178,7 +178,7 @@ def plant():
     """
     from spoter_export.bundle_files import describe_bundle, read_proofs
     from spoter_export.judge import policy_of
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
 
     def plant(folder, content, precision="fp32", kind="onnx"):
         bundle = read_bundle(folder)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from spoter_runtime.errors import is_installed
-from spoter_runtime.ort import import_onnxruntime, is_older
+from spoter_runtime.ort.runner import import_onnxruntime, is_older
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,7 +152,7 @@ def reports() -> bool:
     return not is_older(import_onnxruntime().__version__, "1.29")
 
 
-_IMPORT = "from spoter_runtime.ort import import_onnxruntime; import_onnxruntime(); "
+_IMPORT = "from spoter_runtime.ort.runner import import_onnxruntime; import_onnxruntime(); "
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from spoter_runtime.progress import OnProgress
+from spoter_runtime._types import OnProgress
 
 _PROGRESS_TOTAL: Final = 1000
 

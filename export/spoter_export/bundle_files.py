@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from spoter_export.judge import Proof
 from spoter_export.model_card import card_from_facts
-from spoter_runtime.bundle import (
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.manifest import (
     GOLDENS,
     MANIFEST,
     MODEL_CARD,
@@ -26,7 +27,6 @@ from spoter_runtime.bundle import (
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BundleError, require
 from spoter_runtime.files import recover, sha256_of, write_json, write_text
-from spoter_runtime.progress import OnProgress
 
 PARITY_SCHEMA: Final = 4
 

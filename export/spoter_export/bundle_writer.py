@@ -25,13 +25,13 @@ from spoter_export.lower import lowered, optimised_by_onnxruntime, passes_for, t
 from spoter_export.parity import Remembering, WeightFact
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_export.torch_runner import TorchRunner
+from spoter_runtime._types import OnProgress
 from spoter_runtime.backends import FUSED, session_for
-from spoter_runtime.bundle import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
+from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import is_replaceable, replacing
-from spoter_runtime.ort import OrtRunner, SessionSettings, import_onnxruntime, is_older
-from spoter_runtime.progress import OnProgress
+from spoter_runtime.ort.runner import OrtRunner, SessionSettings, import_onnxruntime, is_older
 from spoter_runtime.runner import Runner, pad_clips
 
 _GOLDEN_CLIPS: Final = 16

@@ -19,8 +19,11 @@ from spoter_export.bundle_files import alone_with, describe_bundle, read_proofs
 from spoter_export.judge import Proof, prove
 from spoter_export.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
-from spoter_runtime.bundle import Artefact, Bundle, read_bundle
-from spoter_runtime.engine import Profile
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.engine_spec import Profile
+from spoter_runtime.bundle.goldens import Replay, replay_goldens
+from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
 from spoter_runtime.errors import (
     BackendError,
     BundleError,
@@ -30,13 +33,10 @@ from spoter_runtime.errors import (
     SpoterError,
 )
 from spoter_runtime.files import cache_folder, replacing
-from spoter_runtime.gpu import find_gpu, import_engine_library
-from spoter_runtime.libraries import Library
-from spoter_runtime.ort import OrtRunner
-from spoter_runtime.progress import OnProgress
-from spoter_runtime.replay import Replay, replay_goldens
+from spoter_runtime.gpu.device import find_gpu, import_engine_library
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
-from spoter_runtime.trt import TrtRunner
+from spoter_runtime.trt.runner import TrtRunner
 
 ENGINES: Final = "engines"  # in a bundle
 ENGINE_PRECISIONS: Final = ("fp32", "fp16")

@@ -26,7 +26,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES
 from spoter_runtime.errors import ExportError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort import import_onnxruntime
+from spoter_runtime.ort.runner import import_onnxruntime
 from spoter_runtime.runner import Int32Array
 
 FP16_MAX: Final = 65504.0

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from spoter_export.cases import GENERATED, GOLDENS, SYNTHETIC, ClipSet
 from spoter_export.parity import ClipFact, ClipFacts, ParityFacts, WeightFact, run_parity
-from spoter_runtime.bundle import Artefact
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.goldens import threshold
+from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.errors import ConfigError, nearest_known
-from spoter_runtime.progress import OnProgress
-from spoter_runtime.replay import threshold
 from spoter_runtime.runner import Runner
 
 _SHOWN: Final = 3  # flips that a failure names

@@ -29,7 +29,7 @@ from spoter_export.shapes import constant_shapes, fold_feature_order
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BackendError, ExportError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort import OrtRunner, SessionSettings, write_optimised
+from spoter_runtime.ort.runner import OrtRunner, SessionSettings, write_optimised
 from spoter_runtime.runner import Int32Array, pad_clips
 
 Pass = Callable[[Graph], None]

@@ -10,9 +10,9 @@ from typing import Final
 from spoter_export.cases import GENERATED, GOLDENS
 from spoter_export.judge import Proof, agreement, agreement_in_words, unexplained_flips
 from spoter_export.parity import ClipFacts
-from spoter_runtime.bundle import Artefact
-from spoter_runtime.libraries import BACKEND_OF
-from spoter_runtime.replay import threshold
+from spoter_runtime.bundle.goldens import threshold
+from spoter_runtime.bundle.libraries import BACKEND_OF
+from spoter_runtime.bundle.manifest import Artefact
 
 NOT_EXECUTED: Final = "not executed"
 

@@ -8,10 +8,10 @@ from typing import Any
 from spoter_export.judge import Proof, agreement_in_words
 from spoter_export.matrix import proof_matrix
 from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
-from spoter_runtime.bundle import Artefact
+from spoter_runtime.bundle.goldens import threshold
+from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.landmarks import NUM_FEATURES
-from spoter_runtime.replay import threshold
 
 
 def card_from_facts(

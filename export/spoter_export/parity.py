@@ -24,9 +24,9 @@ from spoter_export.cases import (
     spread_by_length,
 )
 from spoter_export.robustness import changed_sets
+from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import BackendError, BundleError, SpoterError
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array, detected
-from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
 _INVARIANCE_CLIPS: Final = 16

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from spoter_runtime.bundle.engine_spec import Profile, uncovered
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.engine import Profile, uncovered
 from spoter_runtime.errors import ConfigError, InputError
 
 # What the profile of batches is tuned for. A batch is as long as its longest clip: of sorted clips that is

@@ -16,15 +16,15 @@ from typing import Any, Final
 
 from spoter_export.build_progress import BuildProgress, monitor_for
 from spoter_export.profiles import ProfilePlan, check_profiles
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.engine_spec import EngineSpec, Profile, rtx_header
+from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
-from spoter_runtime.engine import EngineSpec, Profile, rtx_header
-from spoter_runtime.engine_log import EngineLog
 from spoter_runtime.errors import BackendError, ConfigError, ExportError
 from spoter_runtime.files import replacing
-from spoter_runtime.gpu import find_gpu, import_engine_library
+from spoter_runtime.gpu.device import find_gpu, import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES
-from spoter_runtime.libraries import Library
-from spoter_runtime.progress import OnProgress
+from spoter_runtime.trt.log import EngineLog
 
 _log = logging.getLogger(__name__)
 

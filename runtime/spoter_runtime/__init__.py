@@ -10,7 +10,7 @@ Importing this package sets no thread counts, touches no device and imports no e
 from typing import TYPE_CHECKING
 
 from spoter_runtime._version import __version__
-from spoter_runtime.bundle import Artefact, Bundle, Goldens, read_bundle
+from spoter_runtime.bundle.manifest import Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import (
     BackendError,
@@ -24,7 +24,7 @@ from spoter_runtime.errors import (
     SpoterError,
 )
 from spoter_runtime.landmarks import LANDMARK_NAMES, landmarks_from_mediapipe
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Prediction, Recognizer
 from spoter_runtime.runner import Runner
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from spoter_runtime._version import __version__
 from spoter_runtime.backends import BACKENDS
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.clip_files import load_clip
 from spoter_runtime.doctor import diagnose
 from spoter_runtime.errors import SpoterError, nearest_known
@@ -97,8 +97,8 @@ def _verify(bundle: str, backend: str | None, precision: str) -> int:
 
 
 def _tune(bundle: str, precision: str, seconds: float) -> int:
-    from spoter_runtime.tune import tune  # not at the top: no start needs it
-    from spoter_runtime.tuned import tuned_path
+    from spoter_runtime.tuning.search import tune  # not at the top: no start needs it
+    from spoter_runtime.tuning.store import tuned_path
 
     found = read_bundle(bundle)
     tuned = tune(found, precision=precision, seconds=seconds)

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from spoter_runtime.bundle import Artefact, Bundle
+from spoter_runtime.bundle.libraries import BACKEND_OF, Library
+from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.errors import (
     BackendError,
     BundleError,
@@ -18,8 +19,7 @@ from spoter_runtime.errors import (
     nearest_known,
 )
 from spoter_runtime.files import cache_folder
-from spoter_runtime.libraries import BACKEND_OF, Library
-from spoter_runtime.ort import (
+from spoter_runtime.ort.runner import (
     OrtRunner,
     Provider,
     SessionSettings,
@@ -28,7 +28,7 @@ from spoter_runtime.ort import (
     import_onnxruntime,
 )
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuned import Way, keep_prepared, read_prepared
+from spoter_runtime.tuning.store import Way, keep_prepared, read_prepared
 
 
 class Opened(NamedTuple):
@@ -117,8 +117,8 @@ def _engine(library: Library) -> _Open:
     def open_(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
         bundle.engines(library, wish.precision)
         # Not at the top, and not before: a device without a GPU does not load what it cannot use.
-        from spoter_runtime.preflight import choose_engine
-        from spoter_runtime.trt import TrtRunner
+        from spoter_runtime.trt.preflight import choose_engine
+        from spoter_runtime.trt.runner import TrtRunner
 
         host_code = wish.allow_host_code
         artefact = choose_engine(bundle, library, wish.precision, allow_host_code=host_code)
@@ -265,7 +265,7 @@ def _proven_here(runner: Runner, artefact: Artefact, bundle: Bundle) -> str:
     """
     if artefact.engine is None or artefact.engine.executed is not None:
         return ""
-    from spoter_runtime.replay import replay_goldens  # not at the top: only such an engine needs it
+    from spoter_runtime.bundle.goldens import replay_goldens  # not at the top: only such an engine needs it
 
     replay = replay_goldens(runner, bundle.goldens(), artefact)
     if not replay.passed:

@@ -10,9 +10,9 @@ import numpy as np
 
 from spoter_runtime._version import __version__
 from spoter_runtime.backends import FUSED
+from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError
-from spoter_runtime.libraries import Library
-from spoter_runtime.ort import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
+from spoter_runtime.ort.runner import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
 
 # Extra → the distributions that it brings. The cpu extra is not here: its backend says more.
 _EXTRAS: Final[dict[str, tuple[str, ...]]] = {
@@ -92,7 +92,7 @@ def _machine() -> Finding:
 
 def _gpu() -> Finding:
     # Not at the top, here and below: `import spoter_runtime` imports this file, and a CPU needs none of it.
-    from spoter_runtime.gpu import find_gpu
+    from spoter_runtime.gpu.device import find_gpu
 
     try:
         gpu = find_gpu()
@@ -130,7 +130,7 @@ def _packages() -> list[Finding]:
 
 
 def _mixed_packages() -> list[Finding]:
-    from spoter_runtime.gpu import mixed_cuda_packages
+    from spoter_runtime.gpu.device import mixed_cuda_packages
 
     try:
         problems = mixed_cuda_packages()
@@ -150,7 +150,7 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
             session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
         else:
             from spoter_runtime.onnx_graph import read_onnx
-            from spoter_runtime.ort_gpu import check_driver, check_installed, gpu_session
+            from spoter_runtime.ort.gpu_session import check_driver, check_installed, gpu_session
 
             status = "missing"
             check_installed(ort, provider)
@@ -190,7 +190,7 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
 
 
 def _engine_library(library: Library, name: str) -> Finding:
-    from spoter_runtime.gpu import find_gpu, import_engine_library
+    from spoter_runtime.gpu.device import find_gpu, import_engine_library
 
     try:
         module = import_engine_library(library)

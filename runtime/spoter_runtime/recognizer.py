@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from spoter_runtime.backends import ON_CPU, open_later, open_runner
-from spoter_runtime.bundle import Bundle, read_bundle
+from spoter_runtime.batching import Answered, infer_many
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.many import Answered, infer_many
-from spoter_runtime.ort import OrtRunner, whole_threads
+from spoter_runtime.ort.runner import OrtRunner, whole_threads
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuned import Tuned, Way, read_tuned, way_for_many
+from spoter_runtime.tuning.store import Tuned, Way, read_tuned, way_for_many
 
 LongClips = Literal["error", "resample"]
 
@@ -169,7 +169,7 @@ class Recognizer:
             path: the bundle, or the ONNX file.
             backend: one of `spoter_runtime.backends.BACKENDS`; None for the best that works here.
             precision: ``"fp32"``, or another that the bundle has.
-            threads: on a CPU; None takes every core, or what `spoter_runtime.tune` has found here.
+            threads: on a CPU; None takes every core, or what `spoter_runtime.tuning.search` has found here.
             long: what to do with a clip longer than the model takes: ``"error"``, or ``"resample"`` it.
             allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
                 for a bundle whose author you trust.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from spoter_runtime.backends import open_runner
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.goldens import Replay, replay_goldens
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BundleError
-from spoter_runtime.replay import Replay, replay_goldens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

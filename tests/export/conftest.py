@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spoter_export.to_onnx import onnx_from_module
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 
 CONTRACT = GraphContract(labels=tuple(Label(name=name) for name in "abc"), max_frames=40, max_batch=7)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from spoter_export import build_progress, to_tensorrt
-from spoter_runtime import engine_log
+from spoter_runtime.trt import log as engine_log
 
 # What the builder's variables hold. A name that is not here is not one of the library's objects.
 CLASSES = {

@@ -16,7 +16,7 @@ from spoter_export.cases import ClipSet
 from spoter_export.model_card import card_from_facts
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.errors import ExportError
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import pad_clips
 
 

@@ -17,10 +17,10 @@ from spoter_export.__main__ import main
 from spoter_export.bundle_files import alone_with, read_proofs
 from spoter_export.engines import add_engines, plan_from_bundle
 from spoter_export.to_tensorrt import RTX_COMPUTE_CAPABILITIES
-from spoter_runtime.bundle import read_bundle
-from spoter_runtime.engine import Profile, rtx_header
+from spoter_runtime.bundle.engine_spec import Profile, rtx_header
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, ExportError, MissingExtraError
-from spoter_runtime.gpu import find_gpu
+from spoter_runtime.gpu.device import find_gpu
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 

@@ -25,10 +25,10 @@ from spoter_export.judge import policy_of
 from spoter_export.lower import lowered, passes_for
 from spoter_export.parity import invariance_of, run_parity
 from spoter_export.to_onnx import check_graph
+from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.contract import LENGTHS, METADATA_KEY, POSES
 from spoter_runtime.errors import ExportError
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.replay import threshold
 from spoter_runtime.runner import pad_clips
 from spoter_runtime.verify import verify_bundle
 

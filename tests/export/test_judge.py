@@ -22,8 +22,8 @@ from spoter_export.judge import (
     worst_group,
 )
 from spoter_export.parity import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts, WeightFact
+from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.errors import ConfigError
-from spoter_runtime.replay import threshold
 
 
 def clip(name="c", *, diff=1e-6, reference="a", candidate="a", margin=1.0, label=None, signer=None):

@@ -35,7 +35,7 @@ from spoter_export.rows import add_in_gemm, rows_as_gemm
 from spoter_export.shapes import constant_shapes, fold_feature_order
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_runtime.errors import ExportError
-from spoter_runtime.ort import OrtRunner, SessionSettings
+from spoter_runtime.ort.runner import OrtRunner, SessionSettings
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from spoter_export.judge import POLICIES, Proof, judge
 from spoter_export.matrix import NOT_EXECUTED, fact_rows, proof_matrix
 from spoter_export.parity import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts
-from spoter_runtime.bundle import Artefact
-from spoter_runtime.engine import EngineSpec, Profile
+from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
+from spoter_runtime.bundle.manifest import Artefact
 
 GPU = {"gpu": "NVIDIA L4", "month": "2026-11", "labels_agree": 16, "clips": 16, "max_logit_diff": 1e-6}
 

@@ -16,7 +16,7 @@ import spoter_toolkit
 from spoter_export.to_onnx import check_graph, onnx_from_module
 from spoter_runtime.contract import METADATA_KEY, GraphContract
 from spoter_runtime.errors import ExportError
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 
 
 @pytest.fixture

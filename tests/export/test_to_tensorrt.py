@@ -26,7 +26,7 @@ from spoter_export.to_tensorrt import (
     engine_from_onnx,
     parse_compute_capabilities,
 )
-from spoter_runtime.engine import EngineSpec, Profile, rtx_header
+from spoter_runtime.bundle.engine_spec import EngineSpec, Profile, rtx_header
 from spoter_runtime.errors import BackendError, ConfigError, ExportError, MissingExtraError, is_installed
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no engine can be built")
@@ -463,7 +463,7 @@ from pathlib import Path
 from spoter_export.profiles import plan_profiles
 from spoter_export.to_tensorrt import engine_from_onnx
 from dataclasses import replace
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.manifest import read_bundle
 bundle = read_bundle(Path(sys.argv[1]))
 contract = replace(bundle.contract, max_batch=1)
 plan = plan_profiles(None, contract)

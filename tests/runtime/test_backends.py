@@ -9,15 +9,17 @@ import weakref
 import onnx
 import pytest
 
-from spoter_runtime import backends, preflight, trt
+from spoter_runtime import backends
 from spoter_runtime.backends import open_runner
-from spoter_runtime.bundle import Artefact, read_bundle
+from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
+from spoter_runtime.bundle.manifest import Artefact, read_bundle
 from spoter_runtime.contract import REQUIRES_KEY
-from spoter_runtime.engine import EngineSpec, Profile
 from spoter_runtime.errors import BackendError, MissingExtraError
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import Runner
+from spoter_runtime.trt import preflight
+from spoter_runtime.trt import runner as trt
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.checked_file import KeptFile
 from spoter_runtime.errors import BundleError
 from spoter_runtime.files import sha256_of
-from spoter_runtime.ort import SessionSettings
+from spoter_runtime.ort.runner import SessionSettings
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.tune import _prepared
-from spoter_runtime.tuned import Tuned, Way, tuned_path, write_tuned
+from spoter_runtime.tuning.search import _prepared
+from spoter_runtime.tuning.store import Tuned, Way, tuned_path, write_tuned
 
 SAME = 1e-5
 MODELS = ("model.onnx", "model.ort.onnx")

@@ -41,7 +41,7 @@ def test_importing_the_runtime_starts_no_engine_no_thread_and_changes_nothing(py
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert not found["changed"]
-    assert "spoter_runtime.ort" in found["modules"]
+    assert "spoter_runtime.ort.runner" in found["modules"]
     assert not {"onnxruntime", *HEAVY, *UPPER_LAYERS} & set(found["modules"])
 
 
@@ -52,7 +52,7 @@ def test_a_start_on_a_cpu_loads_only_what_it_needs(python, bundle_folder):
         "print(*sys.modules)"
     )
     modules = set(python("-c", code).stdout.split())
-    assert {"onnxruntime", "spoter_runtime.tuned"} <= modules
+    assert {"onnxruntime", "spoter_runtime.tuning.store"} <= modules
     parts = ("engine", "preflight", "gpu", "ort_gpu", "doctor", "verify", "tune", "onnx_graph")
     slow = {"importlib.metadata", "numpy.random", "zipfile", "ctypes.util", "shutil", "concurrent.futures"}
     assert not modules & {f"spoter_runtime.{name}" for name in parts}

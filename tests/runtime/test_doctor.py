@@ -9,7 +9,7 @@ import pytest
 from spoter_runtime.backends import BACKENDS
 from spoter_runtime.doctor import Finding, diagnose
 from spoter_runtime.errors import SpoterError
-from spoter_runtime.gpu import find_gpu
+from spoter_runtime.gpu.device import find_gpu
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import Runner
 

@@ -7,7 +7,7 @@ import pytest
 
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, InputError
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner, check_batch, pad_clips
 
 SAME = 1e-5  # how far logits may move with what must not matter; the bundle's own policy says so too

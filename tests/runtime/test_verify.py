@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.goldens import Replay
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BundleError
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.replay import Replay
 from spoter_runtime.verify import verify_bundle
 
 

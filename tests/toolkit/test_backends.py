@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_toolkit.backends import BACKENDS, backends_of
 
 

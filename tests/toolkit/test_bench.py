@@ -23,7 +23,7 @@ import torch
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from spoter_runtime.bundle import MANIFEST, Artefact, Bundle, manifest_from_bundle
+from spoter_runtime.bundle.manifest import MANIFEST, Artefact, Bundle, manifest_from_bundle
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract, Label
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, UsageError
 from spoter_runtime.files import write_json
@@ -208,7 +208,7 @@ def test_the_ort_worker_imports_no_torch_and_no_command(small_bundle):
 
 def test_what_a_library_prints_does_not_reach_the_protocol(small_bundle):
     program = (
-        "import sys, spoter_runtime.ort as ort\n"
+        "import sys, spoter_runtime.ort.runner as ort\n"
         "load = ort.import_onnxruntime\n"
         "ort.import_onnxruntime = lambda *_: print('noise', flush=True) or load()\n"
         "from spoter_toolkit.bench.worker import main\n"

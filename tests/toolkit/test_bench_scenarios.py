@@ -13,7 +13,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, BundleError, DataError
 from spoter_toolkit.bench.cases import BenchSettings

@@ -22,7 +22,7 @@ import torch
 from in_process import Done, spoter_kit
 from spoter_runtime import Recognizer, read_bundle
 from spoter_runtime.errors import is_installed
-from spoter_runtime.tuned import tuned_path
+from spoter_runtime.tuning.store import tuned_path
 from spoter_toolkit.data.dataset import Dataset
 
 

@@ -239,7 +239,7 @@ def test_the_matrix_shows_the_stored_proof_and_what_was_not_executed(page):
 
 
 def test_a_bundle_whose_proof_cannot_be_read_still_gets_its_page(bundle_copy):
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
 
     bundle = read_bundle(bundle_copy)
     (bundle_copy / "parity.json").unlink()

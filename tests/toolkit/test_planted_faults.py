@@ -24,7 +24,7 @@ from spoter_export.to_onnx import Traced, check_graph, trace_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import open_runner
 from spoter_runtime.landmarks import LEFT_HAND, RIGHT_HAND
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_toolkit.blaming import blame
 from spoter_toolkit.proving import _as_proven, _weights
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.backends import FUSED, open_runner
-from spoter_runtime.bundle import Artefact, Bundle
+from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.errors import ConfigError, nearest_known
 from spoter_runtime.runner import Runner
 

@@ -27,10 +27,10 @@ from spoter_export.lower import lowered, passes_for
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import onnx_file_of, session_for
-from spoter_runtime.bundle import Artefact, Bundle
+from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort import OrtRunner, SessionSettings
+from spoter_runtime.ort.runner import OrtRunner, SessionSettings
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, open_backend, split_backend
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spoter_runtime._types import OnProgress
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.progress import OnProgress
 from spoter_runtime.runner import Runner, pad_clips
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from spoter_export.bundle_writer import Exported, export_bundle
 from spoter_export.cases import ClipSet, spread_by_length
+from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import DataError
-from spoter_runtime.progress import OnProgress
 from spoter_toolkit.checkpoint import Run, installed_versions
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 

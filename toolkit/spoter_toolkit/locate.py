@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from spoter_runtime.bundle import MANIFEST
+from spoter_runtime.bundle.manifest import MANIFEST
 from spoter_runtime.errors import BundleError, CheckpointError, DataError
 from spoter_runtime.files import put_back
 

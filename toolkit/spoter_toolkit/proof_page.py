@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from spoter_export.judge import Proof, unexplained_flips
 from spoter_export.matrix import NOT_EXECUTED, ProofMatrix, fact_rows, proof_matrix
 from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
-from spoter_runtime.bundle import Artefact
+from spoter_runtime.bundle.manifest import Artefact
 from spoter_toolkit.page import Page, Section, Table, html_from_page
 
 if TYPE_CHECKING:

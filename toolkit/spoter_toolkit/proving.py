@@ -13,10 +13,10 @@ from spoter_export.cases import GOLDENS, ClipSet, grid_points
 from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, prove
 from spoter_export.parity import Remembering, WeightFact
 from spoter_export.robustness import robustness_rows
-from spoter_runtime.bundle import PARITY, Artefact, Bundle, read_bundle
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.manifest import PARITY, Artefact, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError, SpoterError
-from spoter_runtime.ort import OrtRunner
-from spoter_runtime.progress import OnProgress
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import (
     CPU_BACKENDS,

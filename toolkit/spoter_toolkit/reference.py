@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from spoter_export.torch_runner import CompiledTorchRunner, GraphedTorchRunner, TorchRunner
-from spoter_runtime.bundle import Bundle
+from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.errors import BackendError, BundleError, CheckpointError
 from spoter_runtime.files import sha256_of
 from spoter_toolkit.checkpoint import Run, read_run

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from spoter_runtime.backends import open_runner
-from spoter_runtime.bundle import MANIFEST, Bundle, read_bundle
+from spoter_runtime.bundle.manifest import MANIFEST, Bundle, read_bundle
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import open_backend

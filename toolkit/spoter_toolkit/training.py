@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spoter_export.torch_runner import TorchRunner
+from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, DataError, NotFiniteError, require
-from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_toolkit.augment import augment
 from spoter_toolkit.batches import Batch, Take, longest, plan_epoch, read_batch, share_of
 from spoter_toolkit.checkpoint import Run, read_run, save_weights

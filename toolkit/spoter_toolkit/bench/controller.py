@@ -8,9 +8,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from spoter_runtime.bundle import Bundle, read_bundle
+from spoter_runtime._types import OnProgress as OnProgress
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.errors import BackendError
-from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_toolkit.bench.cases import START_UP_FRAMES, BenchSettings, Case
 from spoter_toolkit.bench.energy import why_not_readable
 from spoter_toolkit.bench.environment import environment, load_average

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoter_runtime.errors import SpoterError
-from spoter_runtime.gpu import find_gpu
+from spoter_runtime.gpu.device import find_gpu
 from spoter_runtime.machine import cpu_model, cpuinfo, quota_cores, usable_cores
-from spoter_runtime.ort import installed_distributions
+from spoter_runtime.ort.runner import installed_distributions
 from spoter_toolkit.bench.machine import core_mhz
 
 _PACKAGES: Final = ("spoter-kit", "numpy", "torch", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings")

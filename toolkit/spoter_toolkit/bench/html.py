@@ -10,7 +10,7 @@ from spoter_export.bundle_files import read_proofs
 from spoter_export.judge import Proof
 from spoter_export.matrix import proof_matrix
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
-from spoter_runtime.bundle import Bundle
+from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.errors import BundleError
 from spoter_toolkit.backends import split_backend
 from spoter_toolkit.bench.batch_picture import batch_curves, batch_figure

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from spoter_runtime.bundle import Bundle
+from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BundleError, DataError
 from spoter_toolkit.given_paths import LENGTHS, json_of

@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import BackendError
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.progress import OnProgress
 from spoter_toolkit.bench.cases import BenchSettings, backend_of, plural
 from spoter_toolkit.bench.environment import without_places
 from spoter_toolkit.bench.machine import MachineRound, MachineWatch

@@ -92,7 +92,7 @@ def _engine(backend: str) -> tuple[str, str]:
 
 def _import(module: str, extra: str) -> None:
     if module == "onnxruntime":
-        from spoter_runtime.ort import import_onnxruntime
+        from spoter_runtime.ort.runner import import_onnxruntime
 
         import_onnxruntime("cuda" if extra == "gpu" else "cpu")  # with its telemetry off
     else:
@@ -103,7 +103,7 @@ def _import(module: str, extra: str) -> None:
 
 def _open(backend: str, threads: int, folder: Path, run: str | None) -> tuple[Infers, int]:
     """Return the engine, and the size of the file that it loaded."""
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
 
     bundle = read_bundle(folder)
     if backend == FLOOR:

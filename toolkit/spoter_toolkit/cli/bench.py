@@ -26,7 +26,7 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from spoter_runtime.bundle import Bundle
+    from spoter_runtime.bundle.manifest import Bundle
     from spoter_runtime.contract import GraphContract
     from spoter_toolkit.bench.cases import BenchSettings
     from spoter_toolkit.bench.gate import Bound, Gate
@@ -102,7 +102,7 @@ def bench(
     json: JsonOption = False,
 ) -> None:
     """Measure a bundle across backends: latency, throughput, memory, start-up, the notebook's own case."""
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.controller import run_bench

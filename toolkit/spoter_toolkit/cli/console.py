@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from spoter_runtime.progress import OnProgress as OnProgress
+from spoter_runtime._types import OnProgress as OnProgress
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it

@@ -25,10 +25,10 @@ _TUNING_S = 4.0  # seconds a precision; `spoter-kit tune` takes longer and is su
 if TYPE_CHECKING:
     from spoter_export.bundle_writer import Exported
     from spoter_export.engines import AddedEngine
-    from spoter_runtime.bundle import Bundle
-    from spoter_runtime.engine import Profile
+    from spoter_runtime.bundle.engine_spec import Profile
+    from spoter_runtime.bundle.libraries import Library
+    from spoter_runtime.bundle.manifest import Bundle
     from spoter_runtime.errors import SpoterError
-    from spoter_runtime.libraries import Library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def export(
 
     With --trt or --rtx, build engines from it and run them where there is a GPU. For a BUNDLE, only that.
     """
-    from spoter_runtime.bundle import MANIFEST
+    from spoter_runtime.bundle.manifest import MANIFEST
     from spoter_runtime.errors import ConfigError, UsageError, from_options
     from spoter_toolkit.locate import last_run
 
@@ -195,7 +195,7 @@ def _export_onnx(
 def _tune(bundle: Bundle, precisions: list[str]) -> dict[str, Any]:
     """Tune what the CPU runs; where that fails the bundle is complete all the same."""
     from spoter_runtime.errors import SpoterError
-    from spoter_runtime.tune import tune
+    from spoter_runtime.tuning.search import tune
 
     found: dict[str, Any] = {}
     for precision in precisions:
@@ -254,8 +254,8 @@ def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: 
 
     The command is only given where the machine is what is missing: a wrong option fails again.
     """
+    from spoter_runtime.bundle.libraries import EXTRAS
     from spoter_runtime.errors import BackendError, MissingExtraError
-    from spoter_runtime.libraries import EXTRAS
 
     options = {library: f"--{extra}" for library, extra in EXTRAS.items()}
     reasons = "\n".join(f"{options[library]}: {error}" for library, error in errors)

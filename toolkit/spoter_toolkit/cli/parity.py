@@ -23,7 +23,7 @@ from spoter_toolkit.cli.console import (
 if TYPE_CHECKING:
     from spoter_export.blame import Link
     from spoter_export.judge import Policy, Proof
-    from spoter_runtime.bundle import Bundle
+    from spoter_runtime.bundle.manifest import Bundle
     from spoter_toolkit.blaming import Blame
 
 BISECTIONS: Final = Path("bisect")
@@ -108,7 +108,7 @@ def parity(
     json: JsonOption = False,
 ) -> None:
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import from_options, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.blaming import blame_failed
@@ -184,7 +184,7 @@ def _check_nothing_is_to_run(options: Mapping[str, object]) -> None:
 
 def _judged(path: Path, policies: Mapping[str, Policy], bundle: Path | None) -> _Found:
     """Judge stored facts; what was found beside them is kept."""
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.proving import judge_again
 
     opened = read_bundle(bundle or path) if bundle or path.is_dir() else None

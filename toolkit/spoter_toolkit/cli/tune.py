@@ -23,11 +23,11 @@ def tune(
     """
     from dataclasses import asdict
 
-    from spoter_runtime.bundle import read_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import from_options
-    from spoter_runtime.tune import check_seconds
-    from spoter_runtime.tune import tune as tune_bundle
-    from spoter_runtime.tuned import tuned_path
+    from spoter_runtime.tuning.search import check_seconds
+    from spoter_runtime.tuning.search import tune as tune_bundle
+    from spoter_runtime.tuning.store import tuned_path
     from spoter_toolkit.locate import newest_bundle
 
     with from_options():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.errors import ConfigError, DataError
-from spoter_runtime.progress import OnProgress as OnProgress
 from spoter_toolkit.data.bdslw60 import natural_order
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Coordinates, LongClips
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from spoter_runtime._types import OnProgress
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import ConfigError, InputError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.progress import OnProgress
 from spoter_toolkit.data.dataset import Dataset, NewClip, Origin, write_dataset
 from spoter_toolkit.data.synth_signing import (
     ACCENT,

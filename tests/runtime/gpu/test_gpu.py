@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from spoter_runtime import cuda
 from spoter_runtime.errors import BackendError, MissingExtraError
-from spoter_runtime.gpu import find_gpu, import_engine_library, mixed_cuda_packages, no_gpu_reason
+from spoter_runtime.gpu import cuda
+from spoter_runtime.gpu.device import find_gpu, import_engine_library, mixed_cuda_packages, no_gpu_reason
 
 
 def _gpu_reason():
@@ -84,7 +84,7 @@ def test_a_hidden_gpu_is_told_with_what_hides_it(monkeypatch):
 
 
 def test_without_cuda_bindings_the_extra_is_named(python):
-    done = python("-c", "from spoter_runtime.gpu import find_gpu; find_gpu()", absent=["cuda"])
+    done = python("-c", "from spoter_runtime.gpu.device import find_gpu; find_gpu()", absent=["cuda"])
     assert "MissingExtraError: this needs the Python module 'cuda.bindings'" in done.stderr
     assert done.stderr.endswith("Fix: pip install 'spoter-kit[trt]'\n")
 
@@ -93,7 +93,7 @@ def test_another_owner_of_the_folder_cuda_does_not_hide_what_is_missing(python, 
     # As cuda-pathfinder alone leaves it: the namespace is there, the bindings are not.
     (tmp_path / "other" / "cuda").mkdir(parents=True)
     (tmp_path / "other" / "cuda" / "__init__.py").touch()
-    code = "from spoter_runtime.gpu import find_gpu; find_gpu()"
+    code = "from spoter_runtime.gpu.device import find_gpu; find_gpu()"
     done = python("-c", code, path=[tmp_path / "other"])
     assert "MissingExtraError: this needs the Python module 'cuda.bindings'" in done.stderr
 
@@ -335,7 +335,7 @@ def test_a_library_that_is_not_there_names_its_extra(installed):
 def test_tensorrts_bindings_alone_are_named_as_half_an_installation(pip_target, python):
     """The real package: on a machine that reaches no NVIDIA host, pip may install this much and no more."""
     folder = pip_target("tensorrt-cu13-bindings==11.4.0.106")
-    code = "from spoter_runtime.gpu import *; import_engine_library('tensorrt')"
+    code = "from spoter_runtime.gpu.device import *; import_engine_library('tensorrt')"
     done = python("-c", code, path=[folder])
     assert "BackendError: tensorrt-cu13-bindings 11.4.0.106: installed, but the module" in done.stderr
     (folder / "tensorrt.py").write_text("from tensorrt_bindings import *\n")  # as the package tensorrt does

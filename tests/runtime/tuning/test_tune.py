@@ -15,14 +15,14 @@ import pytest
 from onnx import numpy_helper
 
 from spoter_runtime import __main__ as command
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.batching import infer_many
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.many import infer_many
-from spoter_runtime.ort import SessionSettings
+from spoter_runtime.ort.runner import SessionSettings
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.tune import _prepared, _ways_for_many, tune
-from spoter_runtime.tuned import Tuned, Way, prepared_path, read_tuned, tuned_path, write_tuned
+from spoter_runtime.tuning.search import _prepared, _ways_for_many, tune
+from spoter_runtime.tuning.store import Tuned, Way, prepared_path, read_tuned, tuned_path, write_tuned
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -197,7 +197,7 @@ def test_a_file_that_is_cut_short_is_left_aside(bundle, content):
 
 def test_another_version_of_onnx_runtime_counts_as_another_machine(bundle, monkeypatch):
     write_tuned(bundle, "fp32", FOUND)
-    monkeypatch.setattr("spoter_runtime.tuned.installed_distributions", lambda: {"onnxruntime": "9.9"})
+    monkeypatch.setattr("spoter_runtime.tuning.store.installed_distributions", lambda: {"onnxruntime": "9.9"})
     with pytest.raises(BackendError, match=r"onnxruntime was {'onnxruntime': '1\..*'}, here it is .*9\.9"):
         read_tuned(bundle, "fp32")
 
@@ -255,7 +255,7 @@ def test_answers_that_are_wrong_in_company_alone_are_found(bundle, monkeypatch):
             return [answer._replace(logits_C=answer.logits_C[::-1]) for answer in answers]
         return answers
 
-    monkeypatch.setattr("spoter_runtime.tune.infer_many", reversed_in_company)
+    monkeypatch.setattr("spoter_runtime.tuning.search.infer_many", reversed_in_company)
     found = tune(bundle, seconds=0.2)
     assert found.ways["many"].backend == "ort-cpu"
     assert found.wrong.keys() == {"ort-cpu-fused"}
@@ -292,7 +292,7 @@ def test_nothing_tuned_needs_no_file_and_says_nothing(bundle):
 
 
 def test_a_cache_that_cannot_be_written_is_found_before_anything_is_measured(bundle, cache, monkeypatch):
-    monkeypatch.setattr("spoter_runtime.tune._opened", None)
+    monkeypatch.setattr("spoter_runtime.tuning.search._opened", None)
     cache.write_text("a file")
     with pytest.raises(BackendError, match=r"cannot be written to \(.*\), and what is found is kept there"):
         tune(bundle, seconds=0.2)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spoter_runtime.bundle import read_bundle
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 

@@ -20,8 +20,8 @@ from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 
 if TYPE_CHECKING:
-    from spoter_runtime.ort_gpu import GpuProvider
-    from spoter_runtime.ort_graphs import GraphedSession
+    from spoter_runtime.ort.cuda_graphs import GraphedSession
+    from spoter_runtime.ort.gpu_session import GpuProvider
 
 # Every distribution that installs the module `onnxruntime`; two of them overwrite each other's files.
 _DISTRIBUTIONS: Final = (
@@ -388,10 +388,10 @@ def _on_gpu(
     TensorRT must know the shapes before it loads the file.
     """
     # Not at the top: a device without a GPU does not load what it cannot use.
-    from spoter_runtime.engine import Profile
+    from spoter_runtime.bundle.engine_spec import Profile
     from spoter_runtime.onnx_graph import read_onnx
-    from spoter_runtime.ort_gpu import gpu_session, records_graphs
-    from spoter_runtime.ort_graphs import GraphedSession
+    from spoter_runtime.ort.cuda_graphs import GraphedSession
+    from spoter_runtime.ort.gpu_session import gpu_session, records_graphs
 
     try:
         graph = read_onnx(content)

@@ -17,15 +17,15 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.engine import EngineSpec, Profile
-from spoter_runtime.engine_check import difference, expected_engine
-from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError, MissingExtraError
-from spoter_runtime.gpu import find_gpu
-from spoter_runtime.ort import OrtRunner
-from spoter_runtime.shapes import RecentlyUsed, Shape, choose_shape
-from spoter_runtime.trt import TrtRunner, _discard, _Execution
+from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.trt.engine_check import difference, expected_engine
+from spoter_runtime.trt.log import EngineLog, engine_runtime
+from spoter_runtime.trt.runner import TrtRunner, _discard, _Execution
+from spoter_runtime.trt.shape_choice import RecentlyUsed, Shape, choose_shape
 
 ONE = Profile(batch=(1, 1, 1), frames=(1, 40, 99))
 MANY = Profile(batch=(1, 8, 8), frames=(1, 60, 99))
@@ -218,7 +218,7 @@ def test_without_a_gpu_the_reason_is_the_gpus_not_the_librarys():
 
 
 def test_importing_the_runner_imports_no_engine(python):
-    code = "import sys, spoter_runtime.trt, spoter_runtime.preflight; print(*sys.modules)"
+    code = "import sys, spoter_runtime.trt.runner, spoter_runtime.trt.preflight; print(*sys.modules)"
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert not {"cuda", "tensorrt", "tensorrt_rtx", "onnxruntime", "torch"} & set(done.stdout.split())
@@ -412,7 +412,7 @@ def test_a_closed_runner_says_so_and_closes_twice(built):
 
 @pytest.mark.gpu
 def test_opening_and_closing_gives_the_memory_back(built):
-    from spoter_runtime.cuda import check, import_cudart
+    from spoter_runtime.gpu.cuda import check, import_cudart
 
     cudart = import_cudart()
     plan, spec, contract, _ = built
@@ -470,8 +470,9 @@ def test_a_process_that_forgets_to_close_ends_quietly(built, tmp_path):
     (tmp_path / "onnx").write_bytes(model)
     code = (
         "import json, sys, numpy as np; from pathlib import Path\n"
-        "from spoter_runtime.engine import EngineSpec; from spoter_runtime.ort import OrtRunner\n"
-        "from spoter_runtime.trt import TrtRunner\n"
+        "from spoter_runtime.bundle.engine_spec import EngineSpec\n"
+        "from spoter_runtime.ort.runner import OrtRunner\n"
+        "from spoter_runtime.trt.runner import TrtRunner\n"
         "folder = Path(sys.argv[1]); contract = OrtRunner(folder / 'onnx').contract\n"
         "spec = EngineSpec.from_json(json.loads(sys.argv[2]))\n"
         "runner = TrtRunner((folder / 'plan').read_bytes(), spec, contract)\n"

@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 
 from spoter_runtime.errors import BackendError
-from spoter_runtime.ort import OrtRunner
-from spoter_runtime.ort_gpu import check_driver, check_installed, records_graphs
-from spoter_runtime.ort_graphs import GraphedSession, padded_frames
+from spoter_runtime.ort.cuda_graphs import GraphedSession, padded_frames
+from spoter_runtime.ort.gpu_session import check_driver, check_installed, records_graphs
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import pad_clips
 
 
@@ -73,7 +73,7 @@ def test_several_clips_are_recorded_when_their_shape_comes_again(graphed, make_c
 
 
 def test_a_large_batch_keeps_no_buffers(graphed, plain, make_clip, monkeypatch):
-    monkeypatch.setattr("spoter_runtime.ort_graphs.MOST_FRAMES", 100)
+    monkeypatch.setattr("spoter_runtime.ort.cuda_graphs.MOST_FRAMES", 100)
     batch = batch_of(make_clip, 60, 50)
     for _ in range(3):
         np.testing.assert_allclose(graphed.run(*batch), plain.infer(*batch), atol=2e-6)

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from spoter_runtime.bundle import Artefact, Bundle
-from spoter_runtime.engine import RTX_MAGIC, EngineSpec, rtx_header, uncovered
-from spoter_runtime.engine_log import EngineLog, engine_runtime
+from spoter_runtime.bundle.engine_spec import RTX_MAGIC, EngineSpec, rtx_header, uncovered
+from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
+from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
-from spoter_runtime.gpu import Gpu, find_gpu, import_engine_library
-from spoter_runtime.libraries import EXTRAS, LIBRARIES, Library
+from spoter_runtime.gpu.device import Gpu, find_gpu, import_engine_library
+from spoter_runtime.trt.log import EngineLog, engine_runtime
 
 _log = logging.getLogger(__name__)
 

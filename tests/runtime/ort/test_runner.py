@@ -11,7 +11,7 @@ import pytest
 
 from spoter_runtime.contract import METADATA_KEY, GraphContract
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.ort import OrtRunner, installed_distributions
+from spoter_runtime.ort.runner import OrtRunner, installed_distributions
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import pad_clips
 
@@ -176,7 +176,7 @@ def test_two_installed_runtimes_are_refused_with_the_command_that_mends_it(pytho
 def test_a_runtime_whose_files_are_gone_is_named_with_the_command_that_brings_them_back(python, tmp_path):
     (tmp_path / "emptied" / "onnxruntime").mkdir(parents=True)
     (tmp_path / "emptied" / "onnxruntime" / "__init__.py").touch()
-    code = "from spoter_runtime.ort import import_onnxruntime; import_onnxruntime()"
+    code = "from spoter_runtime.ort.runner import import_onnxruntime; import_onnxruntime()"
     done = python("-c", code, path=[tmp_path / "emptied"])
     assert "BackendError: onnxruntime is installed, but its files are gone" in done.stderr
     assert done.stderr.endswith("Fix: pip install --force-reinstall --no-deps onnxruntime\n")
@@ -204,7 +204,7 @@ def test_an_unknown_provider_is_named_with_those_that_there_are(bundle_folder):
 def test_two_runtimes_are_refused_for_a_gpu_with_the_build_that_has_it(
     python, bundle_folder, tmp_path, provider
 ):
-    code = f"from spoter_runtime.ort import OrtRunner; OrtRunner('model.onnx', provider={provider!r})"
+    code = f"from spoter_runtime.ort.runner import OrtRunner; OrtRunner('model.onnx', provider={provider!r})"
     done = python("-c", code, path=[_second_distribution(tmp_path / "second")])
     fix = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'spoter-kit[gpu]'\n"
     assert done.stderr.endswith(fix)

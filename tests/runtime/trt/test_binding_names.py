@@ -18,10 +18,17 @@ from pathlib import Path
 
 import pytest
 
-RUNTIME = Path(__file__).parents[2] / "runtime" / "spoter_runtime"
+RUNTIME = Path(__file__).parents[3] / "runtime" / "spoter_runtime"
 SOURCES = [
     RUNTIME / name
-    for name in ("cuda.py", "gpu.py", "trt.py", "preflight.py", "engine_log.py", "engine_check.py")
+    for name in (
+        "gpu/cuda.py",
+        "gpu/device.py",
+        "trt/runner.py",
+        "trt/preflight.py",
+        "trt/log.py",
+        "trt/engine_check.py",
+    )
 ]
 
 # What a variable or attribute of this name holds, or a function returns. "" is the engine library, "cudart"
@@ -213,7 +220,7 @@ def rtx_only(uses, wheels):
 
 def test_no_other_source_touches_the_bindings():
     touching = r"\b(library|engine|cudart): Any\b|import_cudart\(\)|= import_engine_library\("
-    found = {path for path in RUNTIME.glob("*.py") if re.search(touching, path.read_text(encoding="utf-8"))}
+    found = {path for path in RUNTIME.rglob("*.py") if re.search(touching, path.read_text(encoding="utf-8"))}
     # doctor asks only whether a Builder can be made, and whatever comes of it is told.
     assert found - {RUNTIME / "doctor.py"} == set(SOURCES)
 

@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from spoter_runtime.bundle.engine_spec import Profile
 from spoter_runtime.contract import LENGTHS, POSES
-from spoter_runtime.engine import Profile
 from spoter_runtime.errors import BackendError, is_installed
-from spoter_runtime.gpu import no_driver_reason
+from spoter_runtime.gpu.device import no_driver_reason
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.onnx_graph import OnnxGraph
-from spoter_runtime.ort import PROVIDER_NAMES, check_provider, installed_distributions
+from spoter_runtime.ort.runner import PROVIDER_NAMES, check_provider, installed_distributions
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def gpu_session(
         profile: shapes of poses and lengths that TensorRT builds for; None where the file's own are fixed.
         cache: folder where TensorRT keeps what it built; None keeps nothing.
         graphs: let CUDA record graphs, where ONNX Runtime can: see `records_graphs`, and run such a session
-            through `spoter_runtime.ort_graphs`.
+            through `spoter_runtime.ort.cuda_graphs`.
 
     Raises:
         BackendError: the provider is not installed, does not load, takes no GPU here, or leaves nodes to

@@ -1,6 +1,6 @@
 """The two libraries that run an engine, and what each is called elsewhere.
 
-Apart from `spoter_runtime.engine`, because every start needs these names and few need an engine.
+Apart from `spoter_runtime.bundle.engine_spec`, because every start needs these names and few need an engine.
 """
 
 from __future__ import annotations

@@ -10,17 +10,17 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from spoter_runtime.bundle.engine_spec import Profile
 from spoter_runtime.contract import METADATA_KEY
-from spoter_runtime.engine import Profile
 from spoter_runtime.errors import BackendError, BundleError, is_installed
 from spoter_runtime.onnx_graph import OnnxGraph, read_onnx
-from spoter_runtime.ort import PROVIDER_NAMES, OrtRunner
-from spoter_runtime.ort_gpu import (
+from spoter_runtime.ort.gpu_session import (
     check_driver,
     check_installed,
     provider_options,
     stranded_nodes,
 )
+from spoter_runtime.ort.runner import PROVIDER_NAMES, OrtRunner
 from spoter_runtime.runner import pad_clips
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"

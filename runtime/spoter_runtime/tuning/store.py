@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from spoter_runtime.bundle import Bundle
+from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.checked_file import KeptFile
 from spoter_runtime.errors import BackendError, SpoterError
 from spoter_runtime.files import cache_folder, write_json
 from spoter_runtime.machine import cpu_features, cpu_model, usable_cores
-from spoter_runtime.ort import SessionSettings, installed_distributions
+from spoter_runtime.ort.runner import SessionSettings, installed_distributions
 
 SCHEMA: Final = 1
 Situation = Literal["one", "many"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from spoter_runtime.bundle.libraries import EXTRAS, Library
 from spoter_runtime.checked_file import (
     KeptFile,
     check_digest,
@@ -24,11 +25,10 @@ from spoter_runtime.checked_file import (
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BackendError, BundleError
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
-from spoter_runtime.libraries import EXTRAS, Library
 from spoter_runtime.runner import Int32Array
 
 if TYPE_CHECKING:
-    from spoter_runtime.engine import EngineSpec
+    from spoter_runtime.bundle.engine_spec import EngineSpec
 
 _Loaded = TypeVar("_Loaded")
 
@@ -77,7 +77,7 @@ class Artefact:
         """
         if "engine" not in value:
             return cls(**value)
-        from spoter_runtime.engine import EngineSpec  # not at the top: a bundle for CPUs has none
+        from spoter_runtime.bundle.engine_spec import EngineSpec  # not at the top: a bundle for CPUs has none
 
         return cls(**(value | {"engine": EngineSpec.from_json(value["engine"])}))
 

@@ -8,9 +8,9 @@ import threading
 import numpy as np
 import pytest
 
+from spoter_runtime.batching import MOST_PADDING, batches_of, infer_many
 from spoter_runtime.errors import BackendError, InputError
-from spoter_runtime.many import MOST_PADDING, batches_of, infer_many
-from spoter_runtime.ort import OrtRunner
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import STREAM_CLIPS, Recognizer
 from spoter_runtime.runner import Runner
 

@@ -9,12 +9,12 @@ import re
 
 import pytest
 
-from spoter_runtime import preflight
-from spoter_runtime.bundle import Artefact
-from spoter_runtime.engine import EngineSpec, Profile
+from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
+from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.errors import BackendError, MissingExtraError
-from spoter_runtime.gpu import Gpu, find_gpu
-from spoter_runtime.preflight import INVALIDITY, Machine, choose_engine, reason_against, this_machine
+from spoter_runtime.gpu.device import Gpu, find_gpu
+from spoter_runtime.trt import preflight
+from spoter_runtime.trt.preflight import INVALIDITY, Machine, choose_engine, reason_against, this_machine
 
 LAPTOP = Machine(
     system="Linux",
@@ -220,8 +220,8 @@ def test_without_an_engine_the_command_that_builds_one_is_told_and_no_library_is
     python, bundle_folder
 ):
     code = (
-        "import sys; from spoter_runtime.bundle import read_bundle\n"
-        "from spoter_runtime.preflight import choose_engine\n"
+        "import sys; from spoter_runtime.bundle.manifest import read_bundle\n"
+        "from spoter_runtime.trt.preflight import choose_engine\n"
         "try: choose_engine(read_bundle(sys.argv[1]), 'tensorrt_rtx', 'fp32')\n"
         "except Exception as error: print(error)\n"
         "print('cuda' in sys.modules, 'tensorrt_rtx' in sys.modules)"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
-from spoter_runtime.engine import EngineSpec
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import NUM_FEATURES
 

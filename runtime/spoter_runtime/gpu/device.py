@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
-from spoter_runtime.cuda import check, import_cudart
+from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
 from spoter_runtime.errors import BackendError, MissingExtraError, is_installed, require
-from spoter_runtime.libraries import EXTRAS, LIBRARIES, Library
+from spoter_runtime.gpu.cuda import check, import_cudart
 
 # The distributions that hold an engine library, whole or in parts; Jetson's packages have the first name too.
 _SUFFIXES: Final = ("", *(f"-cu{cuda}{part}" for cuda in (12, 13) for part in ("", "-bindings", "-libs")))
@@ -202,7 +202,7 @@ def _cuda_of(name: str, version: str) -> int | None:
 
 
 def _installed(names: tuple[str, ...]) -> dict[str, str]:
-    # Asked by name, not listed: see `spoter_runtime.ort.installed_distributions`.
+    # Asked by name, not listed: see `spoter_runtime.ort.runner.installed_distributions`.
     found: dict[str, str] = {}
     for name in names:
         for distribution in importlib.metadata.distributions(name=name):

@@ -6,8 +6,8 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from spoter_runtime.bundle.libraries import LIBRARIES, Library
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.libraries import LIBRARIES, Library
 
 # The start of a TensorRT-RTX plan, as version 1.7 writes it: magic, the layout's version, size of the file,
 # version of the library, one bit a compute capability. It is not documented; a test builds engines and reads

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from spoter_runtime.bundle import Artefact, Goldens
+from spoter_runtime.bundle.manifest import Artefact, Goldens
 from spoter_runtime.errors import NotFiniteError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner

@@ -15,18 +15,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from spoter_runtime.bundle.engine_spec import EngineSpec
+from spoter_runtime.bundle.libraries import BACKEND_OF
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
-from spoter_runtime.cuda import DeviceBuffer, Graph, PinnedArray, Stream
-from spoter_runtime.engine import EngineSpec
-from spoter_runtime.engine_check import check_engine
-from spoter_runtime.engine_log import EngineLog, engine_runtime
 from spoter_runtime.errors import BackendError
 from spoter_runtime.files import replacing
-from spoter_runtime.gpu import find_gpu, import_engine_library
+from spoter_runtime.gpu.cuda import DeviceBuffer, Graph, PinnedArray, Stream
+from spoter_runtime.gpu.device import find_gpu, import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
-from spoter_runtime.libraries import BACKEND_OF
 from spoter_runtime.runner import Int32Array, Runner
-from spoter_runtime.shapes import RecentlyUsed, Shape, choose_shape
+from spoter_runtime.trt.engine_check import check_engine
+from spoter_runtime.trt.log import EngineLog, engine_runtime
+from spoter_runtime.trt.shape_choice import RecentlyUsed, Shape, choose_shape
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class TrtRunner(Runner):
         """Load an engine and take all the memory that it will ever need.
 
         Args:
-            plan: the bytes of the engine; see `spoter_runtime.preflight` for what to check before.
+            plan: the bytes of the engine; see `spoter_runtime.trt.preflight` for what to check before.
             spec: what the bundle says of it.
             contract: of the model that it was built from.
             graphs: how many shapes to keep a CUDA graph for; frames are padded up to the spec's buckets, so

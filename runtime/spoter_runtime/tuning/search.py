@@ -14,18 +14,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from spoter_runtime._types import OnProgress
 from spoter_runtime.backends import FUSED, ON_CPU, Opened, onnx_file_of, open_runner
-from spoter_runtime.bundle import Artefact, Bundle, Goldens
+from spoter_runtime.batching import infer_many
+from spoter_runtime.bundle.goldens import Replay, compared, replay_goldens
+from spoter_runtime.bundle.manifest import Artefact, Bundle, Goldens
 from spoter_runtime.errors import BackendError, ConfigError, SpoterError
 from spoter_runtime.files import cache_folder
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.many import infer_many
-from spoter_runtime.ort import OrtRunner, SessionSettings, write_optimised
-from spoter_runtime.progress import OnProgress
-from spoter_runtime.replay import Replay, compared, replay_goldens
+from spoter_runtime.ort.runner import OrtRunner, SessionSettings, write_optimised
 from spoter_runtime.runner import Runner, pad_clips
-from spoter_runtime.tuned import (
+from spoter_runtime.tuning.store import (
     MOST_CLIPS,
     SITUATIONS,
     Situation,

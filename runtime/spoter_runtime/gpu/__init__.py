@@ -1,0 +1,1 @@
+"""CUDA without torch: the devices, the installed packages, memory, streams and graphs."""

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT for RTX: checks before an engine is loaded, and running it."""
