@@ -17,8 +17,8 @@ from typing import Any
 
 from result_files import environment_lines, write_result
 
-from spoter_export.engines import plan_from_bundle
-from spoter_export.to_tensorrt import engine_from_onnx
+from spoter_export.bundle.engines import plan_from_bundle
+from spoter_export.trt.to_tensorrt import engine_from_onnx
 from spoter_runtime.bundle.engine_spec import uncovered
 from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_toolkit.bench.environment import environment

@@ -23,9 +23,9 @@ import torch
 from result_files import environment_lines, write_result
 from torch import Tensor, nn
 
-from spoter_export.cases import ClipSet, generated_clips
-from spoter_export.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
-from spoter_export.parity import run_parity
+from spoter_export.parity.compare import run_parity
+from spoter_export.precision.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
+from spoter_export.probes import ClipSet, generated_clips
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import require

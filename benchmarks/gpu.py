@@ -132,7 +132,7 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def build(run: Run, folder: Path) -> dict[str, Any]:
     """Export the run for large batches and add engines; return what could not be built, and why."""
-    from spoter_export.engines import add_engines
+    from spoter_export.bundle.engines import add_engines
     from spoter_runtime.bundle.libraries import LIBRARIES
     from spoter_toolkit.exporting import bundle_from_run, training_data
 
@@ -188,7 +188,7 @@ def prove_one(name: str, run: Run, work: Path) -> dict[str, Any]:
     """Compare one backend with the model in double precision on the CPU; in this process."""
     import torch
 
-    from spoter_export.judge import prove
+    from spoter_export.parity.judge import prove
     from spoter_export.torch_runner import TorchRunner
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.backends import CPU_BACKENDS, open_backend, split_backend

@@ -21,11 +21,11 @@ from fp16 import Case, case_from, on_ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from result_files import environment_lines, write_result
 
-from spoter_export.cases import ClipSet, generated_clips, spread_by_length
-from spoter_export.int8 import bounded_products, int8_from_fp32
-from spoter_export.judge import unexplained_flips
-from spoter_export.lower import SIMPLER, lowered
-from spoter_export.parity import invariance_of, run_parity
+from spoter_export.parity.compare import invariance_of, run_parity
+from spoter_export.parity.judge import unexplained_flips
+from spoter_export.passes.pipeline import SIMPLER, lowered
+from spoter_export.precision.int8 import bounded_products, int8_from_fp32
+from spoter_export.probes import ClipSet, generated_clips, spread_by_length
 from spoter_export.to_onnx import onnx_from_module
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.ort.runner import OrtRunner, import_onnxruntime

@@ -20,8 +20,16 @@ import numpy as np
 import onnx
 from result_files import environment_lines, write_result
 
-from spoter_export.int8 import int8_from_fp32
-from spoter_export.lower import FOR_ORT, PORTABLE, SIMPLER, SIMPLER_FOR_ORT, Pass, lowered, telling_batches
+from spoter_export.passes.pipeline import (
+    FOR_ORT,
+    PORTABLE,
+    SIMPLER,
+    SIMPLER_FOR_ORT,
+    Pass,
+    lowered,
+    telling_batches,
+)
+from spoter_export.precision.int8 import int8_from_fp32
 from spoter_export.to_onnx import onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import LENGTHS, POSES, GraphContract

@@ -16,7 +16,7 @@ from typing import Any
 
 from result_files import write_result
 
-from spoter_export.judge import Proof
+from spoter_export.parity.judge import Proof
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, split_backend
 from spoter_toolkit.bench.environment import environment, slug

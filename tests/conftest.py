@@ -99,7 +99,7 @@ def small_model(contract):
     """A BdslSpoter of two layers whose random weights tell clips apart: every label wins somewhere."""
     import torch
 
-    from spoter_export.cases import generated_poses
+    from spoter_export.probes import generated_poses
     from spoter_toolkit.models import BdslSpoter, ModelConfig
 
     torch.manual_seed(0)
@@ -138,7 +138,7 @@ def exported(made_once, request, contract, provenance):
     """The small model as a bundle; an export takes seconds, so all tests share it and none may change it."""
 
     def make(folder):
-        from spoter_export.bundle_writer import export_bundle
+        from spoter_export.bundle.writer import export_bundle
 
         model = request.getfixturevalue("small_model")
         return export_bundle(model, contract, folder / "small.spoter", provenance=provenance)
@@ -176,8 +176,8 @@ def plant():
 
     The manifest is made to fit: only running it can tell.
     """
-    from spoter_export.bundle_files import describe_bundle, read_proofs
-    from spoter_export.judge import policy_of
+    from spoter_export.bundle.files import describe_bundle, read_proofs
+    from spoter_export.parity.judge import policy_of
     from spoter_runtime.bundle.manifest import read_bundle
 
     def plant(folder, content, precision="fp32", kind="onnx"):
@@ -251,7 +251,7 @@ def reseal():
 @pytest.fixture
 def make_clip():
     """Return clip(seed, frames): landmarks (frames, 54, 2) that move smoothly, some of them missing."""
-    from spoter_export.cases import generated_poses
+    from spoter_export.probes import generated_poses
 
     def make_clip(seed=0, frames=20):
         return generated_poses(np.random.default_rng(seed), 1, frames)[0].reshape(frames, 54, 2)

@@ -24,7 +24,7 @@ import torch
 from notebook_module import MOST_FRAMES, module_from
 from torch import Tensor
 
-from spoter_export.cases import generated_poses
+from spoter_export.probes import generated_poses
 from spoter_runtime.files import write_json
 from spoter_toolkit.bench.lengths import generated_lengths
 from spoter_toolkit.checkpoint import read_run

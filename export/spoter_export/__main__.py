@@ -9,9 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from spoter_export.engines import AddedEngine, add_engines, check_engine_precisions
-from spoter_export.profiles import parse_profile
-from spoter_export.to_tensorrt import parse_compute_capabilities
+from spoter_export.bundle.engines import AddedEngine, add_engines, check_engine_precisions
+from spoter_export.trt.profiles import parse_profile
+from spoter_export.trt.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._types import OnProgress
 from spoter_runtime._version import __version__
 from spoter_runtime.errors import SpoterError, exit_code_of, from_options

@@ -55,7 +55,7 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
     Returns:
         A model of standard operators at opset 20, weights inside, whose bytes depend only on the weights, the
         contract and the versions of torch, onnx and onnxscript. It has been checked for form, not yet run:
-        that is `spoter_export.parity`'s work.
+        that is `spoter_export.parity.compare`'s work.
 
     Raises:
         ExportError: torch cannot export the module, or the graph is not what the contract says.

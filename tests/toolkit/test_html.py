@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from in_process import spoter_kit
-from spoter_export.blame import Link
-from spoter_export.bundle_files import read_proofs
+from spoter_export.bundle.files import read_proofs
+from spoter_export.diagnose.chain import Link
 from spoter_runtime.errors import DataError, MissingExtraError
 from spoter_toolkit.bench.cases import BenchSettings, Case
 from spoter_toolkit.bench.findings import findings, headline_case

@@ -76,7 +76,7 @@ def test_none_passes_values_as_they_are() -> None:
 
 def test_rounding_hardly_moves_a_feature() -> None:
     """Ill-conditioned arithmetic would give every engine its own features; float64 is the measure."""
-    from spoter_export.cases import generated_poses
+    from spoter_export.probes import generated_poses
 
     poses = torch.from_numpy(generated_poses(np.random.default_rng((0, 32, 299)), 32, 299))
     lengths = torch.full((32,), 299, dtype=torch.int32)

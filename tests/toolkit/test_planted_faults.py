@@ -15,11 +15,11 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from spoter_export.fp16 import fp16_from_fp32
-from spoter_export.int8 import int8_from_fp32
-from spoter_export.judge import Policy, judge, prove
-from spoter_export.lower import lowered, passes_for
-from spoter_export.parity import run_parity
+from spoter_export.parity.compare import run_parity
+from spoter_export.parity.judge import Policy, judge, prove
+from spoter_export.passes.pipeline import lowered, passes_for
+from spoter_export.precision.fp16 import fp16_from_fp32
+from spoter_export.precision.int8 import int8_from_fp32
 from spoter_export.to_onnx import Traced, check_graph, trace_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import open_runner

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from torch import nn
 
-from spoter_export.blame import (
+from spoter_export.diagnose.bisect import Divergence, first_divergence, values_of_graph, values_of_program
+from spoter_export.diagnose.chain import (
     Link,
     ProgramRunner,
     Step,
@@ -19,11 +20,10 @@ from spoter_export.blame import (
     first_module_moved_by_padding,
     links_of,
 )
-from spoter_export.cases import ClipSet, generated_clips
-from spoter_export.divergence import Divergence, first_divergence, values_of_graph, values_of_program
-from spoter_export.fp16 import rounded_from_fp16
-from spoter_export.judge import Proof, policy_of
-from spoter_export.lower import lowered, passes_for
+from spoter_export.parity.judge import Proof, policy_of
+from spoter_export.passes.pipeline import lowered, passes_for
+from spoter_export.precision.fp16 import rounded_from_fp16
+from spoter_export.probes import ClipSet, generated_clips
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import onnx_file_of, session_for

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from spoter_export.bundle_writer import Exported, export_bundle
-from spoter_export.cases import ClipSet, spread_by_length
+from spoter_export.bundle.writer import Exported, export_bundle
+from spoter_export.probes import ClipSet, spread_by_length
 from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import DataError
 from spoter_toolkit.checkpoint import Run, installed_versions

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from spoter_export.judge import Proof, unexplained_flips
-from spoter_export.matrix import NOT_EXECUTED, ProofMatrix, fact_rows, proof_matrix
-from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
+from spoter_export.parity.judge import Proof, unexplained_flips
+from spoter_export.parity.perturbations import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
+from spoter_export.parity.report import NOT_EXECUTED, ProofMatrix, fact_rows, proof_matrix
 from spoter_runtime.bundle.manifest import Artefact
 from spoter_toolkit.page import Page, Section, Table, html_from_page
 
 if TYPE_CHECKING:
-    from spoter_export.blame import Link  # imports torch
+    from spoter_export.diagnose.chain import Link  # imports torch
 
 _MOST_FLIPS: Final = 100  # of a proof, in its table
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spoter_export.bundle_files import proofs_from_json
-from spoter_export.cases import GOLDENS, ClipSet, grid_points
-from spoter_export.judge import POLICIES, Policy, Proof, policies_from_table, prove
-from spoter_export.parity import Remembering, WeightFact
-from spoter_export.robustness import robustness_rows
+from spoter_export.bundle.files import proofs_from_json
+from spoter_export.parity.compare import Remembering, WeightFact
+from spoter_export.parity.judge import POLICIES, Policy, Proof, policies_from_table, prove
+from spoter_export.parity.perturbations import robustness_rows
+from spoter_export.probes import GOLDENS, ClipSet, grid_points
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.manifest import PARITY, Artefact, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError, SpoterError
@@ -29,7 +29,7 @@ from spoter_toolkit.given_paths import PARITY_FACTS, json_of, text_of
 from spoter_toolkit.reference import open_reference
 
 if TYPE_CHECKING:
-    from spoter_export.blame import Link
+    from spoter_export.diagnose.chain import Link
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -114,7 +114,7 @@ def judge_again(path: Path, policies: Mapping[str, Policy], bundle: Bundle | Non
 
 
 def _stored_links(rows: Sequence[dict[str, Any]]) -> tuple[Link, ...]:
-    from spoter_export.blame import Link  # not at the top: it imports torch
+    from spoter_export.diagnose.chain import Link  # not at the top: it imports torch
 
     return tuple(Link(**row) for row in rows)
 
@@ -251,7 +251,7 @@ def _as_proven(name: str, runner: Runner, artefact: Artefact, bundle: Bundle) ->
         return runner
     import onnx
 
-    from spoter_export.fp16 import ROUNDED, rounded_from_fp16
+    from spoter_export.precision.fp16 import ROUNDED, rounded_from_fp16
 
     runner.close()
     rounded = rounded_from_fp16(onnx.load_from_string(bundle.read(artefact.path)))
@@ -264,7 +264,7 @@ def _weights(bundle: Bundle, artefact: Artefact) -> tuple[WeightFact, ...]:
         return ()
     import onnx
 
-    from spoter_export.int8 import weight_facts
+    from spoter_export.precision.int8 import weight_facts
 
     files = artefact, bundle.by_precision(artefact.kind)["fp32"]
     return weight_facts(*(onnx.load_from_string(bundle.read(file.path)) for file in files))

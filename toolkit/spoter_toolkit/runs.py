@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from spoter_export.bundle_files import lock_of
+from spoter_export.bundle.files import lock_of
 from spoter_runtime.errors import CheckpointError, require
 from spoter_runtime.files import is_replaceable, move_into_place, put_back, recover, remove
 from spoter_toolkit.locate import LAST, RUN_JSON, RUNS

@@ -386,8 +386,8 @@ def test_a_runtime_that_cannot_be_made_is_a_reason_and_no_crash(
 @pytest.mark.gpu
 @pytest.mark.skipif(no_gpu_here(), reason="needs a GPU")
 def test_an_engine_for_the_gpu_here_is_accepted(rtx, exported, bundle, with_engine):
-    from spoter_export.profiles import plan_profiles
-    from spoter_export.to_tensorrt import engine_from_onnx
+    from spoter_export.trt.profiles import plan_profiles
+    from spoter_export.trt.to_tensorrt import engine_from_onnx
 
     gpu = find_gpu()
     if not hasattr(rtx.ComputeCapability, "SM" + gpu.compute_capability.replace(".", "")):

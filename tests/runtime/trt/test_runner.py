@@ -253,8 +253,8 @@ def test_the_first_difference_is_told_expected_against_got():
 
 def engine_for(library, model, contract):
     """Build an engine for the GPU that is here."""
-    from spoter_export.profiles import plan_profiles
-    from spoter_export.to_tensorrt import engine_from_onnx
+    from spoter_export.trt.profiles import plan_profiles
+    from spoter_export.trt.to_tensorrt import engine_from_onnx
 
     extra = {"compute_capabilities": (GPU.compute_capability,)} if library == "tensorrt_rtx" else {}
     plan = plan_profiles(None, contract)
@@ -287,7 +287,7 @@ def runner(built):
 
 
 def batch_of(batch, frames, seed=0, ragged=False):
-    from spoter_export.cases import generated_poses
+    from spoter_export.probes import generated_poses
 
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, frames + 1, batch) if ragged else np.full(batch, frames)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final
 
-from spoter_export.bundle_files import read_proofs
-from spoter_export.judge import Proof
-from spoter_export.matrix import proof_matrix
+from spoter_export.bundle.files import read_proofs
+from spoter_export.parity.judge import Proof
+from spoter_export.parity.report import proof_matrix
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.errors import BundleError

@@ -23,8 +23,8 @@ from spoter_toolkit.cli.console import (
 _TUNING_S = 4.0  # seconds a precision; `spoter-kit tune` takes longer and is surer
 
 if TYPE_CHECKING:
-    from spoter_export.bundle_writer import Exported
-    from spoter_export.engines import AddedEngine
+    from spoter_export.bundle.engines import AddedEngine
+    from spoter_export.bundle.writer import Exported
     from spoter_runtime.bundle.engine_spec import Profile
     from spoter_runtime.bundle.libraries import Library
     from spoter_runtime.bundle.manifest import Bundle
@@ -125,10 +125,10 @@ def _engines_wanted(
         ConfigError: an unknown precision, or one that is not for engines; a wrong profile; an option
             without the engine that it is for.
     """
-    from spoter_export.engines import check_engine_precisions
-    from spoter_export.judge import policy_of
-    from spoter_export.profiles import parse_profile
-    from spoter_export.to_tensorrt import parse_compute_capabilities
+    from spoter_export.bundle.engines import check_engine_precisions
+    from spoter_export.parity.judge import policy_of
+    from spoter_export.trt.profiles import parse_profile
+    from spoter_export.trt.to_tensorrt import parse_compute_capabilities
     from spoter_runtime.errors import ConfigError
 
     libraries: list[Library] = []
@@ -217,7 +217,7 @@ def _add_engines(
     folder: Path, wanted: _Wanted
 ) -> tuple[list[AddedEngine], list[tuple[Library, SpoterError]]]:
     """Add the engines of each library; one that cannot be built leaves everything else as it is."""
-    from spoter_export.engines import add_engines
+    from spoter_export.bundle.engines import add_engines
     from spoter_runtime.errors import SpoterError
 
     engines: list[AddedEngine] = []
@@ -268,7 +268,7 @@ def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: 
 
 
 def _show_onnx(exported: Exported) -> None:
-    from spoter_export.matrix import fact_rows
+    from spoter_export.parity.report import fact_rows
 
     folder = exported.bundle.folder
     for artefact, proof in zip(exported.bundle.artefacts, exported.proofs, strict=True):

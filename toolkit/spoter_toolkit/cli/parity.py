@@ -21,8 +21,8 @@ from spoter_toolkit.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from spoter_export.blame import Link
-    from spoter_export.judge import Policy, Proof
+    from spoter_export.diagnose.chain import Link
+    from spoter_export.parity.judge import Policy, Proof
     from spoter_runtime.bundle.manifest import Bundle
     from spoter_toolkit.blaming import Blame
 
@@ -57,7 +57,7 @@ class _Found:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``-o`` writes."""
-        from spoter_export.bundle_files import proofs_json
+        from spoter_export.bundle.files import proofs_json
 
         return proofs_json(self.proofs) | {
             "name": self.name,
@@ -209,7 +209,7 @@ def _check_bisections(bundle: Bundle, backends: Sequence[str], *, force: bool) -
     Raises:
         ConfigError: there is something already where a bisection would be written.
     """
-    from spoter_export.divergence import FACTS
+    from spoter_export.diagnose.bisect import FACTS
     from spoter_runtime.errors import ConfigError
     from spoter_runtime.files import is_replaceable
 
@@ -284,9 +284,9 @@ def _finish(source: Path, found: _Found, *, out: Path | None, html: Path | None,
 
 
 def _show(bundle: str, proof: Proof) -> None:
-    from spoter_export.judge import few_clips_in_words
-    from spoter_export.matrix import fact_rows
-    from spoter_export.robustness import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
+    from spoter_export.parity.judge import few_clips_in_words
+    from spoter_export.parity.perturbations import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
+    from spoter_export.parity.report import fact_rows
 
     emit_table(
         f"{bundle}/{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
@@ -307,7 +307,7 @@ def _show(bundle: str, proof: Proof) -> None:
 
 
 def _show_blame(backend: str, links: Sequence[Link]) -> None:
-    from spoter_export.blame import first_broken
+    from spoter_export.diagnose.chain import first_broken
     from spoter_toolkit.proof_page import blame_table
 
     table = blame_table(backend, links)

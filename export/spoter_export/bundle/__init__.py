@@ -1,0 +1,1 @@
+"""The bundle folder: what its files are, and how they are read."""

@@ -1,0 +1,328 @@
+"""Add engines to a bundle, or build them anew: planned from its data, built, run where there is a GPU.
+
+No torch and no onnx: this runs on the device too, because TensorRT builds an engine on the GPU it is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from spoter_export.bundle.files import alone_with, describe_bundle, read_proofs
+from spoter_export.parity.judge import Proof, prove
+from spoter_export.trt.profiles import ProfilePlan, check_profiles, plan_profiles
+from spoter_export.trt.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.engine_spec import Profile
+from spoter_runtime.bundle.goldens import Replay, replay_goldens
+from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
+from spoter_runtime.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    ExportError,
+    MissingExtraError,
+    SpoterError,
+)
+from spoter_runtime.files import cache_folder, replacing
+from spoter_runtime.gpu.device import find_gpu, import_engine_library
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.runner import Runner
+from spoter_runtime.trt.runner import TrtRunner
+
+ENGINES: Final = "engines"  # in a bundle
+ENGINE_PRECISIONS: Final = ("fp32", "fp16")
+_MOST_CLIPS: Final = 10_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedEngine:
+    """An engine that is in the bundle now.
+
+    Attributes:
+        plan: its shapes, and what padding they are expected to cost.
+        proof: what it answered over all shapes and on the goldens; None where it was only built.
+        not_executed: why it was only built; empty where it was executed.
+    """
+
+    artefact: Artefact
+    plan: ProfilePlan
+    proof: Proof | None
+    not_executed: str
+
+
+def add_engines(
+    folder: Path | str,
+    *,
+    library: Library,
+    precisions: Sequence[str] = ("fp32",),
+    compute_capabilities: Sequence[str] | None = None,
+    profiles: Sequence[Profile] | None = None,
+    execute: bool = True,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> tuple[AddedEngine, ...]:
+    """Build an engine from each of a bundle's ONNX files and put them into it, all or none.
+
+    One process at a time changes a bundle; a second one waits. Where a GPU is there, the engine replays the
+    bundle's goldens and is compared with ONNX Runtime over the whole grid before it is let in.
+
+    Args:
+        folder: the bundle.
+        library: ``"tensorrt"`` builds for the GPU of this machine, ``"tensorrt_rtx"`` for those named below.
+        precisions: of the ONNX files to build from.
+        compute_capabilities: ``"8.6"``, …, for TensorRT-RTX; None for its default.
+        profiles: instead of those planned from the lengths of the clips that the run was trained on.
+        execute: run them where there is a GPU; without, they count as built only, and are proven later.
+        force: build anew what is there already.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        BackendError: the library, the driver or the GPU is missing; the message says which.
+        BundleError: no bundle, a damaged one, or none with such an ONNX file.
+        ConfigError: profiles that leave out shapes of the contract; a compute capability the library has not;
+            a precision that is not for engines.
+        ExportError: the library cannot build it, the engine is there already, or its answers are not the
+            model's.
+        MissingExtraError: the library is not installed.
+    """
+    check_engine_precisions(precisions)
+    precisions = list(dict.fromkeys(precisions))
+    folder = Path(os.path.realpath(folder))  # a link stays a link, and "." has a name
+    read_bundle(folder)  # before the lock: a wrong name shall not wait
+    with alone_with(folder, on_progress):
+        bundle = read_bundle(folder)
+        bundle.check_files()  # or what is damaged would be sealed anew as it is
+        plan = plan_from_bundle(bundle, profiles)
+        if not force:  # before the build: TensorRT's may take minutes
+            _check_absent(bundle, library, precisions, compute_capabilities)
+        # Before the build, too: two ONNX Runtimes in one environment are found now, not after minutes.
+        reference = _reference(bundle) if execute else None
+        added = []
+        content = {}
+        for precision in precisions:
+            built = _built(bundle, precision, library, plan, compute_capabilities, on_progress)
+            artefact = _artefact(built, precision, bundle)
+            why_not = "" if execute else "not asked for"
+            engine = AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed=why_not)
+            if execute:
+                engine = _executed(engine, built, bundle, reference, on_progress)
+            added.append(engine)
+            content[artefact.path] = built.plan
+        _write(bundle, added, content)
+    return tuple(added)
+
+
+def check_engine_precisions(precisions: Sequence[str]) -> None:
+    """Check that engines can be built in each of the precisions.
+
+    Raises:
+        ConfigError: one of them is int8, which is for CPUs: its file rounds values by what each tensor holds
+            while the model runs, and TensorRT has no such operator.
+    """
+    if "int8" in precisions:
+        fits = ",".join(name for name in dict.fromkeys(precisions) if name in ENGINE_PRECISIONS) or "fp32"
+        raise ConfigError(
+            "precision int8 is for CPUs, no engine is built from it. Fix: --precision "
+            f"{fits} for engines; spoter-kit export RUN --precision int8, without --trt and --rtx, makes the "
+            "ONNX file"
+        )
+
+
+def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) -> ProfilePlan:
+    """Plan shapes from the lengths that a bundle remembers of its training data.
+
+    Args:
+        bundle: from `read_bundle`.
+        profiles: take these instead of planned ones.
+
+    Raises:
+        ConfigError: the profiles leave out a shape of the contract.
+    """
+    plan = plan_profiles(_frame_counts(bundle), bundle.contract)
+    if profiles is None:
+        return plan
+    check_profiles(profiles, bundle.contract)
+    return replace(plan, profiles=tuple(profiles))
+
+
+def _frame_counts(bundle: Bundle) -> list[int]:
+    """Return the frames of every clip that the run was trained on, as far as the bundle knows.
+
+    Raises:
+        BundleError: what it says cannot be counts of clips.
+    """
+    data = bundle.provenance.get("data")
+    counts = data.get("frame_counts") if isinstance(data, dict) else None
+    try:
+        pairs = [(int(frames), int(clips)) for frames, clips in (counts or {}).items()]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.folder}: frame_counts in its provenance are no counts: {error}"
+        ) from error
+    if any(clips < 0 for _, clips in pairs) or sum(clips for _, clips in pairs) > _MOST_CLIPS:
+        raise BundleError(f"{bundle.folder}: frame_counts in its provenance: expected 0..{_MOST_CLIPS} clips")
+    return [frames for frames, clips in pairs for _ in range(clips)]
+
+
+def _check_absent(
+    bundle: Bundle, library: Library, precisions: Sequence[str], compute_capabilities: Sequence[str] | None
+) -> None:
+    version = import_engine_library(library).__version__
+    if library == "tensorrt":
+        compute_capabilities = (find_gpu().compute_capability,)
+    for precision in precisions:
+        capabilities = compute_capabilities or RTX_COMPUTE_CAPABILITIES
+        path = _path(precision, library, version, platform.system(), platform.machine(), capabilities)
+        if path in bundle.hashes():
+            raise ExportError(f"{bundle.folder}: has {path} already. Fix: --force builds it anew")
+
+
+def _path(
+    precision: str, library: Library, version: str, system: str, machine: str, capabilities: Sequence[str]
+) -> str:
+    """Name an engine after what it needs: those for several devices lie side by side in a bundle."""
+    numbers = "-".join(capability.replace(".", "") for capability in capabilities)
+    where = f"{system}-{machine}".lower()
+    return f"{ENGINES}/{precision}.{library}-{version}.{where}.sm{numbers}.engine"
+
+
+def _built(
+    bundle: Bundle,
+    precision: str,
+    library: Library,
+    plan: ProfilePlan,
+    compute_capabilities: Sequence[str] | None,
+    on_progress: OnProgress | None,
+) -> BuiltEngine:
+    return engine_from_onnx(
+        bundle.read(bundle.onnx(precision).path),
+        library=library,
+        contract=bundle.contract,
+        plan=plan,
+        compute_capabilities=compute_capabilities,
+        timing_cache=cache_folder() / "tensorrt-timing.cache" if library == "tensorrt" else None,
+        on_progress=on_progress,
+    )
+
+
+def _artefact(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
+    spec = built.spec
+    return Artefact(
+        path=_path(
+            precision, spec.library, spec.version, spec.system, spec.machine, spec.compute_capabilities
+        ),
+        kind="engine",
+        precision=precision,
+        sha256=hashlib.sha256(built.plan).hexdigest(),
+        size_bytes=len(built.plan),
+        max_logit_diff=bundle.onnx(precision).max_logit_diff,
+        requires={
+            spec.library: spec.version,
+            "GPU of compute capability": ", ".join(spec.compute_capabilities),
+            "system": f"{spec.system} {spec.machine}",
+        },
+        engine=spec,
+    )
+
+
+def _executed(
+    engine: AddedEngine,
+    built: BuiltEngine,
+    bundle: Bundle,
+    reference: Runner | None,
+    on_progress: OnProgress | None,
+) -> AddedEngine:
+    """Run an engine on this machine's GPU, if it has one that fits.
+
+    Raises:
+        ExportError: it cannot be loaded on the GPU that it is for, or its answers are not the model's.
+    """
+    artefact, spec = engine.artefact, built.spec
+    try:
+        gpu = find_gpu()
+    except SpoterError as error:
+        return replace(engine, not_executed=str(error))
+    try:
+        runner = TrtRunner(built.plan, spec, bundle.contract)
+    except BackendError as error:
+        if gpu.compute_capability in spec.compute_capabilities:
+            raise ExportError(
+                f"{artefact.path} was built for this {gpu.name}, but cannot be loaded, and was not added: "
+                f"{error}"
+            ) from error
+        said = f"not for this {gpu.name} of compute capability {gpu.compute_capability}: {error}"
+        return replace(engine, not_executed=said)
+    with runner:
+        replay = replay_goldens(runner, bundle.goldens(), artefact)
+        _check(replay.passed, artefact, str(replay))
+        proof = None
+        if reference:
+            proof = prove(reference, runner, artefact, on_gpu=True, on_progress=on_progress)
+            _check(proof.verdict.passed, artefact, "\n".join(proof.verdict.failures[:10]))
+    spec = replace(spec, executed=_execution(gpu.name, replay))
+    return replace(engine, artefact=replace(artefact, engine=spec), proof=proof)
+
+
+def _reference(bundle: Bundle) -> Runner | None:
+    """Open the fp32 ONNX file, to compare engines with; None where ONNX Runtime is not installed."""
+    try:
+        return OrtRunner(bundle.read(bundle.onnx().path))
+    except MissingExtraError:
+        return None
+
+
+def _check(passed: bool, artefact: Artefact, facts: str) -> None:
+    if not passed:
+        raise ExportError(
+            f"{artefact.path} was built, but its answers are not the model's; it was not added:\n{facts}"
+        )
+
+
+def _execution(gpu: str, replay: Replay) -> dict[str, object]:
+    return {
+        "gpu": gpu,
+        "month": datetime.now(timezone.utc).strftime("%Y-%m"),
+        "clips": replay.clips,
+        "labels_agree": replay.labels_agree,
+        "max_logit_diff": replay.max_logit_diff,
+    }
+
+
+def _write(bundle: Bundle, added: Sequence[AddedEngine], content: dict[str, bytes]) -> None:
+    """Replace the bundle by one with the engines: a reader finds the old or the new one, never a mixture."""
+    new = {engine.artefact.path for engine in added}
+    proofs = [proof for proof in read_proofs(bundle) if proof.artefact not in new]
+    artefacts = [artefact for artefact in bundle.artefacts if artefact.path not in new]
+    with replacing(bundle.folder) as temporary:
+        shutil.copytree(bundle.folder, temporary, copy_function=_link_or_copy)
+        for path, plan in content.items():
+            target = temporary / path
+            target.parent.mkdir(exist_ok=True)
+            target.unlink(missing_ok=True)  # it may be a link to the old bundle's file
+            target.write_bytes(plan)
+        describe_bundle(
+            temporary,
+            name=bundle.name,
+            contract=bundle.contract,
+            artefacts=[*artefacts, *(engine.artefact for engine in added)],
+            proofs=[*proofs, *(engine.proof for engine in added if engine.proof)],
+            provenance=bundle.provenance,
+        )
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """Give a file that does not change a second name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

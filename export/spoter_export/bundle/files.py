@@ -1,0 +1,123 @@
+"""The files that say what a bundle holds: parity.json, the model card, the manifest. No torch, no onnx."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from spoter_export.bundle.model_card import card_from_facts
+from spoter_export.parity.judge import Proof
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.manifest import (
+    GOLDENS,
+    MANIFEST,
+    MODEL_CARD,
+    PARITY,
+    Artefact,
+    Bundle,
+    manifest_from_bundle,
+)
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import BundleError, require
+from spoter_runtime.files import recover, sha256_of, write_json, write_text
+
+PARITY_SCHEMA: Final = 4
+
+
+@contextmanager
+def alone_with(folder: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
+    """Let one process at a time change a bundle; the others wait, and a killed one lets go.
+
+    What a killed one has left is put back or swept away.
+    """
+    filelock = require("filelock", extra="export")
+    lock = lock_of(folder)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if on_progress:
+            on_progress(0, 0, f"waiting for another process that changes {folder.name}")
+        lock.acquire()
+    try:
+        recover(Path(os.path.realpath(folder)))
+        yield
+    finally:
+        lock.release()
+
+
+def lock_of(folder: Path) -> Any:
+    """Return the `filelock.FileLock` of a folder; the system releases it when its process ends."""
+    filelock = require("filelock", extra="export")
+    # Not beside the folder: one lock for all of its names, and nothing of ours in people's folders.
+    name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]
+    locks = Path(tempfile.gettempdir()) / f"spoter-kit-{getpass.getuser()}"
+    locks.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(locks / f"{name}.lock")
+
+
+def describe_bundle(
+    folder: Path,
+    *,
+    name: str,
+    contract: GraphContract,
+    artefacts: Sequence[Artefact],
+    proofs: Sequence[Proof],
+    provenance: dict[str, Any],
+) -> None:
+    """Write parity.json, MODEL_CARD.md and last bundle.json into a folder that has all other files."""
+    write_json(folder / PARITY, proofs_json(proofs))
+    write_text(folder / MODEL_CARD, card_from_facts(name, contract, artefacts, proofs, provenance))
+    bundle = Bundle(
+        folder=folder,
+        name=name,
+        contract=contract,
+        artefacts=tuple(artefacts),
+        files={file: sha256_of(folder / file) for file in (GOLDENS, PARITY, MODEL_CARD)},
+        provenance=provenance,
+    )
+    write_json(folder / MANIFEST, manifest_from_bundle(bundle))
+
+
+def proofs_json(proofs: Sequence[Proof]) -> dict[str, Any]:
+    """Return what parity.json holds."""
+    return {"schema_version": PARITY_SCHEMA, "proofs": [proof.as_json() for proof in proofs]}
+
+
+def read_proofs(bundle: Bundle) -> tuple[Proof, ...]:
+    """Read a bundle's parity.json.
+
+    Raises:
+        BundleError: the file is damaged, of another schema, or not a list of proofs.
+    """
+    where = str(bundle.folder / PARITY)
+    try:
+        content = json.loads(bundle.read(PARITY))
+    except ValueError as error:
+        raise BundleError(f"{where}: is no JSON: {error}") from error
+    return proofs_from_json(content, where=where)
+
+
+def proofs_from_json(content: Any, *, where: str) -> tuple[Proof, ...]:
+    """Read what `proofs_json` returned.
+
+    Raises:
+        BundleError: another schema, or not a list of proofs; `where` names the source.
+    """
+    try:
+        if content["schema_version"] != PARITY_SCHEMA:
+            raise BundleError(
+                f"{where}: schema version {content['schema_version']}, this spoter-kit reads "
+                f"{PARITY_SCHEMA}. Fix: export the bundle again"
+            )
+        if not isinstance(content["proofs"], list) or not content["proofs"]:
+            raise BundleError(f"{where}: there is no proof in it. Fix: run parity again with -o")
+        return tuple(Proof.from_json(proof) for proof in content["proofs"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{where}: is not what spoter-kit writes: {error!r}") from error

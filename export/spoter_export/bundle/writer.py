@@ -1,0 +1,229 @@
+"""Write a bundle: export, prove, and only then put everything in its place, atomically."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from torch import nn
+
+from spoter_export.bundle.files import alone_with, describe_bundle
+from spoter_export.parity.compare import Remembering, WeightFact
+from spoter_export.parity.judge import Proof, policy_of, prove
+from spoter_export.passes.attention import OPSET_OF_ATTENTION, ORT_WITH_ATTENTION
+from spoter_export.passes.pipeline import lowered, optimised_by_onnxruntime, passes_for, telling_batches
+from spoter_export.precision.fp16 import ROUNDED, check_fp16_range, fp16_from_fp32, rounded_from_fp16
+from spoter_export.precision.int8 import int8_from_fp32, weight_facts
+from spoter_export.probes import ClipSet, generated_clips, spread_by_length
+from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
+from spoter_export.torch_runner import TorchRunner
+from spoter_runtime._types import OnProgress
+from spoter_runtime.backends import FUSED, session_for
+from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
+from spoter_runtime.contract import REQUIRES_KEY, GraphContract
+from spoter_runtime.errors import ExportError
+from spoter_runtime.files import is_replaceable, replacing
+from spoter_runtime.ort.runner import OrtRunner, SessionSettings, import_onnxruntime, is_older
+from spoter_runtime.runner import Runner, pad_clips
+
+_GOLDEN_CLIPS: Final = 16
+
+
+# What a file of a kind needs of the machine that runs it, `Artefact.requires`.
+_REQUIRES: Final = {
+    "onnx": {"onnxruntime": ">=1.20", "opset": str(OPSET)},
+    "ort": {"onnxruntime": f">={ORT_WITH_ATTENTION}", "opset": str(OPSET_OF_ATTENTION)},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A bundle that was written, with the proofs of its files."""
+
+    bundle: Bundle
+    proofs: tuple[Proof, ...]
+
+
+def export_bundle(
+    module: nn.Module,
+    contract: GraphContract,
+    folder: Path,
+    *,
+    provenance: dict[str, Any],
+    clips: ClipSet | None = None,
+    keep_goldens: bool = True,
+    precisions: Sequence[str] = ("fp32",),
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Exported:
+    """Export a module to ONNX, run every file over its whole grid, and write a bundle.
+
+    Args:
+        module: ``forward(poses, lengths) -> logits`` as the contract says.
+        contract: what the bundle claims, and what is proven.
+        folder: ``<name>.spoter``; an existing one is only replaced with `force`.
+        provenance: where the weights come from; plain JSON values, shown in the model card.
+        clips: of people, to compare on; generated ones are always used too.
+        keep_goldens: whether some of `clips` may travel in the bundle. Landmarks of people are personal.
+        precisions: files for each; fp32 is always among them, because the others are made from it.
+        force: replace an existing bundle.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        ExportError: `folder` exists, the graph is not what the contract says, a precision has nothing to do
+            in it, or parity fails; nothing is written then.
+        ConfigError: an unknown precision.
+        OSError: the disk is full or read-only; nothing is left behind.
+    """
+    if not is_replaceable(folder, MANIFEST):
+        raise ExportError(f"{folder}: exists already and is no bundle. Fix: choose another -o")
+    if (folder / MANIFEST).exists() and not force:
+        raise ExportError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
+    precisions = list(dict.fromkeys(("fp32", *precisions)))
+    for precision in precisions:
+        policy_of(precision)
+    reference = Remembering(TorchRunner(module, contract))
+    artefacts, proofs = [], []
+    # The folder first: a place that cannot be written to is better found before the proof than after it.
+    with alone_with(folder, on_progress), replacing(folder) as temporary:
+        temporary.mkdir()
+        if on_progress:
+            on_progress(0, 0, "exporting to ONNX")
+        exported = onnx_from_module(module, contract)
+        of_kind: dict[str, onnx.ModelProto] = {}  # the first is fp32
+        for kind, precision, graph in _forms_of(exported, precisions, contract, clips):
+            fp32 = of_kind.setdefault(kind, graph)
+            model = _bytes_of(graph)
+            artefact = _artefact(model, kind, precision)
+            settings = session_for(kind, SessionSettings())
+            candidate = OrtRunner(model, settings=settings, name=FUSED if kind == "ort" else None)
+            if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
+                candidate = OrtRunner(_bytes_of(rounded_from_fp16(graph)), name=ROUNDED)
+            weights = weight_facts(graph, fp32) if precision == "int8" else ()
+            proofs.append(_proven(reference, candidate, artefact, clips, weights, on_progress))
+            artefacts.append(artefact)
+            (temporary / artefact.path).write_bytes(model)
+        (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, clips if keep_goldens else None)))
+        describe_bundle(
+            temporary,
+            name=folder.stem,
+            contract=contract,
+            artefacts=artefacts,
+            proofs=proofs,
+            provenance=provenance,
+        )
+    return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
+
+
+def _forms_of(
+    exported: onnx.ModelProto, precisions: Sequence[str], contract: GraphContract, clips: ClipSet | None
+) -> Iterator[tuple[str, str, onnx.ModelProto]]:
+    """Yield (kind, precision, graph) of each file that a bundle gets.
+
+    A file of kind ``"ort"`` comes where the model has attention that one operator can do, and where this
+    ONNX Runtime can run it; none in fp16, which the CPU computes in fp32.
+
+    Raises:
+        ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or a precision
+            has nothing to do in this graph.
+    """
+    batches = telling_batches(contract)
+    kinds = ("onnx", "ort") if _runs_attention() else ("onnx",)
+    after = functools.cache(lambda passes: lowered(exported, passes, batches=batches))  # fp16's are fp32's
+    for precision in precisions:
+        for kind in kinds if precision != "fp16" else kinds[:1]:
+            graph = after(passes_for(kind, precision))
+            if kind == "ort" and opset_of(graph) == OPSET:
+                continue
+            if precision == "int8":
+                graph = int8_from_fp32(graph)
+            elif precision == "fp16":
+                looked_at = [*(clips.clips if clips else ()), *generated_clips(contract, seed=0).clips]
+                check_fp16_range(graph, (pad_clips([clip]) for clip in looked_at))
+                graph = fp16_from_fp32(graph)
+            if kind == "ort":
+                graph = optimised_by_onnxruntime(graph)
+                # In the file too: alone, without its bundle, an older ONNX Runtime would run it wrongly.
+                graph.metadata_props.add(key=REQUIRES_KEY, value=_REQUIRES[kind]["onnxruntime"])
+                check_graph(graph, contract, opset=OPSET_OF_ATTENTION, domains=(ORT_DOMAIN,))
+            else:
+                check_graph(graph, contract)
+            yield kind, precision, graph
+
+
+def _runs_attention() -> bool:
+    """Tell whether this ONNX Runtime can prove a file that is made for it, and say so where it cannot."""
+    version = import_onnxruntime().__version__
+    if not is_older(version, ORT_WITH_ATTENTION):
+        return True
+    warnings.warn(
+        f"onnxruntime {version} is older than {ORT_WITH_ATTENTION}: no model.ort.onnx is made, which would "
+        f"be faster on a CPU. Fix: pip install 'onnxruntime>={ORT_WITH_ATTENTION}', then export again",
+        stacklevel=2,
+    )
+    return False
+
+
+def _bytes_of(model: onnx.ModelProto) -> bytes:
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _artefact(model: bytes, kind: str, precision: str) -> Artefact:
+    parts = ("model", *(() if precision == "fp32" else (precision,)), *(("ort",) if kind == "ort" else ()))
+    return Artefact(
+        path=".".join((*parts, "onnx")),
+        kind=kind,
+        precision=precision,
+        sha256=hashlib.sha256(model).hexdigest(),
+        size_bytes=len(model),
+        max_logit_diff=policy_of(precision).max_logit_diff,
+        requires=dict(_REQUIRES[kind]),
+    )
+
+
+def _proven(
+    reference: Runner,
+    candidate: Runner,
+    artefact: Artefact,
+    clips: ClipSet | None,
+    weights: Sequence[WeightFact],
+    on_progress: OnProgress | None,
+) -> Proof:
+    """Compare a file with the module it came from.
+
+    Raises:
+        ExportError: it is not the same model.
+    """
+    sets = [clips] if clips else []
+    proof = prove(reference, candidate, artefact, sets, weights=weights, on_progress=on_progress)
+    if not proof.verdict.passed:
+        shown = "\n".join(f"  {failure}" for failure in proof.verdict.failures[:10])
+        raise ExportError(
+            f"{artefact.path} in {artefact.precision} is not the model it came from; nothing was written. "
+            f"{len(proof.verdict.failures)} checks failed:\n{shown}"
+        )
+    return proof
+
+
+def goldens_from(reference: Runner, clips: ClipSet | None = None) -> Goldens:
+    """Return clips of many lengths with the reference's logits, each computed alone and without padding."""
+    real = [clips.clips[i] for i in spread_by_length(clips.clips, _GOLDEN_CLIPS)] if clips else []
+    kept = [*real, *generated_clips(reference.contract, seed=0).clips]
+    poses, lengths = pad_clips(kept)
+    logits = np.concatenate([reference.infer(*pad_clips([clip])) for clip in kept])
+    return Goldens(poses_NTD=poses, lengths_N=lengths, logits_NC=logits)
+
+
+def _npz(goldens: Goldens) -> bytes:
+    buffer = BytesIO()  # numpy stamps every entry with 1980, so equal goldens make equal bytes
+    np.savez_compressed(buffer, poses=goldens.poses_NTD, lengths=goldens.lengths_N, logits=goldens.logits_NC)
+    return buffer.getvalue()

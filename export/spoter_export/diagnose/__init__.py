@@ -1,0 +1,1 @@
+"""Find the step, and the tensor, at which two runners begin to differ."""

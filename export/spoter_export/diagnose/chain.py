@@ -1,0 +1,183 @@
+"""Split a difference along the chain from the module to what was run, and name the first link that breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spoter_export.parity.judge import Policy
+from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.errors import SpoterError
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.runner import Runner, pad_clips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One form of the model.
+
+    Attributes:
+        name: as the report shall say it.
+        open: opens it; what it raises of ours is the step's error.
+        policy: how far it may be from the step before it, and how far padding may move it.
+    """
+
+    name: str
+    open: Callable[[], Runner]
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What was found between one step and the last before it that answered.
+
+    Attributes:
+        before: name of that step; None for the first.
+        max_logit_diff: from it, each clip alone; None for the first, and where there is an error.
+        max_padding_diff: between each clip alone and all of them padded in one batch.
+        error: why the step could not answer.
+        holds: whether both are within the step's policy.
+        clip: place of the clip that shows most of it; the first where there is an error.
+    """
+
+    step: str
+    before: str | None
+    max_logit_diff: float | None
+    max_padding_diff: float | None
+    error: str | None
+    holds: bool
+    clip: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Return what is wrong with it in one sentence; empty where it holds."""
+        if self.holds:
+            return ""
+        if self.error is not None:
+            return f"{self.step} gives no answer: {self.error}"
+        parts = []
+        if self.max_logit_diff is not None:
+            parts.append(f"differs from {self.before} by {self.max_logit_diff:.1e}")
+        parts.append(f"padding moves it by {self.max_padding_diff:.1e}")
+        return f"{self.step}: {', '.join(parts)}"
+
+
+def links_of(steps: Sequence[Step], clips: Sequence[Float32Array]) -> tuple[Link, ...]:
+    """Run every step on the same clips and compare it with the one before.
+
+    Args:
+        steps: from the module to what was run.
+        clips: (frames, 54, 2), of several lengths, as many as fit into one batch.
+    """
+    links = []
+    before: tuple[str, Float32Array] | None = None
+    for step in steps:
+        try:
+            with step.open() as runner:
+                alone_NC = np.concatenate([runner.infer(*pad_clips([clip])) for clip in clips])
+                padded_NC = runner.infer(*pad_clips(list(clips), fill=np.nan))
+        except SpoterError as error:
+            links.append(_link(step, before, error=str(error)))
+            continue
+        padding_N = np.abs(padded_NC - alone_NC).max(1)
+        difference_N = None if before is None else np.abs(alone_NC - before[1]).max(1)
+        links.append(_link(step, before, difference_N=difference_N, padding_N=padding_N))
+        before = step.name, alone_NC
+    return tuple(links)
+
+
+def _link(
+    step: Step,
+    before: tuple[str, Float32Array] | None,
+    *,
+    difference_N: Float32Array | None = None,
+    padding_N: Float32Array | None = None,
+    error: str | None = None,
+) -> Link:
+    difference = None if difference_N is None else float(difference_N.max())
+    padding = None if padding_N is None else float(padding_N.max())
+    close = difference is None or difference <= step.policy.max_logit_diff
+    still = padding is not None and padding <= step.policy.max_invariance_diff
+    telling_N = padding_N if close or difference_N is None else difference_N
+    return Link(
+        step=step.name,
+        before=before[0] if before else None,
+        max_logit_diff=difference,
+        max_padding_diff=padding,
+        error=error,
+        holds=close and still,
+        clip=0 if telling_N is None else int(telling_N.argmax()),
+    )
+
+
+def first_broken(links: Sequence[Link]) -> Link | None:
+    """Return the first link that does not hold; None where all do."""
+    return next((link for link in links if not link.holds), None)
+
+
+def first_module_moved_by_padding(module: nn.Module, clip: Float32Array, frames: int) -> str | None:
+    """Return the path of the first submodule whose output on the real frames depends on the padding.
+
+    Args:
+        module: ``forward(poses, lengths) -> logits``.
+        clip: (T, 54, 2), T less than `frames`.
+        frames: what the clip is padded to, with NaN.
+
+    Returns:
+        None where no submodule's does; ``""`` is the module itself.
+    """
+    poses_NTD, lengths_N = (torch.from_numpy(array) for array in pad_clips([clip]))
+    padding = torch.full((1, frames - len(clip), poses_NTD.shape[2]), torch.nan)
+    alone = _outputs(module, poses_NTD, lengths_N)
+    padded = _outputs(module, torch.cat((poses_NTD, padding), dim=1), lengths_N)
+    for (path, expected), (_, got) in zip(alone, padded, strict=True):
+        real = got[tuple(slice(size) for size in expected.shape)]
+        if not torch.allclose(real, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+            return path
+    return None
+
+
+def _outputs(module: nn.Module, poses: Tensor, lengths: Tensor) -> list[tuple[str, Tensor]]:
+    """Return each submodule's output in the order they are done: inner ones before those that hold them."""
+    found: list[tuple[str, Tensor]] = []
+
+    def keep(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                found.append((path, output))
+
+        return hook
+
+    hooks = [part.register_forward_hook(keep(path)) for path, part in module.named_modules()]
+    try:
+        with torch.inference_mode():
+            module(poses, lengths)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+class ProgramRunner(TorchRunner):
+    """The program of `torch.export` that an ONNX file is written from."""
+
+    def __init__(self, program: torch.export.ExportedProgram, contract: GraphContract) -> None:
+        """Take the program; it was traced in eval mode, on the CPU, and knows no other."""
+        self.module = program.module()
+        self.contract = contract
+        self.name = "torch, exported program"
+        self.dtype = torch.float32
+        self.device = torch.device("cpu")
+
+    def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
+        logits: Tensor = self.module(poses, lengths)
+        return logits

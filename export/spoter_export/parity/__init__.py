@@ -1,0 +1,1 @@
+"""Compare two runners, judge the differences by a policy, and report both."""

@@ -1,0 +1,1 @@
+"""ONNX to ONNX: each pass rewrites a graph without changing its answers."""

@@ -1,0 +1,1 @@
+"""fp16 and int8 graphs from an fp32 graph."""

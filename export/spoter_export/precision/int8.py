@@ -1,0 +1,197 @@
+"""int8_from_fp32: the same ONNX graph with its large products in whole numbers, for CPUs.
+
+Weights are rounded when the file is made, what they are multiplied with while the model runs: each tensor to
+256 steps between its least and its largest value (DynamicQuantizeLinear, MatMulInteger: standard operators).
+`onnxruntime.quantization` writes them; what is decided here is which products, and how fine. Measured by
+`benchmarks/int8.py`:
+
+- Weights stay within -64..64. A CPU without VNNI adds two products of a byte with a signed byte in 16 bits
+  and cuts off what is beyond them: with weights up to 127, the answers are wrong there, and others than
+  elsewhere. Up to 64 nothing can be cut off, and every CPU computes the same sums. What is left is that a
+  float sum in another order may round a value to the neighbouring step.
+- Only products behind a LayerNormalization, which bounds every row. One scale serves a whole tensor, its
+  padding and all clips of a batch: without that bound, a clip far outside of the picture takes the steps away
+  from the others. The projection of the landmarks alone would make most of the error.
+- A scale for each row would make padding harmless, but in standard operators it costs all that the products
+  gain.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from spoter_export.parity.compare import WeightFact
+from spoter_runtime.contract import POSES
+from spoter_runtime.errors import ExportError
+from spoter_runtime.ort.runner import import_onnxruntime
+
+# A sum of two products of a byte and a weight fits 16 bits: 2 x 255 x 64 = 32,640.
+EXACT_WEIGHT: Final = 64
+_FAR: Final = 1e9  # steps: more than any weight is away, and less than what JSON can say
+
+# Whatever they take, what they give stays within bounds that the file itself sets.
+_BOUNDS: Final = frozenset(
+    {
+        *("LayerNormalization", "Sigmoid", "Softmax", "Tanh", "Shape"),
+        *("Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual"),
+    }
+)
+
+# What the quantiser reads in a model's metadata: shapes are inferred, nothing is left to be prepared.
+_PREPARED: Final = ("onnx.quant.pre_process", "onnxruntime.quant")
+
+
+def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -> onnx.ModelProto:
+    """Return the graph with its products behind a LayerNormalization computed in 8 bits.
+
+    A product counts where it is a MatMul with a weight, as of a linear layer on every frame. A layer on one
+    row a clip, which torch exports as Gemm, stays fp32: it takes no time.
+
+    Args:
+        model: what `onnx_from_module` returns; it is left as it is.
+        keep_fp32: names of nodes that stay fp32 as well.
+
+    Returns:
+        A model of standard operators with the same inputs, outputs and metadata, weights of those products
+        stored in 8 bits with a scale a column. Equal models give equal bytes.
+
+    Raises:
+        ExportError: there is no such product, `keep_fp32` names what is not there, or the quantiser cannot do
+            it.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    unknown = set(keep_fp32) - {node.name for node in model.graph.node}
+    if unknown:
+        raise ExportError(f"keep_fp32: no node of the graph is called {sorted(unknown)[0]!r}")
+    products = [node.name for node in bounded_products(model.graph) if node.name not in keep_fp32]
+    if not products:
+        raise ExportError(
+            "no product with a weight comes behind a LayerNormalization: int8 has nothing to do here. "
+            "Fix: stay with --precision fp32"
+        )
+    lowered = _cleaned(_quantised(model, products), like=model)
+    check_exact(lowered)
+    return lowered
+
+
+def bounded_products(graph: onnx.GraphProto) -> list[NodeProto]:
+    """Return each MatMul with a weight that landmarks reach only through a LayerNormalization or the like."""
+    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    unbounded = {POSES}
+    products = []
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights and node.input[0] not in unbounded:
+            products.append(node)
+        if node.op_type not in _BOUNDS and unbounded.intersection(node.input):
+            unbounded.update(node.output)
+    return products
+
+
+def weight_facts(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[WeightFact, ...]:
+    """Compare each weight in 8 bits, times its scale, with the one of the same name in an fp32 file.
+
+    Args:
+        int8: of `int8_from_fp32`, or what ONNX Runtime has made of that.
+        fp32: the bundle's file of the same kind.
+    """
+    weights = {tensor.name: tensor for tensor in fp32.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in int8.graph.initializer}
+    facts = []
+    quantised = {name for name in weights if {f"{name}_quantized", f"{name}_scale"} <= tensors.keys()}
+    for name in sorted(quantised):
+        weight, values, scale = (
+            numpy_helper.to_array(tensor).astype(np.float64)
+            for tensor in (weights[name], tensors[f"{name}_quantized"], tensors[f"{name}_scale"])
+        )
+        # Of a scale of 0, or none, every weight is infinitely many steps away; JSON has no such number.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steps = np.nan_to_num(np.abs(values * scale - weight) / np.abs(scale), nan=_FAR, posinf=_FAR)
+        steps = np.where(values * scale == weight, 0.0, steps)
+        facts.append(WeightFact(name=name, steps=float(min(steps.max(initial=0.0), _FAR))))
+    return tuple(facts)
+
+
+def check_exact(model: onnx.ModelProto) -> None:
+    """Check that no CPU can cut off a sum of the products: every weight within -64..64, no zero point.
+
+    Raises:
+        ExportError: names the first tensor that is not so, or says that there is no such product at all.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    if not products:
+        raise ExportError("no product in 8 bits in the graph")
+    for node in products:
+        weight, zero_point = (numpy_helper.to_array(tensors[node.input[i]]) for i in (1, 3))
+        largest = int(np.abs(weight.astype(np.int32)).max())
+        if weight.dtype != np.int8 or largest > EXACT_WEIGHT or zero_point.any():
+            raise ExportError(
+                f"{node.input[1]}, read by {node.name!r}: expected int8 within -64..64 around zero, got "
+                f"{weight.dtype} up to {largest}: some CPUs would cut off its sums"
+            )
+
+
+def _quantised(model: onnx.ModelProto, products: list[str]) -> onnx.ModelProto:
+    """Let ONNX Runtime's quantiser rewrite the products of these names.
+
+    Raises:
+        ExportError: it cannot, or leaves some as they were.
+    """
+    import_onnxruntime()  # says what to install where it is missing
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source = onnx.ModelProto()  # it changes what it is given
+    source.CopyFrom(model)
+    source.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
+    with tempfile.TemporaryDirectory() as folder, _no_logging_set_up():
+        target = Path(folder) / "int8.onnx"
+        try:
+            quantize_dynamic(
+                source,
+                target,
+                op_types_to_quantize=["MatMul"],
+                nodes_to_quantize=products,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+                # Of what an operator of ONNX Runtime's own gives, whose type onnx cannot infer.
+                extra_options={"DefaultTensorType": TensorProto.FLOAT},
+            )
+        except (ValueError, RuntimeError) as error:
+            raise ExportError(f"onnxruntime.quantization cannot lower the graph to int8: {error}") from error
+        lowered = onnx.load(target)
+    made = sum(node.op_type == "MatMulInteger" for node in lowered.graph.node)
+    if made != len(products):
+        raise ExportError(f"onnxruntime.quantization lowered {made} of {len(products)} products")
+    return lowered
+
+
+@contextmanager
+def _no_logging_set_up() -> Iterator[None]:
+    """Keep the quantiser's calls of `logging.info` from setting up the root logger for the whole process."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
+
+
+def _cleaned(lowered: onnx.ModelProto, *, like: onnx.ModelProto) -> onnx.ModelProto:
+    """Give a file the metadata of the one that it was made from, and drop what the quantiser noted in it."""
+    del lowered.metadata_props[:]
+    lowered.metadata_props.extend(like.metadata_props)
+    lowered.producer_name, lowered.producer_version = like.producer_name, like.producer_version
+    lowered.graph.name, lowered.graph.doc_string = like.graph.name, like.graph.doc_string
+    lowered.doc_string = like.doc_string
+    del lowered.graph.value_info[:]  # engines infer shapes; stale ones only mislead
+    return lowered

@@ -1,0 +1,354 @@
+"""engine_from_onnx: an ONNX file becomes a TensorRT or TensorRT-RTX engine whose description is read back."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from spoter_export.trt.build_progress import BuildProgress, monitor_for
+from spoter_export.trt.profiles import ProfilePlan, check_profiles
+from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.engine_spec import EngineSpec, Profile, rtx_header
+from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
+from spoter_runtime.errors import BackendError, ConfigError, ExportError
+from spoter_runtime.files import replacing
+from spoter_runtime.gpu.device import find_gpu, import_engine_library
+from spoter_runtime.landmarks import NUM_FEATURES
+from spoter_runtime.trt.log import EngineLog
+
+_log = logging.getLogger(__name__)
+
+# GPUs that a TensorRT-RTX engine is built for unless others are named: Ampere, Ada and Blackwell. One engine
+# holds them all at the size of one. Not 7.5, which refuses fp32 matrix products, nor 12.1, which TensorRT-RTX
+# 1.4 does not know.
+RTX_COMPUTE_CAPABILITIES: Final = ("8.0", "8.6", "8.9", "12.0")
+
+# NaN is this graph's mark of a missing landmark: nothing may be simplified as if there were none. Set where
+# the library knows it (TensorRT 10.3 does not); TensorRT-RTX 1.7 writes the same engine, byte for byte.
+# DISTRIBUTIVE_INDEPENDENCE, a clip's answer not depending on its company, is refused with several profiles.
+_STRICT_NANS: Final = "STRICT_NANS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltEngine:
+    """An engine, not yet run.
+
+    Attributes:
+        plan: the file's bytes.
+        spec: what it was built from, by what and for what; `built` holds the facts of the build.
+    """
+
+    plan: bytes = field(repr=False)
+    spec: EngineSpec
+
+
+def engine_from_onnx(
+    model: bytes,
+    *,
+    library: Library,
+    contract: GraphContract,
+    plan: ProfilePlan,
+    compute_capabilities: Sequence[str] | None = None,
+    timing_cache: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> BuiltEngine:
+    """Build an engine from the bytes of an ONNX file with the graph contract.
+
+    The network is strongly typed: each tensor has the type that the ONNX file gives it, and fp32 matrix
+    products are not rounded to TF32. TensorRT builds on the GPU that the engine is for, TensorRT-RTX on any
+    machine. Ctrl-C, and an exception in `on_progress`, stop the build at its next step and are raised again.
+    A rebuild is the same program but not always the same bytes: TensorRT-RTX 1.7 may number and order what it
+    names inside anew where batches are dynamic.
+
+    Args:
+        model: the file, weights inside.
+        library: ``"tensorrt"`` (10.3 or newer) or ``"tensorrt_rtx"`` (1.4 or newer).
+        contract: what the file's inputs and output must be.
+        plan: profiles that cover the contract, and buckets, which only the description keeps.
+        compute_capabilities: ``"8.6"``, …: TensorRT-RTX alone; None means `RTX_COMPUTE_CAPABILITIES`.
+            TensorRT builds for the GPU of this machine.
+        timing_cache: TensorRT alone; a file that a rebuild on the same GPU is quicker with, made if there is
+            none, replaced as a whole at the end: of two builds at a time the later one's timings stay. One of
+            another GPU or version is replaced; one that cannot be read or written is done without.
+        on_progress: called from another thread; `done` never falls and ends at `total`.
+
+    Raises:
+        ConfigError: an option that this library does not have, or profiles that do not fit the contract.
+        MissingExtraError: the library is not installed.
+        BackendError: the library or, for TensorRT, a GPU cannot be used here.
+        ExportError: the file is not what the contract says, no engine can be built from it, or the engine is
+            not the one that was asked for.
+    """
+    check_profiles(plan.profiles, contract)
+    _check_options(library, compute_capabilities, timing_cache)
+    trt = import_engine_library(library)
+    rtx = library == "tensorrt_rtx"
+    targets = tuple(dict.fromkeys(compute_capabilities or RTX_COMPUTE_CAPABILITIES)) if rtx else ()
+    # Before a Builder is made: without a GPU, TensorRT's own message names an error number and a source line.
+    capabilities = targets or (find_gpu().compute_capability,)
+    build = _Build(trt, rtx)
+    build.read(model, contract)
+    facts = build.network_facts()
+    build.set_flags()
+    build.set_profiles(plan.profiles)
+    build.set_compute_capabilities(targets)
+    cache = build.attach_timing_cache(timing_cache) if timing_cache else None
+    progress = BuildProgress(on_progress)
+    begun = time.perf_counter()
+    content = build.run(progress)
+    seconds = time.perf_counter() - begun
+    if timing_cache:
+        _write_timing_cache(cache, timing_cache)
+    if rtx:
+        _check_header(content, trt.__version__, targets)
+    spec = EngineSpec(
+        library=library,
+        version=trt.__version__,
+        compute_capabilities=capabilities,
+        system=platform.system(),
+        machine=platform.machine(),
+        profiles=build.profiles(),
+        buckets=plan.buckets,
+        onnx_sha256=hashlib.sha256(model).hexdigest(),
+        built={
+            "month": f"{datetime.now(timezone.utc):%Y-%m}",
+            "seconds": round(seconds, 2),
+            **facts,
+            "lengths": plan.source,
+            "padding": {name: round(share, 4) for name, share in asdict(plan.padding).items()},
+        },
+    )
+    progress.end()
+    return BuiltEngine(plan=content, spec=spec)
+
+
+def parse_compute_capabilities(text: str) -> tuple[str, ...]:
+    """Read ``"8.6,SM89,120"`` as ``("8.6", "8.9", "12.0")``: rising, each once.
+
+    Raises:
+        ConfigError: something that is not a compute capability.
+    """
+    found = set()
+    for name in text.replace(",", " ").split():
+        digits = name.lower().removeprefix("sm").replace("_", "").replace(".", "")
+        if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
+            raise ConfigError(f"compute capability {name!r}: expected one such as 8.6. Fix: 8.0,8.6,8.9,12.0")
+        found.add((int(digits[:-1]), int(digits[-1])))
+    if not found:
+        raise ConfigError("no compute capability was named. Fix: 8.0,8.6,8.9,12.0")
+    return tuple(f"{major}.{minor}" for major, minor in sorted(found))
+
+
+def _check_options(
+    library: Library, compute_capabilities: Sequence[str] | None, timing_cache: Path | None
+) -> None:
+    if library == "tensorrt" and compute_capabilities is not None:
+        raise ConfigError(
+            f"TensorRT builds for the GPU of this machine, not for {', '.join(compute_capabilities)}. "
+            f"Fix: name no compute capability, or build with TensorRT-RTX"
+        )
+    if library == "tensorrt_rtx" and timing_cache is not None:
+        raise ConfigError("TensorRT-RTX times nothing when it builds. Fix: timing_cache=None")
+
+
+class _Build:
+    """One build: the library's objects, which must outlive it, and every answer of theirs looked at."""
+
+    def __init__(self, trt: Any, rtx: bool) -> None:
+        self._trt = trt
+        self._title = f"{'TensorRT-RTX' if rtx else 'TensorRT'} {trt.__version__}"
+        self._log = EngineLog(trt)
+        try:
+            self._builder = trt.Builder(self._log.logger)
+        except TypeError as error:  # how pybind11 says that there is none
+            raise BackendError(f"{self._title} cannot make a builder here: {self._log.take()}") from error
+        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._network = self._made(self._builder.create_network(flags), "network")
+        self._config = self._made(self._builder.create_builder_config(), "configuration")
+        self._profiles: list[Any] = []
+        self._targets: Sequence[str] = ()
+
+    def read(self, model: bytes, contract: GraphContract) -> None:
+        """Parse the file and compare its inputs and output with the contract."""
+        # Kept: layers refer to weights that it owns.
+        self._parser = self._made(self._trt.OnnxParser(self._network, self._log.logger), "ONNX parser")
+        if not self._parser.parse(model):
+            raise ExportError(
+                f"{self._title} cannot read the ONNX file: {self._parser_errors()}. "
+                f"Fix: spoter-kit export --onnx --force writes it anew"
+            )
+        expected = {
+            POSES: ("FLOAT", (-1, -1, NUM_FEATURES)),
+            LENGTHS: ("INT32", (-1,)),
+            LOGITS: ("FLOAT", (-1, contract.num_classes)),
+        }
+        network = self._network
+        tensors = [network.get_input(i) for i in range(network.num_inputs)]
+        tensors += [network.get_output(i) for i in range(network.num_outputs)]
+        found = {tensor.name: (tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors}
+        if found != expected:
+            raise ExportError(
+                f"the ONNX file's inputs and output: expected {_in_words(expected)}, got {_in_words(found)}"
+            )
+
+    def set_flags(self) -> None:
+        """Let nothing be computed in another precision than the file says."""
+        flags = self._trt.BuilderFlag
+        self._config.clear_flag(flags.TF32)  # set by default: fp32 matrix products with 10 bits of mantissa
+        if _STRICT_NANS in flags.__members__:
+            self._config.set_flag(flags.__members__[_STRICT_NANS])
+
+    def set_profiles(self, profiles: Sequence[Profile]) -> None:
+        """Add the profiles in this order."""
+        for index, profile in enumerate(profiles):
+            made = self._made(self._builder.create_optimization_profile(), "optimisation profile")
+            shapes = list(zip(profile.batch, profile.frames, strict=True))
+            made.set_shape(POSES, *((batch, frames, NUM_FEATURES) for batch, frames in shapes))
+            made.set_shape(LENGTHS, *((batch,) for batch, _ in shapes))
+            if self._config.add_optimization_profile(made) != index:
+                raise ExportError(f"{self._title} refuses the profile {profile}: {self._log.take()}")
+            self._profiles.append(made)
+
+    def set_compute_capabilities(self, targets: Sequence[str]) -> None:
+        """Build for these GPUs; none means the one that is here."""
+        if not targets:
+            return
+        known = {
+            f"{name[2:-1]}.{name[-1]}": value
+            for name, value in self._trt.ComputeCapability.__members__.items()
+            if name.startswith("SM")
+        }
+        if unknown := [name for name in targets if name not in known]:
+            raise ConfigError(
+                f"{self._title} does not build for {', '.join(unknown)}, only for {', '.join(known)}. "
+                f"Fix: leave it out, or build with TensorRT on that GPU"
+            )
+        self._targets = targets
+        self._config.num_compute_capabilities = len(targets)
+        for index, name in enumerate(targets):
+            set_it = self._config.set_compute_capability(known[name], index)
+            if not set_it or self._config.get_compute_capability(index) != known[name]:
+                raise BackendError(
+                    f"{self._title} does not take compute capability {name}: {self._log.take()}"
+                )
+
+    def attach_timing_cache(self, path: Path) -> Any:
+        """Attach what the file holds; timings of another GPU or version are left aside."""
+        content = _timings(path)
+        cache = self._config.create_timing_cache(content)
+        if cache is None or not self._config.set_timing_cache(cache, False):
+            _log.warning("%s: not timings of this GPU and version; begun anew", path)
+            cache = self._made(self._config.create_timing_cache(b""), "timing cache")
+            if not self._config.set_timing_cache(cache, False):
+                raise BackendError(f"{self._title} does not take an empty timing cache: {self._log.take()}")
+        self._log.take()  # of a file that could not be used: not the reason of what fails later
+        return cache
+
+    def run(self, progress: BuildProgress) -> bytes:
+        """Build, and return the plan."""
+        # In a thread of its own: Python raises Ctrl-C in the main thread, which then waits here and is never
+        # inside a callback, whose exceptions the library prints and drops.
+        monitor = monitor_for(self._trt, progress)
+        self._config.progress_monitor = monitor
+        with ThreadPoolExecutor(1) as threads:
+            try:
+                building = threads.submit(self._builder.build_serialized_network, self._network, self._config)
+                while not building.done():
+                    wait([building], timeout=0.1)  # Windows sees Ctrl-C only between waits
+            except BaseException:
+                progress.cancel()
+                raise
+        if progress.error:
+            raise progress.error
+        memory = building.result()
+        if memory is None:
+            turing = "leave out compute capability 7.5, or " if "7.5" in self._targets else ""
+            raise ExportError(
+                f"{self._title} built no engine: {self._log.take()}. "
+                f"Fix: {turing}change the ONNX file where the reason says"
+            )
+        return bytes(memory)
+
+    def profiles(self) -> tuple[Profile, ...]:
+        """Return the profiles as the library holds them."""
+        found = []
+        for made in self._profiles:
+            shapes = [tuple(shape) for shape in made.get_shape(POSES)]
+            low, opt, high = (shape[:2] for shape in shapes)
+            found.append(Profile(batch=(low[0], opt[0], high[0]), frames=(low[1], opt[1], high[1])))
+        return tuple(found)
+
+    def network_facts(self) -> dict[str, Any]:
+        """Return the number of layers, and for each type of layer the types of its outputs, counted."""
+        types: dict[str, Counter[str]] = {}
+        network = self._network
+        for layer in (network.get_layer(i) for i in range(network.num_layers)):
+            outputs = (layer.get_output(i).dtype.name for i in range(layer.num_outputs))
+            types.setdefault(layer.type.name, Counter()).update(outputs)
+        return {
+            "layers": network.num_layers,
+            "types": {name: dict(sorted(types[name].items())) for name in sorted(types)},
+        }
+
+    def _made(self, made: Any, what: str) -> Any:
+        if made is None:
+            raise BackendError(f"{self._title} cannot make its {what}: {self._log.take()}")
+        return made
+
+    def _parser_errors(self) -> str:
+        texts = []
+        for error in (self._parser.get_error(i) for i in range(min(3, self._parser.num_errors))):
+            node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+            texts.append(node + error.desc())
+        return "; ".join(texts) or self._log.take()
+
+
+def _in_words(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in tensors.items())
+
+
+def _timings(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        _log.warning("%s: cannot be read, the timings are begun anew: %s", path, error)
+        return b""
+
+
+def _write_timing_cache(cache: Any, path: Path) -> None:
+    memory = cache.serialize()
+    if memory is None:
+        _log.warning("%s: the timings of this build cannot be kept", path)
+        return
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(bytes(memory))
+    except OSError as error:
+        _log.warning("%s: cannot be written, a rebuild will take as long: %s", path, error)
+
+
+def _check_header(plan: bytes, version: str, targets: Iterable[str]) -> None:
+    """Compare what a TensorRT-RTX plan says of itself with what was asked for."""
+    header = rtx_header(plan)
+    if header is None:
+        # Not an error: the layout is not documented, and a newer version may have another.
+        _log.warning("the header of this TensorRT-RTX %s engine is not known here: not compared", version)
+        return
+    asked = (len(plan), version, sorted(targets))
+    got = (header.size_bytes, header.version, sorted(header.compute_capabilities))
+    if got != asked:
+        raise ExportError(
+            f"the engine's header is not as asked: expected (size, version, GPUs) {asked}, got {got}"
+        )
