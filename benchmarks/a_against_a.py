@@ -31,10 +31,10 @@ from result_files import RESULTS, write_result
 
 from spoter_runtime.files import write_json
 from spoter_runtime.machine import usable_cores
-from spoter_toolkit.bench.cases import BenchSettings, plural
-from spoter_toolkit.bench.controller import run_bench
-from spoter_toolkit.bench.environment import environment, slug
-from spoter_toolkit.bench.verdict import CLAIM_P, SAME_PROGRAM, is_claim
+from spoter_toolkit.bench.analysis.verdict import CLAIM_P, SAME_PROGRAM, is_claim
+from spoter_toolkit.bench.host.environment import environment, slug
+from spoter_toolkit.bench.run import run_bench
+from spoter_toolkit.bench.settings import BenchSettings, plural
 
 FIRST, EQUAL, SLOWED = "ort-cpu", "ort-cpu#2", "ort-cpu#3"
 IDLE, BUSY = "otherwise idle", "one core kept busy"

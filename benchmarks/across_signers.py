@@ -18,7 +18,7 @@ from typing import Any
 
 from result_files import environment_lines, write_result
 
-from spoter_toolkit.bench.environment import environment
+from spoter_toolkit.bench.host.environment import environment
 
 
 def spoter_kit(*arguments: str | Path) -> Any:

@@ -24,10 +24,10 @@ from spoter_runtime.ort.cuda_graphs import BUCKET
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import open_backend
-from spoter_toolkit.bench.environment import environment
-from spoter_toolkit.bench.in_turn import in_turn
+from spoter_toolkit.bench.host.environment import environment
+from spoter_toolkit.bench.scenarios.interleave import in_turn
 from spoter_toolkit.bench.statistics import paired_ratio
-from spoter_toolkit.bench.work import generated_clips
+from spoter_toolkit.bench.worker.tasks import generated_clips
 from spoter_toolkit.evaluation import infer_clips
 
 CASES: Final = ((1, 10), (1, 60), (1, 164), (8, 60), (32, 60))

@@ -21,7 +21,7 @@ from spoter_export.bundle.engines import plan_from_bundle
 from spoter_export.trt.to_tensorrt import engine_from_onnx
 from spoter_runtime.bundle.engine_spec import uncovered
 from spoter_runtime.bundle.manifest import Bundle, read_bundle
-from spoter_toolkit.bench.environment import environment
+from spoter_toolkit.bench.host.environment import environment
 
 TARGETS = (("8.0",), ("8.6",), ("8.9",), ("12.0",), ("8.0", "8.6", "8.9", "12.0"))
 ROUNDS = 3

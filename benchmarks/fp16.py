@@ -32,10 +32,10 @@ from spoter_runtime.errors import require
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import pad_clips
-from spoter_toolkit.bench.environment import environment
+from spoter_toolkit.bench.host.environment import environment
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.evaluation import infer_clips
-from spoter_toolkit.models import BdslSpoter, Spoter
+from spoter_toolkit.model.spoter import BdslSpoter, Spoter
 from spoter_toolkit.reference import find_run
 
 CAPABILITY = "SM86"

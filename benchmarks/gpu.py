@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from spoter_runtime.landmarks import Float32Array
     from spoter_runtime.ort.runner import Provider
     from spoter_runtime.runner import Int32Array
-    from spoter_toolkit.bench.cases import BenchSettings
-    from spoter_toolkit.checkpoint import Run
+    from spoter_toolkit.bench.settings import BenchSettings
+    from spoter_toolkit.runs.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("fp32", "fp16")
@@ -134,7 +134,7 @@ def build(run: Run, folder: Path) -> dict[str, Any]:
     """Export the run for large batches and add engines; return what could not be built, and why."""
     from spoter_export.bundle.engines import add_engines
     from spoter_runtime.bundle.libraries import LIBRARIES
-    from spoter_toolkit.exporting import bundle_from_run, training_data
+    from spoter_toolkit.export import bundle_from_run, training_data
 
     say("exporting and building engines")
     bundle_from_run(
@@ -192,7 +192,7 @@ def prove_one(name: str, run: Run, work: Path) -> dict[str, Any]:
     from spoter_export.torch_runner import TorchRunner
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.backends import CPU_BACKENDS, open_backend, split_backend
-    from spoter_toolkit.exporting import proof_clips, training_data
+    from spoter_toolkit.export import proof_clips, training_data
 
     bundle = read_bundle(work / "gpu.spoter")
     clips = proof_clips(training_data(run))
@@ -235,8 +235,8 @@ def prove_apart(name: str, run: Run, work: Path) -> dict[str, Any]:
 
 def measure(run: Run, work: Path, part: str, settings: BenchSettings) -> dict[str, Any]:
     """Measure some backends in turn, and write the report; an error is a result too."""
-    from spoter_toolkit.bench.controller import run_bench
-    from spoter_toolkit.bench.report import write_report
+    from spoter_toolkit.bench.report.markdown import write_report
+    from spoter_toolkit.bench.run import run_bench
 
     say(f"measuring {', '.join(settings.backends)}")
     last = -1
@@ -258,7 +258,7 @@ def measure(run: Run, work: Path, part: str, settings: BenchSettings) -> dict[st
 def settings_of(names: Sequence[str], *, quick: bool, on_gpu: bool) -> BenchSettings:
     """Return what to measure; on the CPU the largest batches would take longer than all else."""
     from spoter_runtime.machine import usable_cores
-    from spoter_toolkit.bench.cases import BenchSettings
+    from spoter_toolkit.bench.settings import BenchSettings
 
     return BenchSettings(
         backends=tuple(names),
@@ -299,8 +299,8 @@ def proof_rows(proofs: dict[str, dict[str, Any]]) -> list[str]:
 
 def cell(text: str) -> str:
     """Return a text that stays within a cell of a Markdown table, without places of this machine."""
-    from spoter_toolkit.bench.environment import without_places
-    from spoter_toolkit.bench.report import markdown_cell
+    from spoter_toolkit.bench.host.environment import without_places
+    from spoter_toolkit.bench.report.markdown import markdown_cell
 
     return markdown_cell(without_places(text))
 
@@ -331,9 +331,9 @@ def accept(arguments: argparse.Namespace) -> int:
     """Do what has not been done yet, and write the result; 3 if a proof failed."""
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.backends import CPU_BACKENDS, backends_of, split_backend
-    from spoter_toolkit.bench.environment import environment, slug
-    from spoter_toolkit.checkpoint import read_run
+    from spoter_toolkit.bench.host.environment import environment, slug
     from spoter_toolkit.locate import last_run
+    from spoter_toolkit.runs.run import read_run
 
     work = arguments.work
     run = read_run(arguments.run or last_run())

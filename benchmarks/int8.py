@@ -30,8 +30,8 @@ from spoter_export.to_onnx import onnx_from_module
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.ort.runner import OrtRunner, import_onnxruntime
 from spoter_runtime.runner import pad_clips
-from spoter_toolkit.bench.environment import environment
-from spoter_toolkit.bench.in_turn import in_turn
+from spoter_toolkit.bench.host.environment import environment
+from spoter_toolkit.bench.scenarios.interleave import in_turn
 from spoter_toolkit.bench.statistics import paired_ratio
 from spoter_toolkit.evaluation import infer_clips
 

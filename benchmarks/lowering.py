@@ -35,14 +35,14 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import LENGTHS, POSES, GraphContract
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort.runner import OrtRunner, import_onnxruntime
-from spoter_toolkit.bench.environment import environment
-from spoter_toolkit.bench.floor import Floor
-from spoter_toolkit.bench.in_turn import in_turn
+from spoter_toolkit.bench.host.environment import environment
+from spoter_toolkit.bench.scenarios.interleave import in_turn
 from spoter_toolkit.bench.statistics import paired_ratio
-from spoter_toolkit.bench.work import generated_clips
-from spoter_toolkit.checkpoint import read_run
+from spoter_toolkit.bench.worker.roofline import Floor
+from spoter_toolkit.bench.worker.tasks import generated_clips
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.evaluation import infer_clips
+from spoter_toolkit.runs.run import read_run
 
 CASES = ((1, 60), (1, 164), (16, 60))  # clips × frames
 STOCK = "stock export"

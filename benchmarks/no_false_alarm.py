@@ -19,10 +19,10 @@ from result_files import write_result
 from spoter_export.parity.judge import Proof
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, split_backend
-from spoter_toolkit.bench.environment import environment, slug
+from spoter_toolkit.bench.host.environment import environment, slug
 from spoter_toolkit.data.dataset import read_dataset
-from spoter_toolkit.exporting import proof_clips
-from spoter_toolkit.proving import prove_backends
+from spoter_toolkit.export import proof_clips
+from spoter_toolkit.parity.prove import prove_backends
 
 
 def row_of(proof: Proof, seed: int, seconds: float) -> dict[str, Any]:

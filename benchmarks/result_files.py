@@ -9,7 +9,7 @@ from typing import Any
 
 from spoter_runtime.files import write_json, write_text
 from spoter_runtime.machine import cpu_model
-from spoter_toolkit.bench.environment import slug
+from spoter_toolkit.bench.host.environment import slug
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,7 +29,7 @@ def write_result(
         case: what was measured, as a name of files has it.
         found: plain JSON values; the environment is added to them.
         page: Markdown.
-        where: from `spoter_toolkit.bench.environment.environment`.
+        where: from `spoter_toolkit.bench.host.environment.environment`.
         folder: that they are written to.
         processor: what was measured; None for the CPU.
     """

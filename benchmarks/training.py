@@ -33,17 +33,18 @@ from training_levers import Patches, before, clip_at_once, exchanged, levers, on
 from training_page import KERNELS, NOTEBOOK, OURS, markdown
 
 from spoter_runtime.files import write_json, write_text
-from spoter_toolkit import batches, models
-from spoter_toolkit.bench.environment import cpu_model, environment, load_average, slug
+from spoter_toolkit.bench.host.environment import cpu_model, environment, load_average, slug
 from spoter_toolkit.bench.statistics import paired_ratio
 from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
-from spoter_toolkit.data.synth import SynthSettings, synthesize
-from spoter_toolkit.models import count_parameters
-from spoter_toolkit.recipes import read_recipe
-from spoter_toolkit.step_graphs import make_recordable
-from spoter_toolkit.train_config import TrainConfig
-from spoter_toolkit.train_record import read_metrics
-from spoter_toolkit.training import Loop, train
+from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
+from spoter_toolkit.model import spoter as models
+from spoter_toolkit.model.spoter import count_parameters
+from spoter_toolkit.training import batches
+from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.cuda_graphs import make_recordable
+from spoter_toolkit.training.loop import Loop, train
+from spoter_toolkit.training.recipes import read_recipe
+from spoter_toolkit.training.record import read_metrics
 
 RESULTS = Path(__file__).parent / "results"
 CLIPS, SHARES = 1024, 8

@@ -14,12 +14,15 @@ from notebook import FRAMES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spoter_toolkit import batches, dropout, models, training
-from spoter_toolkit.augment import augment
-from spoter_toolkit.batches import Batch, Take, plan_epoch, played_frames, read_batch
 from spoter_toolkit.data.dataset import Clip, Dataset
-from spoter_toolkit.models import CulturalAttention
-from spoter_toolkit.train_config import TrainConfig
+from spoter_toolkit.model import dropout
+from spoter_toolkit.model import spoter as models
+from spoter_toolkit.model.spoter import CulturalAttention
+from spoter_toolkit.training import batches
+from spoter_toolkit.training import loop as training
+from spoter_toolkit.training.augment import augment
+from spoter_toolkit.training.batches import Batch, Take, plan_epoch, played_frames, read_batch
+from spoter_toolkit.training.config import TrainConfig
 
 Patches = tuple[Callable[[], AbstractContextManager[object]], ...]
 

@@ -100,7 +100,7 @@ def small_model(contract):
     import torch
 
     from spoter_export.probes import generated_poses
-    from spoter_toolkit.models import BdslSpoter, ModelConfig
+    from spoter_toolkit.model.spoter import BdslSpoter, ModelConfig
 
     torch.manual_seed(0)
     config = ModelConfig(

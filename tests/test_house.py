@@ -97,9 +97,9 @@ def test_the_wheel_holds_the_three_packages_their_data_and_nothing_else(wheel):
     assert held - info == expected
     for package in PACKAGES:
         assert {f"{package}/__init__.py", f"{package}/py.typed"} <= held
-    assert "spoter_toolkit/recipes/demo.toml" in held
+    assert "spoter_toolkit/training/recipes/demo.toml" in held
     assert "spoter_toolkit/data/bdslw60_words.csv" in held
-    assert "spoter_toolkit/page.html.j2" in held
+    assert "spoter_toolkit/report/page.html.j2" in held
     assert any(name.endswith("/licenses/LICENSE") for name in info)
 
 

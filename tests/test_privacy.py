@@ -243,7 +243,7 @@ def _name(function):
 _TRAIN = """
 import os
 from pathlib import Path
-from spoter_toolkit.training import train
+from spoter_toolkit.training.loop import train
 try:
     train(None, None, Path("run"))
 except ModuleNotFoundError as error:
@@ -382,7 +382,7 @@ def ran(trace, long_lived, tmp_path_factory):
 
 
 def _notebook_checkpoint(path):
-    from spoter_toolkit.models import ModelConfig, model_from_config
+    from spoter_toolkit.model.spoter import ModelConfig, model_from_config
 
     config = ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40, num_classes=2, landmark_weights="planar")
     declared = {"input_dim": 108, "d_model": 36, "num_heads": 9, "num_encoder_layers": 1, "d_ff": 40}

@@ -29,9 +29,9 @@ from result_files import RESULTS, result_name, write_result
 from turns import Askable, AskedFloor, cold_starts, in_turn
 
 from spoter_runtime.files import sha256_of, write_json
-from spoter_toolkit.bench.cases import CURVE_FRAMES, OFFLINE_CLIPS, usable_cores
-from spoter_toolkit.bench.environment import environment
+from spoter_toolkit.bench.host.environment import environment
 from spoter_toolkit.bench.lengths import generated_lengths
+from spoter_toolkit.bench.settings import CURVE_FRAMES, OFFLINE_CLIPS, usable_cores
 
 FRAMES = 60
 CALLS, CURVE_CALLS = 5, 2

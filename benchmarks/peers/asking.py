@@ -14,8 +14,8 @@ from typing import Any
 
 from environments import HERE, Peer
 
-from spoter_toolkit.bench.environment import without_places
-from spoter_toolkit.bench.process import worker_environment
+from spoter_toolkit.bench.host.environment import without_places
+from spoter_toolkit.bench.worker.client import worker_environment
 
 REPLY_TIMEOUT_S = 480.0
 

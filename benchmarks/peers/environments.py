@@ -11,7 +11,7 @@ from pathlib import Path
 
 from peer import engine_from
 
-from spoter_toolkit.bench.environment import without_places
+from spoter_toolkit.bench.host.environment import without_places
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

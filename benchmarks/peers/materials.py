@@ -27,9 +27,9 @@ from torch import Tensor
 from spoter_export.probes import generated_poses
 from spoter_runtime.files import write_json
 from spoter_toolkit.bench.lengths import generated_lengths
-from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.data.dataset import read_dataset
-from spoter_toolkit.models import Spoter
+from spoter_toolkit.model.spoter import Spoter
+from spoter_toolkit.runs.run import read_run
 
 GENERATED_CLIPS = 96
 CALIBRATION_CLIPS = 64

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from result_files import environment_lines
 
+from spoter_toolkit.bench.analysis.verdict import explained, verdict
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio
-from spoter_toolkit.bench.verdict import explained, verdict
 
 # What the others are compared with: the first that was measured.
 BASELINES = {

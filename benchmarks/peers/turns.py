@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from spoter_toolkit.bench.floor import Floor
+from spoter_toolkit.bench.worker.roofline import Floor
 
 WARM_UPS = (10, 2)  # calls: before the first round, and before each
 

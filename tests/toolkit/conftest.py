@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spoter_toolkit.data.dataset import Dataset
-from spoter_toolkit.data.synth import SynthSettings, synthesize
+from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
 
 
 @pytest.fixture(scope="session")

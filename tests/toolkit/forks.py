@@ -73,7 +73,7 @@ def serve() -> None:
     import matplotlib.figure  # noqa: F401
 
     import spoter_toolkit.cli.app
-    import spoter_toolkit.training  # noqa: F401
+    import spoter_toolkit.training.loop  # noqa: F401
 
     for line in sys.stdin:
         read, write = os.pipe()

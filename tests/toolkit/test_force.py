@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spoter_toolkit.checkpoint import read_run
 from spoter_toolkit.cli.demo import demo
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.locate import last_run
+from spoter_toolkit.runs.run import read_run
 
 SETTINGS = ("epochs=2", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40")
 

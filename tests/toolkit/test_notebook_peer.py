@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from spoter_toolkit.models import ModelConfig, count_parameters
-from spoter_toolkit.train_config import TrainConfig
-from spoter_toolkit.training import _loss
+from spoter_toolkit.model.spoter import ModelConfig, count_parameters
+from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.loop import _loss
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def main() -> None:
         )
         sys.exit(1)
     from spoter_toolkit.cli.app import app
-    from spoter_toolkit.given_paths import os_error_in_words
+    from spoter_toolkit.input_files import os_error_in_words
 
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no line of our code
     try:

@@ -39,9 +39,9 @@ def open_source(
         SpoterError: the source itself cannot be opened.
     """
     from spoter_export.torch_runner import TorchRunner
-    from spoter_toolkit.checkpoint import read_run
-    from spoter_toolkit.exporting import training_data
+    from spoter_toolkit.export import training_data
     from spoter_toolkit.reference import find_run
+    from spoter_toolkit.runs.run import read_run
 
     if (path / MANIFEST).is_file():
         bundle = read_bundle(path)

@@ -90,7 +90,7 @@ from pathlib import Path
 import torch
 from spoter_export.bundle.writer import export_bundle
 from spoter_runtime.contract import GraphContract
-from spoter_toolkit.models import BdslSpoter, ModelConfig
+from spoter_toolkit.model.spoter import BdslSpoter, ModelConfig
 
 state, config, contract, provenance, folder = sys.argv[1:]
 model = BdslSpoter(ModelConfig(**json.loads(config)))

@@ -46,7 +46,7 @@ def exported_graph(small_graph):
 @pytest.fixture(scope="module")
 def plain_graph(made_once, small_model, contract):
     """SPOTER: its last layer asks for the class token alone, and its head is another."""
-    from spoter_toolkit.models import Spoter
+    from spoter_toolkit.model.spoter import Spoter
 
     def make(folder):
         torch.manual_seed(1)

@@ -490,7 +490,7 @@ def notebook():
         pytest.skip("no shared/ folder beside the checkout: the notebook's checkpoint is not here")
     from spoter_export.to_onnx import onnx_from_module
     from spoter_runtime.contract import GraphContract, Label
-    from spoter_toolkit.notebook_checkpoint import model_from_notebook
+    from spoter_toolkit.runs.notebook import model_from_notebook
 
     model = model_from_notebook(SHARED / "golden" / "phase3_bdsl_spoter.pth").model
     contract = GraphContract(labels=tuple(Label(name=f"W{i:03}") for i in range(model.config.num_classes)))
@@ -524,10 +524,10 @@ def test_the_notebooks_model_is_built_for_every_gpu(notebook, rtx, gpus, precisi
 @pytest.mark.slow
 def test_a_trained_model_is_built_with_profiles_of_its_own_clips(rtx, tmp_path):
     from spoter_export.to_onnx import onnx_from_module
-    from spoter_toolkit.data.synth import SynthSettings, synthesize
-    from spoter_toolkit.models import ModelConfig
-    from spoter_toolkit.train_config import TrainConfig
-    from spoter_toolkit.training import train
+    from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
+    from spoter_toolkit.model.spoter import ModelConfig
+    from spoter_toolkit.training.config import TrainConfig
+    from spoter_toolkit.training.loop import train
 
     clips = SynthSettings(signs=3, signers=3, clips_per_sign=4)
     dataset = synthesize(tmp_path / "data", settings=clips)

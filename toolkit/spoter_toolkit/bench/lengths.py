@@ -12,7 +12,7 @@ import numpy as np
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BundleError, DataError
-from spoter_toolkit.given_paths import LENGTHS, json_of
+from spoter_toolkit.input_files import LENGTHS, json_of
 
 # BdSLW60's clips have 9 to 164 frames, 44 on average. The generated lengths follow a beta distribution with
 # those ends and that mean; its first parameter gives it a long tail.

@@ -28,9 +28,9 @@ from spoter_toolkit.cli.console import (
 if TYPE_CHECKING:
     from spoter_runtime.bundle.manifest import Bundle
     from spoter_runtime.contract import GraphContract
-    from spoter_toolkit.bench.cases import BenchSettings
-    from spoter_toolkit.bench.gate import Bound, Gate
-    from spoter_toolkit.bench.results import BenchResult
+    from spoter_toolkit.bench.analysis.compare import Bound, Gate
+    from spoter_toolkit.bench.analysis.result import BenchResult
+    from spoter_toolkit.bench.settings import BenchSettings
 
 BENCHES: Final = Path("bench")
 
@@ -105,8 +105,7 @@ def bench(
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
-    from spoter_toolkit.bench.controller import run_bench
-    from spoter_toolkit.bench.gate import (
+    from spoter_toolkit.bench.analysis.compare import (
         bound_from_text,
         check_comparable,
         differences,
@@ -114,7 +113,8 @@ def bench(
         gates,
     )
     from spoter_toolkit.bench.lengths import lengths_from_path
-    from spoter_toolkit.bench.report import write_report
+    from spoter_toolkit.bench.report.markdown import write_report
+    from spoter_toolkit.bench.run import run_bench
     from spoter_toolkit.locate import newest_bundle
 
     with from_options():
@@ -186,7 +186,7 @@ def bench(
 
 
 def _show(result: BenchResult) -> None:
-    from spoter_toolkit.bench.report import problems, tables
+    from spoter_toolkit.bench.report.markdown import problems, tables
 
     for table in tables(result):
         emit_table(table.title, table.columns, table.rows, note=table.note)
@@ -201,7 +201,7 @@ def _leave_if_incomplete(result: BenchResult, folder: Path) -> None:
         BackendError: a worker was lost.
     """
     from spoter_runtime.errors import BackendError
-    from spoter_toolkit.bench.cases import plural
+    from spoter_toolkit.bench.settings import plural
 
     if result.stopped_after:
         say(f"stopped early; what was measured is in {folder}")
@@ -246,14 +246,14 @@ def _stopped_by_ctrl_c() -> Iterator[Event]:
 def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:
     """Add the page to a report that is there."""
     from spoter_runtime.files import write_text
-    from spoter_toolkit.bench.html import BENCH_HTML, html_from_result
+    from spoter_toolkit.bench.report.html import BENCH_HTML, html_from_result
 
     write_text(folder / BENCH_HTML, html_from_result(result, bundle))
 
 
 def _show_gates(found: list[Gate], bound: Bound | None, *, json: bool) -> None:
-    from spoter_toolkit.bench.gate import comparison_in_words
-    from spoter_toolkit.bench.tables import interval
+    from spoter_toolkit.bench.analysis.compare import comparison_in_words
+    from spoter_toolkit.bench.report.tables import interval
 
     rows = [
         (
@@ -285,7 +285,7 @@ def _settings(quick: bool, curve: bool | None, contract: GraphContract, **asked:
 
     Batches and frames that nobody asked for are cut to what the bundle takes.
     """
-    from spoter_toolkit.bench.cases import QUICK, BenchSettings
+    from spoter_toolkit.bench.settings import QUICK, BenchSettings
 
     chosen = {name: value for name, value in asked.items() if value is not None}
     if curve is not None:
@@ -357,7 +357,7 @@ def _report_name(bundle_name: str) -> str:
     from datetime import datetime, timezone
 
     from spoter_runtime.machine import cpu_model
-    from spoter_toolkit.bench.environment import slug
+    from spoter_toolkit.bench.host.environment import slug
 
     month = datetime.now(timezone.utc).strftime("%Y-%m")
     return f"{slug(bundle_name)}-{slug(cpu_model())}-{month}"
@@ -372,7 +372,7 @@ def _check_place(folder: Path, force: bool) -> None:
     """
     from spoter_runtime.errors import ConfigError
     from spoter_runtime.files import is_replaceable
-    from spoter_toolkit.given_paths import check_place
+    from spoter_toolkit.input_files import check_place
 
     if not is_replaceable(folder, "bench.json"):
         raise ConfigError(f"{folder}: is there already and is no bench report. Fix: name another with -o")

@@ -20,7 +20,7 @@ from spoter_toolkit.cli.console import (
 
 if TYPE_CHECKING:
     from spoter_toolkit.data.dataset import Clip, Dataset
-    from spoter_toolkit.data.show import DatasetFacts
+    from spoter_toolkit.data.facts import DatasetFacts
 
 app = typer.Typer(help="Import, generate, split and look at datasets of landmarks.", no_args_is_help=True)
 
@@ -89,11 +89,11 @@ def import_(
     """
     from spoter_runtime.errors import from_options
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
-    from spoter_toolkit.data.import_asl33 import import_asl33
-    from spoter_toolkit.data.import_notebook_json import import_notebook_json
-    from spoter_toolkit.data.import_npy import import_npy
-    from spoter_toolkit.data.import_spoter_csv import import_spoter_csv
-    from spoter_toolkit.data.importing import ImportSettings
+    from spoter_toolkit.data.importers.asl33 import import_asl33
+    from spoter_toolkit.data.importers.common import ImportSettings
+    from spoter_toolkit.data.importers.notebook_json import import_notebook_json
+    from spoter_toolkit.data.importers.npy import import_npy
+    from spoter_toolkit.data.importers.spoter_csv import import_spoter_csv
     from spoter_toolkit.locate import DATASETS
 
     importers = {
@@ -136,7 +136,7 @@ def synth(
 ) -> None:
     """Generate a synthetic dataset: distinct motions of generated signers, words of no language."""
     from spoter_runtime.errors import from_options
-    from spoter_toolkit.data.synth import SynthSettings, synthesize
+    from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
     from spoter_toolkit.locate import DATASETS
 
     given = {"signs": signs, "signers": signers, "clips_per_sign": clips_per_sign, "seed": seed}
@@ -167,7 +167,7 @@ def split(
 ) -> None:
     """Split a dataset into train, val and test. A leak is refused unless --by asks for it by name."""
     from spoter_toolkit.data.dataset import check_resplit, read_dataset, rewrite_split
-    from spoter_toolkit.data.show import describe
+    from spoter_toolkit.data.facts import describe
     from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer
     from spoter_toolkit.locate import newest_dataset
 
@@ -210,8 +210,8 @@ def show(
     from dataclasses import asdict
 
     from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.data.show import clip_named, describe, draw_clip, draw_lengths
-    from spoter_toolkit.given_paths import check_target
+    from spoter_toolkit.data.facts import clip_named, describe, draw_clip, draw_lengths
+    from spoter_toolkit.input_files import check_target
     from spoter_toolkit.locate import newest_dataset
 
     opened = read_dataset(dataset or newest_dataset())
@@ -245,7 +245,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _report_made(dataset: Dataset, json: bool) -> None:
-    from spoter_toolkit.data.show import describe
+    from spoter_toolkit.data.facts import describe
 
     facts = describe(dataset)
     if json:

@@ -27,7 +27,7 @@ def demo(
     from spoter_runtime.errors import ConfigError
     from spoter_runtime.files import is_replaceable, replacing
     from spoter_toolkit.cli.console import ANSWER_IS_NO, verbs_in_a_row
-    from spoter_toolkit.runs import alone_in, point_last_at, without_link
+    from spoter_toolkit.workspace import alone_in, point_last_at, without_link
 
     out = without_link(out)
     if not is_replaceable(out, _MARK):
@@ -65,7 +65,7 @@ def _tell(folder: Path, seed: int, begin: float) -> float:
     import time
 
     from spoter_toolkit.cli import bench, data, eval, export, parity, train, verify
-    from spoter_toolkit.data.synth import SynthSettings, synthesize
+    from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
 
     dataset, run, bundle = folder / "synthetic-12", folder / _RUN, folder / "demo.spoter"
 

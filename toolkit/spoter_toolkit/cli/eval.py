@@ -39,7 +39,7 @@ def eval_(
     from spoter_runtime.errors import from_options
     from spoter_toolkit.backends import split_backend
     from spoter_toolkit.evaluation import check_split, evaluate
-    from spoter_toolkit.given_paths import check_target
+    from spoter_toolkit.input_files import check_target
     from spoter_toolkit.locate import last_run
     from spoter_toolkit.sources import open_source
 
@@ -55,7 +55,7 @@ def eval_(
         scores = evaluate(runner, dataset, split, on_progress=on_progress)
     made = f"{split} split of {dataset.folder} ({dataset.split or 'not split'})"
     if out:
-        from spoter_toolkit.pictures import draw_confusion
+        from spoter_toolkit.training.plots import draw_confusion
 
         draw_confusion(scores, out, title=f"{path.name} on {runner.name}, {split}: {dataset.split}")
     if json:

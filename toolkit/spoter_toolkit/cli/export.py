@@ -163,11 +163,11 @@ def _export_onnx(
     out: Path | None,
     force: bool,
 ) -> tuple[Path, Exported]:
-    from spoter_toolkit.checkpoint import read_run
     from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.exporting import bundle_from_run, training_data
-    from spoter_toolkit.given_paths import check_place
+    from spoter_toolkit.export import bundle_from_run, training_data
+    from spoter_toolkit.input_files import check_place
     from spoter_toolkit.locate import BUNDLES
+    from spoter_toolkit.runs.run import read_run
 
     run = read_run(path)
     folder = out or BUNDLES / f"{run.name}.spoter"

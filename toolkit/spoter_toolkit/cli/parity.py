@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link
     from spoter_export.parity.judge import Policy, Proof
     from spoter_runtime.bundle.manifest import Bundle
-    from spoter_toolkit.blaming import Blame
+    from spoter_toolkit.parity.localize import Blame
 
 BISECTIONS: Final = Path("bisect")
 
@@ -111,12 +111,12 @@ def parity(
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import from_options, require
     from spoter_toolkit.backends import backends_of
-    from spoter_toolkit.blaming import blame_failed
     from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.exporting import proof_clips, training_data
-    from spoter_toolkit.given_paths import check_target
+    from spoter_toolkit.export import proof_clips, training_data
+    from spoter_toolkit.input_files import check_target
     from spoter_toolkit.locate import newest_bundle
-    from spoter_toolkit.proving import check_candidates, prove_backends, read_policies
+    from spoter_toolkit.parity.localize import blame_failed
+    from spoter_toolkit.parity.prove import check_candidates, prove_backends, read_policies
     from spoter_toolkit.reference import find_run
 
     for option, target in (("-o", out), ("--html", html)):
@@ -185,7 +185,7 @@ def _check_nothing_is_to_run(options: Mapping[str, object]) -> None:
 def _judged(path: Path, policies: Mapping[str, Policy], bundle: Path | None) -> _Found:
     """Judge stored facts; what was found beside them is kept."""
     from spoter_runtime.bundle.manifest import read_bundle
-    from spoter_toolkit.proving import judge_again
+    from spoter_toolkit.parity.prove import judge_again
 
     opened = read_bundle(bundle or path) if bundle or path.is_dir() else None
     stored = judge_again(path, policies, opened)
@@ -242,8 +242,8 @@ def _bisected(bundle: Bundle, blamed: Sequence[Blame]) -> dict[str, Any]:
 
 def _write_page(path: Path, found: _Found) -> None:
     from spoter_runtime.files import write_text
-    from spoter_toolkit.bench.environment import without_places
-    from spoter_toolkit.proof_page import html_from_proofs
+    from spoter_toolkit.bench.host.environment import without_places
+    from spoter_toolkit.parity.page import html_from_proofs
 
     # The page is made to be sent around: it names no folder of this machine.
     folders = [found.bundle.folder] if found.bundle else []
@@ -308,7 +308,7 @@ def _show(bundle: str, proof: Proof) -> None:
 
 def _show_blame(backend: str, links: Sequence[Link]) -> None:
     from spoter_export.diagnose.chain import first_broken
-    from spoter_toolkit.proof_page import blame_table
+    from spoter_toolkit.parity.page import blame_table
 
     table = blame_table(backend, links)
     emit_table(table.title, table.columns, table.rows)

@@ -13,7 +13,7 @@ import numpy as np
 from spoter_runtime.errors import DataError
 from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS, natural_order
 from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
-from spoter_toolkit.data.importing import check_known
+from spoter_toolkit.data.importers.common import check_known
 
 TEST_SHARE: Final = 0.2  # of the clips, where no signers are named
 VAL_SHARE: Final = 0.1

@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spoter_runtime.errors import CheckpointError, ConfigError, DataError
+from spoter_toolkit.data.dataset import Dataset
+from spoter_toolkit.locate import RUN_WEIGHTS
+from spoter_toolkit.model.spoter import ModelConfig
+from spoter_toolkit.runs.run import read_run
+from spoter_toolkit.training.augment import AugmentConfig
+from spoter_toolkit.training.batches import longest, plan_epoch, read_batch
+from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.cuda_graphs import make_recordable
+from spoter_toolkit.training.loop import Loop, _loss, _warmup_then_linear, train
+from spoter_toolkit.training.record import LAST, read_metrics
+from spoter_toolkit.workspace import alone_in
+
+CONFIG = TrainConfig(
+    model=ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40),
+    augment=AugmentConfig(time_scale=0.2, rotation_deg=10, hand_dropout=0.2, mirror=0.5),
+    epochs=3,
+    batch_size=4,
+    learning_rate=1e-3,
+    warmup_steps=2,
+)
+
+
+class _Stop(Exception):
+    pass
+
+
+def stop_at(step: int):  # type: ignore[no-untyped-def]
+    def on_progress(done: int, total: int, what: str) -> None:
+        if done == step:
+            raise _Stop
+
+    return on_progress
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / RUN_WEIGHTS).read_bytes()
+
+
+def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dataset, tmp_path: Path) -> None:
+    seen = []
+    run = train(CONFIG, tiny, tmp_path / "run", on_progress=lambda *step: seen.append(step))
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {
+        "model.safetensors",
+        "run.json",
+        "metrics.jsonl",
+        "last.pt",
+        "curves.png",
+        "confusion.png",
+    }
+    assert [row["epoch"] for row in read_metrics(run.folder)] == [1, 2, 3]
+    assert all({"train_loss", "val_loss", "val_accuracy"} <= row.keys() for row in read_metrics(run.folder))
+    assert run.info["status"] == "done"
+    assert run.info["data"] == {
+        "folder": str(tiny.folder),
+        "sha256": tiny.sha256,
+        "kind": "synthetic",
+        "synthetic": True,
+        "split": tiny.split,
+        "coordinates": "image",
+        "processes": 1,
+        "leak_allowed": False,
+    }
+    assert run.info["train"]["seed"] == 0
+    assert run.info["versions"]["torch"] == torch.__version__
+    assert seen[-1][0] == seen[-1][1]  # the last step of as many as announced
+    torch.load(run.folder / LAST, weights_only=True)
+    best = max(read_metrics(run.folder), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert run.info["metrics"]["best_epoch"] == best["epoch"]
+    assert run.info["metrics"]["val"]["top1"] == pytest.approx(best["val_accuracy"])
+
+
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_a_run_that_was_stopped_resumes_to_the_same_weights(tiny: Dataset, tmp_path: Path, step: int) -> None:
+    train(CONFIG, tiny, tmp_path / "whole")
+    with pytest.raises(_Stop):
+        train(CONFIG, tiny, tmp_path / "broken", on_progress=stop_at(step))
+    train(CONFIG, tiny, tmp_path / "broken", resume=True)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+    rows = [
+        [{k: v for k, v in row.items() if "second" not in k} for row in read_metrics(tmp_path / name)]
+        for name in ("whole", "broken")
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_five_times_ends_with_the_same_weights(tiny: Dataset, tmp_path: Path) -> None:
+    settings = ["epochs=30", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40"]
+    command = [sys.executable, "-m", "spoter_toolkit", "train"]
+    begin = [str(tiny.folder), "--recipe", "demo", *(part for s in settings for part in ("--set", s))]
+    run = tmp_path / "runs" / "killed"
+    subprocess.run([*command, *begin, "-o", "runs/whole"], cwd=tmp_path, check=True, capture_output=True)
+    moments = random.Random(0)
+    for kill in range(5):
+        arguments = [*begin, "-o", str(run)] if kill == 0 else ["--resume", "-o", str(run)]
+        worker = subprocess.Popen([*command, *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        known = len(read_metrics(run))
+        deadline = time.monotonic() + 120
+        while len(read_metrics(run)) < known + 2 and worker.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.15))
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    subprocess.run([*command, "--resume", "-o", str(run)], cwd=tmp_path, check=True, capture_output=True)
+    assert weights(run) == weights(tmp_path / "runs" / "whole")
+    assert [row["epoch"] for row in read_metrics(run)] == list(range(1, 31))
+
+
+def test_a_second_training_of_the_same_run_is_refused(tiny: Dataset, tmp_path: Path) -> None:
+    with (
+        alone_in(tmp_path / "run"),
+        pytest.raises(CheckpointError, match="run: another process is writing it"),
+    ):
+        train(CONFIG, tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_training_with_force_is_resumed_beside_the_old_run(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(replace(CONFIG, epochs=1), tiny, Path("runs/r"))
+    Path("last").symlink_to("runs/r")
+    before = weights(Path("runs/r"))
+    with pytest.raises(_Stop):  # a link: the run that it points at is replaced, not the link
+        train(CONFIG, tiny, Path("last"), force=True, on_progress=stop_at(5))
+    assert weights(Path("runs/r")) == before
+    run = train(CONFIG, tiny, Path("last"), resume=True)
+    assert (run.name, run.info["metrics"]["epochs"]) == ("r", 3)
+    assert weights(Path("runs/r")) != before
+    assert Path("last").is_symlink()
+    assert [path.name for path in Path("runs").iterdir()] == ["r"]
+
+
+def test_a_seed_decides_the_weights(tiny: Dataset, tmp_path: Path) -> None:
+    short = replace(CONFIG, epochs=1)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(replace(short, seed=seed), tiny, tmp_path / name)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_a_model_learns_what_it_is_shown(tiny: Dataset, tmp_path: Path) -> None:
+    longer = replace(CONFIG, epochs=25, augment=AugmentConfig(), learning_rate=3e-3)
+    train(longer, tiny, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
+    assert rows[-1]["train_accuracy"] > 0.9
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+
+
+def test_without_a_val_split_the_last_epoch_is_kept_and_the_test_split_is_not_touched(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    clips = [replace(clip, split="" if clip.split == "val" else clip.split) for clip in tiny.clips]
+    train(CONFIG, tiny.with_clips(clips, tiny.split), tmp_path / "with-test")
+    no_test = [clip for clip in clips if clip.split != "test"]
+    train(CONFIG, tiny.with_clips(no_test, tiny.split), tmp_path / "without-test")
+    assert weights(tmp_path / "with-test") == weights(tmp_path / "without-test")
+    assert "val" not in read_run(tmp_path / "with-test").info["metrics"]
+    assert not (tmp_path / "with-test" / "confusion.png").exists()
+
+
+def test_early_stopping_ends_after_patience_evaluations_without_a_better_one(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    stuck = replace(CONFIG, epochs=20, learning_rate=1e-12, patience=2)
+    run = train(stuck, tiny, tmp_path / "run")
+    epochs = run.info["metrics"]["epochs"]
+    assert epochs - run.info["metrics"]["best_epoch"] == 2
+    assert epochs < 20
+
+
+def test_resuming_with_other_settings_or_other_data_is_refused(tiny: Dataset, tmp_path: Path) -> None:
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="begun with other settings: epochs, learning_rate"):
+        train(replace(CONFIG, epochs=2, learning_rate=0.5), tiny, tmp_path / "run", resume=True)
+    other = replace(tiny, sha256="0" * 64)
+    with pytest.raises(CheckpointError, match="begun on other data"):
+        train(replace(CONFIG, epochs=1), other, tmp_path / "run", resume=True)
+
+
+def test_settings_that_an_older_run_does_not_state_were_the_defaults(tiny: Dataset, tmp_path: Path) -> None:
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    info = json.loads(path.read_text())
+    del info["train"]["cuda_graphs"]
+    path.write_text(json.dumps(info))
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", resume=True)
+    del info["train"]["learning_rate"]
+    path.write_text(json.dumps(info))
+    with pytest.raises(CheckpointError, match=r"begun with other settings: learning_rate$"):
+        train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", resume=True)
+
+
+def test_a_damaged_last_pt_says_so(tiny: Dataset, tmp_path: Path) -> None:
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    last = tmp_path / "run" / LAST
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt: cannot be read"):
+        train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", resume=True)
+
+
+def test_no_train_split_and_a_leak_are_refused(tiny: Dataset, tmp_path: Path) -> None:
+    nobody = tiny.with_clips([replace(clip, split="") for clip in tiny.clips], "")
+    with pytest.raises(DataError, match=r"no clip is in the train split\. Fix: spoter-kit data split"):
+        train(CONFIG, nobody, tmp_path / "run")
+    leak = [replace(clip, split="test" if i % 3 else "train") for i, clip in enumerate(tiny.clips)]
+    with pytest.raises(DataError, match="a leak: signer s01"):
+        train(CONFIG, tiny.with_clips(leak, "by hand"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "focal"])
+def test_the_losses_are_their_formulas(loss: str) -> None:
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0]])
+    labels = torch.tensor([0, 1])
+    p = torch.softmax(logits.double(), 1)[torch.arange(2), labels].numpy()
+    expected = -np.log(p) * ((1 - p) ** 2 if loss == "focal" else 1)
+    got = _loss(logits, labels, TrainConfig(loss=loss))  # type: ignore[arg-type]
+    assert got.item() == pytest.approx(expected.mean(), rel=1e-6)
+
+
+def test_a_diverged_training_stops_and_keeps_the_last_good_epoch(tiny: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the loss is nan: training has diverged.*smaller learning_rate"):
+        train(replace(CONFIG, learning_rate=1e30, gradient_clip=1e30), tiny, tmp_path / "run")
+    assert not (tmp_path / "run" / RUN_WEIGHTS).exists()
+
+
+def test_force_replaces_a_run_once_all_is_checked_and_never_anything_else(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    short = replace(CONFIG, epochs=1)
+    train(short, tiny, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    unsplit = tiny.with_clips([replace(clip, split="") for clip in tiny.clips], "")
+    with pytest.raises(DataError, match="no clip is in the train split"):
+        train(short, unsplit, tmp_path / "run", force=True)
+    assert weights(tmp_path / "run") == before
+    train(replace(short, seed=1), tiny, tmp_path / "run", force=True)
+    assert weights(tmp_path / "run") != before
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "thesis.txt").write_text("three years of work")
+    with pytest.raises(CheckpointError, match="exists already and is no run"):
+        train(short, tiny, tmp_path / "docs", force=True)
+    assert (tmp_path / "docs" / "thesis.txt").exists()
+
+
+def test_a_full_disk_is_an_os_error_and_the_last_epoch_stays(tiny: Dataset, tmp_path: Path) -> None:
+    """A file-size limit of the process stands in for a disk with no room for last.pt."""
+    train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
+    code = (
+        "import resource, signal; from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from spoter_toolkit.training.record import Progress, save_last; import torch\n"
+        "model = torch.nn.Linear(300, 300); optimizer = torch.optim.AdamW(model.parameters())\n"
+        "schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n    save_last(Path('run'), model, optimizer, schedule, Progress())\n"
+        "except OSError as error:\n    print('OSError', error.strerror)\n"
+    )
+    before = (tmp_path / "run" / LAST).read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "OSError File too large", done.stderr
+    assert (tmp_path / "run" / LAST).read_bytes() == before
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    factor = _warmup_then_linear(10, 110)
+    values = [factor(step) for step in range(111)]
+    assert values[0] == pytest.approx(1 / 11)
+    assert np.argmax(values) == 10
+    assert values[10] == 1.0
+    assert values[110] == 0.0
+    assert max(_warmup_then_linear(1000, 50)(step) for step in range(50)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("learning_rate", 0.0), ("label_smoothing", 1.5), ("loss", "hinge"), ("seed", -1)],
+)
+def test_settings_out_of_range_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: "):
+        TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
+def test_no_step_waits_for_the_gpu(tiny: Dataset) -> None:
+    from accelerate import Accelerator
+
+    loop = Loop.begin(CONFIG, tiny, tiny.clips_in("train"), Accelerator()).prepared()
+    loop.model.train()
+    for step, takes in enumerate(plan_epoch(loop.clips, CONFIG, 0)):
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets things up
+        try:
+            loop._update(read_batch(tiny, takes, loop.accelerator.device))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_recorded_steps_do_what_steps_kernel_by_kernel_do(tiny: Dataset) -> None:
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    def steps(*, cuda_graphs: bool) -> tuple[Loop, Tensor]:
+        set_seed(0)
+        config = replace(CONFIG, cuda_graphs=cuda_graphs)
+        loop = Loop.begin(config, tiny, tiny.clips_in("train"), Accelerator()).prepared()
+        loop.generator.manual_seed(1)
+        loop.model.train()
+        device = loop.accelerator.device
+        seen = [
+            loop._step(read_batch(tiny, takes, device, frames=-(-longest(takes) // 32) * 32))
+            for epoch in range(4)
+            for takes in plan_epoch(loop.clips, config, epoch)
+        ]
+        return loop, torch.stack(seen).cpu()
+
+    recorded, in_recordings = steps(cuda_graphs=True)
+    launched, kernel_by_kernel = steps(cuda_graphs=False)
+    assert recorded.graphs is not None
+    assert recorded.graphs._recordings
+    assert launched.graphs is None
+    torch.testing.assert_close(in_recordings, kernel_by_kernel, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("here", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_an_optimiser_is_recordable_where_it_has_to_be_and_nowhere_else(here: str) -> None:
+    device = torch.device(here)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3, device=device))], lr=0.5, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    optimizer.step()  # without gradients
+    make_recordable(optimizer, device, recordable=True)
+    state = optimizer.state_dict()
+    rate = optimizer.param_groups[0]["lr"]
+    schedule.step()
+    assert rate is optimizer.param_groups[0]["lr"]  # where a recording reads it
+    assert rate.item() == 0.25
+    make_recordable(optimizer, device, recordable=False)  # as after a resume on a CPU
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["capturable"]) == (0.25, False)
+    optimizer.load_state_dict(state)
+    make_recordable(optimizer, device, recordable=False)
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(3, device=device)
+    optimizer.step()
+
+
+def test_tensorboard_receives_the_epochs(tiny: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from spoter_toolkit.data.dataset import read_dataset\n"
+        "from spoter_toolkit.training.recipes import read_recipe\n"
+        "from spoter_toolkit.training.loop import train\n"
+        "config = read_recipe('demo', ['epochs=2', 'model.num_encoder_layers=1'])\n"
+        f"train(config, read_dataset({str(tiny.folder)!r}), Path('run'), trackers=('tensorboard',))\n"
+        "from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
+        "folder = next(Path('run').rglob('events.*')).parent\n"
+        "events = EventAccumulator(str(folder)); events.Reload()\n"
+        "print([round(e.step) for e in events.Scalars('train_loss')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[1, 2]", done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tiny: Dataset, tmp_path: Path) -> None:
+    """Two CPU processes share the batches and end with one run; gradients meet through gloo."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("-m", "spoter_toolkit", "train", str(tiny.folder), "--recipe", "demo", "-o", "run"),
+        *("--set", "epochs=2", "--set", "model.num_encoder_layers=1", "--json"),
+        "--tensorboard",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"]["processes"] == 2  # one object: only the first process speaks
+    rows = read_metrics(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert read_run(tmp_path / "run").load_model()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"

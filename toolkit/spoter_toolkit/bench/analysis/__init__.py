@@ -1,0 +1,1 @@
+"""From samples to findings: ratios, drift, verdicts, caveats."""

@@ -1,0 +1,1 @@
+"""A result for people: tables, plots, Markdown and HTML."""

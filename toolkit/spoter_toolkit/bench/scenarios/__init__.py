@@ -1,0 +1,1 @@
+"""The scenarios of a bench: latency, offline, server, start-up."""

@@ -1,0 +1,1 @@
+"""The process that measures one backend, and the client that talks to it."""

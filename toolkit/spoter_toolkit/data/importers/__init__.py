@@ -1,0 +1,1 @@
+"""One module for each foreign format that becomes a DATASET."""

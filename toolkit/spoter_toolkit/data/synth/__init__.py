@@ -1,0 +1,1 @@
+"""Generated signing: bodies, signs, and DATASETs of them."""

@@ -1,0 +1,1 @@
+"""The PyTorch models SPOTER and BdSL_SPOTER, normalisation included."""

@@ -1,0 +1,157 @@
+"""Compose the page of a parity run, and the parts of it that a bench shows too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from spoter_export.parity.judge import Proof, unexplained_flips
+from spoter_export.parity.perturbations import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
+from spoter_export.parity.report import NOT_EXECUTED, ProofMatrix, fact_rows, proof_matrix
+from spoter_runtime.bundle.manifest import Artefact
+from spoter_toolkit.report.html import Page, Section, Table, html_from_page
+
+if TYPE_CHECKING:
+    from spoter_export.diagnose.chain import Link  # imports torch
+
+_MOST_FLIPS: Final = 100  # of a proof, in its table
+
+
+def html_from_proofs(
+    name: str,
+    proofs: Sequence[Proof],
+    *,
+    artefacts: Sequence[Artefact] = (),
+    not_run: Mapping[str, str] | None = None,
+    links: Mapping[str, Sequence[Link]] | None = None,
+    divergences: Mapping[str, str] | None = None,
+) -> str:
+    """Return what a parity run has found as one HTML page.
+
+    Args:
+        name: of the bundle, or of the file whose facts were judged.
+        proofs: facts and verdicts.
+        artefacts: the bundle's, where it is at hand.
+        not_run: backend → why it was not executed.
+        links: backend → its chain from torch, for those that fail.
+        divergences: backend → what bisecting found.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    matrix = proof_matrix(proofs, artefacts, not_run)
+    blame = _blame_section(links or {}, divergences or {})
+    seeds = ", ".join(dict.fromkeys(str(proof.facts.seed) for proof in proofs))
+    page = Page(
+        title=f"Parity of {name}",
+        facts={proof.artefact: f"sha256 {proof.sha256}" for proof in proofs} | {"seed": seeds},
+        findings=findings_from_matrix(matrix),
+        sections=[
+            matrix_section(matrix, "Each backend against the model that was trained, in PyTorch on the CPU."),
+            *([blame] if links else []),
+            *(_proof_section(number, proof) for number, proof in enumerate(proofs, 1)),
+        ],
+    )
+    return html_from_page(page)
+
+
+def findings_from_matrix(matrix: ProofMatrix) -> list[str]:
+    """Return a sentence for each proof, and one for all that was not executed."""
+    found = []
+    unrun = []
+    for backend, precision, verdict, largest, allowed, labels, *_ in matrix.rows:
+        who = backend if precision in backend else f"{backend} {precision}"
+        if verdict == NOT_EXECUTED:
+            unrun.append(who)
+        else:
+            found.append(
+                f"Parity {verdict} for {who}: largest logit difference {largest}, allowed {allowed}; labels "
+                f"that agree: {labels}."
+            )
+    return [*found, *([f"Not executed, so without a proof: {', '.join(unrun)}."] if unrun else [])]
+
+
+def matrix_section(matrix: ProofMatrix, said: str) -> Section:
+    """Return the section of backends × precisions, with a sentence on where its rows come from."""
+    table = Table(title=matrix.title, columns=matrix.columns, rows=matrix.rows, sentences=True)
+    return Section(
+        name="parity",
+        title="Parity",
+        paragraphs=(said,),
+        tables=[table] if matrix.rows else [],
+    )
+
+
+def blame_table(backend: str, links: Sequence[Link]) -> Table:
+    """Return the chain from torch to a backend, a row a step."""
+    return Table(
+        title=f"from torch to {backend}",
+        columns=("step", "differs from the step before", "padding moves it", "holds"),
+        rows=[
+            (
+                link.step,
+                "" if link.max_logit_diff is None else f"{link.max_logit_diff:.1e}",
+                link.error or f"{link.max_padding_diff:.1e}",
+                "yes" if link.holds else "NO",
+            )
+            for link in links
+        ],
+    )
+
+
+def _blame_section(links: Mapping[str, Sequence[Link]], divergences: Mapping[str, str]) -> Section:
+    said = []
+    for backend, chain in links.items():
+        broken = next((link for link in chain if not link.holds), None)
+        where = f"it breaks at {broken}" if broken else "no step breaks on the clips that were tried"
+        said.append(f"{backend}: {where}.")
+    said += [f"{backend}: {what}." for backend, what in divergences.items()]
+    tables = [blame_table(backend, chain) for backend, chain in links.items()]
+    return Section(name="blame", title="Where it breaks", points=said, tables=tables)
+
+
+def _proof_section(number: int, proof: Proof) -> Section:
+    facts = Table(
+        title=f"{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
+        columns=("what was run", "largest logit difference", "of what, and labels"),
+        rows=fact_rows(proof),
+    )
+    changed = Table(
+        title="What cameras and people do to a clip",
+        columns=ROBUSTNESS_COLUMNS,
+        rows=[robustness_cells(row) for row in robustness_rows(proof.facts)],
+    )
+    flips = _flip_rows(proof)
+    shown = f", the first {_MOST_FLIPS} of {len(flips)}" if len(flips) > _MOST_FLIPS else ""
+    table = Table(
+        title=f"Clips whose label is another{shown}",
+        columns=("clip", "label", "signer", "torch says", "margin", "backend says", "margin", "explained"),
+        rows=flips[:_MOST_FLIPS],
+        sentences=True,
+    )
+    failures = proof.verdict.failures
+    return Section(
+        name=f"proof-{number}",
+        title=f"{proof.facts.candidate}, {proof.precision}",
+        paragraphs=("It fails in:",) if failures else ("Parity holds.",),
+        points=failures,
+        tables=[facts, *([changed] if changed.rows else []), *([table] if flips else [])],
+        new_page=True,
+    )
+
+
+def _flip_rows(proof: Proof) -> list[tuple[str, ...]]:
+    return [
+        (
+            flip.name,
+            flip.label or "not known",
+            flip.signer or "not known",
+            flip.reference,
+            f"{flip.reference_margin:.1e}",
+            flip.candidate,
+            f"{flip.candidate_margin:.1e}",
+            "NO" if flip in unexplained_flips(group, proof.precision) else "yes, by rounding",
+        )
+        for group in proof.facts.clips
+        for flip in group.flips
+    ]

@@ -1,0 +1,1 @@
+"""The RUN folder: weights, configuration, labels; and the notebook's checkpoints."""

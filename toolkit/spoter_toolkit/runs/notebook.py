@@ -1,0 +1,193 @@
+"""Read a checkpoint that the notebook wrote, and turn it into a RUN."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from spoter_runtime.contract import Label
+from spoter_runtime.errors import CheckpointError, ConfigError
+from spoter_runtime.files import replacing, sha256_of
+from spoter_runtime.landmarks import NUM_FEATURES
+from spoter_toolkit.locate import RUN_WEIGHTS
+from spoter_toolkit.model.spoter import ModelConfig, Spoter, model_from_config
+from spoter_toolkit.runs.run import Run, load_weights, read_run, save_weights, write_run_json
+from spoter_toolkit.workspace import alone_in, check_run_target, without_link
+
+# Of BdSL_SPOTER's notebook class: a second head that its forward never reads.
+_UNUSED_HEAD: Final = "classifier."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedCheckpoint:
+    """A notebook checkpoint read into a model.
+
+    Attributes:
+        dropped: unused tensors that were left out, and how many numbers they held.
+    """
+
+    model: Spoter
+    dropped: tuple[str, ...]
+    dropped_parameters: int
+
+
+def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
+    """Read a checkpoint that the notebook wrote, without running any code that it may hold.
+
+    The sizes come from the tensors themselves; ``model_config``, which alone knows the number of heads, must
+    agree with them. The model gets what the notebook did: no normalisation, planar landmark weights.
+
+    Raises:
+        CheckpointError: missing, truncated or foreign file, a pickle of other things than tensors, no state
+            dict, or sizes that do not fit each other.
+    """
+    path = Path(path)
+    content = _load_tensors(path)
+    weights = content.get("model_state_dict")
+    declared = content.get("model_config")
+    if not isinstance(weights, dict) or not all(_is_plain(n, v) for n, v in weights.items()):
+        raise CheckpointError(
+            f"{path}: no 'model_state_dict' of tensors; it holds {', '.join(map(repr, list(content)[:6]))}"
+        )
+    if not isinstance(declared, dict):
+        raise CheckpointError(f"{path}: no 'model_config', which alone states the number of heads")
+    if "num_heads" not in declared:
+        raise CheckpointError(f"{path}: its 'model_config' does not state num_heads")
+    config = _config_from_weights(weights, declared, path)
+    unused = config.architecture == "bdsl-spoter"
+    dropped = tuple(sorted(n for n in weights if unused and n.startswith(_UNUSED_HEAD)))
+    dropped_parameters = sum(weights[name].numel() for name in dropped)
+    model = model_from_config(config)
+    kept = {name: value for name, value in weights.items() if name not in dropped}
+    load_weights(model, kept, where=str(path))
+    return ImportedCheckpoint(model=model.eval(), dropped=dropped, dropped_parameters=dropped_parameters)
+
+
+def _is_plain(name: Any, value: Any) -> bool:
+    """Tell whether an entry is a named tensor that holds its numbers: dense, and not on the meta device."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return dense and isinstance(name, str)
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums in a checkpoint's archive, which torch does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise CheckpointError(f"{path}: {damaged} inside it is damaged. Fix: copy the file again")
+
+
+def _load_tensors(path: Path) -> dict[str, Any]:
+    try:
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on a foreign pickle, just before it is refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of plain tensors. Loading it would run code from the file, so it is "
+            "refused. Fix: in the notebook, torch.save({'model_state_dict': model.state_dict(), "
+            "'model_config': {…}}, path)"
+        ) from error
+    except Exception as error:  # torch raises a different error for every kind of foreign file
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint: {reason}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: expected a dict with 'model_state_dict', got {type(content).__name__}"
+        )
+    return content
+
+
+def _config_from_weights(weights: dict[str, Tensor], declared: dict[str, Any], path: Path) -> ModelConfig:
+    bdsl = "signing_space_weights" in weights
+    head = "bdsl_classifier.7.weight" if bdsl else "classifier.5.weight"
+    try:
+        d_model, input_dim = weights["input_projection.weight"].shape
+        sizes = {
+            "input_dim": input_dim,
+            "d_model": d_model,
+            "num_encoder_layers": len({n.split(".")[1] for n in weights if n.startswith("encoder_layers.")}),
+            "d_ff": weights["encoder_layers.0.feed_forward.0.weight"].shape[0],
+            "num_classes": weights[head].shape[0],
+            "max_seq_length": weights["positional_encoding.pe"].shape[0],
+        }
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a SPOTER state dict: {error} is missing or of another rank"
+        ) from error
+    for name, size in sizes.items():
+        if declared.get(name, size) != size:
+            raise CheckpointError(
+                f"{path}: model_config says {name} = {declared[name]}, the tensors say {size}"
+            )
+    if sizes.pop("input_dim") != NUM_FEATURES:
+        raise CheckpointError(
+            f"{path}: the model takes {input_dim} features a frame; only {NUM_FEATURES} (54 landmarks × 2) "
+            "can be imported"
+        )
+    known = {field.name for field in fields(ModelConfig)}
+    choices = {k: declared[k] for k in ("num_heads", "dropout") if k in declared and k in known}
+    try:
+        return ModelConfig(
+            architecture="bdsl-spoter" if bdsl else "spoter",
+            normalize="none",
+            landmark_weights="planar",
+            **sizes,
+            **choices,
+        )
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def import_checkpoint(
+    path: Path | str, folder: Path, labels: Sequence[Label] | None, *, force: bool = False
+) -> tuple[Run, ImportedCheckpoint]:
+    """Turn a notebook checkpoint into a RUN folder.
+
+    Args:
+        path: what the notebook's ``torch.save`` wrote.
+        folder: the RUN to write.
+        labels: one a class, in the order of the logits; None numbers them, because the file does not say.
+        force: replace an existing run.
+
+    Raises:
+        CheckpointError: see `model_from_notebook`; or the number of labels is not that of the classes, or
+            `folder` exists, or a training writes it now.
+    """
+    folder = without_link(folder)
+    check_run_target(folder, force=force)
+    imported = model_from_notebook(path)
+    config = imported.model.config
+    if labels is None:
+        labels = [Label(name=f"class-{i:02d}") for i in range(config.num_classes)]
+    if len(labels) != config.num_classes:
+        raise CheckpointError(f"{path}: {config.num_classes} classes, but {len(labels)} labels were given")
+    with alone_in(folder), replacing(folder) as temporary:
+        temporary.mkdir()
+        save_weights(imported.model, temporary / RUN_WEIGHTS)
+        write_run_json(
+            temporary,
+            name=folder.name,
+            config=config,
+            labels=labels,
+            status="imported",
+            train=None,
+            data=None,
+            metrics={},
+            origin=f"imported from {Path(path).name} (sha256 {sha256_of(Path(path))})",
+        )
+    return read_run(folder), imported

@@ -1,0 +1,1 @@
+"""Train a model: recipes, batches, augmentation, the loop, its record."""

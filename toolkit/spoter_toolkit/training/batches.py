@@ -1,0 +1,140 @@
+"""The batches of an epoch: which clips meet, how fast each is played, and how they are read.
+
+Shapes: N clips, T frames, L landmarks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spoter_runtime.landmarks import NUM_LANDMARKS
+from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.training.config import TrainConfig
+
+# Clips are sorted by length within windows of so many batches: the order stays random, the padding small.
+WINDOW: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """One showing of a clip: in `frames` frames, however many it was recorded in."""
+
+    clip: Clip
+    frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Takes read into tensors.
+
+    Attributes:
+        poses_NTL2: (N, T, 54, 2) float32, NaN = not detected, zeros as padding.
+        lengths_N: (N,) int32, real frames.
+        labels_N: (N,) int64, columns of the logits.
+    """
+
+    poses_NTL2: Tensor
+    lengths_N: Tensor
+    labels_N: Tensor
+
+
+def plan_epoch(clips: tuple[Clip, ...], config: TrainConfig, epoch: int) -> list[list[Take]]:
+    """Return an epoch's batches: shuffled, but with takes of similar length together.
+
+    Speeds are drawn before the batches are made: drawn after, a batch of clips of one length is padded for
+    its slowest clip (3,133 real clips of 20 frames at a time scale of 0.2: 15 % padding, and 1.4 % as here).
+
+    Args:
+        clips: the train split.
+        config: its seed, batch size, balance and time scale count.
+        epoch: from 0; equal (seed, epoch) give equal plans.
+    """
+    generator = np.random.default_rng((config.seed, epoch))
+    order = generator.permutation(len(clips))
+    if config.balance:
+        counts = Counter(clip.label for clip in clips)
+        weights = np.array([counts[clip.label] ** -config.balance for clip in clips])
+        order = generator.choice(len(clips), len(clips), p=weights / weights.sum())
+    frames = played_frames(
+        np.array([clips[i].frames for i in order]),
+        config.augment.time_scale,
+        generator,
+        max_frames=config.model.max_frames,
+    )
+    takes = [Take(clip=clips[i], frames=int(n)) for i, n in zip(order, frames, strict=True)]
+    size = config.batch_size
+    window = WINDOW * size
+    ordered = [
+        take
+        for start in range(0, len(takes), window)
+        for take in sorted(takes[start : start + window], key=lambda take: take.frames)
+    ]
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def share_of(batches: list[list[Take]], process: int, processes: int) -> list[list[Take]]:
+    """Return one process's batches: as many as every other one has, and at least one."""
+    usable = len(batches) - len(batches) % processes if len(batches) > processes else len(batches)
+    return batches[process:usable:processes] or batches[:1]
+
+
+def played_frames(
+    recorded_N: npt.NDArray[np.int64],
+    strength: float,
+    generator: np.random.Generator,
+    *,
+    max_frames: int,
+) -> npt.NDArray[np.int64]:
+    """Draw how long each clip is shown: its frames times a factor within 1 ± strength, 1..max_frames."""
+    if not strength:
+        return recorded_N
+    factors = generator.uniform(1 - strength, 1 + strength, len(recorded_N))
+    return (recorded_N * factors).round().clip(1, max_frames).astype(np.int64)
+
+
+def longest(takes: list[Take]) -> int:
+    """Return the frames of the longest take."""
+    return max(take.frames for take in takes)
+
+
+def read_batch(dataset: Dataset, takes: list[Take], device: torch.device, frames: int | None = None) -> Batch:
+    """Read takes from the dataset's memory map into one batch on a device.
+
+    A clip is played faster or slower by taking the nearest frame: interpolation would invent places.
+
+    Args:
+        dataset: where the clips are.
+        takes: one or more.
+        device: where the batch goes.
+        frames: to pad to, at least the longest take's; None for those.
+    """
+    index = dataset.label_index()
+    lengths_N = np.array([take.frames for take in takes], np.int32)
+    poses_NTL2 = np.zeros((len(takes), frames or longest(takes), NUM_LANDMARKS, 2), np.float32)
+    for row, take in zip(poses_NTL2, takes, strict=True):
+        poses_TL2 = dataset.poses_of(take.clip)
+        if take.frames != take.clip.frames:
+            steps = (np.arange(take.frames) + 0.5) * (take.clip.frames / take.frames)
+            poses_TL2 = poses_TL2[np.minimum(steps.astype(np.int64), take.clip.frames - 1)]
+        row[: take.frames] = poses_TL2
+    labels_N = np.array([index[take.clip.label] for take in takes])
+    return Batch(
+        poses_NTL2=_moved_to(device, poses_NTL2),
+        lengths_N=_moved_to(device, lengths_N),
+        labels_N=_moved_to(device, labels_N),
+    )
+
+
+def _moved_to(device: torch.device, array: npt.NDArray[Any]) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":  # from pinned memory the copy runs beside the GPU's work
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,229 @@
+"""What a training keeps in its RUN folder: run.json, metrics.jsonl, and last.pt to resume from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.errors import CheckpointError
+from spoter_runtime.files import remove, replacing
+from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.evaluation import Scores, infer_clips, scores_from_logits
+from spoter_toolkit.model.spoter import Spoter
+from spoter_toolkit.runs.run import load_weights, read_run, write_run_json
+from spoter_toolkit.training.config import TrainConfig, flatten
+from spoter_toolkit.training.plots import draw_confusion, draw_curves
+from spoter_toolkit.workspace import check_run_target, hidden_beside, mark_as_replacing, replace_run
+
+LAST: Final = "last.pt"
+METRICS: Final = "metrics.jsonl"
+EVAL_BATCH: Final = 64
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a training is, and what it has reached; what `last.pt` keeps besides the weights."""
+
+    epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    evaluations_since_best: int = 0
+
+    def improved(self, accuracy: float, loss: float) -> bool:
+        """Note one evaluation; True when it is the best so far."""
+        if (accuracy, -loss) <= (self.best_accuracy, -self.best_loss):
+            self.evaluations_since_best += 1
+            return False
+        self.best_accuracy, self.best_loss, self.best_epoch = accuracy, loss, self.epoch
+        self.evaluations_since_best = 0
+        return True
+
+    def stopped(self, patience: int) -> bool:
+        """Tell whether `patience` evaluations have passed without a better one; 0 never stops."""
+        return bool(patience) and self.evaluations_since_best >= patience
+
+    def best_words(self) -> str:
+        """Return the best validation accuracy for a progress bar; empty before the first."""
+        return f"  best val {self.best_accuracy:.3f}" if self.best_epoch else ""
+
+    def share(self, accelerator: Any) -> None:
+        """Tell the other processes what the main one found, so that all stop at the same epoch."""
+        from accelerate.utils import broadcast_object_list
+
+        if accelerator.num_processes > 1:
+            shared = broadcast_object_list([asdict(self)])[0]
+            for name, value in shared.items():
+                setattr(self, name, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One training's folder, and what run.json states besides the metrics.
+
+    Attributes:
+        folder: where the run is written.
+        target: the folder that it is for; another one where it is to replace a run, see `place_to_train`.
+        about: facts that a resumed training must share, such as the number of processes.
+    """
+
+    folder: Path
+    target: Path
+    config: TrainConfig
+    dataset: Dataset
+    about: dict[str, Any]
+
+    def begin(self, *, force: bool) -> None:
+        """Make a folder with nothing but a run.json.
+
+        Raises:
+            CheckpointError: see `check_run_target`.
+        """
+        check_run_target(self.target, force=force)
+        with replacing(self.folder) as temporary:
+            temporary.mkdir()
+            if self.folder != self.target:
+                mark_as_replacing(temporary)
+            self._write_info(temporary, "running", {"epochs": 0})
+        if self.folder == self.target:
+            remove(hidden_beside(self.target))  # or --resume would go on with what was begun there
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one epoch's row to metrics.jsonl."""
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def restore(
+        self,
+        model: Spoter,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LambdaLR,
+    ) -> Progress:
+        """Load the last finished epoch into the parts of a training; nothing where none was finished.
+
+        Raises:
+            CheckpointError: begun with other settings, on other data, or last.pt is damaged.
+        """
+        folder = self.folder
+        self._check_same()
+        for leftover in folder.glob(".*.tmp"):  # of a kill in the middle of a write
+            remove(leftover)
+        if not (folder / LAST).is_file():
+            remove(folder / METRICS)
+            return Progress()
+        try:
+            state = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+            load_weights(model, state["model"], where=str(folder / LAST))
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            progress = Progress(**state["progress"])
+        except Exception as error:  # torch raises a different error for every way a file can be damaged
+            raise CheckpointError(
+                f"{folder / LAST}: cannot be read: {error}. Fix: delete it, and --resume begins again"
+            ) from error
+        kept = [row for row in read_metrics(folder) if row["epoch"] <= progress.epoch]
+        with replacing(folder / METRICS) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        return progress
+
+    def _check_same(self) -> None:
+        run = read_run(self.folder)
+        stated = run.info["train"] or {}
+        # What an older run.json does not state was as it is by default.
+        ours, theirs = (flatten(values) for values in (self.config.as_json(), TrainConfig().as_json()))
+        theirs = theirs | flatten(stated) if stated else {}
+        changed = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+        if changed:
+            raise CheckpointError(f"{self.folder}: was begun with other settings: {', '.join(changed)}")
+        if run.data is None or run.data["sha256"] != self.dataset.sha256:
+            raise CheckpointError(f"{self.folder}: was begun on other data than {self.dataset.folder}")
+        for name, value in self.about.items():
+            if run.data[name] != value:
+                raise CheckpointError(
+                    f"{self.folder}: was begun with {name} {run.data[name]}, now it is {value}"
+                )
+
+    def finish(self, val: tuple[Clip, ...], progress: Progress) -> None:
+        """Draw the curves and the confusion of the kept weights; note in run.json that it is done."""
+        folder, dataset = self.folder, self.dataset
+        draw_curves(read_metrics(folder), folder / "curves.png")
+        metrics: dict[str, Any] = {"epochs": progress.epoch}
+        if val:
+            scores = self._scores(val)
+            title = f"{self.target.name}, val ({dataset.split})"
+            draw_confusion(scores, folder / "confusion.png", title=title)
+            metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
+        self._write_info(folder, "done", metrics)
+
+    def take_place(self) -> None:
+        """Replace the run that this one, now complete, is made to replace, if there is one."""
+        if self.folder != self.target:
+            replace_run(self.folder, self.target)
+
+    def _scores(self, clips: tuple[Clip, ...]) -> Scores:
+        run = read_run(self.folder)
+        runner = TorchRunner(run.load_model(), run.contract(EVAL_BATCH))
+        logits = infer_clips(runner, [self.dataset.poses_of(clip) for clip in clips])
+        return scores_from_logits(logits, clips, self.dataset.labels)
+
+    def _write_info(self, folder: Path, status: str, metrics: dict[str, Any]) -> None:
+        seconds = round(sum(row["seconds"] for row in read_metrics(folder)), 1)
+        dataset = self.dataset
+        write_run_json(
+            folder,
+            name=self.target.name,
+            config=self.config.model,
+            labels=dataset.labels,
+            status=status,
+            train=self.config.as_json(),
+            data={
+                "folder": str(dataset.folder.resolve()),
+                "sha256": dataset.sha256,
+                "kind": dataset.origin.kind,
+                "synthetic": dataset.origin.synthetic,
+                "split": dataset.split,
+                "coordinates": dataset.coordinates,
+            }
+            | self.about,
+            metrics=metrics | {"seconds": seconds},
+            origin="trained",
+        )
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's metrics.jsonl, one an epoch; empty when there are none."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a kill may leave half of the last line
+            rows.append(json.loads(line))
+    return rows
+
+
+def save_last(folder: Path, model: Spoter, optimizer: Any, schedule: Any, progress: Progress) -> None:
+    """Write last.pt atomically.
+
+    Raises:
+        OSError: no room; the file of the epoch before stays.
+    """
+    buffer = BytesIO()  # torch's own file writer turns a full disk into a RuntimeError
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "progress": asdict(progress),
+        },
+        buffer,
+    )
+    with replacing(folder / LAST) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
