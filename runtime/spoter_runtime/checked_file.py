@@ -75,7 +75,7 @@ def load_checked(
         return load(file)
     finally:  # also where it failed: then that is why
         if identity(file) != seen:
-            raise BundleError(f"{where or file}: was replaced while it was loaded. Fix: load it again")
+            raise BundleError(f"{where or file}: was replaced while it was loaded", fix="load it again")
 
 
 def check_file(file: Path, expected: str, where: Path | None = None) -> tuple[int, ...]:
@@ -90,7 +90,8 @@ def check_digest(file: Path, digest: str, expected: str) -> None:
     if digest != expected:
         raise BundleError(
             f"{file}: sha256 is {digest[:12]}…, expected {expected[:12]}…, "
-            "so the file was changed or damaged. Fix: copy the whole bundle again"
+            "so the file was changed or damaged",
+            fix="copy the whole bundle again",
         )
 
 

@@ -36,14 +36,16 @@ def load_clip(path: Path | str) -> npt.NDArray[Any]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}. Fix: check the path") from error
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror or error}", fix="check the path"
+        ) from error
     except (ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         if b"'|O'" in head:  # the type in numpy's header
             raise InputError(
-                f"{path}: holds Python objects, not numbers. Fix: numpy.save(path, "
-                "numpy.asarray(frames, dtype='float32')), where each frame is (54, 2)"
+                f"{path}: holds Python objects, not numbers",
+                fix="numpy.save(path, numpy.asarray(frames, dtype='float32')), where each frame is (54, 2)",
             ) from error
-        raise InputError(f"{path}: is damaged or cut off. Fix: copy or save it again") from error
+        raise InputError(f"{path}: is damaged or cut off", fix="copy or save it again") from error
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: an archive of several arrays. Fix: save one array with numpy.save")
+        raise InputError(f"{path}: an archive of several arrays", fix="save one array with numpy.save")
     return array

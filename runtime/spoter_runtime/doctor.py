@@ -176,7 +176,7 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
     except Exception as error:  # noqa: BLE001  (a broken install can fail in any way; doctor must show it)
         if fused:  # the graph of one Mul tells whether it works at all
             reason = BackendError(
-                f"{installed}: runs no Attention of opset 24. Fix: pip install --upgrade onnxruntime"
+                f"{installed}: runs no Attention of opset 24", fix="pip install --upgrade onnxruntime"
             )
             return _failure("backend", name, "missing", reason)
         return Finding(

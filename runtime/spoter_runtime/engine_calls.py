@@ -39,8 +39,8 @@ class _EngineCalls:
         with self._changed:
             if self.ended:
                 raise BackendError(
-                    "Python is ending, so this thread can use no engine any more. "
-                    "Fix: stop the thread and join() it before the program ends"
+                    "Python is ending, so this thread can use no engine any more",
+                    fix="stop the thread and join() it before the program ends",
                 )
             self._running += 1
 
@@ -89,8 +89,8 @@ def check_process(opened_in: int, name: str) -> None:
     """
     if opened_in != os.getpid():
         raise BackendError(
-            f"{name}: opened before this process was forked, and its threads did not come along. "
-            "Fix: open it in the process that uses it, as a recogniser from Recognizer.load does by itself"
+            f"{name}: opened before this process was forked, and its threads did not come along",
+            fix="open it in the process that uses it, as a recogniser from Recognizer.load does by itself",
         )
 
 

@@ -23,7 +23,23 @@ from types import ModuleType
 
 
 class SpoterError(Exception):
-    """Base of every error raised on purpose; ``str(error)`` is written for the user."""
+    """Base of every error raised on purpose; ``str(error)`` is written for the user: message, then fix.
+
+    Attributes:
+        message: what is wrong and where, without the fix.
+        fix: what to do about it, best a command to paste; empty where nothing is known.
+    """
+
+    def __init__(self, message: object = "", *, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = str(message)
+        self.fix = fix
+
+    def __str__(self) -> str:
+        if not self.fix:
+            return self.message
+        joint = "" if self.message.endswith("\n") else " " if self.message.endswith((".", "?")) else ". "
+        return f"{self.message}{joint}Fix: {self.fix}"
 
 
 class InputError(SpoterError, ValueError):
@@ -90,7 +106,7 @@ def from_options() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(error.message, fix=error.fix) from error
 
 
 def exit_code_of(error: SpoterError) -> int:
@@ -115,8 +131,8 @@ def require(module: str, *, extra: str) -> ModuleType:
         if error.name != module.partition(".")[0] and error.name != module:
             raise
         raise MissingExtraError(
-            f"this needs the Python module {module!r}, which is not installed. "
-            f"Fix: pip install 'spoter-kit[{extra}]'"
+            f"this needs the Python module {module!r}, which is not installed",
+            fix=f"pip install 'spoter-kit[{extra}]'",
         ) from error
 
 

@@ -110,8 +110,8 @@ def landmarks_from_mediapipe(
             raise InputError(f"{name} landmarks: expected (frames, {points}, 2 or more), got {part.shape}")
         if part.dtype.kind not in "fiu":
             raise InputError(
-                f"{name} landmarks: expected numbers, got dtype {part.dtype}. "
-                "Fix: numpy.asarray(landmarks, 'float32'); None becomes NaN, not detected"
+                f"{name} landmarks: expected numbers, got dtype {part.dtype}",
+                fix="numpy.asarray(landmarks, 'float32'); None becomes NaN, not detected",
             )
     lengths = {name: len(part) for name, part in parts.items()}
     if len(set(lengths.values())) > 1:
@@ -165,13 +165,13 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
         from spoter_runtime.input_fixes import fix_of_dtype  # not at the top: no good clip needs it
 
         raise InputError(
-            f"{where}: expected floating-point landmarks, got dtype {array.dtype}. "
-            f"Fix: {fix_of_dtype(array, clip)}"
+            f"{where}: expected floating-point landmarks, got dtype {array.dtype}",
+            fix=f"{fix_of_dtype(array, clip)}",
         )
     if array.ndim == 3 and array.shape[1] == NUM_LANDMARKS and array.shape[2] != 2:
         raise InputError(
-            f"{where}: expected {NUM_LANDMARKS}×2 values a frame, got {NUM_LANDMARKS}×{array.shape[2]}. "
-            "Fix: keep x and y only: landmarks[..., :2]"
+            f"{where}: expected {NUM_LANDMARKS}×2 values a frame, got {NUM_LANDMARKS}×{array.shape[2]}",
+            fix="keep x and y only: landmarks[..., :2]",
         )
     if array.ndim == 2 and array.shape[1] == NUM_FEATURES:
         array = array.reshape(len(array), NUM_LANDMARKS, 2)
@@ -183,8 +183,9 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
         raise InputError(f"{where}: 0 frames, the model takes 1..{max_frames}")
     if len(array) > max_frames:
         raise InputError(
-            f"{where}: {len(array)} frames, the model takes 1..{max_frames}. Fix: cut the clip, or "
-            "resample it: Recognizer.load(bundle, long='resample'), spoter-kit predict --long resample"
+            f"{where}: {len(array)} frames, the model takes 1..{max_frames}",
+            fix="cut the clip, or "
+            "resample it: Recognizer.load(bundle, long='resample'), spoter-kit predict --long resample",
         )
     check_coordinates(array, where=where)
     # The first frame is enough for most clips; looking at all takes as long as the other checks together.
@@ -207,7 +208,7 @@ def array_from(values: Any, where: str) -> npt.NDArray[Any]:
     from spoter_runtime.input_fixes import fix_of_values, is_masked  # not at the top: few need it
 
     if any(map(is_masked, values if isinstance(values, list | tuple) else (values,))):
-        raise InputError(f"{where}: has masked values. Fix: {fix_of_values(values)}")
+        raise InputError(f"{where}: has masked values", fix=f"{fix_of_values(values)}")
     try:
         return np.asarray(values)
     except MemoryError:
@@ -216,7 +217,7 @@ def array_from(values: Any, where: str) -> npt.NDArray[Any]:
         uneven = isinstance(error, ValueError) and isinstance(values, list | tuple)
         what = "rows of different sizes do" if uneven else f"a {type(values).__name__} does"
         raise InputError(
-            f"{where}: {what} not make an array: {error}. Fix: {fix_of_values(values)}"
+            f"{where}: {what} not make an array: {error}", fix=f"{fix_of_values(values)}"
         ) from error
 
 
@@ -234,7 +235,8 @@ def check_coordinates(points: npt.NDArray[Any], *, where: str) -> None:
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         raise InputError(
             f"{where}: value {points[index]} at index {index}; coordinates are finite and at most "
-            f"{COORDINATE_LIMIT:g}. Fix: use NaN where a landmark was not detected"
+            f"{COORDINATE_LIMIT:g}",
+            fix="use NaN where a landmark was not detected",
         )
 
 

@@ -185,7 +185,7 @@ class Recognizer:
         threads = None if threads is None else whole_threads(threads)
         if threads is not None and threads > usable_cores():
             raise BackendError(
-                f"threads={threads}: this process may use {usable_cores()}. Fix: threads={usable_cores()}"
+                f"threads={threads}: this process may use {usable_cores()}", fix=f"threads={usable_cores()}"
             )
         options = {
             "backend": backend,
@@ -238,8 +238,8 @@ class Recognizer:
         """
         if self._origin is None:
             raise BackendError(
-                "a recogniser of a runner of your own cannot be sent to another process. "
-                "Fix: make it there, or use Recognizer.load"
+                "a recogniser of a runner of your own cannot be sent to another process",
+                fix="make it there, or use Recognizer.load",
             )
         return _arrived, (type(self), self._origin)
 
@@ -308,8 +308,8 @@ class Recognizer:
             return  # the runner knows whether it can be used here
         if self.runner.name not in ON_CPU:
             raise BackendError(
-                f"{self.runner.name}: loaded before this process was forked, and a GPU cannot be used then. "
-                "Fix: multiprocessing.get_context('spawn'), or load the recogniser in the worker"
+                f"{self.runner.name}: loaded before this process was forked, and a GPU cannot be used then",
+                fix="multiprocessing.get_context('spawn'), or load the recogniser in the worker",
             )
         try:
             loaded = _load_again(type(self), self._origin)
@@ -362,8 +362,8 @@ def _load_again(kind: type[Recognizer], origin: _Origin) -> Recognizer:
     recognizer = kind.load(origin.path, **origin.options)
     if recognizer._origin is None or recognizer._origin.model != origin.model:
         raise BundleError(
-            f"{origin.path}: another model lies there than when the recogniser was loaded. "
-            "Fix: load the recogniser again, and then start the processes"
+            f"{origin.path}: another model lies there than when the recogniser was loaded",
+            fix="load the recogniser again, and then start the processes",
         )
     return recognizer
 
@@ -378,12 +378,12 @@ def _named(clips: Iterable[Any], names: Iterable[str] | None) -> Iterator[tuple[
         each = iter(clips)
     except TypeError as error:
         raise InputError(
-            f"clips: expected several, got {type(clips).__name__}. Fix: predict(clip) for one"
+            f"clips: expected several, got {type(clips).__name__}", fix="predict(clip) for one"
         ) from error
     if names is None:
         return ((clip, f"clip {i}") for i, clip in enumerate(each))
     if not hasattr(names, "__iter__"):
-        raise InputError(f"names: expected one for each clip, got {type(names).__name__}. Fix: names=None")
+        raise InputError(f"names: expected one for each clip, got {type(names).__name__}", fix="names=None")
     return _paired(each, names)
 
 
@@ -392,7 +392,7 @@ def _paired(clips: Iterator[Any], names: Iterable[str]) -> Iterator[tuple[Any, s
     for count, (clip, name) in enumerate(pairs):
         if clip is _NONE or name is _NONE:
             more = "names than clips" if clip is _NONE else "clips than names"
-            raise InputError(f"names: more {more}, of which there are {count}. Fix: give each clip one name")
+            raise InputError(f"names: more {more}, of which there are {count}", fix="give each clip one name")
         yield clip, name
 
 

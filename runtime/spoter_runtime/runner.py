@@ -90,7 +90,7 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
     """
     poses = array_from(poses_NTD, "poses")
     if poses.dtype != np.float32:
-        raise InputError(f"poses: expected float32, got {poses.dtype}. Fix: poses.astype('float32')")
+        raise InputError(f"poses: expected float32, got {poses.dtype}", fix="poses.astype('float32')")
     if poses.ndim != 3 or poses.shape[2] != NUM_FEATURES:
         raise InputError(f"poses: expected (batch, frames, {NUM_FEATURES}), got {poses.shape}")
     batch, frames, _ = poses.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 
@@ -33,6 +34,32 @@ def test_every_error_is_in_the_tree_and_in_its_drawing():
     for error in found:
         assert issubclass(error, SpoterError)
         assert f"─ {error.__name__} " in errors.__doc__
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("clip 3: 312 frames", "clip 3: 312 frames. Fix: cut it"),
+        ("which of the two?", "which of the two? Fix: cut it"),
+        ("2 clips:\n  a\n", "2 clips:\n  a\nFix: cut it"),
+    ],
+)
+def test_the_fix_is_a_field_and_ends_the_text(message, expected):
+    error = SpoterError(message, fix="cut it")
+    assert (error.message, error.fix, str(error)) == (message, "cut it", expected)
+    assert str(SpoterError(message)) == message
+
+
+@pytest.mark.parametrize("kind", [SpoterError, MissingExtraError, errors.InputError, errors.UsageError])
+def test_an_error_of_another_process_keeps_its_fix(kind):
+    error = pickle.loads(pickle.dumps(kind("no clip", fix="name one")))
+    assert (type(error), error.message, error.fix) == (kind, "no clip", "name one")
+
+
+def test_a_wrong_option_keeps_its_fix():
+    with pytest.raises(errors.UsageError) as caught, errors.from_options():
+        raise errors.ConfigError("--seed: -1", fix="--seed 0")
+    assert (caught.value.message, caught.value.fix) == ("--seed: -1", "--seed 0")
 
 
 def test_errors_are_also_what_python_calls_them():

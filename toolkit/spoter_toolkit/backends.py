@@ -36,7 +36,7 @@ def split_backend(name: str) -> tuple[str, str]:
     if backend not in BACKENDS:
         raise ConfigError(f"unknown backend {backend!r}; {nearest_known(backend, BACKENDS)}")
     if backend in TORCH_BACKENDS and precision not in ("", "fp32"):
-        raise ConfigError(f"backend {name!r}: torch runs the RUN's own fp32 weights. Fix: {backend}")
+        raise ConfigError(f"backend {name!r}: torch runs the RUN's own fp32 weights", fix=f"{backend}")
     return backend, precision or "fp32"
 
 
@@ -54,7 +54,7 @@ def split_choice(backend: str | None, precision: str | None) -> tuple[str | None
         return None, precision or "fp32"
     name, named = split_backend(backend)
     if ":" in backend and precision not in (None, named):
-        raise ConfigError(f"--backend {backend} --precision {precision}: which of the two? Fix: name one")
+        raise ConfigError(f"--backend {backend} --precision {precision}: which of the two?", fix="name one")
     return name, precision or named
 
 

@@ -105,8 +105,8 @@ def evaluate(
     clips = dataset.clips if split == "all" else dataset.clips_in(split)
     if not clips:
         raise DataError(
-            f"{dataset.folder}: no clip is in the split {split!r}. "
-            f"Fix: spoter-kit data split {dataset.folder}"
+            f"{dataset.folder}: no clip is in the split {split!r}",
+            fix=f"spoter-kit data split {dataset.folder}",
         )
     known = {label.name for label in runner.contract.labels}
     unknown = sorted({clip.label for clip in clips} - known)

@@ -74,7 +74,8 @@ def training_data(run: Run) -> Dataset | None:
     if dataset.sha256 != run.data["sha256"]:
         raise DataError(
             f"{dataset.folder}: is not the data that {run.folder} was trained on: sha256 "
-            f"{dataset.sha256[:12]}…, the run says {run.data['sha256'][:12]}…. Fix: name the data with --data"
+            f"{dataset.sha256[:12]}…, the run says {run.data['sha256'][:12]}…",
+            fix="name the data with --data",
         )
     return dataset
 

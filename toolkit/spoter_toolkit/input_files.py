@@ -84,10 +84,10 @@ def text_of(path: Path, *, expected: str, fix: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text, expected {expected}. Fix: {fix}") from error
+        raise DataError(f"{path}: is no text, expected {expected}", fix=f"{fix}") from error
     except OSError as error:
         said, _ = _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
-        raise DataError(f"{path}: {said}, expected {expected}. Fix: {fix}") from error
+        raise DataError(f"{path}: {said}, expected {expected}", fix=f"{fix}") from error
 
 
 def json_of(path: Path, kind: Kind) -> Any:
@@ -100,10 +100,10 @@ def json_of(path: Path, kind: Kind) -> Any:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{path}: is no JSON ({error}), expected {kind.what}. Fix: {kind.fix}") from error
+        raise DataError(f"{path}: is no JSON ({error}), expected {kind.what}", fix=f"{kind.fix}") from error
     for other in _KINDS:
         if other is not kind and isinstance(content, dict) and other.keys <= content.keys():
-            raise DataError(f"{path}: is {other.what}, expected {kind.what}. Fix: {kind.fix}")
+            raise DataError(f"{path}: is {other.what}, expected {kind.what}", fix=f"{kind.fix}")
     return content
 
 
@@ -119,9 +119,9 @@ def check_target(path: Path, *, force: bool, option: str = "-o") -> None:
         DataError: it is a folder, it exists and `force` is not given, or nothing can be written there.
     """
     if path.is_dir():
-        raise DataError(f"{path}: is a folder, expected a file to write. Fix: {option} {path / 'NAME'}")
+        raise DataError(f"{path}: is a folder, expected a file to write", fix=f"{option} {path / 'NAME'}")
     if path.exists() and not force:
-        raise DataError(f"{path}: exists already. Fix: choose another {option}, or replace it with --force")
+        raise DataError(f"{path}: exists already", fix=f"choose another {option}, or replace it with --force")
     check_place(path, option=option)
 
 
@@ -133,9 +133,9 @@ def check_place(path: Path, *, option: str = "-o") -> None:
     """
     nearest = next(parent for parent in path.parents if parent.exists())
     if not nearest.is_dir():
-        raise DataError(f"{path}: {nearest} is a file, expected a folder. Fix: choose another {option}")
+        raise DataError(f"{path}: {nearest} is a file, expected a folder", fix=f"choose another {option}")
     try:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
         said, _ = _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
-        raise DataError(f"{path}: cannot be written there: {said}. Fix: choose another {option}") from error
+        raise DataError(f"{path}: cannot be written there: {said}", fix=f"choose another {option}") from error

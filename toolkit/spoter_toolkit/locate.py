@@ -26,7 +26,7 @@ def newest_bundle(folder: Path = BUNDLES) -> Path:
     """
     found = _newest_last(folder, f"*.spoter/{MANIFEST}")
     if not found:
-        raise BundleError(f"{folder}/: no bundle there. Fix: spoter-kit export --onnx, or name one")
+        raise BundleError(f"{folder}/: no bundle there", fix="spoter-kit export --onnx, or name one")
     return found[-1].parent
 
 
@@ -38,7 +38,7 @@ def newest_dataset(folder: Path = DATASETS) -> Path:
     """
     found = _newest_last(folder, "*/dataset.json")
     if not found:
-        raise DataError(f"{folder}/: no dataset there. Fix: spoter-kit data synth, or name one")
+        raise DataError(f"{folder}/: no dataset there", fix="spoter-kit data synth, or name one")
     return found[-1].parent
 
 
@@ -57,5 +57,5 @@ def last_run(folder: Path = RUNS) -> Path:
     run = folder / LAST
     put_back(run.resolve())
     if not run.exists():
-        raise CheckpointError(f"{run}: no run there. Fix: spoter-kit train, or name one")
+        raise CheckpointError(f"{run}: no run there", fix="spoter-kit train, or name one")
     return Path(os.path.relpath(run.resolve()))

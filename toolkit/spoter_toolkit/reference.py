@@ -37,14 +37,16 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
         if not weights.is_file() or sha256_of(weights) != made_from["weights_sha256"]:
             raise CheckpointError(
                 f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at "
-                f"{RUNS / made_from['name']}. Fix: name it with --run"
+                f"{RUNS / made_from['name']}",
+                fix="name it with --run",
             )
     found = read_run(folder)
     digest = found.weights_sha256()
     if digest != made_from["weights_sha256"]:
         raise CheckpointError(
             f"{folder}: its weights are {digest[:12]}…, the bundle {bundle.folder} was made from "
-            f"{made_from['weights_sha256'][:12]}…. Fix: name the right one with --run, or export again"
+            f"{made_from['weights_sha256'][:12]}…",
+            fix="name the right one with --run, or export again",
         )
     return found
 
@@ -82,11 +84,12 @@ def open_reference(
 def _check_cuda(backend: str) -> None:
     if torch.version.cuda is None:
         raise BackendError(
-            f"{backend}: torch {torch.__version__} is built without CUDA. "
-            "Fix: install a CUDA build of torch, see https://pytorch.org/get-started/locally"
+            f"{backend}: torch {torch.__version__} is built without CUDA",
+            fix="install a CUDA build of torch, see https://pytorch.org/get-started/locally",
         )
     if not torch.cuda.is_available():
         raise BackendError(
             f"{backend}: torch {torch.__version__} finds no NVIDIA GPU, or a driver too old for CUDA "
-            f"{torch.version.cuda}. Fix: spoter-kit doctor says what is there"
+            f"{torch.version.cuda}",
+            fix="spoter-kit doctor says what is there",
         )

@@ -51,10 +51,10 @@ def open_source(
         source = read_run(path)
         if backend not in (None, "torch"):
             raise ConfigError(
-                f"{path}: a RUN runs on torch; {backend} needs a BUNDLE. Fix: spoter-kit export"
+                f"{path}: a RUN runs on torch; {backend} needs a BUNDLE", fix="spoter-kit export"
             )
         runner = TorchRunner(source.load_model(), source.contract())
         dataset = read_dataset(data) if data else training_data(source)
     if dataset is None:
-        raise DataError(f"{path}: the data it was trained on is not there. Fix: name a dataset with --data")
+        raise DataError(f"{path}: the data it was trained on is not there", fix="name a dataset with --data")
     return runner, dataset

@@ -50,10 +50,10 @@ def check_run_target(folder: Path, *, force: bool, or_else: str = "") -> None:
         CheckpointError: something is there and `force` is not given, or what is there is no run.
     """
     if folder.exists() and not is_replaceable(folder, RUN_JSON):
-        raise CheckpointError(f"{folder}: exists already and is no run. Fix: choose another -o")
+        raise CheckpointError(f"{folder}: exists already and is no run", fix="choose another -o")
     if (folder / RUN_JSON).exists() and not force:
         raise CheckpointError(
-            f"{folder}: exists already. Fix: choose another -o, or replace it with --force{or_else}"
+            f"{folder}: exists already", fix=f"choose another -o, or replace it with --force{or_else}"
         )
 
 
@@ -70,7 +70,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise CheckpointError(
-            f"{folder}: another process is writing it. Fix: wait until it ends, or choose another -o"
+            f"{folder}: another process is writing it", fix="wait until it ends, or choose another -o"
         ) from error
     try:
         hidden = hidden_beside(folder)

@@ -131,9 +131,10 @@ def check_engine_precisions(precisions: Sequence[str]) -> None:
     if "int8" in precisions:
         fits = ",".join(name for name in dict.fromkeys(precisions) if name in ENGINE_PRECISIONS) or "fp32"
         raise ConfigError(
-            "precision int8 is for CPUs, no engine is built from it. Fix: --precision "
+            "precision int8 is for CPUs, no engine is built from it",
+            fix="--precision "
             f"{fits} for engines; spoter-kit export RUN --precision int8, without --trt and --rtx, makes the "
-            "ONNX file"
+            "ONNX file",
         )
 
 
@@ -183,7 +184,7 @@ def _check_absent(
         capabilities = compute_capabilities or RTX_COMPUTE_CAPABILITIES
         path = _path(precision, library, version, platform.system(), platform.machine(), capabilities)
         if path in bundle.hashes():
-            raise ExportError(f"{bundle.folder}: has {path} already. Fix: --force builds it anew")
+            raise ExportError(f"{bundle.folder}: has {path} already", fix="--force builds it anew")
 
 
 def _path(

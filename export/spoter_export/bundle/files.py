@@ -113,11 +113,11 @@ def proofs_from_json(content: Any, *, where: str) -> tuple[Proof, ...]:
     try:
         if content["schema_version"] != PARITY_SCHEMA:
             raise BundleError(
-                f"{where}: schema version {content['schema_version']}, this spoter-kit reads "
-                f"{PARITY_SCHEMA}. Fix: export the bundle again"
+                f"{where}: schema version {content['schema_version']}, this spoter-kit reads {PARITY_SCHEMA}",
+                fix="export the bundle again",
             )
         if not isinstance(content["proofs"], list) or not content["proofs"]:
-            raise BundleError(f"{where}: there is no proof in it. Fix: run parity again with -o")
+            raise BundleError(f"{where}: there is no proof in it", fix="run parity again with -o")
         return tuple(Proof.from_json(proof) for proof in content["proofs"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{where}: is not what spoter-kit writes: {error!r}") from error

@@ -84,9 +84,9 @@ def export_bundle(
         OSError: the disk is full or read-only; nothing is left behind.
     """
     if not is_replaceable(folder, MANIFEST):
-        raise ExportError(f"{folder}: exists already and is no bundle. Fix: choose another -o")
+        raise ExportError(f"{folder}: exists already and is no bundle", fix="choose another -o")
     if (folder / MANIFEST).exists() and not force:
-        raise ExportError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
+        raise ExportError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
     precisions = list(dict.fromkeys(("fp32", *precisions)))
     for precision in precisions:
         policy_of(precision)

@@ -105,10 +105,12 @@ def policies_from_table(table: dict[str, Any], *, where: str) -> dict[str, Polic
     policies = dict(POLICIES)
     for precision, values in table.items():
         if precision in keys:
-            raise ConfigError(f"{where}: {precision}: of which precision? Fix: a line [fp32] before it")
+            raise ConfigError(f"{where}: {precision}: of which precision?", fix="a line [fp32] before it")
         _check_known(precision, list(POLICIES), f"{where}: precision")
         if not isinstance(values, dict):
-            raise ConfigError(f"{where}: {precision}: expected a table. Fix: a line [{precision}] before it")
+            raise ConfigError(
+                f"{where}: {precision}: expected a table", fix=f"a line [{precision}] before it"
+            )
         for key in values:
             _check_known(key, keys, f"{where}: [{precision}]")
         try:

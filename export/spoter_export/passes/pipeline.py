@@ -178,5 +178,6 @@ def _check_pass(
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise ExportError(
                 f"{name}: the graph that it made gives other logits, by {difference:.1e} on poses "
-                f"{poses_NTD.shape}. Fix: report it; the module is not what the pass took it for"
+                f"{poses_NTD.shape}",
+                fix="report it; the module is not what the pass took it for",
             )

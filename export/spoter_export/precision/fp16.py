@@ -86,7 +86,7 @@ def fp16_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
         onnx.checker.check_model(lowered, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"the graph in fp16 is not valid ONNX: {error}. Fix: name that operator in keep_fp32"
+            f"the graph in fp16 is not valid ONNX: {error}", fix="name that operator in keep_fp32"
         ) from error
     return lowered
 
@@ -155,8 +155,8 @@ def check_fp16_range(
             if magnitude > FP16_MAX:
                 raise ExportError(
                     f"{made_by}{_layer_at(model.graph, name)}: {name!r} reaches {magnitude:.6g} on clips of "
-                    f"shape {poses_NTD.shape}, fp16 holds {FP16_MAX:.0f}. Fix: stay with --precision fp32, "
-                    "or keep_fp32 with this node and those that read it"
+                    f"shape {poses_NTD.shape}, fp16 holds {FP16_MAX:.0f}",
+                    fix="stay with --precision fp32, or keep_fp32 with this node and those that read it",
                 )
             if magnitude > largest.magnitude:
                 largest = LargestValue(magnitude=magnitude, tensor=name, made_by=made_by)

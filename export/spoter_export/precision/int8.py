@@ -75,8 +75,8 @@ def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
     products = [node.name for node in bounded_products(model.graph) if node.name not in keep_fp32]
     if not products:
         raise ExportError(
-            "no product with a weight comes behind a LayerNormalization: int8 has nothing to do here. "
-            "Fix: stay with --precision fp32"
+            "no product with a weight comes behind a LayerNormalization: int8 has nothing to do here",
+            fix="stay with --precision fp32",
         )
     lowered = _cleaned(_quantised(model, products), like=model)
     check_exact(lowered)

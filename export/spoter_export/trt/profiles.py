@@ -78,7 +78,7 @@ def plan_profiles(
         ConfigError: `buckets` is not positive.
     """
     if buckets < 1:
-        raise ConfigError(f"{buckets} buckets; at least 1 is needed. Fix: buckets=8")
+        raise ConfigError(f"{buckets} buckets; at least 1 is needed", fix="buckets=8")
     clips, source = _histogram(frame_counts, contract)
     ends = _widest_halved(_best_buckets(clips, buckets), buckets)
     bucket_of = _bucket_of(ends)
@@ -102,12 +102,12 @@ def parse_profile(text: str) -> Profile:
     match = _PROFILE.fullmatch(text.replace(" ", "").lower())
     if not match:
         raise ConfigError(
-            f"profile {text!r}: expected clips × frames of min, opt and max. Fix: --profile 1x1,1x60,1x299"
+            f"profile {text!r}: expected clips × frames of min, opt and max", fix="--profile 1x1,1x60,1x299"
         )
     numbers = [int(number) for number in match.groups()]
     low, opt, high = (tuple(numbers[i : i + 2]) for i in (0, 2, 4))
     if min(numbers) < 1:
-        raise ConfigError(f"profile {text!r}: a shape of nothing. Fix: {_as_option([(1, 1), opt, high])}")
+        raise ConfigError(f"profile {text!r}: a shape of nothing", fix=f"{_as_option([(1, 1), opt, high])}")
     if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
         # The nearest profile that is one: opt moved into the range, the range turned round where it must be.
         columns = [sorted(column) for column in zip(low, high, strict=True)]
@@ -115,7 +115,8 @@ def parse_profile(text: str) -> Profile:
         shapes = [[column[0] for column in columns], inside, [column[1] for column in columns]]
         raise ConfigError(
             f"profile {text!r} does not contain its opt shape {opt[0]}x{opt[1]}: expected min <= opt <= max "
-            f"in clips and in frames. Fix: {_as_option(shapes)}"
+            f"in clips and in frames",
+            fix=f"{_as_option(shapes)}",
         )
     return Profile(batch=(numbers[0], numbers[2], numbers[4]), frames=(numbers[1], numbers[3], numbers[5]))
 
@@ -133,13 +134,14 @@ def check_profiles(profiles: Sequence[Profile], contract: GraphContract) -> None
             shapes = list(zip(*([min(n, limit) for n in numbers] for numbers, limit in ranges), strict=True))
             raise ConfigError(
                 f"profile {profile}: the model takes 1..{contract.max_batch} clips of "
-                f"1..{contract.max_frames} frames. Fix: {_as_option(shapes)}"
+                f"1..{contract.max_frames} frames",
+                fix=f"{_as_option(shapes)}",
             )
     if hole := uncovered(tuple(profiles), contract):
         described = ", ".join(map(str, profiles)) or "none"
         raise ConfigError(
-            f"no profile takes {hole}, which the model does (profiles: {described}). "
-            f"Fix: add --profile 1x1,1x{min(60, contract.max_frames)},{most}"
+            f"no profile takes {hole}, which the model does (profiles: {described})",
+            fix=f"add --profile 1x1,1x{min(60, contract.max_frames)},{most}",
         )
 
 
@@ -157,12 +159,12 @@ def _histogram(frame_counts: Sequence[int] | None, contract: GraphContract) -> t
         return clips, f"no lengths were given: every length from 1 to {most} is taken to be equally frequent"
     counts = np.asarray(frame_counts, np.int64)
     if counts.min() < 1:
-        raise InputError(f"a clip of {counts.min()} frames; the model takes 1..{most}. Fix: leave it out")
+        raise InputError(f"a clip of {counts.min()} frames; the model takes 1..{most}", fix="leave it out")
     short = counts[counts <= most]
     if short.size == 0:
         raise InputError(
-            f"all {counts.size} clips are longer than {most} frames, the most that the model takes. "
-            f"Fix: spoter-kit train --set model.max_seq_length={counts.max() + 1}"
+            f"all {counts.size} clips are longer than {most} frames, the most that the model takes",
+            fix=f"spoter-kit train --set model.max_seq_length={counts.max() + 1}",
         )
     left_out = counts.size - short.size
     source = f"{short.size} clips of {short.min()} to {short.max()} frames"

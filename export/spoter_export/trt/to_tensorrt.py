@@ -142,10 +142,12 @@ def parse_compute_capabilities(text: str) -> tuple[str, ...]:
     for name in text.replace(",", " ").split():
         digits = name.lower().removeprefix("sm").replace("_", "").replace(".", "")
         if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
-            raise ConfigError(f"compute capability {name!r}: expected one such as 8.6. Fix: 8.0,8.6,8.9,12.0")
+            raise ConfigError(
+                f"compute capability {name!r}: expected one such as 8.6", fix="8.0,8.6,8.9,12.0"
+            )
         found.add((int(digits[:-1]), int(digits[-1])))
     if not found:
-        raise ConfigError("no compute capability was named. Fix: 8.0,8.6,8.9,12.0")
+        raise ConfigError("no compute capability was named", fix="8.0,8.6,8.9,12.0")
     return tuple(f"{major}.{minor}" for major, minor in sorted(found))
 
 
@@ -154,11 +156,11 @@ def _check_options(
 ) -> None:
     if library == "tensorrt" and compute_capabilities is not None:
         raise ConfigError(
-            f"TensorRT builds for the GPU of this machine, not for {', '.join(compute_capabilities)}. "
-            f"Fix: name no compute capability, or build with TensorRT-RTX"
+            f"TensorRT builds for the GPU of this machine, not for {', '.join(compute_capabilities)}",
+            fix="name no compute capability, or build with TensorRT-RTX",
         )
     if library == "tensorrt_rtx" and timing_cache is not None:
-        raise ConfigError("TensorRT-RTX times nothing when it builds. Fix: timing_cache=None")
+        raise ConfigError("TensorRT-RTX times nothing when it builds", fix="timing_cache=None")
 
 
 class _Build:
@@ -184,8 +186,8 @@ class _Build:
         self._parser = self._made(self._trt.OnnxParser(self._network, self._log.logger), "ONNX parser")
         if not self._parser.parse(model):
             raise ExportError(
-                f"{self._title} cannot read the ONNX file: {self._parser_errors()}. "
-                f"Fix: spoter-kit export --onnx --force writes it anew"
+                f"{self._title} cannot read the ONNX file: {self._parser_errors()}",
+                fix="spoter-kit export --onnx --force writes it anew",
             )
         expected = {
             POSES: ("FLOAT", (-1, -1, NUM_FEATURES)),
@@ -230,8 +232,8 @@ class _Build:
         }
         if unknown := [name for name in targets if name not in known]:
             raise ConfigError(
-                f"{self._title} does not build for {', '.join(unknown)}, only for {', '.join(known)}. "
-                f"Fix: leave it out, or build with TensorRT on that GPU"
+                f"{self._title} does not build for {', '.join(unknown)}, only for {', '.join(known)}",
+                fix="leave it out, or build with TensorRT on that GPU",
             )
         self._targets = targets
         self._config.num_compute_capabilities = len(targets)
@@ -274,8 +276,8 @@ class _Build:
         if memory is None:
             turing = "leave out compute capability 7.5, or " if "7.5" in self._targets else ""
             raise ExportError(
-                f"{self._title} built no engine: {self._log.take()}. "
-                f"Fix: {turing}change the ONNX file where the reason says"
+                f"{self._title} built no engine: {self._log.take()}",
+                fix=f"{turing}change the ONNX file where the reason says",
             )
         return bytes(memory)
 

@@ -128,8 +128,8 @@ class Bundle:
         found = self.by_precision("onnx")
         if precision not in found:
             raise BundleError(
-                f"{self.folder}: has no {precision} ONNX file, only {', '.join(found) or 'none at all'}. "
-                "Fix: export the RUN again with --precision, or take one of those"
+                f"{self.folder}: has no {precision} ONNX file, only {', '.join(found) or 'none at all'}",
+                fix="export the RUN again with --precision, or take one of those",
             )
         return found[precision]
 
@@ -215,8 +215,8 @@ class Bundle:
             yield file, hashes[path]
         except OSError as error:
             raise BundleError(
-                f"{file}: listed in {MANIFEST} but cannot be read ({error.strerror}). "
-                "Fix: copy the whole bundle again"
+                f"{file}: listed in {MANIFEST} but cannot be read ({error.strerror})",
+                fix="copy the whole bundle again",
             ) from error
 
     def goldens(self) -> Goldens:
@@ -279,14 +279,14 @@ def read_bundle(folder: Path | str) -> Bundle:
         raise BundleError(f"{path}: not the manifest of a spoter-kit bundle")
     if content["schema_version"] != SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema version {content['schema_version']}, this spoter_runtime reads "
-            f"{SCHEMA_VERSION}. Fix: pip install --upgrade spoter-kit"
+            f"{path}: schema version {content['schema_version']}, this spoter_runtime reads {SCHEMA_VERSION}",
+            fix="pip install --upgrade spoter-kit",
         )
     try:
         if content.get("manifest_sha256") != _seal(content):
             raise BundleError(
-                f"{path}: its own hash does not fit its content, so it was changed or damaged. "
-                "Fix: copy the whole bundle again"
+                f"{path}: its own hash does not fit its content, so it was changed or damaged",
+                fix="copy the whole bundle again",
             )
         bundle = Bundle(
             folder=folder,
@@ -321,14 +321,14 @@ def _read_manifest(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
-        raise BundleError(f"{folder}: {what}. Fix: spoter-kit export makes one") from error
+        raise BundleError(f"{folder}: {what}", fix="spoter-kit export makes one") from error
     except OSError as error:
         raise BundleError(
-            f"{path}: cannot be read ({error.strerror}). Fix: spoter-kit export makes a bundle"
+            f"{path}: cannot be read ({error.strerror})", fix="spoter-kit export makes a bundle"
         ) from error
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"{path}: cannot be read as JSON: {error}. Fix: copy the whole bundle again"
+            f"{path}: cannot be read as JSON: {error}", fix="copy the whole bundle again"
         ) from error
 
 
@@ -343,5 +343,5 @@ def _check_inside(folder: Path, listed: str) -> None:
     if not is_file(path):
         what = "not a file" if os.path.lexists(path) else "not there"
         raise BundleError(
-            f"{folder}: {listed} is listed in {MANIFEST} but is {what}. Fix: copy the whole bundle again"
+            f"{folder}: {listed} is listed in {MANIFEST} but is {what}", fix="copy the whole bundle again"
         )

@@ -124,8 +124,8 @@ def _allocated(call: str, result: tuple[Any, ...], size_bytes: int, what: str, w
     if result[0].name != _OUT_OF_MEMORY:
         return check(call, result)
     raise BackendError(
-        f"{call}: out of memory: {what} takes {size_bytes / 1e6:.1f} MB of {where}{_left()}. Fix: close "
-        "other programs that use the GPU, or export with a smaller --max-batch"
+        f"{call}: out of memory: {what} takes {size_bytes / 1e6:.1f} MB of {where}{_left()}",
+        fix="close other programs that use the GPU, or export with a smaller --max-batch",
     )
 
 

@@ -116,13 +116,14 @@ def check_installed(ort: Any, provider: GpuProvider) -> None:
     """
     name = PROVIDER_NAMES[provider]
     if provider == "tensorrt-rtx" and not is_installed(_RTX_PACKAGE.replace("-", "_")):
-        raise BackendError(f"{name}: its plug-in is not installed. Fix: {_rtx_fix()}")
+        raise BackendError(f"{name}: its plug-in is not installed", fix=f"{_rtx_fix()}")
     check_provider(provider)
     if not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
         package = "onnxruntime" if provider == "tensorrt-rtx" else "onnxruntime-gpu"
         raise BackendError(
             f"{name}: ONNX Runtime {ort.__version__} cannot tell which nodes run on the GPU; 1.24 and "
-            f"newer can. Fix: pip install -U {package}"
+            f"newer can",
+            fix=f"pip install -U {package}",
         )
 
 
@@ -218,7 +219,8 @@ def _check_assignment(
     more = f" and {len(stranded) - 5} more" if len(stranded) > 5 else ""
     raise BackendError(
         f"{where}: {name} left {len(stranded)} of {len(graph.names)} nodes to others: "
-        f"{', '.join(stranded[:5])}{more}. Fix: pip install -U {package}"
+        f"{', '.join(stranded[:5])}{more}",
+        fix=f"pip install -U {package}",
     )
 
 
@@ -248,7 +250,8 @@ def _rtx_devices(ort: Any) -> list[Any]:
     if not found:
         raise BackendError(
             f"{name}: the plug-in takes no GPU of this machine; it takes compute capability 8.6, 8.9, and "
-            "12.0 or newer. Fix: use ort-cuda"
+            "12.0 or newer",
+            fix="use ort-cuda",
         )
     return found
 

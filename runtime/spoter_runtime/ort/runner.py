@@ -96,15 +96,16 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
         names = ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
         raise BackendError(
             f"{len(found)} distributions of ONNX Runtime are installed and overwrite each other's files: "
-            f"{names}. Fix: pip uninstall -y {' '.join(sorted(found))} && pip install 'spoter-kit[{extra}]'"
+            f"{names}",
+            fix=f"pip uninstall -y {' '.join(sorted(found))} && pip install 'spoter-kit[{extra}]'",
         )
     too_late = _switch_telemetry_off()
     ort = require("onnxruntime", extra=extra)
     if not hasattr(ort, "InferenceSession"):  # Python takes what is left of its folder for a package
         name = next(iter(found), "onnxruntime")
         raise BackendError(
-            f"{name} is installed, but its files are gone, as after another build of it was uninstalled. "
-            f"Fix: pip install --force-reinstall --no-deps {name}"
+            f"{name} is installed, but its files are gone, as after another build of it was uninstalled",
+            fix=f"pip install --force-reinstall --no-deps {name}",
         )
     if too_late and not is_older(ort.__version__, _FIRST_WITH_TELEMETRY):
         warnings.warn(
@@ -139,7 +140,8 @@ def check_provider(provider: Provider) -> None:
     installed = ", ".join(f"{name} {version}" for name, version in installed_distributions().items())
     raise BackendError(
         f"{name}: not in {installed or 'this ONNX Runtime'}, which has "
-        f"{', '.join(ort.get_available_providers())}. Fix: {gpu_build_fix()}"
+        f"{', '.join(ort.get_available_providers())}",
+        fix=f"{gpu_build_fix()}",
     )
 
 
@@ -305,8 +307,8 @@ def check_version(needed: str, version: str, where: str) -> None:
     least = needed.removeprefix(">=")
     if is_older(version, least):
         raise BackendError(
-            f"{where}: needs onnxruntime {least}, here is {version}. "
-            f"Fix: pip install 'onnxruntime>={least}', or ort-cpu with model.onnx"
+            f"{where}: needs onnxruntime {least}, here is {version}",
+            fix=f"pip install 'onnxruntime>={least}', or ort-cpu with model.onnx",
         )
 
 
@@ -360,7 +362,7 @@ def _check_file(path: Path | str) -> None:
     """
     if not is_file(path):
         what = "is not a file" if os.path.lexists(path) else "no such file"
-        raise BundleError(f"{path}: {what}. Fix: spoter-kit export makes one")
+        raise BundleError(f"{path}: {what}", fix="spoter-kit export makes one")
 
 
 def _readable(model: Path | str | bytes) -> str | bytes:

@@ -51,8 +51,8 @@ def check_engine(library: Any, engine: Any, spec: EngineSpec, contract: GraphCon
     found = difference(describe_engine(engine), expected_engine(spec, contract))
     if found is not None:
         raise BackendError(
-            f"{library.__name__}: the engine is not what its bundle says: {found}. "
-            "Fix: export the bundle again"
+            f"{library.__name__}: the engine is not what its bundle says: {found}",
+            fix="export the bundle again",
         )
 
 

@@ -60,7 +60,7 @@ def engine_runtime(library: Any, log: EngineLog) -> Any:
         runtime = library.Runtime(log.logger)
     except TypeError as error:  # how pybind11 says that there is none
         raise BackendError(
-            f"{library.__name__} {library.__version__} cannot make a runtime here: {log.take()}. "
-            "Fix: see what `nvidia-smi` says of the driver and the GPU"
+            f"{library.__name__} {library.__version__} cannot make a runtime here: {log.take()}",
+            fix="see what `nvidia-smi` says of the driver and the GPU",
         ) from error
     return runtime

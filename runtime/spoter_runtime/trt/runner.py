@@ -99,7 +99,7 @@ class TrtRunner(Runner):
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         with self._lock:
             if not self._release.alive:
-                raise BackendError(f"{self.name}: this runner is closed. Fix: open the bundle again")
+                raise BackendError(f"{self.name}: this runner is closed", fix="open the bundle again")
             try:
                 return self._execution.run(poses_NTD, lengths_N)
             except BackendError:
@@ -263,7 +263,8 @@ class _Execution:
             profiles = " or ".join(map(str, self._spec.profiles))
             raise BackendError(
                 f"{self._name}: no profile of the engine takes {batch} clips × {frames} frames; it was built "
-                f"for {profiles}. Fix: export the bundle again"
+                f"for {profiles}",
+                fix="export the bundle again",
             )
         self._fill(poses_NTD, lengths_N, shape)
         recorded = self._recorded.get(shape)

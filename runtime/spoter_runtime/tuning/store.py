@@ -159,8 +159,8 @@ def write_tuned(bundle: Bundle, precision: str, tuned: Tuned) -> Path:
 def cannot_keep(error: OSError) -> BackendError:
     """Return the error that what is found cannot be kept here."""
     return BackendError(
-        f"{cache_folder()}: cannot be written to ({error.strerror}), and what is found is kept there. "
-        "Fix: XDG_CACHE_HOME=FOLDER in the environment, of tuning and of recognising"
+        f"{cache_folder()}: cannot be written to ({error.strerror}), and what is found is kept there",
+        fix="XDG_CACHE_HOME=FOLDER in the environment, of tuning and of recognising",
     )
 
 
@@ -247,5 +247,5 @@ def _difference(key: str, found: Any, expected: Any) -> str:
 
 def _unusable(path: Path, bundle: Bundle, reason: str) -> SpoterError:
     return BackendError(
-        f"{path}: {reason}; it is left aside. Fix: python -m spoter_runtime tune {bundle.folder}"
+        f"{path}: {reason}; it is left aside", fix=f"python -m spoter_runtime tune {bundle.folder}"
     )

@@ -82,7 +82,8 @@ def lengths_from_path(path: Path, contract: GraphContract) -> ClipLengths:
     if max(counts) > contract.max_frames:
         raise DataError(
             f"{path}: clips of up to {max(counts)} frames, the bundle's contract takes "
-            f"1..{contract.max_frames}. Fix: leave the longer ones out"
+            f"1..{contract.max_frames}",
+            fix="leave the longer ones out",
         )
     return ClipLengths(counts=dict(sorted(counts.items())), source=source)
 
@@ -100,7 +101,7 @@ def lengths_from_bundle(bundle: Bundle) -> ClipLengths:
     try:
         counts = _counts(content, f"{bundle.folder}: frame_counts in its provenance")
     except DataError as error:
-        raise BundleError(str(error)) from error
+        raise BundleError(error.message, fix=error.fix) from error
     most = bundle.contract.max_frames
     kept = {frames: clips for frames, clips in counts.items() if frames <= most}
     if not kept:
@@ -131,15 +132,15 @@ def _counts(content: Any, where: str) -> dict[int, int]:
         DataError: it is no histogram, or an empty one.
     """
     if not isinstance(content, dict):
-        raise DataError(f"{where}: is no histogram of lengths. Fix: {LENGTHS.fix}")
+        raise DataError(f"{where}: is no histogram of lengths", fix=f"{LENGTHS.fix}")
     counts = {}
     for frames, clips in content.items():
         if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
-            raise DataError(f"{where}: {frames!r} is no number of frames. Fix: {LENGTHS.fix}")
+            raise DataError(f"{where}: {frames!r} is no number of frames", fix=f"{LENGTHS.fix}")
         if not isinstance(clips, int) or isinstance(clips, bool) or not 0 <= clips <= _MOST_CLIPS:
-            raise DataError(f"{where}: {clips!r} clips of {frames} frames. Fix: {LENGTHS.fix}")
+            raise DataError(f"{where}: {clips!r} clips of {frames} frames", fix=f"{LENGTHS.fix}")
         if clips:
             counts[int(frames)] = clips
     if not counts:
-        raise DataError(f"{where}: has no clips. Fix: {LENGTHS.fix}")
+        raise DataError(f"{where}: has no clips", fix=f"{LENGTHS.fix}")
     return dict(sorted(counts.items()))

@@ -147,7 +147,8 @@ class BenchSettings:
         if self.rate is not None and self.rate * self.server_seconds < SAMPLES_NEEDED[50]:
             raise ConfigError(
                 f"rate {self.rate:g}: fewer than the {SAMPLES_NEEDED[50]} clips of a median come in "
-                f"{self.server_seconds:g} s. Fix: a higher rate, or longer"
+                f"{self.server_seconds:g} s",
+                fix="a higher rate, or longer",
             )
 
     @property

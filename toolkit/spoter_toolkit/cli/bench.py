@@ -119,7 +119,7 @@ def bench(
 
     with from_options():
         if fail_if is not None and not against:
-            raise ConfigError("--fail-if: compares with an earlier run. Fix: --against REPORT")
+            raise ConfigError("--fail-if: compares with an earlier run", fix="--against REPORT")
         bound = None if fail_if is None else bound_from_text(fail_if)
     earlier = earlier_run(against) if against else None
     path = bundle or newest_bundle()
@@ -312,8 +312,8 @@ def _check_used(settings: BenchSettings, options: Mapping[str, tuple[Any, Sequen
     for option, (value, scenarios) in options.items():
         if value is not None and not set(scenarios) & set(settings.scenarios):
             raise ConfigError(
-                f"{option}: is for the scenario {' or '.join(scenarios)}, which is not measured. "
-                f"Fix: --scenario {','.join([*settings.scenarios, scenarios[0]])}"
+                f"{option}: is for the scenario {' or '.join(scenarios)}, which is not measured",
+                fix=f"--scenario {','.join([*settings.scenarios, scenarios[0]])}",
             )
 
 
@@ -330,8 +330,8 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise ConfigError(
-            f"--scenario: expected names with commas, like latency,server, got {text!r}. "
-            "Fix: name one at least, and none that is empty"
+            f"--scenario: expected names with commas, like latency,server, got {text!r}",
+            fix="name one at least, and none that is empty",
         )
     return names
 
@@ -375,7 +375,7 @@ def _check_place(folder: Path, force: bool) -> None:
     from spoter_toolkit.input_files import check_place
 
     if not is_replaceable(folder, "bench.json"):
-        raise ConfigError(f"{folder}: is there already and is no bench report. Fix: name another with -o")
+        raise ConfigError(f"{folder}: is there already and is no bench report", fix="name another with -o")
     if (folder / "bench.json").exists() and not force:
-        raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or name another with -o")
+        raise ConfigError(f"{folder}: is there already", fix="--force replaces it, or name another with -o")
     check_place(folder)

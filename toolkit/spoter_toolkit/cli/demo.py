@@ -31,10 +31,10 @@ def demo(
 
     out = without_link(out)
     if not is_replaceable(out, _MARK):
-        raise ConfigError(f"{out}: exists already and was not made by the demo. Fix: choose another -o")
+        raise ConfigError(f"{out}: exists already and was not made by the demo", fix="choose another -o")
     replaces = (out / _MARK).exists()
     if replaces and not force:
-        raise ConfigError(f"{out}: exists already. Fix: choose another -o, or replace it with --force")
+        raise ConfigError(f"{out}: exists already", fix="choose another -o, or replace it with --force")
     begin = time.perf_counter()
     with alone_in(out), replacing(out) if replaces else nullcontext(out) as folder, verbs_in_a_row():
         if replaces:

@@ -84,12 +84,12 @@ def export(
     with from_options():
         wanted = _engines_wanted(trt, rtx, precision, compute_capability, profile, force)
         if out and out.suffix != ".spoter":
-            raise ConfigError(f"{out}: a bundle's name ends in .spoter. Fix: -o {out}.spoter")
+            raise ConfigError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
     result: dict[str, Any] = {}
     if (path / MANIFEST).is_file():
         if not wanted.libraries:
-            raise UsageError(f"{path}: is a BUNDLE already. Fix: --trt or --rtx adds engines to it")
+            raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
         folder = path
     else:
         folder, exported = _export_onnx(
@@ -137,9 +137,9 @@ def _engines_wanted(
     if rtx:
         libraries.append("tensorrt_rtx")
     if compute_capability is not None and not rtx:
-        raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand. Fix: add --rtx")
+        raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
     if profile and not libraries:
-        raise ConfigError("--profile: only engines have profiles. Fix: add --trt or --rtx")
+        raise ConfigError("--profile: only engines have profiles", fix="add --trt or --rtx")
     precisions = [name.strip() for name in precision.split(",")]
     for name in precisions:
         policy_of(name)

@@ -179,7 +179,7 @@ def _check_nothing_is_to_run(options: Mapping[str, object]) -> None:
 
     if given := [option for option, value in options.items() if value]:
         named, verb = " and ".join(given), "is" if len(given) == 1 else "are"
-        raise ConfigError(f"{named} {verb} for a run, --judge runs nothing. Fix: leave {named} out")
+        raise ConfigError(f"{named} {verb} for a run, --judge runs nothing", fix=f"leave {named} out")
 
 
 def _judged(path: Path, policies: Mapping[str, Policy], bundle: Path | None) -> _Found:
@@ -216,7 +216,7 @@ def _check_bisections(bundle: Bundle, backends: Sequence[str], *, force: bool) -
     for backend in backends:
         folder = _bisection(bundle, backend)
         if not is_replaceable(folder, FACTS) or ((folder / FACTS).exists() and not force):
-            raise ConfigError(f"{folder}: is there already. Fix: --force replaces it, or move it away")
+            raise ConfigError(f"{folder}: is there already", fix="--force replaces it, or move it away")
 
 
 def _bisected(bundle: Bundle, blamed: Sequence[Blame]) -> dict[str, Any]:

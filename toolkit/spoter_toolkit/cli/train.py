@@ -71,7 +71,7 @@ def train(
         dataset = read_dataset(data or begun.data["folder"])
     else:
         if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("several processes would each generate the data. Fix: name a DATASET")
+            raise ConfigError("several processes would each generate the data", fix="name a DATASET")
         settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
         with nullcontext() if recipe and recipe.endswith(".toml") else from_options():
             config = read_recipe(recipe or DEFAULT, settings)

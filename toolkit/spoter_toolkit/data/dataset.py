@@ -129,8 +129,8 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
         if check_hashes and (digest := sha256_of(path)) != meta["sha256"][name]:
             raise DataError(
                 f"{path}: sha256 is {digest[:12]}…, dataset.json says {meta['sha256'][name][:12]}…, so the "
-                "data changed after it was written. Fix: import it again (splits are made by "
-                "spoter-kit data split, not by editing)"
+                "data changed after it was written",
+                fix="import it again (splits are made by spoter-kit data split, not by editing)",
             )
     try:
         poses = np.load(folder / "poses.npy", mmap_mode="r", allow_pickle=False)
@@ -175,7 +175,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else "not a dataset: it has no dataset.json"
         raise DataError(
-            f"{folder}: {what}. Fix: spoter-kit data import or spoter-kit data synth makes one"
+            f"{folder}: {what}", fix="spoter-kit data import or spoter-kit data synth makes one"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
@@ -183,8 +183,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not the description of a spoter-kit dataset")
     if meta["schema_version"] != SCHEMA_VERSION:
         raise DataError(
-            f"{path}: schema version {meta['schema_version']}, this spoter-kit reads {SCHEMA_VERSION}. "
-            "Fix: pip install --upgrade spoter-kit"
+            f"{path}: schema version {meta['schema_version']}, this spoter-kit reads {SCHEMA_VERSION}",
+            fix="pip install --upgrade spoter-kit",
         )
     missing = {"labels", "coordinates", "origin", "split", "sha256"} - meta.keys()
     if missing:
@@ -229,7 +229,8 @@ def _read_clips(path: Path, total_frames: int, labels: set[str]) -> tuple[Clip, 
             if not 0 < clip.fps < np.inf:
                 raise DataError(
                     f"{path}, line {number}: clip {clip.id!r} has {row['fps']} frames a second, expected a "
-                    "positive number. Fix: import the data again, with --fps 30 where the source names none"
+                    "positive number",
+                    fix="import the data again, with --fps 30 where the source names none",
                 )
             clips.append(clip)
     if not clips:
@@ -305,7 +306,8 @@ def write_dataset(
         more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(
             f"{len(bad)} of {len(bad) + len(kept)} clips cannot be used; nothing was written:\n"
-            f"{shown}{more}\nFix: mend them, or leave them out with --skip-bad"
+            f"{shown}{more}\n",
+            fix="mend them, or leave them out with --skip-bad",
         )
     if not kept:
         reason = f": {bad[0]}" if bad else ""
@@ -345,7 +347,7 @@ def _checked_clips(
         if new.label not in labels:
             raise DataError(f"{where}: unknown label {new.label!r}")
         if not 0 < new.fps < np.inf:
-            raise DataError(f"{where}: {new.fps} frames a second, expected a positive number. Fix: fps=30.0")
+            raise DataError(f"{where}: {new.fps} frames a second, expected a positive number", fix="fps=30.0")
         try:
             frames = new.poses_TLD.shape[0] if new.poses_TLD.ndim else 0
             poses = check_clip(new.poses_TLD, max_frames=max(MAX_FRAMES, frames), where=where)
@@ -435,7 +437,7 @@ def check_resplit(dataset: Dataset, *, force: bool) -> None:
     """
     if dataset.split and not force:
         raise DataError(
-            f"{dataset.folder}: is split already ({dataset.split}). Fix: replace the split with --force"
+            f"{dataset.folder}: is split already ({dataset.split})", fix="replace the split with --force"
         )
 
 
@@ -449,6 +451,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _check_folder(folder: Path, *, force: bool) -> None:
     """Refuse to write over something that is there; `force` replaces a dataset and nothing else."""
     if folder.exists() and not force:
-        raise DataError(f"{folder}: exists already. Fix: choose another -o, or replace it with --force")
+        raise DataError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
     if folder.exists() and not (folder / "dataset.json").is_file():
-        raise DataError(f"{folder}: not a dataset, and --force replaces nothing else. Fix: choose another -o")
+        raise DataError(
+            f"{folder}: not a dataset, and --force replaces nothing else", fix="choose another -o"
+        )

@@ -51,13 +51,13 @@ def split_by_signer(
     if len(signers) == 1:
         raise DataError(
             f"{dataset.folder}: all clips are of one signer ({signers[0]}), so nothing can be said "
-            "about others. Fix: import more signers, or ask for a signer-mixed split: "
-            "spoter-kit data split --by clip"
+            "about others",
+            fix="import more signers, or ask for a signer-mixed split: spoter-kit data split --by clip",
         )
     if UNKNOWN_SIGNER in signers:
         raise DataError(
-            f"{dataset.folder}: some clips are of an unknown signer, who may be any of the others. "
-            "Fix: import again with --signer NAME, or without those clips: --signers A,B"
+            f"{dataset.folder}: some clips are of an unknown signer, who may be any of the others",
+            fix="import again with --signer NAME, or without those clips: --signers A,B",
         )
     if not test:
         if len(set(signers) - set(val)) < 2:
@@ -94,12 +94,14 @@ def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: boo
     if foreign := sorted(signers - set(SIGNERS), key=natural_order):
         raise DataError(
             f"{dataset.folder}: the official split is BdSLW60's, signers U1 … U18; this dataset also has "
-            f"{_listed(foreign)}. Fix: spoter-kit data split --by signer"
+            f"{_listed(foreign)}",
+            fix="spoter-kit data split --by signer",
         )
     if absent := [name for name in OFFICIAL_TEST if name not in signers]:
         raise DataError(
             f"{dataset.folder}: the official split tests on {' and '.join(OFFICIAL_TEST)}; there is no "
-            f"{' and no '.join(absent)}. Fix: import all signers, or spoter-kit data split --by signer"
+            f"{' and no '.join(absent)}",
+            fix="import all signers, or spoter-kit data split --by signer",
         )
     result = split_by_signer(dataset, test=OFFICIAL_TEST, val=val, drop_unseen=drop_unseen)
     partial = "" if signers == set(SIGNERS) else f" (only {len(signers)} of the 18 signers are there)"
@@ -160,8 +162,8 @@ def check_no_leak(dataset: Dataset) -> None:
         if shared := sorted((s for s, names in splits_of.items() if len(names) > 1), key=natural_order):
             raise DataError(
                 f"{dataset.folder}: a leak: signer {_listed(shared)} is in more than one split "
-                f"({', '.join(name for name in SPLITS if name in splits_of[shared[0]])}). Fix: "
-                "spoter-kit data split splits by whole signers; --by clip shares them and says so"
+                f"({', '.join(name for name in SPLITS if name in splits_of[shared[0]])})",
+                fix="spoter-kit data split splits by whole signers; --by clip shares them and says so",
             )
     first: dict[bytes, Clip] = {}
     for clip in dataset.clips:
@@ -170,8 +172,8 @@ def check_no_leak(dataset: Dataset) -> None:
             if same.split != clip.split:
                 raise DataError(
                     f"{dataset.folder}: a leak: {same.split} clip {same.id!r} (signer {same.signer}) and "
-                    f"{clip.split} clip {clip.id!r} (signer {clip.signer}) have identical landmarks. Fix: "
-                    "import again without one of them, or put both signers into one split"
+                    f"{clip.split} clip {clip.id!r} (signer {clip.signer}) have identical landmarks",
+                    fix="import again without one of them, or put both signers into one split",
                 )
 
 
@@ -189,8 +191,9 @@ def _finished(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool
         where = sorted({clip.split for clip in clips if clip.label in unseen})
         raise DataError(
             f"{dataset.folder}: train never has these labels of {' and '.join(where)}, so no model can learn "
-            f"them: {_listed(unseen)}. Fix: --drop-unseen leaves their clips out of the split, or name other "
-            "signers, or import again with --shared-labels"
+            f"them: {_listed(unseen)}",
+            fix="--drop-unseen leaves their clips out of the split, or name other "
+            "signers, or import again with --shared-labels",
         )
     if unseen:
         dropped = sum(clip.label in unseen for clip in clips)

@@ -51,7 +51,7 @@ def read_policies(path: Path | None) -> dict[str, Policy]:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
-            f"{path}: is no TOML ({error}), expected thresholds. Fix: write a table, such as [fp32]"
+            f"{path}: is no TOML ({error}), expected thresholds", fix="write a table, such as [fp32]"
         ) from error
     return policies_from_table(table, where=str(path))
 
@@ -94,7 +94,7 @@ def judge_again(path: Path, policies: Mapping[str, Policy], bundle: Bundle | Non
     try:
         proofs = proofs_from_json(content, where=str(path))
     except BundleError as error:
-        raise DataError(f"{error}") from error
+        raise DataError(error.message, fix=error.fix) from error
     try:
         for proof in proofs:
             _check_stored(proof, bundle, where=str(path))
@@ -108,8 +108,8 @@ def judge_again(path: Path, policies: Mapping[str, Policy], bundle: Bundle | Non
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
-            f"{path}: is not what spoter-kit writes: {type(error).__name__}: {error}. "
-            "Fix: run parity again with -o"
+            f"{path}: is not what spoter-kit writes: {type(error).__name__}: {error}",
+            fix="run parity again with -o",
         ) from error
 
 
@@ -144,11 +144,12 @@ def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
     }
     for what, found in parts.items():
         if not found:
-            raise DataError(f"{where}: {proof.artefact}: no {what} was run. Fix: run parity again with -o")
+            raise DataError(f"{where}: {proof.artefact}: no {what} was run", fix="run parity again with -o")
     for group in facts.clips:
         if not group.clips and group.error is None:
             raise DataError(
-                f"{where}: {proof.artefact}: no clip of {group.where} is there. Fix: run parity again with -o"
+                f"{where}: {proof.artefact}: no clip of {group.where} is there",
+                fix="run parity again with -o",
             )
         for clip in group.clips:
             numbers = (clip.max_logit_diff, clip.reference_margin, clip.candidate_margin)
@@ -156,8 +157,8 @@ def _check_stored(proof: Proof, bundle: Bundle | None, *, where: str) -> None:
                 raise DataError(f"{where}: {proof.artefact}: {clip.name}: expected numbers, got {numbers}")
     if bundle and len(facts.grid) < (claimed := len(grid_points(bundle.contract))):
         raise DataError(
-            f"{where}: {proof.artefact}: {len(facts.grid)} shapes of the grid, the bundle claims "
-            f"{claimed}. Fix: run parity again with -o"
+            f"{where}: {proof.artefact}: {len(facts.grid)} shapes of the grid, the bundle claims {claimed}",
+            fix="run parity again with -o",
         )
 
 
@@ -170,7 +171,7 @@ def check_candidates(names: Sequence[str]) -> None:
     for name in names:
         split_backend(name)
     if "torch" in names:
-        raise ConfigError("--backend torch: is what the others are compared with. Fix: name another backend")
+        raise ConfigError("--backend torch: is what the others are compared with", fix="name another backend")
 
 
 def prove_backends(

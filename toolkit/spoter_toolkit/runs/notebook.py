@@ -83,7 +83,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
-            raise CheckpointError(f"{path}: {damaged} inside it is damaged. Fix: copy the file again")
+            raise CheckpointError(f"{path}: {damaged} inside it is damaged", fix="copy the file again")
 
 
 def _load_tensors(path: Path) -> dict[str, Any]:
@@ -99,8 +99,9 @@ def _load_tensors(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of plain tensors. Loading it would run code from the file, so it is "
-            "refused. Fix: in the notebook, torch.save({'model_state_dict': model.state_dict(), "
-            "'model_config': {…}}, path)"
+            "refused",
+            fix="in the notebook, torch.save({'model_state_dict': model.state_dict(), "
+            "'model_config': {…}}, path)",
         ) from error
     except Exception as error:  # torch raises a different error for every kind of foreign file
         reason = str(error).partition("\n")[0]

@@ -72,8 +72,8 @@ class Run:
         path = self.folder / RUN_WEIGHTS
         if not path.is_file():
             raise CheckpointError(
-                f"{self.folder}: no {RUN_WEIGHTS}: the training did not get that far. "
-                f"Fix: spoter-kit train --resume -o {self.folder}"
+                f"{self.folder}: no {RUN_WEIGHTS}: the training did not get that far",
+                fix=f"spoter-kit train --resume -o {self.folder}",
             )
         return path
 
@@ -106,7 +106,7 @@ def read_run(folder: Path | str) -> Run:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else f"not a run: it has no {RUN_JSON}"
-        raise CheckpointError(f"{folder}: {what}. Fix: spoter-kit train makes one") from error
+        raise CheckpointError(f"{folder}: {what}", fix="spoter-kit train makes one") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(info, dict) or info.get("schema_version") != SCHEMA_VERSION:

@@ -318,8 +318,8 @@ class _Splits:
     def of(cls, dataset: Dataset, *, allow_leak: bool) -> _Splits:
         if not dataset.clips_in("train"):
             raise DataError(
-                f"{dataset.folder}: no clip is in the train split. "
-                f"Fix: spoter-kit data split {dataset.folder}"
+                f"{dataset.folder}: no clip is in the train split",
+                fix=f"spoter-kit data split {dataset.folder}",
             )
         if not allow_leak:
             check_no_leak(dataset)

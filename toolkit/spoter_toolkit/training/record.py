@@ -126,7 +126,7 @@ class RunRecord:
             progress = Progress(**state["progress"])
         except Exception as error:  # torch raises a different error for every way a file can be damaged
             raise CheckpointError(
-                f"{folder / LAST}: cannot be read: {error}. Fix: delete it, and --resume begins again"
+                f"{folder / LAST}: cannot be read: {error}", fix="delete it, and --resume begins again"
             ) from error
         kept = [row for row in read_metrics(folder) if row["epoch"] <= progress.epoch]
         with replacing(folder / METRICS) as temporary:

@@ -79,7 +79,7 @@ def bound_from_text(text: str) -> Bound:
     match = _BOUND.fullmatch(text)
     if match is None:
         raise ConfigError(
-            f"--fail-if {text!r}: expected p50 or clips_per_s, > or <, a number. Fix: 'p50 > 1.05'"
+            f"--fail-if {text!r}: expected p50 or clips_per_s, > or <, a number", fix="'p50 > 1.05'"
         )
     metric, sign, limit = match.groups()
     return Bound(metric="p50" if metric == "p50" else "clips_per_s", above=sign == ">", limit=float(limit))
@@ -113,8 +113,8 @@ def earlier_run(path: Path) -> EarlierRun:
     try:
         if content["schema_version"] != SCHEMA_VERSION:
             raise DataError(
-                f"{path}: schema version {content['schema_version']}, this spoter-kit reads "
-                f"{SCHEMA_VERSION}. Fix: measure again what it was made of"
+                f"{path}: schema version {content['schema_version']}, this spoter-kit reads {SCHEMA_VERSION}",
+                fix="measure again what it was made of",
             )
         timings = {}
         for row in content["timings"]:
@@ -132,7 +132,7 @@ def earlier_run(path: Path) -> EarlierRun:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: is no bench.json with samples: {error!r}. Fix: {BENCH_REPORT.fix}"
+            f"{path}: is no bench.json with samples: {error!r}", fix=f"{BENCH_REPORT.fix}"
         ) from error
 
 
@@ -181,8 +181,8 @@ def check_comparable(earlier: EarlierRun, settings: BenchSettings, contract: Gra
     cases = settings.cases(contract) if "latency" in settings.scenarios else ()
     if not any((name, case) in earlier.timings for name in settings.backends for case in cases):
         raise DataError(
-            "--against: that run has no backend and case of the scenario latency in common with this one. "
-            "Fix: measure what it has"
+            "--against: that run has no backend and case of the scenario latency in common with this one",
+            fix="measure what it has",
         )
 
 

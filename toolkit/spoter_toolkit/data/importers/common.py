@@ -49,7 +49,7 @@ class ImportSettings:
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ConfigError(f"fps must be a positive number, got {self.fps}. Fix: --fps 30")
+            raise ConfigError(f"fps must be a positive number, got {self.fps}", fix="--fps 30")
         if both := sorted(set(self.labels) & set(self.without)):
             raise ConfigError(f"labels both asked for and left out: {', '.join(both)}")
         if not self.signer:

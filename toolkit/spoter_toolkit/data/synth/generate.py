@@ -63,8 +63,8 @@ class SynthSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(
-                    f"generated signing: {name} is {value}, expected {low}..{high}{why}. "
-                    f"Fix: --{name.replace('_', '-')} {min(max(value, low), high)}"
+                    f"generated signing: {name} is {value}, expected {low}..{high}{why}",
+                    fix=f"--{name.replace('_', '-')} {min(max(value, low), high)}",
                 )
 
     def __str__(self) -> str:
