@@ -156,6 +156,10 @@ def split(
     by: Annotated[
         By, typer.Option(help="Whole signers; BdSLW60's official split; or signer-mixed: recordings, clips.")
     ] = By.SIGNER,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="A published split: CSV with columns id and split, or JSON {id: split}."),
+    ] = None,
     test: Annotated[str, typer.Option(help="Signers of test: U4,U8; default: about 20 % of the clips.")] = "",
     val: Annotated[str, typer.Option(help="Signers of val: U3; default: about 10 % of the clips.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw, where no signers are named.")] = 0,
@@ -169,15 +173,22 @@ def split(
     from spoter_toolkit.data.dataset import check_resplit, read_dataset, rewrite_split
     from spoter_toolkit.data.facts import describe
     from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer
+    from spoter_toolkit.data.split_file import split_from_file
     from spoter_toolkit.locate import newest_dataset
 
-    if by in (By.RECORDING, By.CLIP) and (test or val or drop_unseen):
+    if from_ and (test or val or by is By.BDSLW60):
+        raise typer.BadParameter(
+            "--from says which clips are test and val; leave --test, --val and bdslw60 out"
+        )
+    if by in (By.RECORDING, By.CLIP) and (test or val or (drop_unseen and not from_)):
         raise typer.BadParameter(f"--test, --val and --drop-unseen name signers; --by {by.value} mixes them")
     if by is By.BDSLW60 and test:
         raise typer.BadParameter("--by bdslw60 has its test signers, U4 and U8; --by signer takes others")
     whole = read_dataset(dataset or newest_dataset())
     check_resplit(whole, force=force)
-    if by is By.BDSLW60:
+    if from_ and by is not By.BDSLW60:
+        result = split_from_file(whole, from_, by=by.value, drop_unseen=drop_unseen)
+    elif by is By.BDSLW60:
         result = split_bdslw60(whole, val=_names(val), drop_unseen=drop_unseen)
     elif by is By.SIGNER:
         result = split_by_signer(

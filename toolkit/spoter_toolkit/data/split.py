@@ -61,7 +61,7 @@ def split_by_signer(
         )
     if not test:
         if len(set(signers) - set(val)) < 2:
-            raise DataError(f"{dataset.folder}: val {_listed(val)} leaves no signers for train and test")
+            raise DataError(f"{dataset.folder}: val {listed(val)} leaves no signers for train and test")
         test, drawn = _drawn_signers([clip for clip in dataset.clips if clip.signer not in val], seed)
         val = val or drawn
     if twice := sorted(name for name, count in Counter([*test, *val]).items() if count > 1):
@@ -70,8 +70,8 @@ def split_by_signer(
     train = [name for name in signers if splits[name] == "train"]
     if not train:
         raise DataError(f"{dataset.folder}: no signer is left for train of {', '.join(signers)}")
-    words = [f"test {_listed(test)}", *([f"val {_listed(val)}"] if val else []), _train_in_words(train)]
-    return _finished(
+    words = [f"test {listed(test)}", *([f"val {listed(val)}"] if val else []), _train_in_words(train)]
+    return finished_split(
         dataset,
         [replace(clip, split=splits[clip.signer]) for clip in dataset.clips],
         f"by signer: {'; '.join(words)}",
@@ -94,7 +94,7 @@ def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: boo
     if foreign := sorted(signers - set(SIGNERS), key=natural_order):
         raise DataError(
             f"{dataset.folder}: the official split is BdSLW60's, signers U1 … U18; this dataset also has "
-            f"{_listed(foreign)}",
+            f"{listed(foreign)}",
             fix="spoter-kit data split --by signer",
         )
     if absent := [name for name in OFFICIAL_TEST if name not in signers]:
@@ -123,7 +123,7 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
     Raises:
         DataError: there are too few clips for a test split.
     """
-    groups = _groups(dataset, by)
+    groups = grouped_clips(dataset, by)
     of_label = defaultdict(list)
     for group in groups:
         of_label[group[0].label].append(group)
@@ -136,7 +136,7 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
         raise DataError(f"{dataset.folder}: no label has two {by}s that differ, so none is left for a test")
     shares = Counter(splits.values())
     words = ", ".join(f"{name} {100 * shares[name] / len(splits):.0f} %" for name in ("test", "val"))
-    return _finished(
+    return finished_split(
         dataset,
         [replace(clip, split=splits[clip.id]) for clip in dataset.clips],
         f"by {by}, signers are shared: {words}, seed {seed}",
@@ -161,9 +161,9 @@ def check_no_leak(dataset: Dataset) -> None:
                 splits_of[clip.signer].add(clip.split)
         if shared := sorted((s for s, names in splits_of.items() if len(names) > 1), key=natural_order):
             raise DataError(
-                f"{dataset.folder}: a leak: signer {_listed(shared)} is in more than one split "
+                f"{dataset.folder}: a leak: signer {listed(shared)} is in more than one split "
                 f"({', '.join(name for name in SPLITS if name in splits_of[shared[0]])})",
-                fix="spoter-kit data split splits by whole signers; --by clip shares them and says so",
+                fix="split by whole signers, or --by clip, whose name says that signers are shared",
             )
     first: dict[bytes, Clip] = {}
     for clip in dataset.clips:
@@ -183,15 +183,25 @@ def _content(dataset: Dataset, clip: Clip) -> bytes:
     return hashlib.sha256(poses_TLD.tobytes()).digest()
 
 
-def _finished(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool) -> Dataset:
-    """Treat labels that train never has, then refuse leaks."""
+def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool) -> Dataset:
+    """Return the dataset with the splits of `clips`; labels that train never has and leaks are refused.
+
+    Args:
+        dataset: whose clips they are.
+        clips: all of them, each with its split.
+        words: the split's name.
+        drop_unseen: leave clips of labels that train never has out, instead of refusing them.
+
+    Raises:
+        DataError: such labels, no clip for test, or see `check_no_leak`.
+    """
     trained = {clip.label for clip in clips if clip.split == "train"}
     unseen = sorted({clip.label for clip in clips} - trained, key=natural_order)
     if unseen and not drop_unseen:
         where = sorted({clip.split for clip in clips if clip.label in unseen})
         raise DataError(
             f"{dataset.folder}: train never has these labels of {' and '.join(where)}, so no model can learn "
-            f"them: {_listed(unseen)}",
+            f"them: {listed(unseen)}",
             fix="--drop-unseen leaves their clips out of the split, or name other "
             "signers, or import again with --shared-labels",
         )
@@ -199,8 +209,8 @@ def _finished(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool
         dropped = sum(clip.label in unseen for clip in clips)
         clips = [replace(clip, split="") if clip.label in unseen else clip for clip in clips]
         words += f"; left out: {dropped} clips of {len(unseen)} labels that train never has"
-    if not any(clip.split == "test" for clip in clips):
-        raise DataError(f"{dataset.folder}: no clip is left for test; split: {words}")
+    if empty := [name for name in ("train", "test") if all(clip.split != name for clip in clips)]:
+        raise DataError(f"{dataset.folder}: no clip is left for {' and '.join(empty)}; split: {words}")
     result = dataset.with_clips(clips, words)
     check_no_leak(result)
     return result
@@ -235,7 +245,7 @@ def _train_can_spare(clips: Sequence[Clip], signers: Collection[str]) -> bool:
     return left == {clip.label for clip in clips}
 
 
-def _groups(dataset: Dataset, by: str) -> list[list[Clip]]:
+def grouped_clips(dataset: Dataset, by: str) -> list[list[Clip]]:
     """Return clips that must stay together: identical ones, and those of one recording."""
     parent = {clip.id: clip.id for clip in dataset.clips}
 
@@ -272,7 +282,8 @@ def _drawn_clips(groups: list[list[Clip]]) -> dict[str, str]:
     return splits | {clip.id: "train" for group in names for clip in group}
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Return names with commas; of more than twenty the first ones, and how many there are more."""
     names = list(names)
     return ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
 

@@ -1,0 +1,163 @@
+"""Split a dataset as a file says: for published splits, WLASL's among them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+from spoter_runtime.errors import DataError, nearest_known
+from spoter_toolkit.data.bdslw60 import natural_order
+from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
+from spoter_toolkit.data.split import finished_split, grouped_clips, listed
+from spoter_toolkit.input_files import text_of
+
+# How published splits call the three parts; "" leaves a clip out.
+SPLIT_NAMES: Final = {name: name for name in ("", *SPLITS)} | {
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+}
+
+_FORM: Final = "write two columns, id and split, with a row a clip; or JSON, {id: split}"
+
+
+def split_from_file(
+    dataset: Dataset,
+    path: Path,
+    *,
+    by: Literal["signer", "recording", "clip"] = "signer",
+    drop_unseen: bool = False,
+) -> Dataset:
+    """Return the dataset with the splits that a file names; clips that the file does not name are left out.
+
+    Args:
+        dataset: any; splits it already has are forgotten.
+        path: CSV with the columns ``id`` and ``split``, or JSON ``{id: split}``; WLASL's
+            ``{id: {"subset": split, …}}`` too. An id is a clip's id, the last part of one (``s1/book/69241``
+            is ``69241``), or the name of its source without suffix. Splits are train, val (also validation,
+            valid or dev) and test.
+        by: what no two splits may share. ``"signer"`` refuses a signer in two splits; ``"recording"`` and
+            ``"clip"`` allow that, and the split's name says so.
+        drop_unseen: see `split_by_signer`.
+
+    Raises:
+        DataError: the file cannot be read, names one clip twice or none of the dataset's, an id fits several
+            clips, a recording is in two splits although `by` is ``"recording"``, or see `check_no_leak`.
+    """
+    named = read_split_file(path)
+    splits = _splits_of_clips(dataset, named, path)
+    clips = [replace(clip, split=splits.get(clip.id, "")) for clip in dataset.clips]
+    if by == "signer" and any(clip.split and clip.signer == UNKNOWN_SIGNER for clip in clips):
+        raise DataError(
+            f"{dataset.folder}: some clips are of an unknown signer, who may be in two splits of {path}",
+            fix=f"spoter-kit data split {dataset.folder} --from {path} --by clip",
+        )
+    if by == "recording":
+        _check_recordings(dataset, clips, path)
+    parts = [name for name in ("test", "val") if any(clip.split == name for clip in clips)]
+    if by == "signer":
+        words = "; ".join(f"{name} {listed(_signers_in(clips, name))}" for name in parts)
+        said = f"by signer, from {path.name}: {words}"
+    else:
+        shares = Counter(clip.split for clip in clips if clip.split)
+        words = ", ".join(f"{name} {100 * shares[name] / shares.total():.0f} %" for name in parts)
+        said = f"by {by}, signers are shared, from {path.name}: {words}"
+    if left := sum(not clip.split for clip in clips):
+        said += f"; left out: {left} clips that it does not name"
+    return finished_split(dataset, clips, said, drop_unseen)
+
+
+def read_split_file(path: Path) -> dict[str, str]:
+    """Return id → split of a file, as `split_from_file` takes one.
+
+    Raises:
+        DataError: no such file, not of that form, an unknown split, or an id that stands there twice.
+    """
+    text = text_of(path, expected="a split of clips", fix=_FORM)
+    rows = _json_rows(text, path) if path.suffix == ".json" else _csv_rows(text, path)
+    found: dict[str, str] = {}
+    for where, id_, split in rows:
+        name = str(split).strip().lower()
+        if name not in SPLIT_NAMES:
+            raise DataError(f"{path}, {where}: split {split!r}; {nearest_known(name, SPLITS)}", fix=_FORM)
+        if found.setdefault(id_, SPLIT_NAMES[name]) != SPLIT_NAMES[name]:
+            raise DataError(f"{path}, {where}: {id_!r} is in {found[id_]} and in {SPLIT_NAMES[name]}")
+    if not found:
+        raise DataError(f"{path}: names no clip", fix=_FORM)
+    return found
+
+
+def _json_rows(text: str, path: Path) -> list[tuple[str, str, Any]]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON ({error}), expected a split of clips", fix=_FORM) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected {{id: split}}, got a {type(content).__name__}", fix=_FORM)
+    return [
+        (f"{id_!r}", id_, value.get("split", value.get("subset")) if isinstance(value, dict) else value)
+        for id_, value in content.items()
+    ]
+
+
+def _csv_rows(text: str, path: Path) -> list[tuple[str, str, Any]]:
+    reader = csv.DictReader(text.removeprefix("\ufeff").splitlines())
+    missing = [name for name in ("id", "split") if name not in (reader.fieldnames or ())]
+    if missing:
+        there = ", ".join(reader.fieldnames or ()) or "none"
+        raise DataError(f"{path}: no column {' or '.join(missing)}, the columns are {there}", fix=_FORM)
+    try:
+        return [(f"line {reader.line_num}", row["id"], row["split"] or "") for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}", fix=_FORM) from error
+
+
+def _splits_of_clips(dataset: Dataset, named: Mapping[str, str], path: Path) -> dict[str, str]:
+    """Return clip id → split; an id of the file that fits no clip is of a clip that is not here."""
+    by_id = {clip.id: clip for clip in dataset.clips}
+    by_name: dict[str, dict[str, Clip]] = defaultdict(dict)
+    for clip in dataset.clips:
+        for name in {PurePosixPath(clip.id).name, PurePosixPath(clip.source).stem}:
+            by_name[name][clip.id] = clip
+    splits: dict[str, str] = {}
+    for id_, split in named.items():
+        fitting = [by_id[id_]] if id_ in by_id else list(by_name.get(id_, {}).values())
+        if len(fitting) > 1:
+            raise DataError(
+                f"{path}: {id_!r} fits {len(fitting)} clips of {dataset.folder}: "
+                f"{listed(clip.id for clip in fitting)}",
+                fix="write the whole ids, as clips.csv has them",
+            )
+        for clip in fitting:
+            if splits.setdefault(clip.id, split) != split:
+                raise DataError(f"{path}: clip {clip.id!r} is in {splits[clip.id]} and in {split}")
+    if not splits:
+        example = f"{dataset.clips[0].id!r}"
+        raise DataError(
+            f"{path}: names {len(named)} clips, the first {next(iter(named))!r}, and none is in "
+            f"{dataset.folder}, whose first is {example}",
+            fix="write the ids of clips.csv",
+        )
+    return splits
+
+
+def _check_recordings(dataset: Dataset, clips: list[Clip], path: Path) -> None:
+    split_of = {clip.id: clip.split for clip in clips}
+    for group in grouped_clips(dataset, "recording"):
+        found = {split_of[clip.id]: clip for clip in group if split_of[clip.id]}
+        if len(found) > 1:
+            (one, first), (other, second) = list(found.items())[:2]
+            raise DataError(
+                f"{path}: a leak: {one} clip {first.id!r} and {other} clip {second.id!r} are of one "
+                "recording",
+                fix="put both into one split, or --by clip, whose name says it",
+            )
+
+
+def _signers_in(clips: list[Clip], split: str) -> list[str]:
+    return sorted({clip.signer for clip in clips if clip.split == split}, key=natural_order)
