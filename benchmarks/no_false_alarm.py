@@ -23,6 +23,7 @@ from spoter_toolkit.bench.host.environment import environment, slug
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.export import proof_clips
 from spoter_toolkit.parity.prove import prove_backends
+from spoter_toolkit.reference import open_reference
 
 
 def row_of(proof: Proof, seed: int, seconds: float) -> dict[str, Any]:
@@ -86,10 +87,11 @@ def main() -> None:
     bundle = read_bundle(arguments.bundle)
     people = proof_clips(read_dataset(arguments.dataset), limit=arguments.clips)
     names = arguments.backends.split(",") if arguments.backends else _on_this_cpu(backends_of(bundle))
+    reference = open_reference(bundle, arguments.run)
     rows = []
     for seed in range(arguments.seeds):
         begin = time.perf_counter()
-        proofs, _ = prove_backends(bundle, arguments.run, people, backends=names, seed=seed)
+        proofs, _ = prove_backends(bundle, reference, people, names, seed=seed)
         seconds = time.perf_counter() - begin
         rows += [row_of(proof, seed, seconds) for proof in proofs]
         print(f"seed {seed}: {[proof.verdict.passed for proof in proofs]}, {seconds:.0f} s", flush=True)

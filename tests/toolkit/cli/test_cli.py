@@ -213,7 +213,7 @@ def test_a_mistake_gets_one_message_and_exit_1(
         (["export", "--compute-capability", "8.6"], "TensorRT builds for the GPU at hand. Fix: add --rtx"),
         (["export", "--profile", "1x1,1x2,1x3"], "only engines have profiles. Fix: add --trt or --rtx"),
         (["export", "{bundle}", "--rtx", "--profile", "1x9,1x3,1x5"], "does not contain its opt shape 1x3"),
-        (["parity", "--backend", "torch"], "is what the others are compared with"),
+        (["parity", "--backend", "torch"], "the others are compared with torch"),
         (["parity", "--backend", "torch:fp16"], "torch runs the RUN's own fp32 weights"),
         (["predict", "clip.npy", "--long", "cut"], "--long cut: expected error or resample"),
         (["train", "{data}", "--set", "learning_rate=inf"], "learning_rate: inf, expected a finite number"),

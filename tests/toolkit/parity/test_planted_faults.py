@@ -25,7 +25,7 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.backends import open_runner
 from spoter_runtime.landmarks import LEFT_HAND, RIGHT_HAND
 from spoter_runtime.ort.runner import OrtRunner
-from spoter_toolkit.parity.localize import blame
+from spoter_toolkit.parity.localize import localize
 from spoter_toolkit.parity.prove import _as_proven, _weights
 
 
@@ -169,9 +169,9 @@ def test_a_fault_of_the_graph_is_found_and_the_file_is_blamed(
     moved = [failure for failure in failures if failure.startswith("ort-cpu: padding")]
     # Behind the frames, the class token's position is that of the padding's end.
     assert bool(moved) == (fault in (attends_to_padding, class_token_last))
-    blamed = blame(bundle, honest, "ort-cpu", traced=traced)
-    assert str(blamed.broken).startswith("model.onnx: differs from ONNX exported now, lowered by ")
-    assert where in str(blamed.bisect())
+    found = localize(bundle, honest, "ort-cpu", traced=traced)
+    assert str(found.broken).startswith("model.onnx: differs from ONNX exported now, lowered by ")
+    assert where in str(found.bisect())
 
 
 def test_an_axis_frozen_by_export_is_found_though_the_file_declares_it_dynamic(
@@ -187,9 +187,9 @@ def test_an_axis_frozen_by_export_is_found_though_the_file_declares_it_dynamic(
     assert any(failure.startswith(f"1 clips × 1 frames, full lengths: {refused}") for failure in failures)
     assert any(failure.startswith("clips (generated): no answer: ") for failure in failures)
     assert any(failure.startswith("ort-cpu: batch company: no answer: ") for failure in failures)
-    blamed = blame(bundle, honest, "ort-cpu", traced=traced)
-    assert str(blamed.broken).startswith("model.onnx gives no answer: ort-cpu: failed on poses")
-    assert "(Reshape, module normalize): it cannot be computed: " in str(blamed.bisect())
+    found = localize(bundle, honest, "ort-cpu", traced=traced)
+    assert str(found.broken).startswith("model.onnx gives no answer: ort-cpu: failed on poses")
+    assert "(Reshape, module normalize): it cannot be computed: " in str(found.bisect())
 
 
 def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_blamed(
@@ -222,9 +222,9 @@ def test_scores_that_overflow_fp16_before_the_softmax_are_found_and_their_layer_
     rounded = _as_proven("ort-cpu:fp16", opened.runner, opened.artefact, bundle)  # as `parity` runs it
     failures = prove(reference, rounded, bundle.onnx("fp16")).verdict.failures
     assert any("logits are not finite" in failure for failure in failures)
-    blamed = blame(bundle, honest, "ort-cpu:fp16", traced=traced)
-    assert str(blamed.broken).startswith("model.fp16.onnx, every tensor rounded gives no answer: ")
-    assert "module encoder_layers.1.self_attention" in str(blamed.bisect())
+    found = localize(bundle, honest, "ort-cpu:fp16", traced=traced)
+    assert str(found.broken).startswith("model.fp16.onnx, every tensor rounded gives no answer: ")
+    assert "module encoder_layers.1.self_attention" in str(found.bisect())
 
 
 def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
@@ -247,9 +247,9 @@ def test_a_broken_scale_of_int8_is_found_and_the_file_and_its_product_blamed(
     bundle = plant(fp32, in_int8.SerializeToString(), "int8")
     failures = proof_of(bundle).failures
     assert any("clips (generated): logits differ by" in failure for failure in failures)
-    blamed = blame(bundle, honest, "ort-cpu:int8", traced=traced)
-    assert str(blamed.broken).startswith("model.int8.onnx: differs from model.onnx by ")
-    assert "module encoder_layers.0.feed_forward.0" in str(blamed.bisect())
+    found = localize(bundle, honest, "ort-cpu:int8", traced=traced)
+    assert str(found.broken).startswith("model.int8.onnx: differs from model.onnx by ")
+    assert "module encoder_layers.0.feed_forward.0" in str(found.bisect())
 
 
 @pytest.mark.parametrize("times", [1.1, 0.0])
@@ -281,10 +281,10 @@ def test_a_fault_of_the_file_for_onnx_runtime_is_found_and_that_file_blamed(
     bundle = plant(bundle_copy, content, kind="ort")
     artefact = bundle.by_precision("ort")["fp32"]
     assert not prove(TorchRunner(honest, contract), OrtRunner(content), artefact).verdict.passed
-    assert blame(bundle, honest, "ort-cpu", traced=traced).broken is None
-    blamed = blame(bundle, honest, "ort-cpu-fused", traced=traced)
-    assert str(blamed.broken).startswith("model.ort.onnx: differs from model.onnx by ")
-    assert "(LayerNormalization, module encoder_layers.0.norm1" in str(blamed.bisect())
+    assert localize(bundle, honest, "ort-cpu", traced=traced).broken is None
+    found = localize(bundle, honest, "ort-cpu-fused", traced=traced)
+    assert str(found.broken).startswith("model.ort.onnx: differs from model.onnx by ")
+    assert "(LayerNormalization, module encoder_layers.0.norm1" in str(found.bisect())
 
 
 def test_a_policy_cannot_hide_a_flip(honest, contract):

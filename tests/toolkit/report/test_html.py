@@ -28,7 +28,8 @@ from spoter_toolkit.bench.report.percentile_plot import percentile_figure, tail_
 from spoter_toolkit.bench.report.summary import findings, headline_case
 from spoter_toolkit.bench.settings import BenchSettings, Case
 from spoter_toolkit.cli.app import app
-from spoter_toolkit.parity.page import html_from_proofs
+from spoter_toolkit.parity.page import html_from_report
+from spoter_toolkit.parity.report import ParityReport
 from spoter_toolkit.report.html import Page, Section, Table, html_from_page
 from spoter_toolkit.report.svg import svg_from_figure
 
@@ -368,18 +369,22 @@ def test_a_page_without_sections_is_sound():
 # --- parity
 
 
+def report_of(*proofs, **more):
+    return ParityReport(name="small", bundle=None, proofs=proofs, **more)
+
+
 def test_the_page_of_a_parity_run_has_facts_flips_and_failures(exported):
     proof, _ = read_proofs(exported.bundle)
     group = proof.facts.clips[0]
     flip = replace(group.clips[0], name=HOSTILE, candidate=BENGALI, reference_margin=0.3, label="cha")
     facts = replace(proof.facts, clips=(replace(group, clips=(flip, *group.clips[1:])),))
     failing = replace(proof, facts=facts).judged_by(proof.policy)
-    parsed = check_sound(html_from_proofs("small", [failing], not_run={"trt": HOSTILE}))
+    parsed = check_sound(html_from_report(report_of(failing, not_run={"trt": HOSTILE})))
     assert "Parity FAILS (2 failures) for ort-cpu fp32" in parsed.text
     assert failing.verdict.failures[1] in parsed.text
     assert parsed.text.count(HOSTILE) == 3  # the failure, the clip, the reason
     assert "Not executed, so without a proof: trt fp32." in parsed.text
-    assert "Parity holds." in check_sound(html_from_proofs("small", [proof])).text
+    assert "Parity holds." in check_sound(html_from_report(report_of(proof))).text
 
 
 def test_the_step_that_breaks_is_named_with_its_chain(exported):
@@ -388,8 +393,8 @@ def test_the_step_that_breaks_is_named_with_its_chain(exported):
         Link(step="torch, eager", before=None, max_logit_diff=None, holds=True, **step),
         Link(step="model.onnx", before="torch, eager", max_logit_diff=0.5, holds=False, **step),
     )
-    links = {"ort-cpu": chain, "ort-cpu:fp16": chain[:1]}
-    text = check_sound(html_from_proofs("small", read_proofs(exported.bundle), links=links)).text
+    chains = {"ort-cpu": chain, "ort-cpu:fp16": chain[:1]}
+    text = check_sound(html_from_report(report_of(*read_proofs(exported.bundle), chains=chains))).text
     assert f"ort-cpu: it breaks at {chain[1]}." in text
     assert "ort-cpu:fp16: no step breaks on the clips that were tried." in text
 

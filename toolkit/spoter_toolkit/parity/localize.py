@@ -1,4 +1,4 @@
-"""Where a backend leaves its model: the link of the chain that breaks, and the first tensor that differs."""
+"""Localize a failure: the link between torch and a backend that breaks, and the first tensor that differs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spoter_export.diagnose.chain import (
 )
 from spoter_export.parity.judge import Proof, policy_of
 from spoter_export.passes.pipeline import lowered, passes_for
-from spoter_export.precision.fp16 import rounded_from_fp16
+from spoter_export.precision.fp16 import ROUNDED, rounded_from_fp16
 from spoter_export.probes import ClipSet, generated_clips
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
@@ -44,17 +44,17 @@ _LOWERED: Final = "ONNX exported now, lowered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blame:
-    """The chain from torch to one backend, on some clips.
+class Localization:
+    """The chain from torch to one backend, run on some clips.
 
     Attributes:
         backend: as `open_backend` takes it.
-        links: what was found at each step.
+        links: the difference found at each step.
     """
 
     backend: str
     links: tuple[Link, ...]
-    chain: _Chain = field(repr=False)
+    chain: Chain = field(repr=False)
 
     @property
     def broken(self) -> Link | None:
@@ -69,36 +69,36 @@ class Blame:
             ExportError: torch cannot export the model.
         """
         if self.broken is None:
-            raise ConfigError(
-                f"{self.backend}: no link of the chain is broken, so there is nothing to bisect"
-            )
+            raise ConfigError(f"{self.backend}: no link of the chain is broken, so nothing can be bisected")
         return self.chain.bisect(self.broken)
 
 
-def blame_failed(
+def localize_failed(
     bundle: Bundle, module: nn.Module, proofs: Sequence[Proof], people: ClipSet | None = None
-) -> list[Blame]:
-    """Return `blame` for the backend of each proof that failed; torch's own have no chain.
+) -> list[Localization]:
+    """Return `localize` for the backend of each proof that failed; torch's own backends have no chain.
 
     Args:
         bundle: from `read_bundle`.
-        module: that it was made from.
-        proofs: what was found.
-        people: the clips of people that they were found on.
+        module: the model that it was made from.
+        proofs: of the bundle's backends.
+        people: the clips of people that the proofs ran on.
     """
-    found = []
     traced = functools.cache(lambda: trace_module(module, bundle.contract))
-    for proof in proofs:
-        name = proof.facts.candidate.partition(",")[0]  # fp16 is proven as "ort-cpu, all rounded to fp16"
-        if not proof.verdict.passed and name not in TORCH_BACKENDS:
-            backend = name if proof.precision == "fp32" else f"{name}:{proof.precision}"
-            clips = _worst(proof, people) if people else ()
-            found.append(blame(bundle, module, backend, clips, traced=traced))
-    return found
+    return [
+        localize(bundle, module, backend, _worst_clips(proof, people) if people else (), traced=traced)
+        for proof in proofs
+        if not proof.verdict.passed and (backend := backend_of(proof)) not in TORCH_BACKENDS
+    ]
 
 
-def _worst(proof: Proof, people: ClipSet) -> list[Float32Array]:
-    """Return the clips of people on which a backend was furthest off."""
+def backend_of(proof: Proof) -> str:
+    """Return the backend that a proof is of, as `open_backend` takes it."""
+    name = "ort-cpu" if proof.facts.candidate == ROUNDED else proof.facts.candidate
+    return name if proof.precision == "fp32" else f"{name}:{proof.precision}"
+
+
+def _worst_clips(proof: Proof, people: ClipSet) -> list[Float32Array]:
     places = {people.name_of(i): i for i in range(len(people.clips))}
     facts = [
         clip
@@ -110,35 +110,35 @@ def _worst(proof: Proof, people: ClipSet) -> list[Float32Array]:
     return [people.clips[places[clip.name]] for clip in facts[:_WORST]]
 
 
-def blame(
+def localize(
     bundle: Bundle,
     module: nn.Module,
     backend: str,
     clips: Sequence[Float32Array] = (),
     *,
     traced: Callable[[], Traced] | None = None,
-) -> Blame:
-    """Follow a model from torch to a backend, step by step.
+) -> Localization:
+    """Compare each form of a model between torch and a backend with the form before it.
 
     Args:
         bundle: from `read_bundle`.
-        module: that the bundle was made from.
+        module: the model that it was made from.
         backend: as `open_backend` takes it.
         clips: to run beside the generated ones.
-        traced: gives what `trace_module` makes of the module, which takes seconds; None makes it here.
+        traced: returns `trace_module(module)`, which takes seconds; None calls it here.
     """
-    chain = _Chain(
+    chain = Chain(
         bundle=bundle,
         module=module,
         backend=backend,
         clips=[*clips, *generated_clips(bundle.contract, seed=0).clips][: bundle.contract.max_batch],
         traced=traced or functools.cache(lambda: trace_module(module, bundle.contract)),
     )
-    return Blame(backend=backend, links=links_of(chain.steps(), chain.clips), chain=chain)
+    return Localization(backend=backend, links=links_of(chain.steps(), chain.clips), chain=chain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chain:
+class Chain:
     """The forms of one model between torch and a backend, each made when it is first needed."""
 
     bundle: Bundle

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from spoter_export.parity.judge import Proof, unexplained_flips
 from spoter_export.parity.perturbations import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
 from spoter_export.parity.report import NOT_EXECUTED, ProofMatrix, fact_rows, proof_matrix
-from spoter_runtime.bundle.manifest import Artefact
+from spoter_toolkit.bench.host.environment import without_places
+from spoter_toolkit.parity.report import ParityReport
 from spoter_toolkit.report.html import Page, Section, Table, html_from_page
 
 if TYPE_CHECKING:
@@ -17,39 +18,25 @@ if TYPE_CHECKING:
 _MOST_FLIPS: Final = 100  # of a proof, in its table
 
 
-def html_from_proofs(
-    name: str,
-    proofs: Sequence[Proof],
-    *,
-    artefacts: Sequence[Artefact] = (),
-    not_run: Mapping[str, str] | None = None,
-    links: Mapping[str, Sequence[Link]] | None = None,
-    divergences: Mapping[str, str] | None = None,
-) -> str:
-    """Return what a parity run has found as one HTML page.
-
-    Args:
-        name: of the bundle, or of the file whose facts were judged.
-        proofs: facts and verdicts.
-        artefacts: the bundle's, where it is at hand.
-        not_run: backend → why it was not executed.
-        links: backend → its chain from torch, for those that fail.
-        divergences: backend → what bisecting found.
+def html_from_report(report: ParityReport) -> str:
+    """Return a parity report as one HTML page, without the folders of this machine: it is made to be sent.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    matrix = proof_matrix(proofs, artefacts, not_run)
-    blame = _blame_section(links or {}, divergences or {})
-    seeds = ", ".join(dict.fromkeys(str(proof.facts.seed) for proof in proofs))
+    bundle = report.bundle
+    folders = [bundle.folder] if bundle else []
+    not_run = {backend: without_places(why, *folders) for backend, why in report.not_run.items()}
+    matrix = proof_matrix(report.proofs, bundle.artefacts if bundle else (), not_run)
+    seeds = ", ".join(dict.fromkeys(str(proof.facts.seed) for proof in report.proofs))
     page = Page(
-        title=f"Parity of {name}",
-        facts={proof.artefact: f"sha256 {proof.sha256}" for proof in proofs} | {"seed": seeds},
+        title=f"Parity of {report.name}",
+        facts={proof.artefact: f"sha256 {proof.sha256}" for proof in report.proofs} | {"seed": seeds},
         findings=findings_from_matrix(matrix),
         sections=[
             matrix_section(matrix, "Each backend against the model that was trained, in PyTorch on the CPU."),
-            *([blame] if links else []),
-            *(_proof_section(number, proof) for number, proof in enumerate(proofs, 1)),
+            *([_chain_section(report)] if report.chains else []),
+            *(_proof_section(number, proof) for number, proof in enumerate(report.proofs, 1)),
         ],
     )
     return html_from_page(page)
@@ -82,7 +69,7 @@ def matrix_section(matrix: ProofMatrix, said: str) -> Section:
     )
 
 
-def blame_table(backend: str, links: Sequence[Link]) -> Table:
+def chain_table(backend: str, chain: Sequence[Link]) -> Table:
     """Return the chain from torch to a backend, a row a step."""
     return Table(
         title=f"from torch to {backend}",
@@ -94,19 +81,19 @@ def blame_table(backend: str, links: Sequence[Link]) -> Table:
                 link.error or f"{link.max_padding_diff:.1e}",
                 "yes" if link.holds else "NO",
             )
-            for link in links
+            for link in chain
         ],
     )
 
 
-def _blame_section(links: Mapping[str, Sequence[Link]], divergences: Mapping[str, str]) -> Section:
+def _chain_section(report: ParityReport) -> Section:
     said = []
-    for backend, chain in links.items():
+    for backend, chain in report.chains.items():
         broken = next((link for link in chain if not link.holds), None)
         where = f"it breaks at {broken}" if broken else "no step breaks on the clips that were tried"
         said.append(f"{backend}: {where}.")
-    said += [f"{backend}: {what}." for backend, what in divergences.items()]
-    tables = [blame_table(backend, chain) for backend, chain in links.items()]
+    said += [f"{backend}: {where}." for backend, where in report.divergences.items()]
+    tables = [chain_table(backend, chain) for backend, chain in report.chains.items()]
     return Section(name="blame", title="Where it breaks", points=said, tables=tables)
 
 
