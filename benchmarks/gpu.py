@@ -140,7 +140,8 @@ def build(run: Run, folder: Path) -> dict[str, Any]:
     bundle_from_run(
         run,
         folder,
-        dataset=training_data(run),
+        dataset=(trained_on := training_data(run)),
+        trained_on=trained_on,
         precisions=PRECISIONS,
         max_batch=MAX_BATCH,
         keep_goldens=False,

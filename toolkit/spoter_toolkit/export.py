@@ -1,22 +1,173 @@
-"""From a RUN to a BUNDLE: find the clips to prove it on, and say where the weights come from."""
+"""Export: a proven BUNDLE from a RUN, tuned for this machine, and engines for it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from spoter_export.bundle.engines import AddedEngine, add_engines
 from spoter_export.bundle.writer import Exported, export_bundle
 from spoter_export.probes import ClipSet, spread_by_length
 from spoter_runtime._types import OnProgress
-from spoter_runtime.errors import DataError
+from spoter_runtime.bundle.engine_spec import Profile
+from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.bundle.manifest import MANIFEST
+from spoter_runtime.errors import DataError, SpoterError
+from spoter_runtime.tuning.search import tune
+from spoter_runtime.tuning.store import Tuned
 from spoter_toolkit.data.dataset import Dataset, read_dataset
-from spoter_toolkit.runs.run import Run, installed_versions
+from spoter_toolkit.input_files import check_place
+from spoter_toolkit.locate import BUNDLES
+from spoter_toolkit.runs.run import Run, installed_versions, read_run
 
 # Enough to meet every label and length of a test split; `spoter-kit parity` runs all of a dataset.
 EXPORT_CLIPS: Final = 256
+TUNE_SECONDS: Final = 4.0  # a precision; `spoter-kit tune` takes longer and is surer
 _PACKAGES: Final = ("spoter-kit", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """The engines to build.
+
+    Attributes:
+        libraries: TensorRT, TensorRT for RTX, or both.
+        compute_capabilities: of the GPUs for TensorRT-RTX; None takes its defaults.
+        profiles: shapes; None takes them from the data.
+    """
+
+    libraries: tuple[Library, ...] = ()
+    compute_capabilities: tuple[str, ...] | None = None
+    profiles: tuple[Profile, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export has made.
+
+    Attributes:
+        folder: the BUNDLE.
+        run: that it was made from; None where engines were added to a bundle.
+        data: that it was proven on; None where there was none.
+        exported: the bundle with its proofs; None where engines were added to a bundle.
+        tuned: precision → the fastest settings on this machine.
+        not_tuned: precision → why there are none.
+        engines: that were built.
+        failed: library → why its engines could not be built; everything else is complete.
+    """
+
+    folder: Path
+    run: Run | None = None
+    data: Dataset | None = None
+    exported: Exported | None = None
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    not_tuned: Mapping[str, str] = field(default_factory=dict)
+    engines: tuple[AddedEngine, ...] = ()
+    failed: Mapping[Library, SpoterError] = field(default_factory=dict)
+
+
+def export(
+    source: Path,
+    out: Path | None = None,
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    engines: EngineSettings | None = None,
+    data: Path | None = None,
+    max_batch: int = 32,
+    keep_goldens: bool = True,
+    tune_seconds: float = TUNE_SECONDS,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> ExportReport:
+    """Export a RUN to a proven bundle, tune it, and build engines; to a BUNDLE, only add engines.
+
+    Args:
+        source: RUN or BUNDLE.
+        out: the bundle, ``NAME.spoter``; None takes ``bundles/RUN.spoter``.
+        precisions: of the ONNX files, and of the engines.
+        engines: to build; None builds none.
+        data: a DATASET to prove it on; None takes the one that the run was trained on.
+        max_batch: the largest batch that the bundle claims, and that is run.
+        keep_goldens: whether some clips of the data may travel in the bundle.
+        tune_seconds: to measure for a precision; 0 does not tune.
+        force: replace an existing bundle, or engines that are there.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        SpoterError: run, data or place cannot be used, or the exported graph fails its proof. Engines that
+            cannot be built are in the report instead.
+    """
+    if (source / MANIFEST).is_file():
+        report = ExportReport(folder=source)
+    else:
+        run = read_run(source)
+        folder = out or BUNDLES / f"{run.name}.spoter"
+        check_place(folder)
+        trained_on = training_data(run)
+        dataset = read_dataset(data) if data else trained_on
+        exported = bundle_from_run(
+            run,
+            folder,
+            dataset=dataset,
+            trained_on=trained_on,
+            precisions=precisions,
+            max_batch=max_batch,
+            keep_goldens=keep_goldens,
+            force=force,
+            on_progress=on_progress,
+        )
+        report = ExportReport(folder=folder, run=run, data=dataset, exported=exported)
+        if tune_seconds:
+            report = _tuned(report, precisions, tune_seconds, on_progress)
+    return _with_engines(report, precisions, engines, force, on_progress) if engines else report
+
+
+def _tuned(
+    report: ExportReport, precisions: Sequence[str], seconds: float, on_progress: OnProgress | None
+) -> ExportReport:
+    """Tune the precisions that a CPU runs; where that fails the bundle is complete all the same."""
+    assert report.exported is not None
+    found: dict[str, Tuned] = {}
+    failed: dict[str, str] = {}
+    for precision in precisions:
+        if precision == "fp16":
+            continue  # the CPU computes it in fp32: nobody takes it there for speed
+        try:
+            found[precision] = tune(
+                report.exported.bundle, precision=precision, seconds=seconds, on_progress=on_progress
+            )
+        except (SpoterError, OSError) as error:
+            failed[precision] = str(error)
+    return replace(report, tuned=found, not_tuned=failed)
+
+
+def _with_engines(
+    report: ExportReport,
+    precisions: Sequence[str],
+    settings: EngineSettings,
+    force: bool,
+    on_progress: OnProgress | None,
+) -> ExportReport:
+    """Add the engines of each library; one that cannot be built leaves everything else as it is."""
+    engines: list[AddedEngine] = []
+    failed: dict[Library, SpoterError] = {}
+    for library in settings.libraries:
+        try:
+            engines += add_engines(
+                report.folder,
+                library=library,
+                precisions=precisions,
+                compute_capabilities=settings.compute_capabilities if library == "tensorrt_rtx" else None,
+                profiles=settings.profiles,
+                force=force,
+                on_progress=on_progress,
+            )
+        except SpoterError as error:
+            failed[library] = error
+    return replace(report, engines=tuple(engines), failed=failed)
 
 
 def bundle_from_run(
@@ -24,6 +175,7 @@ def bundle_from_run(
     folder: Path,
     *,
     dataset: Dataset | None = None,
+    trained_on: Dataset | None = None,
     precisions: Sequence[str] = ("fp32",),
     max_batch: int = 32,
     keep_goldens: bool = True,
@@ -36,6 +188,7 @@ def bundle_from_run(
         run: with weights.
         folder: ``<name>.spoter``.
         dataset: clips to prove it on, usually `training_data`; None leaves generated ones.
+        trained_on: `training_data`; the lengths of its clips travel in the bundle, to plan engines.
         precisions: an ONNX file for each; fp32 is always among them.
         max_batch: the largest batch that the bundle claims, and that is run.
         keep_goldens: whether some of the clips may travel in the bundle.
@@ -50,7 +203,7 @@ def bundle_from_run(
         run.load_model(),
         run.contract(max_batch),
         folder,
-        provenance=_provenance(run),
+        provenance=provenance_of(run, trained_on),
         clips=proof_clips(dataset),
         keep_goldens=keep_goldens,
         precisions=precisions,
@@ -106,23 +259,20 @@ def proof_clips(
     )
 
 
-def _frame_counts(run: Run) -> dict[str, int] | None:
-    """Return how many clips of the training data have how many frames; None where it is no longer there.
+def provenance_of(run: Run, trained_on: Dataset | None) -> dict[str, Any]:
+    """Return what a bundle says of the run that it was made from.
 
-    It travels in the bundle: engines are planned from it, also on a device that has no data.
+    Args:
+        run: with weights.
+        trained_on: `training_data`; None leaves out how many of its clips have how many frames.
     """
-    dataset = training_data(run)
-    if dataset is None:
-        return None
-    counts = Counter(clip.frames for clip in dataset.clips_in("train") or dataset.clips)
-    return {str(frames): counts[frames] for frames in sorted(counts)}
-
-
-def _provenance(run: Run) -> dict[str, Any]:
     data = dict(run.data) if run.data else None
     if data:
         del data["folder"]  # says nothing on another machine
-        data["frame_counts"] = _frame_counts(run)
+        data["frame_counts"] = None
+        if trained_on:
+            counts = Counter(clip.frames for clip in trained_on.clips_in("train") or trained_on.clips)
+            data["frame_counts"] = {str(frames): counts[frames] for frames in sorted(counts)}
     return {
         "run": {"name": run.name, "weights_sha256": run.weights_sha256(), "config": run.config.as_json()},
         "origin": run.info["origin"] + ("" if run.is_finished else ", and stopped before its end"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,26 +20,11 @@ from spoter_toolkit.cli.console import (
     say,
 )
 
-_TUNING_S = 4.0  # seconds a precision; `spoter-kit tune` takes longer and is surer
-
 if TYPE_CHECKING:
     from spoter_export.bundle.engines import AddedEngine
-    from spoter_export.bundle.writer import Exported
-    from spoter_runtime.bundle.engine_spec import Profile
     from spoter_runtime.bundle.libraries import Library
-    from spoter_runtime.bundle.manifest import Bundle
     from spoter_runtime.errors import SpoterError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """The engines that were asked for."""
-
-    libraries: list[Library]
-    precisions: list[str]
-    capabilities: tuple[str, ...] | None
-    profiles: list[Profile] | None
-    force: bool
+    from spoter_toolkit.export import EngineSettings, ExportReport
 
 
 def export(
@@ -78,48 +63,48 @@ def export(
     With --trt or --rtx, build engines from it and run them where there is a GPU. For a BUNDLE, only that.
     """
     from spoter_runtime.bundle.manifest import MANIFEST
-    from spoter_runtime.errors import ConfigError, UsageError, from_options
+    from spoter_runtime.errors import UsageError, from_options
     from spoter_toolkit.locate import last_run
 
+    precisions = [name.strip() for name in precision.split(",")]
     with from_options():
-        wanted = _engines_wanted(trt, rtx, precision, compute_capability, profile, force)
+        engines = _engines(trt, rtx, precisions, compute_capability, profile)
         if out and out.suffix != ".spoter":
-            raise ConfigError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
+            raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
-    result: dict[str, Any] = {}
-    if (path / MANIFEST).is_file():
-        if not wanted.libraries:
-            raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
-        folder = path
-    else:
-        folder, exported = _export_onnx(
-            path, data, wanted.precisions, max_batch, not no_real_goldens, out, force
+    if (path / MANIFEST).is_file() and engines is None:
+        raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
+    from spoter_toolkit.export import TUNE_SECONDS
+    from spoter_toolkit.export import export as export_source
+
+    with progress_bar() as on_progress:
+        report = export_source(
+            path,
+            out,
+            precisions=precisions,
+            engines=engines,
+            data=data,
+            max_batch=max_batch,
+            keep_goldens=not no_real_goldens,
+            tune_seconds=0 if no_tune else TUNE_SECONDS,
+            force=force,
+            on_progress=on_progress,
         )
-        result = {"onnx": [proof.as_json() for proof in exported.proofs]}
-        if not json:
-            _show_onnx(exported)
-        if not no_tune:
-            result["tuned"] = _tune(exported.bundle, wanted.precisions)
-    engines, errors = _add_engines(folder, wanted)
+    _remark(report, kept_goldens=not no_real_goldens)
     if json:
-        emit_json({"bundle": str(folder)} | result | {"engines": [_as_json(engine) for engine in engines]})
-    elif engines:
-        _show_engines(engines)
-    if errors:
-        raise _incomplete(folder, errors, [*_typed(precision, compute_capability, profile)])
+        emit_json(_as_json(report))
+    else:
+        _show(report)
+    if report.failed:
+        raise _incomplete(report, [*_typed(precision, compute_capability, profile)])
     if not json:
-        next_step("spoter-kit parity {}", folder)
+        next_step("spoter-kit parity {}", report.folder)
 
 
-def _engines_wanted(
-    trt: bool,
-    rtx: bool,
-    precision: str,
-    compute_capability: str | None,
-    profile: list[str] | None,
-    force: bool,
-) -> _Wanted:
-    """Check what was asked for, before anything is built.
+def _engines(
+    trt: bool, rtx: bool, precisions: list[str], compute_capability: str | None, profile: list[str] | None
+) -> EngineSettings | None:
+    """Return the engines that were asked for, None where none were.
 
     Raises:
         ConfigError: an unknown precision, or one that is not for engines; a wrong profile; an option
@@ -130,113 +115,38 @@ def _engines_wanted(
     from spoter_export.trt.profiles import parse_profile
     from spoter_export.trt.to_tensorrt import parse_compute_capabilities
     from spoter_runtime.errors import ConfigError
+    from spoter_toolkit.export import EngineSettings
 
-    libraries: list[Library] = []
-    if trt:
-        libraries.append("tensorrt")
-    if rtx:
-        libraries.append("tensorrt_rtx")
+    asked: dict[Library, bool] = {"tensorrt": trt, "tensorrt_rtx": rtx}
+    libraries = tuple(library for library, wanted in asked.items() if wanted)
     if compute_capability is not None and not rtx:
         raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
     if profile and not libraries:
         raise ConfigError("--profile: only engines have profiles", fix="add --trt or --rtx")
-    precisions = [name.strip() for name in precision.split(",")]
     for name in precisions:
         policy_of(name)
-    if libraries:
-        check_engine_precisions(precisions)
-    return _Wanted(
+    if not libraries:
+        return None
+    check_engine_precisions(precisions)
+    return EngineSettings(
         libraries=libraries,
-        precisions=precisions,
-        capabilities=(None if compute_capability is None else parse_compute_capabilities(compute_capability)),
-        profiles=[parse_profile(text) for text in profile] if profile else None,
-        force=force,
+        compute_capabilities=parse_compute_capabilities(compute_capability) if compute_capability else None,
+        profiles=tuple(map(parse_profile, profile)) if profile else None,
     )
 
 
-def _export_onnx(
-    path: Path,
-    data: Path | None,
-    precisions: list[str],
-    max_batch: int,
-    keep_goldens: bool,
-    out: Path | None,
-    force: bool,
-) -> tuple[Path, Exported]:
-    from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.export import bundle_from_run, training_data
-    from spoter_toolkit.input_files import check_place
-    from spoter_toolkit.locate import BUNDLES
-    from spoter_toolkit.runs.run import read_run
-
-    run = read_run(path)
-    folder = out or BUNDLES / f"{run.name}.spoter"
-    check_place(folder)
-    if not run.is_finished:
-        say(f"{run.folder} was stopped before its end: its best weights so far are exported")
-    dataset = read_dataset(data) if data else training_data(run)
-    if dataset is None:
+def _remark(report: ExportReport, *, kept_goldens: bool) -> None:
+    if report.run and not report.run.is_finished:
+        say(f"{report.run.folder} was stopped before its end: its best weights so far are exported")
+    if report.exported and report.data is None:
         say("no data: the proof and the goldens hold generated clips only. Fix: name real ones with --data")
-    elif keep_goldens and not dataset.origin.synthetic:
+    elif report.data and kept_goldens and not report.data.origin.synthetic:
         say("some clips of the data travel in the bundle as goldens; --no-real-goldens keeps them here")
-    with progress_bar() as on_progress:
-        return folder, bundle_from_run(
-            run,
-            folder,
-            dataset=dataset,
-            precisions=precisions,
-            max_batch=max_batch,
-            keep_goldens=keep_goldens,
-            force=force,
-            on_progress=on_progress,
-        )
-
-
-def _tune(bundle: Bundle, precisions: list[str]) -> dict[str, Any]:
-    """Tune what the CPU runs; where that fails the bundle is complete all the same."""
-    from spoter_runtime.errors import SpoterError
-    from spoter_runtime.tuning.search import tune
-
-    found: dict[str, Any] = {}
-    for precision in precisions:
-        if precision == "fp16":
-            continue  # the CPU computes it in fp32: nobody takes it there for speed
-        try:
-            with progress_bar() as on_progress:
-                tuned = tune(bundle, precision=precision, seconds=_TUNING_S, on_progress=on_progress)
-        except (SpoterError, OSError) as error:
-            say(f"not tuned for this machine: {error}. Fix: spoter-kit tune {bundle.folder}")
-            continue
-        found[precision] = {key: value for key, value in asdict(tuned).items() if key != "measured"}
+    for reason in report.not_tuned.values():
+        say(f"not tuned for this machine: {reason}. Fix: spoter-kit tune {report.folder}")
+    for precision, tuned in report.tuned.items():
         for situation, way in tuned.ways.items():
             say(f"fastest here, {precision}, {situation}: {way}: {tuned.because[situation]}")
-    return found
-
-
-def _add_engines(
-    folder: Path, wanted: _Wanted
-) -> tuple[list[AddedEngine], list[tuple[Library, SpoterError]]]:
-    """Add the engines of each library; one that cannot be built leaves everything else as it is."""
-    from spoter_export.bundle.engines import add_engines
-    from spoter_runtime.errors import SpoterError
-
-    engines: list[AddedEngine] = []
-    errors: list[tuple[Library, SpoterError]] = []
-    for library in wanted.libraries:
-        try:
-            with progress_bar() as on_progress:
-                engines += add_engines(
-                    folder,
-                    library=library,
-                    precisions=wanted.precisions,
-                    compute_capabilities=wanted.capabilities if library == "tensorrt_rtx" else None,
-                    profiles=wanted.profiles,
-                    force=wanted.force,
-                    on_progress=on_progress,
-                )
-        except SpoterError as error:
-            errors.append((library, error))
-    return engines, errors
 
 
 def _typed(precision: str, compute_capability: str | None, profile: list[str] | None) -> Iterator[str]:
@@ -249,37 +159,42 @@ def _typed(precision: str, compute_capability: str | None, profile: list[str] | 
         yield from ("--profile", text)
 
 
-def _incomplete(folder: Path, errors: list[tuple[Library, SpoterError]], typed: Sequence[str]) -> SpoterError:
+def _incomplete(report: ExportReport, typed: Sequence[str]) -> SpoterError:
     """Return one error that says what failed, what is there all the same, and how to go on later.
 
-    The command is only given where the machine is what is missing: a wrong option fails again.
+    The command is only given where the machine lacks something: a wrong option fails again.
     """
     from spoter_runtime.bundle.libraries import EXTRAS
     from spoter_runtime.errors import BackendError, MissingExtraError
 
     options = {library: f"--{extra}" for library, extra in EXTRAS.items()}
-    reasons = "\n".join(f"{options[library]}: {error}" for library, error in errors)
-    later = [library for library, error in errors if isinstance(error, BackendError | MissingExtraError)]
-    then = ""
-    if later:
-        again = ["spoter-kit", "export", str(folder), *(options[library] for library in later), *typed]
-        then = f". Then: {shlex.join(again)}"
-    return BackendError(f"{reasons}\n{folder} is complete otherwise{then}")
+    reasons = "\n".join(f"{options[library]}: {error}" for library, error in report.failed.items())
+    later = [
+        options[library]
+        for library, error in report.failed.items()
+        if isinstance(error, BackendError | MissingExtraError)
+    ]
+    again = shlex.join(["spoter-kit", "export", str(report.folder), *later, *typed]) if later else ""
+    then = f". Then: {again}" if again else ""
+    return BackendError(f"{reasons}\n{report.folder} is complete otherwise{then}")
 
 
-def _show_onnx(exported: Exported) -> None:
+def _show(report: ExportReport) -> None:
     from spoter_export.parity.report import fact_rows
 
-    folder = exported.bundle.folder
-    for artefact, proof in zip(exported.bundle.artefacts, exported.proofs, strict=True):
-        emit_table(
-            f"{folder}/{artefact.path}  {artefact.size_bytes / 1e6:.2f} MB  sha256 {artefact.sha256[:16]}…",
-            (f"{proof.facts.candidate} against {proof.facts.reference}", "largest logit difference", ""),
-            fact_rows(proof),
-        )
+    if report.exported:
+        files = zip(report.exported.bundle.artefacts, report.exported.proofs, strict=True)
+        for file, proof in files:
+            emit_table(
+                f"{report.folder}/{file.path}  {file.size_bytes / 1e6:.2f} MB  sha256 {file.sha256[:16]}…",
+                (f"{proof.facts.candidate} against {proof.facts.reference}", "largest logit difference", ""),
+                fact_rows(proof),
+            )
+    if report.engines:
+        _show_engines(report.engines)
 
 
-def _show_engines(engines: list[AddedEngine]) -> None:
+def _show_engines(engines: Sequence[AddedEngine]) -> None:
     plan = engines[0].plan
     shares = plan.padding
     emit_table(
@@ -322,9 +237,22 @@ def _engine_row(engine: AddedEngine) -> tuple[str, ...]:
     )
 
 
-def _as_json(engine: AddedEngine) -> dict[str, Any]:
-    return engine.artefact.as_json() | {
-        "plan": asdict(engine.plan),
-        "proof": engine.proof.as_json() if engine.proof else None,
-        "not_executed": engine.not_executed,
-    }
+def _as_json(report: ExportReport) -> dict[str, Any]:
+    found: dict[str, Any] = {"bundle": str(report.folder)}
+    if report.exported:
+        found["onnx"] = [proof.as_json() for proof in report.exported.proofs]
+    if report.tuned or report.not_tuned:
+        found["tuned"] = {
+            precision: {key: value for key, value in asdict(tuned).items() if key != "measured"}
+            for precision, tuned in report.tuned.items()
+        }
+    found["engines"] = [
+        engine.artefact.as_json()
+        | {
+            "plan": asdict(engine.plan),
+            "proof": engine.proof.as_json() if engine.proof else None,
+            "not_executed": engine.not_executed,
+        }
+        for engine in report.engines
+    ]
+    return found
