@@ -100,7 +100,8 @@ def small_model(contract):
     import torch
 
     from spoter_export.probes import generated_poses
-    from spoter_toolkit.model.spoter import BdslSpoter, ModelConfig
+    from spoter_toolkit.model.config import ModelConfig
+    from spoter_toolkit.model.spoter import BdslSpoter
 
     torch.manual_seed(0)
     config = ModelConfig(

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from spoter_toolkit.model.spoter import ModelConfig, count_parameters
+from spoter_toolkit.model.config import ModelConfig
+from spoter_toolkit.model.spoter import count_parameters
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.loop import _loss
 

@@ -90,7 +90,8 @@ from pathlib import Path
 import torch
 from spoter_export.bundle.writer import export_bundle
 from spoter_runtime.contract import GraphContract
-from spoter_toolkit.model.spoter import BdslSpoter, ModelConfig
+from spoter_toolkit.model.spoter import BdslSpoter
+from spoter_toolkit.model.config import ModelConfig
 
 state, config, contract, provenance, folder = sys.argv[1:]
 model = BdslSpoter(ModelConfig(**json.loads(config)))

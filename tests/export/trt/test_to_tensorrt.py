@@ -525,7 +525,7 @@ def test_the_notebooks_model_is_built_for_every_gpu(notebook, rtx, gpus, precisi
 def test_a_trained_model_is_built_with_profiles_of_its_own_clips(rtx, tmp_path):
     from spoter_export.to_onnx import onnx_from_module
     from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
-    from spoter_toolkit.model.spoter import ModelConfig
+    from spoter_toolkit.model.config import ModelConfig
     from spoter_toolkit.training.config import TrainConfig
     from spoter_toolkit.training.loop import train
 

@@ -41,7 +41,8 @@ from spoter_toolkit.bench.worker.__main__ import ENGINES
 from spoter_toolkit.bench.worker.client import THREAD_VARIABLES, WorkerLost, WorkerProcess, worker_environment
 from spoter_toolkit.cli.app import app
 from spoter_toolkit.cli.bench import _stopped_by_ctrl_c
-from spoter_toolkit.model.spoter import ModelConfig, model_from_config
+from spoter_toolkit.model.config import ModelConfig
+from spoter_toolkit.model.spoter import model_from_config
 from spoter_toolkit.runs.run import read_run, save_weights, write_run_json
 
 LABELS = (Label(name="a"), Label(name="b"), Label(name="c"))

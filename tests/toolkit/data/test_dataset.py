@@ -13,17 +13,8 @@ import pytest
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
 from spoter_runtime.files import sha256_of
-from spoter_toolkit.data.dataset import (
-    MAX_FRAMES,
-    BadClip,
-    Dataset,
-    NewClip,
-    Origin,
-    check_resplit,
-    read_dataset,
-    rewrite_split,
-    write_dataset,
-)
+from spoter_toolkit.data.dataset import MAX_FRAMES, Dataset, Origin, read_dataset
+from spoter_toolkit.data.dataset_writer import BadClip, NewClip, check_resplit, rewrite_split, write_dataset
 
 LABELS = (Label(name="tea", gloss="Tea", bengali="চা"), Label(name="no"), Label(name="never-signed"))
 
@@ -207,7 +198,8 @@ def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path):
 import resource, signal, sys
 import numpy as np
 from spoter_runtime.contract import Label
-from spoter_toolkit.data.dataset import NewClip, Origin, write_dataset
+from spoter_toolkit.data.dataset import Origin
+from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 clip = NewClip(id="a", label="x", signer="s", fps=30.0, poses_TLD=np.ones((99, 54, 2), np.float32))

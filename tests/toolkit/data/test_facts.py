@@ -9,9 +9,10 @@ import pytest
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
-from spoter_toolkit.data import facts as show
+from spoter_toolkit.data import drawing
 from spoter_toolkit.data.dataset import Clip, Dataset, Origin
-from spoter_toolkit.data.facts import SplitFacts, clip_named, describe, draw_clip, draw_lengths
+from spoter_toolkit.data.drawing import draw_clip, draw_lengths
+from spoter_toolkit.data.facts import SplitFacts, clip_named, describe, length_histogram
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -71,7 +72,7 @@ def test_the_facts_are_counted(dataset):
     ],
 )
 def test_the_histogram_has_round_bins_and_every_clip(lengths, first, last, bins):
-    histogram = show._histogram(np.array(lengths))
+    histogram = length_histogram(np.array(lengths))
     assert (histogram[0], histogram[-1], len(histogram)) == (first, last, bins)
     assert sum(count for _, _, count in histogram) == len(lengths)
 
@@ -79,7 +80,7 @@ def test_the_histogram_has_round_bins_and_every_clip(lengths, first, last, bins)
 @pytest.mark.parametrize("low", [1, 7, 96])
 def test_no_histogram_has_more_than_twelve_bins(low):
     for high in range(low, 300):
-        histogram = show._histogram(np.array([low, high]))
+        histogram = length_histogram(np.array([low, high]))
         assert 1 <= len(histogram) <= 12
         assert histogram[0][0] <= low <= histogram[0][1]
         assert histogram[-1][0] <= high <= histogram[-1][1]
@@ -106,7 +107,7 @@ def test_clips_of_any_length_are_drawn(tmp_path, suffix, frames):
 @pytest.fixture
 def figures(monkeypatch):
     saved = []
-    monkeypatch.setattr(show, "_save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(drawing, "_save", lambda figure, path: saved.append(figure))
     return saved
 
 

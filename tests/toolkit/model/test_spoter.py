@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spoter_runtime.errors import ConfigError
+from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.self_test import check_model, expected_parameters
 from spoter_toolkit.model.spoter import (
     MASKED,
     BdslSpoter,
-    ModelConfig,
     Spoter,
     _attend_with_dropout,
     count_parameters,

@@ -9,7 +9,8 @@ import torch
 
 from spoter_runtime.errors import CheckpointError, SpoterError
 from spoter_toolkit.locate import RUN_WEIGHTS, newest_dataset
-from spoter_toolkit.model.spoter import ModelConfig, model_from_config
+from spoter_toolkit.model.config import ModelConfig
+from spoter_toolkit.model.spoter import model_from_config
 from spoter_toolkit.runs.labels import read_labels
 from spoter_toolkit.runs.notebook import import_checkpoint, model_from_notebook
 from spoter_toolkit.runs.run import RUN_JSON, read_run

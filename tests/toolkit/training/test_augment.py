@@ -7,7 +7,8 @@ from torch import Tensor
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND
 from spoter_toolkit.data.synth.generate import generated_clip
-from spoter_toolkit.training.augment import SIGNING_SPACE_CENTRE, SIGNING_SPACE_SCALE, AugmentConfig, augment
+from spoter_toolkit.training.augment import SIGNING_SPACE_CENTRE, SIGNING_SPACE_SCALE, augment
+from spoter_toolkit.training.config import AugmentConfig
 
 ALL = AugmentConfig(
     hand_noise=0.05,

@@ -9,10 +9,9 @@ import torch
 
 from spoter_runtime.landmarks import Float32Array
 from spoter_toolkit.data.dataset import Clip, Dataset
-from spoter_toolkit.model.spoter import ModelConfig
-from spoter_toolkit.training.augment import AugmentConfig
+from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.training.batches import Take, longest, plan_epoch, played_frames, read_batch, share_of
-from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.config import AugmentConfig, TrainConfig
 
 CONFIG = TrainConfig(batch_size=4, augment=AugmentConfig(time_scale=0.2), seed=3)
 

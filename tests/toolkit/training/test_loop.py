@@ -18,11 +18,10 @@ from torch import Tensor
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.locate import RUN_WEIGHTS
-from spoter_toolkit.model.spoter import ModelConfig
+from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.runs.run import read_run
-from spoter_toolkit.training.augment import AugmentConfig
 from spoter_toolkit.training.batches import longest, plan_epoch, read_batch
-from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.config import AugmentConfig, TrainConfig
 from spoter_toolkit.training.cuda_graphs import make_recordable
 from spoter_toolkit.training.loop import Loop, _loss, _warmup_then_linear, train
 from spoter_toolkit.training.record import LAST, read_metrics

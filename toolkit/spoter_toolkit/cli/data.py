@@ -170,7 +170,8 @@ def split(
     json: JsonOption = False,
 ) -> None:
     """Split a dataset into train, val and test. A leak is refused unless --by asks for it by name."""
-    from spoter_toolkit.data.dataset import check_resplit, read_dataset, rewrite_split
+    from spoter_toolkit.data.dataset import read_dataset
+    from spoter_toolkit.data.dataset_writer import check_resplit, rewrite_split
     from spoter_toolkit.data.facts import describe
     from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer
     from spoter_toolkit.data.split_file import split_from_file
@@ -221,7 +222,8 @@ def show(
     from dataclasses import asdict
 
     from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.data.facts import clip_named, describe, draw_clip, draw_lengths
+    from spoter_toolkit.data.drawing import draw_clip, draw_lengths
+    from spoter_toolkit.data.facts import clip_named, describe
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.locate import newest_dataset
 

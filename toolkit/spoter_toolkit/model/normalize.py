@@ -5,7 +5,7 @@ Shapes: N clips, T frames, L landmarks.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,7 @@ from spoter_runtime.landmarks import (
     RIGHT_HAND,
     RIGHT_SHOULDER,
 )
-
-Mode = Literal["signing-space", "none"]
+from spoter_toolkit.model.config import Mode
 
 # The seed's signing space: the shoulders' middle comes to its centre, and its scale shrinks the reach of
 # the arms. The span states how many shoulder widths make the unit square before that.

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS
-from spoter_toolkit.model.spoter import BdslSpoter, ModelConfig, Spoter, count_parameters
+from spoter_toolkit.model.config import ModelConfig
+from spoter_toolkit.model.spoter import BdslSpoter, Spoter, count_parameters
 
 _BATCH, _FRAMES = 8, 75  # the seed's own forward check
 # A key's bias adds the same to every score of a softmax row, which the softmax takes out again.

@@ -7,20 +7,16 @@ C classes.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS
+from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.dropout import Dropout, dropout
-from spoter_toolkit.model.normalize import Mode, Normalize, frame_mask
-
-Architecture = Literal["spoter", "bdsl-spoter"]
-LandmarkWeights = Literal["interleaved", "planar"]
+from spoter_toolkit.model.normalize import Normalize, frame_mask
 
 # What a padded token adds to its attention scores. Finite: with -inf, engines differ on masked rows, and
 # fp16 converters keep the softmax in fp32. exp(-1e4) is an exact 0 in float32.
@@ -31,62 +27,6 @@ MASKED: Final = -1e4
 # Measured on 60 generated signs, 7 epochs at 1e-3: a uniform spread of 0.06 stays at chance, 0.22 reaches
 # 0.38 validation accuracy, 0.56 reaches 0.78.
 INPUT_STD: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """Sizes and choices of a model; the defaults are the notebook's.
-
-    Attributes:
-        landmark_weights: how the 54 weights of `BdslSpoter` meet x0 y0 x1 y1 …: ``"interleaved"`` gives each
-            landmark its own; ``"planar"`` is the notebook's w0…w53 w0…w53, kept for its checkpoints.
-        max_seq_length: rows of the position table; one is the class token's.
-    """
-
-    architecture: Architecture = "bdsl-spoter"
-    num_classes: int = 60
-    d_model: int = 108
-    num_heads: int = 9
-    cultural_heads: int = 3
-    num_encoder_layers: int = 6
-    d_ff: int = 512
-    max_seq_length: int = 300
-    dropout: float = 0.1
-    normalize: Mode = "signing-space"
-    landmark_weights: LandmarkWeights = "interleaved"
-
-    def __post_init__(self) -> None:
-        choices = {
-            "architecture": ("spoter", "bdsl-spoter"),
-            "normalize": ("signing-space", "none"),
-            "landmark_weights": ("interleaved", "planar"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"model.{name}: {getattr(self, name)!r}, expected one of {allowed}")
-        for name in ("num_classes", "d_model", "num_heads", "cultural_heads", "num_encoder_layers", "d_ff"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}: {getattr(self, name)}, expected at least 1")
-        for name in ("num_heads", "cultural_heads"):
-            if self.d_model % getattr(self, name):
-                raise ConfigError(
-                    f"model.d_model: {self.d_model} does not divide by {name} {getattr(self, name)}"
-                )
-        if self.d_model % 2:
-            raise ConfigError(f"model.d_model: {self.d_model} is odd; sines and cosines come in pairs")
-        if self.max_seq_length < 2:
-            raise ConfigError(f"model.max_seq_length: {self.max_seq_length}, expected at least 2")
-        if not 0 <= self.dropout <= 0.6:  # the head of BdSL_SPOTER takes one and a half times as much
-            raise ConfigError(f"model.dropout: {self.dropout}, expected 0..0.6")
-
-    @property
-    def max_frames(self) -> int:
-        """The longest clip that the position table allows."""
-        return self.max_seq_length - 1
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the config as plain JSON values."""
-        return asdict(self)
 
 
 class Attention(nn.Module):

@@ -18,7 +18,8 @@ from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import replacing, sha256_of
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.locate import RUN_WEIGHTS
-from spoter_toolkit.model.spoter import ModelConfig, Spoter, model_from_config
+from spoter_toolkit.model.config import ModelConfig
+from spoter_toolkit.model.spoter import Spoter, model_from_config
 from spoter_toolkit.runs.run import Run, load_weights, read_run, save_weights, write_run_json
 from spoter_toolkit.workspace import alone_in, check_run_target, without_link
 

@@ -19,7 +19,8 @@ from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import put_back, replacing, sha256_of, write_json
 from spoter_toolkit.locate import RUN_JSON, RUN_WEIGHTS
-from spoter_toolkit.model.spoter import ModelConfig, Spoter, model_from_config
+from spoter_toolkit.model.config import ModelConfig
+from spoter_toolkit.model.spoter import Spoter, model_from_config
 
 SCHEMA_VERSION: Final = 1
 

@@ -6,58 +6,14 @@ Shapes: N clips, T frames, L landmarks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND
 from spoter_toolkit.model.normalize import SIGNING_SPACE_CENTRE, SIGNING_SPACE_SCALE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AugmentConfig:
-    """How strongly clips are changed; every field at its default changes nothing.
-
-    Attributes:
-        hand_noise: standard deviation of noise on hand landmarks, in image widths (the seed: 0.05).
-        body_noise: one offset a clip for each body landmark (another body), in shoulder widths.
-        signing_space: probability of the seed's shrinking into signing space: x' = 0.5 + 0.85 (x - 0.5),
-            y' = 0.45 + 0.85 (y - 0.45).
-        rotation_deg: the whole clip turns by up to this, about the middle of the picture (the seed: 15).
-        stretch: x and y are scaled apart by a factor within 1 ± this: other cameras, other bodies.
-        amplitude: movement away from the pose of one frame, drawn for each clip, is scaled by a factor within
-            1 ± this: a sign starts and ends near a pose that all signers share, and they differ in how far
-            they go from it.
-        time_scale: speed changes by a factor within 1 ± this (the seed: 0.2). Not done by `augment`: it
-            decides how long a clip is, and with that its batch; see `batches`.
-        frame_dropout: probability that a frame is lost: nothing detected in it.
-        hand_dropout: probability, for each hand, that it is lost for a random part of the clip.
-        mirror: probability that left and right are swapped, landmarks and picture.
-    """
-
-    hand_noise: float = 0.0
-    body_noise: float = 0.0
-    signing_space: float = 0.0
-    rotation_deg: float = 0.0
-    stretch: float = 0.0
-    amplitude: float = 0.0
-    time_scale: float = 0.0
-    frame_dropout: float = 0.0
-    hand_dropout: float = 0.0
-    mirror: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            highest = 180.0 if field.name.endswith("_deg") else 1.0
-            if not 0 <= value <= highest:
-                raise ConfigError(f"augment.{field.name}: {value}, expected 0..{highest:g}")
-        for name in ("time_scale", "stretch", "frame_dropout"):
-            if getattr(self, name) >= 1:
-                raise ConfigError(f"augment.{name}: {getattr(self, name)}, expected less than 1")
+from spoter_toolkit.training.config import AugmentConfig
 
 
 def augment(

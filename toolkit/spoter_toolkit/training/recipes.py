@@ -80,9 +80,8 @@ def config_from_mapping(content: Mapping[str, Any], *, where: str) -> TrainConfi
     Raises:
         ConfigError: an unknown key, a wrong type, or a value out of range; `where` names the source.
     """
-    from spoter_toolkit.model.spoter import ModelConfig
-    from spoter_toolkit.training.augment import AugmentConfig
-    from spoter_toolkit.training.config import TrainConfig
+    from spoter_toolkit.model.config import ModelConfig
+    from spoter_toolkit.training.config import AugmentConfig, TrainConfig
 
     tables = {"model": ModelConfig, "augment": AugmentConfig}
     values = dict(content)

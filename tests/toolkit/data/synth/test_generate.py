@@ -10,7 +10,8 @@ import pytest
 
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND, check_clip
-from spoter_toolkit.data.dataset import NewClip, read_dataset
+from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.synth.body import Body, pose_body
 from spoter_toolkit.data.synth.generate import SynthSettings, generate_clips, generated_clip, synthesize
 from spoter_toolkit.data.synth.signing import SIGN, draw_sign, draw_signer, draw_signs, generator, perform

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from spoter_runtime.errors import DataError
 from spoter_runtime.landmarks import landmarks_from_mediapipe
 from spoter_toolkit.data.bdslw60 import labels_named
-from spoter_toolkit.data.dataset import Dataset, NewClip, Origin, write_dataset
+from spoter_toolkit.data.dataset import Dataset, Origin
+from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
 from spoter_toolkit.data.importers.common import ImportSettings, OnProgress, chosen, licence_of
 
 _ARRAYS: Final = ("pose", "lh", "rh", "offset", "label", "label_names", "signer", "name")

@@ -12,7 +12,8 @@ from typing import Final, Protocol, TypeVar
 from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_toolkit.data.bdslw60 import natural_order
-from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Coordinates, LongClips
+from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Coordinates
+from spoter_toolkit.data.dataset_writer import LongClips
 
 # Taken where neither the source nor the user says: most cameras. Only durations depend on it.
 DEFAULT_FPS: Final = 30.0

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from spoter_runtime.errors import DataError, InputError
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND, landmarks_from_mediapipe
 from spoter_toolkit.data.bdslw60 import FPS, Trial, labels_named, natural_order, trial_from_name
-from spoter_toolkit.data.dataset import BadClip, Dataset, NewClip, Origin, write_dataset
+from spoter_toolkit.data.dataset import Dataset, Origin
+from spoter_toolkit.data.dataset_writer import BadClip, NewClip, write_dataset
 from spoter_toolkit.data.importers.common import ImportSettings, OnProgress, chosen
 
 _RIGHT_WRIST: Final = 10

@@ -9,7 +9,8 @@ from pathlib import Path
 from spoter_runtime.clip_files import load_clip
 from spoter_runtime.errors import DataError, InputError
 from spoter_toolkit.data.bdslw60 import labels_named, natural_order
-from spoter_toolkit.data.dataset import BadClip, Dataset, NewClip, Origin, write_dataset
+from spoter_toolkit.data.dataset import Dataset, Origin
+from spoter_toolkit.data.dataset_writer import BadClip, NewClip, write_dataset
 from spoter_toolkit.data.importers.common import ImportSettings, OnProgress, chosen, licence_of
 
 

@@ -24,7 +24,8 @@ from spoter_runtime.landmarks import (
     RIGHT_SHOULDER,
 )
 from spoter_toolkit.data.bdslw60 import labels_named, natural_order
-from spoter_toolkit.data.dataset import BadClip, Dataset, NewClip, Origin, write_dataset
+from spoter_toolkit.data.dataset import Dataset, Origin
+from spoter_toolkit.data.dataset_writer import BadClip, NewClip, write_dataset
 from spoter_toolkit.data.importers.common import ImportSettings, OnProgress, chosen, licence_of
 
 _NECK: Final = BODY_NAMES.index("neck")

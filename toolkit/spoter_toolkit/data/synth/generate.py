@@ -14,7 +14,8 @@ from spoter_runtime._types import OnProgress
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import ConfigError, InputError
 from spoter_runtime.landmarks import Float32Array
-from spoter_toolkit.data.dataset import Dataset, NewClip, Origin, write_dataset
+from spoter_toolkit.data.dataset import Dataset, Origin
+from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
 from spoter_toolkit.data.synth.signing import (
     ACCENT,
     CLIP,

@@ -1,0 +1,251 @@
+"""Write a DATASET folder: check every clip, then poses.npy, clips.csv and dataset.json, atomically."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spoter_runtime.contract import Label
+from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.files import replacing, sha256_of, write_json
+from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip, detected, resample_clip
+from spoter_toolkit.data.dataset import (
+    MAX_FRAMES,
+    SCHEMA_VERSION,
+    Clip,
+    Coordinates,
+    Dataset,
+    Origin,
+    read_dataset,
+    read_meta,
+)
+
+LongClips = Literal["error", "resample", "cut"]  # what becomes of a clip of more than MAX_FRAMES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewClip:
+    """A clip on its way into a dataset: everything of `Clip` but its place in poses.npy.
+
+    Attributes:
+        poses_TLD: (frames, 54, 2) floats, NaN or (0, 0) = not detected.
+        where: how an error names it: file, row; the id where empty.
+        notes: what was done to it or assumed of it; `Origin.notes` counts them.
+    """
+
+    id: str
+    label: str
+    signer: str
+    fps: float
+    poses_TLD: npt.NDArray[Any]
+    split: str = ""
+    source: str = ""
+    where: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadClip:
+    """A clip of the source that cannot be read; `reason` says which one, and why."""
+
+    reason: str
+
+
+def write_dataset(
+    folder: Path | str,
+    clips: Iterable[NewClip | BadClip],
+    *,
+    labels: Sequence[Label],
+    coordinates: Coordinates,
+    origin: Origin,
+    split: str = "",
+    long: LongClips = "error",
+    skip_bad: bool = False,
+    force: bool = False,
+) -> Dataset:
+    """Check every clip and write a DATASET folder atomically.
+
+    Args:
+        folder: where to; an existing dataset is only replaced with `force`.
+        clips: any order; ids must be unique, labels among `labels`.
+        labels: the classes, in the order of the model's logits; those without a clip are dropped.
+        coordinates: whether poses are as detected or already normalised.
+        origin: where the clips came from.
+        split: how the split was made, where the clips bring one.
+        long: a clip of more than `MAX_FRAMES` frames is refused as one that cannot be used, or resampled
+            to that many, or cut after them; `Origin.notes` then counts it.
+        skip_bad: leave out clips that the models cannot take and count them in `Origin.skipped`,
+            instead of refusing the whole import.
+        force: replace an existing dataset.
+
+    Raises:
+        DataError: the folder exists, a clip cannot be used (all such clips are counted, the first few
+            named), an id twice, an unknown label, or no clip at all. Nothing is written then.
+        OSError: the disk is full or read-only; nothing is left behind.
+    """
+    folder = Path(folder)
+    _check_folder(folder, force=force)
+    kept, bad = _checked_clips(clips, {label.name for label in labels}, long)
+    if bad and not skip_bad:
+        shown = "\n".join(f"  {reason}" for reason in bad[:5])
+        more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise DataError(
+            f"{len(bad)} of {len(bad) + len(kept)} clips cannot be used; nothing was written:\n"
+            f"{shown}{more}\n",
+            fix="mend them, or leave them out with --skip-bad",
+        )
+    if not kept:
+        reason = f": {bad[0]}" if bad else ""
+        raise DataError(f"{folder}: nothing to write, no clip can be used{reason}")
+    used = {new.label for new in kept}
+    notes = Counter(origin.notes) + Counter(note for new in kept for note in new.notes)
+    skipped = Counter(origin.skipped) + Counter({"that cannot be used": len(bad)})
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        _write_poses(temporary / "poses.npy", [new.poses_TLD for new in kept])
+        _write_clips(temporary / "clips.csv", _rows(kept))
+        meta = {
+            "schema_version": SCHEMA_VERSION,
+            "labels": [asdict(label) for label in labels if label.name in used],
+            "coordinates": coordinates,
+            "origin": asdict(replace(origin, skipped=dict(skipped), notes=dict(notes))),
+            "split": split,
+            "sha256": {name: sha256_of(temporary / name) for name in ("poses.npy", "clips.csv")},
+        }
+        write_json(temporary / "dataset.json", meta)
+    return read_dataset(folder, check_hashes=False)
+
+
+def _checked_clips(
+    clips: Iterable[NewClip | BadClip], labels: set[str], long: LongClips
+) -> tuple[list[NewClip], list[str]]:
+    """Return the clips that can be used, as they will be written, and what is wrong with the others."""
+    kept, bad, ids = [], [], set()
+    for new in clips:
+        if isinstance(new, BadClip):
+            bad.append(new.reason)
+            continue
+        where = new.where or f"clip {new.id!r}"
+        if new.id in ids:
+            raise DataError(f"{where}: the id {new.id!r} is there twice")
+        ids.add(new.id)
+        if new.label not in labels:
+            raise DataError(f"{where}: unknown label {new.label!r}")
+        if not 0 < new.fps < np.inf:
+            raise DataError(f"{where}: {new.fps} frames a second, expected a positive number", fix="fps=30.0")
+        try:
+            frames = new.poses_TLD.shape[0] if new.poses_TLD.ndim else 0
+            poses = check_clip(new.poses_TLD, max_frames=max(MAX_FRAMES, frames), where=where)
+        except InputError as error:
+            bad.append(str(error))
+            continue
+        if len(poses) > MAX_FRAMES and long == "error":
+            bad.append(
+                f"{where}: {len(poses)} frames, the models take 1..{MAX_FRAMES}. "
+                "Fix: --long resample, or --long cut"
+            )
+            continue
+        kept.append(_shortened(replace(new, poses_TLD=poses), long))
+    return kept, bad
+
+
+def _shortened(new: NewClip, long: LongClips) -> NewClip:
+    frames = len(new.poses_TLD)
+    if frames <= MAX_FRAMES:
+        return new
+    if long == "cut":
+        poses, fps, done = new.poses_TLD[:MAX_FRAMES].copy(), new.fps, "cut after"
+    else:
+        poses = resample_clip(new.poses_TLD, MAX_FRAMES)
+        fps, done = new.fps * MAX_FRAMES / frames, "resampled to"
+    return replace(new, poses_TLD=poses, fps=fps, notes=(*new.notes, f"{done} {MAX_FRAMES} frames"))
+
+
+def _rows(kept: Iterable[NewClip]) -> list[Clip]:
+    rows, start = [], 0
+    for new in kept:
+        rows.append(
+            Clip(
+                id=new.id,
+                label=new.label,
+                signer=new.signer,
+                start=start,
+                frames=len(new.poses_TLD),
+                fps=new.fps,
+                split=new.split,
+                source=new.source,
+            )
+        )
+        start += len(new.poses_TLD)
+    return rows
+
+
+def _write_poses(path: Path, clips: Sequence[Float32Array]) -> None:
+    """Write the clips one after the other; not through a memory map, which dies on a full disk."""
+    shape = (sum(len(poses) for poses in clips), NUM_LANDMARKS, 2)
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for poses in clips:
+            # one way to say "not detected", so that equal clips have equal bytes
+            marked = np.where(detected(poses)[..., None], poses, np.float32(np.nan))
+            file.write(marked.astype("<f4").tobytes())
+
+
+def _write_clips(path: Path, clips: Iterable[Clip]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([f.name for f in fields(Clip)])
+        writer.writerows([getattr(clip, f.name) for f in fields(Clip)] for clip in clips)
+
+
+def rewrite_split(dataset: Dataset) -> None:
+    """Write the dataset's clips and split name over those of its folder; the poses stay as they are.
+
+    The new folder is complete before it takes the name: a kill leaves the old split or the new one.
+    """
+    meta = read_meta(dataset.folder)
+    with replacing(dataset.folder) as temporary:
+        temporary.mkdir()
+        _link_or_copy(dataset.folder / "poses.npy", temporary / "poses.npy")
+        _write_clips(temporary / "clips.csv", dataset.clips)
+        meta["split"] = dataset.split
+        meta["sha256"]["clips.csv"] = sha256_of(temporary / "clips.csv")
+        write_json(temporary / "dataset.json", meta)
+
+
+def check_resplit(dataset: Dataset, *, force: bool) -> None:
+    """Refuse to replace a split that is there.
+
+    Raises:
+        DataError: the dataset has a split and `force` is not given.
+    """
+    if dataset.split and not force:
+        raise DataError(
+            f"{dataset.folder}: is split already ({dataset.split})", fix="replace the split with --force"
+        )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse to write over something that is there; `force` replaces a dataset and nothing else."""
+    if folder.exists() and not force:
+        raise DataError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
+    if folder.exists() and not (folder / "dataset.json").is_file():
+        raise DataError(
+            f"{folder}: not a dataset, and --force replaces nothing else", fix="choose another -o"
+        )
