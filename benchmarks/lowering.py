@@ -27,9 +27,9 @@ from spoter_export.passes.pipeline import (
     SIMPLER_FOR_ORT,
     Pass,
     lowered,
-    telling_batches,
 )
 from spoter_export.precision.int8 import int8_from_fp32
+from spoter_export.probes import probe_batches
 from spoter_export.to_onnx import onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import LENGTHS, POSES, GraphContract
@@ -69,7 +69,7 @@ REST = "the rest: activations, sums, the normalisation of landmarks"
 
 def forms_of(exported: onnx.ModelProto, contract: GraphContract) -> dict[str, onnx.ModelProto]:
     """Return what is measured: in words → graph."""
-    batches = telling_batches(contract)
+    batches = probe_batches(contract)
 
     def after(passes: Sequence[Pass]) -> onnx.ModelProto:
         return lowered(exported, passes, batches=batches)

@@ -54,7 +54,7 @@ def relative(path):
     ("package", "others"),
     [
         ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}),
-        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx", "onnxruntime", "filelock"}),
+        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx", "onnx_ir", "onnxruntime", "filelock"}),
     ],
 )
 def test_imports_point_down_and_only_to_what_the_layer_may_use(package, others):

@@ -20,6 +20,7 @@ from spoter_runtime.landmarks import (
     Float32Array,
     detected,
 )
+from spoter_runtime.runner import Int32Array, pad_clips
 
 GRID_BATCHES: Final = (1, 2, 7, 32)
 GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
@@ -164,6 +165,18 @@ _CHANGES: Final = {
     "far outside the picture": _far_outside,
     "tiny in the picture": _tiny,
 }
+
+
+def probe_batches(contract: GraphContract) -> list[tuple[Float32Array, Int32Array]]:
+    """Return generated clips as batches for a quick check: several, one alone, and one with padding."""
+    clips = sorted(generated_clips(contract, seed=0).clips, key=len, reverse=True)
+    several = pad_clips(clips[: contract.max_batch], fill=np.nan)
+    poses_1TD, lengths_1 = pad_clips([clips[0]])
+    # Padded even where a batch holds one clip: half of the longest one is all that is real.
+    half_1 = np.maximum(lengths_1 // 2, 1)
+    padded_1TD = poses_1TD.copy()
+    padded_1TD[:, half_1[0] :] = np.nan
+    return [several, (poses_1TD, lengths_1), (padded_1TD, half_1)]
 
 
 def spread_by_length(clips: Sequence[Float32Array], count: int) -> list[int]:

@@ -146,7 +146,7 @@ def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop what is not the model: stack traces and paths, doc strings, intermediate shapes."""
     for owner in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
         del owner.metadata_props[:]
-        owner.doc_string = ""
+        owner.ClearField("doc_string")
     for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
     for node in model.graph.node:

@@ -19,10 +19,10 @@ from spoter_export.bundle.files import alone_with, describe_bundle
 from spoter_export.parity.compare import Remembering, WeightFact
 from spoter_export.parity.judge import Proof, policy_of, prove
 from spoter_export.passes.attention import OPSET_OF_ATTENTION, ORT_WITH_ATTENTION
-from spoter_export.passes.pipeline import lowered, optimised_by_onnxruntime, passes_for, telling_batches
+from spoter_export.passes.pipeline import lowered, optimised_by_onnxruntime, passes_for
 from spoter_export.precision.fp16 import ROUNDED, check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.precision.int8 import int8_from_fp32, weight_facts
-from spoter_export.probes import ClipSet, generated_clips, spread_by_length
+from spoter_export.probes import ClipSet, generated_clips, probe_batches, spread_by_length
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime._types import OnProgress
@@ -135,7 +135,7 @@ def _forms_of(
         ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or a precision
             has nothing to do in this graph.
     """
-    batches = telling_batches(contract)
+    batches = probe_batches(contract)
     kinds = ("onnx", "ort") if _runs_attention() else ("onnx",)
     after = functools.cache(lambda passes: lowered(exported, passes, batches=batches))  # fp16's are fp32's
     for precision in precisions:

@@ -5,15 +5,26 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from onnx import NodeProto, helper
+import onnx_ir as ir
 
-from spoter_export.passes.graph import Graph, node_of
+from spoter_export.passes.graph import (
+    Array,
+    Input,
+    NewNodes,
+    infer_shapes,
+    made_by,
+    name_of,
+    only_reader,
+    remove_unused,
+    sizes_of,
+    weight_of,
+)
 
-# What works on each token alone, or on two tensors of tokens.
+# Operators on each token alone, or on two tensors of tokens.
 _BY_ELEMENT: Final = frozenset({"Add", "Gelu", "LayerNormalization", "Relu"})
 
 
-def rows_as_gemm(graph: Graph) -> None:
+def rows_as_gemm(model: ir.Model) -> None:
     """Keep tokens (N, S, E) as rows (N S, E) from one linear layer to the next.
 
     ONNX has an operator with a bias for matrices only; engines put an activation into the same loop.
@@ -22,155 +33,164 @@ def rows_as_gemm(graph: Graph) -> None:
     Ensures: a Gemm in their place; additions, activations and LayerNormalization between them on rows;
         reshapes where something else reads or makes tokens.
     """
-    _Rows(graph).rewrite()
+    infer_shapes(model)
+    rows = Rows(model)
+    added: set[ir.Node] = set()
+    for node in list(model.graph):
+        add = bias_of(node)
+        if node in added:
+            continue
+        if add is not None:
+            rows.linear(node, add)
+            added.add(add)
+        elif rows.takes(node):
+            rows.by_element(node)
+        else:
+            rows.restore_tokens(*node.inputs)
+        rows.new.put(node)
+    rows.restore_tokens(*model.graph.outputs)
+    rows.new.put(None)
 
 
-def add_in_gemm(graph: Graph) -> None:
-    """Let a linear layer begin with what its output is added to, instead of with its bias.
+def bias_of(node: ir.Node) -> ir.Node | None:
+    """Return the addition of a bias behind a product over tokens; None for anything else."""
+    if node.op_type != "MatMul" or len(sizes_of(node.inputs[0])) != 3:
+        return None
+    weight, add = weight_of(node.inputs[1]), only_reader(node.outputs[0])
+    if weight is None or weight.ndim != 2 or add is None or add.op_type != "Add":
+        return None
+    biases = (bias for value in add.inputs if (bias := weight_of(value)) is not None)
+    bias = next(biases, None)
+    return add if bias is not None and bias.shape == weight.shape[1:] else None
 
-    The bias moves into that of the normalisation before, and out of the layers that read this as well.
+
+class Rows:
+    """The tokens of a graph that are there as rows of one matrix.
+
+    Attributes:
+        new: nodes that are not yet in the graph.
+        rows: name of tokens → the same as rows.
+        only_rows: names of the tokens that are there as rows only, so far.
+        source: name of tokens → the tokens that they were made of, whose N and S they have.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.new = NewNodes(model)
+        self.rows: dict[str | None, ir.Value] = {}
+        self.only_rows: set[str | None] = set()
+        self.source: dict[str | None, ir.Value] = {}
+
+    def takes(self, node: ir.Node) -> bool:
+        """Tell whether a node works by element on tokens of one shape, some of them there as rows only."""
+        tensors = [value for value in node.inputs if value is not None and weight_of(value) is None]
+        small = all(weight.ndim <= 1 for value in node.inputs if (weight := weight_of(value)) is not None)
+        shapes = {tuple(size if isinstance(size, int) else None for size in sizes_of(v)) for v in tensors}
+        as_rows = any(value.name in self.only_rows for value in tensors)
+        return node.op_type in _BY_ELEMENT and small and len(shapes) == 1 and as_rows
+
+    def linear(self, product: ir.Node, add: ir.Node) -> None:
+        """Make a Gemm of a product over tokens and the addition of its bias."""
+        tokens, weight = product.inputs[0], weight_of(product.inputs[1])
+        assert tokens is not None  # `bias_of` has looked at both
+        assert weight is not None
+        bias = next(value for value in add.inputs if weight_of(value) is not None)
+        self.make(add, "Gemm", [self.as_rows(tokens, len(weight)), product.inputs[1], bias], like=tokens)
+
+    def by_element(self, node: ir.Node) -> None:
+        """Make the node again, on rows."""
+        last_sizes = (size for value in node.inputs for size in sizes_of(value)[-1:])
+        width = next(size for size in last_sizes if isinstance(size, int))
+        inputs = [
+            value if value is None or weight_of(value) is not None else self.as_rows(value, width)
+            for value in node.inputs
+        ]
+        like = next(value for value in node.inputs if value is not None and value.name in self.rows)
+        self.make(node, node.op_type, inputs, like=like).attributes.update(node.attributes)
+
+    def make(self, node: ir.Node, op_type: str, inputs: list[Input], *, like: ir.Value) -> ir.Node:
+        """Make a node on rows in the place of one on tokens that have the N and S of `like`."""
+        tokens = node.outputs[0].name
+        self.rows[tokens] = self.new.op(op_type, inputs, f"{tokens}_rows")
+        self.source[tokens] = self.source.get(like.name, like)
+        self.only_rows.add(tokens)
+        return self.new.nodes[-1]
+
+    def as_rows(self, tokens: ir.Value, width: int) -> ir.Value:
+        """Return tokens as rows."""
+        if tokens.name not in self.rows:
+            shape = self.new.constant(f"rows_{width}", np.array([-1, width]))
+            self.rows[tokens.name] = self.new.op("Reshape", [tokens, shape], f"{tokens.name}_rows")
+        return self.rows[tokens.name]
+
+    def restore_tokens(self, *values: Input) -> None:
+        """Reshape rows to tokens again where a value is there as rows only."""
+        for value in values:
+            if value is None or value.name not in self.only_rows:
+                continue
+            self.only_rows.discard(value.name)
+            like = self.source[value.name]
+            sizes = self.new.op_once("Shape", [like], f"{like.name}_clips_and_tokens", end=2)
+            rest = self.new.constant("rest", np.array([-1]))
+            shape = self.new.op_once("Concat", [sizes, rest], f"{like.name}_as_tokens", axis=0)
+            self.new.op("Reshape", [self.rows[value.name], shape], value)
+
+
+def add_in_gemm(model: ir.Model) -> None:
+    """Let Gemm's C input be the rows that its output is added to, and move the bias elsewhere.
+
+    The bias moves into that of the LayerNormalization before, and out of the layers that read this as well.
 
     Requires: rows from a LayerNormalization, added to what a Gemm makes of other rows; all else that reads
         them is a Gemm.
     Ensures: a Gemm with those rows as its third factor, no Add.
     """
-    for total in [node.output[0] for node in graph.nodes if node.op_type == "Add"]:
-        add = graph.maker[total]  # anew each time: the graph may have changed
-        for rows, output in (add.input, add.input[::-1]):
-            norm, layer = graph.made_by(rows, "LayerNormalization"), graph.made_by(output, "Gemm")
-            if norm is None or len(norm.input) < 3 or rows in graph.given_back:
+    new = NewNodes(model)
+    for add in [node for node in model.graph if node.op_type == "Add"]:
+        for rows, output in (add.inputs, add.inputs[::-1]):
+            norm, layer = made_by(rows, "LayerNormalization"), made_by(output, "Gemm")
+            if norm is None or len(norm.inputs) < 3 or norm.outputs[0].is_graph_output():
                 continue
-            if layer is None or graph.only_reader(output) is None or not _is_linear(graph, layer):
+            if layer is None or only_reader(layer.outputs[0]) is None or layer.inputs[0] is rows:
                 continue
-            if layer.input[0] == rows or norm.input[2] not in graph.weights:
+            norm_bias, linear = weight_of(norm.inputs[2]), weight_and_bias(layer)
+            readers = [use.node for use in norm.outputs[0].uses() if use.node is not add]
+            others = {
+                reader: found
+                for reader in readers
+                if reader.inputs[0] is rows and (found := weight_and_bias(reader)) is not None
+            }
+            if norm_bias is None or linear is None or len(others) < len(readers):
                 continue
-            others = [reader for reader in graph.readers[rows] if reader is not add]
-            if all(_is_linear(graph, other) and other.input[0] == rows for other in others):
-                _add_in_gemm(graph, add, norm, layer, others)
-                break
+            moved = linear[1].astype(np.float64)
+            shifted = shift(new, norm, (norm_bias + moved).astype(np.float32))
+            for other, (weight, bias) in others.items():
+                less = (bias - moved @ weight.astype(np.float64)).astype(np.float32)
+                less_bias = new.constant(f"{name_of(other.outputs[0])}_bias_less", less)
+                new.op("Gemm", [shifted, other.inputs[1], less_bias], other.outputs[0])
+                new.put(other)
+            new.op("Gemm", [*layer.inputs[:2], shifted], add.outputs[0])
+            new.put(layer)
+            remove_unused(model)
+            break
 
 
-def _is_linear(graph: Graph, layer: NodeProto) -> bool:
-    """Tell whether a node is rows · weight (in, out) + bias (out,)."""
-    if layer.op_type != "Gemm" or len(layer.input) != 3:
-        return False
-    settings = {attribute.name: attribute for attribute in layer.attribute}
-    turned = any(name in settings and settings[name].i for name in ("transA", "transB"))
-    scaled = any(name in settings and settings[name].f != 1 for name in ("alpha", "beta"))
-    weight, bias = (graph.weights.get(name) for name in layer.input[1:])
-    return not turned and not scaled and weight is not None and bias is not None and bias.ndim == 1
+def shift(new: NewNodes, norm: ir.Node, bias: Array) -> ir.Value:
+    """Put a LayerNormalization with another bias beside one, and return its output."""
+    name = f"{norm.outputs[0].name}_with_bias"
+    shifted = new.op("LayerNormalization", [*norm.inputs[:2], new.constant(f"{name}_bias", bias)], name)
+    new.nodes[-1].attributes.update(norm.attributes)
+    new.put(norm)
+    return shifted
 
 
-def _add_in_gemm(
-    graph: Graph, add: NodeProto, norm: NodeProto, layer: NodeProto, others: list[NodeProto]
-) -> None:
-    rows, moved = norm.output[0], graph.weights[layer.input[2]].astype(np.float64)
-    shifted = f"{rows}_with_bias"
-    bias = (graph.weights[norm.input[2]] + moved).astype(np.float32)
-    new = {
-        rows: node_of(
-            "LayerNormalization", [*norm.input[:2], graph.constant(f"{shifted}_bias", bias)], shifted
-        ),
-        layer.output[0]: node_of("Gemm", [*layer.input[:2], shifted], add.output[0]),
-    }
-    new[rows].attribute.extend(norm.attribute)
-    for other in others:
-        less = graph.weights[other.input[2]] - moved @ graph.weights[other.input[1]].astype(np.float64)
-        name = graph.constant(f"{other.output[0]}_bias_less", less.astype(np.float32))
-        new[other.output[0]] = node_of("Gemm", [shifted, other.input[1], name], other.output[0])
-    kept = [node for node in graph.nodes if node.output[0] != add.output[0]]
-    graph.replace_all([new.get(node.output[0], node) for node in kept])
-
-
-class _Rows:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.sizes = graph.sizes()
-        self.nodes: list[NodeProto] = []
-        self.rows: dict[str, str] = {}  # tokens → the same as rows
-        self.only_rows: set[str] = set()  # tokens that are there as rows only, so far
-        self.source: dict[str, str] = {}  # tokens → those that they were made of, whose N and S they have
-        self.shapes: dict[str, str] = {}  # tokens → (N, S, -1), once somebody needs it
-
-    def rewrite(self) -> None:
-        skipped: set[str] = set()
-        for node in self.graph.nodes:
-            if node.output[0] in skipped:
-                continue
-            add = self._bias_of(node)
-            if add is not None:
-                self._linear(node, add)
-                skipped.add(add.output[0])
-            elif self._is_by_element(node):
-                self._by_element(node)
-            else:
-                for name in node.input:
-                    self._need_tokens(name)
-                self.nodes.append(node)
-        for name in self.graph.given_back:
-            self._need_tokens(name)
-        self.graph.replace_all(self.nodes)
-
-    def _bias_of(self, node: NodeProto) -> NodeProto | None:
-        """Return the addition of a bias behind a product over tokens; None for anything else."""
-        graph = self.graph
-        if node.op_type != "MatMul" or len(self.sizes.get(node.input[0], ())) != 3:
-            return None
-        weight = graph.weights.get(node.input[1])
-        add = graph.only_reader(node.output[0])
-        if weight is None or weight.ndim != 2 or add is None or add.op_type != "Add":
-            return None
-        bias = next((graph.weights[name] for name in add.input if name in graph.weights), None)
-        return add if bias is not None and bias.shape == weight.shape[1:] else None
-
-    def _linear(self, product: NodeProto, add: NodeProto) -> None:
-        rows = self._as_rows(product.input[0], len(self.graph.weights[product.input[1]]))
-        bias = next(name for name in add.input if name in self.graph.weights)
-        self._made(add.output[0], "Gemm", [rows, product.input[1], bias], like=product.input[0])
-
-    def _is_by_element(self, node: NodeProto) -> bool:
-        tensors = [name for name in node.input if name and name not in self.graph.weights]
-        small = all(w.ndim <= 1 for name in node.input if (w := self.graph.weights.get(name)) is not None)
-        same = len({self.sizes.get(name, (None,)) for name in tensors}) == 1
-        return (
-            node.op_type in _BY_ELEMENT and small and same and any(name in self.only_rows for name in tensors)
-        )
-
-    def _by_element(self, node: NodeProto) -> None:
-        constants = self.graph.weights
-        width = next(size for name in node.input if (size := self.sizes.get(name, (None,))[-1]) is not None)
-        inputs = [
-            name if not name or name in constants else self._as_rows(name, width) for name in node.input
-        ]
-        tokens = next(name for name in node.input if name in self.rows)
-        self._made(node.output[0], node.op_type, inputs, like=tokens)
-        self.nodes[-1].attribute.extend(node.attribute)
-
-    def _made(self, tokens: str, op_type: str, inputs: list[str], *, like: str) -> None:
-        self.rows[tokens] = f"{tokens}_rows"
-        self.source[tokens] = self.source.get(like, like)
-        self.only_rows.add(tokens)
-        self.nodes.append(node_of(op_type, inputs, self.rows[tokens]))
-
-    def _as_rows(self, tokens: str, width: int) -> str:
-        if tokens not in self.rows:
-            shape = self.graph.constant(f"rows_{width}", np.array([-1, width]))
-            self.rows[tokens] = f"{tokens}_rows"
-            self.nodes.append(node_of("Reshape", [tokens, shape], self.rows[tokens]))
-        return self.rows[tokens]
-
-    def _need_tokens(self, name: str) -> None:
-        if name in self.only_rows:
-            self.only_rows.discard(name)
-            self.nodes.append(node_of("Reshape", [self.rows[name], self._shape_of(self.source[name])], name))
-
-    def _shape_of(self, tokens: str) -> str:
-        if tokens not in self.shapes:
-            sizes, shape = f"{tokens}_clips_and_tokens", f"{tokens}_as_tokens"
-            rest = self.graph.constant("rest", np.array([-1]))
-            self.nodes += [
-                helper.make_node("Shape", [tokens], [sizes], name=f"node_{sizes}", end=2),
-                node_of("Concat", [sizes, rest], shape, axis=0),
-            ]
-            self.shapes[tokens] = shape
-        return self.shapes[tokens]
+def weight_and_bias(layer: ir.Node) -> tuple[Array, Array] | None:
+    """Return weight (in, out) and bias (out,) of a node that is rows · weight + bias; None for others."""
+    if layer.op_type != "Gemm" or len(layer.inputs) != 3:
+        return None
+    settings = layer.attributes
+    turned = settings.get_int("transA", 0) or settings.get_int("transB", 0)
+    scaled = settings.get_float("alpha", 1.0) != 1 or settings.get_float("beta", 1.0) != 1
+    weight, bias = (weight_of(value) for value in layer.inputs[1:])
+    if turned or scaled or weight is None or bias is None or bias.ndim != 1:
+        return None
+    return weight, bias

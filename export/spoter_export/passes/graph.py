@@ -1,141 +1,148 @@
-"""Graph: an ONNX graph that is being rewritten, with its makers, readers, weights and sizes at hand."""
+"""Operations on an onnx-ir graph for the passes: look around a value, make nodes, put them in place."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+Array: TypeAlias = npt.NDArray[Any]
+Input: TypeAlias = ir.Value | None  # None is an optional input that is left out
+Name: TypeAlias = str | ir.Value  # of a new value: a name, or the old value that the new one stands for
+Attribute: TypeAlias = int | float | Sequence[int]
+
+_SIZES: Final = "spoter_kit.sizes"  # in a value's `meta`, which is not written into the file
 
 
-class Graph:
-    """A copy of a model that is being rewritten.
+def made_by(value: Input, op_type: str) -> ir.Node | None:
+    """Return the node that computes a value, if the node has this type."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type else None
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads a value; None if no node, several nodes or the caller read it."""
+    uses = value.uses()
+    return next(iter(uses)).node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def weight_of(value: Input) -> Array | None:
+    """Return the array of a constant; None for a value that is computed."""
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def name_of(value: str | Input) -> str:
+    """Return a value's name, or the name itself; empty for an input that is left out."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None or value.name is None else value.name
+
+
+def sizes_of(value: Input) -> tuple[int | str | None, ...]:
+    """Return a value's shape as `infer_shapes` found it; empty where the rank is unknown.
+
+    An axis that varies has a name or None. Two axes of one name have one size.
+    """
+    found: tuple[int | str | None, ...] = () if value is None else value.meta.get(_SIZES, ())
+    return found
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Let `sizes_of` know the shape of every value that onnx can tell.
+
+    Not by onnx-ir's own pass, which changes the order of the constants and takes twice as long.
+    """
+    graph = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True).graph
+    found = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    for name, value in ir.convenience.create_value_mapping(model.graph).items():
+        axes = found[name].shape.dim if name in found else ()
+        sizes = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in axes]
+        value.meta[_SIZES] = tuple(sizes)
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Remove the nodes and the constants that no output depends on."""
+    common.RemoveUnusedNodesPass()(model)
+
+
+def proto_from_ir(model: ir.Model) -> onnx.ModelProto:
+    """Return a model as protobuf: no unused nodes, each node behind those that it reads."""
+    remove_unused(model)
+    model.graph.sort()
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]  # engines infer shapes; stale ones only mislead
+    return proto
+
+
+class NewNodes:
+    """Nodes that are made for a graph, one after another, and then put into it.
 
     Attributes:
-        model: the copy.
-        weights: values of the initializers.
-        maker: tensor → the node that computes it.
-        readers: tensor → the nodes that read it.
+        nodes: those that are not in the graph yet.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
-        self.weights = {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
-        self._look_again()
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.nodes: list[ir.Node] = []
+        self._old: list[tuple[ir.Value, ir.Value]] = []  # (old value, the new one that stands for it)
 
-    def _look_again(self) -> None:
-        self.maker = {name: node for node in self.nodes for name in node.output}
-        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
-        for node in self.nodes:
-            for name in node.input:
-                self.readers[name].append(node)
+    def op(self, op_type: str, inputs: Sequence[Input], name: Name, **attributes: Attribute) -> ir.Value:
+        """Make a node with one output, both named after `name`, and return the output.
 
-    @property
-    def nodes(self) -> Sequence[NodeProto]:
-        """All nodes, in the order they are computed."""
-        nodes: Sequence[NodeProto] = self.model.graph.node
-        return nodes
-
-    @property
-    def given_back(self) -> set[str]:
-        """Names of the graph's outputs."""
-        return {value.name for value in self.model.graph.output}
-
-    def only_reader(self, tensor: str) -> NodeProto | None:
-        """Return the one node that reads a tensor; None where none, several, or the caller do."""
-        readers = self.readers[tensor]
-        return readers[0] if len(readers) == 1 and tensor not in self.given_back else None
-
-    def made_by(self, tensor: str, op_type: str) -> NodeProto | None:
-        """Return the node that computes a tensor where it is of this type."""
-        node = self.maker.get(tensor)
-        return node if node is not None and node.op_type == op_type else None
-
-    def symbols(self) -> dict[str, list[int | str]]:
-        """Return the shape of every tensor whose rank can be told: sizes, or names for those that vary.
-
-        Two axes of one name have one size; an axis of which nothing is known has an empty name.
+        A value as the name is an old one: its readers get the new output once the nodes are in the graph.
         """
-        known = onnx.ModelProto()
-        known.CopyFrom(self.model)
-        for node in known.graph.node:
-            if node.domain:  # what onnx does not know: it gives what it takes in the first place
-                node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output))
-        graph = onnx.shape_inference.infer_shapes(known, data_prop=True).graph
-        found: dict[str, list[int | str]] = {name: list(w.shape) for name, w in self.weights.items()}
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            if value.type.tensor_type.HasField("shape"):
-                axes = value.type.tensor_type.shape.dim
-                found[value.name] = [a.dim_value if a.HasField("dim_value") else a.dim_param for a in axes]
-        return found
+        output = ir.Value(name=name_of(name))
+        self.add(op_type, inputs, [output], **attributes)
+        if isinstance(name, ir.Value):
+            self._old.append((name, output))
+        return output
 
-    def sizes(self) -> dict[str, tuple[int | None, ...]]:
-        """Return the shape of every tensor whose rank can be told, None for axes that vary."""
-        return {
-            name: tuple(size if isinstance(size, int) else None for size in sizes)
-            for name, sizes in self.symbols().items()
-        }
+    def add(
+        self, op_type: str, inputs: Sequence[Input], outputs: Sequence[ir.Value], **attributes: Attribute
+    ) -> None:
+        """Make a node with these outputs, named after the first."""
+        settings, name = dict(sorted(attributes.items())), f"node_{outputs[0].name}"
+        self.nodes.append(ir.node(op_type, inputs, settings, outputs=outputs, name=name))
 
-    def constant(self, name: str, value: npt.ArrayLike) -> str:
-        """Keep a constant under this name, or one like it that is free, and return that; equal ones once."""
-        given, free, number = np.array(value, order="C"), name, 1
-        while (held := self.weights.get(free)) is not None:
-            if held.dtype == given.dtype and np.array_equal(held, given):
-                return free
+    def op_once(
+        self, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: Attribute
+    ) -> ir.Value:
+        """Return the output of the node of this name that reads the same; make the node if there is none."""
+        there = (node.outputs[0] for node in inputs[0].consumers() if node.name == f"node_{name}")
+        return next(there, None) or self.op(op_type, inputs, name, **attributes)
+
+    def constant(self, name: str, value: npt.ArrayLike) -> ir.Value:
+        """Return a constant of this name, or of the name with a number; equal constants are kept once."""
+        array, free, number = np.array(value, order="C"), name, 1
+        constants = self.model.graph.initializers
+        while (held := constants.get(free)) is not None:
+            known = weight_of(held)
+            if known is not None and known.dtype == array.dtype and np.array_equal(known, array):
+                return held
             free, number = f"{name}_{number}", number + 1
-        self.weights[free] = given
-        self.model.graph.initializer.append(numpy_helper.from_array(given, free))
-        return free
+        made = ir.Value(name=free, const_value=ir.tensor(array, name=free))
+        self.model.graph.register_initializer(made)
+        return made
 
-    def replace(self, new: Sequence[NodeProto]) -> None:
-        """Put new nodes where the output of the last one was made; they stand for all that made theirs."""
-        made = {name for node in new for name in node.output}
-        place = next(i for i, node in enumerate(self.nodes) if new[-1].output[0] in node.output)
-        before, after = (
-            [node for node in part if not made.intersection(node.output)]
-            for part in (self.nodes[:place], self.nodes[place + 1 :])
-        )
-        self.replace_all(_in_order([*before, *new, *after]))
+    def put(self, before: ir.Node | None) -> None:
+        """Insert the nodes made so far before a node, or at the end."""
+        graph, nodes, old = self.model.graph, self.nodes, self._old
+        self.nodes, self._old = [], []
+        if before is None:
+            graph.extend(nodes)
+        else:
+            graph.insert_before(before, nodes)
+        for value, new in old:
+            new.type, new.shape = value.type, value.shape  # an output of the graph needs both
+            new.meta.update(value.meta)
+            value.replace_all_uses_with(new, replace_graph_outputs=True)
 
-    def replace_all(self, nodes: Sequence[NodeProto]) -> None:
-        """Take these nodes for those there are; what nobody reads any more is left out, weights too."""
-        needed, kept = self.given_back, []
-        for node in reversed(nodes):
-            if needed.intersection(node.output):
-                needed.update(node.input)
-                # A copy: the graph owns its nodes, and forgets them below.
-                kept.append(NodeProto.FromString(node.SerializeToString()))
-        graph = self.model.graph
-        tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
-        del graph.node[:], graph.initializer[:]
-        graph.node.extend(reversed(kept))
-        graph.initializer.extend(tensors)
-        self.weights = {tensor.name: self.weights[tensor.name] for tensor in tensors}
-        self._look_again()
-
-
-def _in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
-    """Return nodes in the order given, but each behind those that make what it reads."""
-    maker = {name: node for node in nodes for name in node.output}
-    placed: dict[str, NodeProto] = {}
-
-    def place(node: NodeProto) -> None:
-        if node.output[0] not in placed:
-            for name in node.input:
-                if name in maker:
-                    place(maker[name])
-            placed[node.output[0]] = node
-
-    for node in nodes:
-        place(node)
-    return list(placed.values())
-
-
-def node_of(op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
-    """Return a node with one output, named after it."""
-    return helper.make_node(op_type, inputs, [output], name=f"node_{output}", **attributes)
+    def replace(self) -> None:
+        """Insert the nodes where the last old value is computed, and remove what is unused then."""
+        self.put(self._old[-1][0].producer())
+        remove_unused(self.model)

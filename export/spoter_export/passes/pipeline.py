@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx.reference import ReferenceEvaluator
+import onnx_ir as ir
 
 from spoter_export.passes.attention import (
     absorb_single_query,
@@ -22,56 +22,19 @@ from spoter_export.passes.attention import (
     attend_in_one_operator,
     pack_projections,
 )
+from spoter_export.passes.folding import fold_constants, fold_feature_order, fold_feature_weights
 from spoter_export.passes.gemm import add_in_gemm, rows_as_gemm
-from spoter_export.passes.graph import Graph, node_of
-from spoter_export.passes.reshape import constant_shapes, fold_feature_order
-from spoter_export.probes import generated_clips
-from spoter_runtime.contract import GraphContract
+from spoter_export.passes.graph import proto_from_ir
+from spoter_export.passes.reshape import constant_shapes
 from spoter_runtime.errors import BackendError, ExportError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort.runner import OrtRunner, SessionSettings, write_optimised
-from spoter_runtime.runner import Int32Array, pad_clips
+from spoter_runtime.runner import Int32Array
 
-Pass = Callable[[Graph], None]
+Pass = Callable[[ir.Model], None]
 
 # Of the logits' largest magnitude, between the graphs before and after a pass. Measured: 7e-7.
 TOLERANCE: Final = 1e-5
-
-
-def fold_constants(graph: Graph) -> None:
-    """Compute here what depends on weights alone.
-
-    Requires: a node all of whose inputs are constants.
-    Ensures: none is left; engines need not do it whenever they load the file.
-    """
-    kept = []
-    for node in graph.nodes:
-        if node.input and all(name in graph.weights for name in node.input if name):
-            values = {name: graph.weights[name] for name in node.input if name}
-            results = ReferenceEvaluator(node).run(None, values)
-            for name, result in zip(node.output, results, strict=True):
-                graph.constant(name, np.asarray(result))
-        else:
-            kept.append(node)
-    graph.replace_all(kept)
-
-
-def fold_feature_weights(graph: Graph) -> None:
-    """Multiply a factor a feature into the weights of the product behind it.
-
-    Requires: Mul by a constant a feature, read by nothing but a MatMul with a weight.
-    Ensures: that MatMul alone.
-    """
-    for node in list(graph.nodes):
-        factors = graph.weights.get(node.input[1]) if node.op_type == "Mul" else None
-        product = graph.only_reader(node.output[0])
-        if factors is None or factors.ndim != 1 or product is None or product.op_type != "MatMul":
-            continue
-        weight = graph.weights.get(product.input[1])
-        if weight is not None and weight.ndim == 2 and len(weight) == len(factors):
-            weighed = graph.constant(f"{product.input[1]}_weighed", factors[:, None] * weight)
-            graph.replace([node_of("MatMul", [node.input[0], weighed], product.output[0])])
-
 
 # In this order.
 _FOLDED: Final[tuple[Pass, ...]] = (
@@ -135,49 +98,53 @@ def lowered(
     Raises:
         ExportError: what a pass made is not valid ONNX, or gives other logits; the pass is named.
     """
+    edited = ir.from_proto(model)
+    answers: list[Float32Array] = []  # of the graph as it is
     for apply in passes:
-        graph = Graph(model)
-        apply(graph)
-        graph.replace_all(graph.nodes)
-        _check_pass(apply.__name__, model, graph.model, batches)
-        model = graph.model
+        apply(edited)
+        after = proto_from_ir(edited)
+        try:
+            onnx.checker.check_model(after, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(
+                f"{apply.__name__}: the graph that it made is not valid ONNX: {error}"
+            ) from error
+        if batches and after.graph != model.graph:
+            before = answers or logits_of(model, batches)
+            answers = same_answers(apply.__name__, after, batches, before)
+        model = after
     return model
 
 
-def telling_batches(contract: GraphContract) -> list[tuple[Float32Array, Int32Array]]:
-    """Return generated clips to check the passes on: several, one alone, and one with padding."""
-    clips = sorted(generated_clips(contract, seed=0).clips, key=len, reverse=True)
-    several = pad_clips(clips[: contract.max_batch], fill=np.nan)
-    poses_1TD, lengths_1 = pad_clips([clips[0]])
-    # Padded even where a batch holds one clip: half of the longest one is all that is real.
-    half_1 = np.maximum(lengths_1 // 2, 1)
-    padded_1TD = poses_1TD.copy()
-    padded_1TD[:, half_1[0] :] = np.nan
-    return [several, (poses_1TD, lengths_1), (padded_1TD, half_1)]
-
-
-def _check_pass(
+def same_answers(
     name: str,
-    before: onnx.ModelProto,
-    after: onnx.ModelProto,
+    model: onnx.ModelProto,
     batches: Sequence[tuple[Float32Array, Int32Array]],
-) -> None:
+    before: Sequence[Float32Array],
+) -> list[Float32Array]:
+    """Return the logits of the graph that a pass made, if they are those of the graph before it.
+
+    Raises:
+        ExportError: they are not, or the graph cannot be run; the pass is named.
+    """
     try:
-        onnx.checker.check_model(after, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{name}: the graph that it made is not valid ONNX: {error}") from error
-    if not batches or before.graph == after.graph:
-        return
-    try:
-        runners = [OrtRunner(graph.SerializeToString()) for graph in (before, after)]
-        answers = [[runner.infer(*batch) for runner in runners] for batch in batches]
+        answers = logits_of(model, batches)
     except BackendError as error:
         raise ExportError(f"{name}: the graph that it made cannot be run: {error}") from error
-    for (poses_NTD, _), (expected, got) in zip(batches, answers, strict=True):
-        difference = float(np.abs(got - expected).max())
-        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+    for expected_NC, got_NC, (poses_NTD, _) in zip(before, answers, batches, strict=True):
+        difference = float(np.abs(got_NC - expected_NC).max())
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected_NC).max())):
             raise ExportError(
                 f"{name}: the graph that it made gives other logits, by {difference:.1e} on poses "
                 f"{poses_NTD.shape}",
                 fix="report it; the module is not what the pass took it for",
             )
+    return answers
+
+
+def logits_of(
+    model: onnx.ModelProto, batches: Sequence[tuple[Float32Array, Int32Array]]
+) -> list[Float32Array]:
+    """Return what ONNX Runtime answers to each batch."""
+    runner = OrtRunner(model.SerializeToString())
+    return [runner.infer(*batch) for batch in batches]

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -19,20 +20,19 @@ from spoter_export.passes.attention import (
     attend_in_one_operator,
     pack_projections,
 )
+from spoter_export.passes.folding import fold_constants, fold_feature_order, fold_feature_weights
 from spoter_export.passes.gemm import add_in_gemm, rows_as_gemm
-from spoter_export.passes.graph import Graph
+from spoter_export.passes.graph import NewNodes, weight_of
 from spoter_export.passes.pipeline import (
     FOR_ORT,
     PORTABLE,
     SIMPLER,
     SIMPLER_FOR_ORT,
-    fold_constants,
-    fold_feature_weights,
     lowered,
     optimised_by_onnxruntime,
-    telling_batches,
 )
-from spoter_export.passes.reshape import constant_shapes, fold_feature_order
+from spoter_export.passes.reshape import constant_shapes
+from spoter_export.probes import probe_batches
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort.runner import OrtRunner, SessionSettings
@@ -65,7 +65,7 @@ def test_the_answers_are_the_same_over_every_shape_and_the_graph_is_the_contract
     name, passes, contract, request, runner_of
 ):
     graph = request.getfixturevalue(name)
-    simple = lowered(graph, passes, batches=telling_batches(contract))
+    simple = lowered(graph, passes, batches=probe_batches(contract))
     check_graph(simple, contract, opset=OPSET if passes is PORTABLE else OPSET_OF_ATTENTION)
     facts = run_parity(runner_of(graph), runner_of(simple))
     assert facts.max_logit_diff < 2e-6
@@ -159,7 +159,7 @@ def test_what_is_called_as_before_is_what_it_was(exported_graph, contract):
     """Bisecting compares two forms of a graph by the names of their tensors."""
     from spoter_export.diagnose.bisect import values_of_graph
 
-    ((poses, lengths), *_) = telling_batches(contract)
+    ((poses, lengths), *_) = probe_batches(contract)
     before = values_of_graph(exported_graph, poses, lengths)
     for passes in (PORTABLE, FOR_ORT):
         after = values_of_graph(lowered(exported_graph, passes), poses, lengths)
@@ -171,17 +171,17 @@ def test_what_is_called_as_before_is_what_it_was(exported_graph, contract):
 
 
 def test_a_pass_that_changes_the_answers_is_named(exported_graph, contract):
-    def faulty_pass(graph):
-        norm = next(node for node in graph.nodes if node.op_type == "LayerNormalization")
-        next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = 0.5
+    def faulty_pass(model):
+        norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+        norm.attributes.add(ir.AttrFloat32("epsilon", 0.5))
 
     with pytest.raises(ExportError, match=r"faulty_pass: the graph that it made gives other logits, by \d"):
-        lowered(exported_graph, [faulty_pass], batches=telling_batches(contract))
+        lowered(exported_graph, [faulty_pass], batches=probe_batches(contract))
 
 
 def test_a_pass_that_makes_no_valid_graph_is_named(exported_graph):
-    def breaking_pass(graph):
-        graph.nodes[0].input[0] = "nowhere"
+    def breaking_pass(model):
+        model.graph[0].replace_input_with(0, ir.Value(name="nowhere"))
 
     with pytest.raises(ExportError, match=r"breaking_pass: the graph that it made is not valid ONNX: "):
         lowered(exported_graph, [breaking_pass])
@@ -189,7 +189,7 @@ def test_a_pass_that_makes_no_valid_graph_is_named(exported_graph):
 
 def test_what_a_layers_output_is_added_to_is_where_it_begins(exported_graph, contract):
     rows = lowered(exported_graph, [*SIMPLER, rows_as_gemm])
-    added = lowered(rows, [add_in_gemm], batches=telling_batches(contract))
+    added = lowered(rows, [add_in_gemm], batches=probe_batches(contract))
     # Two in each layer; before the first one there is no normalisation that could take its bias.
     assert operators(rows)["Add"] - operators(added)["Add"] == 2 * 2 - 1
     assert operators(rows)["Gemm"] == operators(added)["Gemm"]
@@ -233,7 +233,7 @@ def test_a_mask_that_is_not_a_length_keeps_its_scores(exported_graph, contract, 
     if change == "counts from 1":  # one number less than the frames: no graph of poses that runs
         after = lowered(graph, passes)
     else:
-        after = lowered(graph, passes, batches=telling_batches(contract))
+        after = lowered(graph, passes, batches=probe_batches(contract))
     assert not operators(after)["Attention"]
     assert operators(after)["Softmax"] == operators(graph)["Softmax"]
 
@@ -277,7 +277,7 @@ def test_each_attention_counts_its_own_tokens_wherever_it_stands(
     graph = made_once(
         f"two-attentions-{first}", lambda _: onnx_from_module(TwoAttentions(first), three_labels)
     )
-    simple = lowered(graph, passes, batches=telling_batches(three_labels))
+    simple = lowered(graph, passes, batches=probe_batches(three_labels))
     assert operators(simple)["Attention"] == (2 if passes is FOR_ORT else 0)
     assert run_parity(runner_of(graph), runner_of(simple)).max_logit_diff < 1e-4
 
@@ -300,13 +300,13 @@ class AddedToItself(nn.Module):
 def test_a_layer_that_reads_what_it_is_added_to_stays(three_labels):
     graph = onnx_from_module(AddedToItself(), three_labels)
     rows = lowered(graph, [*SIMPLER, rows_as_gemm])
-    added = lowered(rows, [add_in_gemm], batches=telling_batches(three_labels))
+    added = lowered(rows, [add_in_gemm], batches=probe_batches(three_labels))
     assert operators(added)["Add"] == operators(rows)["Add"]
 
 
 def test_a_pass_is_checked_with_padding_even_where_a_batch_holds_one_clip(contract):
     for batch in (1, 3):
-        batches = telling_batches(replace(contract, max_batch=batch))
+        batches = probe_batches(replace(contract, max_batch=batch))
         assert any((lengths < poses.shape[1]).any() for poses, lengths in batches)
         assert max(lengths.max() for _, lengths in batches) > 20
         assert max(len(poses) for poses, _ in batches) == batch
@@ -320,11 +320,11 @@ def test_a_constant_does_not_take_the_name_of_another():
         ],
         {"row": np.ones((108, 3), np.float32), "axes": np.array([1])},
     )
-    graph = Graph(model)
-    other = graph.constant("row", np.array([0, -1]))
-    assert other != "row"
-    assert graph.constant("row", np.array([0, -1])) == other
-    assert graph.weights["row"].shape == (108, 3)
+    new = NewNodes(ir.from_proto(model))
+    other = new.constant("row", np.array([0, -1]))
+    assert other.name != "row"
+    assert new.constant("row", np.array([0, -1])) is other
+    assert weight_of(new.model.graph.initializers["row"]).shape == (108, 3)
 
 
 class Crossed(nn.Module):
@@ -352,7 +352,7 @@ class Crossed(nn.Module):
 @pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
 def test_attention_of_another_form_stays_and_is_right(made_once, three_labels, passes, runner_of):
     graph = made_once("crossed", lambda _: onnx_from_module(Crossed(), three_labels))
-    simple = lowered(graph, passes, batches=telling_batches(three_labels))
+    simple = lowered(graph, passes, batches=probe_batches(three_labels))
     assert operators(simple)["Softmax"] == 1
     assert not operators(simple)["Attention"]
     assert run_parity(runner_of(graph), runner_of(simple)).max_logit_diff < 1e-5
