@@ -189,7 +189,7 @@ def prove_one(name: str, run: Run, work: Path) -> dict[str, Any]:
     """Compare one backend with the model in double precision on the CPU; in this process."""
     import torch
 
-    from spoter_export.parity.judge import prove
+    from spoter_export.parity.proof import prove
     from spoter_export.torch_runner import TorchRunner
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.backends import CPU_BACKENDS, open_backend, split_backend

@@ -172,7 +172,7 @@ def moved(runner: OrtRunner, case: Case) -> dict[str, float]:
     for who, clips in sets.items():
         facts = {f.change: f.max_logit_diff or 0.0 for f in invariance_of(runner, clips, seed=0)}
         found[f"padding_{who}"] = max(v for change, v in facts.items() if change.startswith("padding"))
-        found[f"company_{who}"] = max(facts["batch company"], facts["batch order"])
+        found[f"company_{who}"] = max(facts["batch composition"], facts["batch order"])
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from result_files import write_result
 
-from spoter_export.parity.judge import Proof
+from spoter_export.parity.proof import Proof
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, split_backend
 from spoter_toolkit.bench.host.environment import environment, slug
@@ -52,8 +52,8 @@ def page(rows: list[dict[str, Any]], command: str, where: dict[str, Any]) -> str
         "",
         f"`{command}` on {where['cpu']}, {where['usable_cores']} cores.",
         "",
-        "| backend | precision | passed | largest logit difference | moved by padding, company, order | "
-        "clips a seed | labels that turned, all seeds |",
+        "| backend | precision | passed | largest logit difference | "
+        "moved by padding, batch composition, order | clips a seed | labels that turned, all seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for backend, precision in dict.fromkeys((row["backend"], row["precision"]) for row in rows):

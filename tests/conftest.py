@@ -178,7 +178,7 @@ def plant():
     The manifest is made to fit: only running it can tell.
     """
     from spoter_export.bundle.files import describe_bundle, read_proofs
-    from spoter_export.parity.judge import policy_of
+    from spoter_export.parity.policy import policy_of
     from spoter_runtime.bundle.manifest import read_bundle
 
     def plant(folder, content, precision="fp32", kind="onnx"):

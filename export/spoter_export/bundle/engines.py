@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from spoter_export.bundle.files import alone_with, describe_bundle, read_proofs
-from spoter_export.parity.judge import Proof, prove
+from spoter_export.parity.proof import Proof, prove
 from spoter_export.trt.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.trt.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
 from spoter_runtime._types import OnProgress

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoter_export.bundle.model_card import card_from_facts
-from spoter_export.parity.judge import Proof
+from spoter_export.parity.proof import Proof
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.manifest import (
     GOLDENS,

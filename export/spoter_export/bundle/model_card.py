@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spoter_export.parity.judge import Proof, agreement_in_words
-from spoter_export.parity.perturbations import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
-from spoter_export.parity.report import proof_matrix
+from spoter_export.parity.proof import Proof
+from spoter_export.parity.report import (
+    PROOF_COLUMNS,
+    PROOFS_TITLE,
+    ROBUSTNESS_COLUMNS,
+    agreement_in_words,
+    proof_rows,
+    robustness_rows,
+)
 from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.contract import GraphContract
@@ -141,9 +147,9 @@ def _executed(artefact: Artefact) -> str:
 
 
 def _matrix_section(proofs: Sequence[Proof], artefacts: Sequence[Artefact]) -> list[str]:
-    matrix = proof_matrix(proofs, artefacts)
-    rows = (_table_line(cells) for cells in (matrix.columns, ["---"] * len(matrix.columns), *matrix.rows))
-    return [f"## {matrix.title}", "", *rows, ""]
+    cells = [row.cells for row in proof_rows(proofs, artefacts)]
+    rows = (_table_line(cells) for cells in (PROOF_COLUMNS, ["---"] * len(PROOF_COLUMNS), *cells))
+    return [f"## {PROOFS_TITLE}", "", *rows, ""]
 
 
 def _proof_section(proof: Proof) -> list[str]:
@@ -186,7 +192,7 @@ def _robustness_lines(proof: Proof) -> list[str]:
         "",
         _table_line(ROBUSTNESS_COLUMNS),
         _table_line(["---"] * len(ROBUSTNESS_COLUMNS)),
-        *(_table_line(robustness_cells(row)) for row in rows),
+        *(_table_line(row.cells) for row in rows),
         "",
     ]
 

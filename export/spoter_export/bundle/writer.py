@@ -16,11 +16,13 @@ import onnx
 from torch import nn
 
 from spoter_export.bundle.files import alone_with, describe_bundle
-from spoter_export.parity.compare import Remembering, WeightFact
-from spoter_export.parity.judge import Proof, policy_of, prove
+from spoter_export.parity.compare import Remembering
+from spoter_export.parity.facts import WeightFact
+from spoter_export.parity.policy import policy_of
+from spoter_export.parity.proof import ROUNDED, Proof, prove
 from spoter_export.passes.attention import OPSET_OF_ATTENTION, ORT_WITH_ATTENTION
 from spoter_export.passes.pipeline import lowered, optimised_by_onnxruntime, passes_for
-from spoter_export.precision.fp16 import ROUNDED, check_fp16_range, fp16_from_fp32, rounded_from_fp16
+from spoter_export.precision.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
 from spoter_export.precision.int8 import int8_from_fp32, weight_facts
 from spoter_export.probes import ClipSet, generated_clips, probe_batches, spread_by_length
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of

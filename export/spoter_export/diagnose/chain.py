@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spoter_export.parity.judge import Policy
+from spoter_export.parity.policy import Policy
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import SpoterError

@@ -1,10 +1,10 @@
-"""What cameras, trackers and people do to a clip: the changes that parity also runs people's clips under."""
+"""Changes that cameras, trackers and people make to a clip; parity also runs people's clips under each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from spoter_runtime.landmarks import (
     resample_clip,
 )
 
-if TYPE_CHECKING:
-    from spoter_export.parity.compare import ClipFact, ClipFacts, ParityFacts
+Change = Callable[[Float32Array, np.random.Generator], Float32Array]
 
 # Clips of a source that each change is run on: a share of 256 clips is known to about 6 points.
 CHANGED_CLIPS: Final = 256
@@ -30,38 +29,13 @@ _LOST_FRAMES: Final = 0.25
 _JITTER: Final = 0.02  # standard deviation, in shoulder widths; a hand is about half a shoulder width
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RobustnessRow:
-    """What a change does to the answers on the clips of one source.
-
-    Attributes:
-        change: `NO_CHANGE`, or what was done to each clip.
-        reference_accuracy, candidate_accuracy: share of right labels; None where labels are not known.
-        kept: share of clips to which the candidate answers as it does to the unchanged clip.
-        agree: clips whose best label is the reference's.
-        max_logit_diff: largest absolute difference from the reference.
-    """
-
-    source: str
-    change: str
-    clips: int
-    reference_accuracy: float | None
-    candidate_accuracy: float | None
-    kept: float
-    agree: int
-    max_logit_diff: float
-
-
-NO_CHANGE: Final = "as recorded"
-
-
 def changed_sets(group: ClipSet, *, max_frames: int, seed: int) -> list[ClipSet]:
     """Return up to `CHANGED_CLIPS` of a source's clips, once under each of `CHANGES`.
 
     Args:
         group: people's clips.
         max_frames: the most that the model takes; a clip played slower keeps within it.
-        seed: of what is lost and of the noise.
+        seed: of the losses and of the noise.
     """
     rows = spread_by_length(group.clips, CHANGED_CLIPS)
     sets = []
@@ -80,57 +54,9 @@ def changed_sets(group: ClipSet, *, max_frames: int, seed: int) -> list[ClipSet]
     return sets
 
 
-def robustness_rows(facts: ParityFacts) -> list[RobustnessRow]:
-    """Return a row for each change of each source, behind one for the same clips without any."""
-    rows = []
-    for clean in facts.clips:
-        changed = [
-            group for group in facts.clips if group.source == clean.source and group.change and group.clips
-        ]
-        if clean.change is None and clean.clips and changed:
-            answers = {clip.name: clip for clip in clean.clips}
-            same = [answers[clip.name] for clip in changed[0].clips]
-            rows.append(_row(clean, NO_CHANGE, same, answers))
-            rows += [_row(group, group.change or "", group.clips, answers) for group in changed]
-    return rows
+def never_found(hand: slice) -> Change:
+    """Return the change that takes away a hand."""
 
-
-ROBUSTNESS_COLUMNS: Final = (
-    *("clips", "right labels", "reference's", "answer kept", "labels agree", "largest logit difference"),
-)
-
-
-def robustness_cells(row: RobustnessRow) -> tuple[str, ...]:
-    """Return a row as text for `ROBUSTNESS_COLUMNS`."""
-    shares = [
-        "not known" if share is None else f"{share:.1%}"
-        for share in (row.candidate_accuracy, row.reference_accuracy)
-    ]
-    agree = f"{row.agree} of {row.clips}"
-    return (f"{row.source}, {row.change}", *shares, f"{row.kept:.1%}", agree, f"{row.max_logit_diff:.1e}")
-
-
-def _row(
-    group: ClipFacts, change: str, clips: Sequence[ClipFact], unchanged: dict[str, ClipFact]
-) -> RobustnessRow:
-    labelled = all(clip.label is not None for clip in clips)
-    return RobustnessRow(
-        source=group.source,
-        change=change,
-        clips=len(clips),
-        reference_accuracy=_share([c.reference == c.label for c in clips]) if labelled else None,
-        candidate_accuracy=_share([c.candidate == c.label for c in clips]) if labelled else None,
-        kept=_share([c.candidate == unchanged[c.name].candidate for c in clips]),
-        agree=sum(not clip.is_flip for clip in clips),
-        max_logit_diff=max(clip.max_logit_diff for clip in clips),
-    )
-
-
-def _share(answers: Sequence[bool]) -> float:
-    return sum(answers) / len(answers)
-
-
-def _without(hand: slice) -> Callable[[Float32Array, np.random.Generator], Float32Array]:
     def change(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
         clip[:, hand] = np.nan
         return clip
@@ -138,27 +64,22 @@ def _without(hand: slice) -> Callable[[Float32Array, np.random.Generator], Float
     return change
 
 
-def _hands_lost(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+def lose_hands(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Take each hand away in some of the frames."""
     for hand in (LEFT_HAND, RIGHT_HAND):
         clip[rng.random(len(clip)) < _LOST_HANDS, hand] = np.nan
     return clip
 
 
-def _frames_lost(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+def lose_frames(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Drop some of the frames."""
     kept = rng.random(len(clip)) >= _LOST_FRAMES
     kept[0] = True  # of a clip without frames nothing can be said
     return clip[kept]
 
 
-def _half_rate(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    return clip[::2]
-
-
-def _double_rate(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    return resample_clip(clip, 2 * len(clip))
-
-
-def _jitter(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+def add_jitter(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Add noise to each landmark, as much as a tracker adds."""
     found = detected(clip)
     both = found[:, LEFT_SHOULDER] & found[:, RIGHT_SHOULDER]
     widths = np.linalg.norm(clip[both, LEFT_SHOULDER] - clip[both, RIGHT_SHOULDER], axis=1)
@@ -168,13 +89,13 @@ def _jitter(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
     return clip
 
 
-CHANGES: Final[dict[str, Callable[[Float32Array, np.random.Generator], Float32Array]]] = {
-    "left hand never found": _without(LEFT_HAND),
-    "right hand never found": _without(RIGHT_HAND),
-    f"each hand lost in {_LOST_HANDS:.0%} of the frames": _hands_lost,
-    f"{_LOST_FRAMES:.0%} of the frames dropped": _frames_lost,
-    "half the frame rate": _half_rate,
-    "double the frame rate": _double_rate,
-    f"jitter of {_JITTER:.0%} of the shoulder width": _jitter,
+CHANGES: Final[dict[str, Change]] = {
+    "left hand never found": never_found(LEFT_HAND),
+    "right hand never found": never_found(RIGHT_HAND),
+    f"each hand lost in {_LOST_HANDS:.0%} of the frames": lose_hands,
+    f"{_LOST_FRAMES:.0%} of the frames dropped": lose_frames,
+    "half the frame rate": lambda clip, rng: clip[::2],
+    "double the frame rate": lambda clip, rng: resample_clip(clip, 2 * len(clip)),
+    f"jitter of {_JITTER:.0%} of the shoulder width": add_jitter,
     "mirrored signer": mirrored,
 }

@@ -1,140 +1,121 @@
-"""Lay proofs out as tables: backends × precisions, and the facts of one."""
+"""Proofs as rows of tables: a row for each proof, for each of its facts, for each change of the clips."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
-from spoter_export.parity.compare import ClipFacts
-from spoter_export.parity.judge import Proof, agreement, agreement_in_words, unexplained_flips
-from spoter_export.probes import GENERATED, GOLDENS
+from spoter_export.parity.facts import ClipFact, ClipFacts, ParityFacts, kind_of_clips
+from spoter_export.parity.judge import Z_95, agreement, unexplained_flips, worst_group
+from spoter_export.parity.proof import Proof
 from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.bundle.libraries import BACKEND_OF
 from spoter_runtime.bundle.manifest import Artefact
 
 NOT_EXECUTED: Final = "not executed"
-
-_COLUMNS: Final = (
-    "backend",
-    "precision",
-    "verdict",
-    "largest logit difference",
-    "allowed",
-    "labels agree",
-    "unexplained flips",
-    "padding, company, order",
-    "where, or why not",
-)
+NO_CHANGE: Final = "as recorded"
+_CLAIMED: Final = 0.95  # share of labels that clips of people should at least be able to show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProofMatrix:
-    """A table of formatted cells, a row a backend and precision; every row fills every column."""
+class ProofRow:
+    """One backend in one precision, as text; a proof that is missing has a verdict and a reason alone.
 
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    Attributes:
+        verdict: ``"holds"``, ``"FAILS (2 failures)"`` or `NOT_EXECUTED`.
+        largest, allowed: logit difference.
+        moved: by padding, batch composition and order.
+        where: it ran, or why it did not.
+    """
+
+    backend: str
+    precision: str
+    verdict: str
+    largest: str = ""
+    allowed: str = ""
+    labels: str = ""
+    flips: str = ""
+    moved: str = ""
+    where: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row as cells for `PROOF_COLUMNS`."""
+        return astuple(self)
+
+    @property
+    def name(self) -> str:
+        """The backend with its precision, named once."""
+        return self.backend if self.precision in self.backend else f"{self.backend} {self.precision}"
 
 
-def proof_matrix(
+PROOFS_TITLE: Final = "Parity with torch, backends × precisions"
+PROOF_COLUMNS: Final = (
+    *("backend", "precision", "verdict", "largest logit difference", "allowed", "labels agree"),
+    *("unexplained flips", "padding, batch composition, order", "where, or why not"),
+)
+
+
+def proof_rows(
     proofs: Sequence[Proof],
     artefacts: Sequence[Artefact] = (),
     not_executed: Mapping[str, str] | None = None,
-) -> ProofMatrix:
-    """Lay stored proofs out as backends × precisions; what has no proof is said to be not executed.
+) -> list[ProofRow]:
+    """Return a row for each stored proof, in their order, then one for each that is missing.
 
     Args:
         proofs: from a bundle's parity.json, or of a new parity run.
         artefacts: the bundle's. They tell which GPU an engine ran on; an engine without a proof gets a row.
         not_executed: backend, ``:fp16`` behind it for another precision than fp32 → why it was not run, empty
             where nobody knows. One that has a proof is left out.
-
-    Returns:
-        First the proofs in their order, then what was not executed.
     """
     by_path = {artefact.path: artefact for artefact in artefacts}
     rows = [_proof_row(proof, by_path.get(proof.artefact)) for proof in proofs]
-    proven = {(proof.facts.candidate, proof.precision) for proof in proofs}
-    missing = {
-        (BACKEND_OF[artefact.engine.library], artefact.precision): _built_only(artefact)
-        for artefact in artefacts
-        if artefact.engine is not None
-    }
+    proven = {(row.backend, row.precision) for row in rows}
+    missing = {}
+    for artefact in artefacts:
+        if engine := artefact.engine:
+            key = (BACKEND_OF[engine.library], artefact.precision)
+            missing[key] = f"built by {engine.library} {engine.version}, never run"
+            if executed := engine.executed:
+                ran = f"{executed['gpu']}, {executed['month']}"
+                missing[key] = f"only the goldens, on {ran}; no proof over the shapes"
     for name, why in (not_executed or {}).items():
         backend, _, precision = name.partition(":")
         key = (backend, precision or "fp32")
         missing[key] = why or missing.get(key, "no proof is stored")
-    rows += [_missing_row(*key, why) for key, why in missing.items() if key not in proven]
-    return ProofMatrix(title="Parity with torch, backends × precisions", columns=_COLUMNS, rows=tuple(rows))
-
-
-def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
-    """Return the facts as table rows: what, the largest difference, labels."""
-    facts = proof.facts
-    ran = [point.max_logit_diff for point in facts.grid if point.max_logit_diff is not None]
-    rows = [
-        (
-            "grid: batch × frames, full and ragged lengths",
-            f"{max(ran):.1e}" if ran else "none ran",
-            f"{len(ran)} of {len(facts.grid)} points",
-        )
+    return rows + [
+        ProofRow(backend=backend, precision=precision, verdict=NOT_EXECUTED, where=why)
+        for (backend, precision), why in missing.items()
+        if (backend, precision) not in proven
     ]
-    rows += [
-        (
-            f"clips, {clips.source}",
-            "" if clips.error else f"{clips.max_logit_diff:.1e}",
-            agreement_in_words(clips, proof.precision),
-        )
-        for clips in facts.clips
-        if clips.change is None
-    ]
-    rows += [
-        (
-            f"{fact.change}, {fact.runner}",
-            "no answer" if fact.max_logit_diff is None else f"{fact.max_logit_diff:.1e}",
-            f"{fact.clips} clips",
-        )
-        for fact in facts.invariance
-    ]
-    if facts.weights:
-        worst = max(fact.steps for fact in facts.weights)
-        rows.append(("weights in 8 bits", f"{worst:.3g} steps", f"{len(facts.weights)} weights"))
-    return rows
 
 
-def _built_only(artefact: Artefact) -> str:
-    assert artefact.engine is not None  # asked for engines alone
-    if executed := artefact.engine.executed:
-        return f"only the goldens, on {executed['gpu']}, {executed['month']}; no proof over the shapes"
-    return f"built by {artefact.engine.library} {artefact.engine.version}, never run"
-
-
-def _missing_row(backend: str, precision: str, why: str) -> tuple[str, ...]:
-    return (backend, precision, NOT_EXECUTED, *[""] * (len(_COLUMNS) - 4), why)
-
-
-def _proof_row(proof: Proof, artefact: Artefact | None) -> tuple[str, ...]:
-    facts = proof.facts
-    failures = len(proof.verdict.failures)
-    own = [fact for fact in facts.invariance if fact.runner == facts.candidate]
+def _proof_row(proof: Proof, artefact: Artefact | None) -> ProofRow:
+    facts, failures = proof.facts, len(proof.verdict.failures)
+    own = [fact.max_logit_diff for fact in facts.invariance if fact.runner == facts.candidate]
+    by_clips = [None if clips.error else clips.max_logit_diff for clips in facts.clips]
     flips = sum(len(group.flips) for group in facts.clips)
     unexplained = sum(len(unexplained_flips(group, proof.precision)) for group in facts.clips)
-    return (
-        facts.candidate,
-        proof.precision,
-        "holds" if proof.verdict.passed else f"FAILS ({failures} failure{'s' * (failures > 1)})",
-        _largest([*(point.max_logit_diff for point in facts.grid), *map(_difference, facts.clips)]),
-        threshold(proof.policy.max_logit_diff),
-        _labels(proof),
-        f"{unexplained} of {flips} flips" if flips else "no flip",
-        _largest([fact.max_logit_diff for fact in own]),
-        _where(proof, artefact),
+    where = "a GPU" if proof.on_gpu else "CPU"  # a proof of an ONNX file does not name its processor
+    if artefact and artefact.engine and (executed := artefact.engine.executed):
+        where = f"{executed['gpu']}, {executed['month']}"
+    return ProofRow(
+        backend=facts.candidate,
+        precision=proof.precision,
+        verdict="holds" if not failures else f"FAILS ({failures} failure{'s' * (failures > 1)})",
+        largest=largest_in_words([*(point.max_logit_diff for point in facts.grid), *by_clips]),
+        allowed=threshold(proof.policy.max_logit_diff),
+        labels=_labels(facts),
+        flips=f"{unexplained} of {flips} flips" if flips else "no flip",
+        moved=largest_in_words(own),
+        where=where,
     )
 
 
-def _largest(values: Sequence[float | None]) -> str:
+def largest_in_words(values: Sequence[float | None]) -> str:
     """Return the largest difference and how many cases gave none; a NaN is larger than any number."""
     found = [value for value in values if value is not None]
     if not found:
@@ -144,26 +125,136 @@ def _largest(values: Sequence[float | None]) -> str:
     return f"{largest}; {silent} of {len(values)} gave no answer" if silent else largest
 
 
-def _difference(clips: ClipFacts) -> float | None:
-    return None if clips.error else clips.max_logit_diff
-
-
-def _labels(proof: Proof) -> str:
+def _labels(facts: ParityFacts) -> str:
     """Return how many labels agree; the interval is claimed for clips of people alone."""
-    unchanged = [group for group in proof.facts.clips if group.change is None]
-    people = [group for group in unchanged if group.source not in (GENERATED, GOLDENS)]
+    unchanged = [group for group in facts.clips if group.change is None]
+    people = [group for group in unchanged if group.is_of_people]
     groups = people or unchanged
     clips, agree = sum(len(group.clips) for group in groups), sum(group.labels_agree for group in groups)
     if not clips:
         return "no clip was run"
     if not people:
         return f"{agree} of {clips}, generated; none of people"
-    found = agreement(agree, clips)
-    return f"{agree} of {clips} ({found.low:.1%} to {found.high:.1%})"
+    return f"{agree} of {clips} {agreement(agree, clips).interval}"
 
 
-def _where(proof: Proof, artefact: Artefact | None) -> str:
-    """Return where the candidate ran: a proof of an ONNX file does not name its processor."""
-    if artefact and artefact.engine and (executed := artefact.engine.executed):
-        return f"{executed['gpu']}, {executed['month']}"
-    return "a GPU" if proof.on_gpu else "CPU"
+def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
+    """Return the facts as table rows: what was run, the largest difference, labels."""
+    facts = proof.facts
+    ran = [point.max_logit_diff for point in facts.grid if point.max_logit_diff is not None]
+    grid = f"{max(ran):.1e}" if ran else "none ran"
+    rows = [
+        ("grid: batch × frames, full and ragged lengths", grid, f"{len(ran)} of {len(facts.grid)} points")
+    ]
+    for clips in facts.clips:
+        if clips.change is None:
+            difference = "" if clips.error else f"{clips.max_logit_diff:.1e}"
+            rows.append((f"clips, {clips.source}", difference, agreement_in_words(clips, proof.precision)))
+    for fact in facts.invariance:
+        difference = largest_in_words([fact.max_logit_diff])
+        rows.append((f"{fact.change}, {fact.runner}", difference, f"{fact.clips} clips"))
+    if facts.weights:
+        worst = max(fact.steps for fact in facts.weights)
+        rows.append(("weights in 8 bits", f"{worst:.3g} steps", f"{len(facts.weights)} weights"))
+    return rows
+
+
+def agreement_in_words(facts: ClipFacts, precision: str) -> str:
+    """Return how many labels agree, for people's clips with the interval, and the unexplained flips."""
+    if facts.error is not None:
+        return "no answer"
+    count = len(facts.clips)
+    words = f"{facts.labels_agree} of {count} labels agree"
+    if facts.is_of_people:
+        best, five = agreement(facts.labels_agree, count), agreement(facts.top5_agree, count)
+        words += f" {best.interval}, the best five of {five.agree} {five.interval}"
+    if facts.flips:
+        words += f"; {len(unexplained_flips(facts, precision))} of {len(facts.flips)} flips unexplained"
+    for by, title in (("label", "class"), ("signer", "signer")):
+        if worst := worst_group(facts, by):
+            words += f"; worst {title} {worst[0]}: {worst[1]} of {worst[2]}"
+    return words
+
+
+def few_clips_in_words(facts: ParityFacts) -> str:
+    """Return a sentence where the clips of people are too few to show much; empty otherwise."""
+    groups = [g for g in facts.clips if g.is_of_people and not g.change and g.clips]
+    clips = sum(len(group.clips) for group in groups)
+    if not clips or (found := agreement(sum(g.labels_agree for g in groups), clips)).low >= _CLAIMED:
+        return ""
+    needed = math.ceil(Z_95**2 * _CLAIMED / (1 - _CLAIMED))  # so many that agree have that lower end
+    return (
+        f"{clips} {kind_of_clips(groups)} say little about labels: the share that agrees may be "
+        f"{found.low:.0%}. "
+        f"Fix: {needed} or more with --data; min_clips in a policy asks for them"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustnessRow:
+    """The answers to the clips of one source under one change.
+
+    Attributes:
+        change: `NO_CHANGE`, or the change that was made to each clip.
+        reference_accuracy, candidate_accuracy: share of right labels; None where labels are not known.
+        kept: share of clips to which the candidate answers as it does to the unchanged clip.
+        agree: clips whose best label is the reference's.
+        max_logit_diff: largest absolute difference from the reference.
+    """
+
+    source: str
+    change: str
+    clips: int
+    reference_accuracy: float | None
+    candidate_accuracy: float | None
+    kept: float
+    agree: int
+    max_logit_diff: float
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row as cells for `ROBUSTNESS_COLUMNS`."""
+        known = (self.candidate_accuracy, self.reference_accuracy)
+        shares = ["not known" if share is None else f"{share:.1%}" for share in known]
+        agree = f"{self.agree} of {self.clips}"
+        return (
+            f"{self.source}, {self.change}",
+            *shares,
+            f"{self.kept:.1%}",
+            agree,
+            f"{self.max_logit_diff:.1e}",
+        )
+
+
+ROBUSTNESS_COLUMNS: Final = (
+    *("clips", "right labels", "reference's", "answer kept", "labels agree", "largest logit difference"),
+)
+
+
+def robustness_rows(facts: ParityFacts) -> list[RobustnessRow]:
+    """Return a row for each change of each source, behind one for the same clips without any."""
+    rows = []
+    for clean in facts.clips:
+        changed = [g for g in facts.clips if g.source == clean.source and g.change and g.clips]
+        if clean.change is None and clean.clips and changed:
+            unchanged = {clip.name: clip for clip in clean.clips}
+            same = [unchanged[clip.name] for clip in changed[0].clips]
+            rows.append(_robustness_row(clean.source, NO_CHANGE, same, unchanged))
+            rows += [_robustness_row(g.source, g.change or "", g.clips, unchanged) for g in changed]
+    return rows
+
+
+def _robustness_row(
+    source: str, change: str, clips: Sequence[ClipFact], unchanged: Mapping[str, ClipFact]
+) -> RobustnessRow:
+    count, labelled = len(clips), all(clip.label is not None for clip in clips)
+    return RobustnessRow(
+        source=source,
+        change=change,
+        clips=count,
+        reference_accuracy=sum(c.reference == c.label for c in clips) / count if labelled else None,
+        candidate_accuracy=sum(c.candidate == c.label for c in clips) / count if labelled else None,
+        kept=sum(c.candidate == unchanged[c.name].candidate for c in clips) / count,
+        agree=sum(not clip.is_flip for clip in clips),
+        max_logit_diff=max(clip.max_logit_diff for clip in clips),
+    )

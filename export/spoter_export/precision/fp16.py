@@ -91,9 +91,6 @@ def fp16_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
     return lowered
 
 
-ROUNDED: Final = "ort-cpu, all rounded to fp16"  # the name of a runner of such a graph
-
-
 def rounded_from_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the fp16 graph in a form that ONNX Runtime's CPU provider rounds wherever the graph says so.
 

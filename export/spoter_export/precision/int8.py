@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from spoter_export.parity.compare import WeightFact
+from spoter_export.parity.facts import WeightFact
 from spoter_runtime.contract import POSES
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort.runner import import_onnxruntime

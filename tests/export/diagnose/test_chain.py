@@ -15,7 +15,7 @@ from spoter_export.diagnose.chain import (
     first_module_moved_by_padding,
     links_of,
 )
-from spoter_export.parity.judge import Policy
+from spoter_export.parity.policy import Policy
 from spoter_export.probes import generated_clips
 from spoter_export.to_onnx import trace_module
 from spoter_export.torch_runner import TorchRunner

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from spoter_export.parity.compare import Remembering, invariance_of, run_parity
-from spoter_export.parity.judge import Policy, judge
+from spoter_export.parity.judge import judge
+from spoter_export.parity.policy import Policy
 from spoter_export.probes import (
     GRID_BATCHES,
     GRID_FRAMES,
@@ -153,7 +154,7 @@ def test_dependence_on_company_is_found_where_each_difference_is_within_the_tole
     failures = failures_of(DependsOnCompany())
     assert failures
     assert {failure.partition(" moves")[0] for failure in failures} == {
-        "depends on company: batch company",
+        "depends on company: batch composition",
         "depends on company: batch order",
     }
 
@@ -220,7 +221,11 @@ def test_facts_are_plain_data():
     assert len(value["grid"]) == len(facts.grid)
     for stored, point in zip(value["grid"], facts.grid, strict=True):
         assert stored == {name: getattr(point, name) for name in stored}
-    assert {fact["change"] for fact in value["invariance"]} >= {"padding nan", "batch company", "batch order"}
+    assert {fact["change"] for fact in value["invariance"]} >= {
+        "padding nan",
+        "batch composition",
+        "batch order",
+    }
 
 
 def test_the_whole_grid_of_the_default_contract_is_run():
@@ -308,7 +313,7 @@ def test_invariance_needs_no_reference():
         (
             *(f"padding {fill}" for fill in ("zeros", "noise", "nan", "huge", "infinity")),
             "missing as (0, 0)",
-            "batch company",
+            "batch composition",
             "batch order",
         ),
         0.0,

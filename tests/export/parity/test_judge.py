@@ -7,21 +7,11 @@ import json
 
 import pytest
 
-from spoter_export.parity.compare import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts, WeightFact
-from spoter_export.parity.judge import (
-    ERROR_ON_PEOPLE,
-    POLICIES,
-    Policy,
-    Proof,
-    agreement,
-    agreement_in_words,
-    few_clips_in_words,
-    judge,
-    policies_from_table,
-    policy_of,
-    unexplained_flips,
-    worst_group,
-)
+from spoter_export.parity.facts import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts, WeightFact
+from spoter_export.parity.judge import agreement, judge, unexplained_flips, worst_group
+from spoter_export.parity.policy import ERROR_ON_PEOPLE, POLICIES, Policy, policies_from_table, policy_of
+from spoter_export.parity.proof import Proof
+from spoter_export.parity.report import agreement_in_words, few_clips_in_words
 from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.errors import ConfigError
 
@@ -96,7 +86,7 @@ def test_a_weight_further_off_than_rounding_leaves_it_fails_under_any_policy():
     weights = (WeightFact(name="w1", steps=0.5), WeightFact(name="w2", steps=5.8))
     facts = dataclasses.replace(facts_of(people(clip())), weights=weights)
     (failure,) = judge(facts, lax, "int8").failures
-    assert failure.startswith("weight w2: 5.8 steps from the fp32 file's, where rounding leaves 0.5: ")
+    assert failure.startswith("weight w2: wrong scale or wrong values: 5.8 quantisation steps from fp32, ")
     assert failure.endswith("; 1 of 2 weights")
     assert ParityFacts.from_json(json.loads(json.dumps(facts.as_json()))) == facts
     older = {key: value for key, value in facts.as_json().items() if key != "weights"}

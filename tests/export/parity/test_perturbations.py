@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spoter_export.parity.compare import ParityFacts, run_parity
-from spoter_export.parity.judge import POLICIES, judge
-from spoter_export.parity.perturbations import (
-    CHANGED_CLIPS,
-    CHANGES,
-    NO_CHANGE,
-    changed_sets,
-    robustness_rows,
-)
+from spoter_export.parity.compare import run_parity
+from spoter_export.parity.facts import ParityFacts
+from spoter_export.parity.judge import judge
+from spoter_export.parity.perturbations import CHANGED_CLIPS, CHANGES, changed_sets
+from spoter_export.parity.policy import POLICIES
+from spoter_export.parity.report import NO_CHANGE, robustness_rows
 from spoter_export.probes import GENERATED, ClipSet
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.landmarks import LEFT_HAND, LEFT_SHOULDER, MIRRORED, RIGHT_HAND, RIGHT_SHOULDER, detected

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from spoter_export.parity.compare import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts
-from spoter_export.parity.judge import POLICIES, Proof, judge
-from spoter_export.parity.report import NOT_EXECUTED, fact_rows, proof_matrix
+from spoter_export.parity.facts import ClipFact, ClipFacts, GridPoint, Invariance, ParityFacts
+from spoter_export.parity.judge import judge
+from spoter_export.parity.policy import POLICIES
+from spoter_export.parity.proof import ROUNDED, Proof
+from spoter_export.parity.report import NOT_EXECUTED, PROOF_COLUMNS, fact_rows, proof_rows
 from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
 from spoter_runtime.bundle.manifest import Artefact
 
@@ -94,8 +96,7 @@ def engine(*, executed=None, precision="fp32", path="engines/a.engine"):
 
 
 def rows_of(*arguments):
-    matrix = proof_matrix(*arguments)
-    return [dict(zip(matrix.columns, row, strict=True)) for row in matrix.rows]
+    return [dict(zip(PROOF_COLUMNS, row.cells, strict=True)) for row in proof_rows(*arguments)]
 
 
 def test_a_proof_is_a_row_of_its_facts():
@@ -109,7 +110,7 @@ def test_a_proof_is_a_row_of_its_facts():
         "allowed": "1e-04",
         "labels agree": "99 of 100 (94.6% to 99.8%)",
         "unexplained flips": "0 of 1 flips",
-        "padding, company, order": "1.0e-07",  # its own, not that of torch
+        "padding, batch composition, order": "1.0e-07",  # its own, not that of torch
         "where, or why not": "CPU",
     }
 
@@ -133,7 +134,7 @@ def test_a_shape_without_an_answer_and_a_nan_are_not_hidden_by_the_others():
     )
     for grid in ((math.nan, 1e-6), (1e-6, math.nan)):
         assert rows_of([proof(grid=grid)])[0]["largest logit difference"] == "not a number"
-    assert rows_of([proof(moved=None)])[0]["padding, company, order"] == "no answer"
+    assert rows_of([proof(moved=None)])[0]["padding, batch composition, order"] == "no answer"
 
 
 def test_an_engine_names_the_gpu_that_it_ran_on_and_one_only_built_says_so():
@@ -157,6 +158,12 @@ def test_what_was_not_run_says_why_where_it_is_known():
         ("ort-cuda", "fp16", "no proof is stored"),
     ]
     assert [row["verdict"] for row in rows] == ["holds", NOT_EXECUTED, NOT_EXECUTED]
+
+
+def test_a_proof_names_its_backend_as_the_command_takes_it():
+    assert proof().backend == "ort-cpu"
+    assert proof(candidate=ROUNDED, precision="fp16").backend == "ort-cpu:fp16"
+    assert proof(candidate="ort-cpu-fused", precision="int8").backend == "ort-cpu-fused:int8"
 
 
 def test_nothing_stored_is_no_row():

@@ -20,7 +20,7 @@ import spoter_runtime
 from spoter_export.bundle.files import read_proofs
 from spoter_export.bundle.writer import export_bundle
 from spoter_export.parity.compare import invariance_of, run_parity
-from spoter_export.parity.judge import policy_of
+from spoter_export.parity.policy import policy_of
 from spoter_export.passes.pipeline import lowered, passes_for
 from spoter_export.precision.int8 import EXACT_WEIGHT, bounded_products, check_exact, int8_from_fp32
 from spoter_export.probes import generated_clips

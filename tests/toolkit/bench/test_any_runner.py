@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spoter_export.parity.compare import run_parity
-from spoter_export.parity.judge import judge, policy_of
+from spoter_export.parity.judge import judge
+from spoter_export.parity.policy import policy_of
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array

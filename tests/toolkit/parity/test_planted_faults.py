@@ -16,7 +16,9 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from spoter_export.parity.compare import run_parity
-from spoter_export.parity.judge import Policy, judge, prove
+from spoter_export.parity.judge import judge
+from spoter_export.parity.policy import Policy
+from spoter_export.parity.proof import prove
 from spoter_export.passes.pipeline import lowered, passes_for
 from spoter_export.precision.fp16 import fp16_from_fp32
 from spoter_export.precision.int8 import int8_from_fp32
@@ -186,7 +188,7 @@ def test_an_axis_frozen_by_export_is_found_though_the_file_declares_it_dynamic(
     refused = "ort-cpu cannot run it: ort-cpu: failed on poses (1, 1, 108)"
     assert any(failure.startswith(f"1 clips × 1 frames, full lengths: {refused}") for failure in failures)
     assert any(failure.startswith("clips (generated): no answer: ") for failure in failures)
-    assert any(failure.startswith("ort-cpu: batch company: no answer: ") for failure in failures)
+    assert any(failure.startswith("ort-cpu: batch composition: no answer: ") for failure in failures)
     found = localize(bundle, honest, "ort-cpu", traced=traced)
     assert str(found.broken).startswith("model.onnx gives no answer: ort-cpu: failed on poses")
     assert "(Reshape, module normalize): it cannot be computed: " in str(found.bisect())

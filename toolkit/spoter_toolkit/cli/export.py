@@ -111,7 +111,7 @@ def _engines(
             without the engine that it is for.
     """
     from spoter_export.bundle.engines import check_engine_precisions
-    from spoter_export.parity.judge import policy_of
+    from spoter_export.parity.policy import policy_of
     from spoter_export.trt.profiles import parse_profile
     from spoter_export.trt.to_tensorrt import parse_compute_capabilities
     from spoter_runtime.errors import ConfigError

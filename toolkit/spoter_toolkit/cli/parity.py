@@ -21,7 +21,7 @@ from spoter_toolkit.cli.console import (
 
 if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link
-    from spoter_export.parity.judge import Proof
+    from spoter_export.parity.proof import Proof
     from spoter_toolkit.parity.report import ParityReport
 
 BISECTIONS: Final = Path("bisect")
@@ -150,9 +150,7 @@ def _show(report: ParityReport) -> None:
 
 
 def _show_proof(bundle: str, proof: Proof) -> None:
-    from spoter_export.parity.judge import few_clips_in_words
-    from spoter_export.parity.perturbations import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
-    from spoter_export.parity.report import fact_rows
+    from spoter_export.parity.report import ROBUSTNESS_COLUMNS, fact_rows, few_clips_in_words, robustness_rows
 
     emit_table(
         f"{bundle}/{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
@@ -163,7 +161,7 @@ def _show_proof(bundle: str, proof: Proof) -> None:
         emit_table(
             f"{proof.artefact} on changed clips",
             ROBUSTNESS_COLUMNS,
-            [robustness_cells(row) for row in robustness],
+            [row.cells for row in robustness],
         )
     print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
     for failure in proof.verdict.failures:

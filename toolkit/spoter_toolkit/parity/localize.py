@@ -20,9 +20,10 @@ from spoter_export.diagnose.chain import (
     first_module_moved_by_padding,
     links_of,
 )
-from spoter_export.parity.judge import Proof, policy_of
+from spoter_export.parity.policy import policy_of
+from spoter_export.parity.proof import Proof
 from spoter_export.passes.pipeline import lowered, passes_for
-from spoter_export.precision.fp16 import ROUNDED, rounded_from_fp16
+from spoter_export.precision.fp16 import rounded_from_fp16
 from spoter_export.probes import ClipSet, generated_clips
 from spoter_export.to_onnx import Traced, trace_module
 from spoter_export.torch_runner import TorchRunner
@@ -86,16 +87,10 @@ def localize_failed(
     """
     traced = functools.cache(lambda: trace_module(module, bundle.contract))
     return [
-        localize(bundle, module, backend, _worst_clips(proof, people) if people else (), traced=traced)
+        localize(bundle, module, proof.backend, _worst_clips(proof, people) if people else (), traced=traced)
         for proof in proofs
-        if not proof.verdict.passed and (backend := backend_of(proof)) not in TORCH_BACKENDS
+        if not proof.verdict.passed and proof.facts.candidate not in TORCH_BACKENDS
     ]
-
-
-def backend_of(proof: Proof) -> str:
-    """Return the backend that a proof is of, as `open_backend` takes it."""
-    name = "ort-cpu" if proof.facts.candidate == ROUNDED else proof.facts.candidate
-    return name if proof.precision == "fp32" else f"{name}:{proof.precision}"
 
 
 def _worst_clips(proof: Proof, people: ClipSet) -> list[Float32Array]:

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from spoter_export.parity.judge import Proof, unexplained_flips
-from spoter_export.parity.perturbations import ROBUSTNESS_COLUMNS, robustness_cells, robustness_rows
-from spoter_export.parity.report import NOT_EXECUTED, ProofMatrix, fact_rows, proof_matrix
+from spoter_export.parity.judge import unexplained_flips
+from spoter_export.parity.proof import Proof
+from spoter_export.parity.report import (
+    NOT_EXECUTED,
+    PROOF_COLUMNS,
+    PROOFS_TITLE,
+    ROBUSTNESS_COLUMNS,
+    ProofRow,
+    fact_rows,
+    proof_rows,
+    robustness_rows,
+)
 from spoter_toolkit.bench.host.environment import without_places
 from spoter_toolkit.parity.report import ParityReport
 from spoter_toolkit.report.html import Page, Section, Table, html_from_page
@@ -27,14 +36,14 @@ def html_from_report(report: ParityReport) -> str:
     bundle = report.bundle
     folders = [bundle.folder] if bundle else []
     not_run = {backend: without_places(why, *folders) for backend, why in report.not_run.items()}
-    matrix = proof_matrix(report.proofs, bundle.artefacts if bundle else (), not_run)
+    rows = proof_rows(report.proofs, bundle.artefacts if bundle else (), not_run)
     seeds = ", ".join(dict.fromkeys(str(proof.facts.seed) for proof in report.proofs))
     page = Page(
         title=f"Parity of {report.name}",
         facts={proof.artefact: f"sha256 {proof.sha256}" for proof in report.proofs} | {"seed": seeds},
-        findings=findings_from_matrix(matrix),
+        findings=findings_from_rows(rows),
         sections=[
-            matrix_section(matrix, "Each backend against the model that was trained, in PyTorch on the CPU."),
+            matrix_section(rows, "Each backend against the model that was trained, in PyTorch on the CPU."),
             *([_chain_section(report)] if report.chains else []),
             *(_proof_section(number, proof) for number, proof in enumerate(report.proofs, 1)),
         ],
@@ -42,30 +51,27 @@ def html_from_report(report: ParityReport) -> str:
     return html_from_page(page)
 
 
-def findings_from_matrix(matrix: ProofMatrix) -> list[str]:
-    """Return a sentence for each proof, and one for all that was not executed."""
-    found = []
-    unrun = []
-    for backend, precision, verdict, largest, allowed, labels, *_ in matrix.rows:
-        who = backend if precision in backend else f"{backend} {precision}"
-        if verdict == NOT_EXECUTED:
-            unrun.append(who)
-        else:
-            found.append(
-                f"Parity {verdict} for {who}: largest logit difference {largest}, allowed {allowed}; labels "
-                f"that agree: {labels}."
-            )
+def findings_from_rows(rows: Sequence[ProofRow]) -> list[str]:
+    """Return a sentence for each proof, and one for all backends that were not executed."""
+    found = [
+        f"Parity {row.verdict} for {row.name}: largest logit difference {row.largest}, allowed "
+        f"{row.allowed}; labels that agree: {row.labels}."
+        for row in rows
+        if row.verdict != NOT_EXECUTED
+    ]
+    unrun = [row.name for row in rows if row.verdict == NOT_EXECUTED]
     return [*found, *([f"Not executed, so without a proof: {', '.join(unrun)}."] if unrun else [])]
 
 
-def matrix_section(matrix: ProofMatrix, said: str) -> Section:
+def matrix_section(rows: Sequence[ProofRow], said: str) -> Section:
     """Return the section of backends × precisions, with a sentence on where its rows come from."""
-    table = Table(title=matrix.title, columns=matrix.columns, rows=matrix.rows, sentences=True)
+    cells = [row.cells for row in rows]
+    table = Table(title=PROOFS_TITLE, columns=PROOF_COLUMNS, rows=cells, sentences=True)
     return Section(
         name="parity",
         title="Parity",
         paragraphs=(said,),
-        tables=[table] if matrix.rows else [],
+        tables=[table] if rows else [],
     )
 
 
@@ -106,7 +112,7 @@ def _proof_section(number: int, proof: Proof) -> Section:
     changed = Table(
         title="What cameras and people do to a clip",
         columns=ROBUSTNESS_COLUMNS,
-        rows=[robustness_cells(row) for row in robustness_rows(proof.facts)],
+        rows=[row.cells for row in robustness_rows(proof.facts)],
     )
     flips = _flip_rows(proof)
     shown = f", the first {_MOST_FLIPS} of {len(flips)}" if len(flips) > _MOST_FLIPS else ""

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from spoter_export.parity.compare import Remembering, WeightFact
-from spoter_export.parity.judge import POLICIES, Policy, Proof, policies_from_table, prove
+from spoter_export.parity.compare import Remembering
+from spoter_export.parity.facts import WeightFact
+from spoter_export.parity.policy import POLICIES, Policy, policies_from_table
+from spoter_export.parity.proof import Proof, prove
 from spoter_export.probes import GOLDENS, ClipSet
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
@@ -222,7 +224,8 @@ def _as_proven(name: str, runner: Runner, artefact: Artefact, bundle: Bundle) ->
         return runner
     import onnx
 
-    from spoter_export.precision.fp16 import ROUNDED, rounded_from_fp16
+    from spoter_export.parity.proof import ROUNDED
+    from spoter_export.precision.fp16 import rounded_from_fp16
 
     runner.close()
     rounded = rounded_from_fp16(onnx.load_from_string(bundle.read(artefact.path)))

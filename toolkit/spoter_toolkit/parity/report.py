@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spoter_export.bundle.files import proofs_from_json, proofs_json
-from spoter_export.parity.judge import Policy, Proof
-from spoter_export.parity.perturbations import robustness_rows
+from spoter_export.parity.policy import Policy
+from spoter_export.parity.proof import Proof
+from spoter_export.parity.report import robustness_rows
 from spoter_export.probes import GENERATED, GOLDENS, grid_points
 from spoter_runtime.bundle.manifest import PARITY, Bundle, read_bundle
 from spoter_runtime.errors import BundleError, DataError

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Final
 
 from spoter_export.bundle.files import read_proofs
-from spoter_export.parity.judge import Proof
-from spoter_export.parity.report import proof_matrix
+from spoter_export.parity.proof import Proof
+from spoter_export.parity.report import proof_rows
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.errors import BundleError
@@ -29,7 +29,7 @@ from spoter_toolkit.bench.report.summary import (
     tail_in_words,
 )
 from spoter_toolkit.bench.settings import backend_of, plural
-from spoter_toolkit.parity.page import findings_from_matrix, matrix_section
+from spoter_toolkit.parity.page import findings_from_rows, matrix_section
 from spoter_toolkit.report.html import Page, Picture, Section, Table, html_from_page
 from spoter_toolkit.report.svg import svg_from_figure
 
@@ -135,8 +135,8 @@ def _proof_section(bundle: Bundle, skipped: Mapping[str, str]) -> tuple[list[str
         proofs = read_proofs(bundle)
     except BundleError as error:
         said = f"The bundle's proofs cannot be read: {without_places(str(error), bundle.folder)}."
-    matrix = proof_matrix(proofs, bundle.artefacts, here)
-    return findings_from_matrix(matrix), matrix_section(matrix, said)
+    rows = proof_rows(proofs, bundle.artefacts, here)
+    return findings_from_rows(rows), matrix_section(rows, said)
 
 
 def _missing_section(result: BenchResult) -> Section:

@@ -1,0 +1,186 @@
+"""The facts of a parity run as plain data, that can be stored and judged again by other thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spoter_export.probes import GENERATED, GOLDENS, SYNTHETIC, Lengths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridPoint:
+    """One shape that was run on both runners.
+
+    Attributes:
+        lengths: ``"full"`` when every clip fills its frames, ``"ragged"`` when they differ.
+        error: why the candidate could not run it; the differences are then None.
+    """
+
+    batch: int
+    frames: int
+    lengths: Lengths
+    max_logit_diff: float | None
+    labels_agree: int
+    error: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The shape in words."""
+        return f"{self.batch} clips × {self.frames} frames, {self.lengths} lengths"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFact:
+    """The answers of two runners to one clip.
+
+    Attributes:
+        max_logit_diff: largest absolute difference of a logit.
+        reference, candidate: their best labels.
+        reference_margin, candidate_margin: between a runner's best two logits.
+        top5_agree: whether the best five labels are the same five.
+        label: what was signed; None where it is not known.
+        signer: who signed; None where it is not known.
+    """
+
+    name: str
+    frames: int
+    max_logit_diff: float
+    reference: str
+    candidate: str
+    reference_margin: float
+    candidate_margin: float
+    top5_agree: bool
+    label: str | None = None
+    signer: str | None = None
+
+    @property
+    def is_flip(self) -> bool:
+        """True where the best labels differ."""
+        return self.reference != self.candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFacts:
+    """The answers of two runners to the clips of one source, run in ragged batches.
+
+    Attributes:
+        change: the change that was made to each clip before; None: none.
+        error: why the candidate could not answer; there are no clips then.
+    """
+
+    source: str
+    clips: tuple[ClipFact, ...]
+    change: str | None = None
+    error: str | None = None
+
+    @property
+    def is_of_people(self) -> bool:
+        """True for clips that people signed: not for generated ones, and not for a bundle's goldens."""
+        return self.source not in (GENERATED, GOLDENS)
+
+    @property
+    def where(self) -> str:
+        """The source, and the change to its clips."""
+        return f"{self.source}, {self.change}" if self.change else self.source
+
+    @property
+    def max_logit_diff(self) -> float:
+        """The largest difference over all clips; 0 where there was no answer."""
+        return max((clip.max_logit_diff for clip in self.clips), default=0.0)
+
+    @property
+    def labels_agree(self) -> int:
+        """Clips whose best label is the same."""
+        return len(self.clips) - len(self.flips)
+
+    @property
+    def top5_agree(self) -> int:
+        """Clips whose best five labels are the same five."""
+        return sum(clip.top5_agree for clip in self.clips)
+
+    @property
+    def flips(self) -> tuple[ClipFact, ...]:
+        """Clips whose best labels differ."""
+        return tuple(clip for clip in self.clips if clip.is_flip)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invariance:
+    """How far a runner's logits move when something changes that must not matter.
+
+    Attributes:
+        change: ``"padding …"`` with zeros, noise, nan, huge or infinity; ``"missing as (0, 0)"`` instead of
+            NaN; ``"batch composition"`` or ``"batch order"``.
+        error: why the runner could not answer after the change; the difference is then None.
+    """
+
+    runner: str
+    change: str
+    clips: int
+    max_logit_diff: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFact:
+    """A weight in 8 bits beside the one that it stands for.
+
+    Attributes:
+        steps: the largest error of its values, in quantisation steps of their column; rounding leaves 0.5.
+    """
+
+    name: str
+    steps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityFacts:
+    """All that one parity run found.
+
+    Attributes:
+        weights: of an int8 file; answers alone do not show a scale that is a little wrong.
+    """
+
+    reference: str
+    candidate: str
+    seed: int
+    grid: tuple[GridPoint, ...]
+    clips: tuple[ClipFacts, ...]
+    invariance: tuple[Invariance, ...]
+    weights: tuple[WeightFact, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ParityFacts:
+        """Read what `as_json` wrote.
+
+        Raises:
+            TypeError, KeyError: a field is missing or unknown.
+        """
+        parts = {
+            "grid": tuple(GridPoint(**point) for point in value["grid"]),
+            "clips": tuple(
+                ClipFacts(**(group | {"clips": tuple(ClipFact(**clip) for clip in group["clips"])}))
+                for group in value["clips"]
+            ),
+            "invariance": tuple(Invariance(**fact) for fact in value["invariance"]),
+            "weights": tuple(WeightFact(**fact) for fact in value.get("weights", ())),
+        }
+        return cls(**(value | parts))
+
+    @property
+    def max_logit_diff(self) -> float:
+        """The largest difference over the grid and all clips."""
+        grid = [point.max_logit_diff for point in self.grid if point.max_logit_diff is not None]
+        return max([0.0, *grid, *(clips.max_logit_diff for clips in self.clips)])
+
+
+def kind_of_clips(groups: Sequence[ClipFacts]) -> str:
+    """Return "generated clips" where nobody signed the clips of a data set, else "clips of people"."""
+    synthetic = groups and all(group.source.startswith(SYNTHETIC) for group in groups)
+    return "generated clips" if synthetic else "clips of people"
