@@ -13,17 +13,16 @@ price is several times the error. `benchmarks/fp16.py` measures both.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+import onnx_ir as ir
 
-from spoter_runtime.contract import LENGTHS, LOGITS, POSES
+from spoter_export.passes.graph import Array, Input, NewNodes, name_of, proto_from_ir, weight_of
+from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.errors import ExportError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort.runner import import_onnxruntime
@@ -32,7 +31,7 @@ from spoter_runtime.runner import Int32Array
 FP16_MAX: Final = 65504.0
 
 _PRODUCTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
-# What only moves values: a weight that goes through it on its way to a product is still that weight.
+# Operators that only move values: a weight that goes through one on its way to a product stays that weight.
 _MOVES: Final = frozenset(
     {
         *("Concat", "Expand", "Gather", "Identity", "Reshape", "Slice"),
@@ -57,7 +56,7 @@ class LargestValue:
 def fp16_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -> onnx.ModelProto:
     """Return the graph with fp16 arithmetic between its first product with a weight and its last one.
 
-    What comes before the first product stays fp32: landmarks, masks and lengths need the range. So does the
+    All before the first product stays fp32: landmarks, masks and lengths need the range. So does the
     last product: rounding close logits would make them equal, and it costs no cast more. Between them nothing
     is kept by default: LayerNormalization and the additions around it in fp32 take a third off the largest
     difference and cost 27 casts, Softmax takes nothing off (`benchmarks/fp16.py`).
@@ -74,14 +73,11 @@ def fp16_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
         ExportError: there is nothing between two products with weights, `keep_fp32` names what is not there,
             or a weight does not fit.
     """
-    lowered = onnx.ModelProto()
-    lowered.CopyFrom(model)
-    floats = _float_tensors(model)
-    region = _fp16_nodes(model, floats, keep_fp32)
-    _store_weights(lowered.graph, floats, region)
-    nodes = _with_casts(lowered.graph, floats, region)
-    del lowered.graph.node[:]
-    lowered.graph.node.extend(nodes)
+    edited = typed(model)
+    region = fp16_nodes(edited.graph, keep_fp32)
+    store_weights(edited.graph, region)
+    cast_between(edited.graph, region)
+    lowered = proto_from_ir(edited)
     try:
         onnx.checker.check_model(lowered, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -101,26 +97,21 @@ def rounded_from_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     roundings held). To be deleted when a graph's own casts stay. For proofs only: it is slow. It stands
     for an engine that keeps every tensor in fp16 and sums in fp32; one that fuses nodes rounds less often.
     """
-    rounded = onnx.ModelProto()
-    rounded.CopyFrom(model)
-    values = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
-    halves = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
-    nodes = []
-    for node in rounded.graph.node:
-        nodes.append(node)
-        for position, name in enumerate(node.output):
-            if name in halves:
-                raw, shape = f"{name}_raw", f"{name}_shape"
-                node.output[position] = raw
-                nodes.append(helper.make_node("Shape", [raw], [shape], name=f"shape_of_{name}"))
-                half = f"{name}_half"
-                for reads, makes in ((raw, half), (half, name)):
-                    again = helper.make_node("Reshape", [reads, shape], [makes], name=f"make_{makes}")
-                    again.attribute.append(helper.make_attribute("allowzero", 1))
-                    nodes.append(again)
-    del rounded.graph.node[:]
-    rounded.graph.node.extend(nodes)
-    return rounded
+    rounded = typed(model)
+    for node in list(rounded.graph):
+        for value in [value for value in node.outputs if value.dtype == ir.DataType.FLOAT16]:
+            name = name_of(value)
+            half = ir.Value(name=f"{name}_half")
+            whole = ir.Value(name=name, type=value.type, shape=value.shape)
+            value.replace_all_uses_with(whole, replace_graph_outputs=True)
+            value.name = f"{name}_raw"
+            shape = ir.Value(name=f"{name}_shape")
+            new = [ir.node("Shape", [value], outputs=[shape], name=f"shape_of_{name}")]
+            for reads, makes in ((value, half), (half, whole)):
+                as_it_is, node_name = {"allowzero": 1}, f"make_{makes.name}"
+                new.append(ir.node("Reshape", [reads, shape], as_it_is, outputs=[makes], name=node_name))
+            rounded.graph.insert_after(node, new)
+    return proto_from_ir(rounded)
 
 
 def check_fp16_range(
@@ -143,201 +134,191 @@ def check_fp16_range(
         ExportError: a value beyond 65504; names the first such node in the graph. An infinity of the fp32
             graph itself (a mask of -inf, say) is none: fp16 holds it as well.
     """
-    makers = _makers_of_fp16(model, keep_fp32)
-    session = _session_of_magnitudes(model, list(makers))
+    watched = typed(model)
+    graph = watched.graph
+    region = fp16_nodes(graph, keep_fp32)
+    made_by: dict[ir.Value, str] = {}
+    for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+        node = value.producer()
+        if is_fp32(value) and (node in region or any(use.node in region for use in value.uses())):
+            made_by[value] = f"{node.op_type} {node.name!r}" if node is not None else "the graph's input"
+    session = session_of_magnitudes(watched, list(made_by))
     largest = LargestValue(magnitude=0.0, tensor="", made_by="")
     for poses_NTD, lengths_N in batches:
         magnitudes = session.run(None, {POSES: poses_NTD, LENGTHS: lengths_N})
-        for (name, made_by), magnitude in zip(makers.items(), map(float, magnitudes), strict=True):
+        for (value, made), magnitude in zip(made_by.items(), map(float, magnitudes), strict=True):
             if magnitude > FP16_MAX:
                 raise ExportError(
-                    f"{made_by}{_layer_at(model.graph, name)}: {name!r} reaches {magnitude:.6g} on clips of "
+                    f"{made}{layer_near(graph, value)}: {value.name!r} reaches {magnitude:.6g} on clips of "
                     f"shape {poses_NTD.shape}, fp16 holds {FP16_MAX:.0f}",
                     fix="stay with --precision fp32, or keep_fp32 with this node and those that read it",
                 )
             if magnitude > largest.magnitude:
-                largest = LargestValue(magnitude=magnitude, tensor=name, made_by=made_by)
+                largest = LargestValue(magnitude=magnitude, tensor=name_of(value), made_by=made)
     return largest
 
 
-def _layer_at(graph: onnx.GraphProto, tensor: str) -> str:
-    """Say which layer of the module a tensor is near: the first parameter that meets it on its way."""
-    parameters = {initializer.name for initializer in graph.initializer if "." in initializer.name}
-    reached = {tensor}
-    for node in graph.node:
-        if reached.intersection(node.input) or tensor in node.output:
-            if named := [name for name in node.input if name in parameters]:
-                return f" at {named[0].rpartition('.')[0]}"
-            reached.update(node.output)
-    return ""
+def typed(model: onnx.ModelProto) -> ir.Model:
+    """Return a copy of a model in which every value knows its type."""
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
 
 
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
-    """Return the names of all fp32 tensors."""
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    values = (*graph.input, *graph.output, *graph.value_info)
-    found = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return found | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+def is_fp32(value: Input) -> bool:
+    """Tell whether a value of a typed graph is an fp32 tensor."""
+    return value is not None and value.dtype == ir.DataType.FLOAT
 
 
-def _fp16_nodes(model: onnx.ModelProto, floats: set[str], keep_fp32: Collection[str]) -> set[int]:
-    """Return the places of the nodes that shall compute in fp16."""
-    nodes = list(model.graph.node)
+def fp16_nodes(graph: ir.Graph, keep_fp32: Collection[str]) -> set[ir.Node | None]:
+    """Return the nodes that shall compute in fp16.
+
+    Raises:
+        ExportError: there are none, or `keep_fp32` names an operator or a node that is not there.
+    """
+    nodes = list(graph)
     unknown = set(keep_fp32) - {name for node in nodes for name in (node.name, node.op_type)}
     if unknown:
         raise ExportError(f"keep_fp32: no operator or node of the graph is called {sorted(unknown)[0]!r}")
-    weights = _weights(model.graph, floats)
+    weights = moved_weights(graph)
     products = {
-        i
-        for i, node in enumerate(nodes)
-        if node.op_type in _PRODUCTS and len(weights.intersection(node.input[:2])) == 1
+        node
+        for node in nodes
+        if node.op_type in _PRODUCTS and len(weights.intersection(node.inputs[:2])) == 1
     }
-    behind: set[str] = set()  # fp32 tensors from the first product on
-    region = set()
-    for i, node in enumerate(nodes):
-        if i in products or behind.intersection(node.input):
-            behind.update(floats.intersection(node.output))
-            region.add(i)
-    tail = {LOGITS}  # back to the last product, or the last on each way there
-    for i in reversed(range(len(nodes))):
-        if tail.intersection(nodes[i].output):
-            region.discard(i)
-            if i not in products:
-                tail.update(behind.intersection(nodes[i].input))
+    behind: set[Input] = set()  # fp32 tensors from the first product on
+    region: set[ir.Node | None] = set()
+    for node in nodes:
+        if node in products or behind.intersection(node.inputs):
+            behind.update(filter(is_fp32, node.outputs))
+            region.add(node)
+    tail: set[Input] = set(graph.outputs)  # back to the last product, or the last on each way there
+    for node in reversed(nodes):
+        if tail.intersection(node.outputs):
+            region.discard(node)
+            if node not in products:
+                tail.update(behind.intersection(node.inputs))
     # A Cast says its type itself and stays as it is.
     kept = {*keep_fp32, "Cast"}
-    region = {i for i in region if not kept.intersection((nodes[i].op_type, nodes[i].name))}
-    if not products.intersection(region):
+    region -= {node for node in nodes if kept.intersection((node.op_type, node.name))}
+    if not products & region:
         raise ExportError("no product with a weight comes before the last one: fp16 has nothing to do here")
-    return region | _ways_of_weights(model.graph, weights, region)
+    for node in reversed(
+        nodes
+    ):  # nodes that move weights for fp16 nodes only: the file then stores fp16 only
+        readers = {use.node for value in node.outputs for use in value.uses()}
+        if weights.issuperset(node.outputs) and readers <= region:
+            region.add(node)
+    return region
 
 
-def _weights(graph: onnx.GraphProto, floats: set[str]) -> set[str]:
-    """Return the fp32 initializers, and what is made of them alone by moving values."""
-    weights = floats.intersection(tensor.name for tensor in graph.initializer)
-    for node in graph.node:
-        sources = floats.intersection(node.input)
+def moved_weights(graph: ir.Graph) -> set[Input]:
+    """Return the fp32 constants, and the values that are made of them alone by moving."""
+    weights: set[Input] = set(filter(is_fp32, graph.initializers.values()))
+    for node in graph:
+        sources = set(filter(is_fp32, node.inputs))
         if node.op_type in _MOVES and sources and sources <= weights:
-            weights.update(node.output)
+            weights.update(node.outputs)
     return weights
 
 
-def _ways_of_weights(graph: onnx.GraphProto, weights: set[str], region: set[int]) -> set[int]:
-    """Return the nodes that move weights for fp16 nodes only: with them the file stores fp16 only."""
-    readers = _readers(graph)
-    ways: set[int] = set()
-    for i in reversed(range(len(graph.node))):
-        node = graph.node[i]
-        wanted = {reader for name in node.output for reader in readers[name]}
-        if weights.issuperset(node.output) and wanted <= region | ways:
-            ways.add(i)
-    return ways
+def store_weights(graph: ir.Graph, region: Collection[ir.Node | None]) -> None:
+    """Store in fp16 the weights that the region reads; constants that others read too are there in both.
 
-
-def _readers(graph: onnx.GraphProto) -> dict[str, set[int]]:
-    """Return for each tensor the places of the nodes that read it."""
-    readers: dict[str, set[int]] = defaultdict(set)
-    for i, node in enumerate(graph.node):
-        for name in node.input:
-            readers[name].add(i)
-    return readers
-
-
-def _store_weights(graph: onnx.GraphProto, floats: set[str], region: set[int]) -> None:
-    """Store in fp16 what the region reads; constants that the rest reads too are there in both."""
-    readers = _readers(graph)
-    tensors = list(graph.initializer)
-    del graph.initializer[:]
-    for tensor in tensors:
-        halved = readers[tensor.name] & region if tensor.name in floats else set()
-        if not halved or readers[tensor.name] - region:
-            graph.initializer.append(tensor)
+    Raises:
+        ExportError: a weight does not fit.
+    """
+    constants = list(graph.initializers.values())
+    graph.initializers.clear()
+    for value in constants:
+        readers = list(value.uses())
+        halved = [use for use in readers if use.node in region] if is_fp32(value) else []
+        if not halved or len(halved) < len(readers):
+            graph.register_initializer(value)
         if halved:
-            reader = graph.node[min(halved)]
-            half = numpy_helper.from_array(_half(tensor, reader), f"{tensor.name}_fp16")
-            graph.initializer.append(half)
-            for i in halved:
-                _read_instead(graph.node[i], tensor.name, half.name)
+            name = f"{value.name}_fp16"
+            tensor = ir.tensor(fitting_half(value, halved[0].node), name=name)
+            half = ir.Value(name=name, const_value=tensor)
+            graph.register_initializer(half)
+            for use in halved:
+                use.node.replace_input_with(use.idx, half)
 
 
-def _half(tensor: TensorProto, reader: NodeProto) -> npt.NDArray[np.float16]:
-    values = numpy_helper.to_array(tensor)
+def fitting_half(weight: ir.Value, reader: ir.Node) -> Array:
+    """Return a weight in fp16.
+
+    Raises:
+        ExportError: it does not fit; the reader is named.
+    """
+    values = weight_of(weight)
+    assert values is not None  # it is a constant
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     lost = values[np.isinf(half) & np.isfinite(values)]
-    where = f"{tensor.name}, read by {reader.op_type} {reader.name!r}"
-    fix = f"Fix: keep_fp32={{{reader.name!r}}}, or stay with --precision fp32"
+    reason = ""
     if lost.size:
-        worst = lost[np.abs(lost).argmax()]
-        raise ExportError(f"{where}: {worst:.6g} does not fit fp16, which holds {FP16_MAX:.0f}. {fix}")
-    # A lone number is most often there to keep a division finite.
-    if values.size == 1 and values.any() and not half.any():
-        raise ExportError(f"{where}: {values.item():.6g} becomes 0 in fp16. {fix}")
+        reason = f"{lost[np.abs(lost).argmax()]:.6g} does not fit fp16, which holds {FP16_MAX:.0f}"
+    elif values.size == 1 and values.any() and not half.any():
+        # A lone number is most often there to keep a division finite.
+        reason = f"{values.item():.6g} becomes 0 in fp16"
+    if reason:
+        raise ExportError(
+            f"{weight.name}, read by {reader.op_type} {reader.name!r}: {reason}",
+            fix=f"keep_fp32={{{reader.name!r}}}, or stay with --precision fp32",
+        )
     return half
 
 
-def _with_casts(graph: onnx.GraphProto, floats: set[str], region: set[int]) -> list[NodeProto]:
-    """Return the nodes in order, each tensor that the other precision reads followed by its one cast."""
-    constants = {tensor.name for tensor in graph.initializer}
-    in_fp16 = {name for i in region for name in graph.node[i].output if name in floats}
-    casts: dict[str, NodeProto] = {}
-    for i, node in enumerate(graph.node):
-        for name in floats.intersection(node.input) - constants:
-            if (name in in_fp16) != (i in region):
-                casts.setdefault(name, _cast(name, to_fp16=i in region))
-                _read_instead(node, name, casts[name].output[0])
-    nodes = [casts[value.name] for value in graph.input if value.name in casts]
-    for node in graph.node:
-        nodes.append(node)
-        nodes.extend(casts[name] for name in node.output if name in casts)
-    return nodes
+def cast_between(graph: ir.Graph, region: Collection[ir.Node | None]) -> None:
+    """Cast each tensor that the other precision reads, once, right behind the node that computes it."""
+    casts: dict[ir.Value, ir.Value] = {}
+    for node in list(graph):
+        for place, value in enumerate(node.inputs):
+            if value is None or not is_fp32(value) or value.is_initializer():
+                continue
+            maker, to_fp16 = value.producer(), node in region
+            if (maker in region) == to_fp16:
+                continue
+            if value not in casts:
+                suffix, to = ("fp16", ir.DataType.FLOAT16) if to_fp16 else ("fp32", ir.DataType.FLOAT)
+                made = ir.Value(name=f"{value.name}_{suffix}")
+                cast = ir.node(
+                    "Cast", [value], {"to": to}, outputs=[made], name=f"cast_{value.name}_{suffix}"
+                )
+                casts[value] = made
+                if maker is None:
+                    graph.insert_before(graph[0], cast)
+                else:
+                    graph.insert_after(maker, cast)
+            node.replace_input_with(place, casts[value])
 
 
-def _cast(name: str, *, to_fp16: bool) -> NodeProto:
-    suffix, to = ("fp16", TensorProto.FLOAT16) if to_fp16 else ("fp32", TensorProto.FLOAT)
-    return helper.make_node("Cast", [name], [f"{name}_{suffix}"], name=f"cast_{name}_{suffix}", to=to)
+def layer_near(graph: ir.Graph, tensor: ir.Value) -> str:
+    """Return the layer of the module that a tensor is near: the first parameter that meets it on its way."""
+    reached: set[Input] = {tensor}
+    for node in graph:
+        if reached.intersection(node.inputs) or tensor in node.outputs:
+            constants = [value for value in node.inputs if value is not None and value.is_initializer()]
+            if named := [name_of(value) for value in constants if "." in name_of(value)]:
+                return f" at {named[0].rpartition('.')[0]}"
+            reached.update(node.outputs)
+    return ""
 
 
-def _read_instead(node: NodeProto, old: str, new: str) -> None:
-    for position, name in enumerate(node.input):
-        if name == old:
-            node.input[position] = new
-
-
-def _makers_of_fp16(model: onnx.ModelProto, keep_fp32: Collection[str]) -> dict[str, str]:
-    """Return tensor → its maker in words, for all that the fp16 part makes or takes in."""
-    floats = _float_tensors(model)
-    region = _fp16_nodes(model, floats, keep_fp32)
-    readers = _readers(model.graph)
-    made_by = {value.name: "the graph's input" for value in model.graph.input if readers[value.name] & region}
-    for i, node in enumerate(model.graph.node):
-        for name in node.output:
-            if i in region or readers[name] & region:
-                made_by[name] = f"{node.op_type} {node.name!r}"
-    return {name: maker for name, maker in made_by.items() if name in floats}
-
-
-def _session_of_magnitudes(model: onnx.ModelProto, tensors: list[str]) -> Any:
+def session_of_magnitudes(model: ir.Model, tensors: Iterable[ir.Value]) -> Any:
     """Return a session of the graph whose outputs are the largest finite magnitudes of the tensors."""
     ort = import_onnxruntime()
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    graph = watched.graph
-    del graph.output[:]
-    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "watch_zero"))
-    for name in tensors:
-        infinite, absolute, finite, largest = (
-            f"watch_{what}_{name}" for what in ("isinf", "abs", "finite", "max")
-        )
-        graph.node.extend(
-            (
-                helper.make_node("IsInf", [name], [infinite]),
-                helper.make_node("Abs", [name], [absolute]),
-                helper.make_node("Where", [infinite, "watch_zero", absolute], [finite]),
-                helper.make_node("ReduceMax", [finite], [largest], keepdims=0),
-            )
-        )
-        graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
+    new = NewNodes(model)
+    zero = new.constant("watch_zero", np.zeros((), np.float32))
+    largest = []
+    for value in tensors:
+        infinite = new.op("IsInf", [value], f"watch_isinf_{value.name}")
+        absolute = new.op("Abs", [value], f"watch_abs_{value.name}")
+        finite = new.op("Where", [infinite, zero, absolute], f"watch_finite_{value.name}")
+        largest.append(new.op("ReduceMax", [finite], f"watch_max_{value.name}", keepdims=0))
+    for value in largest:
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(())
+    new.put(None)
+    model.graph.outputs[:] = largest
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: they come back as exceptions
-    return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = ir.to_proto(model).SerializeToString()
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])

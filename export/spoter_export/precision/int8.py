@@ -1,8 +1,8 @@
 """int8_from_fp32: the same ONNX graph with its large products in whole numbers, for CPUs.
 
-Weights are rounded when the file is made, what they are multiplied with while the model runs: each tensor to
-256 steps between its least and its largest value (DynamicQuantizeLinear, MatMulInteger: standard operators).
-`onnxruntime.quantization` writes them; what is decided here is which products, and how fine. Measured by
+Dynamic quantisation: weights are rounded when the file is made, activations while the model runs, each tensor
+to 256 steps between its least and its largest value (standard operators).
+`onnxruntime.quantization` writes them; this module decides which products, and how fine. Measured by
 `benchmarks/int8.py`:
 
 - Weights stay within -64..64. A CPU without VNNI adds two products of a byte with a signed byte in 16 bits
@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +37,7 @@ from spoter_runtime.ort.runner import import_onnxruntime
 EXACT_WEIGHT: Final = 64
 _FAR: Final = 1e9  # steps: more than any weight is away, and less than what JSON can say
 
-# Whatever they take, what they give stays within bounds that the file itself sets.
+# Operators whose output stays within bounds that the file itself sets, whatever the input.
 _BOUNDS: Final = frozenset(
     {
         *("LayerNormalization", "Sigmoid", "Softmax", "Tanh", "Shape"),
@@ -46,7 +45,7 @@ _BOUNDS: Final = frozenset(
     }
 )
 
-# What the quantiser reads in a model's metadata: shapes are inferred, nothing is left to be prepared.
+# Metadata that tells the quantiser that shapes are inferred, so that it does not warn.
 _PREPARED: Final = ("onnx.quant.pre_process", "onnxruntime.quant")
 
 
@@ -78,7 +77,12 @@ def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
             "no product with a weight comes behind a LayerNormalization: int8 has nothing to do here",
             fix="stay with --precision fp32",
         )
-    lowered = _cleaned(_quantised(model, products), like=model)
+    quantised = quantised_by_onnxruntime(model, products)
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(model)  # for its metadata: the quantiser leaves notes of its own there
+    lowered.graph.CopyFrom(quantised.graph)
+    lowered.graph.name = model.graph.name
+    del lowered.graph.value_info[:]  # engines infer shapes; stale ones only mislead
     check_exact(lowered)
     return lowered
 
@@ -100,7 +104,7 @@ def weight_facts(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[WeightFa
     """Compare each weight in 8 bits, times its scale, with the one of the same name in an fp32 file.
 
     Args:
-        int8: of `int8_from_fp32`, or what ONNX Runtime has made of that.
+        int8: of `int8_from_fp32`, or the same optimised by ONNX Runtime.
         fp32: the bundle's file of the same kind.
     """
     weights = {tensor.name: tensor for tensor in fp32.graph.initializer}
@@ -140,8 +144,8 @@ def check_exact(model: onnx.ModelProto) -> None:
             )
 
 
-def _quantised(model: onnx.ModelProto, products: list[str]) -> onnx.ModelProto:
-    """Let ONNX Runtime's quantiser rewrite the products of these names.
+def quantised_by_onnxruntime(model: onnx.ModelProto, products: list[str]) -> onnx.ModelProto:
+    """Return the graph with the products of these names rewritten by ONNX Runtime's quantiser.
 
     Raises:
         ExportError: it cannot, or leaves some as they were.
@@ -152,9 +156,12 @@ def _quantised(model: onnx.ModelProto, products: list[str]) -> onnx.ModelProto:
     source = onnx.ModelProto()  # it changes what it is given
     source.CopyFrom(model)
     source.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
-    with tempfile.TemporaryDirectory() as folder, _no_logging_set_up():
-        target = Path(folder) / "int8.onnx"
-        try:
+    # Or the quantiser's calls of `logging.info` would set up the root logger for the whole process.
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "int8.onnx"
             quantize_dynamic(
                 source,
                 target,
@@ -163,35 +170,15 @@ def _quantised(model: onnx.ModelProto, products: list[str]) -> onnx.ModelProto:
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=True,
-                # Of what an operator of ONNX Runtime's own gives, whose type onnx cannot infer.
+                # For the outputs of ONNX Runtime's own operators, whose type onnx cannot infer.
                 extra_options={"DefaultTensorType": TensorProto.FLOAT},
             )
-        except (ValueError, RuntimeError) as error:
-            raise ExportError(f"onnxruntime.quantization cannot lower the graph to int8: {error}") from error
-        lowered = onnx.load(target)
+            lowered = onnx.load(target)
+    except (ValueError, RuntimeError) as error:
+        raise ExportError(f"onnxruntime.quantization cannot lower the graph to int8: {error}") from error
+    finally:
+        root.removeHandler(silent)
     made = sum(node.op_type == "MatMulInteger" for node in lowered.graph.node)
     if made != len(products):
         raise ExportError(f"onnxruntime.quantization lowered {made} of {len(products)} products")
-    return lowered
-
-
-@contextmanager
-def _no_logging_set_up() -> Iterator[None]:
-    """Keep the quantiser's calls of `logging.info` from setting up the root logger for the whole process."""
-    root, silent = logging.getLogger(), logging.NullHandler()
-    root.addHandler(silent)
-    try:
-        yield
-    finally:
-        root.removeHandler(silent)
-
-
-def _cleaned(lowered: onnx.ModelProto, *, like: onnx.ModelProto) -> onnx.ModelProto:
-    """Give a file the metadata of the one that it was made from, and drop what the quantiser noted in it."""
-    del lowered.metadata_props[:]
-    lowered.metadata_props.extend(like.metadata_props)
-    lowered.producer_name, lowered.producer_version = like.producer_name, like.producer_version
-    lowered.graph.name, lowered.graph.doc_string = like.graph.name, like.graph.doc_string
-    lowered.doc_string = like.doc_string
-    del lowered.graph.value_info[:]  # engines infer shapes; stale ones only mislead
     return lowered
