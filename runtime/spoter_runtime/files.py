@@ -128,6 +128,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file that nobody changes a second name; copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        import shutil  # as above
+
+        shutil.copy2(source, target)
+
+
 def is_replaceable(path: Path, marker: str) -> bool:
     """Tell whether ``--force`` may replace a path: nothing, an empty folder, or one that holds `marker`."""
     if not path.exists():

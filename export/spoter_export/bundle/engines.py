@@ -15,24 +15,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
-from spoter_export.bundle.files import alone_with, describe_bundle, read_proofs
+from spoter_export.bundle.files import bundle_lock, describe_bundle, read_proofs
 from spoter_export.parity.proof import Proof, prove
 from spoter_export.trt.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.trt.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.engine_spec import Profile
-from spoter_runtime.bundle.goldens import Replay, replay_goldens
+from spoter_runtime.bundle.goldens import replay_goldens
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
 from spoter_runtime.errors import (
     BackendError,
-    BundleError,
     ConfigError,
     ExportError,
     MissingExtraError,
     SpoterError,
 )
-from spoter_runtime.files import cache_folder, replacing
+from spoter_runtime.files import cache_folder, link_or_copy, replacing
 from spoter_runtime.gpu.device import find_gpu, import_engine_library
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
@@ -40,7 +39,6 @@ from spoter_runtime.trt.runner import TrtRunner
 
 ENGINES: Final = "engines"  # in a bundle
 ENGINE_PRECISIONS: Final = ("fp32", "fp16")
-_MOST_CLIPS: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,26 +96,31 @@ def add_engines(
     precisions = list(dict.fromkeys(precisions))
     folder = Path(os.path.realpath(folder))  # a link stays a link, and "." has a name
     read_bundle(folder)  # before the lock: a wrong name shall not wait
-    with alone_with(folder, on_progress):
+    with bundle_lock(folder, on_progress):
         bundle = read_bundle(folder)
         bundle.check_files()  # or what is damaged would be sealed anew as it is
         plan = plan_from_bundle(bundle, profiles)
         if not force:  # before the build: TensorRT's may take minutes
-            _check_absent(bundle, library, precisions, compute_capabilities)
+            check_absent(bundle, library, precisions, compute_capabilities)
         # Before the build, too: two ONNX Runtimes in one environment are found now, not after minutes.
-        reference = _reference(bundle) if execute else None
-        added = []
-        content = {}
+        reference = reference_of(bundle) if execute else None
+        added, content = [], {}
         for precision in precisions:
-            built = _built(bundle, precision, library, plan, compute_capabilities, on_progress)
-            artefact = _artefact(built, precision, bundle)
+            built = engine_from_onnx(
+                bundle.read(bundle.onnx(precision).path),
+                library=library,
+                contract=bundle.contract,
+                plan=plan,
+                compute_capabilities=compute_capabilities,
+                timing_cache=cache_folder() / "tensorrt-timing.cache" if library == "tensorrt" else None,
+                on_progress=on_progress,
+            )
+            artefact = artefact_of(built, precision, bundle)
             why_not = "" if execute else "not asked for"
             engine = AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed=why_not)
-            if execute:
-                engine = _executed(engine, built, bundle, reference, on_progress)
-            added.append(engine)
+            added.append(executed(engine, built, bundle, reference, on_progress) if execute else engine)
             content[artefact.path] = built.plan
-        _write(bundle, added, content)
+        replace_bundle(bundle, added, content)
     return tuple(added)
 
 
@@ -146,81 +149,51 @@ def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) 
         profiles: take these instead of planned ones.
 
     Raises:
+        BundleError: the bundle's lengths cannot be counts of clips.
         ConfigError: the profiles leave out a shape of the contract.
     """
-    plan = plan_profiles(_frame_counts(bundle), bundle.contract)
+    counts = bundle.frame_counts()
+    lengths = [frames for frames, clips in counts.items() for _ in range(clips)]
+    plan = plan_profiles(lengths, bundle.contract)
     if profiles is None:
         return plan
     check_profiles(profiles, bundle.contract)
     return replace(plan, profiles=tuple(profiles))
 
 
-def _frame_counts(bundle: Bundle) -> list[int]:
-    """Return the frames of every clip that the run was trained on, as far as the bundle knows.
-
-    Raises:
-        BundleError: what it says cannot be counts of clips.
-    """
-    data = bundle.provenance.get("data")
-    counts = data.get("frame_counts") if isinstance(data, dict) else None
-    try:
-        pairs = [(int(frames), int(clips)) for frames, clips in (counts or {}).items()]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{bundle.folder}: frame_counts in its provenance are no counts: {error}"
-        ) from error
-    if any(clips < 0 for _, clips in pairs) or sum(clips for _, clips in pairs) > _MOST_CLIPS:
-        raise BundleError(f"{bundle.folder}: frame_counts in its provenance: expected 0..{_MOST_CLIPS} clips")
-    return [frames for frames, clips in pairs for _ in range(clips)]
-
-
-def _check_absent(
+def check_absent(
     bundle: Bundle, library: Library, precisions: Sequence[str], compute_capabilities: Sequence[str] | None
 ) -> None:
+    """Check that the bundle has none of the engines that this machine would build.
+
+    Raises:
+        ExportError: it has one.
+    """
     version = import_engine_library(library).__version__
     if library == "tensorrt":
         compute_capabilities = (find_gpu().compute_capability,)
     for precision in precisions:
         capabilities = compute_capabilities or RTX_COMPUTE_CAPABILITIES
-        path = _path(precision, library, version, platform.system(), platform.machine(), capabilities)
+        path = path_of(precision, library, version, platform.system(), platform.machine(), capabilities)
         if path in bundle.hashes():
             raise ExportError(f"{bundle.folder}: has {path} already", fix="--force builds it anew")
 
 
-def _path(
+def path_of(
     precision: str, library: Library, version: str, system: str, machine: str, capabilities: Sequence[str]
 ) -> str:
-    """Name an engine after what it needs: those for several devices lie side by side in a bundle."""
+    """Name an engine after its requirements: engines for several devices lie side by side in a bundle."""
     numbers = "-".join(capability.replace(".", "") for capability in capabilities)
     where = f"{system}-{machine}".lower()
     return f"{ENGINES}/{precision}.{library}-{version}.{where}.sm{numbers}.engine"
 
 
-def _built(
-    bundle: Bundle,
-    precision: str,
-    library: Library,
-    plan: ProfilePlan,
-    compute_capabilities: Sequence[str] | None,
-    on_progress: OnProgress | None,
-) -> BuiltEngine:
-    return engine_from_onnx(
-        bundle.read(bundle.onnx(precision).path),
-        library=library,
-        contract=bundle.contract,
-        plan=plan,
-        compute_capabilities=compute_capabilities,
-        timing_cache=cache_folder() / "tensorrt-timing.cache" if library == "tensorrt" else None,
-        on_progress=on_progress,
-    )
-
-
-def _artefact(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
+def artefact_of(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
+    """Return the entry of a built engine in the bundle's manifest."""
     spec = built.spec
+    capabilities = spec.compute_capabilities
     return Artefact(
-        path=_path(
-            precision, spec.library, spec.version, spec.system, spec.machine, spec.compute_capabilities
-        ),
+        path=path_of(precision, spec.library, spec.version, spec.system, spec.machine, capabilities),
         kind="engine",
         precision=precision,
         sha256=hashlib.sha256(built.plan).hexdigest(),
@@ -228,21 +201,29 @@ def _artefact(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
         max_logit_diff=bundle.onnx(precision).max_logit_diff,
         requires={
             spec.library: spec.version,
-            "GPU of compute capability": ", ".join(spec.compute_capabilities),
+            "GPU of compute capability": ", ".join(capabilities),
             "system": f"{spec.system} {spec.machine}",
         },
         engine=spec,
     )
 
 
-def _executed(
+def reference_of(bundle: Bundle) -> Runner | None:
+    """Open the fp32 ONNX file, to compare engines with; None where ONNX Runtime is not installed."""
+    try:
+        return OrtRunner(bundle.read(bundle.onnx().path))
+    except MissingExtraError:
+        return None
+
+
+def executed(
     engine: AddedEngine,
     built: BuiltEngine,
     bundle: Bundle,
     reference: Runner | None,
     on_progress: OnProgress | None,
 ) -> AddedEngine:
-    """Run an engine on this machine's GPU, if it has one that fits.
+    """Run an engine on this machine's GPU, if there is one that fits.
 
     Raises:
         ExportError: it cannot be loaded on the GPU that it is for, or its answers are not the model's.
@@ -264,47 +245,31 @@ def _executed(
         return replace(engine, not_executed=said)
     with runner:
         replay = replay_goldens(runner, bundle.goldens(), artefact)
-        _check(replay.passed, artefact, str(replay))
-        proof = None
-        if reference:
+        wrong, proof = "" if replay.passed else str(replay), None
+        if reference and not wrong:
             proof = prove(reference, runner, artefact, on_gpu=True, on_progress=on_progress)
-            _check(proof.verdict.passed, artefact, "\n".join(proof.verdict.failures[:10]))
-    spec = replace(spec, executed=_execution(gpu.name, replay))
-    return replace(engine, artefact=replace(artefact, engine=spec), proof=proof)
-
-
-def _reference(bundle: Bundle) -> Runner | None:
-    """Open the fp32 ONNX file, to compare engines with; None where ONNX Runtime is not installed."""
-    try:
-        return OrtRunner(bundle.read(bundle.onnx().path))
-    except MissingExtraError:
-        return None
-
-
-def _check(passed: bool, artefact: Artefact, facts: str) -> None:
-    if not passed:
+            wrong = "\n".join(proof.verdict.failures[:10])
+    if wrong:
         raise ExportError(
-            f"{artefact.path} was built, but its answers are not the model's; it was not added:\n{facts}"
+            f"{artefact.path} was built, but its answers are not the model's; it was not added:\n{wrong}"
         )
-
-
-def _execution(gpu: str, replay: Replay) -> dict[str, object]:
-    return {
-        "gpu": gpu,
+    facts = {
+        "gpu": gpu.name,
         "month": datetime.now(timezone.utc).strftime("%Y-%m"),
         "clips": replay.clips,
         "labels_agree": replay.labels_agree,
         "max_logit_diff": replay.max_logit_diff,
     }
+    return replace(engine, artefact=replace(artefact, engine=replace(spec, executed=facts)), proof=proof)
 
 
-def _write(bundle: Bundle, added: Sequence[AddedEngine], content: dict[str, bytes]) -> None:
+def replace_bundle(bundle: Bundle, added: Sequence[AddedEngine], content: dict[str, bytes]) -> None:
     """Replace the bundle by one with the engines: a reader finds the old or the new one, never a mixture."""
     new = {engine.artefact.path for engine in added}
     proofs = [proof for proof in read_proofs(bundle) if proof.artefact not in new]
     artefacts = [artefact for artefact in bundle.artefacts if artefact.path not in new]
     with replacing(bundle.folder) as temporary:
-        shutil.copytree(bundle.folder, temporary, copy_function=_link_or_copy)
+        shutil.copytree(bundle.folder, temporary, copy_function=link_or_copy)
         for path, plan in content.items():
             target = temporary / path
             target.parent.mkdir(exist_ok=True)
@@ -318,12 +283,3 @@ def _write(bundle: Bundle, added: Sequence[AddedEngine], content: dict[str, byte
             proofs=[*proofs, *(engine.proof for engine in added if engine.proof)],
             provenance=bundle.provenance,
         )
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    """Give a file that does not change a second name; a copy where the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

@@ -1,4 +1,4 @@
-"""The files that say what a bundle holds: parity.json, the model card, the manifest. No torch, no onnx."""
+"""The files that describe a bundle: parity.json, the model card, the manifest. No torch, no onnx."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ PARITY_SCHEMA: Final = 4
 
 
 @contextmanager
-def alone_with(folder: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
+def bundle_lock(folder: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
     """Let one process at a time change a bundle; the others wait, and a killed one lets go.
 
-    What a killed one has left is put back or swept away.
+    A folder that a killed process has left without its name is put back, and its temporary files are removed.
     """
     filelock = require("filelock", extra="export")
     lock = lock_of(folder)
@@ -86,7 +86,7 @@ def describe_bundle(
 
 
 def proofs_json(proofs: Sequence[Proof]) -> dict[str, Any]:
-    """Return what parity.json holds."""
+    """Return the content of parity.json."""
     return {"schema_version": PARITY_SCHEMA, "proofs": [proof.as_json() for proof in proofs]}
 
 

@@ -7,7 +7,6 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +14,8 @@ import numpy as np
 import onnx
 from torch import nn
 
-from spoter_export.bundle.files import alone_with, describe_bundle
-from spoter_export.parity.compare import Remembering
-from spoter_export.parity.facts import WeightFact
+from spoter_export.bundle.files import bundle_lock, describe_bundle
+from spoter_export.parity.compare import Remembering, infer_batches
 from spoter_export.parity.policy import policy_of
 from spoter_export.parity.proof import ROUNDED, Proof, prove
 from spoter_export.passes.attention import OPSET_OF_ATTENTION, ORT_WITH_ATTENTION
@@ -38,8 +36,7 @@ from spoter_runtime.runner import Runner, pad_clips
 
 _GOLDEN_CLIPS: Final = 16
 
-
-# What a file of a kind needs of the machine that runs it, `Artefact.requires`.
+# The requirements of a file of each kind, `Artefact.requires`.
 _REQUIRES: Final = {
     "onnx": {"onnxruntime": ">=1.20", "opset": str(OPSET)},
     "ort": {"onnxruntime": f">={ORT_WITH_ATTENTION}", "opset": str(OPSET_OF_ATTENTION)},
@@ -70,7 +67,7 @@ def export_bundle(
 
     Args:
         module: ``forward(poses, lengths) -> logits`` as the contract says.
-        contract: what the bundle claims, and what is proven.
+        contract: the claims of the bundle, which are proven.
         folder: ``<name>.spoter``; an existing one is only replaced with `force`.
         provenance: where the weights come from; plain JSON values, shown in the model card.
         clips: of people, to compare on; generated ones are always used too.
@@ -95,25 +92,26 @@ def export_bundle(
     reference = Remembering(TorchRunner(module, contract))
     artefacts, proofs = [], []
     # The folder first: a place that cannot be written to is better found before the proof than after it.
-    with alone_with(folder, on_progress), replacing(folder) as temporary:
+    with bundle_lock(folder, on_progress), replacing(folder) as temporary:
         temporary.mkdir()
         if on_progress:
             on_progress(0, 0, "exporting to ONNX")
-        exported = onnx_from_module(module, contract)
-        of_kind: dict[str, onnx.ModelProto] = {}  # the first is fp32
-        for kind, precision, graph in _forms_of(exported, precisions, contract, clips):
-            fp32 = of_kind.setdefault(kind, graph)
-            model = _bytes_of(graph)
-            artefact = _artefact(model, kind, precision)
-            settings = session_for(kind, SessionSettings())
-            candidate = OrtRunner(model, settings=settings, name=FUSED if kind == "ort" else None)
-            if precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
-                candidate = OrtRunner(_bytes_of(rounded_from_fp16(graph)), name=ROUNDED)
+        fp32_of: dict[str, onnx.ModelProto] = {}  # kind → the graph that the other precisions are made from
+        for kind, precision, graph in graphs_of(module, contract, precisions, clips):
+            fp32 = fp32_of.setdefault(kind, graph)
+            content: bytes = graph.SerializeToString(deterministic=True)
+            artefact = artefact_of(content, kind, precision)
             weights = weight_facts(graph, fp32) if precision == "int8" else ()
-            proofs.append(_proven(reference, candidate, artefact, clips, weights, on_progress))
+            sets, candidate = [clips] if clips else [], runner_of(graph, content, artefact)
+            proof = prove(reference, candidate, artefact, sets, weights=weights, on_progress=on_progress)
+            check_proven(proof)
             artefacts.append(artefact)
-            (temporary / artefact.path).write_bytes(model)
-        (temporary / GOLDENS).write_bytes(_npz(goldens_from(reference, clips if keep_goldens else None)))
+            proofs.append(proof)
+            (temporary / artefact.path).write_bytes(content)
+        goldens = goldens_from(reference, clips if keep_goldens else None)
+        # numpy stamps every entry with 1980, so equal goldens make equal bytes.
+        arrays = {"poses": goldens.poses_NTD, "lengths": goldens.lengths_N, "logits": goldens.logits_NC}
+        np.savez_compressed(temporary / GOLDENS, allow_pickle=False, **arrays)
         describe_bundle(
             temporary,
             name=folder.stem,
@@ -125,8 +123,8 @@ def export_bundle(
     return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
 
 
-def _forms_of(
-    exported: onnx.ModelProto, precisions: Sequence[str], contract: GraphContract, clips: ClipSet | None
+def graphs_of(
+    module: nn.Module, contract: GraphContract, precisions: Sequence[str], clips: ClipSet | None
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Yield (kind, precision, graph) of each file that a bundle gets.
 
@@ -137,8 +135,9 @@ def _forms_of(
         ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or a precision
             has nothing to do in this graph.
     """
+    exported = onnx_from_module(module, contract)
     batches = probe_batches(contract)
-    kinds = ("onnx", "ort") if _runs_attention() else ("onnx",)
+    kinds = ("onnx", "ort") if runs_attention() else ("onnx",)
     after = functools.cache(lambda passes: lowered(exported, passes, batches=batches))  # fp16's are fp32's
     for precision in precisions:
         for kind in kinds if precision != "fp16" else kinds[:1]:
@@ -161,59 +160,54 @@ def _forms_of(
             yield kind, precision, graph
 
 
-def _runs_attention() -> bool:
-    """Tell whether this ONNX Runtime can prove a file that is made for it, and say so where it cannot."""
+def runs_attention() -> bool:
+    """Tell whether this ONNX Runtime can prove a file that is made for it; warn where it cannot."""
     version = import_onnxruntime().__version__
     if not is_older(version, ORT_WITH_ATTENTION):
         return True
-    warnings.warn(
+    problem = ExportError(
         f"onnxruntime {version} is older than {ORT_WITH_ATTENTION}: no model.ort.onnx is made, which would "
-        f"be faster on a CPU. Fix: pip install 'onnxruntime>={ORT_WITH_ATTENTION}', then export again",
-        stacklevel=2,
+        "be faster on a CPU",
+        fix=f"pip install 'onnxruntime>={ORT_WITH_ATTENTION}', then export again",
     )
+    warnings.warn(str(problem), stacklevel=2)
     return False
 
 
-def _bytes_of(model: onnx.ModelProto) -> bytes:
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
-
-
-def _artefact(model: bytes, kind: str, precision: str) -> Artefact:
-    parts = ("model", *(() if precision == "fp32" else (precision,)), *(("ort",) if kind == "ort" else ()))
+def artefact_of(content: bytes, kind: str, precision: str) -> Artefact:
+    """Return the entry in the manifest of an ONNX file with these bytes."""
+    stem = "model" if precision == "fp32" else f"model.{precision}"
     return Artefact(
-        path=".".join((*parts, "onnx")),
+        path=f"{stem}.ort.onnx" if kind == "ort" else f"{stem}.onnx",
         kind=kind,
         precision=precision,
-        sha256=hashlib.sha256(model).hexdigest(),
-        size_bytes=len(model),
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
         max_logit_diff=policy_of(precision).max_logit_diff,
         requires=dict(_REQUIRES[kind]),
     )
 
 
-def _proven(
-    reference: Runner,
-    candidate: Runner,
-    artefact: Artefact,
-    clips: ClipSet | None,
-    weights: Sequence[WeightFact],
-    on_progress: OnProgress | None,
-) -> Proof:
-    """Compare a file with the module it came from.
+def runner_of(graph: onnx.ModelProto, content: bytes, artefact: Artefact) -> Runner:
+    """Open a graph, whose bytes are given too, as its proof runs it."""
+    if artefact.precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
+        return OrtRunner(rounded_from_fp16(graph).SerializeToString(), name=ROUNDED)
+    name = FUSED if artefact.kind == "ort" else None
+    return OrtRunner(content, settings=session_for(artefact.kind, SessionSettings()), name=name)
+
+
+def check_proven(proof: Proof) -> None:
+    """Check that a file is the module it came from.
 
     Raises:
-        ExportError: it is not the same model.
+        ExportError: it is not; the first failures are named.
     """
-    sets = [clips] if clips else []
-    proof = prove(reference, candidate, artefact, sets, weights=weights, on_progress=on_progress)
-    if not proof.verdict.passed:
-        shown = "\n".join(f"  {failure}" for failure in proof.verdict.failures[:10])
+    if failures := proof.verdict.failures:
+        shown = "\n".join(f"  {failure}" for failure in failures[:10])
         raise ExportError(
-            f"{artefact.path} in {artefact.precision} is not the model it came from; nothing was written. "
-            f"{len(proof.verdict.failures)} checks failed:\n{shown}"
+            f"{proof.artefact} in {proof.precision} is not the model it came from; nothing was written. "
+            f"{len(failures)} checks failed:\n{shown}"
         )
-    return proof
 
 
 def goldens_from(reference: Runner, clips: ClipSet | None = None) -> Goldens:
@@ -221,11 +215,4 @@ def goldens_from(reference: Runner, clips: ClipSet | None = None) -> Goldens:
     real = [clips.clips[i] for i in spread_by_length(clips.clips, _GOLDEN_CLIPS)] if clips else []
     kept = [*real, *generated_clips(reference.contract, seed=0).clips]
     poses, lengths = pad_clips(kept)
-    logits = np.concatenate([reference.infer(*pad_clips([clip])) for clip in kept])
-    return Goldens(poses_NTD=poses, lengths_N=lengths, logits_NC=logits)
-
-
-def _npz(goldens: Goldens) -> bytes:
-    buffer = BytesIO()  # numpy stamps every entry with 1980, so equal goldens make equal bytes
-    np.savez_compressed(buffer, poses=goldens.poses_NTD, lengths=goldens.lengths_N, logits=goldens.logits_NC)
-    return buffer.getvalue()
+    return Goldens(poses_NTD=poses, lengths_N=lengths, logits_NC=infer_batches(reference, kept))

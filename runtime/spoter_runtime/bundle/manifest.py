@@ -37,6 +37,7 @@ MANIFEST: Final = "bundle.json"
 GOLDENS: Final = "goldens.npz"
 PARITY: Final = "parity.json"
 MODEL_CARD: Final = "MODEL_CARD.md"
+_MOST_CLIPS: Final = 10_000_000
 
 _MANIFEST_BYTES: Final = 1 << 24  # 2,000 times what 60 labels and two files take
 
@@ -218,6 +219,23 @@ class Bundle:
                 f"{file}: listed in {MANIFEST} but cannot be read ({error.strerror})",
                 fix="copy the whole bundle again",
             ) from error
+
+    def frame_counts(self) -> dict[int, int]:
+        """Return frames → clips of the data that the model was trained on; empty where nobody knows.
+
+        Raises:
+            BundleError: the provenance holds something else in its place.
+        """
+        data = self.provenance.get("data")
+        counts = data.get("frame_counts") if isinstance(data, dict) else None
+        where = f"{self.folder}: frame_counts in its provenance"
+        try:
+            found = {int(frames): int(clips) for frames, clips in (counts or {}).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BundleError(f"{where} are no counts: {error}") from error
+        if any(clips < 0 for clips in found.values()) or sum(found.values()) > _MOST_CLIPS:
+            raise BundleError(f"{where}: expected 0..{_MOST_CLIPS} clips")
+        return found
 
     def goldens(self) -> Goldens:
         """Load the golden inputs and reference logits.

@@ -251,9 +251,7 @@ def _many_clips(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]
 
 def _lengths(bundle: Bundle, goldens: Goldens, count: int) -> list[int]:
     """Return lengths spread as those of the training data, or where that is not known as the goldens'."""
-    data = bundle.provenance.get("data")
-    counts = data.get("frame_counts") if isinstance(data, dict) else None
-    known = [int(frames) for frames, clips in (counts or {}).items() for _ in range(clips)]
+    known = [frames for frames, clips in bundle.frame_counts().items() for _ in range(clips)]
     lengths = sorted(known or goldens.lengths_N.tolist())
     limit = bundle.contract.max_frames
     return [min(limit, lengths[(2 * i + 1) * len(lengths) // (2 * count)]) for i in range(count)]

@@ -15,7 +15,7 @@ import pytest
 
 from spoter_export.__main__ import main
 from spoter_export.bundle.engines import add_engines, plan_from_bundle
-from spoter_export.bundle.files import alone_with, read_proofs
+from spoter_export.bundle.files import bundle_lock, read_proofs
 from spoter_export.trt.to_tensorrt import RTX_COMPUTE_CAPABILITIES
 from spoter_runtime.bundle.engine_spec import Profile, rtx_header
 from spoter_runtime.bundle.manifest import read_bundle
@@ -225,7 +225,7 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(bundle_copy, ctrl_c):
 
 
 def test_a_second_build_waits_for_the_first(bundle_copy):
-    with alone_with(bundle_copy):
+    with bundle_lock(bundle_copy):
         build = start_build(bundle_copy)
         assert build.stdout.readline() == f"waiting for another process that changes {bundle_copy.name}\n"
         assert build.poll() is None
@@ -287,7 +287,7 @@ def test_a_bundle_of_another_name_stays_where_it_is(bundle_copy, monkeypatch):
 
 def test_a_bundle_that_a_kill_left_without_its_name_is_put_back(bundle_copy):
     bundle_copy.rename(bundle_copy.with_name(f".{bundle_copy.name}.0a1b2c3d.old"))
-    with alone_with(bundle_copy):
+    with bundle_lock(bundle_copy):
         assert read_bundle(bundle_copy).check_files() == 5
     assert [path.name for path in bundle_copy.parent.iterdir() if "old" in path.name] == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError, InputError
-from spoter_runtime.files import replacing, sha256_of, write_json
+from spoter_runtime.files import link_or_copy, replacing, sha256_of, write_json
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip, detected, resample_clip
 from spoter_toolkit.data.dataset import (
     MAX_FRAMES,
@@ -215,7 +214,7 @@ def rewrite_split(dataset: Dataset) -> None:
     meta = read_meta(dataset.folder)
     with replacing(dataset.folder) as temporary:
         temporary.mkdir()
-        _link_or_copy(dataset.folder / "poses.npy", temporary / "poses.npy")
+        link_or_copy(dataset.folder / "poses.npy", temporary / "poses.npy")
         _write_clips(temporary / "clips.csv", dataset.clips)
         meta["split"] = dataset.split
         meta["sha256"]["clips.csv"] = sha256_of(temporary / "clips.csv")
@@ -232,13 +231,6 @@ def check_resplit(dataset: Dataset, *, force: bool) -> None:
         raise DataError(
             f"{dataset.folder}: is split already ({dataset.split})", fix="replace the split with --force"
         )
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:
