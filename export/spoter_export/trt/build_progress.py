@@ -12,7 +12,9 @@ _PROGRESS_TOTAL: Final = 1000
 
 
 @dataclass(slots=True, kw_only=True)
-class _Phase:
+class Phase:
+    """A phase of the build and the steps that are done of it."""
+
     parent: str | None
     steps: int
     done: int = 0
@@ -22,18 +24,14 @@ class BuildProgress:
     """Turns the builder's nested phases, whose names repeat, into one count that never falls.
 
     Attributes:
-        error: what the callback raised; the build was stopped for it. None while it has raised nothing.
+        error: the exception of the callback that stopped the build; None while there was none.
     """
 
     def __init__(self, on_progress: OnProgress | None) -> None:
-        """Begin at nothing done.
-
-        Args:
-            on_progress: told of every step; None tells nobody.
-        """
+        """Begin with nothing done; `on_progress` is called at each step."""
         self._on_progress = on_progress
         self._lock = threading.Lock()  # the library may report from several threads
-        self._phases: dict[str, _Phase] = {}
+        self._phases: dict[str, Phase] = {}
         self._done = 0
         self._cancelled = False
         self.error: BaseException | None = None
@@ -45,15 +43,15 @@ class BuildProgress:
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """Begin a phase inside another one."""
         with self._lock:
-            self._phases[name] = _Phase(parent=parent, steps=steps)
-            self._tell(name)
+            self._phases[name] = Phase(parent=parent, steps=steps)
+            self.report(name)
 
     def step(self, name: str) -> bool:
         """Count a step; tell whether the build is to go on."""
         with self._lock:
             if phase := self._phases.get(name):
                 phase.done += 1
-            self._tell(name)
+            self.report(name)
             return not self._cancelled
 
     def finish(self, name: str) -> None:
@@ -67,9 +65,13 @@ class BuildProgress:
         if self._on_progress:
             self._on_progress(_PROGRESS_TOTAL, _PROGRESS_TOTAL, "engine built")
 
-    def _tell(self, what: str) -> None:
+    def report(self, what: str) -> None:
+        """Call the callback with the count; an exception of the callback stops the build.
+
+        The caller holds the lock.
+        """
         # A phase that is finished late, after its parent has counted it, would make the count fall.
-        roots = sum(self._share(name) for name, phase in self._phases.items() if phase.parent is None)
+        roots = sum(self.share_done(name) for name, phase in self._phases.items() if phase.parent is None)
         self._done = max(self._done, int(min(roots, 1.0) * (_PROGRESS_TOTAL - 1)))
         if self._on_progress and not self._cancelled:
             try:
@@ -78,10 +80,10 @@ class BuildProgress:
                 self.error = error
                 self._cancelled = True
 
-    def _share(self, name: str) -> float:
+    def share_done(self, name: str) -> float:
         """Return how much of a phase is done, 0..1, its running phases included."""
         phase = self._phases[name]
-        inside = sum(self._share(child) for child, other in self._phases.items() if other.parent == name)
+        inside = sum(self.share_done(child) for child, other in self._phases.items() if other.parent == name)
         return min(1.0, (phase.done + inside) / max(1, phase.steps))
 
 

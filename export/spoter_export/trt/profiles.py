@@ -15,7 +15,7 @@ from spoter_runtime.bundle.engine_spec import Profile, uncovered
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, InputError
 
-# What the profile of batches is tuned for. A batch is as long as its longest clip: of sorted clips that is
+# The profile of batches is tuned for these. A batch is as long as its longest clip: of sorted clips that is
 # the median on average, of 16 drawn at random the 96th percentile. Most callers lie between.
 TUNED_BATCH: Final = 16
 BATCH_PERCENTILE: Final = 0.9
@@ -79,18 +79,19 @@ def plan_profiles(
     """
     if buckets < 1:
         raise ConfigError(f"{buckets} buckets; at least 1 is needed", fix="buckets=8")
-    clips, source = _histogram(frame_counts, contract)
-    ends = _widest_halved(_best_buckets(clips, buckets), buckets)
-    bucket_of = _bucket_of(ends)
+    clips, source = lengths_histogram(frame_counts, contract)
+    ends = halve_widest(best_buckets(clips, buckets), buckets)
+    bucket_of = np.asarray(ends)[np.searchsorted(ends, np.arange(ends[-1] + 1))]  # length → its bucket
     most_frames, most_clips = contract.max_frames, contract.max_batch
     batch = min(TUNED_BATCH, most_clips)
-    median, high = (int(bucket_of[_percentile(clips, share)]) for share in (0.5, BATCH_PERCENTILE))
+    # The least lengths that half, and nine tenths, of the clips do not exceed.
+    shares = np.array([0.5, BATCH_PERCENTILE]) * clips.sum()
+    median, high = bucket_of[np.searchsorted(np.cumsum(clips), shares)].tolist()
     profiles = [Profile(batch=(1, 1, 1), frames=(1, median, most_frames))]
     if most_clips > 1:
         profiles.append(Profile(batch=(1, batch, most_clips), frames=(1, high, most_frames)))
-    return ProfilePlan(
-        profiles=tuple(profiles), buckets=ends, padding=_padding(clips, bucket_of, batch), source=source
-    )
+    padding = expected_padding(clips, bucket_of, batch)
+    return ProfilePlan(profiles=tuple(profiles), buckets=ends, padding=padding, source=source)
 
 
 def parse_profile(text: str) -> Profile:
@@ -107,7 +108,7 @@ def parse_profile(text: str) -> Profile:
     numbers = [int(number) for number in match.groups()]
     low, opt, high = (tuple(numbers[i : i + 2]) for i in (0, 2, 4))
     if min(numbers) < 1:
-        raise ConfigError(f"profile {text!r}: a shape of nothing", fix=f"{_as_option([(1, 1), opt, high])}")
+        raise ConfigError(f"profile {text!r}: a shape of nothing", fix=option_of([(1, 1), opt, high]))
     if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
         # The nearest profile that is one: opt moved into the range, the range turned round where it must be.
         columns = [sorted(column) for column in zip(low, high, strict=True)]
@@ -116,7 +117,7 @@ def parse_profile(text: str) -> Profile:
         raise ConfigError(
             f"profile {text!r} does not contain its opt shape {opt[0]}x{opt[1]}: expected min <= opt <= max "
             f"in clips and in frames",
-            fix=f"{_as_option(shapes)}",
+            fix=option_of(shapes),
         )
     return Profile(batch=(numbers[0], numbers[2], numbers[4]), frames=(numbers[1], numbers[3], numbers[5]))
 
@@ -135,7 +136,7 @@ def check_profiles(profiles: Sequence[Profile], contract: GraphContract) -> None
             raise ConfigError(
                 f"profile {profile}: the model takes 1..{contract.max_batch} clips of "
                 f"1..{contract.max_frames} frames",
-                fix=f"{_as_option(shapes)}",
+                fix=option_of(shapes),
             )
     if hole := uncovered(tuple(profiles), contract):
         described = ", ".join(map(str, profiles)) or "none"
@@ -145,17 +146,22 @@ def check_profiles(profiles: Sequence[Profile], contract: GraphContract) -> None
         )
 
 
-def _as_option(shapes: Sequence[Sequence[int]]) -> str:
-    """Return shapes as they are typed: ``--profile 1x1,1x60,1x299``."""
+def option_of(shapes: Sequence[Sequence[int]]) -> str:
+    """Return shapes as an option of the command line: ``--profile 1x1,1x60,1x299``."""
     return "--profile " + ",".join("x".join(map(str, shape)) for shape in shapes)
 
 
-def _histogram(frame_counts: Sequence[int] | None, contract: GraphContract) -> tuple[NDArray[np.int64], str]:
-    """Return the number of clips of each length 0..max_frames, and where it is from."""
+def lengths_histogram(
+    frame_counts: Sequence[int] | None, contract: GraphContract
+) -> tuple[NDArray[np.int64], str]:
+    """Return the number of clips of each length 0..max_frames, and the source of the lengths in words.
+
+    Raises:
+        InputError: a clip has no frames, or all are longer than the contract allows.
+    """
     most = contract.max_frames
     if frame_counts is None or len(frame_counts) == 0:
-        clips = np.ones(most + 1, np.int64)
-        clips[0] = 0
+        clips = np.minimum(np.arange(most + 1), 1)
         return clips, f"no lengths were given: every length from 1 to {most} is taken to be equally frequent"
     counts = np.asarray(frame_counts, np.int64)
     if counts.min() < 1:
@@ -172,7 +178,7 @@ def _histogram(frame_counts: Sequence[int] | None, contract: GraphContract) -> t
     return np.bincount(short, minlength=most + 1), source + remark
 
 
-def _best_buckets(clips: NDArray[np.int64], most_buckets: int) -> tuple[int, ...]:
+def best_buckets(clips: NDArray[np.int64], most_buckets: int) -> tuple[int, ...]:
     """Return the bucket ends, the last one being the longest length, that pad the fewest frames.
 
     Exact, by dynamic programming: an end that is not a length of some clip could be lowered at no cost, so
@@ -202,10 +208,10 @@ def _best_buckets(clips: NDArray[np.int64], most_buckets: int) -> tuple[int, ...
     return tuple(int(ends[i]) for i in reversed(chosen))
 
 
-def _widest_halved(ends: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Return `count` buckets, or one a length: the widest is halved until there are as many.
+def halve_widest(ends: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return `count` buckets, or one for each length: the widest is halved until there are as many.
 
-    It costs the clips of the plan nothing, and spares others: of clips that all have 20 frames, one of 21
+    It costs the clips of the plan nothing, and spares others: if all clips had 20 frames, one of 21 frames
     would be padded to the contract's most.
     """
     chosen = [0, *ends]
@@ -215,17 +221,8 @@ def _widest_halved(ends: tuple[int, ...], count: int) -> tuple[int, ...]:
     return tuple(chosen[1:])
 
 
-def _bucket_of(ends: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return a table from a length, 0 to the last end, to the bucket it is padded to."""
-    return np.asarray(ends)[np.searchsorted(ends, np.arange(ends[-1] + 1))]
-
-
-def _percentile(clips: NDArray[np.int64], share: float) -> int:
-    """Return the least length that at least this share of the clips does not exceed."""
-    return int(np.searchsorted(np.cumsum(clips), share * clips.sum()))
-
-
-def _padding(clips: NDArray[np.int64], bucket_of: NDArray[np.int64], batch: int) -> Padding:
+def expected_padding(clips: NDArray[np.int64], bucket_of: NDArray[np.int64], batch: int) -> Padding:
+    """Return the share of padding over a histogram of lengths, each padded to its bucket."""
     lengths = np.arange(len(clips))
     total = int(clips.sum())
     real = int(clips @ lengths)

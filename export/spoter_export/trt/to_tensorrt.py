@@ -45,7 +45,7 @@ class BuiltEngine:
 
     Attributes:
         plan: the file's bytes.
-        spec: what it was built from, by what and for what; `built` holds the facts of the build.
+        spec: its source, its library and its GPUs; `built` holds the facts of the build.
     """
 
     plan: bytes = field(repr=False)
@@ -77,9 +77,9 @@ def engine_from_onnx(
         plan: profiles that cover the contract, and buckets, which only the description keeps.
         compute_capabilities: ``"8.6"``, …: TensorRT-RTX alone; None means `RTX_COMPUTE_CAPABILITIES`.
             TensorRT builds for the GPU of this machine.
-        timing_cache: TensorRT alone; a file that a rebuild on the same GPU is quicker with, made if there is
-            none, replaced as a whole at the end: of two builds at a time the later one's timings stay. One of
-            another GPU or version is replaced; one that cannot be read or written is done without.
+        timing_cache: TensorRT alone; a file that makes a rebuild on the same GPU quicker. It is replaced as a
+            whole at the end, also where it is of another GPU or version; of two builds at a time the later
+            one's timings stay. A file that cannot be read or written is done without.
         on_progress: called from another thread; `done` never falls and ends at `total`.
 
     Raises:
@@ -90,13 +90,19 @@ def engine_from_onnx(
             not the one that was asked for.
     """
     check_profiles(plan.profiles, contract)
-    _check_options(library, compute_capabilities, timing_cache)
+    if library == "tensorrt" and compute_capabilities is not None:
+        raise ConfigError(
+            f"TensorRT builds for the GPU of this machine, not for {', '.join(compute_capabilities)}",
+            fix="name no compute capability, or build with TensorRT-RTX",
+        )
+    if library == "tensorrt_rtx" and timing_cache is not None:
+        raise ConfigError("TensorRT-RTX times nothing when it builds", fix="timing_cache=None")
     trt = import_engine_library(library)
     rtx = library == "tensorrt_rtx"
     targets = tuple(dict.fromkeys(compute_capabilities or RTX_COMPUTE_CAPABILITIES)) if rtx else ()
     # Before a Builder is made: without a GPU, TensorRT's own message names an error number and a source line.
     capabilities = targets or (find_gpu().compute_capability,)
-    build = _Build(trt, rtx)
+    build = EngineBuild(trt, rtx)
     build.read(model, contract)
     facts = build.network_facts()
     build.set_flags()
@@ -108,9 +114,9 @@ def engine_from_onnx(
     content = build.run(progress)
     seconds = time.perf_counter() - begun
     if timing_cache:
-        _write_timing_cache(cache, timing_cache)
+        write_timings(cache, timing_cache)
     if rtx:
-        _check_header(content, trt.__version__, targets)
+        check_header(content, trt.__version__, targets)
     spec = EngineSpec(
         library=library,
         version=trt.__version__,
@@ -151,20 +157,8 @@ def parse_compute_capabilities(text: str) -> tuple[str, ...]:
     return tuple(f"{major}.{minor}" for major, minor in sorted(found))
 
 
-def _check_options(
-    library: Library, compute_capabilities: Sequence[str] | None, timing_cache: Path | None
-) -> None:
-    if library == "tensorrt" and compute_capabilities is not None:
-        raise ConfigError(
-            f"TensorRT builds for the GPU of this machine, not for {', '.join(compute_capabilities)}",
-            fix="name no compute capability, or build with TensorRT-RTX",
-        )
-    if library == "tensorrt_rtx" and timing_cache is not None:
-        raise ConfigError("TensorRT-RTX times nothing when it builds", fix="timing_cache=None")
-
-
-class _Build:
-    """One build: the library's objects, which must outlive it, and every answer of theirs looked at."""
+class EngineBuild:
+    """One build: holds the library's objects, which must outlive it, and checks each of their answers."""
 
     def __init__(self, trt: Any, rtx: bool) -> None:
         self._trt = trt
@@ -185,8 +179,12 @@ class _Build:
         # Kept: layers refer to weights that it owns.
         self._parser = self._made(self._trt.OnnxParser(self._network, self._log.logger), "ONNX parser")
         if not self._parser.parse(model):
+            texts = []
+            for error in (self._parser.get_error(i) for i in range(min(3, self._parser.num_errors))):
+                node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+                texts.append(node + error.desc())
             raise ExportError(
-                f"{self._title} cannot read the ONNX file: {self._parser_errors()}",
+                f"{self._title} cannot read the ONNX file: {'; '.join(texts) or self._log.take()}",
                 fix="spoter-kit export --onnx --force writes it anew",
             )
         expected = {
@@ -199,9 +197,11 @@ class _Build:
         tensors += [network.get_output(i) for i in range(network.num_outputs)]
         found = {tensor.name: (tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors}
         if found != expected:
-            raise ExportError(
-                f"the ONNX file's inputs and output: expected {_in_words(expected)}, got {_in_words(found)}"
+            wanted, got = (
+                ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in names.items())
+                for names in (expected, found)
             )
+            raise ExportError(f"the ONNX file's inputs and output: expected {wanted}, got {got}")
 
     def set_flags(self) -> None:
         """Let nothing be computed in another precision than the file says."""
@@ -245,8 +245,14 @@ class _Build:
                 )
 
     def attach_timing_cache(self, path: Path) -> Any:
-        """Attach what the file holds; timings of another GPU or version are left aside."""
-        content = _timings(path)
+        """Attach the timings of a file; those of another GPU or version are left aside."""
+        content = b""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("%s: cannot be read, the timings are begun anew: %s", path, error)
         cache = self._config.create_timing_cache(content)
         if cache is None or not self._config.set_timing_cache(cache, False):
             _log.warning("%s: not timings of this GPU and version; begun anew", path)
@@ -307,29 +313,9 @@ class _Build:
             raise BackendError(f"{self._title} cannot make its {what}: {self._log.take()}")
         return made
 
-    def _parser_errors(self) -> str:
-        texts = []
-        for error in (self._parser.get_error(i) for i in range(min(3, self._parser.num_errors))):
-            node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
-            texts.append(node + error.desc())
-        return "; ".join(texts) or self._log.take()
 
-
-def _in_words(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:
-    return ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in tensors.items())
-
-
-def _timings(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        _log.warning("%s: cannot be read, the timings are begun anew: %s", path, error)
-        return b""
-
-
-def _write_timing_cache(cache: Any, path: Path) -> None:
+def write_timings(cache: Any, path: Path) -> None:
+    """Write a timing cache to a file; where that fails, warn that a rebuild will take as long again."""
     memory = cache.serialize()
     if memory is None:
         _log.warning("%s: the timings of this build cannot be kept", path)
@@ -341,8 +327,12 @@ def _write_timing_cache(cache: Any, path: Path) -> None:
         _log.warning("%s: cannot be written, a rebuild will take as long: %s", path, error)
 
 
-def _check_header(plan: bytes, version: str, targets: Iterable[str]) -> None:
-    """Compare what a TensorRT-RTX plan says of itself with what was asked for."""
+def check_header(plan: bytes, version: str, targets: Iterable[str]) -> None:
+    """Check that the header of a TensorRT-RTX plan names the version and the GPUs that were asked for.
+
+    Raises:
+        ExportError: it names others, or another size.
+    """
     header = rtx_header(plan)
     if header is None:
         # Not an error: the layout is not documented, and a newer version may have another.

@@ -20,11 +20,11 @@ from spoter_export.trt.build_progress import BuildProgress
 from spoter_export.trt.profiles import plan_profiles
 from spoter_export.trt.to_tensorrt import (
     RTX_COMPUTE_CAPABILITIES,
-    _Build,
-    _check_header,
-    _write_timing_cache,
+    EngineBuild,
+    check_header,
     engine_from_onnx,
     parse_compute_capabilities,
+    write_timings,
 )
 from spoter_runtime.bundle.engine_spec import EngineSpec, Profile, rtx_header
 from spoter_runtime.errors import BackendError, ConfigError, ExportError, MissingExtraError, is_installed
@@ -387,16 +387,16 @@ def test_tensorrt_says_what_is_missing_here(small_onnx, contract):
 )
 def test_a_header_that_is_not_as_asked_is_an_error(made_once, rtx, small_onnx, version, targets, cut):
     plan = made_once("engine-for-86", lambda folder: rtx(small_onnx, compute_capabilities=("8.6",))).plan
-    _check_header(plan, trt.__version__, ["8.6"])
+    check_header(plan, trt.__version__, ["8.6"])
     with pytest.raises(
         ExportError, match=r"header is not as asked: expected \(size, version, GPUs\) .*, got "
     ):
-        _check_header(plan[: len(plan) - cut], version or trt.__version__, targets)
+        check_header(plan[: len(plan) - cut], version or trt.__version__, targets)
 
 
 def test_a_header_of_another_layout_is_a_warning(built, caplog):
     with caplog.at_level(logging.WARNING):
-        _check_header(b"other" + built.plan[5:], trt.__version__, RTX_COMPUTE_CAPABILITIES)
+        check_header(b"other" + built.plan[5:], trt.__version__, RTX_COMPUTE_CAPABILITIES)
     assert "is not known here: not compared" in caplog.text
 
 
@@ -432,14 +432,14 @@ def test_what_is_no_compute_capability_is_refused(text, message):
 def test_a_timing_cache_is_made_read_again_and_replaced_when_it_is_none(tmp_path, caplog):
     """TensorRT's calls, made with TensorRT-RTX, which still has them but keeps no timings."""
     path = tmp_path / "new" / "timing.cache"
-    build = _Build(trt, True)
-    _write_timing_cache(build.attach_timing_cache(path), path)
+    build = EngineBuild(trt, True)
+    write_timings(build.attach_timing_cache(path), path)
     content = path.read_bytes()
     assert len(content) > 0
-    _write_timing_cache(build.attach_timing_cache(path), path)
+    write_timings(build.attach_timing_cache(path), path)
     assert path.read_bytes() == content
     path.write_bytes(b"not timings")
-    _write_timing_cache(build.attach_timing_cache(path), path)
+    write_timings(build.attach_timing_cache(path), path)
     assert path.read_bytes() == content
     assert [file.name for file in path.parent.iterdir()] == ["timing.cache"]
     assert "Failed to deserialize timing cache" in caplog.text
@@ -450,9 +450,9 @@ def test_a_timing_cache_that_cannot_be_kept_costs_time_and_nothing_else(tmp_path
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "timing.cache", tmp_path / "folder"):
-        build = _Build(trt, True)
+        build = EngineBuild(trt, True)
         caplog.clear()
-        _write_timing_cache(build.attach_timing_cache(path), path)
+        write_timings(build.attach_timing_cache(path), path)
         assert f"{path}: cannot be read, the timings are begun anew" in caplog.text
         assert f"{path}: cannot be written, a rebuild will take as long" in caplog.text
 
