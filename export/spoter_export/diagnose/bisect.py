@@ -6,7 +6,7 @@ it: an error is met where it is made, not where it has grown, and rounding does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import torch
-from onnx import NodeProto, TensorProto, helper
 
+from spoter_export.passes.graph import name_of
 from spoter_export.precision.fp16 import rounded_from_fp16
 from spoter_export.to_onnx import Traced
 from spoter_runtime.contract import LENGTHS, POSES
@@ -45,17 +46,17 @@ class Divergence:
 
     Attributes:
         tensor: its name in the graph.
-        operator: what makes it, ``"LayerNormalization"``.
+        operator: the type of the node that computes it, ``"LayerNormalization"``.
         module: path of the module that it came from; None where the exporter did not say.
         weights: initializers that were read on the way.
         difference: largest difference, as a share of the tensor's largest magnitude; infinite where shapes,
             whole numbers or the places of NaN differ. None where the graph could not compute it.
-        tolerance: what its precision explains.
+        tolerance: the largest difference that its precision explains.
         error: why it could not be computed.
         graph: the smallest graph that still shows it.
-        inputs: what to feed it.
+        inputs: its inputs.
         expected: the tensor as the other form has it.
-        got: what the graph makes of it; None where there is an error.
+        got: the tensor as the graph computes it; None where there is an error.
     """
 
     tensor: str
@@ -70,8 +71,13 @@ class Divergence:
     expected: Array
     got: Array | None
 
+    @property
+    def is_rounding(self) -> bool:
+        """True where the precision explains the difference."""
+        return self.difference is not None and self.difference <= self.tolerance
+
     def __str__(self) -> str:
-        """Return it as one sentence."""
+        """Return the divergence as one sentence."""
         at = f", module {self.module or 'at the top'}" if self.module is not None else ""
         reads = f", reads {', '.join(self.weights)}" if self.weights else ""
         what = f"the first tensor that differs is {self.tensor!r} ({self.operator}{at}{reads})"
@@ -118,7 +124,7 @@ def first_divergence(
     Args:
         suspect: the graph; its tensors are matched by name.
         values: of the other form, from `values_of_graph` or `values_of_program`; the inputs are among them.
-        precision: of the suspect: what rounding explains, see `TOLERANCES`.
+        precision: of the suspect, which explains rounding, see `TOLERANCES`.
         optimise: let ONNX Runtime rewrite each piece of the graph. What it fuses may need several nodes to
             show: pieces of growing size are tried.
         module_of: tensor → module, from `trace_module`.
@@ -126,118 +132,106 @@ def first_divergence(
     Returns:
         None where every tensor that both have is the same.
     """
-    pieces = _Pieces(suspect, values, optimise=optimise, rounded=precision == "fp16")
-    tolerance = TOLERANCES[precision]
+    pieces = Pieces(suspect, values, precision=precision, optimise=optimise, module_of=module_of or {})
     for tensor in pieces.tensors:
         for reach in pieces.reaches(tensor) if optimise else (1,):
-            tried = pieces.computed(tensor, reach)
-            if not tried.difference <= tolerance:
-                smaller = range(1, reach)  # the reaches grow fast: something between may do
-                shown = [
-                    p for p in (pieces.computed(tensor, n) for n in smaller) if not p.difference <= tolerance
-                ]
-                return _divergence(pieces, shown[0] if shown else tried, tolerance, module_of or {})
+            tried = pieces.compute(tensor, reach)
+            if not tried.is_rounding:
+                smaller = (pieces.compute(tensor, n) for n in range(1, reach))  # the reaches grow fast
+                return next((found for found in smaller if not found.is_rounding), tried)
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Computed:
-    """A tensor as a piece of the suspect computes it; the difference is infinite where it cannot."""
+class Pieces:
+    """Cuts pieces out of a graph, between tensors whose values are known, and runs them.
 
-    tensor: str
-    graph: onnx.ModelProto
-    inputs: dict[str, Array]
-    got: Array | None
-    error: str | None
-    difference: float
+    Attributes:
+        tensors: names of the computed tensors whose values are known.
+    """
 
-
-class _Pieces:
-    """Cuts pieces out of a graph, between tensors whose values are known, and runs them."""
-
-    def __init__(self, model: onnx.ModelProto, values: Values, *, optimise: bool, rounded: bool) -> None:
-        self._model = model
-        self._rounded = rounded  # or ONNX Runtime would compute within a piece in fp32
-        self.values = values
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        values: Values,
+        *,
+        precision: str,
+        optimise: bool,
+        module_of: Mapping[str, str],
+    ) -> None:
+        self._known = values
+        self._precision = precision
         self._optimise = optimise
-        self.nodes: Sequence[NodeProto] = model.graph.node
-        self.maker = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
-        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.tensors = [name for name in self.maker if name in values]
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False).graph
-        described = (*inferred.input, *inferred.output, *inferred.value_info)
-        self._types = {value.name: value.type.tensor_type.elem_type for value in described}
+        self._module_of = module_of
+        self._model = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+        self._place = {node: i for i, node in enumerate(self._model.graph)}
+        self._made = {name_of(value): value for node in self._place for value in node.outputs if value.name}
+        self.tensors = [name for name in self._made if name in values]
 
     def reaches(self, tensor: str) -> Iterator[int]:
-        """Return how far back a piece may begin: from the nodes just before to the whole graph."""
-        reach = 1
-        while reach <= self.maker[tensor]:
+        """Yield how far back a piece may begin: from the nodes just before to the whole graph."""
+        reach, place = 1, self._place_of(self._made[tensor])
+        while reach <= place:
             yield reach
             reach *= 8
-        yield self.maker[tensor] + 1
+        yield place + 1
 
-    def computed(self, tensor: str, reach: int) -> _Computed:
-        """Compute a tensor from known values that are made `reach` or more nodes before it."""
-        graph, inputs = self._piece(tensor, reach)
-        expected = self.values[tensor]
+    def compute(self, tensor: str, reach: int) -> Divergence:
+        """Compare a tensor, computed from known values that are made `reach` or more nodes before it."""
+        graph, inputs = self._piece(self._made[tensor], reach)
+        expected, got, difference, message = self._known[tensor], None, None, None
         try:
-            got = _run(graph, inputs, optimise=self._optimise)[tensor]
+            got = run_graph(graph, inputs, optimise=self._optimise)[tensor]
+            difference = relative_difference(got, expected)
         except BackendError as error:
-            return _Computed(
-                tensor=tensor, graph=graph, inputs=inputs, got=None, error=str(error), difference=np.inf
-            )
-        return _Computed(
+            message = str(error)
+        producer = self._made[tensor].producer()
+        return Divergence(
             tensor=tensor,
+            operator=producer.op_type if producer is not None else "",
+            module=self._module_of.get(tensor),
+            # The other constants are the export's own.
+            weights=tuple(constant.name for constant in graph.graph.initializer if "." in constant.name),
+            difference=difference,
+            tolerance=TOLERANCES[self._precision],
+            error=message,
             graph=graph,
             inputs=inputs,
+            expected=expected,
             got=got,
-            error=None,
-            difference=_relative_difference(got, expected),
         )
 
-    def _piece(self, tensor: str, reach: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
-        last = self.maker[tensor]
-        wanted, chosen, fed = [tensor], set[int](), set[str]()
+    def _place_of(self, value: ir.Value) -> int:
+        producer = value.producer()
+        return -1 if producer is None else self._place[producer]
+
+    def _piece(self, target: ir.Value, reach: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        """Return the graph that computes a value from known ones, and these."""
+        latest = self._place_of(target) - reach
+        wanted, seen, fed = [target], set[ir.Value](), set[ir.Value]()
         while wanted:
-            name = wanted.pop()
-            if not name or name in self._weights:
-                continue
-            made_by = self.maker.get(name, -1)
-            if name != tensor and name in self.values and made_by <= last - reach:
-                fed.add(name)
-            elif made_by not in chosen:
-                chosen.add(made_by)
-                wanted.extend(self.nodes[made_by].input)
-        nodes = [self.nodes[i] for i in sorted(chosen)]
-        read = {name for node in nodes for name in node.input}
-        inputs = {name: self._typed(name) for name in sorted(fed)}
-        graph = helper.make_graph(
-            nodes,
-            "piece",
-            [
-                helper.make_tensor_value_info(
-                    name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim
-                )
-                for name, value in inputs.items()
-            ],
-            [onnx.ValueInfoProto(name=tensor)],
-            [weight for name, weight in self._weights.items() if name in read],
-        )
-        opsets = list(self._model.opset_import)
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version)
-        return rounded_from_fp16(model) if self._rounded else model, inputs
-
-    def _typed(self, name: str) -> Array:
-        """Return a known value in the type that the suspect has it in."""
-        kind = self._types.get(name, TensorProto.UNDEFINED)
-        value = self.values[name]
-        if kind == TensorProto.UNDEFINED:
-            return value
-        with np.errstate(over="ignore"):  # beyond fp16 it becomes infinite there too
-            return value.astype(helper.tensor_dtype_to_np_dtype(kind))
+            value = wanted.pop()
+            if value is not target and name_of(value) in self._known and self._place_of(value) <= latest:
+                fed.add(value)
+            elif value not in seen and (producer := value.producer()) is not None:
+                seen.add(value)
+                wanted += [v for v in producer.inputs if v is not None and not v.is_initializer()]
+        graph = ir.convenience.extract(self._model.graph, sorted(fed, key=name_of), [target])
+        inputs = {}
+        for value in graph.inputs:
+            array = self._known[name_of(value)]
+            if value.dtype is not None:
+                with np.errstate(over="ignore"):  # beyond fp16 it becomes infinite there too
+                    array = array.astype(value.dtype.numpy())
+            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            value.shape = ir.Shape([None] * array.ndim)
+            inputs[name_of(value)] = array
+        piece = ir.to_proto(ir.Model(graph, ir_version=self._model.ir_version))
+        # Rounded, or ONNX Runtime would compute within a piece in fp32.
+        return rounded_from_fp16(piece) if self._precision == "fp16" else piece, inputs
 
 
-def _relative_difference(got: Array, expected: Array) -> float:
+def relative_difference(got: Array, expected: Array) -> float:
+    """Return the largest difference as a share of the largest magnitude, see `Divergence.difference`."""
     if got.shape != expected.shape:
         return np.inf
     if got.dtype.kind != "f" or expected.dtype.kind != "f":
@@ -256,25 +250,6 @@ def _relative_difference(got: Array, expected: Array) -> float:
     return difference / largest if largest else difference
 
 
-def _divergence(
-    pieces: _Pieces, found: _Computed, tolerance: float, module_of: Mapping[str, str]
-) -> Divergence:
-    weights = [tensor.name for tensor in found.graph.graph.initializer]
-    return Divergence(
-        tensor=found.tensor,
-        operator=pieces.nodes[pieces.maker[found.tensor]].op_type,
-        module=module_of.get(found.tensor),
-        weights=tuple(name for name in weights if "." in name),  # the others are constants of the export
-        difference=None if found.error else found.difference,
-        tolerance=tolerance,
-        error=found.error,
-        graph=found.graph,
-        inputs=found.inputs,
-        expected=pieces.values[found.tensor],
-        got=found.got,
-    )
-
-
 def values_of_graph(
     model: onnx.ModelProto, poses_NTD: Float32Array, lengths_N: Int32Array
 ) -> dict[str, Array]:
@@ -285,7 +260,7 @@ def values_of_graph(
     names = [name for node in model.graph.node for name in node.output if name]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     inputs: dict[str, Array] = {POSES: poses_NTD, LENGTHS: lengths_N}
-    return inputs | _run(watched, inputs, optimise=False)
+    return inputs | run_graph(watched, inputs, optimise=False)
 
 
 def values_of_program(traced: Traced, poses_NTD: Float32Array, lengths_N: Int32Array) -> dict[str, Array]:
@@ -312,7 +287,12 @@ def values_of_program(traced: Traced, poses_NTD: Float32Array, lengths_N: Int32A
     return recorded
 
 
-def _run(model: onnx.ModelProto, inputs: Values, *, optimise: bool) -> dict[str, Array]:
+def run_graph(model: onnx.ModelProto, inputs: Values, *, optimise: bool) -> dict[str, Array]:
+    """Return the outputs of a graph by name.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load or run it.
+    """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # fatal only: what fails here comes back as an exception

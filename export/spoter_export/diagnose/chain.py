@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spoter_export.parity.compare import infer_batches
 from spoter_export.parity.policy import Policy
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import GraphContract
@@ -24,7 +25,7 @@ class Step:
 
     Attributes:
         name: as the report shall say it.
-        open: opens it; what it raises of ours is the step's error.
+        open: opens it; a `SpoterError` that it raises is the step's error.
         policy: how far it may be from the step before it, and how far padding may move it.
     """
 
@@ -35,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What was found between one step and the last before it that answered.
+    """The difference between one step and the last before it that answered.
 
     Attributes:
         before: name of that step; None for the first.
@@ -48,9 +49,9 @@ class Link:
 
     step: str
     before: str | None
-    max_logit_diff: float | None
-    max_padding_diff: float | None
-    error: str | None
+    max_logit_diff: float | None = None
+    max_padding_diff: float | None = None
+    error: str | None = None
     holds: bool
     clip: int = 0
 
@@ -59,7 +60,7 @@ class Link:
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return what is wrong with it in one sentence; empty where it holds."""
+        """Return the fault of the step in one sentence; empty where the step holds."""
         if self.holds:
             return ""
         if self.error is not None:
@@ -78,45 +79,34 @@ def links_of(steps: Sequence[Step], clips: Sequence[Float32Array]) -> tuple[Link
         steps: from the module to what was run.
         clips: (frames, 54, 2), of several lengths, as many as fit into one batch.
     """
-    links = []
+    links: list[Link] = []
     before: tuple[str, Float32Array] | None = None
     for step in steps:
+        name = before[0] if before else None
         try:
             with step.open() as runner:
-                alone_NC = np.concatenate([runner.infer(*pad_clips([clip])) for clip in clips])
+                alone_NC = infer_batches(runner, clips)
                 padded_NC = runner.infer(*pad_clips(list(clips), fill=np.nan))
         except SpoterError as error:
-            links.append(_link(step, before, error=str(error)))
+            links.append(Link(step=step.name, before=name, error=str(error), holds=False))
             continue
-        padding_N = np.abs(padded_NC - alone_NC).max(1)
-        difference_N = None if before is None else np.abs(alone_NC - before[1]).max(1)
-        links.append(_link(step, before, difference_N=difference_N, padding_N=padding_N))
+        moved_N = np.abs(padded_NC - alone_NC).max(1)
+        differing_N = None if before is None else np.abs(alone_NC - before[1]).max(1)
+        difference = None if differing_N is None else float(differing_N.max())
+        close = difference is None or difference <= step.policy.max_logit_diff
+        telling_N = moved_N if close or differing_N is None else differing_N
+        links.append(
+            Link(
+                step=step.name,
+                before=name,
+                max_logit_diff=difference,
+                max_padding_diff=float(moved_N.max()),
+                holds=close and float(moved_N.max()) <= step.policy.max_invariance_diff,
+                clip=int(telling_N.argmax()),
+            )
+        )
         before = step.name, alone_NC
     return tuple(links)
-
-
-def _link(
-    step: Step,
-    before: tuple[str, Float32Array] | None,
-    *,
-    difference_N: Float32Array | None = None,
-    padding_N: Float32Array | None = None,
-    error: str | None = None,
-) -> Link:
-    difference = None if difference_N is None else float(difference_N.max())
-    padding = None if padding_N is None else float(padding_N.max())
-    close = difference is None or difference <= step.policy.max_logit_diff
-    still = padding is not None and padding <= step.policy.max_invariance_diff
-    telling_N = padding_N if close or difference_N is None else difference_N
-    return Link(
-        step=step.name,
-        before=before[0] if before else None,
-        max_logit_diff=difference,
-        max_padding_diff=padding,
-        error=error,
-        holds=close and still,
-        clip=0 if telling_N is None else int(telling_N.argmax()),
-    )
 
 
 def first_broken(links: Sequence[Link]) -> Link | None:
@@ -137,8 +127,8 @@ def first_module_moved_by_padding(module: nn.Module, clip: Float32Array, frames:
     """
     poses_NTD, lengths_N = (torch.from_numpy(array) for array in pad_clips([clip]))
     padding = torch.full((1, frames - len(clip), poses_NTD.shape[2]), torch.nan)
-    alone = _outputs(module, poses_NTD, lengths_N)
-    padded = _outputs(module, torch.cat((poses_NTD, padding), dim=1), lengths_N)
+    alone = outputs_of(module, poses_NTD, lengths_N)
+    padded = outputs_of(module, torch.cat((poses_NTD, padding), dim=1), lengths_N)
     for (path, expected), (_, got) in zip(alone, padded, strict=True):
         real = got[tuple(slice(size) for size in expected.shape)]
         if not torch.allclose(real, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
@@ -146,7 +136,7 @@ def first_module_moved_by_padding(module: nn.Module, clip: Float32Array, frames:
     return None
 
 
-def _outputs(module: nn.Module, poses: Tensor, lengths: Tensor) -> list[tuple[str, Tensor]]:
+def outputs_of(module: nn.Module, poses: Tensor, lengths: Tensor) -> list[tuple[str, Tensor]]:
     """Return each submodule's output in the order they are done: inner ones before those that hold them."""
     found: list[tuple[str, Tensor]] = []
 
