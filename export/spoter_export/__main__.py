@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from spoter_export.bundle.engines import AddedEngine, add_engines, check_engine_precisions
+from spoter_export.bundle.engines import add_engines, check_engine_precisions
 from spoter_export.trt.profiles import parse_profile
 from spoter_export.trt.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._types import OnProgress
@@ -19,7 +19,7 @@ from spoter_runtime.errors import SpoterError, exit_code_of, from_options
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Add engines to a bundle; return 0 done, 1 our error, 2 usage."""
-    arguments = _parser().parse_args(argv)
+    arguments = option_parser().parse_args(argv)
     capability, profile = arguments.compute_capability, arguments.profile
     try:
         with from_options():
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             compute_capabilities=capabilities,
             profiles=profiles,
             force=arguments.force,
-            on_progress=_show_progress(),
+            on_progress=progress_lines(),
         )
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -43,11 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     for engine in added:
-        print(_line(engine))
+        spec = engine.artefact.engine
+        assert spec is not None  # it is an engine
+        ran = f"not executed: {engine.not_executed}" if engine.not_executed else f"executed: {spec.executed}"
+        print(f"{engine.artefact.path}\tbuilt in {spec.built['seconds']:.1f} s\t{ran}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def option_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m spoter_export", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("bundle")
@@ -63,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show_progress() -> OnProgress:
-    """Return a report that writes a line for each twentieth of the work, on stderr."""
+def progress_lines() -> OnProgress:
+    """Return a callback that writes a line to stderr for each twentieth of the work."""
     last = -1
 
     def on_progress(done: int, total: int, what: str) -> None:
@@ -75,13 +79,6 @@ def _show_progress() -> OnProgress:
             print(f"{share * 5:3d} %  {what}" if total else what, file=sys.stderr, flush=True)
 
     return on_progress
-
-
-def _line(engine: AddedEngine) -> str:
-    spec = engine.artefact.engine
-    assert spec is not None  # it is one
-    executed = f"not executed: {engine.not_executed}" if engine.not_executed else f"executed: {spec.executed}"
-    return f"{engine.artefact.path}\tbuilt in {spec.built['seconds']:.1f} s\t{executed}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What parity runs: the shape grid, clips that hardly show anything, clips of people with their labels."""
+"""The inputs of parity: the shape grid, generated clips, and clips of people with their labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spoter_runtime.runner import Int32Array, pad_clips
 
 GRID_BATCHES: Final = (1, 2, 7, 32)
 GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
-GENERATED: Final = "generated"  # the sources that are nobody's clips
+GENERATED: Final = "generated"  # the two sources that are not people's clips
 GOLDENS: Final = "goldens"
 SYNTHETIC: Final = "synthetic"  # begins the source of generated signing, which is data, but of nobody
 Lengths = Literal["full", "ragged"]
@@ -32,15 +32,15 @@ Lengths = Literal["full", "ragged"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSet:
-    """Clips of one source, with what is known of each.
+    """Clips of one source, with their names, labels and signers where these are known.
 
     Attributes:
         source: where they come from, as reports shall say it.
         clips: (frames, 54, 2) each.
-        names: one a clip; empty: they are counted.
-        labels: what was signed, one a clip; empty where it is not known.
-        signers: one a clip; empty where they are not known.
-        change: what was done to each of them; None: they are as they were recorded.
+        names: one for each clip; empty: they are counted.
+        labels: the signed words, one for each clip; empty where they are not known.
+        signers: one for each clip; empty where they are not known.
+        change: the change that was made to each clip; None: they are as they were recorded.
     """
 
     source: str
@@ -66,7 +66,7 @@ def grid_points(contract: GraphContract) -> list[tuple[int, int, Lengths]]:
 def generated_poses(rng: np.random.Generator, batch: int, frames: int) -> Float32Array:
     """Return (batch, frames, 108) landmarks that move smoothly in 0..1, about a third of them missing."""
     start = rng.uniform(0.1, 0.9, (batch, 1, NUM_LANDMARKS, 2))
-    # Shoulders at chance places may fall together, and what is measured by their distance with them.
+    # Shoulders at random places may fall together, and normalisation divides by their distance.
     start[:, :, RIGHT_SHOULDER] = start[:, :, LEFT_SHOULDER] - rng.uniform(0.15, 0.4, (batch, 1, 1)) * [1, 0]
     drift = rng.normal(0, 0.01, (batch, frames, NUM_LANDMARKS, 2)).cumsum(axis=1)
     poses = (start + drift).astype(np.float32)
@@ -83,46 +83,37 @@ def generated_clips(contract: GraphContract, seed: int) -> ClipSet:
     """Return clips of several lengths, and ones that hardly show anything or go to the edge of the values."""
     rng = np.random.default_rng((seed, 1))
     lengths = [min(frames, contract.max_frames) for frames in (1, 2, 9, 44, 100)]
-    named = {f"{n} frames": _clip(rng, n) for n in lengths}
-    whole = _clip(rng, lengths[3])
-    named |= {what: change(whole.copy(), rng) for what, change in _CHANGES.items()}
+    poses = [generated_poses(rng, 1, frames) for frames in (*lengths, lengths[3])]
+    *clips, whole = (poses_1TD.reshape(-1, NUM_LANDMARKS, 2) for poses_1TD in poses)
+    named = {f"{len(clip)} frames": clip for clip in clips} | changed_clips(whole, rng)
     return ClipSet(source=GENERATED, clips=list(named.values()), names=list(named))
 
 
-def _clip(rng: np.random.Generator, frames: int) -> Float32Array:
-    clip: Float32Array = generated_poses(rng, 1, frames)[0].reshape(frames, NUM_LANDMARKS, 2)
-    return clip
-
-
-def _no_hands(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    clip[:, LEFT_HAND.start :] = np.nan
-    return clip
-
-
-def _one_hand(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    clip[:, LEFT_HAND] = 0.0
-    return clip
-
-
-def _nothing(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    clip[:] = np.nan
-    return clip
-
-
-def _one_still_point(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    clip[:, 1:] = np.nan
-    clip[:, 0] = 0.3  # still: nothing in the clip has a size
-    return clip
-
-
-def _no_width(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    clip[:, RIGHT_SHOULDER] = clip[:, LEFT_SHOULDER]
-    return clip
-
-
-def _frozen(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    clip[:] = clip[0]
-    return clip
+def changed_clips(clip: Float32Array, rng: np.random.Generator) -> dict[str, Float32Array]:
+    """Return a clip (frames, 54, 2) with almost all of it missing, with no size, or far from usual values."""
+    no_hands, one_hand, nothing, one_point, no_width = (clip.copy() for _ in range(5))
+    no_hands[:, LEFT_HAND.start :] = np.nan
+    one_hand[:, LEFT_HAND] = 0.0
+    nothing[:] = np.nan
+    one_point[:, 1:] = np.nan
+    one_point[:, 0] = 0.3  # still: nothing in the clip has a size
+    no_width[:, RIGHT_SHOULDER] = clip[:, LEFT_SHOULDER]
+    # Everything at another place and size in every frame, as a tracker does that loses people.
+    size, place = rng.uniform(0.2, 2, (len(clip), 1, 1)), rng.uniform(-1, 1, (len(clip), 1, 2))
+    found = (clip != 0).any(2, keepdims=True)  # NaN stays NaN anyway
+    return {
+        "no hands": no_hands,
+        "one hand throughout": one_hand,
+        "nothing detected": nothing,
+        "one still point": one_point,
+        "shoulders together": no_width,
+        "frozen": np.repeat(clip[:1], len(clip), axis=0),
+        "mirrored": mirrored(clip, rng),
+        "jumping": np.where(found, (clip * size + place).astype(np.float32), clip),
+        # Not further: a model without normalisation has logits of this size, and float32 rounds accordingly.
+        "far outside the picture": clip * np.float32(20),
+        "tiny in the picture": clip * np.float32(1e-4),
+    }
 
 
 def mirrored(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
@@ -131,40 +122,6 @@ def mirrored(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
     found = detected(swapped)
     swapped[found, 0] = 1 - swapped[found, 0]
     return swapped
-
-
-def _jumping(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    """Move everything to another place and size in every frame, as a tracker does that loses people."""
-    found = (clip != 0).any(2)  # NaN stays NaN anyway
-    size, place = rng.uniform(0.2, 2, (len(clip), 1, 1)), rng.uniform(-1, 1, (len(clip), 1, 2))
-    moved = (clip * size + place).astype(np.float32)
-    clip[found] = moved[found]
-    return clip
-
-
-def _far_outside(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    # Not further: a model without normalisation has logits of this size, and float32 rounds them accordingly.
-    clip *= np.float32(20)
-    return clip
-
-
-def _tiny(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    clip *= np.float32(1e-4)
-    return clip
-
-
-_CHANGES: Final = {
-    "no hands": _no_hands,
-    "one hand throughout": _one_hand,
-    "nothing detected": _nothing,
-    "one still point": _one_still_point,
-    "shoulders together": _no_width,
-    "frozen": _frozen,
-    "mirrored": mirrored,
-    "jumping": _jumping,
-    "far outside the picture": _far_outside,
-    "tiny in the picture": _tiny,
-}
 
 
 def probe_batches(contract: GraphContract) -> list[tuple[Float32Array, Int32Array]]:

@@ -1,11 +1,10 @@
-"""The PyTorch module behind the same door as every engine: parity's reference, and a peer of engines."""
+"""The PyTorch module as a `Runner`: parity's reference, and a peer of the engines."""
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 
-_GRAPHS: Final = 16  # CUDA graphs kept, one a shape
+_GRAPHS: Final = 16  # CUDA graphs kept, one for each shape
 
 
 class TorchRunner(Runner):
@@ -41,7 +40,7 @@ class TorchRunner(Runner):
         self.device = next(self.module.parameters()).device
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
-        # A copy only of what is read-only, such as a memory-mapped clip: torch has no read-only tensors.
+        # A copy of read-only arrays alone, such as a memory-mapped clip: torch has no read-only tensors.
         poses, lengths = (
             torch.from_numpy(np.require(array, requirements="W")) for array in (poses_NTD, lengths_N)
         )
@@ -57,7 +56,7 @@ class TorchRunner(Runner):
         return array
 
     def close(self) -> None:
-        """Let go of the module and of the memory that torch keeps on a GPU."""
+        """Free the module and the memory that torch keeps on a GPU."""
         del self.module
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -80,8 +79,9 @@ class CompiledTorchRunner(TorchRunner):
         return logits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Captured:
+class CapturedGraph(NamedTuple):
+    """A CUDA graph of the module for one shape, with its buffers."""
+
     graph: torch.cuda.CUDAGraph
     poses: Tensor
     lengths: Tensor
@@ -89,14 +89,14 @@ class _Captured:
 
 
 class GraphedTorchRunner(TorchRunner):
-    """The module as CUDA graphs, one for each shape, the least recently used of them given up.
+    """The module as CUDA graphs, one for each shape in an LRU cache.
 
     Thread-safe: one call at a time, because a graph has one set of buffers.
     """
 
     def __init__(self, module: nn.Module, contract: GraphContract, *, name: str) -> None:
         super().__init__(module, contract, name=name)
-        self._graphs: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
+        self._graph_of = functools.lru_cache(maxsize=_GRAPHS)(self._capture)
         self._lock = threading.Lock()
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
@@ -104,23 +104,20 @@ class GraphedTorchRunner(TorchRunner):
             return super()._infer(poses_NTD, lengths_N)
 
     def close(self) -> None:
-        """Let go of the graphs too."""
-        self._graphs.clear()
+        """Free the graphs too."""
+        self._graph_of.cache_clear()
         super().close()
 
     def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
-        shape = tuple(poses.shape)
-        captured = self._graphs.pop(shape, None) or self._capture(poses, lengths)
-        self._graphs[shape] = captured
-        if len(self._graphs) > _GRAPHS:
-            self._graphs.popitem(last=False)
+        captured = self._graph_of(*poses.shape)
         captured.poses.copy_(poses)
         captured.lengths.copy_(lengths)
         captured.graph.replay()
         return captured.logits
 
-    def _capture(self, poses: Tensor, lengths: Tensor) -> _Captured:
-        poses, lengths = poses.clone(), lengths.clone()
+    def _capture(self, clips: int, frames: int, features: int) -> CapturedGraph:
+        poses = torch.zeros(clips, frames, features, dtype=self.dtype, device=self.device)
+        lengths = torch.full((clips,), frames, dtype=torch.int32, device=self.device)
         # Once outside the graph, on the stream of its own that capturing needs: libraries set themselves up.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -130,4 +127,4 @@ class GraphedTorchRunner(TorchRunner):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             logits = self.module(poses, lengths)
-        return _Captured(graph=graph, poses=poses, lengths=lengths, logits=logits)
+        return CapturedGraph(graph=graph, poses=poses, lengths=lengths, logits=logits)
