@@ -6,8 +6,7 @@ import ast
 import json
 import logging
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
+from spoter_export.passes.graph import check_valid
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.landmarks import NUM_FEATURES
@@ -32,10 +32,10 @@ EXAMPLE_FRAMES: Final = 37
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traced:
-    """A module's ONNX graph, and what tells where its tensors come from.
+    """A module's ONNX graph, and where its tensors come from.
 
     Attributes:
-        model: what `onnx_from_module` returns.
+        model: the graph, as `onnx_from_module` returns it.
         program: the torch program that it was written from; most of its nodes bear the names of tensors.
         module_of: tensor → path of the module that makes it, ``"encoder_layers.0.norm1"``; ``""`` is the top.
     """
@@ -70,8 +70,13 @@ def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
         ExportError: see `onnx_from_module`.
     """
     poses, lengths, dynamic_shapes = example_of(contract)
+    # The exporter's remarks on its own internals, and on torchvision's absence, are nothing to the user.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
     try:
-        with _quiet_exporter():
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module.eval(),
                 (poses, lengths),
@@ -89,18 +94,20 @@ def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
         raise ExportError(
             f"torch {torch.__version__} cannot export the module: {type(reason).__name__}: {first_line}"
         ) from error
+    finally:
+        logger.setLevel(level)
     if program is None or program.exported_program is None:
         raise ExportError(f"torch {torch.__version__} returned no ONNX program")
     proto = program.model_proto
-    module_of = _modules_of(proto.graph, {path for path, _ in module.named_modules()})
-    model = _cleaned(proto)
+    module_of = modules_of(proto.graph, {path for path, _ in module.named_modules()})
+    model = strip_remarks(proto)
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(contract.as_json(), ensure_ascii=False))
     check_graph(model, contract)
     return Traced(model=model, program=program.exported_program, module_of=module_of)
 
 
-def _modules_of(graph: onnx.GraphProto, paths: set[str]) -> dict[str, str]:
-    """Read from the exporter's remarks which module made each tensor; without a remark it is left out."""
+def modules_of(graph: onnx.GraphProto, paths: set[str]) -> dict[str, str]:
+    """Return tensor → module from the exporter's remarks; a tensor without a remark is left out."""
     found = {}
     for node in graph.node:
         remarks = {entry.key: entry.value for entry in node.metadata_props}
@@ -128,22 +135,12 @@ def example_of(contract: GraphContract) -> tuple[Tensor, Tensor, tuple[dict[int,
     return poses, lengths, ({0: batch_axis, 1: frames_axis}, {0: batch_axis})
 
 
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's remarks on its own internals, and on torchvision's absence, from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def strip_remarks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove all but the model: stack traces and paths, doc strings, intermediate shapes.
 
-
-def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what is not the model: stack traces and paths, doc strings, intermediate shapes."""
+    Raises:
+        ExportError: there is control flow in the graph.
+    """
     for owner in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
         del owner.metadata_props[:]
         owner.ClearField("doc_string")
@@ -170,17 +167,14 @@ def check_graph(
 
     Args:
         model: the graph.
-        contract: what it should be.
+        contract: the form that it must have.
         opset: the version of the standard operators.
-        domains: of operators that it may have besides the standard ones.
+        domains: of the operators that it may have besides the standard ones.
 
     Raises:
         ExportError: names the first thing that differs.
     """
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+    check_valid(model, "the graph is not valid ONNX")
     expected: dict[str, tuple[Any, list[str | int]]] = {
         POSES: (TensorProto.FLOAT, ["batch", "frames", NUM_FEATURES]),
         LENGTHS: (TensorProto.INT32, ["batch"]),

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from spoter_runtime.files import recover, remove, replacing, sha256_of, write_json, write_text
+from spoter_runtime.files import link_or_copy, recover, remove, replacing, sha256_of, write_json, write_text
 
 
 def names(folder):
@@ -205,3 +205,18 @@ def test_what_two_renames_left_is_put_back(tmp_path):
     recover(target)
     assert names(tmp_path) == [other.name, "bundle"]
     assert (target / ".bundle.00000000.old").exists()
+
+
+def test_a_second_name_is_a_link_and_a_copy_where_there_are_no_links(tmp_path, monkeypatch):
+    first = tmp_path / "first"
+    first.write_text("content")
+    link_or_copy(first, tmp_path / "link")
+    assert (tmp_path / "link").samefile(first)
+
+    def refuse(source, target):
+        raise OSError("no links on this file system")
+
+    monkeypatch.setattr("os.link", refuse)
+    link_or_copy(first, tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "content"
+    assert not (tmp_path / "copy").samefile(first)

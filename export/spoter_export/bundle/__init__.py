@@ -1,1 +1,1 @@
-"""The bundle folder: what its files are, and how they are read."""
+"""Write bundles, add engines to them, and describe their files."""

@@ -1,4 +1,4 @@
-"""Add engines to a bundle, or build them anew: planned from its data, built, run where there is a GPU.
+"""add_engines: plan engines from a bundle's data, build them, and run them where there is a GPU.
 
 No torch and no onnx: this runs on the device too, because TensorRT builds an engine on the GPU it is for.
 """
@@ -46,8 +46,8 @@ class AddedEngine:
     """An engine that is in the bundle now.
 
     Attributes:
-        plan: its shapes, and what padding they are expected to cost.
-        proof: what it answered over all shapes and on the goldens; None where it was only built.
+        plan: its shapes, and their expected padding.
+        proof: its answers over all shapes and on the goldens; None where it was only built.
         not_executed: why it was only built; empty where it was executed.
     """
 
@@ -80,7 +80,7 @@ def add_engines(
         compute_capabilities: ``"8.6"``, …, for TensorRT-RTX; None for its default.
         profiles: instead of those planned from the lengths of the clips that the run was trained on.
         execute: run them where there is a GPU; without, they count as built only, and are proven later.
-        force: build anew what is there already.
+        force: build engines anew that are there already.
         on_progress: called with (done, total, what).
 
     Raises:
@@ -98,7 +98,7 @@ def add_engines(
     read_bundle(folder)  # before the lock: a wrong name shall not wait
     with bundle_lock(folder, on_progress):
         bundle = read_bundle(folder)
-        bundle.check_files()  # or what is damaged would be sealed anew as it is
+        bundle.check_files()  # or damaged files would be sealed anew
         plan = plan_from_bundle(bundle, profiles)
         if not force:  # before the build: TensorRT's may take minutes
             check_absent(bundle, library, precisions, compute_capabilities)
@@ -128,8 +128,8 @@ def check_engine_precisions(precisions: Sequence[str]) -> None:
     """Check that engines can be built in each of the precisions.
 
     Raises:
-        ConfigError: one of them is int8, which is for CPUs: its file rounds values by what each tensor holds
-            while the model runs, and TensorRT has no such operator.
+        ConfigError: one of them is int8, which is for CPUs: its file quantises activations while the model
+            runs, and TensorRT has no such operator.
     """
     if "int8" in precisions:
         fits = ",".join(name for name in dict.fromkeys(precisions) if name in ENGINE_PRECISIONS) or "fp32"

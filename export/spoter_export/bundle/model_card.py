@@ -150,11 +150,8 @@ def _proof_section(proof: Proof) -> str:
     rows = [(grid, f"{max(ran):.1e}", allowed, "")]
     for clips in facts.clips:
         if clips.change is None:
-            what, labels = (
-                f"{len(clips.clips)} clips ({clips.source})",
-                agreement_in_words(clips, proof.precision),
-            )
-            rows.append((what, f"{clips.max_logit_diff:.1e}", allowed, labels))
+            what, difference = f"{len(clips.clips)} clips ({clips.source})", f"{clips.max_logit_diff:.1e}"
+            rows.append((what, difference, allowed, agreement_in_words(clips, proof.precision)))
     for fact in facts.invariance:
         what = f"{fact.change}, {fact.runner}, {fact.clips} clips"
         rows.append((what, f"{fact.max_logit_diff or 0:.1e}", moved, ""))

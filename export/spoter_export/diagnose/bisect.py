@@ -1,7 +1,7 @@
 """Find the first tensor at which a graph leaves a model, and the smallest graph that shows it.
 
-Every tensor that both forms have by name is computed from the other form's values of what comes just before
-it: an error is met where it is made, not where it has grown, and rounding does not add up on the way.
+Every tensor that both forms have by name is computed from the other form's values of the tensors just before
+it: an error shows where it is made, not where it has grown, and rounding does not add up on the way.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def run_graph(model: onnx.ModelProto, inputs: Values, *, optimise: bool) -> dict
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # fatal only: what fails here comes back as an exception
+    options.log_severity_level = 4  # fatal only: failures come back as exceptions
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -1,4 +1,4 @@
-"""Split a difference along the chain from the module to what was run, and name the first link that breaks."""
+"""Split a difference along the chain from the module to the backend, and name the first link that breaks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def links_of(steps: Sequence[Step], clips: Sequence[Float32Array]) -> tuple[Link
     """Run every step on the same clips and compare it with the one before.
 
     Args:
-        steps: from the module to what was run.
+        steps: from the module to the backend.
         clips: (frames, 54, 2), of several lengths, as many as fit into one batch.
     """
     links: list[Link] = []
@@ -120,7 +120,7 @@ def first_module_moved_by_padding(module: nn.Module, clip: Float32Array, frames:
     Args:
         module: ``forward(poses, lengths) -> logits``.
         clip: (T, 54, 2), T less than `frames`.
-        frames: what the clip is padded to, with NaN.
+        frames: length to which the clip is padded, with NaN.
 
     Returns:
         None where no submodule's does; ``""`` is the module itself.

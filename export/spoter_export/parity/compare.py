@@ -69,7 +69,7 @@ def run_parity(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> ParityFacts:
-    """Compare a candidate with its reference over the shape grid, on clips, and on what must not matter.
+    """Compare a candidate with its reference over the shape grid, on clips, and under changes without effect.
 
     Args:
         reference: usually the PyTorch model.

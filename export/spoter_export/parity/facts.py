@@ -40,8 +40,8 @@ class ClipFact:
         reference, candidate: their best labels.
         reference_margin, candidate_margin: between a runner's best two logits.
         top5_agree: whether the best five labels are the same five.
-        label: what was signed; None where it is not known.
-        signer: who signed; None where it is not known.
+        label: the signed word; None where it is not known.
+        signer: name of the signer; None where it is not known.
     """
 
     name: str

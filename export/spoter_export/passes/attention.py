@@ -14,9 +14,10 @@ import onnx_ir as ir
 from spoter_export.passes.attention_pattern import Attention, Linear, attentions, linear_at, real_tokens
 from spoter_export.passes.graph import Array, Name, NewNodes, infer_shapes, only_reader, sizes_of
 
-# The first in which Attention takes a number of tokens. What the graphs have from 20 on means the same in it.
+# The first opset in which Attention takes a number of tokens; the other operators mean the same as in 20.
 OPSET_OF_ATTENTION: Final = 24
-# The first ONNX Runtime that heeds it: 1.24 runs the operator and attends to padding, and older ones lack it.
+# The first ONNX Runtime that uses this number: 1.24 ignores it and attends to padding, older ones lack the
+# operator.
 ORT_WITH_ATTENTION: Final = "1.25"
 _SWAP_HEADS: Final = (0, 2, 1, 3)  # (N, S, H, d) → (N, H, S, d), and back
 
@@ -27,7 +28,7 @@ Attend = Callable[[NewNodes, Attention, ir.Value, str], ir.Value]
 def pack_projections(model: ir.Model) -> None:
     """Compute queries, keys and values in one product, scaled beforehand, and split them by constant shapes.
 
-    Requires: attention of tokens to themselves, with an additive mask.
+    Requires: self-attention with an additive mask.
     Ensures: one product with a weight, one transposition for all three and one of the keys.
     """
     new = NewNodes(model)
@@ -58,8 +59,7 @@ def attend_in_one_operator(model: ir.Model) -> None:
 
     It takes the number of real tokens instead of a mask, and tokens as they are: nothing is transposed.
 
-    Requires: attention of tokens to themselves; a mask that shuts out what is beyond each clip's length, and
-        nothing else.
+    Requires: self-attention; a mask that excludes the tokens beyond each clip's length, and no others.
     Ensures: one node for each attention; the opset that it came with.
     """
     infer_shapes(model)
@@ -88,7 +88,7 @@ def absorb_single_query(model: ir.Model) -> None:
 
 
 def absorb_single_query_into_one_operator(model: ir.Model) -> None:
-    """Do what `absorb_single_query` does, and leave the attending to the operator Attention.
+    """Rewrite as `absorb_single_query` does, and leave the attending to the operator Attention.
 
     Multi-query attention: all heads share the tokens as keys and values. Without a length mask the attention
     falls back to `absorb_single_query`.
@@ -161,7 +161,7 @@ def gemm(new: NewNodes, layer: Linear, rows: ir.Value, name: str) -> ir.Value:
 
 
 def attend_step_by_step(new: NewNodes, attention: Attention, asked: ir.Value, attended: str) -> ir.Value:
-    """Return the sums over the tokens (N, H, E), by standard operators of any opset."""
+    """Return the weighted sums of the tokens (N, H, E), by operators of any opset."""
     tokens, name, heads = attention.keys.source, attention.name, attention.heads
     width = len(attention.keys.weight)
     in_heads = new.constant(f"heads_{heads}_{width}", np.array([0, heads, width]))
@@ -175,7 +175,7 @@ def attend_step_by_step(new: NewNodes, attention: Attention, asked: ir.Value, at
 
 
 def attend_to_tokens(new: NewNodes, attention: Attention, asked: ir.Value, attended: str) -> ir.Value:
-    """Return the sums over the tokens (N, 1, H E), by one operator where the mask is one of lengths."""
+    """Return the weighted sums of the tokens (N, 1, H E), by one operator if the mask is one of lengths."""
     real = real_tokens(attention.mask)
     if real is None:
         return attend_step_by_step(new, attention, asked, attended)
@@ -186,7 +186,7 @@ def attend_to_tokens(new: NewNodes, attention: Attention, asked: ir.Value, atten
 
 
 def products_of_weights(attention: Attention, behind: Linear) -> tuple[Linear, Linear]:
-    """Return the layers from a query to what it asks of tokens, and from attended tokens to the output."""
+    """Return the layer from a query to its product with the keys' weights, and from sums to the output."""
     heads = attention.heads
 
     def by_head(values: Array) -> list[Array]:

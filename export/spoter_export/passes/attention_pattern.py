@@ -109,7 +109,7 @@ def before_heads(value: Input) -> tuple[ir.Value, int, float] | None:
     """Go back from one factor to the tensor that was split into heads.
 
     Returns:
-        That tensor, the number of heads, and by what it was multiplied on the way.
+        That tensor, the number of heads, and the product of the factors on the way.
     """
     scale, heads = 1.0, None
     while value is not None and (node := value.producer()) is not None:

@@ -1,4 +1,4 @@
-"""Passes that compute ahead what depends on weights alone, or that a weight can take over."""
+"""Passes that compute constants at export, and fold operators into the weights behind them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spoter_export.passes.graph import (
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Compute here what depends on weights alone.
+    """Compute the nodes whose inputs are all constants, and keep the results as constants.
 
     Requires: a node all of whose inputs are constants.
     Ensures: none is left; engines need not do it whenever they load the file.

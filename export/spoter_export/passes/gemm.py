@@ -1,4 +1,4 @@
-"""Passes for tokens as rows of one matrix: a linear layer is one operator, with what is added to it."""
+"""Passes that keep tokens as rows of one matrix, so that a linear layer and its additions are one Gemm."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def add_in_gemm(model: ir.Model) -> None:
 
     The bias moves into that of the LayerNormalization before, and out of the layers that read this as well.
 
-    Requires: rows from a LayerNormalization, added to what a Gemm makes of other rows; all else that reads
-        them is a Gemm.
+    Requires: rows from a LayerNormalization, added to the output of a Gemm on other rows; all other readers
+        of these rows are Gemms.
     Ensures: a Gemm with those rows as its third factor, no Add.
     """
     new = NewNodes(model)

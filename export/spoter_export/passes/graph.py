@@ -11,6 +11,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from spoter_runtime.errors import ExportError
+
 Array: TypeAlias = npt.NDArray[Any]
 Input: TypeAlias = ir.Value | None  # None is an optional input that is left out
 Name: TypeAlias = str | ir.Value  # of a new value: a name, or the old value that the new one stands for
@@ -68,6 +70,18 @@ def infer_shapes(model: ir.Model) -> None:
 def remove_unused(model: ir.Model) -> None:
     """Remove the nodes and the constants that no output depends on."""
     common.RemoveUnusedNodesPass()(model)
+
+
+def check_valid(model: onnx.ModelProto, problem: str, *, fix: str = "") -> None:
+    """Check that a model is valid ONNX.
+
+    Raises:
+        ExportError: it is not; the message is `problem` and the reason.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{problem}: {error}", fix=fix) from error
 
 
 def proto_from_ir(model: ir.Model) -> onnx.ModelProto:
@@ -143,6 +157,6 @@ class NewNodes:
             value.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def replace(self) -> None:
-        """Insert the nodes where the last old value is computed, and remove what is unused then."""
+        """Insert the nodes where the last old value is computed, and remove the nodes that become unused."""
         self.put(self._old[-1][0].producer())
         remove_unused(self.model)

@@ -1,8 +1,7 @@
 """lowered: an exported graph with less to do for the same answers, pass by pass.
 
-Each pass says what it requires and what it ensures, is checked against the graph before it, and leaves alone
-what does not look like what it requires: any module may be exported. What they are worth is measured by
-`benchmarks/lowering.py`.
+Each pass states its requirement and its result, is checked against the graph before it, and leaves nodes
+alone that do not meet the requirement: any module may be exported. `benchmarks/lowering.py` measures them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from spoter_export.passes.attention import (
 )
 from spoter_export.passes.folding import fold_constants, fold_feature_order, fold_feature_weights
 from spoter_export.passes.gemm import add_in_gemm, rows_as_gemm
-from spoter_export.passes.graph import proto_from_ir
+from spoter_export.passes.graph import check_valid, proto_from_ir
 from spoter_export.passes.reshape import constant_shapes
 from spoter_runtime.errors import BackendError, ExportError
 from spoter_runtime.landmarks import Float32Array
@@ -43,7 +42,7 @@ _FOLDED: Final[tuple[Pass, ...]] = (
     fold_feature_order,
     constant_shapes,
 )
-# What a file for any runtime gets before int8 is made of it, which takes MatMul, not Gemm.
+# For any runtime, before int8: its quantiser takes MatMul, not Gemm.
 SIMPLER: Final[tuple[Pass, ...]] = (*_FOLDED, absorb_single_query, pack_projections)
 # For any runtime: standard operators, of an opset that all of them know.
 PORTABLE: Final[tuple[Pass, ...]] = (*SIMPLER, rows_as_gemm, add_in_gemm)
@@ -91,24 +90,19 @@ def lowered(
     """Return the graph after some passes; the one that was given is left as it is.
 
     Args:
-        model: what `onnx_from_module` returns.
-        passes: what is done, in this order.
+        model: from `onnx_from_module`.
+        passes: to apply, in this order.
         batches: poses and lengths on which each pass has to give the logits of the graph before it.
 
     Raises:
-        ExportError: what a pass made is not valid ONNX, or gives other logits; the pass is named.
+        ExportError: the graph after a pass is not valid ONNX, or gives other logits; the pass is named.
     """
     edited = ir.from_proto(model)
     answers: list[Float32Array] = []  # of the graph as it is
     for apply in passes:
         apply(edited)
         after = proto_from_ir(edited)
-        try:
-            onnx.checker.check_model(after, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(
-                f"{apply.__name__}: the graph that it made is not valid ONNX: {error}"
-            ) from error
+        check_valid(after, f"{apply.__name__}: the graph that it made is not valid ONNX")
         if batches and after.graph != model.graph:
             before = answers or logits_of(model, batches)
             answers = same_answers(apply.__name__, after, batches, before)
@@ -145,6 +139,6 @@ def same_answers(
 def logits_of(
     model: onnx.ModelProto, batches: Sequence[tuple[Float32Array, Int32Array]]
 ) -> list[Float32Array]:
-    """Return what ONNX Runtime answers to each batch."""
+    """Return ONNX Runtime's logits for each batch."""
     runner = OrtRunner(model.SerializeToString())
     return [runner.infer(*batch) for batch in batches]

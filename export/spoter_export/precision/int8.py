@@ -6,9 +6,9 @@ to 256 steps between its least and its largest value (standard operators).
 `benchmarks/int8.py`:
 
 - Weights stay within -64..64. A CPU without VNNI adds two products of a byte with a signed byte in 16 bits
-  and cuts off what is beyond them: with weights up to 127, the answers are wrong there, and others than
-  elsewhere. Up to 64 nothing can be cut off, and every CPU computes the same sums. What is left is that a
-  float sum in another order may round a value to the neighbouring step.
+  and saturates: with weights up to 127, the answers are wrong there, and differ from other CPUs. Up to 64
+  nothing saturates, and every CPU computes the same sums; only a float sum in another order may still round a
+  value to the neighbouring step.
 - Only products behind a LayerNormalization, which bounds every row. One scale serves a whole tensor, its
   padding and all clips of a batch: without that bound, a clip far outside of the picture takes the steps away
   from the others. The projection of the landmarks alone would make most of the error.
@@ -35,7 +35,7 @@ from spoter_runtime.ort.runner import import_onnxruntime
 
 # A sum of two products of a byte and a weight fits 16 bits: 2 x 255 x 64 = 32,640.
 EXACT_WEIGHT: Final = 64
-_FAR: Final = 1e9  # steps: more than any weight is away, and less than what JSON can say
+_FAR: Final = 1e9  # steps: more than any weight is away, and finite, because JSON has no infinity
 
 # Operators whose output stays within bounds that the file itself sets, whatever the input.
 _BOUNDS: Final = frozenset(
@@ -56,7 +56,7 @@ def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
     row a clip, which torch exports as Gemm, stays fp32: it takes no time.
 
     Args:
-        model: what `onnx_from_module` returns; it is left as it is.
+        model: from `onnx_from_module`; it is left as it is.
         keep_fp32: names of nodes that stay fp32 as well.
 
     Returns:
@@ -64,8 +64,7 @@ def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
         stored in 8 bits with a scale a column. Equal models give equal bytes.
 
     Raises:
-        ExportError: there is no such product, `keep_fp32` names what is not there, or the quantiser cannot do
-            it.
+        ExportError: there is no such product, `keep_fp32` names an unknown node, or the quantiser fails.
         MissingExtraError: ONNX Runtime is not installed.
     """
     unknown = set(keep_fp32) - {node.name for node in model.graph.node}
@@ -150,10 +149,10 @@ def quantised_by_onnxruntime(model: onnx.ModelProto, products: list[str]) -> onn
     Raises:
         ExportError: it cannot, or leaves some as they were.
     """
-    import_onnxruntime()  # says what to install where it is missing
+    import_onnxruntime()  # where it is missing, the error names the package
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    source = onnx.ModelProto()  # it changes what it is given
+    source = onnx.ModelProto()  # the quantiser changes its input
     source.CopyFrom(model)
     source.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
     # Or the quantiser's calls of `logging.info` would set up the root logger for the whole process.

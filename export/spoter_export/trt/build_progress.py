@@ -60,7 +60,7 @@ class BuildProgress:
             self._phases.pop(name, None)
 
     def end(self) -> None:
-        """Report the end; what the callback raises is raised here."""
+        """Report the end; an exception of the callback is raised here."""
         self._done = _PROGRESS_TOTAL
         if self._on_progress:
             self._on_progress(_PROGRESS_TOTAL, _PROGRESS_TOTAL, "engine built")

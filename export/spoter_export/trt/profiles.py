@@ -49,7 +49,7 @@ class ProfilePlan:
     Attributes:
         profiles: in the engine's order.
         buckets: frame counts, rising, that a runner pads to, so that one CUDA graph serves many lengths.
-        padding: what the buckets cost.
+        padding: its expected share with these buckets.
         source: the lengths that it was planned for, in words.
     """
 
@@ -64,8 +64,8 @@ def plan_profiles(
 ) -> ProfilePlan:
     """Plan two profiles, one clip at a time and batches, and the best buckets for these clips.
 
-    Both profiles take every number of frames; they differ in what the engine is tuned for: the bucket of the
-    median length for a single clip, the bucket of the 90th percentile for batches.
+    Both profiles take every number of frames. The engine is tuned for the bucket of the median length in the
+    profile of a single clip, and of the 90th percentile in the profile of batches.
 
     Args:
         frame_counts: frames of each clip that is expected. None or empty: every length is taken to be equally

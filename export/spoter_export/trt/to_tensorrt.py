@@ -73,7 +73,7 @@ def engine_from_onnx(
     Args:
         model: the file, weights inside.
         library: ``"tensorrt"`` (10.3 or newer) or ``"tensorrt_rtx"`` (1.4 or newer).
-        contract: what the file's inputs and output must be.
+        contract: of the file's inputs and output.
         plan: profiles that cover the contract, and buckets, which only the description keeps.
         compute_capabilities: ``"8.6"``, …: TensorRT-RTX alone; None means `RTX_COMPUTE_CAPABILITIES`.
             TensorRT builds for the GPU of this machine.
@@ -259,7 +259,7 @@ class EngineBuild:
             cache = self._made(self._config.create_timing_cache(b""), "timing cache")
             if not self._config.set_timing_cache(cache, False):
                 raise BackendError(f"{self._title} does not take an empty timing cache: {self._log.take()}")
-        self._log.take()  # of a file that could not be used: not the reason of what fails later
+        self._log.take()  # errors about an unusable file are not the reason of a later failure
         return cache
 
     def run(self, progress: BuildProgress) -> bytes:

@@ -414,3 +414,13 @@ def test_a_manifest_without_an_end_is_not_read_to_it(bundle_copy):
         BundleError, match=r"bundle\.json: .*: 1099511627776 bytes, a manifest has at most 167"
     ):
         read_bundle(bundle_copy)
+
+
+def test_a_bundle_tells_the_lengths_of_its_training_data(bundle_copy, reseal):
+    assert read_bundle(bundle_copy).frame_counts() == {}
+    reseal(
+        bundle_copy, lambda manifest: manifest["provenance"]["data"].update(frame_counts={"9": 2, "60": 1})
+    )
+    assert read_bundle(bundle_copy).frame_counts() == {9: 2, 60: 1}
+    reseal(bundle_copy, lambda manifest: manifest["provenance"].update(data=None))
+    assert read_bundle(bundle_copy).frame_counts() == {}
