@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from spoter_runtime.files import write_json, write_text
+from spoter_runtime.files import write_text
 from spoter_runtime.machine import cpu_model
 from spoter_toolkit.bench.host.environment import slug
+from spoter_toolkit.bench.json_text import json_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,7 +35,7 @@ def write_result(
         processor: what was measured; None for the CPU.
     """
     name = result_name(case, processor)
-    write_json(folder / f"{name}.json", found | {"environment": where})
+    write_text(folder / f"{name}.json", json_text(found | {"environment": where}) + "\n")
     write_text(folder / f"{name}.md", page)
     print(folder / f"{name}.md")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +9,7 @@ from typing import Any, Final
 from spoter_runtime.files import replacing
 from spoter_toolkit.bench.analysis.result import NOT_MEASURED, BenchResult
 from spoter_toolkit.bench.analysis.verdict import CLAIM_P, SAME_PROGRAM
+from spoter_toolkit.bench.json_text import json_text
 from spoter_toolkit.bench.report.batch_plot import batch_curves
 from spoter_toolkit.bench.report.tables import TextTable as TextTable
 from spoter_toolkit.bench.report.tables import figure as figure
@@ -61,8 +60,7 @@ def write_report(result: BenchResult, folder: Path) -> None:
 
 def json_from_result(result: BenchResult) -> str:
     """Return the whole result as indented JSON, each round's samples on one line."""
-    text = json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    return re.sub(r"\[[\d\s,]+\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
+    return json_text(result.as_json()) + "\n"
 
 
 def markdown_from_result(result: BenchResult) -> str:
