@@ -58,3 +58,18 @@ def test_every_stored_result_is_written_as_results_are_written():
     assert len(stored) > 10
     texts = {path: path.read_text(encoding="utf-8") for path in stored}
     assert [p for p, text in texts.items() if text != json_text(json.loads(text)) + "\n"] == []
+
+
+def test_every_script_that_a_page_names_is_there_or_its_commit_is_named():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    sources = [path for floor in ("runtime", "export", "toolkit") for path in (ROOT / floor).rglob("*.py")]
+    named = {
+        (path.name, script)
+        for path in [*pages, *sources]
+        for commit, script in re.findall(
+            r"([0-9a-f]{7}:)?\bbenchmarks/(\w+\.py)", path.read_text(encoding="utf-8")
+        )
+        if not commit
+    }
+    assert len(named) > 5
+    assert [(page, s) for page, s in sorted(named) if not (ROOT / "benchmarks" / s).is_file()] == []

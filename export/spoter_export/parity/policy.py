@@ -43,7 +43,7 @@ class Policy:
 # within 7.5e-3 on people's clips, changed ones too, padding and batch composition move it by at most 2.2e-3,
 # 256 of 256 labels agree. With two fifths of the roundings missing: 3,133 of 3,133 labels; where a model does
 # not know the words and its logits lie close, 0.5 % of the labels turn.
-# int8, measured on a CPU with AVX2 by benchmarks/int8.py and over twenty seeds by
+# int8, measured on a CPU with AVX2 (benchmarks/results/int8-amd-epyc-2026-11.md) and over twenty seeds by
 # benchmarks/no_false_alarm.py: a trained model stays within 3.6e-2 of fp32 on people's clips and within
 # 1.1e-1 over the grids, where generated clips of one frame are furthest; padding, batch composition and order
 # move it by at most 6.1e-2, because they share the steps that values are rounded to; 1,303 of 1,303 labels

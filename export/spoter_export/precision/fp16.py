@@ -8,7 +8,7 @@ shall stay fp32 through fp16 and back, the graph's inputs among them, and leaves
 ONNX forbids; onnxconverter-common (1.16) adds 153. Both clip a weight that does not fit and go on.
 
 bf16 is not offered: its one benefit is range, and no value of the models comes near the end of fp16's. Its
-price is several times the error. `benchmarks/fp16.py` measures both.
+price is several times the error: see benchmarks/results/fp16-intel-xeon-2026-11.md.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def fp16_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
     All before the first product stays fp32: landmarks, masks and lengths need the range. So does the
     last product: rounding close logits would make them equal, and it costs no cast more. Between them nothing
     is kept by default: LayerNormalization and the additions around it in fp32 take a third off the largest
-    difference and cost 27 casts, Softmax takes nothing off (`benchmarks/fp16.py`).
+    difference and cost 27 casts, Softmax takes nothing off.
 
     Args:
         model: from `onnx_from_module`; it is left as it is.

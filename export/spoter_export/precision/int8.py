@@ -2,8 +2,8 @@
 
 Dynamic quantisation: weights are rounded when the file is made, activations while the model runs, each tensor
 to 256 steps between its least and its largest value (standard operators).
-`onnxruntime.quantization` writes them; this module decides which products, and how fine. Measured by
-`benchmarks/int8.py`:
+`onnxruntime.quantization` writes them; this module decides which products, and how fine. Measured in
+benchmarks/results/int8-amd-epyc-2026-11.md:
 
 - Weights stay within -64..64. A CPU without VNNI adds two products of a byte with a signed byte in 16 bits
   and saturates: with weights up to 127, the answers are wrong there, and differ from other CPUs. Up to 64
