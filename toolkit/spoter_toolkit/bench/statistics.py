@@ -53,6 +53,10 @@ class Ratio:
     rounds: int
     p: float | None = None
 
+    def __str__(self) -> str:
+        """Return the estimate, and its interval where there is one: ``"1.34 (1.17–1.39)"``."""
+        return f"{self.estimate:.2f}" + ("" if self.low is None else f" ({self.low:.2f}–{self.high:.2f})")
+
 
 def paired_ratio(
     numerator_ns: Sequence[Sequence[int]], denominator_ns: Sequence[Sequence[int]], *, seed: int

@@ -75,13 +75,13 @@ def markdown_from_result(result: BenchResult) -> str:
     if batch_curves(result):
         parts.append(f"![Throughput against clips a call]({BATCHES_PNG})")
     for table in tables(result):
-        parts += [f"## {table.title}", _markdown_table(table.columns, table.rows)]
+        parts += [f"## {table.title}", markdown_table(table.columns, table.rows)]
         parts += [table.note] if table.note else []
     if found := problems(result):
         parts += ["## Not measured, or not to the end"]
-        parts += [_markdown_table(("backend", "what", "why"), found, figures=False)]
+        parts += [markdown_table(("backend", "what", "why"), found, figures=False)]
     machine = environment_rows(result.environment)
-    parts += ["## Environment", _markdown_table(("what", "value"), machine, figures=False)]
+    parts += ["## Environment", markdown_table(("what", "value"), machine, figures=False)]
     parts += ["## These figures say nothing about", "\n".join(f"- {what}" for what in NOT_MEASURED)]
     return "\n\n".join(parts) + "\n"
 
@@ -145,7 +145,7 @@ def _listed(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> str:
     """Return a table; `figures` are set to the right, all but the first column."""
     rule = ["---"] + ["---:" if figures else "---"] * (len(columns) - 1)
     return "\n".join(

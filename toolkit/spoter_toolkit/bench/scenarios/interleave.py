@@ -1,8 +1,8 @@
-"""Time engines of one process in turn, so that what disturbs the machine disturbs all of them."""
+"""Time engines of one process in turn, so that a change of the machine's speed meets all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from spoter_runtime.landmarks import Float32Array
 from spoter_toolkit.bench.worker.tasks import Infers, timed
@@ -21,10 +21,22 @@ def in_turn(
         min_ns: a round's time, at least.
     """
     samples: dict[str, list[list[int]]] = {name: [] for name in engines}
-    for done in range(rounds + 1):
-        for name in [*engines][:: -1 if done % 2 else 1]:
-            engine = engines[name]
-            taken = timed(lambda engine=engine: engine.infer(poses_NTD), min_calls, min_ns)  # type: ignore[misc]
-            if done:
-                samples[name].append(taken)
+    for number, name in interleaved([*engines], rounds):
+        engine = engines[name]
+        taken = timed(lambda engine=engine: engine.infer(poses_NTD), min_calls, min_ns)  # type: ignore[misc]
+        if number >= 0:
+            samples[name].append(taken)
     return samples
+
+
+def interleaved(names: Sequence[str], rounds: int, *, warm_up: int = 1) -> Iterator[tuple[int, str]]:
+    """Yield (round, name) for every name in every round; every other round goes backwards.
+
+    Args:
+        names: of the engines.
+        rounds: that are measured, numbered from 0.
+        warm_up: rounds before them, whose numbers are below 0.
+    """
+    for number in range(-warm_up, rounds):
+        for name in names[:: -1 if number % 2 else 1]:
+            yield number, name

@@ -11,10 +11,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from spoter_runtime.errors import BackendError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in `typing` since Python 3.11
 
 # Libraries read these once, when they load; they are set for the worker alone.
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -25,41 +29,29 @@ class WorkerLost(Exception):
     """A worker died or hung; the text says how. The controller catches it: it never reaches the user."""
 
 
-class WorkerProcess:
-    """A live `spoter_toolkit.bench.worker.__main__`; a context manager that ends it.
-
-    Starting returns at once; `opened` waits until the model is loaded.
-    """
+class LineProcess:
+    """A live process that answers each line of JSON with one; a context manager that ends it."""
 
     def __init__(
-        self,
-        bundle: Path,
-        backend: str,
-        threads: int,
-        *,
-        timeout_s: float,
-        options: dict[str, Any] | None = None,
+        self, command: Sequence[str | Path], *, environment: Mapping[str, str], timeout_s: float
     ) -> None:
         """Start the process.
 
         Args:
-            bundle: the bundle folder.
-            backend: a name from `spoter_toolkit.backends.BACKENDS`, or ``floor``.
-            threads: threads inside one operator, for the engine and for the libraries under it.
+            command: the program and its arguments.
+            environment: all of its environment variables.
             timeout_s: how long one answer may take.
-            options: as in `spoter_toolkit.bench.worker.__main__`.
         """
         self._timeout_s = timeout_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
-        arguments = [backend, str(threads), str(bundle), json.dumps(options or {})]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "spoter_toolkit.bench.worker", *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the controller, which lets a worker finish its step
-            env=worker_environment(threads),
+            env=environment,
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None
@@ -74,17 +66,8 @@ class WorkerProcess:
         """The process's id."""
         return self._process.pid
 
-    def opened(self) -> dict[str, Any]:
-        """Wait for the worker's first line: what importing and loading took.
-
-        Raises:
-            BackendError: the backend cannot be opened here; the text is the worker's own.
-            WorkerLost: the worker died or hung.
-        """
-        return self._answer()
-
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send one request and wait for its answer; fields as in `spoter_toolkit.bench.worker.tasks`.
+        """Send one request and wait for its answer.
 
         Raises:
             BackendError: the engine failed.
@@ -134,13 +117,54 @@ class WorkerProcess:
         self._process.stdout.close()
         self._stderr.close()
 
-    def __enter__(self) -> WorkerProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None:  # nobody waits for its answer any more
             self._process.kill()
         self.close()
+
+
+class WorkerProcess(LineProcess):
+    """A live `spoter_toolkit.bench.worker.__main__`; requests as in `spoter_toolkit.bench.worker.tasks`.
+
+    Starting returns at once; `opened` waits until the model is loaded.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        backend: str,
+        threads: int,
+        *,
+        timeout_s: float,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """Start the process.
+
+        Args:
+            bundle: the bundle folder.
+            backend: a name from `spoter_toolkit.backends.BACKENDS`, or ``floor``.
+            threads: threads inside one operator, for the engine and for the libraries under it.
+            timeout_s: how long one answer may take.
+            options: as in `spoter_toolkit.bench.worker.__main__`.
+        """
+        arguments = [backend, str(threads), str(bundle), json.dumps(options or {})]
+        super().__init__(
+            [sys.executable, "-m", "spoter_toolkit.bench.worker", *arguments],
+            environment=worker_environment(threads),
+            timeout_s=timeout_s,
+        )
+
+    def opened(self) -> dict[str, Any]:
+        """Wait for the worker's first line: what importing and loading took.
+
+        Raises:
+            BackendError: the backend cannot be opened here; the text is the worker's own.
+            WorkerLost: the worker died or hung.
+        """
+        return self._answer()
 
 
 def worker_environment(threads: int) -> dict[str, str]:
