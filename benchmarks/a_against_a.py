@@ -1,38 +1,33 @@
-"""How often the bench claims a difference where there is none, and finds one that was planted.
+"""Count how often the bench claims a difference that is not there, and how often it finds a planted one.
 
     python benchmarks/a_against_a.py BUNDLE [--runs 20] [--slow-down 0.1] [--work FOLDER]
 
-Runs the bench with three workers of one backend, `ort-cpu`, in turn: the second is the first again, the third
-waits a tenth of each call's own time after it. So many runs with the machine otherwise idle, and so many with
-one core kept busy by a process that counts. Each run measures one clip of 60 frames on one thread, in many
-short rounds: a noisy machine changes within a tenth of a second, and only what lasts a whole round cancels.
-Takes about 15 minutes for 20 runs of each. A run is written to the work folder when done, and not done again.
-Writes benchmarks/results/a-against-a-<cpu>-<month>.json and .md.
+Each run of the bench has three workers of one backend, `ort-cpu`, in turn: the second equals the first, the
+third waits after each call for a share of that call's time. `--runs` runs have the machine for themselves,
+and as many share it with a process that keeps one core busy. A run measures one clip of 60 frames on one
+thread in many short rounds: the speed of a noisy machine changes within a tenth of a second, and only changes
+that last a whole round cancel. 20 runs of each take about 15 minutes; finished ones stay in the work folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from result_files import RESULTS, write_result
+from result_files import RESULTS, stored, write_result
 
-from spoter_runtime.files import write_json
-from spoter_runtime.machine import usable_cores
 from spoter_toolkit.bench.analysis.verdict import CLAIM_P, SAME_PROGRAM, is_claim
-from spoter_toolkit.bench.host.environment import environment, slug
+from spoter_toolkit.bench.host.environment import slug
+from spoter_toolkit.bench.report.markdown import markdown_table
 from spoter_toolkit.bench.run import run_bench
 from spoter_toolkit.bench.settings import BenchSettings, plural
 
@@ -50,6 +45,10 @@ SETTINGS = BenchSettings(
     curve=False,
     floor=False,
 )
+COLUMNS = (
+    *("machine", "case", "the second worker is", "comparisons", "called slower", "called faster"),
+    *("smallest ratio", "largest ratio"),
+)
 
 
 @contextmanager
@@ -65,7 +64,7 @@ def busy_core() -> Iterator[None]:
 
 
 def one_run(bundle: Path, number: int, slow_down: float) -> dict[str, Any]:
-    """Run the bench once; return what it says of the equal and of the slowed worker."""
+    """Run the bench once; return its verdicts on the equal and on the slowed worker."""
     begin = time.perf_counter()
     result = run_bench(bundle, SETTINGS, slow_down={SLOWED: slow_down})
     others = [state.others_cores for state in result.machine if state.others_cores is not None]
@@ -79,55 +78,22 @@ def one_run(bundle: Path, number: int, slow_down: float) -> dict[str, Any]:
     }
 
 
-def kept(path: Path, bundle: Path, number: int, slow_down: float) -> dict[str, Any]:
-    """Return a run that was done before, else do it."""
-    if not path.is_file():
-        write_json(path, one_run(bundle, number, slow_down))
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value
-
-
-def counts(runs: list[dict[str, Any]], backend: str) -> dict[str, Any]:
-    """Return, by case, how often a verdict claims a difference from the first worker, and the ratios."""
-    found: dict[str, Any] = {}
-    for run in runs:
-        for comparison in run["comparisons"]:
-            if comparison["backend"] == backend:
-                what = f"{comparison['what']} on {plural(comparison['threads'], 'thread')}"
-                row = found.setdefault(what, {"comparisons": 0, "faster": 0, "slower": 0, "ratios": []})
-                words = comparison["verdict"]
-                row["comparisons"] += 1
-                row["ratios"].append(comparison["ratio"]["estimate"])
-                if is_claim(words):
-                    row["faster" if comparison["ratio"]["estimate"] > 1 else "slower"] += 1
-                row.setdefault("verdicts", Counter())[words] += 1
+def rows(runs: dict[str, list[dict[str, Any]]], slow_down: float) -> list[tuple[str, ...]]:
+    """Return, by machine, worker and case, how many verdicts claim a difference, and between which ratios."""
+    by_case: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    names = {EQUAL: "the same", SLOWED: f"slower by {slow_down:.0%}"}
+    for state, of_state in runs.items():
+        for comparison in [c for run in of_state for c in run["comparisons"]]:
+            if comparison["backend"] in names:
+                case = f"{comparison['what']} on {plural(comparison['threads'], 'thread')}"
+                by_case.setdefault((state, case, names[comparison["backend"]]), []).append(comparison)
+    found = []
+    for key, comparisons in sorted(by_case.items()):
+        ratios = [c["ratio"]["estimate"] for c in comparisons]
+        claimed = [c["ratio"]["estimate"] for c in comparisons if is_claim(c["verdict"])]
+        counts = (len(ratios), sum(ratio < 1 for ratio in claimed), sum(ratio > 1 for ratio in claimed))
+        found.append((*key, *map(str, counts), f"{min(ratios):.3f}", f"{max(ratios):.3f}"))
     return found
-
-
-def markdown(told: dict[str, Any], where: dict[str, Any], command: str, bundle: str, slow_down: float) -> str:
-    """Return the result for people."""
-    lines = [
-        f"# A against A on {where['cpu']}, {datetime.now(timezone.utc):%Y-%m}",
-        "",
-        f"`{command}`, bundle {bundle}, {where['usable_cores']} cores. Three workers of ort-cpu in turn, the "
-        f"third slowed down by {slow_down:.0%} of each call's own time. A difference is claimed where the "
-        f"whole interval is more than {SAME_PROGRAM:.0%} away from 1 and the signed-rank test gives p <= "
-        f"{CLAIM_P:g}.",
-        "",
-        "| machine | case | the second worker is | comparisons | called slower | called faster | ratios |",
-        "|---|---|---|---:|---:|---:|---|",
-    ]
-    for state, by_backend in told.items():
-        for backend, name in ((EQUAL, "the same"), (SLOWED, f"slower by {slow_down:.0%}")):
-            for case, row in by_backend[backend].items():
-                low, high = min(row["ratios"]), max(row["ratios"])
-                lines.append(
-                    f"| {state} | {case} | {name} | {row['comparisons']} | {row['slower']} | {row['faster']} "
-                    f"| {low:.3f} – {high:.3f} |"
-                )
-    drifted = {state: by_backend["drifted"] for state, by_backend in told.items()}
-    lines += ["", "Runs in which a drift was flagged: " + ", ".join(f"{n} {s}" for s, n in drifted.items())]
-    return "\n".join(lines) + ".\n"
 
 
 def main() -> None:
@@ -138,34 +104,29 @@ def main() -> None:
     parser.add_argument("--slow-down", type=float, default=0.1)
     parser.add_argument("--work", type=Path, help="default: a temporary folder")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    where = environment()
-    work = asked.work or Path(tempfile.mkdtemp(prefix="a-against-a-"))
-    work.mkdir(parents=True, exist_ok=True)
+    given = parser.parse_args()
+    work = given.work or Path(tempfile.mkdtemp(prefix="a-against-a-"))
     runs: dict[str, list[dict[str, Any]]] = {IDLE: [], BUSY: []}
     for state, done in runs.items():
-        for number in range(1, asked.runs + 1):
-            path = work / f"{slug(state)}-{number}.json"
-            if state == BUSY:
-                with busy_core():
-                    done.append(kept(path, asked.bundle, number, asked.slow_down))
-            else:
-                done.append(kept(path, asked.bundle, number, asked.slow_down))
-            said = ", ".join(f"{c['backend']} {c['what']}: {c['verdict']}" for c in done[-1]["comparisons"])
-            print(
-                f"{state}, run {number} of {asked.runs} ({done[-1]['seconds']:.0f} s): {said}",
-                file=sys.stderr,
+        for number in range(1, given.runs + 1):
+            with busy_core() if state == BUSY else nullcontext():
+                path = work / f"{slug(state)}-{number}.json"
+                done.append(stored(path, lambda n=number: one_run(given.bundle, n, given.slow_down)))
+            verdicts = ", ".join(
+                f"{c['backend']} {c['what']}: {c['verdict']}" for c in done[-1]["comparisons"]
             )
-    told = {
-        state: {backend: counts(done, backend) for backend in (EQUAL, SLOWED)}
-        | {"drifted": sum(bool(run["drifts"]) for run in done)}
-        for state, done in runs.items()
-    }
-    command = f"python benchmarks/a_against_a.py BUNDLE --runs {asked.runs} --slow-down {asked.slow_down:g}"
-    cores = {"usable_cores": usable_cores()}
-    report = markdown(told, where | cores, command, asked.bundle.name, asked.slow_down)
-    print(report)
-    write_result("a-against-a", {"told": told, "runs": runs}, report, where, folder=asked.results)
+            print(f"{state}, run {number} ({done[-1]['seconds']:.0f} s): {verdicts}", file=sys.stderr)
+    drifted = ", ".join(f"{sum(bool(run['drifts']) for run in done)} {state}" for state, done in runs.items())
+    write_result(
+        "a-against-a",
+        "A against A: does the bench tell equal backends apart?",
+        f"Bundle {given.bundle.name}. Three workers of ort-cpu in turn, the third slowed down by "
+        f"{given.slow_down:.0%} of each call's own time. A difference is claimed where the whole interval is "
+        f"more than {SAME_PROGRAM:.0%} away from 1 and the signed-rank test gives p <= {CLAIM_P:g}.",
+        [markdown_table(COLUMNS, rows(runs, given.slow_down)), "", f"Runs with a drift: {drifted}."],
+        {"runs": runs},
+        folder=given.results,
+    )
 
 
 if __name__ == "__main__":

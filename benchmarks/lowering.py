@@ -3,8 +3,8 @@
     python benchmarks/lowering.py RUN [RUN …] [--data DATASET] [--rounds 40]
 
 The stock export of the RUN's model, then one pass more in each row, for any runtime and for ONNX Runtime,
-then int8 made of both; one thread, ONNX Runtime's default session, rounds in turn. The floor is the model's
-own matrix products alone. Writes benchmarks/results/lowering-<cpu>-<month>.json and .md.
+then int8 made of both; one thread, ONNX Runtime's default session, rounds in turn. The last row of a
+table is the model's own matrix products alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from result_files import environment_lines, write_result
+from result_files import RESULTS, write_result
 
 from spoter_export.passes.pipeline import (
     FOR_ORT,
@@ -35,22 +36,27 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import LENGTHS, POSES, GraphContract
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort.runner import OrtRunner, import_onnxruntime
-from spoter_toolkit.bench.host.environment import environment
+from spoter_toolkit.bench.report.markdown import markdown_table
 from spoter_toolkit.bench.scenarios.interleave import in_turn
-from spoter_toolkit.bench.statistics import paired_ratio
+from spoter_toolkit.bench.statistics import Ratio, paired_ratio
 from spoter_toolkit.bench.worker.roofline import Floor
 from spoter_toolkit.bench.worker.tasks import generated_clips
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.evaluation import infer_clips
 from spoter_toolkit.runs.run import read_run
 
-CASES = ((1, 60), (1, 164), (16, 60))  # clips × frames
-STOCK = "stock export"
-FLOOR = "matrix products alone"
-INT8, INT8_FOR_ORT = "any runtime: int8", "ONNX Runtime: int8"
+CASES = {f"{batch} × {frames}": (batch, frames) for batch, frames in ((1, 60), (1, 164), (16, 60))}
 ROUND_NS = 25_000_000
 
-PROFILED, PROFILED_CALLS = (1, 60), 300
+# The forms of the graph that are named elsewhere.
+STOCK = "stock export"
+LAST_PORTABLE = f"any runtime: + {PORTABLE[-1].__name__}"
+LAST_FOR_ORT = f"ONNX Runtime: + {FOR_ORT[-1].__name__}"
+INT8, INT8_FOR_ORT = "any runtime: int8", "ONNX Runtime: int8"
+ROOFLINE = "matrix products alone"
+
+PROFILED = (STOCK, LAST_PORTABLE, LAST_FOR_ORT, INT8_FOR_ORT)
+PROFILED_CASE, PROFILED_CALLS = "1 × 60", 300
 DOES = {
     "matrix products, with what is fused into them": {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"},
     "products in 8 bits, rounding what goes in included": {
@@ -68,7 +74,7 @@ REST = "the rest: activations, sums, the normalisation of landmarks"
 
 
 def forms_of(exported: onnx.ModelProto, contract: GraphContract) -> dict[str, onnx.ModelProto]:
-    """Return what is measured: in words → graph."""
+    """Return the graphs that are measured: their names on the page → graph."""
     batches = probe_batches(contract)
 
     def after(passes: Sequence[Pass]) -> onnx.ModelProto:
@@ -77,7 +83,7 @@ def forms_of(exported: onnx.ModelProto, contract: GraphContract) -> dict[str, on
     forms = {STOCK: exported}
     for kind, passes in (("any runtime", PORTABLE), ("ONNX Runtime", FOR_ORT)):
         for count, last in enumerate(passes, 1):
-            if passes[:count] != PORTABLE[:count] or kind == "any runtime":
+            if passes[:count] != PORTABLE[:count] or kind == "any runtime":  # shared passes are measured once
                 forms[f"{kind}: + {last.__name__}"] = after(passes[:count])
     forms[INT8] = int8_from_fp32(after(SIMPLER))
     forms[INT8_FOR_ORT] = int8_from_fp32(after(SIMPLER_FOR_ORT))
@@ -103,34 +109,26 @@ def measure(run: Path, clips: list[Float32Array], rounds: int) -> dict[str, Any]
                 "times": {},
             }
         )
-    rows.append({"form": FLOOR, "times": {}})
-    engines = runners | {
-        FLOOR: Floor(forms[f"any runtime: + {PORTABLE[-1].__name__}"].SerializeToString(), 1)
-    }
-    for batch, frames in CASES:
+    rows.append({"form": ROOFLINE, "times": {}})
+    engines = runners | {ROOFLINE: Floor(forms[LAST_PORTABLE].SerializeToString(), 1)}
+    for case, (batch, frames) in CASES.items():
         samples = in_turn(engines, generated_clips(batch, frames), rounds, min_calls=3, min_ns=ROUND_NS)
         for row in rows:
             own = samples[row["form"]]
             ratio = paired_ratio(samples[STOCK], own, seed=0)
             assert ratio is not None  # there are rounds
-            row["times"][f"{batch} × {frames}"] = {
-                "p50_ms": float(np.median([sample for part in own for sample in part]) / 1e6),
-                "stock_divided_by_it": [ratio.estimate, ratio.low, ratio.high],
+            row["times"][case] = {
+                "p50_ms": float(np.median(np.concatenate(own)) / 1e6),
+                "stock_divided_by_it": asdict(ratio),
                 "rounds_ns": own,
             }
-        print(f"{run.name}: {batch} × {frames} measured", flush=True)
-    profiled = (STOCK, _last("any runtime"), _last("ONNX Runtime"), INT8_FOR_ORT)
-    profiles = {name: profile(forms[name]) for name in profiled}
+        print(f"{run.name}: {case} measured", flush=True)
+    profiles = {name: profile(forms[name]) for name in PROFILED}
     return {"run": run.name, "clips": len(clips), "rounds": rounds, "rows": rows, "profiles": profiles}
 
 
-def _last(kind: str) -> str:
-    """Return the name of the form after all passes for a kind of runtime."""
-    return f"{kind}: + {(PORTABLE if kind == 'any runtime' else FOR_ORT)[-1].__name__}"
-
-
 def profile(form: onnx.ModelProto) -> dict[str, float]:
-    """Return what ONNX Runtime does for one clip of 60 frames → microseconds a call, by its own profiler."""
+    """Return kind of operator → microseconds of a call, by ONNX Runtime's own profiler."""
     with tempfile.TemporaryDirectory() as folder:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
@@ -138,7 +136,7 @@ def profile(form: onnx.ModelProto) -> dict[str, float]:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(form.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        poses_NTD = generated_clips(*PROFILED)
+        poses_NTD = generated_clips(*CASES[PROFILED_CASE])
         given = {POSES: poses_NTD, LENGTHS: np.full(len(poses_NTD), poses_NTD.shape[1], np.int32)}
         for _ in range(PROFILED_CALLS):
             session.run(None, given)
@@ -155,66 +153,53 @@ def profile(form: onnx.ModelProto) -> dict[str, float]:
     return found
 
 
-def page(cases: list[dict[str, Any]], where: dict[str, Any]) -> str:
-    """Return the result as Markdown."""
-    lines = [
-        "# What each pass of the lowering is worth",
+def section(case: dict[str, Any]) -> list[str]:
+    """Return one model's two tables: the forms of its graph, and ONNX Runtime's profile of some."""
+    rows = []
+    for row in case["rows"]:
+        facts = ("", "", "")
+        if "nodes" in row:
+            agree = f"{row['labels_agree']} of {case['clips']}"
+            facts = (str(row["nodes"]), agree, f"{row['max_logit_diff']:.1e}")
+        times = (f"{Ratio(**t['stock_divided_by_it'])}, {t['p50_ms']:.2f} ms" for t in row["times"].values())
+        rows.append((row["form"], *facts, *times))
+    profiles = case["profiles"]
+    profiled = [(what, *(f"{found[what]:.0f}" for found in profiles.values())) for what in [*DOES, REST]]
+    return [
+        f"## {case['run']}",
         "",
-        f"`python benchmarks/lowering.py RUN …` on {where['cpu']}; one thread, default session, rounds in "
-        "turn. In each case: how many times as fast as the stock export (95 % interval); median of a call.",
+        markdown_table(("form", "nodes", "labels agree", "largest logit difference", *CASES), rows),
+        "",
+        f"Time of ONNX Runtime's operators for {PROFILED_CASE}, µs a call by its profiler, which takes time "
+        "itself:",
+        "",
+        markdown_table(("", *profiles), profiled),
         "",
     ]
-    for case in cases:
-        names = [f"{batch} × {frames}" for batch, frames in CASES]
-        lines += [
-            f"## {case['run']}",
-            "",
-            f"| form | nodes | labels agree | largest logit difference | {' | '.join(names)} |",
-            "|---|---:|---:|---:|" + "---:|" * len(names),
-            *(_row(row, case["clips"], names) for row in case["rows"]),
-            "",
-            f"What ONNX Runtime does for {PROFILED[0]} × {PROFILED[1]}, µs a call by its profiler (it takes "
-            "time itself):",
-            "",
-            f"| | {' | '.join(case['profiles'])} |",
-            "|---|" + "---:|" * len(case["profiles"]),
-            *(
-                f"| {what} | {' | '.join(f'{found[what]:.0f}' for found in case['profiles'].values())} |"
-                for what in [*DOES, REST]
-            ),
-            "",
-        ]
-    return "\n".join([*lines, *environment_lines(where)])
-
-
-def _row(row: dict[str, Any], clips: int, names: Sequence[str]) -> str:
-    cells = [row["form"]]
-    if "nodes" in row:
-        cells += [str(row["nodes"]), f"{row['labels_agree']} of {clips}", f"{row['max_logit_diff']:.1e}"]
-    else:
-        cells += ["", "", ""]
-    for name in names:
-        found = row["times"][name]
-        estimate, low, high = found["stock_divided_by_it"]
-        interval = f" ({low:.2f}–{high:.2f})" if low is not None else ""
-        cells.append(f"{estimate:.2f}{interval}, {found['p50_ms']:.2f} ms")
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Measure every run and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, help="DATASET whose test clips' labels are compared with torch")
     parser.add_argument("--rounds", type=int, default=40)
-    arguments = parser.parse_args()
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
     clips: list[Float32Array] = [np.random.default_rng(0).random((60, 54, 2), np.float32)]
-    if arguments.data:
-        dataset = read_dataset(arguments.data)
+    if given.data:
+        dataset = read_dataset(given.data)
         clips = [np.array(dataset.poses_of(row)) for row in dataset.clips_in("test")]
-    cases = [measure(run, clips, arguments.rounds) for run in arguments.runs]
-    where = environment()
-    write_result("lowering", {"cases": cases}, page(cases, where), where)
+    cases = [measure(run, clips, given.rounds) for run in given.runs]
+    write_result(
+        "lowering",
+        "What each pass of the lowering is worth",
+        "One thread, default session, rounds in turn. In each case: how many times as fast as the stock "
+        "export (95 % interval); median of a call.",
+        [line for case in cases for line in section(case)],
+        {"cases": cases},
+        folder=given.results,
+    )
 
 
 if __name__ == "__main__":

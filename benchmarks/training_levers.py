@@ -1,8 +1,8 @@
-"""What makes our training fast, each part exchanged for what stood in its place or might."""
+"""The parts that make our training fast, each as a patch that takes it away again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from notebook import FRAMES
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from spoter_toolkit.data.dataset import Clip, Dataset
@@ -28,7 +28,7 @@ Patches = tuple[Callable[[], AbstractContextManager[object]], ...]
 
 
 def exchanged(owner: object, name: str, value: object) -> Callable[[], AbstractContextManager[object]]:
-    """Return a context in which a module or class has another attribute."""
+    """Return a function that opens a context in which a module or class has another attribute."""
     return lambda: patch.object(owner, name, value)
 
 
@@ -48,14 +48,14 @@ def plan_with_speeds_drawn_late(clips: tuple[Clip, ...], config: TrainConfig, ep
 def read_padded_to_100(
     dataset: Dataset, takes: list[Take], device: torch.device, frames: int | None = None
 ) -> Batch:
-    """Read a batch as long as the notebook's, whatever it holds."""
+    """Read a batch padded or cut to the notebook's number of frames."""
     batch = read_batch(dataset, takes, device)
     poses = F.pad(batch.poses_NTL2[:, :FRAMES], (0, 0, 0, 0, 0, max(0, FRAMES - batch.poses_NTL2.shape[1])))
     return replace(batch, poses_NTL2=poses, lengths_N=batch.lengths_N.clamp(max=FRAMES))
 
 
 def augment_clip_by_clip(poses_NTL2: Tensor, lengths_N: Tensor, *arguments: Any, **options: Any) -> Tensor:
-    """Augment as a Dataset of single clips would."""
+    """Augment each clip by itself, as a Dataset of single clips would."""
     return torch.cat(
         [
             augment(poses_NTL2[i : i + 1], lengths_N[i : i + 1], *arguments, **options)
@@ -65,13 +65,8 @@ def augment_clip_by_clip(poses_NTL2: Tensor, lengths_N: Tensor, *arguments: Any,
 
 
 def torchs_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, dropped: float) -> Tensor:
-    """Attend through torch's own function, which is not fused where weights are dropped on a CPU."""
+    """Attend through torch's own function, which is not fused on a CPU when it drops weights."""
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropped)
-
-
-def clip_at_once(parameters: Iterable[Tensor], norm: float) -> Tensor:
-    """Clip all tensors together, as torch does on a GPU of itself."""
-    return nn.utils.clip_grad_norm_(parameters, norm, foreach=True)
 
 
 def every_token_attends(self: CulturalAttention, class_N1E: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -82,24 +77,8 @@ def every_token_attends(self: CulturalAttention, class_N1E: Tensor, tokens: Tens
 _cultural_attention = CulturalAttention.forward
 
 
-_attention = models.Attention.forward
-
-
-def one_projection(
-    self: models.Attention, asking_NQE: Tensor, tokens_NSE: Tensor, mask_N11S: Tensor
-) -> Tensor:
-    """Project queries, keys and values in one product, where every token asks."""
-    if asking_NQE is not tokens_NSE:
-        return _attention(self, asking_NQE, tokens_NSE, mask_N11S)
-    parts = (self.W_q, self.W_k, self.W_v)
-    weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
-    queries, keys, values = F.linear(tokens_NSE, weight, bias).chunk(3, 2)
-    output: Tensor = self.W_o(models._attend(queries, keys, values, mask_N11S, self.num_heads, self.dropout))
-    return output
-
-
 def levers(device: torch.device) -> dict[str, Patches]:
-    """Return what ours is without: in words → what is exchanged."""
+    """Return name of a lever → the patches that train without it."""
     found: dict[str, Patches] = {
         "speeds drawn after the batches are made": (
             exchanged(training, "plan_epoch", plan_with_speeds_drawn_late),
@@ -121,13 +100,3 @@ def levers(device: torch.device) -> dict[str, Patches]:
             "torch's dropout": torchs_dropout,
         }
     return found
-
-
-def before() -> Patches:
-    """Return what makes ours the loop that it was, but for the kernel of AdamW."""
-    found = levers(torch.device("cpu"))
-    late, attention, drop = (
-        found[name]
-        for name in ("speeds drawn after the batches are made", "torch's attention", "torch's dropout")
-    )
-    return (exchanged(batches, "WINDOW", 16), *late, *attention, *drop)

@@ -1,4 +1,4 @@
-"""What the benchmarks write is dated, names its processor, and carries its environment."""
+"""Results of benchmarks are dated, name their processor and describe the machine; scripts answer --help."""
 
 from __future__ import annotations
 
@@ -21,16 +21,46 @@ def result_files(monkeypatch):
     return importlib.import_module("result_files")
 
 
-def test_a_result_is_json_and_a_page_named_by_case_processor_and_month(result_files, tmp_path, capsys):
-    where = {"cpu": "a processor"}
-    result_files.write_result("case", {"rows": [1]}, "# page\n", where, folder=tmp_path)
-    page, facts = sorted(tmp_path.iterdir(), key=lambda path: path.suffix, reverse=True)
+def test_a_result_is_json_and_a_page_named_by_benchmark_processor_and_month(
+    result_files, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", ["benchmarks/case.py", str(tmp_path / "run"), "--rounds", "3"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    machine = {"cpu": "a processor", "usable_cores": 2}
+    monkeypatch.setattr(result_files, "environment", lambda: machine)
+    result_files.write_result("case", "A title", "How.", ["a line"], {"rows": [1]}, folder=tmp_path / "made")
+    page, facts = sorted((tmp_path / "made").iterdir(), key=lambda path: path.suffix, reverse=True)
     assert re.fullmatch(r"case-[a-z0-9-]+-20\d\d-[01]\d\.md", page.name)
     assert (page.stem, facts.suffix) == (facts.stem, ".json")
-    assert page.read_text() == "# page\n"
-    assert json.loads(facts.read_text()) == {"rows": [1], "environment": where}
+    assert json.loads(facts.read_text()) == {"rows": [1], "environment": machine}
+    title, empty, method, _, line, *_ = text = page.read_text().splitlines()
+    assert (title, empty, line) == ("# A title", "", "a line")
+    command = "`OMP_WAIT_POLICY=PASSIVE python benchmarks/case.py run --rounds 3`. How."
+    assert method == f"On a processor, 2 cores. {command}"
+    assert json.loads("\n".join(text[text.index("```json") + 1 : -1])) == machine
     assert capsys.readouterr().out == f"{page}\n"
-    assert result_files.environment_lines(where)[1] == json.dumps(where, indent=2)
+
+
+def test_a_step_is_measured_once_unless_it_failed_or_its_key_has_changed(result_files, tmp_path):
+    values = iter([1, 2, 3, 4])
+
+    def step(key, **options):
+        return result_files.stored(tmp_path / "steps" / "a.json", lambda: next(values), key=key, **options)
+
+    assert step(("x", 1), is_final=lambda value: value > 1) == 1
+    assert [step(("x", 1)), step(("x", 1)), step("y"), step("y")] == [2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_every_script_is_importable_and_says_what_it_does(script, result_files, monkeypatch, capsys):
+    module = importlib.import_module(script)
+    assert module.__doc__
+    if hasattr(module, "main"):
+        monkeypatch.setattr("sys.argv", [f"benchmarks/{script}.py", "--help"])
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+        assert ended.value.code == 0
+        assert "usage: " in capsys.readouterr().out
 
 
 def test_results_have_a_line_a_round_and_a_line_a_record():

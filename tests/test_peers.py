@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spoter_runtime.errors import BackendError
+from spoter_toolkit.bench.worker.client import WorkerLost
+
 PEERS = Path(__file__).parents[1] / "benchmarks" / "peers"
 
 FAKE_ENGINE = """
@@ -46,7 +49,7 @@ def test_a_peers_modules_are_compiled_once_and_its_start_draws_no_random_numbers
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    environment = importlib.import_module("asking")._environment(2)
+    environment = importlib.import_module("client").peer_environment(2)
     assert not {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"} & set(environment)
     assert (environment["OMP_NUM_THREADS"], environment["ORT_DISABLE_TELEMETRY"]) == ("2", "1")
     code = (
@@ -140,21 +143,40 @@ def test_every_engine_file_says_what_it_needs_without_it():
     assert {name for name, peer in peers.items() if peer.many} >= {"torch-eager", "ort-stock", "ours"}
 
 
+def test_the_client_starts_a_worker_asks_it_and_says_how_it_failed(engine, model):
+    client = importlib.import_module("client")
+    environments = importlib.import_module("environments")
+    peer = environments.Peer(
+        name="fake", what="a fake engine", engine=engine, requirements=("numpy",), many=True
+    )
+    with client.PeerProcess(Path(sys.executable), peer, model, 1) as worker:
+        with pytest.raises(BackendError, match="not loaded"):
+            worker.ask(do="time", frames=4, calls=1, warm_up=0)
+        assert worker.ask(do="prepare") == {"prepared": True}
+    engine.write_text("import os; os._exit(9)")
+    lost = pytest.raises(WorkerLost, match="exit code 9")
+    with client.PeerProcess(Path(sys.executable), peer, model, 1) as worker, lost:
+        worker.ask(do="load")
+
+
 class Canned:
-    """Answers with the next reply."""
+    """Answers with the next reply, or raises it."""
 
     def __init__(self, *replies):
         self.replies = list(replies)
 
-    def ask(self, do, **request):
-        return self.replies.pop(0)
+    def ask(self, **request):
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
 
-def test_who_fails_in_a_round_is_out_and_the_others_go_on():
-    turns = importlib.import_module("turns")
+def test_a_peer_that_fails_has_no_further_turn_and_the_others_go_on():
+    cases = importlib.import_module("cases")
     good = Canned(*[{"samples_ns": [n]} for n in (9, 1, 2)])
-    bad = Canned({"samples_ns": [9]}, {"error": "gone"})
-    found = turns.in_turn({"good": good, "bad": bad}, 2, "time")
+    bad = Canned({"samples_ns": [9]}, WorkerLost("gone"))
+    found = cases.take_turns({"good": good, "bad": bad}, 2, do="time")
     assert found == {"samples_ns": {"good": [[1], [2]]}, "failed": {"bad": "gone"}}
 
 
@@ -191,7 +213,7 @@ def result():
 def test_the_page_gives_ratios_answers_and_reasons(tmp_path):
     page = importlib.import_module("page")
     found = result()
-    text = page.markdown(found, {"cpu": "a processor"}, "peers.png")
+    text = "\n".join(page.page_lines(found, "peers.png"))
     assert "| **ours** | 0.50 | 0.50 | 2.00 (2.00–2.00) | faster by 100 % |" in text
     assert "| stock | 1.01 | 1.00 | 1 |  |" in text
     assert "| **ours** | 3 of 4 | 5.0e-01 | 0.7500 |" in text

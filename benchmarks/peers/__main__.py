@@ -4,7 +4,7 @@
 
 CHECKPOINT is one of the notebook: times are of its model. RUN adds answers to people's clips, DATASET's test
 split. Environments, models and finished parts are kept in .peers/ until the result is written; environments
-and models stay. Writes benchmarks/results/peers-<cpu>-<month>.json, .md and .png.
+and models stay.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import page
-from asking import Asked
+from cases import Asked, Roofline, cold_starts, take_turns
+from client import FAILED, PeerProcess
 from environments import ROOT, Peer, all_peers, set_up
 from materials import READY, prepare_checkpoint, prepare_run
-from result_files import RESULTS, result_name, write_result
-from turns import Askable, AskedFloor, cold_starts, in_turn
+from result_files import RESULTS, result_name, stored, write_result
 
-from spoter_runtime.files import sha256_of, write_json
-from spoter_toolkit.bench.host.environment import environment
+from spoter_runtime.files import sha256_of
+from spoter_runtime.machine import usable_cores
+from spoter_toolkit.bench.host.environment import without_places
 from spoter_toolkit.bench.lengths import generated_lengths
-from spoter_toolkit.bench.settings import CURVE_FRAMES, OFFLINE_CLIPS, usable_cores
+from spoter_toolkit.bench.settings import CURVE_FRAMES, OFFLINE_CLIPS
 
 FRAMES = 60
 CALLS, CURVE_CALLS = 5, 2
@@ -44,53 +45,41 @@ WAYS["ours"] = "`Recognizer.predict_many`"
 
 
 class Bench:
-    """One run: what is kept between stages, and where.
+    """One run: its peers, its models, and the folder that keeps what is finished.
 
     Attributes:
         folder: environments, models, parts.
-        errors: peer → why it is missing, or misses something; the first reason stays.
+        models: name → folder; the first one is timed.
+        errors: peer → why it, or a figure of it, is missing; the first reason stays.
+        versions: peer → name → version of its packages.
     """
 
     def __init__(self, folder: Path, peers: dict[str, Peer], models: dict[str, Path], key: Any) -> None:
         self.folder = folder
         self.peers = peers
         self.models = models
+        self.timed = next(iter(models.values()))
         self.errors: dict[str, str] = {}
         self.versions: dict[str, dict[str, str]] = {}
-        self._key = json.loads(json.dumps(key))
-
-    @property
-    def timed(self) -> Path:
-        """The folder of the model that is timed: the first."""
-        return next(iter(self.models.values()))
+        self._key = key
 
     def part(self, name: str, measure: Callable[[], Any], key: Any = None) -> Any:
         """Return a finished part that was measured under the same key, or measure it and keep it.
 
         Args:
             name: of its file.
-            measure: what gives it.
-            key: what it depends on; None for the peers, the rounds and the model that is timed.
+            measure: returns plain JSON values.
+            key: everything that it depends on; None for the peers, the rounds and the model that is timed.
         """
-        key = self._key if key is None else key
-        file = self.folder / "parts" / f"{name}.json"
-        if file.is_file():
-            kept = json.loads(file.read_text())
-            if kept["key"] == key:
-                return kept["value"]
-        print(f"measuring {name}", flush=True)
-        value = json.loads(json.dumps(measure()))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"key": key, "value": value})
-        return value
+        return stored(self.folder / "parts" / f"{name}.json", measure, key=self._key if key is None else key)
 
-    def asked(self, name: str, threads: int, model: Path | None = None) -> Asked:
+    def start(self, name: str, threads: int, model: Path | None = None) -> PeerProcess:
         """Start a peer's worker."""
         peer = self.peers[name]
-        return Asked(peer.python(self.folder), peer, model or self.timed, threads)
+        return PeerProcess(peer.python(self.folder), peer, model or self.timed, threads)
 
     def set_up(self, skip: bool) -> None:
-        """Install and prepare whatever is not yet, unless that is to be skipped."""
+        """Install and prepare what is missing; `skip` takes only what is there already."""
         for name, peer in self.peers.items():
             kept = peer.environment(self.folder).with_suffix(".failed")
             if skip:
@@ -102,52 +91,56 @@ class Bench:
                 self.errors[name] = reason
                 continue
             for model in self.models.values():
-                self._prepare(name, model, skip)
+                self.prepare(name, model, skip)
 
-    def _prepare(self, name: str, model: Path, skip: bool) -> None:
-        ready = model / f"{name}.ready"
-        failed = model / f"{name}.failed"
+    def prepare(self, name: str, model: Path, skip: bool) -> None:
+        """Let a peer make its own files of a model, or note why it cannot."""
+        ready, failed = model / f"{name}.ready", model / f"{name}.failed"
         if ready.is_file():
             return
         if not skip:
             print(f"preparing {name} of {model.name}", flush=True)
-            with self.asked(name, 1, model) as asked:
-                reply = asked.ask("prepare")
-            if "error" not in reply:
+            try:
+                with self.start(name, 1, model) as worker:
+                    worker.ask(do="prepare")
+            except FAILED as error:
+                failed.write_text(without_places(str(error)))
+            else:
                 ready.touch()
                 failed.unlink(missing_ok=True)
                 return
-            failed.write_text(reply["error"])
         reason = failed.read_text() if failed.is_file() else "not prepared"
         self.errors.setdefault(name, f"{model.name}: {reason}")
 
     def usable(self, model: Path) -> list[str]:
-        """Return who is prepared for a model."""
+        """Return the peers that are prepared for a model."""
         return [name for name in self.peers if (model / f"{name}.ready").is_file()]
 
-    def open_all(self, ending: ExitStack, names: Iterable[str], threads: int) -> dict[str, Askable]:
-        """Start and load workers; whose engine does not load is left out."""
-        opened: dict[str, Askable] = {}
+    def open_all(self, ending: ExitStack, names: Iterable[str], threads: int) -> dict[str, Asked]:
+        """Start and load workers, without those whose engine does not load; the roofline is the last one."""
+        opened: dict[str, Asked] = {}
         for name in names:
-            asked = ending.enter_context(self.asked(name, threads))
-            reply = asked.ask("load")
-            if "error" in reply:
-                self.errors.setdefault(name, reply["error"])
-                continue
-            opened[name] = asked
-        return opened
+            worker = ending.enter_context(self.start(name, threads))
+            try:
+                worker.ask(do="load")
+            except FAILED as error:
+                self.errors.setdefault(name, without_places(str(error)))
+            else:
+                opened[name] = worker
+        model = (self.timed / "ours.spoter" / "model.onnx").read_bytes()
+        return {**opened, page.ROOFLINE: Roofline(model, threads)}
 
 
 def answers(bench: Bench, model: Path, name: str) -> dict[str, Any]:
     """Return how a peer's answers differ from PyTorch's."""
     to = bench.folder / "logits.npy"
-    with bench.asked(name, 1, model) as asked:
-        reply = asked.ask("load")
-        versions = reply.get("versions", {})
-        if "error" not in reply:
-            reply = asked.ask("answer", to=str(to.absolute()))
-    if "error" in reply:
-        return {"error": reply["error"], "versions": versions}
+    versions: dict[str, str] = {}
+    try:
+        with bench.start(name, 1, model) as worker:
+            versions = worker.ask(do="load")["versions"]
+            worker.ask(do="answer", to=str(to.absolute()))
+    except FAILED as error:
+        return {"error": without_places(str(error)), "versions": versions}
     logits_NC, expected_NC = np.load(to), np.load(model / "expected.npy")
     if logits_NC.shape != expected_NC.shape:
         return {"error": f"logits {logits_NC.shape}, expected {expected_NC.shape}", "versions": versions}
@@ -165,7 +158,7 @@ def answers(bench: Bench, model: Path, name: str) -> dict[str, Any]:
 
 
 def answers_of(bench: Bench, model_name: str) -> dict[str, Any]:
-    """Return how all peers' answers differ from PyTorch's, and what the clips are."""
+    """Return how all peers' answers differ from PyTorch's, and the facts of the clips."""
     model = bench.models[model_name]
     facts = json.loads((model / READY).read_text())
     found = {}
@@ -178,12 +171,11 @@ def answers_of(bench: Bench, model_name: str) -> dict[str, Any]:
     return {**facts, "answers": found}
 
 
-def one_clip(bench: Bench, rounds: int) -> dict[str, Any]:
-    """Return the main case: one clip, one thread, and the floor with them."""
+def single_clip(bench: Bench, rounds: int) -> dict[str, Any]:
+    """Return the main case: one clip, one thread."""
     with ExitStack() as ending:
         asked = bench.open_all(ending, bench.usable(bench.timed), 1)
-        asked[page.FLOOR] = floor(bench)
-        found = in_turn(asked, rounds, "time", frames=FRAMES, calls=CALLS)
+        found = take_turns(asked, rounds, do="time", frames=FRAMES, calls=CALLS)
     return {**found, "rounds": rounds, "calls": CALLS, "frames": FRAMES, "threads": 1}
 
 
@@ -192,34 +184,27 @@ def curve(bench: Bench, rounds: int) -> dict[str, Any]:
     by_frames = {}
     with ExitStack() as ending:
         asked = bench.open_all(ending, bench.usable(bench.timed), 1)
-        asked[page.FLOOR] = floor(bench)
         for frames in CURVE_FRAMES:
-            by_frames[frames] = in_turn(asked, rounds, "time", frames=frames, calls=CURVE_CALLS)
+            by_frames[frames] = take_turns(asked, rounds, do="time", frames=frames, calls=CURVE_CALLS)
     return {"by_frames": by_frames, "rounds": rounds, "calls": CURVE_CALLS, "threads": 1}
 
 
-def ragged(bench: Bench, rounds: int) -> dict[str, Any]:
+def many_clips(bench: Bench, rounds: int) -> dict[str, Any]:
     """Return many clips of many lengths on all cores."""
     lengths = generated_lengths().sample(OFFLINE_CLIPS, seed=0)
     threads = usable_cores()
     with ExitStack() as ending:
         names = [name for name in bench.usable(bench.timed) if bench.peers[name].many]
         asked = bench.open_all(ending, names, threads)
-        asked[page.FLOOR] = floor(bench, threads)
-        found = in_turn(asked, rounds, "time_many", warm_ups=(2, 1), lengths=lengths, calls=1)
+        found = take_turns(asked, rounds, warm_ups=(2, 1), do="time_many", lengths=lengths, calls=1)
     return {**found, "rounds": rounds, "lengths": lengths, "threads": threads}
 
 
 def cold(bench: Bench, rounds: int) -> dict[str, Any]:
-    """Return fresh processes."""
+    """Return fresh processes to their first answer."""
     usable = bench.usable(bench.timed)
-    start = {name: lambda name=name: bench.asked(name, 1) for name in COLD if name in usable}
+    start = {name: lambda name=name: bench.start(name, 1) for name in COLD if name in usable}
     return {**cold_starts(start, rounds, FRAMES), "rounds": rounds, "threads": 1}
-
-
-def floor(bench: Bench, workers: int = 1) -> AskedFloor:
-    """Return the model's products alone."""
-    return AskedFloor((bench.timed / "ours.spoter" / "model.onnx").read_bytes(), workers)
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, Any]:
@@ -227,19 +212,17 @@ def measure(bench: Bench, rounds: int) -> dict[str, Any]:
     models = {name: answers_of(bench, name) for name in bench.models}
     fewer = max(LEAST_ROUNDS, rounds // 4)
     cases = {
-        "one": bench.part("one", lambda: one_clip(bench, rounds)),
+        "one": bench.part("one", lambda: single_clip(bench, rounds)),
         "curve": bench.part("curve", lambda: curve(bench, fewer)),
-        "ragged": bench.part("ragged", lambda: ragged(bench, fewer)),
+        "ragged": bench.part("ragged", lambda: many_clips(bench, fewer)),
         "cold": bench.part("cold", lambda: cold(bench, fewer)),
     }
     for what, case in cases.items():
-        failed = case.get("failed") or {
-            name: f"{frames} frames: {reason}"
-            for frames, of in case.get("by_frames", {}).items()
-            for name, reason in of["failed"].items()
-        }
-        for name, reason in failed.items():
+        for name, reason in case.get("failed", {}).items():
             bench.errors.setdefault(name, f"{what}: {reason}")
+        for frames, of_length in case.get("by_frames", {}).items():
+            for name, reason in of_length["failed"].items():
+                bench.errors.setdefault(name, f"{what}: {frames} frames: {reason}")
     rows = {
         name: {
             "what": peer.what,
@@ -251,39 +234,13 @@ def measure(bench: Bench, rounds: int) -> dict[str, Any]:
     return {"peers": rows, "models": models, "cases": cases, "ways": WAYS}
 
 
-def chosen(names: str | None) -> dict[str, Peer]:
-    """Return the peers that are asked for; all of them without a name."""
+def chosen_peers(names: str | None) -> dict[str, Peer]:
+    """Return the named peers; all of them without a name."""
     peers = all_peers()
-    if names is None:
-        return peers
-    wanted = names.split(",")
+    wanted = names.split(",") if names else [*peers]
     if unknown := [name for name in wanted if name not in peers]:
         raise SystemExit(f"unknown peers {', '.join(unknown)}; there are {', '.join(peers)}")
     return {name: peers[name] for name in wanted}
-
-
-def models_of(given: argparse.Namespace, folder: Path) -> dict[str, Path]:
-    """Prepare what the peers share; return name → folder, what is timed first."""
-    models = {given.checkpoint.stem: folder / "models" / given.checkpoint.stem}
-    prepare_checkpoint(given.checkpoint, _made(models[given.checkpoint.stem]))
-    if given.run:
-        run, data = given.run
-        models[run.name] = folder / "models" / run.name
-        prepare_run(run, data, _made(models[run.name]))
-    return models
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def command_of(given: argparse.Namespace) -> str:
-    """Return the command that was given, without the places of its files."""
-    parts = ["python benchmarks/peers CHECKPOINT"]
-    parts += ["--run RUN DATASET"] if given.run else []
-    parts += [f"--peers {given.peers}"] if given.peers else []
-    return " ".join([*parts, f"--rounds {given.rounds}"])
 
 
 def main() -> None:
@@ -294,19 +251,25 @@ def main() -> None:
     parser.add_argument("--peers", help=f"with commas; default: {','.join(all_peers())}")
     parser.add_argument("--rounds", type=int, default=60, help="of the main case; the others take a quarter")
     parser.add_argument("--skip-setup", action="store_true", help="take what is installed and prepared")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     folder = ROOT / ".peers"
-    peers = chosen(given.peers)
-    models = models_of(given, folder)
+    peers = chosen_peers(given.peers)
+    models = {given.checkpoint.stem: folder / "models" / given.checkpoint.stem}
+    prepare_checkpoint(given.checkpoint, models[given.checkpoint.stem])
+    if given.run:
+        run, data = given.run
+        models[run.name] = folder / "models" / run.name
+        prepare_run(run, data, models[run.name])
     key = {"peers": [*peers], "rounds": given.rounds, "model": sha256_of(given.checkpoint)}
     bench = Bench(folder, peers, models, key)
     bench.set_up(given.skip_setup)
     found = measure(bench, given.rounds)
-    found["command"] = command_of(given)
-    picture = RESULTS / f"{result_name('peers')}.png"
+    given.results.mkdir(parents=True, exist_ok=True)
+    picture = given.results / f"{result_name('peers')}.png"
     page.draw_curve(found, picture)
-    where = environment()
-    write_result("peers", found, page.markdown(found, where, picture.name), where)
+    lines = page.page_lines(found, picture.name)
+    write_result("peers", page.TITLE, page.method(found), lines, found, folder=given.results)
     for part in (folder / "parts").glob("*.json"):
         part.unlink()
 

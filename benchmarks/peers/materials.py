@@ -14,7 +14,6 @@ cannot. Landmark weights that the notebook cannot express are multiplied into th
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from notebook_module import MOST_FRAMES, module_from
+from result_files import spoter_kit
 from torch import Tensor
 
 from spoter_export.probes import generated_poses
 from spoter_runtime.files import write_json
 from spoter_toolkit.bench.lengths import generated_lengths
 from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.export import proof_clips
 from spoter_toolkit.model.spoter import Spoter
 from spoter_toolkit.runs.run import read_run
 
@@ -43,66 +44,58 @@ QUICK = ("--max-batch", "8", "--no-tune")
 def prepare_checkpoint(checkpoint: Path, folder: Path) -> None:
     """Fill a model's folder from a checkpoint of the notebook; the clips are generated."""
     run = folder / "run"
-    if not run.exists() and (failed := _command("import-checkpoint", checkpoint, "-o", run)):
-        raise SystemExit(failed)
-    clips, calibration = _generated(0, GENERATED_CLIPS), _generated(1, CALIBRATION_CLIPS)
-    _fill(folder, run, clips, calibration, None, "generated clips")
+    if not run.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        spoter_kit("import-checkpoint", checkpoint, "-o", run)
+    clips, calibration = generated_clips(0, GENERATED_CLIPS), generated_clips(1, CALIBRATION_CLIPS)
+    fill(folder, run, clips, calibration, [], "generated clips")
 
 
 def prepare_run(run: Path, data: Path, folder: Path) -> None:
     """Fill a model's folder from a RUN; the clips are of the dataset's test split, as recorded."""
     dataset = read_dataset(data)
     column = {label.name: i for i, label in enumerate(read_run(run).labels)}
-    test = _spread(dataset.clips_in("test"), RECORDED_CLIPS)
-    train = _spread(dataset.clips_in("train"), CALIBRATION_CLIPS)
-    _fill(
-        folder,
-        run,
-        [np.array(dataset.poses_of(row)) for row in test],
-        [np.array(dataset.poses_of(row)) for row in train],
-        [column.get(row.label, -1) for row in test],
-        f"{dataset.origin.kind}, {dataset.split}",
-    )
+    test, train = proof_clips(dataset, limit=RECORDED_CLIPS), dataset.clips_in("train")
+    assert test is not None  # there is a dataset
+    chosen = train[:: max(1, len(train) // CALIBRATION_CLIPS)][:CALIBRATION_CLIPS]
+    calibration = [np.array(dataset.poses_of(row)) for row in chosen]
+    fill(folder, run, test.clips, calibration, [column.get(name, -1) for name in test.labels], test.source)
 
 
-def _spread(rows: Sequence[Any], most: int) -> list[Any]:
-    """Return every so manyth row, `most` at most."""
-    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
-    return [rows[i] for i in places]
-
-
-def _fill(
+def fill(
     folder: Path,
     run: Path,
     clips: Sequence[Any],
     calibration: Sequence[Any],
-    true: list[int] | None,
+    true: list[int],
     source: str,
 ) -> None:
+    """Write every file of a model's folder, unless all are there."""
     if (folder / READY).is_file():
         return
+    folder.mkdir(parents=True, exist_ok=True)
     model = read_run(run).load_model().eval()
     torch.save(notebook_weights(model), folder / "notebook.pt")
-    _save_clips(folder / "clips.npz", model, clips, true)
-    _save_clips(folder / "calibration.npz", model, calibration, None)
+    save_clips(folder / "clips.npz", model, clips, true)
+    save_clips(folder / "calibration.npz", model, calibration, [])
     with torch.inference_mode():
-        logits = [model(*_alone(clip)) for clip in clips]
+        logits = [model(*as_batch(clip)) for clip in clips]
     expected_NC = torch.cat(logits).numpy()
     np.save(folder / "expected.npy", expected_NC)
     write_stock_onnx(folder)
-    _export(run, folder / "ours.spoter")
+    export_bundle(run, folder / "ours.spoter")
     facts = {"source": source, "clips": len(clips), "largest_logit": float(np.abs(expected_NC).max())}
     write_json(folder / READY, facts)
 
 
-def _export(run: Path, bundle: Path) -> None:
+def export_bundle(run: Path, bundle: Path) -> None:
     """Make the bundle, with int8 where the graph can be lowered to it."""
-    for precisions in ("fp32,int8", "fp32"):
-        if bundle.exists():
-            return
-        failed = _command("export", run, "--precision", precisions, *QUICK, "-o", bundle)
-    if not bundle.exists():
-        raise SystemExit(failed)
+    if bundle.exists():
+        return
+    try:
+        spoter_kit("export", run, "--precision", "fp32,int8", *QUICK, "-o", bundle)
+    except subprocess.CalledProcessError:
+        spoter_kit("export", run, "--precision", "fp32", *QUICK, "-o", bundle)
 
 
 def notebook_weights(model: Spoter) -> dict[str, Tensor]:
@@ -130,32 +123,27 @@ def write_stock_onnx(folder: Path) -> None:
     )
 
 
-def _save_clips(path: Path, model: Spoter, clips: Sequence[Any], true: list[int] | None) -> None:
+def save_clips(path: Path, model: Spoter, clips: Sequence[Any], true: list[int]) -> None:
+    """Write clips as recorded and as the model normalises them, one behind the other."""
     with torch.inference_mode():
-        given = [model.normalize(*_alone(clip))[0].numpy() for clip in clips]
+        given = [model.normalize(*as_batch(clip))[0].numpy() for clip in clips]
     np.savez(
         path,
-        raw=np.concatenate([_alone(clip)[0][0].numpy() for clip in clips]),
+        raw=np.concatenate([as_batch(clip)[0][0].numpy() for clip in clips]),
         given=np.concatenate(given).astype(np.float32),
         ends=np.cumsum([len(clip) for clip in clips]),
-        true=np.array([] if true is None else true),
+        true=np.array(true),
     )
 
 
-def _alone(clip: Any) -> tuple[Tensor, Tensor]:
+def as_batch(clip: Any) -> tuple[Tensor, Tensor]:
     """Return one clip as a batch (1, T, 108), and its length."""
     poses_TD = np.ascontiguousarray(clip, np.float32).reshape(len(clip), -1)
     return torch.from_numpy(poses_TD)[None], torch.tensor([len(clip)])
 
 
-def _generated(seed: int, number: int) -> Sequence[Any]:
+def generated_clips(seed: int, number: int) -> Sequence[Any]:
+    """Return generated clips of BdSLW60's lengths."""
     lengths = generated_lengths(MOST_FRAMES).sample(number, seed=seed)
     random = np.random.default_rng(seed)
     return [generated_poses(random, 1, frames)[0] for frames in lengths]
-
-
-def _command(*arguments: object) -> str:
-    """Run one of our commands; return what it says where it fails, or nothing."""
-    command = [sys.executable, "-m", "spoter_toolkit", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"{arguments[0]}: {done.stderr.strip()[-600:]}" if done.returncode else ""

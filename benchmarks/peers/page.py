@@ -1,4 +1,4 @@
-"""The result as a page and a picture."""
+"""The page and the picture of a result."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from result_files import environment_lines
 
 from spoter_toolkit.bench.analysis.verdict import explained, verdict
+from spoter_toolkit.bench.report.markdown import markdown_table
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio
 
-# What the others are compared with: the first that was measured.
+# The others are compared with the first of these that was measured.
 BASELINES = {
     "ort-stock": "the file that torch.onnx.export writes for the notebook's module, in ONNX Runtime's "
     "default session",
     "torch-eager": "the notebook's module in PyTorch",
 }
-FLOOR = "floor"
+ROOFLINE = "floor"  # its name among the samples
+TITLE = "Peers: other ways to run the same model on this CPU"
 
 
 def median_ms(rounds_ns: list[list[int]]) -> float:
@@ -26,12 +27,12 @@ def median_ms(rounds_ns: list[list[int]]) -> float:
 
 
 def fastest_ms(rounds_ns: list[list[int]]) -> float:
-    """Return the shortest sample: the one that others on the machine disturbed least."""
+    """Return the shortest sample: other programs disturbed it least."""
     return min(map(min, rounds_ns)) / 1e6
 
 
 def baseline_of(case: dict[str, Any]) -> str:
-    """Return what the others of a case are compared with."""
+    """Return the peer that the others of a case are compared with."""
     return next((name for name in BASELINES if case["samples_ns"].get(name)), next(iter(BASELINES)))
 
 
@@ -45,50 +46,48 @@ def times_as_fast(case: dict[str, Any], peer: str, baseline: str | None = None) 
 
 
 def ratio_cells(case: dict[str, Any], peer: str, baseline: str | None = None) -> list[str]:
-    """Return the ratio with its interval, and what may be said of it."""
+    """Return the ratio with its interval, and the verdict in words."""
     baseline = baseline or baseline_of(case)
     ratio = times_as_fast(case, peer, baseline)
     if peer == baseline or ratio is None:
         return ["1" if peer == baseline else "", ""]
-    interval = "" if ratio.low is None else f" ({ratio.low:.2f}–{ratio.high:.2f})"
-    return [f"{ratio.estimate:.2f}{interval}", verdict(ratio)]
+    return [str(ratio), verdict(ratio)]
 
 
-def markdown(found: dict[str, Any], where: dict[str, Any], picture: str) -> str:
-    """Return the page."""
-    lines = [
-        "# Peers: other ways to run the same model on this CPU",
-        "",
-        f"`{found['command']}`. Each peer in its own environment and process, all of them in turn, on the "
-        "machine below: read the ratios, which are of the rounds; times move with what else it does. "
-        f"Times as fast: over {BASELINES[baseline_of(found['cases']['one'])]}, with a 95 % interval. Every "
-        "peer has the same weights and so many threads as the heading says.",
-        "",
+def method(found: dict[str, Any]) -> str:
+    """Return how it was measured, in sentences."""
+    return (
+        "Each peer in its own environment and process, all of them in turn: read the ratios, which are of "
+        "the rounds; times change with the load of the machine. Times as fast: over "
+        f"{BASELINES[baseline_of(found['cases']['one'])]}, with a 95 % interval. Every peer has the same "
+        "weights and as many threads as the heading says."
+    )
+
+
+def page_lines(found: dict[str, Any], picture: str) -> list[str]:
+    """Return the page's sections."""
+    return [
         *main_section(found),
         *best_section(found),
         *answers_section(found),
-        *ragged_section(found),
+        *many_section(found),
         *cold_section(found),
         *curve_section(found, picture),
         *missing_section(found),
         "## Versions",
         "",
-        *(f"- {row['what']}: {said(row['versions'])}" for row in found["peers"].values() if row["versions"]),
-        "",
-        *environment_lines(where),
+        *(
+            f"- {row['what']}: {', '.join(f'{name} {version}' for name, version in row['versions'].items())}"
+            for row in found["peers"].values()
+            if row["versions"]
+        ),
     ]
-    return "\n".join(lines)
-
-
-def said(versions: dict[str, str]) -> str:
-    """Return versions as words."""
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def main_section(found: dict[str, Any]) -> list[str]:
     """Return one clip of 60 frames on one thread."""
     case = found["cases"]["one"]
-    names = [*found["peers"], FLOOR]
+    names = [*found["peers"], ROOFLINE]
     rows = [
         [
             what_of(found, peer),
@@ -104,38 +103,30 @@ def main_section(found: dict[str, Any]) -> list[str]:
     return [
         f"## One clip of {case['frames']} frames, 1 thread ({settings})",
         "",
-        *table(("", "median ms", "fastest", "times as fast", ""), rows),
+        markdown_table(("", "median ms", "fastest", "times as fast", ""), rows),
         "",
         *([verdicts, ""] if verdicts else []),
     ]
 
 
 def best_section(found: dict[str, Any]) -> list[str]:
-    """Return the fastest of ours, fp32 and with int8, against PyTorch, the fastest peer and the floor."""
+    """Return the fastest of ours, fp32 and int8, against PyTorch, the fastest peer and the roofline."""
     case = found["cases"]["one"]
     measured = [name for name in found["peers"] if case["samples_ns"].get(name)]
     ours = [name for name in measured if name.startswith("ours")]
     peers = [name for name in measured if not name.startswith("ours")]
     if not ours or not peers:
         return []
+    fastest = max(peers, key=lambda name: speed_of(case, name))
+    others = {name: found["peers"][name]["what"] for name in measured if name == "torch-eager"}
+    others[fastest] = f"the fastest peer: {found['peers'][fastest]['what']}"
+    others[ROOFLINE] = what_of(found, ROOFLINE)
     rows = []
-    others = {"torch-eager": None, max(peers, key=lambda name: speed_of(case, name)): "the fastest peer: "}
     for what, names in (("fp32", [n for n in ours if "int8" not in n]), ("int8 too", ours)):
         best = max(names, key=lambda name: speed_of(case, name))
-        for other, remark in others.items():
-            if other in measured:
-                against = f"{remark or ''}{found['peers'][other]['what']}"
-                rows.append(
-                    [f"{what}: {found['peers'][best]['what']}", against, *ratio_cells(case, best, other)]
-                )
-        rows.append(
-            [
-                f"{what}: {found['peers'][best]['what']}",
-                what_of(found, FLOOR),
-                *ratio_cells(case, best, FLOOR),
-            ]
-        )
-    return ["The fastest of ours:", "", *table(("", "against", "times as fast", ""), rows), ""]
+        name = f"{what}: {found['peers'][best]['what']}"
+        rows += [[name, against, *ratio_cells(case, best, other)] for other, against in others.items()]
+    return ["The fastest of ours:", "", markdown_table(("", "against", "times as fast", ""), rows), ""]
 
 
 def speed_of(case: dict[str, Any], peer: str) -> float:
@@ -146,8 +137,8 @@ def speed_of(case: dict[str, Any], peer: str) -> float:
 
 def what_of(found: dict[str, Any], peer: str) -> str:
     """Return a peer in words; ours stand out."""
-    if peer == FLOOR:
-        return "*the floor: the matrix products of model.onnx alone*"
+    if peer == ROOFLINE:
+        return "*the matrix products of model.onnx alone*"
     what = found["peers"][peer]["what"]
     return f"**{what}**" if peer.startswith("ours") else what
 
@@ -169,19 +160,19 @@ def answers_section(found: dict[str, Any]) -> list[str]:
             "",
             f"{model['source']}; each clip alone, unpadded. Largest logit {model['largest_logit']:.1f}.",
             "",
-            *table(("", "labels agree", "largest logit difference", "top-1"), rows),
+            markdown_table(("", "labels agree", "largest logit difference", "top-1"), rows),
             "",
         ]
     return lines
 
 
-def ragged_section(found: dict[str, Any]) -> list[str]:
+def many_section(found: dict[str, Any]) -> list[str]:
     """Return many clips of many lengths."""
     case = found["cases"].get("ragged")
     if case is None:
         return []
     first = "torch-eager"
-    ways = found["ways"] | {FLOOR: "one clip a call, as many calls at once as cores"}
+    ways = found["ways"] | {ROOFLINE: "one clip a call, as many calls at once as cores"}
     rows = [
         [
             what_of(found, peer),
@@ -200,7 +191,7 @@ def ragged_section(found: dict[str, Any]) -> list[str]:
         "the file in batches, lets padding take part in the attention: its answers are not those of the "
         "clips alone. Ours are.",
         "",
-        *table(("", "how", "clips/s", "× notebook", f"× {baseline_of(case)}", ""), rows),
+        markdown_table(("", "how", "clips/s", "× notebook", f"× {baseline_of(case)}", ""), rows),
         "",
     ]
 
@@ -223,7 +214,7 @@ def cold_section(found: dict[str, Any]) -> list[str]:
     return [
         f"## A cold process to its first answer, 1 thread ({case['rounds']} each)",
         "",
-        *table(("", "seconds", "times as fast as through torch", "", "peak memory, MB"), rows),
+        markdown_table(("", "seconds", "times as fast as through torch", "", "peak memory, MB"), rows),
         "",
     ]
 
@@ -235,7 +226,7 @@ def curve_section(found: dict[str, Any], picture: str) -> list[str]:
         return []
     frames = list(case["by_frames"])
     rows = []
-    for peer in [*found["peers"], FLOOR]:
+    for peer in [*found["peers"], ROOFLINE]:
         medians = [case["by_frames"][f]["samples_ns"].get(peer) for f in frames]
         if any(medians):
             rows.append([what_of(found, peer), *(f"{median_ms(m):.2f}" if m else "" for m in medians)])
@@ -244,13 +235,13 @@ def curve_section(found: dict[str, Any], picture: str) -> list[str]:
         "",
         f"![one clip of 8 to 299 frames]({picture})",
         "",
-        *table(("frames", *frames), rows),
+        markdown_table(("frames", *frames), rows),
         "",
     ]
 
 
 def missing_section(found: dict[str, Any]) -> list[str]:
-    """Return who is missing, or misses something, and why."""
+    """Return the peers that were not measured, or not in every case, and why."""
     reasons = [(what_of(found, peer), row["error"]) for peer, row in found["peers"].items() if row["error"]]
     if not reasons:
         return []
@@ -262,11 +253,6 @@ def plain(text: str) -> str:
     return f"`{text.replace('`', chr(39))}`"
 
 
-def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    """Return a table in Markdown."""
-    return [f"| {' | '.join(cells)} |" for cells in (list(head), ["---"] * len(head), *rows)]
-
-
 def draw_curve(found: dict[str, Any], path: Path) -> None:
     """Draw latency against length, a line a peer, named at its end."""
     from matplotlib.figure import Figure
@@ -275,7 +261,7 @@ def draw_curve(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(10, 9), layout="constrained")
     axes = figure.subplots()
     lines = {}
-    for peer in [*found["peers"], FLOOR]:
+    for peer in [*found["peers"], ROOFLINE]:
         points = [
             (int(frames), median_ms(case["samples_ns"][peer]))
             for frames, case in by_frames.items()
@@ -285,7 +271,7 @@ def draw_curve(found: dict[str, Any], path: Path) -> None:
             (lines[peer],) = axes.plot(*zip(*points, strict=True), **line_of(peer, found))
     ends = spread([line.get_ydata()[-1] for line in lines.values()])
     for (peer, line), y in zip(lines.items(), ends, strict=True):
-        name = "the floor" if peer == FLOOR else peer
+        name = "products alone" if peer == ROOFLINE else peer
         text = axes.annotate(name, (line.get_xdata()[-1], y), (8, 0), textcoords="offset points", va="center")
         text.set(color=line.get_color(), fontweight="bold" if peer.startswith("ours") else "normal")
     axes.set(xscale="log", yscale="log", xlim=(7.5, 299 * 1.9))
@@ -302,7 +288,7 @@ def line_of(peer: str, found: dict[str, Any]) -> dict[str, Any]:
     """Return how a peer's line looks: ours are full and warm, a colour for each of the others."""
     from matplotlib import colormaps
 
-    if peer == FLOOR:
+    if peer == ROOFLINE:
         return {"linestyle": ":", "color": "black", "marker": "."}
     mine = [name for name in found["peers"] if name.startswith("ours")]
     others = [name for name in found["peers"] if name not in mine]
