@@ -50,7 +50,7 @@ PRECISIONS = ("fp32", "fp16")
 MAX_BATCH = 256
 BATCHES, FRAMES = (1, 16, MAX_BATCH), (30, 60, 164)
 PROOF_TIMEOUT_S = 1800
-# A fresh process: CUDA does not survive a fork, and what `doctor` or a proof does to the GPU ends with it.
+# Fresh processes: CUDA does not survive a fork, and a process that ends gives its GPU memory back.
 APART = multiprocessing.get_context("spawn")
 PROOF_COLUMNS = (
     *("backend", "file", "executed", "grid and clips: largest logit difference", "padding, batch, order"),
@@ -70,7 +70,7 @@ def missing_parts(*, rehearse: bool) -> list[str]:
 
 
 def build(run: Run, folder: Path) -> dict[str, Any]:
-    """Export the run for large batches and add engines; return what could not be built, and why."""
+    """Export the run for large batches and add engines; return why some could not be built."""
     from spoter_export.bundle.engines import add_engines
     from spoter_runtime.bundle.libraries import LIBRARIES
     from spoter_toolkit.export import bundle_from_run, training_data
@@ -90,7 +90,7 @@ def build(run: Run, folder: Path) -> dict[str, Any]:
     for library in LIBRARIES:
         for precision in PRECISIONS:
             try:
-                # Not executed: what they answer is this run's to find out, good or bad.
+                # Not executed here: the proofs below execute them, and report wrong answers too.
                 add_engines(folder, library=library, precisions=(precision,), execute=False)
             except Exception as error:  # noqa: BLE001  (the other engines are wanted all the same)
                 refused[f"{library}, {precision}"] = f"{type(error).__name__}: {error}"
@@ -199,7 +199,7 @@ def measure(run: Run, work: Path, part: str, settings: BenchSettings) -> dict[st
 
 
 def settings_of(names: Sequence[str], *, quick: bool, on_gpu: bool) -> BenchSettings:
-    """Return what to measure; on the CPU the largest batches would take longer than all else."""
+    """Return the bench's settings; on the CPU without the largest batches, which would take longest."""
     return BenchSettings(
         backends=tuple(names),
         batches=BATCHES if on_gpu else BATCHES[:2],

@@ -1,4 +1,4 @@
-"""Measure what each pass of the lowering is worth, on the graph before it.
+"""Measure how much time each pass of the lowering saves, on the graph before it.
 
     python benchmarks/lowering.py RUN [RUN …] [--data DATASET] [--rounds 40]
 
@@ -57,9 +57,14 @@ ROOFLINE = "matrix products alone"
 
 PROFILED = (STOCK, LAST_PORTABLE, LAST_FOR_ORT, INT8_FOR_ORT)
 PROFILED_CASE, PROFILED_CALLS = "1 × 60", 300
-DOES = {
-    "matrix products, with what is fused into them": {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"},
-    "products in 8 bits, rounding what goes in included": {
+OPERATORS = {
+    "matrix products, with additions and activations fused into them": {
+        "MatMul",
+        "Gemm",
+        "FusedMatMul",
+        "FusedGemm",
+    },
+    "products in 8 bits, with the rounding of their inputs": {
         *("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"),
     },
     "attention in one operator, its products among it": {"Attention"},
@@ -146,9 +151,9 @@ def profile(form: onnx.ModelProto) -> dict[str, float]:
     for event in nodes:
         calls.setdefault(event["name"], []).append(event["dur"])
     kind_of = {event["name"]: event["args"]["op_name"] for event in nodes}
-    found = dict.fromkeys([*DOES, REST], 0.0)
+    found = dict.fromkeys([*OPERATORS, REST], 0.0)
     for name, durations in calls.items():
-        what = next((what for what, kinds in DOES.items() if kind_of[name] in kinds), REST)
+        what = next((what for what, kinds in OPERATORS.items() if kind_of[name] in kinds), REST)
         found[what] += float(np.median(durations))
     return found
 
@@ -164,7 +169,7 @@ def section(case: dict[str, Any]) -> list[str]:
         times = (f"{Ratio(**t['stock_divided_by_it'])}, {t['p50_ms']:.2f} ms" for t in row["times"].values())
         rows.append((row["form"], *facts, *times))
     profiles = case["profiles"]
-    profiled = [(what, *(f"{found[what]:.0f}" for found in profiles.values())) for what in [*DOES, REST]]
+    profiled = [(what, *(f"{found[what]:.0f}" for found in profiles.values())) for what in [*OPERATORS, REST]]
     return [
         f"## {case['run']}",
         "",
@@ -193,7 +198,7 @@ def main() -> None:
     cases = [measure(run, clips, given.rounds) for run in given.runs]
     write_result(
         "lowering",
-        "What each pass of the lowering is worth",
+        "How much time each pass of the lowering saves",
         "One thread, default session, rounds in turn. In each case: how many times as fast as the stock "
         "export (95 % interval); median of a call.",
         [line for case in cases for line in section(case)],

@@ -45,7 +45,7 @@ WAYS["ours"] = "`Recognizer.predict_many`"
 
 
 class Bench:
-    """One run: its peers, its models, and the folder that keeps what is finished.
+    """One run: its peers, its models, and the folder that keeps finished parts.
 
     Attributes:
         folder: environments, models, parts.
@@ -79,7 +79,7 @@ class Bench:
         return PeerProcess(peer.python(self.folder), peer, model or self.timed, threads)
 
     def set_up(self, skip: bool) -> None:
-        """Install and prepare what is missing; `skip` takes only what is there already."""
+        """Install and prepare the peers that are not ready; `skip` leaves them out instead."""
         for name, peer in self.peers.items():
             kept = peer.environment(self.folder).with_suffix(".failed")
             if skip:
@@ -250,7 +250,9 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, type=Path, metavar=("RUN", "DATASET"), help="answers to its clips")
     parser.add_argument("--peers", help=f"with commas; default: {','.join(all_peers())}")
     parser.add_argument("--rounds", type=int, default=60, help="of the main case; the others take a quarter")
-    parser.add_argument("--skip-setup", action="store_true", help="take what is installed and prepared")
+    parser.add_argument(
+        "--skip-setup", action="store_true", help="leave out peers that are not installed yet"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     folder = ROOT / ".peers"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 
 INSTALL_TIMEOUT_S = 480
 
-# As the result lists them: what it is compared with, others with the same file, other ways, ours.
+# In the order of the result: the baselines, others with the same file, other ways, ours.
 ENGINES = (
     "torch_cpu",
     "onnxruntime_stock",
@@ -39,10 +38,10 @@ class Peer:
     """One row of the result.
 
     Attributes:
-        what: in words.
+        what: its name on the page.
         engine: its file in engines/.
         requirements: of the environment that it shares with the engine's other peers.
-        many: whether it says how it answers clips of many lengths.
+        many: whether it answers clips of many lengths at once.
     """
 
     name: str
@@ -60,11 +59,11 @@ class Peer:
         return self.environment(folder) / "bin" / "python"
 
 
-def all_peers(engines: Path = HERE / "engines", names: Sequence[str] = ENGINES) -> dict[str, Peer]:
+def all_peers() -> dict[str, Peer]:
     """Return name → peer."""
     peers = {}
-    for stem in names:
-        file = engines / f"{stem}.py"
+    for stem in ENGINES:
+        file = HERE / "engines" / f"{stem}.py"
         engine = engine_from(file)
         for name, what in engine.PEERS.items():
             peers[name] = Peer(
@@ -103,6 +102,6 @@ def set_up(peer: Peer, folder: Path) -> str | None:
 
 
 def pip_reason(stderr: str) -> str:
-    """Return the first line of what pip holds against it."""
+    """Return the first error that pip reports."""
     lines = [line.strip() for line in stderr.splitlines() if line.startswith("ERROR:")]
     return without_places((lines or stderr.strip().splitlines() or ["no reason given"])[0])[:300]

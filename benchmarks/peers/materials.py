@@ -2,7 +2,7 @@
 
     ours.spoter/      the bundle, fp32 and int8
     notebook.pt       weights of the notebook's module
-    notebook.onnx     what torch.onnx.export makes of it, clips and frames open
+    notebook.onnx     the file that torch.onnx.export writes for it, clips and frames open
     clips.npz         the clips: `raw` for us, `given` for the others, `ends` of each, `true` labels
     calibration.npz   other clips, for int8
     expected.npy      logits of the model in PyTorch for clips.npz

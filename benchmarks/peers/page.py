@@ -187,7 +187,7 @@ def many_section(found: dict[str, Any]) -> list[str]:
     return [
         f"## {len(lengths)} clips of {min(lengths)}–{max(lengths)} frames at once, {case['threads']} cores",
         "",
-        "Lengths are generated, like BdSLW60's. The notebook cuts what is longer than 100 frames, and, like "
+        "Lengths are generated, like BdSLW60's. The notebook cuts clips longer than 100 frames, and, like "
         "the file in batches, lets padding take part in the attention: its answers are not those of the "
         "clips alone. Ours are.",
         "",

@@ -2,8 +2,8 @@
 
     python peer.py ENGINE_FILE PEER FOLDER THREADS
 
-ENGINE_FILE is one of engines/. FOLDER is a model's: what all peers share lies in it, what the peer prepared
-lies in FOLDER/PEER. One JSON object a line on stdin, one on stdout for each; an engine that prints gets
+ENGINE_FILE is one of engines/. FOLDER is a model's and holds the files that all peers share; the peer's own
+files lie in FOLDER/PEER. One JSON object a line on stdin, one on stdout for each; an engine that prints gets
 stderr. The first line out says whether it is loaded. Needs numpy and the engine, nothing of this project.
 
 Requests: ``prepare``; ``load``; ``answer`` (each clip of clips.npz alone, logits to a file); ``time`` (one
@@ -44,7 +44,7 @@ class Worker:
         self._many: Callable[[list[Array]], Any] | None = None
 
     def reply_to(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return what a request asks for; an error as its text."""
+        """Return the answer to a request; an error as its text."""
         try:
             answer: dict[str, Any] = getattr(self, f"_do_{request.pop('do')}")(**request)
             return answer
@@ -83,9 +83,9 @@ class Worker:
         return {"samples_ns": samples_ns(lambda: many(clips), calls, warm_up)}
 
     def _do_first(self, *, frames: int) -> dict[str, Any]:
-        """Load, and answer one clip: what a cold process does."""
+        """Load, and answer one clip, as a cold process does."""
         self._infer = self._engine.load(self._peer, self._folder, self._folder / self._peer, self._threads)
-        # No random generator: importing it takes 13 ms and 6 MB, which nobody who recognises needs.
+        # No random generator: importing it takes 13 ms and 6 MB, which recognising does not need.
         self._infer(np.linspace(0.1, 0.9, frames * 108, dtype=np.float32).reshape(1, frames, 108))
         return {"peak_rss_bytes": peak_rss_bytes()}
 
@@ -119,7 +119,7 @@ def reason(error: BaseException) -> str:
 
 
 def versions(requirements: tuple[str, ...]) -> dict[str, str]:
-    """Return name → version of what an engine file asks for."""
+    """Return name → version of an engine file's requirements."""
     import importlib.metadata  # not at the top: a cold start would wait for it
 
     names = [requirement.partition("=")[0].partition("[")[0] for requirement in requirements]
@@ -127,7 +127,7 @@ def versions(requirements: tuple[str, ...]) -> dict[str, str]:
 
 
 def peak_rss_bytes() -> int:
-    """Return the most memory that this process has had, its program alone: not what it was forked from."""
+    """Return this process's peak memory, without that of the program that it was forked from."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -152,7 +152,7 @@ def serve(worker: Worker, requests: TextIO, replies: TextIO) -> None:
 
 
 def main() -> None:
-    """Serve on stdin and what stdout was; what an engine prints goes to stderr."""
+    """Serve on stdin and stdout; an engine's own prints go to stderr instead."""
     file, peer, folder, threads = sys.argv[1:]
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -40,5 +40,5 @@ def load(peer: str, folder: Path, made: Path, threads: int) -> Callable[[Any], A
 
 
 def many(peer: str, folder: Path, made: Path, threads: int) -> Callable[[list[Any]], Any]:
-    """Return what one would write by hand: as they come, 16 at a time, padded to the longest of them."""
+    """Return a function of many clips: as they come, 16 a batch, each batch padded to its longest clip."""
     return in_batches(load(peer, folder, made, threads))

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "runtime"))
 
 
 def prepare(peer: str, folder: Path, made: Path) -> None:
-    """Do nothing: the bundle is among what all peers share."""
+    """Do nothing: the bundle is one of the files that all peers share."""
 
 
 def load(peer: str, folder: Path, made: Path, threads: int) -> Callable[[Any], Any]:
@@ -38,7 +38,7 @@ def many(peer: str, folder: Path, made: Path, threads: int) -> Callable[[list[An
 
 
 def recognizer(peer: str, folder: Path, threads: int | None) -> Any:
-    """Open the bundle; what `tune` may have found for this machine is left aside."""
+    """Open the bundle as it is: without the execution that `tune` may have chosen for this machine."""
     from spoter_runtime.recognizer import Recognizer
 
     return Recognizer.load(
