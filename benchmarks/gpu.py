@@ -252,6 +252,27 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def measure_all(
+    proofs: dict[str, dict[str, Any]], run: Run, work: Path, *, quick: bool
+) -> list[dict[str, Any]]:
+    """Return a bench of the GPU's backends and one of the CPU's, of those that were executed."""
+    groups: dict[str, list[str]] = {"GPU": [], "CPU": []}
+    for name, proof in proofs.items():
+        if proof["executed"]:
+            groups["CPU" if split_backend(name)[0] in CPU_BACKENDS else "GPU"].append(name)
+    return [
+        stored(
+            work / f"bench-{part.lower()}.json",
+            lambda part=part, names=names: measure(
+                run, work, part, settings_of(names, quick=quick, on_gpu=part == "GPU")
+            ),
+            is_final=lambda bench: "error" not in bench,
+        )
+        for part, names in groups.items()
+        if names
+    ]
+
+
 def accept(given: argparse.Namespace) -> int:
     """Do every step that is not done yet, and write the result; 3 if a proof failed."""
     from spoter_runtime.bundle.manifest import read_bundle
@@ -273,21 +294,7 @@ def accept(given: argparse.Namespace) -> int:
         )
         for name in names
     }
-    groups: dict[str, list[str]] = {"GPU": [], "CPU": []}
-    for name in names:
-        if proofs[name]["executed"]:
-            groups["CPU" if split_backend(name)[0] in CPU_BACKENDS else "GPU"].append(name)
-    benches = []
-    for part, group in groups.items():
-        if group:
-            settings = settings_of(group, quick=given.quick, on_gpu=part == "GPU")
-            path = work / f"bench-{part.lower()}.json"
-            measured = stored(
-                path,
-                lambda part=part, settings=settings: measure(run, work, part, settings),
-                is_final=lambda bench: "error" not in bench,
-            )
-            benches.append(measured)
+    benches = measure_all(proofs, run, work, quick=given.quick)
     result = {"proofs": proofs, "refused": refused, "benches": benches}
     gpu = environment()["gpu"]
     device = gpu["name"] if gpu else "no GPU"
