@@ -35,7 +35,8 @@ from spoter_export.to_onnx import onnx_from_module
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.contract import LENGTHS, POSES, GraphContract
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort.runner import OrtRunner, import_onnxruntime
+from spoter_runtime.ort.installed import import_onnxruntime
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_toolkit.bench.report.markdown import markdown_table
 from spoter_toolkit.bench.scenarios.interleave import in_turn
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio

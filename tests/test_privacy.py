@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from spoter_runtime.errors import is_installed
-from spoter_runtime.ort.runner import import_onnxruntime, is_older
+from spoter_runtime.ort.installed import import_onnxruntime, is_older
 
 ROOT = Path(__file__).parents[1]
 
@@ -195,8 +195,8 @@ def test_no_warning_about_an_onnx_runtime_that_does_not_report(python):
 
 
 _MAY_IMPORT = {
-    "runtime/spoter_runtime/ort.py",  # `import_onnxruntime` itself
-    "benchmarks/peers/engines/onnxruntime_stock.py",  # in an environment whose variables `asking.py` sets
+    "runtime/spoter_runtime/ort/installed.py",  # `import_onnxruntime` itself
+    "benchmarks/peers/engines/onnxruntime_stock.py",  # in an environment whose variables `client.py` sets
 }
 
 

@@ -19,16 +19,11 @@ from spoter_runtime.errors import (
     nearest_known,
 )
 from spoter_runtime.files import cache_folder
-from spoter_runtime.ort.runner import (
-    OrtRunner,
-    Provider,
-    SessionSettings,
-    check_provider,
-    check_version,
-    import_onnxruntime,
-)
+from spoter_runtime.ort.execution import Way, keep_prepared, read_prepared
+from spoter_runtime.ort.installed import Provider, check_provider, check_version, import_onnxruntime
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuning.store import Way, keep_prepared, read_prepared
 
 
 class Opened(NamedTuple):

@@ -72,3 +72,44 @@ class GraphContract:
             )
         except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise BundleError(f"{where}: the contract cannot be read: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One optimisation profile: the shapes that an engine takes, and the one that it is tuned for.
+
+    Attributes:
+        batch: least, tuned for, most clips.
+        frames: least, tuned for, most frames.
+    """
+
+    batch: tuple[int, int, int]
+    frames: tuple[int, int, int]
+
+    def takes(self, batch: int, frames: int) -> bool:
+        """Tell whether a batch of this shape fits."""
+        return self.batch[0] <= batch <= self.batch[2] and self.frames[0] <= frames <= self.frames[2]
+
+    def __str__(self) -> str:
+        """Return ``1..32 (16) × 1..299 (60)``: range and tuned value of batch and frames."""
+        return " × ".join(f"{low}..{high} ({opt})" for low, opt, high in (self.batch, self.frames))
+
+
+def uncovered(profiles: tuple[Profile, ...], contract: GraphContract) -> str | None:
+    """Return a shape of the contract that no profile takes, ``"32 clips × 299 frames"``; None if all fit.
+
+    Profiles are boxes, and so is the contract: a hole has a corner at the contract's edge or at a profile's.
+    """
+    batches = _corners([profile.batch for profile in profiles], contract.max_batch)
+    frame_counts = _corners([profile.frames for profile in profiles], contract.max_frames)
+    for batch in batches:
+        for frames in frame_counts:
+            if not any(profile.takes(batch, frames) for profile in profiles):
+                return f"{batch} clips × {frames} frames"
+    return None
+
+
+def _corners(ranges: list[tuple[int, int, int]], most: int) -> list[int]:
+    """Return 1, the most, and what lies just outside each range, as far as it is within 1..most."""
+    outside = {low - 1 for low, _, _ in ranges} | {high + 1 for _, _, high in ranges}
+    return sorted({1, most} | {value for value in outside if 1 <= value <= most})

@@ -12,7 +12,7 @@ from spoter_runtime._version import __version__
 from spoter_runtime.backends import FUSED
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError
-from spoter_runtime.ort.runner import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
+from spoter_runtime.ort.installed import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
 
 # Extra → the distributions that it brings. The cpu extra is not here: its backend says more.
 _EXTRAS: Final[dict[str, tuple[str, ...]]] = {
@@ -130,7 +130,7 @@ def _packages() -> list[Finding]:
 
 
 def _mixed_packages() -> list[Finding]:
-    from spoter_runtime.gpu.device import mixed_cuda_packages
+    from spoter_runtime.gpu.packages import mixed_cuda_packages
 
     try:
         problems = mixed_cuda_packages()
@@ -190,7 +190,8 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
 
 
 def _engine_library(library: Library, name: str) -> Finding:
-    from spoter_runtime.gpu.device import find_gpu, import_engine_library
+    from spoter_runtime.gpu.device import find_gpu
+    from spoter_runtime.gpu.packages import import_engine_library
 
     try:
         module = import_engine_library(library)

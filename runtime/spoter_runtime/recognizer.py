@@ -19,9 +19,11 @@ from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.ort.runner import OrtRunner, whole_threads
+from spoter_runtime.ort.execution import Way, way_for_many
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.ort.session import whole_threads
 from spoter_runtime.runner import Runner
-from spoter_runtime.tuning.store import Tuned, Way, read_tuned, way_for_many
+from spoter_runtime.tuning.store import Tuned, read_tuned
 
 LongClips = Literal["error", "resample"]
 

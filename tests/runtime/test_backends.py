@@ -11,9 +11,9 @@ import pytest
 
 from spoter_runtime import backends
 from spoter_runtime.backends import open_runner
-from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
+from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import Artefact, read_bundle
-from spoter_runtime.contract import REQUIRES_KEY
+from spoter_runtime.contract import REQUIRES_KEY, Profile
 from spoter_runtime.errors import BackendError, MissingExtraError
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer

@@ -18,10 +18,11 @@ from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.checked_file import KeptFile
 from spoter_runtime.errors import BundleError
 from spoter_runtime.files import sha256_of
-from spoter_runtime.ort.runner import SessionSettings
+from spoter_runtime.ort.execution import Way
+from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.tuning.search import _prepared
-from spoter_runtime.tuning.store import Tuned, Way, tuned_path, write_tuned
+from spoter_runtime.tuning.store import Tuned, tuned_path, write_tuned
 
 SAME = 1e-5
 MODELS = ("model.onnx", "model.ort.onnx")

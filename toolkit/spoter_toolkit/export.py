@@ -12,9 +12,9 @@ from spoter_export.bundle.engines import AddedEngine, add_engines
 from spoter_export.bundle.writer import Exported, export_bundle
 from spoter_export.probes import ClipSet, spread_by_length
 from spoter_runtime._types import OnProgress
-from spoter_runtime.bundle.engine_spec import Profile
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import MANIFEST
+from spoter_runtime.contract import Profile
 from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned

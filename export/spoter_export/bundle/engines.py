@@ -20,10 +20,10 @@ from spoter_export.parity.proof import Proof, prove
 from spoter_export.trt.profiles import ProfilePlan, check_profiles, plan_profiles
 from spoter_export.trt.to_tensorrt import RTX_COMPUTE_CAPABILITIES, BuiltEngine, engine_from_onnx
 from spoter_runtime._types import OnProgress
-from spoter_runtime.bundle.engine_spec import Profile
 from spoter_runtime.bundle.goldens import replay_goldens
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
+from spoter_runtime.contract import Profile
 from spoter_runtime.errors import (
     BackendError,
     ConfigError,
@@ -32,7 +32,8 @@ from spoter_runtime.errors import (
     SpoterError,
 )
 from spoter_runtime.files import cache_folder, link_or_copy, replacing
-from spoter_runtime.gpu.device import find_gpu, import_engine_library
+from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_runtime.trt.runner import TrtRunner

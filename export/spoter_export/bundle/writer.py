@@ -31,7 +31,9 @@ from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle, 
 from spoter_runtime.contract import REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import is_replaceable, replacing
-from spoter_runtime.ort.runner import OrtRunner, SessionSettings, import_onnxruntime, is_older
+from spoter_runtime.ort.installed import import_onnxruntime, is_older
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.runner import Runner, pad_clips
 
 _GOLDEN_CLIPS: Final = 16

@@ -24,7 +24,7 @@ from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.errors import BackendError
 from spoter_runtime.files import replacing, write_json
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort.runner import import_onnxruntime
+from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.runner import Int32Array
 
 Array = npt.NDArray[Any]

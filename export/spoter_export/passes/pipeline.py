@@ -27,7 +27,8 @@ from spoter_export.passes.graph import check_valid, proto_from_ir
 from spoter_export.passes.reshape import constant_shapes
 from spoter_runtime.errors import BackendError, ExportError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort.runner import OrtRunner, SessionSettings, write_optimised
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.ort.session import SessionSettings, write_optimised
 from spoter_runtime.runner import Int32Array
 
 Pass = Callable[[ir.Model], None]

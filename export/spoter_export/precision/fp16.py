@@ -25,7 +25,7 @@ from spoter_export.passes.graph import Array, Input, NewNodes, check_valid, name
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.errors import ExportError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort.runner import import_onnxruntime
+from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.runner import Int32Array
 
 FP16_MAX: Final = 65504.0

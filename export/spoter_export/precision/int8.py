@@ -31,7 +31,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from spoter_export.parity.facts import WeightFact
 from spoter_runtime.contract import POSES
 from spoter_runtime.errors import ExportError
-from spoter_runtime.ort.runner import import_onnxruntime
+from spoter_runtime.ort.installed import import_onnxruntime
 
 # A sum of two products of a byte and a weight fits 16 bits: 2 x 255 x 64 = 32,640.
 EXACT_WEIGHT: Final = 64

@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from spoter_runtime.bundle.engine_spec import Profile, uncovered
-from spoter_runtime.contract import GraphContract
+from spoter_runtime.contract import GraphContract, Profile, uncovered
 from spoter_runtime.errors import ConfigError, InputError
 
 # The profile of batches is tuned for these. A batch is as long as its longest clip: of sorted clips that is

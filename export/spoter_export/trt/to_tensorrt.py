@@ -17,12 +17,13 @@ from typing import Any, Final
 from spoter_export.trt.build_progress import BuildProgress, monitor_for
 from spoter_export.trt.profiles import ProfilePlan, check_profiles
 from spoter_runtime._types import OnProgress
-from spoter_runtime.bundle.engine_spec import EngineSpec, Profile, rtx_header
+from spoter_runtime.bundle.engine_spec import EngineSpec, rtx_header
 from spoter_runtime.bundle.libraries import Library
-from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
+from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract, Profile
 from spoter_runtime.errors import BackendError, ConfigError, ExportError
 from spoter_runtime.files import replacing
-from spoter_runtime.gpu.device import find_gpu, import_engine_library
+from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.trt.log import EngineLog
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from spoter_runtime.bundle.libraries import LIBRARIES, Library
-from spoter_runtime.contract import GraphContract
+from spoter_runtime.contract import Profile
 
 # The start of a TensorRT-RTX plan, as version 1.7 writes it: magic, the layout's version, size of the file,
 # version of the library, one bit a compute capability. It is not documented; a test builds engines and reads
@@ -16,27 +16,6 @@ RTX_MAGIC: Final = b"vtrt"
 RTX_HEADER_BYTES: Final = 64
 _RTX_HEADER: Final = struct.Struct("<4s4xI4xQ4B4xI")
 _RTX_BITS: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """One optimisation profile: the shapes that an engine takes, and the one that it is tuned for.
-
-    Attributes:
-        batch: least, tuned for, most clips.
-        frames: least, tuned for, most frames.
-    """
-
-    batch: tuple[int, int, int]
-    frames: tuple[int, int, int]
-
-    def takes(self, batch: int, frames: int) -> bool:
-        """Tell whether a batch of this shape fits."""
-        return self.batch[0] <= batch <= self.batch[2] and self.frames[0] <= frames <= self.frames[2]
-
-    def __str__(self) -> str:
-        """Return ``1..32 (16) × 1..299 (60)``: range and tuned value of batch and frames."""
-        return " × ".join(f"{low}..{high} ({opt})" for low, opt, high in (self.batch, self.frames))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,26 +79,6 @@ class EngineSpec:
 def _three(values: Any) -> tuple[int, int, int]:
     low, opt, high = (int(value) for value in values)
     return low, opt, high
-
-
-def uncovered(profiles: tuple[Profile, ...], contract: GraphContract) -> str | None:
-    """Return a shape of the contract that no profile takes, ``"32 clips × 299 frames"``; None if all fit.
-
-    Profiles are boxes, and so is the contract: a hole has a corner at the contract's edge or at a profile's.
-    """
-    batches = _corners([profile.batch for profile in profiles], contract.max_batch)
-    frame_counts = _corners([profile.frames for profile in profiles], contract.max_frames)
-    for batch in batches:
-        for frames in frame_counts:
-            if not any(profile.takes(batch, frames) for profile in profiles):
-                return f"{batch} clips × {frames} frames"
-    return None
-
-
-def _corners(ranges: list[tuple[int, int, int]], most: int) -> list[int]:
-    """Return 1, the most, and what lies just outside each range, as far as it is within 1..most."""
-    outside = {low - 1 for low, _, _ in ranges} | {high + 1 for _, _, high in ranges}
-    return sorted({1, most} | {value for value in outside if 1 <= value <= most})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from spoter_runtime.bundle.engine_spec import Profile
-from spoter_runtime.contract import LENGTHS, POSES
+from spoter_runtime.contract import LENGTHS, POSES, Profile
 from spoter_runtime.errors import BackendError, is_installed
 from spoter_runtime.gpu.device import no_driver_reason
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.onnx_graph import OnnxGraph
-from spoter_runtime.ort.runner import PROVIDER_NAMES, check_provider, installed_distributions
+from spoter_runtime.ort.installed import PROVIDER_NAMES, check_provider, installed_distributions
 
 _log = logging.getLogger(__name__)
 

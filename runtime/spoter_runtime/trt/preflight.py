@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from spoter_runtime.bundle.engine_spec import RTX_MAGIC, EngineSpec, rtx_header, uncovered
+from spoter_runtime.bundle.engine_spec import RTX_MAGIC, EngineSpec, rtx_header
 from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle
+from spoter_runtime.contract import uncovered
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
-from spoter_runtime.gpu.device import Gpu, find_gpu, import_engine_library
+from spoter_runtime.gpu.device import Gpu, find_gpu
+from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.trt.log import EngineLog, engine_runtime
 
 _log = logging.getLogger(__name__)

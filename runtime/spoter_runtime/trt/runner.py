@@ -21,7 +21,8 @@ from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.errors import BackendError
 from spoter_runtime.files import replacing
 from spoter_runtime.gpu.cuda import DeviceBuffer, Graph, PinnedArray, Stream
-from spoter_runtime.gpu.device import find_gpu, import_engine_library
+from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 from spoter_runtime.trt.engine_check import check_engine

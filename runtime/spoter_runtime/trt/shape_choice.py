@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from spoter_runtime.bundle.engine_spec import Profile
+from spoter_runtime.contract import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,19 +23,11 @@ from spoter_runtime.errors import BackendError, ConfigError, SpoterError
 from spoter_runtime.files import cache_folder
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.ort.runner import OrtRunner, SessionSettings, write_optimised
+from spoter_runtime.ort.execution import MOST_CLIPS, Way, prepared_path, way_for_many
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.ort.session import SessionSettings, write_optimised
 from spoter_runtime.runner import Runner, pad_clips
-from spoter_runtime.tuning.store import (
-    MOST_CLIPS,
-    SITUATIONS,
-    Situation,
-    Tuned,
-    Way,
-    cannot_keep,
-    prepared_path,
-    way_for_many,
-    write_tuned,
-)
+from spoter_runtime.tuning.store import SITUATIONS, Situation, Tuned, cannot_keep, write_tuned
 
 # What ONNX Runtime does by itself and is slower than leaving it on some processors.
 _DOUBTFUL: Final = ("SkipLayerNormFusion",)

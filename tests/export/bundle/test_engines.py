@@ -17,8 +17,9 @@ from spoter_export.__main__ import main
 from spoter_export.bundle.engines import add_engines, plan_from_bundle
 from spoter_export.bundle.files import bundle_lock, read_proofs
 from spoter_export.trt.to_tensorrt import RTX_COMPUTE_CAPABILITIES
-from spoter_runtime.bundle.engine_spec import Profile, rtx_header
+from spoter_runtime.bundle.engine_spec import rtx_header
 from spoter_runtime.bundle.manifest import read_bundle
+from spoter_runtime.contract import Profile
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, ExportError, MissingExtraError
 from spoter_runtime.gpu.device import find_gpu
 from spoter_runtime.recognizer import Recognizer

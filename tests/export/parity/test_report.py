@@ -13,8 +13,9 @@ from spoter_export.parity.judge import judge
 from spoter_export.parity.policy import POLICIES
 from spoter_export.parity.proof import ROUNDED, Proof
 from spoter_export.parity.report import NOT_EXECUTED, PROOF_COLUMNS, fact_rows, proof_rows
-from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
+from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import Artefact
+from spoter_runtime.contract import Profile
 
 GPU = {"gpu": "NVIDIA L4", "month": "2026-11", "labels_agree": 16, "clips": 16, "max_logit_diff": 1e-6}
 

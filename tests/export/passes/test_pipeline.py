@@ -35,7 +35,8 @@ from spoter_export.passes.reshape import constant_shapes
 from spoter_export.probes import probe_batches
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_runtime.errors import ExportError
-from spoter_runtime.ort.runner import OrtRunner, SessionSettings
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.ort.session import SessionSettings
 
 
 @pytest.fixture(scope="module")

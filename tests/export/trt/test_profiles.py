@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from spoter_export.trt.profiles import check_profiles, parse_profile, plan_profiles
-from spoter_runtime.bundle.engine_spec import Profile, uncovered
-from spoter_runtime.contract import GraphContract, Label
+from spoter_runtime.contract import GraphContract, Label, Profile, uncovered
 from spoter_runtime.errors import ConfigError, InputError
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")))

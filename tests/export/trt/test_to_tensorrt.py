@@ -26,7 +26,8 @@ from spoter_export.trt.to_tensorrt import (
     parse_compute_capabilities,
     write_timings,
 )
-from spoter_runtime.bundle.engine_spec import EngineSpec, Profile, rtx_header
+from spoter_runtime.bundle.engine_spec import EngineSpec, rtx_header
+from spoter_runtime.contract import Profile
 from spoter_runtime.errors import BackendError, ConfigError, ExportError, MissingExtraError, is_installed
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no engine can be built")

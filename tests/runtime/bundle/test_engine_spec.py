@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from spoter_runtime.bundle.engine_spec import RTX_HEADER_BYTES, EngineSpec, Profile, rtx_header, uncovered
-from spoter_runtime.contract import GraphContract, Label
+from spoter_runtime.bundle.engine_spec import RTX_HEADER_BYTES, EngineSpec, rtx_header
+from spoter_runtime.contract import GraphContract, Label, Profile, uncovered
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
 

@@ -11,7 +11,8 @@ import pytest
 
 from spoter_runtime.errors import BackendError, MissingExtraError
 from spoter_runtime.gpu import cuda
-from spoter_runtime.gpu.device import find_gpu, import_engine_library, mixed_cuda_packages, no_gpu_reason
+from spoter_runtime.gpu.device import find_gpu, no_gpu_reason
+from spoter_runtime.gpu.packages import import_engine_library, mixed_cuda_packages
 
 
 def _gpu_reason():

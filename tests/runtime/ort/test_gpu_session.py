@@ -10,8 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from spoter_runtime.bundle.engine_spec import Profile
-from spoter_runtime.contract import METADATA_KEY
+from spoter_runtime.contract import METADATA_KEY, Profile
 from spoter_runtime.errors import BackendError, BundleError, is_installed
 from spoter_runtime.onnx_graph import OnnxGraph, read_onnx
 from spoter_runtime.ort.gpu_session import (
@@ -20,7 +19,8 @@ from spoter_runtime.ort.gpu_session import (
     provider_options,
     stranded_nodes,
 )
-from spoter_runtime.ort.runner import PROVIDER_NAMES, OrtRunner
+from spoter_runtime.ort.installed import PROVIDER_NAMES
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import pad_clips
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"

@@ -11,7 +11,8 @@ import pytest
 
 from spoter_runtime.contract import METADATA_KEY, GraphContract
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.ort.runner import OrtRunner, installed_distributions
+from spoter_runtime.ort.installed import installed_distributions
+from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import pad_clips
 

@@ -9,8 +9,9 @@ import re
 
 import pytest
 
-from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
+from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import Artefact
+from spoter_runtime.contract import Profile
 from spoter_runtime.errors import BackendError, MissingExtraError
 from spoter_runtime.gpu.device import Gpu, find_gpu
 from spoter_runtime.trt import preflight

@@ -17,8 +17,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from spoter_runtime.bundle.engine_spec import EngineSpec, Profile
-from spoter_runtime.contract import GraphContract, Label
+from spoter_runtime.bundle.engine_spec import EngineSpec
+from spoter_runtime.contract import GraphContract, Label, Profile
 from spoter_runtime.errors import BackendError, MissingExtraError
 from spoter_runtime.gpu.device import find_gpu
 from spoter_runtime.ort.runner import OrtRunner

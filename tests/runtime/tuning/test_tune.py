@@ -19,10 +19,11 @@ from spoter_runtime.batching import infer_many
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.ort.runner import SessionSettings
+from spoter_runtime.ort.execution import Way, prepared_path
+from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.tuning.search import _prepared, _ways_for_many, tune
-from spoter_runtime.tuning.store import Tuned, Way, prepared_path, read_tuned, tuned_path, write_tuned
+from spoter_runtime.tuning.store import Tuned, read_tuned, tuned_path, write_tuned
 
 pytestmark = pytest.mark.usefixtures("cache")
 

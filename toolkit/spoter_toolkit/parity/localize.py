@@ -31,7 +31,8 @@ from spoter_runtime.backends import onnx_file_of, session_for
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.ort.runner import OrtRunner, SessionSettings
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, open_backend, split_backend
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from spoter_runtime.errors import SpoterError
 from spoter_runtime.gpu.device import find_gpu
 from spoter_runtime.machine import cpu_model, cpuinfo, quota_cores, usable_cores
-from spoter_runtime.ort.runner import installed_distributions
+from spoter_runtime.ort.installed import installed_distributions
 from spoter_toolkit.bench.host.monitor import core_mhz
 
 _PACKAGES: Final = ("spoter-kit", "numpy", "torch", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings")

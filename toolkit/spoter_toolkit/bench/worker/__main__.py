@@ -92,7 +92,7 @@ def _engine(backend: str) -> tuple[str, str]:
 
 def _import(module: str, extra: str) -> None:
     if module == "onnxruntime":
-        from spoter_runtime.ort.runner import import_onnxruntime
+        from spoter_runtime.ort.installed import import_onnxruntime
 
         import_onnxruntime("cuda" if extra == "gpu" else "cpu")  # with its telemetry off
     else:

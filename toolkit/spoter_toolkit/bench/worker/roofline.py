@@ -19,7 +19,7 @@ import numpy as np
 from spoter_runtime.contract import LENGTHS, POSES
 from spoter_runtime.errors import BackendError, require
 from spoter_runtime.landmarks import NUM_FEATURES
-from spoter_runtime.ort.runner import import_onnxruntime
+from spoter_runtime.ort.installed import import_onnxruntime
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto

@@ -1,0 +1,115 @@
+"""The installed packages that reach a GPU: import an engine library, or name what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any, Final
+
+from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
+from spoter_runtime.errors import BackendError, MissingExtraError, is_installed, require
+
+# The distributions that hold an engine library, whole or in parts; Jetson's packages have the first name too.
+_SUFFIXES: Final = ("", *(f"-cu{cuda}{part}" for cuda in (12, 13) for part in ("", "-bindings", "-libs")))
+
+
+_PARTS: Final[dict[Library, tuple[str, ...]]] = {
+    "tensorrt": tuple(f"tensorrt{suffix}" for suffix in _SUFFIXES),
+    "tensorrt_rtx": tuple(f"tensorrt-rtx{suffix}" for suffix in _SUFFIXES),
+}
+
+
+_CUDA_LIBRARIES: Final = (
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cublas-cu12",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
+
+
+# Their names do not say for which CUDA they are, their versions do; NVIDIA's have no suffix from CUDA 13 on.
+_NAMED_BY_VERSION: Final = ("cuda-bindings", "nvidia-cuda-runtime", "nvidia-cublas")
+
+
+def import_engine_library(library: Library) -> Any:
+    """Import TensorRT or TensorRT-RTX.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        BackendError: it is installed in part, or does not load; the message has the loader's own words.
+    """
+    fix = f"Fix: pip install --force-reinstall 'spoter-kit[{EXTRAS[library]}]'"
+    try:
+        return require(library, extra=EXTRAS[library])
+    except MissingExtraError as error:
+        installed = _installed(_PARTS[library])
+        if not installed:
+            raise
+        raise BackendError(_half_installed(library, installed)) from error
+    except (ImportError, OSError) as error:
+        names = _listed(_installed(_PARTS[library])) or library
+        raise BackendError(f"{names}: installed, but does not load: {error}. {fix}") from error
+
+
+def mixed_cuda_packages() -> list[str]:
+    """Return what is wrong with the installed packages that reach the GPU, each with its fix; mostly nothing.
+
+    Looks at the metadata alone: nothing is imported.
+    """
+    problems = [
+        _half_installed(library, installed)
+        for library in LIBRARIES
+        if (installed := _installed(_PARTS[library])) and not is_installed(library)
+    ]
+    engines = _installed(tuple(name for library in LIBRARIES for name in _PARTS[library]))
+    others = _installed((*_NAMED_BY_VERSION, *_CUDA_LIBRARIES))
+    by_cuda: dict[int, dict[str, str]] = {}
+    for name, version in (engines | others).items():
+        if cuda := _cuda_of(name, version):
+            by_cuda.setdefault(cuda, {})[name] = version
+    if len(by_cuda) > 1:
+        kept = max((cuda for cuda, names in by_cuda.items() if engines.keys() & names), default=max(by_cuda))
+        problems.append(_mixed(by_cuda, kept))
+    return problems
+
+
+def _mixed(by_cuda: dict[int, dict[str, str]], kept: int) -> str:
+    wrong = sorted(name for cuda, names in by_cuda.items() if cuda != kept for name in names)
+    lists = " and ".join(f"for CUDA {cuda} ({_listed(names)})" for cuda, names in sorted(by_cuda.items()))
+    if any(name.startswith("nvidia-") for name in wrong):  # another framework's, and it would break without
+        fix = f"give the engine an environment of its own, or install that framework's build for CUDA {kept}"
+    elif wrong == ["cuda-bindings"]:
+        fix = f"pip install 'cuda-bindings=={kept}.*'"
+    else:
+        # They share a module's files: what stays has lost some of them.
+        again = " ".join(f"'{name}=={version}'" for name, version in sorted(by_cuda[kept].items()))
+        fix = f"pip uninstall -y {' '.join(wrong)} && pip install --force-reinstall --no-deps {again}"
+        if "cuda-bindings" in wrong:
+            fix += f" 'cuda-bindings=={kept}.*'"
+    return f"packages {lists} are mixed. Fix: {fix}"
+
+
+def _half_installed(library: Library, installed: dict[str, str]) -> str:
+    return (
+        f"{_listed(installed)}: installed, but the module {library!r} is not: only a part was installed. "
+        f"Fix: pip uninstall -y {' '.join(sorted(installed))} && pip install 'spoter-kit[{EXTRAS[library]}]'"
+    )
+
+
+def _cuda_of(name: str, version: str) -> int | None:
+    """Return the CUDA that a distribution is for; None where neither its name nor its version says."""
+    if name in _NAMED_BY_VERSION:
+        return int(version.partition(".")[0]) or None  # 0: a placeholder that points to another package
+    return next((cuda for cuda in (12, 13) if f"-cu{cuda}" in name), None)
+
+
+def _installed(names: tuple[str, ...]) -> dict[str, str]:
+    # Asked by name, not listed: see `spoter_runtime.ort.installed.installed_distributions`.
+    found: dict[str, str] = {}
+    for name in names:
+        for distribution in importlib.metadata.distributions(name=name):
+            found.setdefault(name, distribution.version)  # the first on the path is the one that is imported
+    return found
+
+
+def _listed(installed: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(installed.items()))

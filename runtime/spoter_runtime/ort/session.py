@@ -1,0 +1,162 @@
+"""An ONNX Runtime session on the CPU: its settings, and opening a file with its contract."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spoter_runtime.checked_file import is_file
+from spoter_runtime.contract import METADATA_KEY, REQUIRES_KEY, GraphContract
+from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING
+from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.ort.installed import check_version, import_onnxruntime
+
+if TYPE_CHECKING:
+    pass
+
+
+_MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
+
+
+def whole_threads(threads: Any) -> int:
+    """Return a number of threads as an int, from numpy's whole numbers too.
+
+    Raises:
+        BackendError: it is no whole number, or none that a machine has.
+    """
+    try:
+        number = operator.index(threads)
+    except TypeError:
+        number = 0
+    if isinstance(threads, bool) or not 1 <= number <= _MAX_THREADS:
+        raise BackendError(f"threads={threads!r}: expected a whole number, 1..{_MAX_THREADS}")
+    return number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """How ONNX Runtime runs a file on the CPU; the defaults are its own.
+
+    Attributes:
+        threads: inside one operator; None takes one a core.
+        spin: let threads that have nothing to do wait awake.
+        arena: keep memory that a call has used for the next one.
+        without: names of its optimisers that are left out.
+        optimise: let it rewrite the graph; without, each operator is run as the file says.
+    """
+
+    threads: int | None = None
+    spin: bool = True
+    arena: bool = True
+    without: tuple[str, ...] = ()
+    optimise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            object.__setattr__(self, "threads", whole_threads(self.threads))
+
+    def __str__(self) -> str:
+        """Return what is not as ONNX Runtime has it by itself, and the threads."""
+        threads = (
+            "a thread a core" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
+        )
+        words = [threads, *(f"without {name}" for name in self.without)]
+        words += [] if self.spin else ["idle threads asleep"]
+        words += [] if self.arena else ["no memory kept between calls"]
+        return ", ".join(words)
+
+    def options(self, ort: Any) -> Any:
+        """Return ONNX Runtime's session options."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors only: they come back as exceptions
+        options.enable_cpu_mem_arena = self.arena
+        if not self.optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not self.spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+            options.inter_op_num_threads = 1
+        return options
+
+
+def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_cpu: bool = False) -> None:
+    """Write an ONNX file as ONNX Runtime rewrites it for this machine's CPU.
+
+    Args:
+        model: the file's bytes.
+        settings: of the session that rewrites it.
+        path: where it is written.
+        any_cpu: leave out what depends on the processor.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        BackendError: it cannot load the file.
+    """
+    ort = import_onnxruntime()
+    options = settings.options(ort)
+    options.optimized_model_filepath = str(path)
+    if any_cpu:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with ENGINE_CALLS:
+        cpu_session(ort, model, options, settings.without, "the ONNX model")
+
+
+def cpu_session(
+    ort: Any, model: Path | str | bytes, options: Any, without: tuple[str, ...], where: str
+) -> tuple[Any, dict[str, str]]:
+    """Return the session and the file's metadata."""
+    source = _readable(model)
+    try:
+        # enable_fallback=0: or a file that cannot be loaded is tried again, with a remark on stdout.
+        with OPENING:
+            session = ort.InferenceSession(
+                source,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,
+                disabled_optimizers=list(without) or None,
+            )
+        return session, session.get_modelmeta().custom_metadata_map
+    except Exception as error:
+        raise BackendError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error
+
+
+def check_model_file(path: Path | str) -> None:
+    """Refuse a path at which no file lies: ONNX Runtime would wait for a pipe, and read a device forever.
+
+    Raises:
+        BundleError: there is nothing, or something else.
+    """
+    if not is_file(path):
+        what = "is not a file" if os.path.lexists(path) else "no such file"
+        raise BundleError(f"{path}: {what}", fix="spoter-kit export makes one")
+
+
+def _readable(model: Path | str | bytes) -> str | bytes:
+    """Return a path as ONNX Runtime takes it; the file's bytes where its name is no Unicode."""
+    if isinstance(model, bytes):
+        return model
+    try:
+        str(model).encode()
+    except UnicodeEncodeError:
+        return Path(model).read_bytes()
+    return str(model)
+
+
+def contract_from_metadata(ort: Any, metadata: dict[str, str], where: str) -> GraphContract:
+    """Return what a file says of itself, where this ONNX Runtime is new enough for it."""
+    check_version(metadata.get(REQUIRES_KEY, ""), ort.__version__, where)
+    if METADATA_KEY not in metadata:
+        raise BundleError(
+            f"{where}: no {METADATA_KEY!r} in its metadata, so it was not exported by spoter-kit"
+        )
+    try:
+        contract = json.loads(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise BundleError(f"{where}: the contract in its metadata is damaged: {error}") from error
+    return GraphContract.from_json(contract, where=where)
