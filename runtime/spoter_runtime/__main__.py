@@ -104,9 +104,9 @@ def _tune(bundle: str, precision: str, seconds: float) -> int:
     tuned = tune(found, precision=precision, seconds=seconds)
     for row in tuned.measured:
         if "refused" in row:
-            print(f"refused: {row['way']}: {row['refused']}", file=sys.stderr)
-    for situation, way in tuned.ways.items():
-        print(f"{situation}\t{way}\t{tuned.because[situation]}")
+            print(f"refused: {row['config']}: {row['refused']}", file=sys.stderr)
+    for situation, config in tuned.configs.items():
+        print(f"{situation}\t{config}\t{tuned.reasons[situation]}")
     print(tuned_path(found, precision))
     return 0
 

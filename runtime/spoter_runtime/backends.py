@@ -19,7 +19,7 @@ from spoter_runtime.errors import (
     nearest_known,
 )
 from spoter_runtime.files import cache_folder
-from spoter_runtime.ort.execution import Way, keep_prepared, read_prepared
+from spoter_runtime.ort.execution import FUSED, ON_CPU, ExecutionConfig, keep_prepared, read_prepared
 from spoter_runtime.ort.installed import Provider, check_provider, check_version, import_onnxruntime
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import SessionSettings
@@ -53,8 +53,6 @@ class _Wish(NamedTuple):
     session: SessionSettings
     allow_host_code: bool
 
-
-FUSED: Final = "ort-cpu-fused"  # the file made for ONNX Runtime on a CPU
 
 _Open = Callable[[Bundle, _Wish], tuple[Runner, Artefact]]
 
@@ -138,7 +136,6 @@ BACKENDS: Final[dict[str, _Open]] = {
     "ort-cpu": _onnx_runtime("cpu"),
 }
 
-ON_CPU: Final = (FUSED, "ort-cpu")
 # They build an engine while they load, for seconds or minutes: only where somebody asks for it.
 _ONLY_BY_NAME: Final = ("ort-tensorrt", "ort-tensorrt-rtx")
 
@@ -150,8 +147,8 @@ def open_runner(
     precision: str = "fp32",
     threads: int | None = None,
     allow_host_code: bool = False,
-    way: Way | None = None,
-    wrong: Mapping[str, str] | None = None,
+    config: ExecutionConfig | None = None,
+    rejected: Mapping[str, str] | None = None,
 ) -> Opened:
     """Open the best backend for a bundle on this machine.
 
@@ -165,9 +162,10 @@ def open_runner(
         threads: threads inside one operator, on a CPU; None leaves it to the engine.
         allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
             for a bundle whose author you trust.
-        way: to run it on the CPU, from `read_tuned`; taken where no better backend is there, or where its
+        config: to run it on the CPU, from `read_tuned`; taken where no better backend is there, or where its
             own was asked for.
-        wrong: backends that gave other answers here, and what they were: taken only where asked for by name.
+        rejected: backend → the answers that it gave here and that are not the bundle's; such a backend is
+            taken only where it is asked for by name.
 
     Raises:
         BackendError: an unknown backend, or none that works; the reason for each is in the message.
@@ -179,21 +177,23 @@ def open_runner(
     session = SessionSettings(threads=threads)
     wish = _Wish(precision=precision, session=session, allow_host_code=allow_host_code)
     if backend is not None:
-        runner, artefact = _open(backend, bundle, wish, way)
+        runner, artefact = _open(backend, bundle, wish, config)
         return Opened(runner=runner, artefact=artefact, why={backend: "asked for"})
     bundle.onnx(precision)  # a precision that the bundle has not is no backend's fault
     why: dict[str, str] = {}
     kind: type[SpoterError] = BackendError
-    # The tuned way goes before the other one on the CPU; the sort leaves all else in its order.
-    for name in sorted(BACKENDS, key=lambda name: way is not None and name in ON_CPU and name != way.backend):
-        if wrong and name in wrong:
-            why[name] = f"not tried: when it was tuned here, {wrong[name]}"
+    # The tuned backend goes before the other one on the CPU; the sort leaves all else in its order.
+    for name in sorted(
+        BACKENDS, key=lambda name: config is not None and name in ON_CPU and name != config.backend
+    ):
+        if rejected and name in rejected:
+            why[name] = f"not tried: when it was tuned here, {rejected[name]}"
             continue
         if name in _ONLY_BY_NAME:
             why[name] = "not tried: it builds an engine while it loads; name it to use it"
             continue
         try:
-            runner, artefact, remark = _open_proven(name, bundle, wish, way)
+            runner, artefact, remark = _open_proven(name, bundle, wish, config)
         except BundleError:
             raise  # a damaged bundle is no backend's fault
         except SpoterError as error:
@@ -201,50 +201,52 @@ def open_runner(
             why[name] = str(error)
             kind = MissingExtraError if isinstance(error, MissingExtraError) else BackendError
         else:
-            if way is not None and way.backend == name:
-                remark += f"; tuned: {way}"
+            if config is not None and config.backend == name:
+                remark += f"; tuned: {config}"
             taken = {name: f"the best that loads on this machine{remark}"}
             return Opened(runner=runner, artefact=artefact, why=why | taken)
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in why.items())
     raise kind(f"{bundle.folder}: no backend works here:\n{reasons}")
 
 
-def _open(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact]:
-    if way is None or way.backend != name:
+def _open(name: str, bundle: Bundle, wish: _Wish, config: ExecutionConfig | None) -> tuple[Runner, Artefact]:
+    if config is None or config.backend != name:
         return BACKENDS[name](bundle, wish)
-    prepared = read_prepared(way.prepared) if way.prepared else None
+    prepared = read_prepared(config.prepared) if config.prepared else None
     if prepared is not None:
         with contextlib.suppress(BackendError):  # what cannot be loaded is made anew, below
             artefact = onnx_file_of(bundle, name, wish.precision)
-            settings = replace(way.session, optimise=False)
+            settings = replace(config.session, optimise=False)
             return OrtRunner(prepared, settings=settings, name=name), artefact
-    return BACKENDS[name](bundle, wish._replace(session=way.session))
+    return BACKENDS[name](bundle, wish._replace(session=config.session))
 
 
-def open_later(bundle: Bundle, precision: str, way: Way) -> Callable[[], Runner]:
+def open_later(bundle: Bundle, precision: str, config: ExecutionConfig) -> Callable[[], Runner]:
     """Return what opens a way on the CPU from the files that lie there now, whatever becomes of them.
 
     Raises:
         BackendError, BundleError: the bundle has no such file, or it cannot be read.
     """
-    artefact = onnx_file_of(bundle, way.backend, precision)
-    prepared = keep_prepared(way.prepared) if way.prepared else None
-    files = [] if prepared is None else [(prepared, replace(way.session, optimise=False))]
-    files.append((bundle.keep(artefact.path), session_for(artefact.kind, way.session)))
+    artefact = onnx_file_of(bundle, config.backend, precision)
+    prepared = keep_prepared(config.prepared) if config.prepared else None
+    files = [] if prepared is None else [(prepared, replace(config.session, optimise=False))]
+    files.append((bundle.keep(artefact.path), session_for(artefact.kind, config.session)))
 
     def open_() -> Runner:
         for file, settings in files[:-1]:
             with contextlib.suppress(BackendError, BundleError, OSError):  # then from the bundle's own file
-                return file.load(partial(OrtRunner, settings=settings, name=way.backend))
+                return file.load(partial(OrtRunner, settings=settings, name=config.backend))
         file, settings = files[-1]
-        return file.load(partial(OrtRunner, settings=settings, name=way.backend))
+        return file.load(partial(OrtRunner, settings=settings, name=config.backend))
 
     return open_
 
 
-def _open_proven(name: str, bundle: Bundle, wish: _Wish, way: Way | None) -> tuple[Runner, Artefact, str]:
+def _open_proven(
+    name: str, bundle: Bundle, wish: _Wish, config: ExecutionConfig | None
+) -> tuple[Runner, Artefact, str]:
     """Return a runner, its file, and what to say about it; one that does not prove itself is closed."""
-    runner, artefact = _open(name, bundle, wish, way)
+    runner, artefact = _open(name, bundle, wish, config)
     try:
         return runner, artefact, _proven_here(runner, artefact, bundle)
     except BaseException:

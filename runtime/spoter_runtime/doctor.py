@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from spoter_runtime._version import __version__
-from spoter_runtime.backends import FUSED
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError
+from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.ort.installed import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
 
 # Extra → the distributions that it brings. The cpu extra is not here: its backend says more.

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from spoter_runtime.backends import ON_CPU, open_later, open_runner
+from spoter_runtime.backends import open_later, open_runner
 from spoter_runtime.batching import Answered, infer_many
 from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.ort.execution import Way, way_for_many
+from spoter_runtime.ort.execution import ON_CPU, ExecutionConfig, default_batch_config
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import whole_threads
 from spoter_runtime.runner import Runner
@@ -204,21 +204,21 @@ class Recognizer:
             lone._origin = _Origin(path.absolute(), options, lone.contract)
             return lone
         bundle = read_bundle(path)
-        found = (_tuned(bundle, precision) if tuned else None) or Tuned(ways={}, because={})
-        ways = found.ways if threads is None else {}
+        found = (_tuned(bundle, precision) if tuned else None) or Tuned(configs={}, reasons={})
+        configs = found.configs if threads is None else {}
         opened = open_runner(
             bundle,
             backend,
             precision=precision,
             threads=threads,
             allow_host_code=allow_host_code,
-            way=ways.get("one"),
-            wrong=found.wrong,
+            config=configs.get("one"),
+            rejected=found.rejected,
         )
-        way = ways.get("many")
-        if way and backend not in (None, way.backend):
-            way = None  # the backend that was asked for, for many clips too
-        many = _many(bundle, precision, opened.runner, threads, way)
+        config = configs.get("many")
+        if config and backend not in (None, config.backend):
+            config = None  # the backend that was asked for, for many clips too
+        many = _many(bundle, precision, opened.runner, threads, config)
         passed_over = opened.passed_over(bundle) if backend is None else {}
         recognizer = cls(opened.runner, why=opened.why, passed_over=passed_over, long=long, many=many)
         recognizer._origin = _Origin(path.absolute(), options, bundle.onnx(precision).sha256)
@@ -409,14 +409,14 @@ def _tuned(bundle: Bundle, precision: str) -> Tuned | None:
 
 
 def _many(
-    bundle: Bundle, precision: str, runner: Runner, threads: int | None, way: Way | None
+    bundle: Bundle, precision: str, runner: Runner, threads: int | None, config: ExecutionConfig | None
 ) -> Many | None:
     """Return how many clips are answered beside a runner for one; None where it does that as well."""
-    if runner.name not in ON_CPU or threads is not None or (way is None and usable_cores() == 1):
+    if runner.name not in ON_CPU or threads is not None or (config is None and usable_cores() == 1):
         return None
-    way = way or way_for_many(runner.name)
-    open_ = open_later(bundle, precision, way)
-    return Many(runner, open=open_, workers=way.workers, most_clips=way.most_clips)
+    config = config or default_batch_config(runner.name)
+    open_ = open_later(bundle, precision, config)
+    return Many(runner, open=open_, workers=config.workers, most_clips=config.most_clips)
 
 
 def _shares(logits: list[float]) -> list[float]:

@@ -18,7 +18,7 @@ from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.checked_file import KeptFile
 from spoter_runtime.errors import BundleError
 from spoter_runtime.files import sha256_of
-from spoter_runtime.ort.execution import Way
+from spoter_runtime.ort.execution import ExecutionConfig
 from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.tuning.search import _prepared
@@ -51,16 +51,16 @@ def other(bundle_folder, tmp_path, plant):
 
 def tune_both(folder, backend):
     bundle = read_bundle(folder)
-    one = Way(backend=backend, session=SessionSettings(threads=1))
+    one = ExecutionConfig(backend=backend, session=SessionSettings(threads=1))
     many = replace(one, session=replace(one.session, arena=False), workers=2, most_clips=4)
     goldens = bundle.goldens()
     tuned_path(bundle, "fp32").parent.mkdir(parents=True)
-    ways = {
-        situation: _prepared(bundle, "fp32", way, goldens)
-        for situation, way in (("one", one), ("many", many))
+    configs = {
+        situation: _prepared(bundle, "fp32", config, goldens)
+        for situation, config in (("one", one), ("many", many))
     }
-    assert all(bool(way.prepared) == (backend == "ort-cpu") for way in ways.values())
-    write_tuned(bundle, "fp32", Tuned(ways=ways, because={}))
+    assert all(bool(config.prepared) == (backend == "ort-cpu") for config in configs.values())
+    write_tuned(bundle, "fp32", Tuned(configs=configs, reasons={}))
 
 
 def change_folder(place, other):

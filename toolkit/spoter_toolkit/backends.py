@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
-from spoter_runtime.backends import FUSED, open_runner
+from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.errors import ConfigError, nearest_known
+from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.runner import Runner
 
 # On the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.

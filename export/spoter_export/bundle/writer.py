@@ -26,11 +26,12 @@ from spoter_export.probes import ClipSet, generated_clips, probe_batches, spread
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime._types import OnProgress
-from spoter_runtime.backends import FUSED, session_for
+from spoter_runtime.backends import session_for
 from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import is_replaceable, replacing
+from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.ort.installed import import_onnxruntime, is_older
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import SessionSettings

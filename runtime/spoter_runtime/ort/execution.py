@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from spoter_runtime.checked_file import KeptFile
 from spoter_runtime.files import cache_folder
@@ -16,13 +16,13 @@ MOST_CLIPS: Final = 8  # in a call, for many clips, where nothing was measured; 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """A way to run a bundle.
+class ExecutionConfig:
+    """Backend, session settings and batches with which a bundle is run on a CPU.
 
     Attributes:
         backend: of `spoter_runtime.backends.BACKENDS`.
         session: how ONNX Runtime runs the file.
-        prepared: sha256 of the file as ONNX Runtime has optimised it here, kept beside this; empty for none.
+        prepared: sha256 of a copy of the file that ONNX Runtime has optimised here; empty for none.
         workers: calls at the same time, for many clips.
         most_clips: in a call, for many clips.
     """
@@ -39,17 +39,30 @@ class Way:
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}: {value!r}, expected a whole number, at least 1")
 
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"session": self.session.as_json()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ExecutionConfig:
+        """Read what `as_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError, BackendError: a field is missing, unknown or of another form.
+        """
+        return cls(**(value | {"session": SessionSettings.from_json(dict(value["session"]))}))
+
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the configuration in words."""
         words = [self.backend, str(self.session)]
         if self.most_clips > 1 or self.workers > 1:
             words.append(f"{self.workers} at a time, up to {self.most_clips} clips a call")
         return ", ".join(words)
 
 
-def way_for_many(backend: str, most_clips: int = MOST_CLIPS) -> Way:
-    """Return a way for many clips: a call a core, each on one thread; as it is, what is taken untuned."""
-    return Way(
+def default_batch_config(backend: str, most_clips: int = MOST_CLIPS) -> ExecutionConfig:
+    """Return one single-threaded call per core; the default for many clips when nothing was tuned."""
+    return ExecutionConfig(
         backend=backend,
         session=SessionSettings(threads=1),
         workers=usable_cores(),
@@ -63,9 +76,9 @@ def prepared_path(sha256: str) -> Path:
 
 
 def read_prepared(sha256: str) -> bytes | None:
-    """Return the bytes of such a file; None where they are gone, or are others.
+    """Return the bytes of such a file; None where it is gone or has other bytes.
 
-    The bytes and not the path: who tunes at the same time may remove it before it is loaded.
+    Not the path: a concurrent `tune` may delete the file before ONNX Runtime opens it.
     """
     try:
         content = prepared_path(sha256).read_bytes()
@@ -80,3 +93,9 @@ def keep_prepared(sha256: str) -> KeptFile | None:
         return KeptFile(prepared_path(sha256), sha256)
     except OSError:
         return None
+
+
+FUSED: Final = "ort-cpu-fused"  # the file made for ONNX Runtime on a CPU
+
+
+ON_CPU: Final = (FUSED, "ort-cpu")

@@ -73,7 +73,9 @@ class OrtRunner(Runner):
                 check_model_file(model)
             options = settings.options(ort)
             if provider == "cpu":
-                self._session, metadata = cpu_session(ort, model, options, settings.without, where)
+                self._session, metadata = cpu_session(
+                    ort, model, options, settings.disabled_optimizers, where
+                )
                 self.contract = contract_from_metadata(ort, metadata, where)
             else:
                 content = model if isinstance(model, bytes) else Path(model).read_bytes()

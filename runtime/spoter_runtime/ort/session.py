@@ -52,7 +52,7 @@ class SessionSettings:
     threads: int | None = None
     spin: bool = True
     arena: bool = True
-    without: tuple[str, ...] = ()
+    disabled_optimizers: tuple[str, ...] = ()
     optimise: bool = True
 
     def __post_init__(self) -> None:
@@ -64,10 +64,35 @@ class SessionSettings:
         threads = (
             "a thread a core" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
         )
-        words = [threads, *(f"without {name}" for name in self.without)]
+        words = [threads, *(f"without {name}" for name in self.disabled_optimizers)]
         words += [] if self.spin else ["idle threads asleep"]
         words += [] if self.arena else ["no memory kept between calls"]
         return ", ".join(words)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values, by the names of the format that `tune` writes."""
+        return {
+            "threads": self.threads,
+            "spin": self.spin,
+            "arena": self.arena,
+            "without": list(self.disabled_optimizers),
+            "optimise": self.optimise,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SessionSettings:
+        """Read what `as_json` wrote.
+
+        Raises:
+            KeyError, TypeError, BackendError: a field is missing, unknown or of another form.
+        """
+        names = value["without"]
+        if not isinstance(names, list) or not all(isinstance(n, str) and n.isidentifier() for n in names):
+            raise TypeError(f"without: {names!r}, expected names")
+        if not all(type(value[name]) is bool for name in ("spin", "arena", "optimise")):
+            raise TypeError(f"session: {value!r}, expected true or false")
+        rest = {name: value[name] for name in value if name != "without"}
+        return cls(**rest, disabled_optimizers=tuple(names))
 
     def options(self, ort: Any) -> Any:
         """Return ONNX Runtime's session options."""
@@ -103,11 +128,11 @@ def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_
     if any_cpu:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with ENGINE_CALLS:
-        cpu_session(ort, model, options, settings.without, "the ONNX model")
+        cpu_session(ort, model, options, settings.disabled_optimizers, "the ONNX model")
 
 
 def cpu_session(
-    ort: Any, model: Path | str | bytes, options: Any, without: tuple[str, ...], where: str
+    ort: Any, model: Path | str | bytes, options: Any, disabled_optimizers: tuple[str, ...], where: str
 ) -> tuple[Any, dict[str, str]]:
     """Return the session and the file's metadata."""
     source = _readable(model)
@@ -119,7 +144,7 @@ def cpu_session(
                 options,
                 providers=["CPUExecutionProvider"],
                 enable_fallback=0,
-                disabled_optimizers=list(without) or None,
+                disabled_optimizers=list(disabled_optimizers) or None,
             )
         return session, session.get_modelmeta().custom_metadata_map
     except Exception as error:

@@ -8,14 +8,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from spoter_runtime._types import OnProgress
-from spoter_runtime.backends import FUSED, ON_CPU, Opened, onnx_file_of, open_runner
+from spoter_runtime.backends import Opened, onnx_file_of, open_runner
 from spoter_runtime.batching import infer_many
 from spoter_runtime.bundle.goldens import Replay, compared, replay_goldens
 from spoter_runtime.bundle.manifest import Artefact, Bundle, Goldens
@@ -23,7 +23,14 @@ from spoter_runtime.errors import BackendError, ConfigError, SpoterError
 from spoter_runtime.files import cache_folder
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.ort.execution import MOST_CLIPS, Way, prepared_path, way_for_many
+from spoter_runtime.ort.execution import (
+    FUSED,
+    MOST_CLIPS,
+    ON_CPU,
+    ExecutionConfig,
+    default_batch_config,
+    prepared_path,
+)
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import SessionSettings, write_optimised
 from spoter_runtime.runner import Runner, pad_clips
@@ -45,7 +52,7 @@ _ROUND_NS: Final = 20_000_000  # at least so long is a candidate measured in a r
 class _Candidate:
     """A way that gives the bundle's answers here, and the nanoseconds a clip that it took, round by round."""
 
-    way: Way
+    config: ExecutionConfig
     runner: Runner
     clips_ns: list[float] = field(default_factory=list)
 
@@ -81,22 +88,24 @@ def tune(
     bundle.onnx(precision)
     _check_place()
     goldens = bundle.goldens()
-    tuned = Tuned(ways={}, because={})
+    tuned = Tuned(configs={}, reasons={})
     for situation in reversed(SITUATIONS):  # many clips first: they show what is wrong in company alone
-        ways = _ways_for_one(bundle, precision) if situation == "one" else _ways_for_many(bundle, precision)
-        candidates, refused = _opened(bundle, precision, ways, goldens, tuned.wrong)
+        configs = (
+            _single_configs(bundle, precision) if situation == "one" else _batch_configs(bundle, precision)
+        )
+        candidates, refused = _opened(bundle, precision, configs, goldens, tuned.rejected)
         try:
             call = _one_clip(bundle, goldens) if situation == "one" else _many_clips(bundle, goldens)
             _race(candidates, call, seconds / len(SITUATIONS), what=situation, on_progress=on_progress)
-            way, because = _chosen(candidates)
+            config, reasons = _chosen(candidates)
         finally:
             for candidate in candidates:
                 candidate.runner.close()
         # What was measured last stands first, as everywhere: one clip, then many.
-        tuned.ways = {situation: _prepared(bundle, precision, way, goldens)} | tuned.ways
-        tuned.because = {situation: because} | tuned.because
+        tuned.configs = {situation: _prepared(bundle, precision, config, goldens)} | tuned.configs
+        tuned.reasons = {situation: reasons} | tuned.reasons
         rows = [_row(situation, candidate, candidates[0]) for candidate in candidates]
-        rows += [{"situation": situation, "way": str(way), "refused": why} for way, why in refused]
+        rows += [{"situation": situation, "way": str(config), "refused": why} for config, why in refused]
         tuned.measured = rows + tuned.measured
     write_tuned(bundle, precision, tuned)
     return tuned
@@ -132,46 +141,52 @@ def _files(bundle: Bundle, precision: str) -> list[str]:
     return [name for name in ON_CPU if name != FUSED or precision in bundle.by_precision("ort")]
 
 
-def _ways_for_one(bundle: Bundle, precision: str) -> list[Way]:
+def _single_configs(bundle: Bundle, precision: str) -> list[ExecutionConfig]:
     """Return the ways for one clip; the first is what is taken without tuning."""
     cores = usable_cores()
-    ways = []
+    configs = []
     for backend in _files(bundle, precision):
         for threads in dict.fromkeys((None, 1)) if cores > 1 else (None,):
             plain = SessionSettings(threads=threads)
             sessions = [plain, replace(plain, arena=False)]
             if backend != FUSED:  # that file is optimised already
-                sessions.append(replace(plain, without=_DOUBTFUL))
+                sessions.append(replace(plain, disabled_optimizers=_DOUBTFUL))
             if threads is None and cores > 1:
                 sessions.append(replace(plain, spin=False))
-            ways += [Way(backend=backend, session=session) for session in sessions]
-    return ways
+            configs += [ExecutionConfig(backend=backend, session=session) for session in sessions]
+    return configs
 
 
-def _ways_for_many(bundle: Bundle, precision: str) -> list[Way]:
+def _batch_configs(bundle: Bundle, precision: str) -> list[ExecutionConfig]:
     """Return the ways for many clips; the first is what is taken without tuning."""
-    ways = []
+    configs = []
     for backend in _files(bundle, precision):
         limit = bundle.contract.max_batch
         for clips in dict.fromkeys(min(clips, limit) for clips in (MOST_CLIPS, *_CLIPS_A_CALL)):
-            ways.append(way_for_many(backend, clips))
+            configs.append(default_batch_config(backend, clips))
         if usable_cores() > 1:
-            ways.append(Way(backend=backend, session=SessionSettings(), workers=1, most_clips=16))
-    return ways
+            configs.append(
+                ExecutionConfig(backend=backend, session=SessionSettings(), workers=1, most_clips=16)
+            )
+    return configs
 
 
 def _opened(
-    bundle: Bundle, precision: str, ways: Sequence[Way], goldens: Goldens, wrong: dict[str, str]
-) -> tuple[list[_Candidate], list[tuple[Way, str]]]:
+    bundle: Bundle,
+    precision: str,
+    configs: Sequence[ExecutionConfig],
+    goldens: Goldens,
+    rejected: dict[str, str],
+) -> tuple[list[_Candidate], list[tuple[ExecutionConfig, str]]]:
     """Open each way and replay the goldens through it, one by one and as many at once as it takes.
 
     Args:
         bundle: what is tuned.
         precision: of its files.
-        ways: to be opened.
+        configs: to be opened.
         goldens: the bundle's.
-        wrong: backend → what its answers were, where they are not the bundle's; it is added to. None of such
-            a backend's ways is taken, whatever gives the right answers through it.
+        rejected: backend → its answers, where they are not the bundle's; it is added to. No configuration
+            of such a backend is taken, whatever gives the right answers through it.
 
     Returns:
         Those that give the bundle's answers; and the others, each with the reason.
@@ -180,40 +195,42 @@ def _opened(
         BackendError: there are none of the first.
     """
     candidates: list[_Candidate] = []
-    refused: list[tuple[Way, str]] = []
-    for way in ways:
+    refused: list[tuple[ExecutionConfig, str]] = []
+    for config in configs:
         try:
-            opened = open_runner(bundle, way.backend, precision=precision, way=way)
+            opened = open_runner(bundle, config.backend, precision=precision, config=config)
         except SpoterError as error:
-            refused.append((way, str(error)))
+            refused.append((config, str(error)))
             continue
-        candidates.append(_Candidate(way=way, runner=opened.runner))
-        if reason := _wrong_answers(opened, way, goldens):
-            wrong.setdefault(way.backend, reason)
-    for candidate in [candidate for candidate in candidates if candidate.way.backend in wrong]:
+        candidates.append(_Candidate(config=config, runner=opened.runner))
+        if reason := wrong_answers(opened, config, goldens):
+            rejected.setdefault(config.backend, reason)
+    for candidate in [candidate for candidate in candidates if candidate.config.backend in rejected]:
         candidates.remove(candidate)
         candidate.runner.close()
-        refused.append((candidate.way, wrong[candidate.way.backend]))
+        refused.append((candidate.config, rejected[candidate.config.backend]))
     if not candidates:
-        reasons = "\n".join(f"  {way}: {reason}" for way, reason in refused)
+        reasons = "\n".join(f"  {config}: {reason}" for config, reason in refused)
         raise BackendError(f"{bundle.folder}: no way to run it gives its answers here:\n{reasons}")
     return candidates, refused
 
 
-def _wrong_answers(opened: Opened, way: Way, goldens: Goldens) -> str:
+def wrong_answers(opened: Opened, config: ExecutionConfig, goldens: Goldens) -> str:
     """Return what is wrong with a way's answers to the goldens; nothing where nothing is."""
     try:
         replay = replay_goldens(opened.runner, goldens, opened.artefact)
-        if replay.passed and way.most_clips > 1:
-            replay = _replayed_together(opened.runner, way, goldens, opened.artefact)
+        if replay.passed and config.most_clips > 1:
+            replay = _replayed_together(opened.runner, config, goldens, opened.artefact)
     except SpoterError as error:
         return str(error)
     return "" if replay.passed else f"its answers are not the model's: {replay}"
 
 
-def _replayed_together(runner: Runner, way: Way, goldens: Goldens, artefact: Artefact) -> Replay:
+def _replayed_together(
+    runner: Runner, config: ExecutionConfig, goldens: Goldens, artefact: Artefact
+) -> Replay:
     """Replay the goldens as clips come in this way: in batches, several at a time."""
-    answers = infer_many(runner, goldens.clips(), workers=way.workers, most_clips=way.most_clips)
+    answers = infer_many(runner, goldens.clips(), workers=config.workers, most_clips=config.most_clips)
     return compared(np.stack([answer.logits_C for answer in answers]), goldens, artefact)
 
 
@@ -234,8 +251,8 @@ def _many_clips(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]
     clips = [_clip_of(goldens, frames) for frames in _lengths(bundle, goldens, _MANY_CLIPS)]
 
     def call(candidate: _Candidate) -> int:
-        way = candidate.way
-        infer_many(candidate.runner, clips, workers=way.workers, most_clips=way.most_clips)
+        config = candidate.config
+        infer_many(candidate.runner, clips, workers=config.workers, most_clips=config.most_clips)
         return len(clips)
 
     return call
@@ -291,7 +308,7 @@ def _ns_a_clip(candidate: _Candidate, call: Callable[[_Candidate], int]) -> floa
             return taken_ns / clips
 
 
-def _chosen(candidates: Sequence[_Candidate]) -> tuple[Way, str]:
+def _chosen(candidates: Sequence[_Candidate]) -> tuple[ExecutionConfig, str]:
     """Return the fastest way, and why; what is taken without tuning where nothing is surely faster."""
     default = candidates[0]
     rounds = max(len(candidate.clips_ns) for candidate in candidates)
@@ -301,8 +318,8 @@ def _chosen(candidates: Sequence[_Candidate]) -> tuple[Way, str]:
     ms = statistics.median(best.clips_ns) / 1e6
     if best is default or _low(times) < _SURELY:
         own = statistics.median(default.clips_ns) / 1e6
-        return default.way, f"{own:.3g} ms a clip; none of {len(candidates)} ways is surely faster"
-    return best.way, (
+        return default.config, f"{own:.3g} ms a clip; none of {len(candidates)} ways is surely faster"
+    return best.config, (
         f"{ms:.3g} ms a clip, {statistics.median(times):.2f} times as fast as without tuning (95 %: at least "
         f"{_low(times):.2f}); the fastest of {len(candidates)} ways"
     )
@@ -318,31 +335,31 @@ def _low(values: Sequence[float]) -> float:
     return ordered[max(0, rank)]
 
 
-def _prepared(bundle: Bundle, precision: str, way: Way, goldens: Goldens) -> Way:
+def _prepared(bundle: Bundle, precision: str, config: ExecutionConfig, goldens: Goldens) -> ExecutionConfig:
     """Keep the file as ONNX Runtime has optimised it: the next start need not do it again.
 
     What it wrote gives the goldens' answers, or is not kept.
     """
-    if way.backend == FUSED:  # that file is optimised already
-        return way
-    artefact = onnx_file_of(bundle, way.backend, precision)
+    if config.backend == FUSED:  # that file is optimised already
+        return config
+    artefact = onnx_file_of(bundle, config.backend, precision)
     with tempfile.TemporaryDirectory(dir=cache_folder() / "tuned") as folder:  # of this process alone
         path = Path(folder) / "optimised.onnx"
-        write_optimised(bundle.read(artefact.path), way.session, path)
+        write_optimised(bundle.read(artefact.path), config.session, path)
         content = path.read_bytes()
-        with OrtRunner(content, settings=replace(way.session, optimise=False)) as runner:
+        with OrtRunner(content, settings=replace(config.session, optimise=False)) as runner:
             if not replay_goldens(runner, goldens, artefact).passed:
-                return way
+                return config
         digest = hashlib.sha256(content).hexdigest()
         path.replace(prepared_path(digest))
-    return replace(way, prepared=digest)
+    return replace(config, prepared=digest)
 
 
 def _row(situation: Situation, candidate: _Candidate, default: _Candidate) -> dict[str, Any]:
     return {
         "situation": situation,
-        "way": str(candidate.way),
-        "settings": asdict(candidate.way),
+        "way": str(candidate.config),
+        "settings": candidate.config.as_json(),
         "clips_ns": [round(value) for value in candidate.clips_ns],
         "times_of_default": round(statistics.median(candidate.ratios_to(default)), 4),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,15 +16,12 @@ from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.errors import BackendError, SpoterError
 from spoter_runtime.files import cache_folder, write_json
 from spoter_runtime.machine import cpu_features, cpu_model, usable_cores
-from spoter_runtime.ort.execution import Way, prepared_path
+from spoter_runtime.ort.execution import ON_CPU, ExecutionConfig, prepared_path
 from spoter_runtime.ort.installed import installed_distributions
-from spoter_runtime.ort.session import SessionSettings
 
 SCHEMA: Final = 1
 Situation = Literal["one", "many"]
 SITUATIONS: Final[tuple[Situation, ...]] = ("one", "many")
-
-_ON_CPU: Final = ("ort-cpu-fused", "ort-cpu")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,10 +35,19 @@ class Tuned:
         measured: every way with its samples, or why it was refused; empty where it was read.
     """
 
-    ways: dict[str, Way]
-    because: dict[str, str]
-    wrong: dict[str, str] = field(default_factory=dict)
+    configs: dict[str, ExecutionConfig]
+    reasons: dict[str, str]
+    rejected: dict[str, str] = field(default_factory=dict)
     measured: list[dict[str, Any]] = field(default_factory=list, compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values, by the names of the file's format."""
+        return {
+            "ways": {situation: config.as_json() for situation, config in self.configs.items()},
+            "because": self.reasons,
+            "wrong": self.rejected,
+            "measured": self.measured,
+        }
 
 
 def this_machine() -> dict[str, Any]:
@@ -73,17 +79,13 @@ def write_tuned(bundle: Bundle, precision: str, tuned: Tuned) -> Path:
         "schema_version": SCHEMA,
         "machine": this_machine(),
         "files": _files(bundle, precision),
-        "ways": {situation: asdict(way) for situation, way in tuned.ways.items()},
-        "because": tuned.because,
-        "wrong": tuned.wrong,
-        "measured": tuned.measured,
-    }
+    } | tuned.as_json()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
     except OSError as error:
         raise cannot_keep(error) from error
-    for sha256 in before - {way.prepared for way in tuned.ways.values()}:
+    for sha256 in before - {config.prepared for config in tuned.configs.values()}:
         prepared_path(sha256).unlink(missing_ok=True)
     return path
 
@@ -99,8 +101,8 @@ def cannot_keep(error: OSError) -> BackendError:
 def _prepared_of(path: Path) -> set[str]:
     """Return what the file of an earlier tuning has prepared; nothing where there is none of ours."""
     try:
-        ways = json.loads(path.read_text(encoding="utf-8"))["ways"]
-        found = {way["prepared"] for way in ways.values()}
+        configs = json.loads(path.read_text(encoding="utf-8"))["ways"]
+        found = {config["prepared"] for config in configs.values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
     return {sha256 for sha256 in found if _is_sha256(sha256)}
@@ -124,11 +126,11 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
         expected = {"schema_version": SCHEMA, "machine": this_machine(), "files": _files(bundle, precision)}
         foreign = [_difference(key, content[key], of) for key, of in expected.items() if content[key] != of]
         if not foreign:
-            ways = {situation: _way(way) for situation, way in content["ways"].items()}
-            if not ways.keys() <= set(SITUATIONS):
-                raise ValueError(f"situations {', '.join(ways)}")
-            wrong = {str(backend): str(answers) for backend, answers in content["wrong"].items()}
-            return Tuned(ways=ways, because=dict(content["because"]), wrong=wrong)
+            configs = {situation: _config(config) for situation, config in content["ways"].items()}
+            if not configs.keys() <= set(SITUATIONS):
+                raise ValueError(f"situations {', '.join(configs)}")
+            rejected = {str(backend): str(answers) for backend, answers in content["wrong"].items()}
+            return Tuned(configs=configs, reasons=dict(content["because"]), rejected=rejected)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -138,27 +140,20 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
     raise _unusable(path, bundle, foreign[0])
 
 
-def _way(value: dict[str, Any]) -> Way:
-    """Return a way as it was written.
+def _config(value: dict[str, Any]) -> ExecutionConfig:
+    """Return a configuration that `ExecutionConfig.as_json` gave, checked against this machine.
 
     Raises:
-        KeyError, TypeError, ValueError, BackendError: it was not written by us.
+        KeyError, TypeError, ValueError, BackendError: it is another.
     """
-    session = dict(value["session"])
-    without = session["without"]
-    if not isinstance(without, list) or not all(isinstance(n, str) and n.isidentifier() for n in without):
-        raise TypeError(f"without: {without!r}, expected names")
-    if not all(type(session[name]) is bool for name in ("spin", "arena", "optimise")):
-        raise TypeError(f"session: {session!r}, expected true or false")
-    session["without"] = tuple(without)
-    way = Way(**(value | {"session": SessionSettings(**session)}))
-    if way.backend not in _ON_CPU:
-        raise ValueError(f"backend {way.backend!r}")
-    if way.prepared != "" and not _is_sha256(way.prepared):
-        raise ValueError(f"prepared {way.prepared!r}")
-    if (way.session.threads or 1) > usable_cores() or way.workers > usable_cores():
+    config = ExecutionConfig.from_json(value)
+    if config.backend not in ON_CPU:
+        raise ValueError(f"backend {config.backend!r}")
+    if config.prepared != "" and not _is_sha256(config.prepared):
+        raise ValueError(f"prepared {config.prepared!r}")
+    if (config.session.threads or 1) > usable_cores() or config.workers > usable_cores():
         raise ValueError(f"more threads than the {usable_cores()} cores here")
-    return way
+    return config
 
 
 def _files(bundle: Bundle, precision: str) -> dict[str, str]:

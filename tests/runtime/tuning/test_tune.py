@@ -19,10 +19,10 @@ from spoter_runtime.batching import infer_many
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.ort.execution import Way, prepared_path
+from spoter_runtime.ort.execution import ExecutionConfig, prepared_path
 from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.tuning.search import _prepared, _ways_for_many, tune
+from spoter_runtime.tuning.search import _batch_configs, _prepared, tune
 from spoter_runtime.tuning.store import Tuned, read_tuned, tuned_path, write_tuned
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -44,23 +44,25 @@ def clip():
     return np.random.default_rng(0).random((30, 54, 2), np.float32)
 
 
-ONE = Way(backend="ort-cpu", session=SessionSettings(threads=1, without=("SkipLayerNormFusion",)))
-MANY = Way(backend="ort-cpu", session=SessionSettings(threads=1), workers=2, most_clips=4)
-FOUND = Tuned(ways={"one": ONE, "many": MANY}, because={"one": "it is quick", "many": "so is this"})
+ONE = ExecutionConfig(
+    backend="ort-cpu", session=SessionSettings(threads=1, disabled_optimizers=("SkipLayerNormFusion",))
+)
+MANY = ExecutionConfig(backend="ort-cpu", session=SessionSettings(threads=1), workers=2, most_clips=4)
+FOUND = Tuned(configs={"one": ONE, "many": MANY}, reasons={"one": "it is quick", "many": "so is this"})
 
 
 def test_the_fastest_ways_are_found_kept_and_used(bundle, clip):
     found = tune(bundle, seconds=0.5)
     assert found == read_tuned(bundle, "fp32")
-    assert set(found.ways) == set(found.because) == {"one", "many"}
+    assert set(found.configs) == set(found.reasons) == {"one", "many"}
     content = json.loads(tuned_path(bundle, "fp32").read_text())
     assert all(len(row["clips_ns"]) >= 6 for row in content["measured"])
     backends = {row["settings"]["backend"] for row in content["measured"]}
     assert backends == {"ort-cpu", "ort-cpu-fused"}
     recognizer = Recognizer.load(bundle.folder)
-    way = found.ways["one"]
-    assert recognizer.runner.name == way.backend
-    assert recognizer.why[way.backend].endswith(f"; tuned: {way}")
+    config = found.configs["one"]
+    assert recognizer.runner.name == config.backend
+    assert recognizer.why[config.backend].endswith(f"; tuned: {config}")
     plain = Recognizer.load(bundle.folder, "ort-cpu", tuned=False)
     np.testing.assert_allclose(recognizer.predict(clip).logits_C, plain.predict(clip).logits_C, atol=1e-5)
     many = recognizer.predict_many([clip, clip[:7], clip])
@@ -68,9 +70,9 @@ def test_the_fastest_ways_are_found_kept_and_used(bundle, clip):
 
 
 def test_the_reason_says_what_was_measured(bundle):
-    for because in tune(bundle, seconds=0.2).because.values():
-        assert " ms a clip" in because
-        assert "times as fast as without tuning" in because or "ways is surely faster" in because
+    for reasons in tune(bundle, seconds=0.2).reasons.values():
+        assert " ms a clip" in reasons
+        assert "times as fast as without tuning" in reasons or "ways is surely faster" in reasons
 
 
 def with_other_answers(path):
@@ -83,7 +85,7 @@ def with_other_answers(path):
 def test_a_way_with_other_answers_is_never_chosen(bundle_copy, plant, clip):
     bundle = plant(bundle_copy, with_other_answers(bundle_copy / "model.ort.onnx"), kind="ort")
     found = tune(bundle, seconds=0.2)
-    assert {way.backend for way in found.ways.values()} == {"ort-cpu"}
+    assert {config.backend for config in found.configs.values()} == {"ort-cpu"}
     refused = [
         row for row in json.loads(tuned_path(bundle, "fp32").read_text())["measured"] if "refused" in row
     ]
@@ -205,7 +207,7 @@ def test_another_version_of_onnx_runtime_counts_as_another_machine(bundle, monke
 
 def test_a_prepared_file_that_is_gone_or_changed_is_made_up_for(bundle, clip):
     found = tune(bundle, seconds=0.2)
-    prepared = prepared_path(found.ways["one"].prepared)
+    prepared = prepared_path(found.configs["one"].prepared)
     prepared.write_bytes(b"not a graph")
     assert Recognizer.load(bundle.folder).predict(clip).label
     prepared.unlink()
@@ -214,8 +216,8 @@ def test_a_prepared_file_that_is_gone_or_changed_is_made_up_for(bundle, clip):
 
 def test_a_prepared_file_that_does_not_load_is_made_up_for(bundle, clip):
     empty = hashlib.sha256(b"").hexdigest()
-    ways = {situation: replace(way, prepared=empty) for situation, way in FOUND.ways.items()}
-    write_tuned(bundle, "fp32", replace(FOUND, ways=ways))
+    configs = {situation: replace(config, prepared=empty) for situation, config in FOUND.configs.items()}
+    write_tuned(bundle, "fp32", replace(FOUND, configs=configs))
     prepared_path(empty).write_bytes(b"")
     recognizer = Recognizer.load(bundle.folder)
     assert recognizer.runner.name == "ort-cpu"
@@ -224,10 +226,12 @@ def test_a_prepared_file_that_does_not_load_is_made_up_for(bundle, clip):
 
 def test_only_what_is_used_stays_in_the_cache(bundle, cache):
     old = prepared_path("0" * 64)
-    write_tuned(bundle, "fp32", replace(FOUND, ways=FOUND.ways | {"one": replace(ONE, prepared="0" * 64)}))
+    write_tuned(
+        bundle, "fp32", replace(FOUND, configs=FOUND.configs | {"one": replace(ONE, prepared="0" * 64)})
+    )
     old.write_bytes(b"of an earlier tuning")
     found = tune(bundle, seconds=0.2)
-    used = {prepared_path(way.prepared) for way in found.ways.values() if way.prepared}
+    used = {prepared_path(config.prepared) for config in found.configs.values() if config.prepared}
     assert set((cache / "spoter-kit" / "tuned").iterdir()) == {tuned_path(bundle, "fp32"), *used}
 
 
@@ -235,9 +239,9 @@ def test_many_may_prepare_the_same_file_at_once(bundle):
     goldens = bundle.goldens()
     tuned_path(bundle, "fp32").parent.mkdir(parents=True)
     with ThreadPoolExecutor(4) as pool:
-        ways = list(pool.map(lambda _: _prepared(bundle, "fp32", ONE, goldens), range(8)))
-    assert len({way.prepared for way in ways}) == 1
-    assert hashlib.sha256(prepared_path(ways[0].prepared).read_bytes()).hexdigest() == ways[0].prepared
+        configs = list(pool.map(lambda _: _prepared(bundle, "fp32", ONE, goldens), range(8)))
+    assert len({config.prepared for config in configs}) == 1
+    assert hashlib.sha256(prepared_path(configs[0].prepared).read_bytes()).hexdigest() == configs[0].prepared
 
 
 def test_a_file_with_other_answers_is_left_aside_with_any_settings(bundle_copy, plant, clip):
@@ -258,16 +262,16 @@ def test_answers_that_are_wrong_in_company_alone_are_found(bundle, monkeypatch):
 
     monkeypatch.setattr("spoter_runtime.tuning.search.infer_many", reversed_in_company)
     found = tune(bundle, seconds=0.2)
-    assert found.ways["many"].backend == "ort-cpu"
-    assert found.wrong.keys() == {"ort-cpu-fused"}
+    assert found.configs["many"].backend == "ort-cpu"
+    assert found.rejected.keys() == {"ort-cpu-fused"}
 
 
-def test_the_first_way_for_many_is_what_an_untuned_recognizer_does():
+def test_the_first_default_batch_config_is_what_an_untuned_recognizer_does():
     for largest, clips in ((1, 1), (4, 4), (7, 7), (64, 8)):
         few = SimpleNamespace(contract=SimpleNamespace(max_batch=largest), by_precision=lambda kind: {})
-        first, *others = _ways_for_many(few, "fp32")
+        first, *others = _batch_configs(few, "fp32")
         assert (first.most_clips, first.workers) == (clips, usable_cores())
-        assert all(way.most_clips <= 16 for way in others)
+        assert all(config.most_clips <= 16 for config in others)
 
 
 def test_a_backend_that_is_named_answers_many_clips_too(bundle, clip):

@@ -145,8 +145,8 @@ def _remark(report: ExportReport, *, kept_goldens: bool) -> None:
     for reason in report.not_tuned.values():
         say(f"not tuned for this machine: {reason}. Fix: spoter-kit tune {report.folder}")
     for precision, tuned in report.tuned.items():
-        for situation, way in tuned.ways.items():
-            say(f"fastest here, {precision}, {situation}: {way}: {tuned.because[situation]}")
+        for situation, config in tuned.configs.items():
+            say(f"fastest here, {precision}, {situation}: {config}: {tuned.reasons[situation]}")
 
 
 def _typed(precision: str, compute_capability: str | None, profile: list[str] | None) -> Iterator[str]:
@@ -243,7 +243,7 @@ def _as_json(report: ExportReport) -> dict[str, Any]:
         found["onnx"] = [proof.as_json() for proof in report.exported.proofs]
     if report.tuned or report.not_tuned:
         found["tuned"] = {
-            precision: {key: value for key, value in asdict(tuned).items() if key != "measured"}
+            precision: {key: value for key, value in tuned.as_json().items() if key != "measured"}
             for precision, tuned in report.tuned.items()
         }
     found["engines"] = [

@@ -21,8 +21,6 @@ def tune(
 
     A way that does not give the bundle's answers here is never chosen. An interrupted run changes nothing.
     """
-    from dataclasses import asdict
-
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import from_options
     from spoter_runtime.tuning.search import check_seconds
@@ -37,7 +35,7 @@ def tune(
         tuned = tune_bundle(found, precision=precision, seconds=seconds, on_progress=on_progress)
     path = tuned_path(found, precision)
     if json:
-        emit_json({"file": str(path)} | asdict(tuned))
+        emit_json({"file": str(path)} | tuned.as_json())
         return
     emit_table(
         "what was measured",
@@ -47,7 +45,7 @@ def tune(
     emit_table(
         str(path),
         ("for", "way", "because"),
-        [(_situation(name), str(way), tuned.because[name]) for name, way in tuned.ways.items()],
+        [(_situation(name), str(config), tuned.reasons[name]) for name, config in tuned.configs.items()],
     )
     next_step("spoter-kit predict --bundle {} clip.npy", found.folder)
 
