@@ -85,8 +85,8 @@ def onnx_file_of(bundle: Bundle, backend: str, precision: str) -> Artefact:
     artefact = bundle.by_precision("ort").get(precision)
     if artefact is None:
         raise BackendError(
-            f"{bundle.folder}: has no {precision} file made for ONNX Runtime. "
-            + ("Fix: ort-cpu" if precision == "fp16" else "Fix: ort-cpu, or export the RUN again")
+            f"{bundle.folder}: has no {precision} file made for ONNX Runtime",
+            fix="ort-cpu" if precision == "fp16" else "ort-cpu, or export the RUN again",
         )
     return artefact
 

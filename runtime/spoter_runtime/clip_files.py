@@ -12,9 +12,9 @@ import numpy.typing as npt
 from spoter_runtime.errors import InputError
 
 _NPY, _ZIP = b"\x93NUMPY", b"PK"  # how files of numpy.save and of numpy.savez begin
-_NO_CLIP: Final = (
-    "not a clip. A clip is a .npy file of landmarks, (frames, 54, 2); videos cannot be read yet. "
-    "Fix: numpy.save('clip.npy', landmarks_from_mediapipe(pose, left_hand, right_hand)), "
+_NO_CLIP: Final = "not a clip. A clip is a .npy file of landmarks, (frames, 54, 2); videos cannot be read yet"
+_MAKE_CLIP: Final = (
+    "numpy.save('clip.npy', landmarks_from_mediapipe(pose, left_hand, right_hand)), "
     "see On the device in README.md"
 )
 
@@ -30,7 +30,7 @@ def load_clip(path: Path | str) -> npt.NDArray[Any]:
         with Path(path).open("rb") as file:  # not by its name: numpy leaves a damaged archive open
             head = file.read(512)
             if not head.startswith((_NPY, _ZIP)):
-                raise InputError(f"{path}: {_NO_CLIP}")
+                raise InputError(f"{path}: {_NO_CLIP}", fix=_MAKE_CLIP)
             file.seek(0)
             array = np.load(file, allow_pickle=False)
     except InputError:

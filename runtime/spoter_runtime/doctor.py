@@ -136,7 +136,7 @@ def _mixed_packages() -> list[Finding]:
         problems = mixed_cuda_packages()
     except Exception as error:  # noqa: BLE001  (metadata that nobody foresaw must not hide the rest)
         return [_failure("package", "cuda", "broken", error)]
-    return [_failure("package", "cuda", "broken", SpoterError(problem)) for problem in problems]
+    return [_failure("package", "cuda", "broken", problem) for problem in problems]
 
 
 def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
@@ -163,14 +163,11 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
         x = np.array([[[1] * 4, [2] * 4]] if fused else [1], np.float32)
         (y,) = session.run(None, {"x": x})
         if (y != 1).any():
-            raise BackendError(
-                f"{installed}: "
-                + (
-                    "attends to padding. Fix: pip install --upgrade onnxruntime"
-                    if fused
-                    else f"1·1 is {y[0]}"
+            if fused:
+                raise BackendError(
+                    f"{installed}: attends to padding", fix="pip install --upgrade onnxruntime"
                 )
-            )
+            raise BackendError(f"{installed}: 1·1 is {y[0]}")
     except SpoterError as error:
         return _failure("backend", name, status, error)
     except Exception as error:  # noqa: BLE001  (a broken install can fail in any way; doctor must show it)
@@ -228,7 +225,9 @@ def _failure(
     *,
     builds: bool | None = None,
 ) -> Finding:
-    """Return what an error says, its fix apart."""
-    text = str(error) if isinstance(error, SpoterError) else f"{type(error).__name__}: {error}"
-    detail, _, fix = text.partition(" Fix: ")
+    """Return the finding that an error makes."""
+    if isinstance(error, SpoterError):
+        detail, fix = error.message, error.fix
+    else:
+        detail, fix = f"{type(error).__name__}: {error}", ""
     return Finding(kind=kind, name=name, status=status, detail=detail.rstrip("."), fix=fix, builds=builds)

@@ -150,17 +150,19 @@ class Bundle:
             if (spec := artefact.engine) and spec.library == library and artefact.precision == precision
         ]
         if not found:
-            fix = self.export_fix(library, precision)
-            raise BackendError(f"{self.folder}: has no {precision} engine for {library}. {fix}")
+            raise BackendError(
+                f"{self.folder}: has no {precision} engine for {library}",
+                fix=self.export_fix(library, precision),
+            )
         return found
 
     def export_fix(self, library: Library, precision: str, *options: str) -> str:
         """Return the fix that builds an engine on this machine, or says that none can be."""
         if precision == "int8":
-            return "Fix: take ort-cpu for int8, which is for CPUs; engines are fp32 or fp16"
+            return "take ort-cpu for int8, which is for CPUs; engines are fp32 or fp16"
         precisions = () if precision == "fp32" else (f"--precision {precision}",)
         command = " ".join([str(self.folder), f"--{EXTRAS[library]}", *precisions, *options])
-        return f"Fix: spoter-kit export {command}, or python -m spoter_export {command}"
+        return f"spoter-kit export {command}, or python -m spoter_export {command}"
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes after comparing them with the manifest.

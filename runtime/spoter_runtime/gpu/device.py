@@ -44,9 +44,8 @@ def find_gpu(index: int = 0) -> Gpu:
     if driver:
         code, counted = cudart.cudaGetDeviceCount()
         error, count = code.name, counted or 0
-    reason = no_gpu_reason(error, driver=driver, runtime=runtime, count=count, index=index)
-    if reason is not None:
-        raise BackendError(reason)
+    if no_gpu := no_gpu_error(error, driver=driver, runtime=runtime, count=count, index=index):
+        raise no_gpu
     properties = check("cudaGetDeviceProperties", cudart.cudaGetDeviceProperties(index))
     name: bytes = properties.name
     return Gpu(
@@ -64,8 +63,8 @@ def _driver_version(cudart: Any) -> int:
         return 0
 
 
-def no_gpu_reason(error: str, *, driver: int, runtime: int, count: int, index: int = 0) -> str | None:
-    """Say why there is no GPU to use, from what CUDA answered; None where there is one.
+def no_gpu_error(error: str, *, driver: int, runtime: int, count: int, index: int = 0) -> BackendError | None:
+    """Return why there is no GPU to use, from CUDA's answers; None where there is one.
 
     Args:
         error: CUDA's name for what counting the GPUs gave, ``"cudaSuccess"`` if it could.
@@ -75,36 +74,39 @@ def no_gpu_reason(error: str, *, driver: int, runtime: int, count: int, index: i
         index: which of them is wanted.
     """
     if driver == 0:
-        return no_driver_reason()
+        return no_driver_error()
     if error == "cudaErrorInsufficientDriver":
-        return (
+        return BackendError(
             f"NVIDIA's driver takes CUDA up to {_version(driver)}, cuda-bindings is of CUDA "
-            f"{_version(runtime)}. Fix: update the driver, or for its CUDA "
-            f"pip install 'cuda-bindings=={driver // 1000}.*' and an engine library"
+            f"{_version(runtime)}",
+            fix=f"update the driver, or for its CUDA pip install 'cuda-bindings=={driver // 1000}.*' "
+            "and an engine library",
         )
     if error == "cudaErrorNoDevice" or (error == "cudaSuccess" and count == 0):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}"
         found = f"NVIDIA's driver (CUDA {_version(driver)}) finds no GPU{hidden}"
-        return f"{found}. Fix: see what `nvidia-smi` lists"
+        return BackendError(found, fix="see what `nvidia-smi` lists")
     if error != "cudaSuccess":
         versions = f"driver {_version(driver)}, cuda-bindings {_version(runtime)}"
-        return f"CUDA cannot be used: {error} ({versions}). Fix: see what `nvidia-smi` says"
+        return BackendError(f"CUDA cannot be used: {error} ({versions})", fix="see what `nvidia-smi` says")
     if not 0 <= index < count:
-        return f"GPU {index}: this machine has {count}, counted from 0. Fix: name one that `nvidia-smi` lists"
+        return BackendError(
+            f"GPU {index}: this machine has {count}, counted from 0", fix="name one that `nvidia-smi` lists"
+        )
     return None
 
 
-def no_driver_reason(detail: str = "") -> str:
-    """Say that there is no driver, and what to do.
+def no_driver_error(detail: str = "") -> BackendError:
+    """Return the error that there is no driver.
 
     Args:
         detail: who says so, and in which words; empty leaves it out.
     """
     said = f" ({detail})" if detail else ""
-    return (
-        f"no NVIDIA driver on this machine{said}. Fix: install the driver, then `nvidia-smi` lists the GPUs; "
-        "start a container with --gpus all"
+    return BackendError(
+        f"no NVIDIA driver on this machine{said}",
+        fix="install the driver, then `nvidia-smi` lists the GPUs; start a container with --gpus all",
     )
 
 

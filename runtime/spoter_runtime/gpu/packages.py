@@ -37,21 +37,23 @@ def import_engine_library(library: Library) -> Any:
         MissingExtraError: it is not installed.
         BackendError: it is installed in part, or does not load; the message has the loader's own words.
     """
-    fix = f"Fix: pip install --force-reinstall 'spoter-kit[{EXTRAS[library]}]'"
     try:
         return require(library, extra=EXTRAS[library])
     except MissingExtraError as error:
         installed = _installed(_PARTS[library])
         if not installed:
             raise
-        raise BackendError(_half_installed(library, installed)) from error
+        raise _half_installed(library, installed) from error
     except (ImportError, OSError) as error:
         names = _listed(_installed(_PARTS[library])) or library
-        raise BackendError(f"{names}: installed, but does not load: {error}. {fix}") from error
+        raise BackendError(
+            f"{names}: installed, but does not load: {error}",
+            fix=f"pip install --force-reinstall 'spoter-kit[{EXTRAS[library]}]'",
+        ) from error
 
 
-def mixed_cuda_packages() -> list[str]:
-    """Return what is wrong with the installed packages that reach the GPU, each with its fix; mostly nothing.
+def mixed_cuda_packages() -> list[BackendError]:
+    """Return an error for each fault of the installed packages that reach the GPU; mostly none.
 
     Looks at the metadata alone: nothing is imported.
     """
@@ -72,7 +74,7 @@ def mixed_cuda_packages() -> list[str]:
     return problems
 
 
-def _mixed(by_cuda: dict[int, dict[str, str]], kept: int) -> str:
+def _mixed(by_cuda: dict[int, dict[str, str]], kept: int) -> BackendError:
     wrong = sorted(name for cuda, names in by_cuda.items() if cuda != kept for name in names)
     lists = " and ".join(f"for CUDA {cuda} ({_listed(names)})" for cuda, names in sorted(by_cuda.items()))
     if any(name.startswith("nvidia-") for name in wrong):  # another framework's, and it would break without
@@ -85,13 +87,13 @@ def _mixed(by_cuda: dict[int, dict[str, str]], kept: int) -> str:
         fix = f"pip uninstall -y {' '.join(wrong)} && pip install --force-reinstall --no-deps {again}"
         if "cuda-bindings" in wrong:
             fix += f" 'cuda-bindings=={kept}.*'"
-    return f"packages {lists} are mixed. Fix: {fix}"
+    return BackendError(f"packages {lists} are mixed", fix=fix)
 
 
-def _half_installed(library: Library, installed: dict[str, str]) -> str:
-    return (
-        f"{_listed(installed)}: installed, but the module {library!r} is not: only a part was installed. "
-        f"Fix: pip uninstall -y {' '.join(sorted(installed))} && pip install 'spoter-kit[{EXTRAS[library]}]'"
+def _half_installed(library: Library, installed: dict[str, str]) -> BackendError:
+    return BackendError(
+        f"{_listed(installed)}: installed, but the module {library!r} is not: only a part was installed",
+        fix=f"pip uninstall -y {' '.join(sorted(installed))} && pip install 'spoter-kit[{EXTRAS[library]}]'",
     )
 
 

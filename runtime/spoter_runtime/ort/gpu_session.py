@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from spoter_runtime.contract import LENGTHS, POSES, Profile
 from spoter_runtime.errors import BackendError, is_installed
-from spoter_runtime.gpu.device import no_driver_reason
+from spoter_runtime.gpu.device import no_driver_error
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.onnx_graph import OnnxGraph
 from spoter_runtime.ort.installed import PROVIDER_NAMES, check_provider, installed_distributions
@@ -94,15 +94,16 @@ def gpu_session(
         raise
     except Exception as error:
         cuda = re.search(r"CUDA failure \d+: [^;]*\w", str(error))  # the rest is C++ for pages
-        reason = _loader_error(ort, provider) or (cuda[0] if cuda else str(error).strip())
+        reason = _loader_error(ort, provider) or BackendError(cuda[0] if cuda else str(error).strip())
         raise BackendError(
-            f"{where}: ONNX Runtime {ort.__version__} cannot load it on {name}: {reason}"
+            f"{where}: ONNX Runtime {ort.__version__} cannot load it on {name}: {reason.message}",
+            fix=reason.fix,
         ) from error
     if name not in session.get_providers():  # ONNX Runtime has said so on stderr, and goes on with the CPU
-        reason = (
-            _loader_error(ort, provider) or "its libraries load, but it takes no GPU. Fix: see `nvidia-smi`"
+        lost = _loader_error(ort, provider) or BackendError(
+            "its libraries load, but it takes no GPU", fix="see `nvidia-smi`"
         )
-        raise BackendError(f"{name}: does not start: {reason}")
+        raise BackendError(f"{name}: does not start: {lost.message}", fix=lost.fix)
     _check_assignment(session.get_provider_graph_assignment_info(), graph, name, provider, where)
     return session
 
@@ -137,7 +138,8 @@ def check_driver(provider: GpuProvider) -> None:
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
-        raise BackendError(f"{PROVIDER_NAMES[provider]}: {no_driver_reason(str(error))}") from error
+        found = no_driver_error(str(error))
+        raise BackendError(f"{PROVIDER_NAMES[provider]}: {found.message}", fix=found.fix) from error
 
 
 def records_graphs(session: Any) -> bool:
@@ -264,14 +266,14 @@ def _load_libraries(ort: Any, provider: GpuProvider) -> None:
             importlib.import_module("tensorrt")
 
 
-def _loader_error(ort: Any, provider: GpuProvider) -> str:
-    """Return what the system's loader says about the provider's library, with a fix; empty if it loads.
+def _loader_error(ort: Any, provider: GpuProvider) -> BackendError | None:
+    """Return the error of the system's loader about the provider's library; None if the library loads.
 
     ONNX Runtime writes that to stderr and keeps it from its callers. Only after it has failed: loaded by
     anybody else before, the library would not find its host.
     """
     if provider == "tensorrt-rtx":
-        return ""
+        return None
     windows = sys.platform == "win32"
     file = f"{'' if windows else 'lib'}onnxruntime_providers_{provider}.{'dll' if windows else 'so'}"
     try:
@@ -279,5 +281,5 @@ def _loader_error(ort: Any, provider: GpuProvider) -> str:
     except OSError as error:
         version = re.search(r"nvinfer(?:\.so\.|_)(\d+)", str(error))
         wanted = f"tensorrt=={version[1]}.*" if version else "onnxruntime-gpu[cuda,cudnn]"
-        return f"{error}. Fix: pip install '{wanted}'"
-    return ""
+        return BackendError(str(error), fix=f"pip install '{wanted}'")
+    return None

@@ -17,12 +17,14 @@ from spoter_runtime.bundle.engine_spec import RTX_MAGIC, EngineSpec, rtx_header
 from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.contract import uncovered
-from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
+from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, SpoterError
 from spoter_runtime.gpu.device import Gpu, find_gpu
 from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.trt.log import EngineLog, engine_runtime
 
 _log = logging.getLogger(__name__)
+
+_COPY: Final = "copy the whole bundle again"
 
 # What TensorRT-RTX's EngineInvalidityDiagnostics mean.
 INVALIDITY: Final = {
@@ -51,17 +53,17 @@ class Machine:
         system: as `platform.system` says it.
         machine: processor as `platform.machine` says it.
         libraries: version of each engine library that loads.
-        missing: for each that does not, why.
+        missing: for each that does not, the error.
         gpu: the first that CUDA shows; None where there is none.
-        no_gpu: why there is none.
+        no_gpu: the error where there is none.
     """
 
     system: str
     machine: str
     libraries: dict[Library, str]
-    missing: dict[Library, str]
+    missing: dict[Library, SpoterError]
     gpu: Gpu | None
-    no_gpu: str = ""
+    no_gpu: SpoterError | None = None
 
 
 def this_machine(libraries: Sequence[Library] = LIBRARIES) -> Machine:
@@ -71,17 +73,17 @@ def this_machine(libraries: Sequence[Library] = LIBRARIES) -> Machine:
         libraries: those to look for; each takes a tenth of a second to import.
     """
     versions: dict[Library, str] = {}
-    missing: dict[Library, str] = {}
+    missing: dict[Library, SpoterError] = {}
     for library in libraries:
         try:
             versions[library] = import_engine_library(library).__version__
         except (MissingExtraError, BackendError) as error:
-            missing[library] = str(error)
-    gpu, no_gpu = None, ""
+            missing[library] = error
+    gpu, no_gpu = None, None
     try:
         gpu = find_gpu()
     except (MissingExtraError, BackendError) as error:
-        no_gpu = str(error)
+        no_gpu = error
     return Machine(
         system=platform.system(),
         machine=platform.machine(),
@@ -114,25 +116,26 @@ def choose_engine(
     """
     engines = bundle.engines(library, precision)
     machine = machine or this_machine((library,))
-    reasons = {}
+    reasons: dict[str, BackendError] = {}
     for artefact in engines:
         reason = reason_against(artefact, bundle, machine, allow_host_code=allow_host_code)
         if reason is None:
             return artefact
         reasons[artefact.path] = _with_fix(reason, bundle.export_fix(library, precision, "--force"))
     if len(reasons) == 1:
-        raise BackendError(f"{bundle.folder / engines[0].path}: {reasons[engines[0].path]}")
+        ((path, only),) = reasons.items()
+        raise BackendError(f"{bundle.folder / path}: {only.message}", fix=only.fix)
     lines = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
     raise BackendError(f"{bundle.folder}: no {precision} engine for {library} fits this machine:{lines}")
 
 
-def _with_fix(reason: str, fix: str) -> str:
-    return reason if " Fix: " in reason else f"{reason.rstrip('.')}. {fix}"
+def _with_fix(error: SpoterError, fix: str) -> BackendError:
+    return BackendError(error.message.rstrip("."), fix=error.fix or fix)
 
 
 def reason_against(
     artefact: Artefact, bundle: Bundle, machine: Machine, *, allow_host_code: bool = False
-) -> str | None:
+) -> BackendError | None:
     """Return why an engine cannot be run on a machine, None if nothing speaks against it.
 
     The manifest is asked first, then the file, then the library; the first reason is the one returned. It has
@@ -146,17 +149,19 @@ def reason_against(
     """
     spec = artefact.engine
     if spec is None:
-        return "not an engine"
+        return BackendError("not an engine")
     found = next(_reasons_in_manifest(artefact, spec, bundle, machine, allow_host_code), None)
     if found is not None:
         return found
     try:
         size = (bundle.folder / artefact.path).stat().st_size
         if size != artefact.size_bytes:
-            return f"the file has {size} bytes, not {artefact.size_bytes}. Fix: copy the whole bundle again"
+            raise BundleError(f"the file has {size} bytes, not {artefact.size_bytes}")
         plan = bundle.read(artefact.path)
-    except (BundleError, OSError) as error:
-        return _with_fix(str(error), "Fix: copy the whole bundle again")
+    except OSError as error:
+        return BackendError(str(error), fix=_COPY)
+    except BundleError as error:
+        return _with_fix(error, _COPY)
     if spec.library == "tensorrt_rtx":
         return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, artefact.path)
     return None  # TensorRT tells only while it loads
@@ -164,33 +169,35 @@ def reason_against(
 
 def _reasons_in_manifest(
     artefact: Artefact, spec: EngineSpec, bundle: Bundle, machine: Machine, allow_host_code: bool
-) -> Iterator[str]:
-    """Yield what the manifest alone speaks against, the most fundamental first."""
+) -> Iterator[BackendError]:
+    """Yield the reasons that the manifest alone shows, the most fundamental first."""
     if spec.library not in machine.libraries:
-        missing = machine.missing.get(spec.library, f"{spec.library} is not installed")
-        yield _with_fix(missing, f"Fix: pip install 'spoter-kit[{EXTRAS[spec.library]}]'")
+        missing = machine.missing.get(spec.library) or BackendError(f"{spec.library} is not installed")
+        yield _with_fix(missing, f"pip install 'spoter-kit[{EXTRAS[spec.library]}]'")
         return
     if reason := _version_reason(spec, machine.libraries[spec.library]):
-        yield reason
+        yield BackendError(reason)
     if machine.gpu is None:
-        yield _with_fix(machine.no_gpu, "Fix: see what `nvidia-smi` says")
+        yield _with_fix(machine.no_gpu or BackendError("no GPU"), "see what `nvidia-smi` says")
     elif machine.gpu.compute_capability not in spec.compute_capabilities:
         yield _gpu_reason(spec, machine.gpu, bundle, artefact.precision)
     if spec.system != machine.system:
-        yield f"built for {spec.system}, this is {machine.system}"
+        yield BackendError(f"built for {spec.system}, this is {machine.system}")
     if spec.machine != machine.machine:
-        yield f"built for {spec.machine} processors, this is {machine.machine}"
+        yield BackendError(f"built for {spec.machine} processors, this is {machine.machine}")
     if spec.host_code and not allow_host_code:
-        yield (
-            "brings code that would run on the CPU of this process: refused. Fix: only if you trust its "
-            f"author, Recognizer.load({str(bundle.folder)!r}, allow_host_code=True)"
+        yield BackendError(
+            "brings code that would run on the CPU of this process: refused",
+            fix="only if you trust its author, "
+            f"Recognizer.load({str(bundle.folder)!r}, allow_host_code=True)",
         )
     if hole := uncovered(spec.profiles, bundle.contract):
-        yield f"none of its profiles ({' or '.join(map(str, spec.profiles))}) takes {hole}, the contract does"
+        profiles = " or ".join(map(str, spec.profiles))
+        yield BackendError(f"none of its profiles ({profiles}) takes {hole}, the contract does")
     onnx = [a.sha256 for a in bundle.artefacts if a.kind == "onnx" and a.precision == artefact.precision]
     if spec.onnx_sha256 not in onnx:
         here = ", ".join(f"{sha256[:12]}…" for sha256 in onnx) or "none"
-        yield (
+        yield BackendError(
             f"an engine of another model: built from ONNX {spec.onnx_sha256[:12]}…, the {artefact.precision} "
             f"ONNX here is {here}"
         )
@@ -206,48 +213,48 @@ def _version_reason(spec: EngineSpec, installed: str) -> str | None:
     return f"{what}: an engine runs on the very version that built it"
 
 
-def _gpu_reason(spec: EngineSpec, gpu: Gpu, bundle: Bundle, precision: str) -> str:
+def _gpu_reason(spec: EngineSpec, gpu: Gpu, bundle: Bundle, precision: str) -> BackendError:
     built_for = ", ".join(spec.compute_capabilities)
     reason = f"built for GPUs of compute capability {built_for}; {gpu.name} has {gpu.compute_capability}"
     if spec.library == "tensorrt":  # it builds for the GPU that it finds
-        return reason
+        return BackendError(reason)
     wanted = f"--compute-capability {gpu.compute_capability}"
-    return f"{reason}. {bundle.export_fix(spec.library, precision, wanted)}"
+    return BackendError(reason, fix=bundle.export_fix(spec.library, precision, wanted))
 
 
-def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[str]:
-    """Yield what the file's first bytes speak against."""
+def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[BackendError]:
+    """Yield the reasons that the file's first bytes show."""
     if not plan.startswith(RTX_MAGIC):
-        yield f"begins with {plan[: len(RTX_MAGIC)]!r}, not as an engine of TensorRT-RTX does"
+        yield BackendError(f"begins with {plan[: len(RTX_MAGIC)]!r}, not as an engine of TensorRT-RTX does")
         return
     header = rtx_header(plan)
     if header is None:  # a layout that is not known here: its library is
         return
     if header.version != spec.version:
-        yield f"its header says version {header.version}, the manifest {spec.version}"
+        yield BackendError(f"its header says version {header.version}, the manifest {spec.version}")
     if header.compute_capabilities != spec.compute_capabilities:
         in_header, in_manifest = map(", ".join, (header.compute_capabilities, spec.compute_capabilities))
-        yield f"its header says compute capability {in_header}, the manifest {in_manifest}"
+        yield BackendError(f"its header says compute capability {in_header}, the manifest {in_manifest}")
     if header.size_bytes != len(plan):
-        yield f"its header says {header.size_bytes} bytes, the file has {len(plan)}"
+        yield BackendError(f"its header says {header.size_bytes} bytes, the file has {len(plan)}")
 
 
-def _rtx_verdict(plan: bytes, path: str) -> str | None:
+def _rtx_verdict(plan: bytes, path: str) -> BackendError | None:
     """Ask TensorRT-RTX itself; no other library can tell without loading the engine."""
     library: Any = import_engine_library("tensorrt_rtx")
     log = EngineLog(library)
     try:
         runtime = engine_runtime(library, log)
     except BackendError as error:
-        return str(error)
+        return error
     validity, diagnostics = runtime.get_engine_validity(plan[: runtime.engine_header_size])
     bits = library.EngineInvalidityDiagnostics.__members__
     found = [name for name, bit in bits.items() if int(bit) & int(diagnostics)]
     said = "; ".join(INVALIDITY.get(name, name) for name in found) or log.take().rstrip(".")
     if validity == library.EngineValidity.INVALID:
         # It names none, not even CUDA_ERROR, where it cannot ask CUDA for the GPU (1.7.1).
-        cure = next((f". Fix: {_CURES[name]}" for name in found or ["CUDA_ERROR"] if name in _CURES), "")
-        return f"{library.__name__} {library.__version__} refuses it: {said}{cure}"
+        fix = next((_CURES[name] for name in found or ["CUDA_ERROR"] if name in _CURES), "")
+        return BackendError(f"{library.__name__} {library.__version__} refuses it: {said}", fix=fix)
     if validity == library.EngineValidity.SUBOPTIMAL:
         _log.warning("%s: runs, but slower than one that is exported on this machine: %s", path, said)
     return None

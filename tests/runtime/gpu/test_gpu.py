@@ -11,7 +11,7 @@ import pytest
 
 from spoter_runtime.errors import BackendError, MissingExtraError
 from spoter_runtime.gpu import cuda
-from spoter_runtime.gpu.device import find_gpu, no_gpu_reason
+from spoter_runtime.gpu.device import find_gpu, no_gpu_error
 from spoter_runtime.gpu.packages import import_engine_library, mixed_cuda_packages
 
 
@@ -69,18 +69,17 @@ def test_the_gpu_is_described():
     ],
 )
 def test_every_way_to_have_no_gpu_has_its_words(error, driver, count, index, message):
-    reason = no_gpu_reason(error, driver=driver, runtime=13050, count=count, index=index)
-    assert reason is not None
-    assert message in reason
+    reason = no_gpu_error(error, driver=driver, runtime=13050, count=count, index=index)
+    assert message in str(reason)
 
 
 def test_an_older_driver_of_the_same_major_version_is_no_reason():
-    assert no_gpu_reason("cudaSuccess", driver=13000, runtime=13050, count=1) is None
+    assert no_gpu_error("cudaSuccess", driver=13000, runtime=13050, count=1) is None
 
 
 def test_a_hidden_gpu_is_told_with_what_hides_it(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    reason = no_gpu_reason("cudaErrorNoDevice", driver=13000, runtime=13050, count=0)
+    reason = no_gpu_error("cudaErrorNoDevice", driver=13000, runtime=13050, count=0)
     assert "finds no GPU; CUDA_VISIBLE_DEVICES is ''" in str(reason)
 
 
@@ -301,17 +300,17 @@ def test_packages_for_two_cudas_are_told_with_the_command_that_mends_it(
     module(tmp_path, "tensorrt_rtx")
     installed(**versions)
     (found,) = mixed_cuda_packages()
-    assert problem in found
+    assert problem in str(found)
 
 
 def test_metadata_without_the_module_is_half_an_installation(installed):
     installed(tensorrt_cu13_bindings="11.4.0.106")
     (found,) = mixed_cuda_packages()
-    assert found == (
+    assert str(found) == (
         "tensorrt-cu13-bindings 11.4.0.106: installed, but the module 'tensorrt' is not: only a part was "
         "installed. Fix: pip uninstall -y tensorrt-cu13-bindings && pip install 'spoter-kit[trt]'"
     )
-    with pytest.raises(BackendError, match=re.escape(found)):
+    with pytest.raises(BackendError, match=re.escape(str(found))):
         import_engine_library("tensorrt")
 
 
@@ -336,7 +335,7 @@ def test_a_library_that_is_not_there_names_its_extra(installed):
 def test_tensorrts_bindings_alone_are_named_as_half_an_installation(pip_target, python):
     """The real package: on a machine that reaches no NVIDIA host, pip may install this much and no more."""
     folder = pip_target("tensorrt-cu13-bindings==11.4.0.106")
-    code = "from spoter_runtime.gpu.device import *; import_engine_library('tensorrt')"
+    code = "from spoter_runtime.gpu.packages import *; import_engine_library('tensorrt')"
     done = python("-c", code, path=[folder])
     assert "BackendError: tensorrt-cu13-bindings 11.4.0.106: installed, but the module" in done.stderr
     (folder / "tensorrt.py").write_text("from tensorrt_bindings import *\n")  # as the package tensorrt does

@@ -25,7 +25,7 @@ LAPTOP = Machine(
     gpu=Gpu(name="RTX 3060", compute_capability="8.6", memory_bytes=6 << 30, driver_cuda="13.0"),
 )
 WHOLE = Profile(batch=(1, 8, 8), frames=(1, 60, 99))
-NO_DRIVER = "no NVIDIA driver on this machine. Fix: install the driver"
+NO_DRIVER = BackendError("no NVIDIA driver on this machine", fix="install the driver")
 
 
 @pytest.fixture
@@ -66,7 +66,8 @@ def with_engine(bundle):
 
 
 def why(bundle, machine=LAPTOP, **options):
-    return reason_against(bundle.artefacts[-1], bundle, machine, **options)
+    reason = reason_against(bundle.artefacts[-1], bundle, machine, **options)
+    return None if reason is None else str(reason)
 
 
 def test_an_engine_that_fits_is_chosen(with_engine):
@@ -87,7 +88,10 @@ OTHER = ": an engine runs on the very version that built it"
     [
         (
             {},
-            {"libraries": {}, "missing": {"tensorrt": "the module 'tensorrt' is not installed. Fix: pip"}},
+            {
+                "libraries": {},
+                "missing": {"tensorrt": BackendError("the module 'tensorrt' is not installed", fix="pip")},
+            },
             "the module 'tensorrt' is not installed. Fix: pip",
         ),
         (
@@ -115,10 +119,10 @@ OTHER = ": an engine runs on the very version that built it"
             {},
             "built by tensorrt_rtx 1.6.0.40, installed is 1.7.1.116" + OTHER,
         ),
-        ({}, {"gpu": None, "no_gpu": NO_DRIVER}, NO_DRIVER),
+        ({}, {"gpu": None, "no_gpu": NO_DRIVER}, str(NO_DRIVER)),
         (
             {},
-            {"gpu": None, "no_gpu": "cudaRuntimeGetVersion: cudaErrorUnknown: unknown error"},
+            {"gpu": None, "no_gpu": BackendError("cudaRuntimeGetVersion: cudaErrorUnknown: unknown error")},
             "cudaRuntimeGetVersion: cudaErrorUnknown: unknown error. Fix: see what `nvidia-smi` says",
         ),
         (
@@ -288,7 +292,7 @@ def test_this_machine_is_described_as_it_is():
     assert (machine.gpu is None) == bool(machine.no_gpu)
     assert this_machine(("tensorrt",)).libraries.keys() <= {"tensorrt"}
     for reason in machine.missing.values():
-        assert " Fix: pip " in reason
+        assert reason.fix.startswith("pip ")
 
 
 @pytest.fixture(scope="module")
