@@ -189,6 +189,18 @@ def test_an_app_that_imported_onnx_runtime_before_us_is_warned_once(python):
     assert python("-c", _IMPORT * 2, env={"ORT_DISABLE_TELEMETRY": "", "CI": "1"}).stderr == ""
 
 
+def test_a_switch_that_was_set_too_late_is_warned_of(trace):
+    """The variable says 1, and ONNX Runtime has its file open all the same."""
+    if not reports():
+        pytest.skip("this ONNX Runtime is older than 1.29, the first that reports")
+    late = "import onnxruntime, os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; "
+    early = "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import onnxruntime; "
+    for code, warned in ((late, 1), (early, 0)):
+        code, output = trace("-c", code + _IMPORT * 2).finish()
+        assert code == 0, output
+        assert output.count("ORT_DISABLE_TELEMETRY was not set then: it may report to Microsoft") == warned
+
+
 def test_no_warning_about_an_onnx_runtime_that_does_not_report(python):
     code = f"import onnxruntime; onnxruntime.__version__ = '1.28.0'; {_IMPORT}"
     assert python("-c", code, env={"ORT_DISABLE_TELEMETRY": "", "CI": "1"}).stderr == ""

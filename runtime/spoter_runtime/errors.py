@@ -109,6 +109,19 @@ def from_options() -> Iterator[None]:
         raise UsageError(error.message, fix=error.fix) from error
 
 
+def warn(text: str) -> None:
+    """Warn the caller of this package: the warning names the caller's line, not one of ours."""
+    import sys
+    import warnings
+
+    level, frame = 1, sys._getframe()
+    while (
+        frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]
+    ):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
+
+
 def exit_code_of(error: SpoterError) -> int:
     """Return what a command exits with after `error`: 2 where the command line is wrong, else 1."""
     return 2 if isinstance(error, UsageError) else 1

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from spoter_runtime.backends import open_later, open_runner
 from spoter_runtime.batching import Answered, infer_many
 from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError
+from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError, warn
 from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.ort.execution import ON_CPU, ExecutionConfig, default_batch_config
@@ -103,9 +102,10 @@ class Many:
             self._runner = open()
         except (SpoterError, OSError) as error:
             self.workers = 1  # that runner has all cores in each call
-            warnings.warn(
-                f"many clips are answered one after another, which is slower: {error}. Fix: load it again",
-                stacklevel=4,
+            reason = error.message if isinstance(error, SpoterError) else str(error)
+            warn(
+                f"many clips are answered one after another, which is slower: {reason}. "
+                "Fix: Recognizer.load it again"
             )
         self._open = None  # and its file is closed
 
@@ -316,8 +316,10 @@ class Recognizer:
         try:
             loaded = _load_again(type(self), self._origin)
         except SpoterError as error:
+            reason = error.message
             raise BackendError(
-                f"loaded before this process was forked, and it cannot be loaded here again: {error}"
+                f"loaded before this process was forked, and it cannot be loaded here again: {reason}",
+                fix="keep the bundle in its place until each worker has predicted once, or load it there",
             ) from error
         vars(self).update(vars(loaded))
 
@@ -404,7 +406,7 @@ def _tuned(bundle: Bundle, precision: str) -> Tuned | None:
     except BackendError as error:
         if str(error) not in _said:  # once a process, wherever it is loaded
             _said.add(str(error))
-            warnings.warn(str(error), stacklevel=3)
+            warn(str(error))
         return None
 
 

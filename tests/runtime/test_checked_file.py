@@ -120,8 +120,10 @@ def test_a_bundle_answers_as_before(place, other, make_clip, backend, tuned, eve
     event(place, other)
     shutil.rmtree(place / "cache", ignore_errors=True)  # and somebody else tunes meanwhile
     if event is overwrite and call != "predict" and not (tuned and backend == "ort-cpu"):
-        with pytest.warns(UserWarning, match=r"one after another.*changed or damaged.*Fix: load it again"):
+        told = r"one after another.*changed or damaged\. Fix: Recognizer\.load it again$"
+        with pytest.warns(UserWarning, match=told) as warned:
             assert_answers(call, recognizer, clips, expected)
+        assert warned[0].filename == __file__  # the caller's line, not one of ours
         assert recognizer._many._runner is recognizer.runner
     else:
         assert_answers(call, recognizer, clips, expected)

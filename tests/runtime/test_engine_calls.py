@@ -279,7 +279,8 @@ else:
     assert (done.returncode, done.stderr) == (0, "")
     child, parent = done.stdout.splitlines()
     assert child.startswith("BackendError loaded before this process was forked, and it cannot be loaded")
-    assert "no such folder. Fix: " in child
+    assert "no such folder. Fix: keep the bundle in its place until each worker has predicted once" in child
+    assert child.count("Fix: ") == 1
     assert parent
 
 

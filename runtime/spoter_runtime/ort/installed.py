@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
-import warnings
-from typing import TYPE_CHECKING, Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
-from spoter_runtime.errors import BackendError, require
-
-if TYPE_CHECKING:
-    pass
-
+from spoter_runtime.errors import BackendError, require, warn
 
 # Every distribution that installs the module `onnxruntime`; two of them overwrite each other's files.
 _DISTRIBUTIONS: Final = (
@@ -30,9 +27,8 @@ _DISTRIBUTIONS: Final = (
 # ONNX Runtime 1.29 and later report to Microsoft over the network unless this is 1 when they are imported;
 # `disable_telemetry_events()` after the import does not stop it (seen with 1.32).
 _TELEMETRY_SWITCH: Final = "ORT_DISABLE_TELEMETRY"
-
-
 _FIRST_WITH_TELEMETRY: Final = "1.29"
+_switched = False  # whether this process has set the switch, or found it set
 
 
 def installed_distributions() -> dict[str, str]:
@@ -73,8 +69,8 @@ PROVIDERS: Final[tuple[Provider, ...]] = tuple(PROVIDER_NAMES)
 def import_onnxruntime(provider: Provider = "cpu") -> Any:
     """Import ONNX Runtime with its telemetry off; refuse when there is none, or more than one.
 
-    Sets ``ORT_DISABLE_TELEMETRY=1`` in this process's environment, unless the user has set it. Warns where
-    ONNX Runtime was imported before without it: its telemetry may be running then.
+    Sets ``ORT_DISABLE_TELEMETRY=1`` in this process's environment, unless the user has set it. Warns once
+    where ONNX Runtime was imported before without it: its telemetry may be running then.
 
     Args:
         provider: what it is wanted for; the fix in an error installs a build that has it.
@@ -102,23 +98,35 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
             fix=f"pip install --force-reinstall --no-deps {name}",
         )
     if too_late and not is_older(ort.__version__, _FIRST_WITH_TELEMETRY):
-        warnings.warn(
+        warn(
             f"onnxruntime {ort.__version__} was imported before spoter_runtime imports it, and "
-            f"{_TELEMETRY_SWITCH} was not set: it may report to Microsoft from this process. Fix: set "
+            f"{_TELEMETRY_SWITCH} was not set then: it may report to Microsoft from this process. Fix: set "
             f"{_TELEMETRY_SWITCH}=1 in the environment of the process, or in os.environ before the first "
-            "import of onnxruntime",
-            stacklevel=2,
+            "import of onnxruntime"
         )
     return ort
 
 
 def _switch_telemetry_off() -> bool:
-    """Set ONNX Runtime's switch unless it is set; tell whether that comes too late."""
-    if os.environ.get(_TELEMETRY_SWITCH):  # ours from the call before, or the user's
+    """Set ONNX Runtime's switch unless it is set; tell, at the first call, whether that comes too late."""
+    global _switched
+    first, _switched = not _switched, True
+    set_already = bool(os.environ.get(_TELEMETRY_SWITCH))
+    if not set_already:
+        os.environ[_TELEMETRY_SWITCH] = "1"
+    if not first or "onnxruntime" not in sys.modules:
         return False
-    too_late = "onnxruntime" in sys.modules
-    os.environ[_TELEMETRY_SWITCH] = "1"
-    return too_late
+    wanted_off = os.environ[_TELEMETRY_SWITCH].lower() in ("1", "true")
+    return not set_already or (wanted_off and _has_telemetry_open())
+
+
+def _has_telemetry_open() -> bool:
+    """Tell whether this process has the file open in which ONNX Runtime collects its reports (Linux)."""
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            if ".onnxruntime" in descriptor.readlink().parts:
+                return True
+    return False
 
 
 def check_provider(provider: Provider) -> None:
