@@ -1,37 +1,50 @@
-"""What to do about a clip that is not an array of floats: a fix to paste for each kind that people have."""
+"""Fixes to paste for a clip that is not an array of floats, one for each kind that people have."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 _FLOATS = "numpy.asarray(landmarks, 'float32')"
+_MADE = "landmarks_from_mediapipe(pose, left_hand, right_hand)"
+_CLIP = f"give the landmarks of a clip, (frames, 54, 2) floats, as {_MADE} returns them"
 _ALIKE = (
-    "give each frame as many numbers as the others, NaN where a landmark was not detected; "
-    "landmarks_from_mediapipe(pose, left_hand, right_hand) does so"
+    f"give each frame as many numbers as the others, NaN where a landmark was not detected; {_MADE} does so"
 )
 
 
 def fix_of_values(values: Any) -> str:
-    """Return the fix for what numpy makes no array of, or not the one that was meant."""
+    """Return the fix for values that numpy makes no array of, or not the array that was meant."""
     parts = values if isinstance(values, list | tuple) else (values,)
     each = "[{} for frame in landmarks]" if parts is values else "{}"
     one = "frame" if parts is values else "landmarks"
-    if any(hasattr(part, "detach") for part in parts):  # torch: with a gradient, elsewhere, in bfloat16
-        return each.format(f"{one}.detach().cpu().float().numpy()")
-    if any(is_masked(part) for part in parts):
-        return each.format(f"{one}.astype('float32').filled(numpy.nan)")
+    if tensors := [part for part in parts if hasattr(part, "detach")]:
+        calls = _torch_calls(tensors[0])
+        return each.format(f"{one}{calls}") if calls else _CLIP
+    if masked := [part for part in parts if is_masked(part)]:
+        return each.format(f"{one}.astype('float32').filled(numpy.nan)") if masked[0].ndim else _CLIP
     if any(hasattr(part, "get") and hasattr(part, "device") for part in parts):  # CuPy
         return each.format(f"{one}.get()")
-    if any(part is None for part in parts):
+    if parts is values and any(part is None for part in parts):
         return "[numpy.full((54, 2), numpy.nan) if frame is None else frame for frame in landmarks]"
-    return _ALIKE if parts is values else _FLOATS
+    return _ALIKE if parts is values else _CLIP
+
+
+def _torch_calls(tensor: Any) -> str:
+    """Return the calls that make a numpy array of a tensor; empty where it has no values to take."""
+    if tensor.is_nested or tensor.device.type == "meta":
+        return ""
+    dense = "" if str(tensor.layout) == "torch.strided" else ".to_dense()"
+    plain = ".dequantize()" if tensor.is_quantized else ""
+    real = ".real" if tensor.is_complex() else ""
+    return f".detach(){dense}{plain}{real}.cpu().float().numpy()"
 
 
 def fix_of_dtype(array: npt.NDArray[Any], values: Any) -> str:
-    """Return the fix for an array of something else than floats, and what it was made of."""
+    """Return the fix for an array of another type than floats, and the values that it was made of."""
     if array.dtype.kind == "c":
         return "landmarks.real.astype('float32')"
     if array.dtype.kind in "SU" and array.ndim == 0:
@@ -39,9 +52,16 @@ def fix_of_dtype(array: npt.NDArray[Any], values: Any) -> str:
     if array.dtype.kind != "O":
         return f"{_FLOATS}, with NaN or (0, 0) where a landmark was not detected"
     if array.ndim == 0:
-        return "list(landmarks), of the frames" if hasattr(values, "__iter__") else _ALIKE
+        content = array.item()
+        frames = isinstance(content, Iterable) and not isinstance(content, dict | set | type)
+        return "list(landmarks), of the frames" if frames and values is not array else _CLIP
     if array.ndim == 1:
-        return fix_of_values(list(array))
+        shapes = {part.shape if type(part) is np.ndarray else None for part in array}
+        return "list(landmarks)" if len(shapes) == 1 and None not in shapes else fix_of_values(list(array))
+    try:
+        np.asarray(values, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return _CLIP
     return f"{_FLOATS}; None becomes NaN, which is a landmark that was not detected"
 
 

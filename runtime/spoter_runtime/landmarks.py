@@ -177,7 +177,8 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
         array = array.reshape(len(array), NUM_LANDMARKS, 2)
     if array.ndim != 3 or array.shape[1:] != (NUM_LANDMARKS, 2):
         raise InputError(
-            f"{where}: expected (frames, {NUM_LANDMARKS}, 2) or (frames, {NUM_FEATURES}), got {array.shape}"
+            f"{where}: expected (frames, {NUM_LANDMARKS}, 2) or (frames, {NUM_FEATURES}), got {array.shape}",
+            fix="numpy.stack(frames), where each frame is (54, 2); landmarks_from_mediapipe makes such clips",
         )
     if len(array) == 0:
         raise InputError(f"{where}: 0 frames, the model takes 1..{max_frames}")

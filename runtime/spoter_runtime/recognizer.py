@@ -328,7 +328,9 @@ class Recognizer:
         if self._long == "error":
             return check_clip(clip, max_frames=limit, where=where)
         array = array_from(clip, where)
-        frames = len(array) if array.ndim else 0
+        if not array.ndim:  # of a generator, say: the fix depends on the values themselves
+            return check_clip(clip, max_frames=limit, where=where)
+        frames = len(array)
         checked = check_clip(array, max_frames=max(frames, limit), where=where)
         return resample_clip(checked, limit) if frames > limit else checked
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from array import array
 from collections import namedtuple
 
@@ -72,6 +73,13 @@ def gradient():
     return torch.from_numpy(floats()).requires_grad_()
 
 
+def quietly(make, *args):
+    """Make a tensor of a kind that PyTorch warns about: it may change, or go."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(*args)
+
+
 Landmark = namedtuple("Landmark", "x y z")
 
 # What people have → what makes it. Each fix is pasted, and then the clip is recognised.
@@ -100,6 +108,13 @@ FIXABLE = {
     "a generator": lambda: (frame for frame in floats()),
     "a map": lambda: map(np.asarray, floats()),
     "complex numbers": lambda: floats() + 0j,
+    "a sparse tensor": lambda: torch.from_numpy(floats()).to_sparse(),
+    "complex numbers of torch": lambda: (torch.from_numpy(floats()) + 0j).conj(),
+    "quantised numbers": lambda: quietly(
+        torch.quantize_per_tensor, gradient().detach(), 0.01, 0, torch.qint8
+    ),
+    "frames of one size, in an array of objects": lambda: array_of(list(floats())),
+    "masked frames, in an array of objects": lambda: array_of(list(masked())),
 }
 
 
@@ -115,11 +130,17 @@ def test_a_fix_that_is_pasted_works(recognizer, kind):
         landmarks = FIXABLE[kind]()  # a generator has been used up
 
 
+CLIP = r"Fix: give the landmarks of a clip, \(frames, 54, 2\) floats"
+STACK = r"Fix: numpy\.stack\(frames\)"
+
 # What no expression makes right: the fix says what to give.
 REFUSED = {
-    "a tensor of another device": (lambda: torch.empty((FRAMES, 54, 2), device="meta"), r"\.detach\(\)\.cpu"),
-    "a sparse tensor": (lambda: torch.from_numpy(floats()).to_sparse(), r"to_dense"),
-    "a masked constant": (lambda: np.ma.masked, r"has masked values\. Fix: "),
+    "a tensor without values": (lambda: torch.empty((FRAMES, 54, 2), device="meta"), CLIP),
+    "a nested tensor": (
+        lambda: quietly(torch.nested.nested_tensor, [torch.ones(3, 2), torch.ones(4, 2)]),
+        CLIP,
+    ),
+    "a masked constant": (lambda: np.ma.masked, rf"has masked values\. {CLIP}"),
     "a frame too small": (lambda: ragged(54, 53, 54), "Fix: give each frame as many numbers as the others"),
     "a frame too small, in a list": (
         lambda: [frame.tolist() for frame in ragged(54, 53)],
@@ -127,17 +148,20 @@ REFUSED = {
     ),
     "only None": (lambda: [None, None, None], r"got dtype object\. Fix: \[numpy\.full"),
     "no frames": (list, r"expected \(frames, 54, 2\).*got \(0,\)"),
-    "nothing": (lambda: None, "got dtype object. Fix: "),
-    "a number": (lambda: 0.5, r"got \(\)"),
-    "a number of numpy": (lambda: np.float32(0.5), r"got \(\)"),
-    "an array without axes": (lambda: np.array(0.5), r"got \(\)"),
-    "an empty tensor": (lambda: torch.tensor(0.5), r"got \(\)"),
+    "nothing": (lambda: None, f"got dtype object. {CLIP}"),
+    "a number": (lambda: 0.5, rf"got \(\)\. {STACK}"),
+    "a number of numpy": (lambda: np.float32(0.5), rf"got \(\)\. {STACK}"),
+    "an array without axes": (lambda: np.array(0.5), rf"got \(\)\. {STACK}"),
+    "an empty tensor": (lambda: torch.tensor(0.5), rf"got \(\)\. {STACK}"),
+    "an object in an array without axes": (lambda: np.array(None, object), f"got dtype object. {CLIP}"),
+    "numbers beyond any float": (lambda: np.full((3, 54, 2), 10**400, object), CLIP),
     "a name of a file": (lambda: "clip.npy", r"got dtype <U8\. Fix: numpy\.load\(path\)"),
     "bytes": (lambda: b"clip", r"got dtype \|S4\. Fix: numpy\.load\(path\)"),
-    "a dict": (lambda: {"pose": floats()}, "got dtype object. Fix: "),
-    "a set": (lambda: {1.0, 2.0}, "got dtype object. Fix: "),
-    "an object": (object, "got dtype object. Fix: "),
-    "objects of landmarks": (lambda: [[object()] * 54] * 3, "got dtype object. Fix: "),
+    "a dict": (lambda: {"pose": floats()}, f"got dtype object. {CLIP}"),
+    "a set": (lambda: {1.0, 2.0}, f"got dtype object. {CLIP}"),
+    "an object": (object, f"got dtype object. {CLIP}"),
+    "a class": (lambda: np.ndarray, f"got dtype object. {CLIP}"),
+    "objects of landmarks": (lambda: [[object()] * 54] * 3, f"got dtype object. {CLIP}"),
     "named tuples": (lambda: [[Landmark(0.1, 0.2, 0.3)] * 54] * 3, r"Fix: keep x and y only"),
     "records": (lambda: np.zeros((3, 54), [("x", "f4"), ("y", "f4")]), "got dtype .*Fix: "),
     "dates": (lambda: np.zeros((3, 54, 2), "M8[s]"), r"got dtype datetime64\[s\]\. Fix: "),
