@@ -59,6 +59,34 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def at_once():
+    """Fail a test that waits: for a pipe that nobody writes to, or for the end of a device."""
+    if not hasattr(signal, "SIGALRM"):
+        pytest.skip("Windows has no alarm, and no pipes among its files")
+
+    def too_long(*_):
+        pytest.fail("it waits")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def put_a_pipe(at_once):
+    """Return put_a_pipe(path): put a pipe that nobody writes to in the place of a file."""
+
+    def put(path):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        return path
+
+    return put
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the longest tests, so that no core waits for one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from spoter_runtime.errors import BundleError
-from spoter_runtime.files import sha256_of
+from spoter_runtime.files import check_regular, sha256_of
 
 _Loaded = TypeVar("_Loaded")
 
@@ -101,9 +99,7 @@ def identity(file: Path) -> tuple[int, ...]:
     Raises:
         OSError: it is not there, or no file: a pipe that was opened would wait, a device be read forever.
     """
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "not a file", str(file))
+    found = check_regular(file)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

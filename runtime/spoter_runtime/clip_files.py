@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.errors import InputError
+from spoter_runtime.files import check_regular
 
 _NPY, _ZIP = b"\x93NUMPY", b"PK"  # how files of numpy.save and of numpy.savez begin
 _NO_CLIP: Final = "not a clip. A clip is a .npy file of landmarks, (frames, 54, 2); videos cannot be read yet"
@@ -27,6 +28,7 @@ def load_clip(path: Path | str) -> npt.NDArray[Any]:
     """
     head = b""
     try:
+        check_regular(Path(path))
         with Path(path).open("rb") as file:  # not by its name: numpy leaves a damaged archive open
             head = file.read(512)
             if not head.startswith((_NPY, _ZIP)):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,29 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spoter-kit"
     except RuntimeError:
         return Path(os.devnull, "spoter-kit")
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """Return a file's status; refuse a pipe, which would be waited for, and a device, read forever.
+
+    Raises:
+        OSError: it is not there, or no regular file.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return found
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return the text of a regular file.
+
+    Raises:
+        OSError: as `check_regular`, or it cannot be read.
+        UnicodeDecodeError: it is in another encoding.
+    """
+    check_regular(path)
+    return path.read_text(encoding=encoding)
 
 
 def sha256_of(path: Path) -> str:

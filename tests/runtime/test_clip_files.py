@@ -75,5 +75,10 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         InputError, match=r"none.npy: cannot be read: No such file or directory. Fix: check the path"
     ):
         load_clip(tmp_path / "none.npy")
-    with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"cannot be read: not a file"):
         load_clip(tmp_path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path, put_a_pipe):
+    with pytest.raises(InputError, match=r"clip\.npy: cannot be read: not a file\. Fix: check the path"):
+        load_clip(put_a_pipe(tmp_path / "clip.npy"))

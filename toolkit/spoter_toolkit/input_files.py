@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoter_runtime.errors import DataError
+from spoter_runtime.files import read_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def text_of(path: Path, *, expected: str, fix: str) -> str:
         DataError: no such file, a folder, one that may not be read, or no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no text, expected {expected}", fix=f"{fix}") from error
     except OSError as error:

@@ -24,6 +24,7 @@ from spoter_runtime.checked_file import (
 )
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.files import check_regular
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.runner import Int32Array
 
@@ -335,16 +336,17 @@ def _read_manifest(path: Path) -> Any:
     """
     folder = path.parent
     try:
-        identity(path)
-        if (size := path.stat().st_size) > _MANIFEST_BYTES:
+        if (size := check_regular(path).st_size) > _MANIFEST_BYTES:
             raise ValueError(f"{size} bytes, a manifest has at most {_MANIFEST_BYTES}")
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
         raise BundleError(f"{folder}: {what}", fix="spoter-kit export makes one") from error
     except OSError as error:
+        there = os.path.lexists(path)
         raise BundleError(
-            f"{path}: cannot be read ({error.strerror})", fix="spoter-kit export makes a bundle"
+            f"{path}: cannot be read ({error.strerror})",
+            fix="copy the whole bundle again" if there else "spoter-kit export makes a bundle",
         ) from error
     except (ValueError, RecursionError) as error:
         raise BundleError(

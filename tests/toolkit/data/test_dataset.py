@@ -173,6 +173,26 @@ def test_an_existing_dataset_is_replaced_only_with_force(dataset):
         write(dataset.folder, [new_clip("c")])
     assert read_dataset(dataset.folder).sha256 == dataset.sha256
     write(dataset.folder, [new_clip("c")], force=True)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dataset.json", r"dataset\.json: cannot be read as JSON: .*not a file"),
+        (
+            "clips.csv",
+            r"clips\.csv: not a file, although dataset\.json lists it\. Fix: import the data again",
+        ),
+        (
+            "poses.npy",
+            r"poses\.npy: not a file, although dataset\.json lists it\. Fix: import the data again",
+        ),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(dataset, put_a_pipe, name, message):
+    put_a_pipe(dataset.folder / name)
+    with pytest.raises(DataError, match=message):
+        read_dataset(dataset.folder)
+
+
     assert [clip.id for clip in read_dataset(dataset.folder).clips] == ["c"]
     assert list(dataset.folder.parent.iterdir()) == [dataset.folder]
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from spoter_runtime.errors import CheckpointError, SpoterError
+from spoter_runtime.errors import CheckpointError, DataError, SpoterError
 from spoter_toolkit.locate import RUN_WEIGHTS, newest_dataset
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import model_from_config
@@ -195,3 +196,20 @@ def test_what_a_kill_has_left_is_never_the_newest(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "dataset.json").touch()
     assert newest_dataset(tmp_path) == tmp_path / "mine"
+
+
+def test_pipes_are_refused_at_once(tmp_path: Path, put_a_pipe: Callable[[Path], Path]) -> None:
+    path = put_a_pipe(tmp_path / "notebook.pth")
+    with pytest.raises(CheckpointError, match=r"notebook\.pth: cannot be read: not a file"):
+        import_checkpoint(path, tmp_path / "run", None)
+    path.unlink()
+    run, _ = import_checkpoint(notebook_checkpoint(path), tmp_path / "run", None)
+    labels = put_a_pipe(tmp_path / "labels.txt")
+    with pytest.raises(DataError, match=r"labels .*labels\.txt.*not a file"):
+        read_labels(str(labels))
+    put_a_pipe(run.folder / RUN_WEIGHTS)
+    with pytest.raises(CheckpointError, match=f"no {RUN_WEIGHTS}"):
+        run.load_model()
+    put_a_pipe(run.folder / RUN_JSON)
+    with pytest.raises(CheckpointError, match=r"run\.json: cannot be read as JSON: .*not a file"):
+        read_run(run.folder)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
-from spoter_runtime.files import put_back, sha256_of
+from spoter_runtime.files import put_back, read_text, sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 
 SCHEMA_VERSION: Final = 1
@@ -122,7 +122,8 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
     for name in ("poses.npy", "clips.csv"):
         path = folder / name
         if not path.is_file():
-            raise DataError(f"{path}: missing, although dataset.json lists it")
+            found = "not a file" if path.exists() else "missing"
+            raise DataError(f"{path}: {found}, although dataset.json lists it", fix="import the data again")
         if check_hashes and (digest := sha256_of(path)) != meta["sha256"][name]:
             raise DataError(
                 f"{path}: sha256 is {digest[:12]}…, dataset.json says {meta['sha256'][name][:12]}…, so the "
@@ -173,7 +174,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / "dataset.json"
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(read_text(path))
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else "not a dataset: it has no dataset.json"
         raise DataError(

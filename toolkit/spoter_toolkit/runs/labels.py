@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
+from spoter_runtime.files import read_text
 
 
 def read_labels(source: str) -> Sequence[Label]:
@@ -29,7 +30,7 @@ def read_labels(source: str) -> Sequence[Label]:
         labels: Sequence[Label] = read_dataset(path).labels
         return labels
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"labels {source!r}: not readable: {error}. Expected bdslw60, a dataset, or a text file"

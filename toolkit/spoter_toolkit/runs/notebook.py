@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import CheckpointError, ConfigError
-from spoter_runtime.files import replacing, sha256_of
+from spoter_runtime.files import check_regular, replacing, sha256_of
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.model.config import ModelConfig
@@ -89,6 +89,7 @@ def _check_archive(path: Path) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Any]:
     try:
+        check_regular(path)
         _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on a foreign pickle, just before it is refused
@@ -96,7 +97,9 @@ def _load_tensors(path: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
+        raise CheckpointError(f"{path}: no such file", fix="check the path") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of plain tensors. Loading it would run code from the file, so it is "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import CheckpointError, ConfigError
-from spoter_runtime.files import put_back, replacing, sha256_of, write_json
+from spoter_runtime.files import put_back, read_text, replacing, sha256_of, write_json
 from spoter_toolkit.locate import RUN_JSON, RUN_WEIGHTS
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import Spoter, model_from_config
@@ -104,7 +104,7 @@ def read_run(folder: Path | str) -> Run:
     put_back(folder)
     path = folder / RUN_JSON
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(read_text(path))
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else f"not a run: it has no {RUN_JSON}"
         raise CheckpointError(f"{folder}: {what}", fix="spoter-kit train makes one") from error

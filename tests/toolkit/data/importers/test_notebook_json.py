@@ -219,3 +219,9 @@ def test_real_hands_are_told_apart_by_the_body(tmp_path, recording):
         dataset = import_notebook_json(tmp_path / "in", tmp_path / "out", force=True)
         np.testing.assert_array_equal(dataset.poses_FLD, expected)
         assert bool(dataset.origin.notes) is swapped
+
+
+def test_a_pipe_is_refused_at_once(folder, tmp_path, put_a_pipe):
+    put_a_pipe(folder / "U13W2F_trial_9_L.json")
+    with pytest.raises(DataError, match=r"U13W2F_trial_9_L\.json: cannot be read as JSON.*not a file"):
+        import_notebook_json(folder, tmp_path / "out")

@@ -108,3 +108,11 @@ def test_another_layout_is_refused_with_the_right_one(root, tmp_path):
         with pytest.raises(DataError, match=rf"{path.name}: {layout} in"):
             import_npy(root, tmp_path / "out")
         path.unlink()
+
+
+def test_pipes_are_refused_at_once(root, tmp_path, put_a_pipe):
+    put_a_pipe(root / "LICENSE")
+    assert import_npy(root, tmp_path / "out").origin.licence == ""
+    put_a_pipe(root / "tea" / "ann" / "2.npy")
+    with pytest.raises(DataError, match=r"2\.npy: cannot be read: not a file"):
+        import_npy(root, tmp_path / "out2")

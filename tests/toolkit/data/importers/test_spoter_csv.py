@@ -202,3 +202,10 @@ def test_a_clip_of_300_frames_is_refused_or_resampled(tmp_path):
     with pytest.raises(DataError, match="row 2: 300 frames, the models take"):
         import_spoter_csv(path, tmp_path / "out")
     assert import_spoter_csv(path, tmp_path / "out", ImportSettings(long="resample")).clips[0].frames == 299
+
+
+def test_a_pipe_is_refused_at_once(tmp_path, put_a_pipe):
+    path = put_a_pipe(tmp_path / "t.csv")
+    for source in (path, tmp_path):
+        with pytest.raises(DataError, match=r"t\.csv: not a file\. Fix: name a \.csv file, or a folder of"):
+            import_spoter_csv(source, tmp_path / "out")

@@ -140,7 +140,7 @@ def check_known(asked: Collection[str], known: Collection[str], *, what: str, wh
 
 def licence_of(folder: Path) -> str:
     """Return the first line of a LICENSE file in the folder, or an empty string where there is none."""
-    for path in sorted(folder.glob("LICEN[CS]E*")):
+    for path in filter(Path.is_file, sorted(folder.glob("LICEN[CS]E*"))):
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[0].strip() if lines else ""
     return ""

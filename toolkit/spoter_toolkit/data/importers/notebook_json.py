@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.files import read_text
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND, landmarks_from_mediapipe
 from spoter_toolkit.data.bdslw60 import FPS, Trial, labels_named, natural_order, trial_from_name
 from spoter_toolkit.data.dataset import Dataset, Origin
@@ -131,7 +132,7 @@ def _clips(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"cannot be read as JSON, truncated or foreign: {error}") from error
     if not isinstance(data, dict) or "pose_landmarks" not in data:

@@ -103,6 +103,9 @@ def _paths(source: Path) -> list[Path]:
     paths = sorted(source.glob("*.csv"), key=lambda path: natural_order(path.name))
     if source.is_dir() and not paths:
         raise DataError(f"{source}: no .csv file in this folder")
+    for path in paths or [source]:
+        if not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: not a file", fix="name a .csv file, or a folder of them")
     return paths or [source]
 
 
