@@ -140,7 +140,11 @@ def test_nothing_is_replaced_without_force(run, source):
         (("show", "-o", "x.jpeg"), 1, "a picture's name ends in"),
         (("import", "npy", "nowhere"), 1, "nowhere: no such folder"),
         (("import", "mp3", "clips"), 2, "mp3"),
-        (("import", "npy", "clips", "--fps", "0", "-o", "x"), 2, "fps must be a positive number"),
+        (
+            ("import", "npy", "clips", "--fps", "0", "-o", "x"),
+            2,
+            "fps must be 0.1..1000 frames a second, got 0.0. Fix: --fps 30",
+        ),
         (("import", "npy", "clips", "-o", "file/x"), 1, "file"),
         (("synth", "--signs", "0", "-o", "x"), 2, "signs is 0"),
     ],

@@ -157,8 +157,13 @@ def test_cutting_long_clips_keeps_their_beginning(tmp_path):
     [
         ([new_clip("a"), new_clip("a")], "the id 'a' is there twice"),
         ([new_clip("a", "coffee")], "unknown label 'coffee'"),
-        ([new_clip("a", fps=0.0)], "0.0 frames a second"),
-        ([new_clip("a", fps=float("nan"))], "nan frames a second"),
+        *(
+            (
+                [new_clip("a", fps=fps)],
+                rf"{fps} frames a second, expected 0\.1\.\.1000\. Fix: fps=30\.0",
+            )
+            for fps in (0.0, -25.0, 0.09, 1000.1, float("nan"), float("inf"))
+        ),
         ([], "nothing to write"),
     ],
 )
@@ -168,11 +173,6 @@ def test_rows_that_make_no_dataset_are_refused(tmp_path, clips, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_dataset_is_replaced_only_with_force(dataset):
-    with pytest.raises(DataError, match=r"data: exists already\. Fix: .*--force"):
-        write(dataset.folder, [new_clip("c")])
-    assert read_dataset(dataset.folder).sha256 == dataset.sha256
-    write(dataset.folder, [new_clip("c")], force=True)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -193,6 +193,11 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(dataset, put_a_pipe, n
         read_dataset(dataset.folder)
 
 
+def test_an_existing_dataset_is_replaced_only_with_force(dataset):
+    with pytest.raises(DataError, match=r"data: exists already\. Fix: .*--force"):
+        write(dataset.folder, [new_clip("c")])
+    assert read_dataset(dataset.folder).sha256 == dataset.sha256
+    write(dataset.folder, [new_clip("c")], force=True)
     assert [clip.id for clip in read_dataset(dataset.folder).clips] == ["c"]
     assert list(dataset.folder.parent.iterdir()) == [dataset.folder]
 
@@ -282,7 +287,7 @@ def test_poses_of_another_shape_are_refused(dataset):
                 f",{fps},",
                 f"line 2: clip 'a' has {fps} frames a second, expected .* Fix: import the data",
             )
-            for fps in ("nan", "inf", "0", "-25")
+            for fps in ("nan", "inf", "0", "-25", "1e-300", "0.09", "1000.1", "1e300")
         ),
         ("b,tea,B,3,7,25.0,,", "b,tea,B,3,7,25.0,dev,", "line 3: split 'dev'"),
         ("id,label", "name,label", "expected the columns id, label, signer"),

@@ -21,6 +21,8 @@ from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 SCHEMA_VERSION: Final = 1
 MAX_FRAMES: Final = 299  # what the models take (a table of 300 positions, one for the class token)
 SPLITS: Final = ("train", "val", "test")
+MIN_FPS: Final = 0.1
+MAX_FPS: Final = 1000.0
 UNKNOWN_SIGNER: Final = "unknown"  # where a source does not say who signed
 
 Coordinates = Literal["image", "normalised"]
@@ -229,10 +231,10 @@ def _read_clips(path: Path, total_frames: int, labels: set[str]) -> tuple[Clip, 
                 raise DataError(f"{path}, line {number}: label {clip.label!r} is not in dataset.json")
             if clip.split not in ("", *SPLITS):
                 raise DataError(f"{path}, line {number}: split {clip.split!r}, expected {SPLITS}")
-            if not 0 < clip.fps < np.inf:
+            if not MIN_FPS <= clip.fps <= MAX_FPS:
                 raise DataError(
-                    f"{path}, line {number}: clip {clip.id!r} has {row['fps']} frames a second, expected a "
-                    "positive number",
+                    f"{path}, line {number}: clip {clip.id!r} has {row['fps']} frames a second, expected "
+                    f"{MIN_FPS:g}..{MAX_FPS:g}",
                     fix="import the data again, with --fps 30 where the source names none",
                 )
             clips.append(clip)

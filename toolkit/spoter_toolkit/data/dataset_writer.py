@@ -17,7 +17,9 @@ from spoter_runtime.errors import DataError, InputError
 from spoter_runtime.files import link_or_copy, replacing, sha256_of, write_json
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip, detected, resample_clip
 from spoter_toolkit.data.dataset import (
+    MAX_FPS,
     MAX_FRAMES,
+    MIN_FPS,
     SCHEMA_VERSION,
     Clip,
     Coordinates,
@@ -138,8 +140,10 @@ def _checked_clips(
         ids.add(new.id)
         if new.label not in labels:
             raise DataError(f"{where}: unknown label {new.label!r}")
-        if not 0 < new.fps < np.inf:
-            raise DataError(f"{where}: {new.fps} frames a second, expected a positive number", fix="fps=30.0")
+        if not MIN_FPS <= new.fps <= MAX_FPS:
+            raise DataError(
+                f"{where}: {new.fps} frames a second, expected {MIN_FPS:g}..{MAX_FPS:g}", fix="fps=30.0"
+            )
         try:
             frames = new.poses_TLD.shape[0] if new.poses_TLD.ndim else 0
             poses = check_clip(new.poses_TLD, max_frames=max(MAX_FRAMES, frames), where=where)

@@ -143,7 +143,10 @@ def test_a_choice_that_takes_nothing_is_refused(source, tmp_path, settings, mess
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fps": 0.0}, "fps must be a positive number, got 0.0"),
+        *(
+            ({"fps": fps}, rf"fps must be 0\.1\.\.1000 frames a second, got {fps}\. Fix: --fps 30")
+            for fps in (0.0, 0.09, 1001.0, 1e-300, float("nan"), float("inf"))
+        ),
         ({"labels": ("a", "b"), "without": ("b",)}, "both asked for and left out: b"),
         ({"signer": ""}, "signer's name is empty"),
     ],

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_toolkit.data.bdslw60 import natural_order
-from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Coordinates
+from spoter_toolkit.data.dataset import MAX_FPS, MIN_FPS, UNKNOWN_SIGNER, Coordinates
 from spoter_toolkit.data.dataset_writer import LongClips
 
 # Taken where neither the source nor the user says: most cameras. Only durations depend on it.
@@ -35,7 +35,7 @@ class ImportSettings:
         skip_bad: see `write_dataset`.
 
     Raises:
-        ConfigError: fps is not positive, or a label is both taken and left out.
+        ConfigError: fps is outside `MIN_FPS`..`MAX_FPS`, or a label is both taken and left out.
     """
 
     labels: tuple[str, ...] = ()
@@ -49,8 +49,10 @@ class ImportSettings:
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ConfigError(f"fps must be a positive number, got {self.fps}", fix="--fps 30")
+        if self.fps is not None and not MIN_FPS <= self.fps <= MAX_FPS:
+            raise ConfigError(
+                f"fps must be {MIN_FPS:g}..{MAX_FPS:g} frames a second, got {self.fps}", fix="--fps 30"
+            )
         if both := sorted(set(self.labels) & set(self.without)):
             raise ConfigError(f"labels both asked for and left out: {', '.join(both)}")
         if not self.signer:
