@@ -52,8 +52,10 @@ def check_run_target(folder: Path, *, force: bool, or_else: str = "") -> None:
     if folder.exists() and not is_replaceable(folder, RUN_JSON):
         raise CheckpointError(f"{folder}: exists already and is no run", fix="choose another -o")
     if (folder / RUN_JSON).exists() and not force:
+        unfinished = " (a run that was to replace it is unfinished)" if hidden_beside(folder).exists() else ""
         raise CheckpointError(
-            f"{folder}: exists already", fix=f"choose another -o, or replace it with --force{or_else}"
+            f"{folder}: exists already{unfinished}",
+            fix=f"choose another -o, or replace it with --force{or_else}",
         )
 
 
@@ -109,7 +111,8 @@ def mark_as_replacing(hidden: Path) -> None:
 def replace_run(hidden: Path, folder: Path) -> None:
     """Give a complete run the name of the one that it replaces, and delete that one.
 
-    At every moment one of the two has the name; the mark tells which, after a kill.
+    A kill leaves one of the two under the name, or, where the system cannot exchange two names in one step,
+    for `put_back` to put there. The mark tells which of the two has the name.
     """
     move_into_place(hidden, folder)
     remove(hidden)  # the old run now

@@ -25,7 +25,7 @@ from spoter_toolkit.training.config import AugmentConfig, TrainConfig
 from spoter_toolkit.training.cuda_graphs import make_recordable
 from spoter_toolkit.training.loop import Loop, _loss, _warmup_then_linear, train
 from spoter_toolkit.training.record import LAST, read_metrics
-from spoter_toolkit.workspace import alone_in
+from spoter_toolkit.workspace import alone_in, new_run_folder
 
 CONFIG = TrainConfig(
     model=ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40),
@@ -143,6 +143,9 @@ def test_a_stopped_training_with_force_is_resumed_beside_the_old_run(
     with pytest.raises(_Stop):  # a link: the run that it points at is replaced, not the link
         train(CONFIG, tiny, Path("last"), force=True, on_progress=stop_at(5))
     assert weights(Path("runs/r")) == before
+    unfinished = r"exists already \(a run that was to replace it is unfinished\)\. Fix: .*--resume"
+    with pytest.raises(CheckpointError, match=unfinished):
+        new_run_folder(Path("runs/r"), "r")
     run = train(CONFIG, tiny, Path("last"), resume=True)
     assert (run.name, run.info["metrics"]["epochs"]) == ("r", 3)
     assert weights(Path("runs/r")) != before
