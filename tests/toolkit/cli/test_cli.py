@@ -124,6 +124,35 @@ def test_predict_takes_a_dataset_and_names_its_clips(home: Path, tiny: Dataset) 
     assert [row["clip"] for row in found] == [clip.id for clip in tiny.clips]
 
 
+def test_predict_takes_a_bundle_before_the_clips(home: Path, tiny: Dataset) -> None:
+    np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    bundle = bundle_of(home).rename(home / "elsewhere.spoter").name
+    asked = (["predict", bundle, "clip.npy"], ["predict", "clip.npy", "--bundle", bundle])
+    first, second = (answer(spoter_kit(home, *arguments, "--json")) for arguments in asked)
+    assert first["bundle"] == second["bundle"] == bundle
+    assert [row["clip"] for row in first["predictions"]] == ["clip.npy"]
+    assert first["predictions"][0]["top"] == second["predictions"][0]["top"]
+    alone = spoter_kit(home, "predict", bundle)
+    assert alone.returncode == 2
+    assert f"{bundle}: is a BUNDLE, expected clips after it. Fix: spoter-kit predict {bundle}" in alone.stderr
+
+
+def test_a_file_that_is_no_clip_is_told_before_a_missing_bundle(tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    done = spoter_kit(tmp_path, "predict", "video.mp4")
+    assert done.returncode == 1
+    assert "error: video.mp4: not a clip" in done.stderr
+    np.save(tmp_path / "clip.npy", np.ones((9, 54, 2), np.float32))
+    assert "bundles/: no bundle there" in spoter_kit(tmp_path, "predict", "clip.npy").stderr
+
+
+def test_a_run_to_resume_may_be_named_like_any_other_run(home: Path) -> None:
+    run = next(path for path in (home / "runs").iterdir() if not path.is_symlink()).rename(home / "mine")
+    (home / "runs" / "last").unlink()
+    for named in (["mine"], ["-o", "mine"]):
+        assert answer(spoter_kit(home, "train", "--resume", *named, "--json"))["run"] == run.name
+
+
 def test_what_people_read_names_the_split_and_the_next_command(home: Path, tiny: Dataset) -> None:
     done = spoter_kit(home, "eval", "-o", "confusion.png", "--force")
     assert tiny.split in done.stdout

@@ -36,7 +36,11 @@ def train(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN folder; default: runs/NAME.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was stopped; default: the last one.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run that was stopped: RUN or -o RUN; default: the last one.",
+        ),
     ] = False,
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Train although the splits share a signer or a clip.")
@@ -51,7 +55,7 @@ def train(
 
     from spoter_runtime.errors import ConfigError, from_options
     from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.locate import last_run
+    from spoter_toolkit.locate import RUN_JSON, last_run
     from spoter_toolkit.runs.run import read_run
     from spoter_toolkit.training.loop import train as train_run
     from spoter_toolkit.training.recipes import DEFAULT, config_from_mapping, read_recipe
@@ -59,6 +63,8 @@ def train(
 
     trackers = tuple(name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted)
     if resume:
+        if data and not out and (data / RUN_JSON).exists():
+            data, out = None, data
         folder = without_link(out) if out else last_run()
         begun = read_run(place_to_train(folder, resume=True))
         given = {"a recipe": recipe, "--set": setting, "--seed": seed}
