@@ -38,7 +38,7 @@ from spoter_toolkit.bench.host.environment import environment, without_places
 from spoter_toolkit.bench.report.markdown import markdown_cell, markdown_table, write_report
 from spoter_toolkit.bench.run import run_bench
 from spoter_toolkit.bench.settings import BenchSettings
-from spoter_toolkit.locate import last_run
+from spoter_toolkit.workspace import last_run
 
 if TYPE_CHECKING:  # torch and onnx come with these: a part that is missing is named before they are imported
     from spoter_runtime.landmarks import Float32Array

@@ -18,8 +18,8 @@ import pytest
 
 from spoter_toolkit.cli.demo import demo
 from spoter_toolkit.data.dataset import Dataset
-from spoter_toolkit.locate import last_run
 from spoter_toolkit.runs.run import read_run
+from spoter_toolkit.workspace import last_run
 
 SETTINGS = ("epochs=2", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40")
 

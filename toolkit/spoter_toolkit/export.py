@@ -20,8 +20,8 @@ from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place
-from spoter_toolkit.locate import BUNDLES
 from spoter_toolkit.runs.run import Run, installed_versions, read_run
+from spoter_toolkit.workspace import BUNDLES
 
 # Enough to meet every label and length of a test split; `spoter-kit parity` runs all of a dataset.
 EXPORT_CLIPS: Final = 256

@@ -10,8 +10,8 @@ from spoter_export.torch_runner import CompiledTorchRunner, GraphedTorchRunner, 
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.errors import BackendError, BundleError, CheckpointError
 from spoter_runtime.files import sha256_of
-from spoter_toolkit.locate import LAST, RUN_WEIGHTS, RUNS
 from spoter_toolkit.runs.run import Run, read_run
+from spoter_toolkit.workspace import LAST, RUN_WEIGHTS, RUNS
 
 
 def find_run(bundle: Bundle, run: Path | None = None) -> Run:

@@ -1,4 +1,4 @@
-"""The folder of runs: a name for each, the change from an old run to a new one, `last` at the newest."""
+"""The folders of a project: find the newest run, bundle and data set; name runs and replace them safely."""
 
 from __future__ import annotations
 
@@ -9,17 +9,66 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from spoter_export.bundle.files import lock_of
-from spoter_runtime.errors import CheckpointError, require
+from spoter_runtime.bundle.manifest import MANIFEST
+from spoter_runtime.errors import BundleError, CheckpointError, DataError, require
 from spoter_runtime.files import is_replaceable, move_into_place, put_back, recover, remove
-from spoter_toolkit.locate import LAST, RUN_JSON, RUNS
+
+RUNS: Final = Path("runs")
+BUNDLES: Final = Path("bundles")
+DATASETS: Final = Path("datasets")
+LAST: Final = "last"  # runs/last points at the newest run
+RUN_JSON: Final = "run.json"  # in a RUN
+RUN_WEIGHTS: Final = "model.safetensors"  # in a RUN
 
 # In a run that is made to replace another one. Found under the other one's name, the two have changed places.
 _REPLACES: Final = ".replaces"
 
 
+def newest_bundle(folder: Path = BUNDLES) -> Path:
+    """Return the bundle that was written last under `folder`.
+
+    Raises:
+        BundleError: there is none.
+    """
+    found = _newest_last(folder, f"*.spoter/{MANIFEST}")
+    if not found:
+        raise BundleError(f"{folder}/: no bundle there", fix="spoter-kit export --onnx, or name one")
+    return found[-1].parent
+
+
+def newest_dataset(folder: Path = DATASETS) -> Path:
+    """Return the dataset that was written last under `folder`.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = _newest_last(folder, "*/dataset.json")
+    if not found:
+        raise DataError(f"{folder}/: no dataset there", fix="spoter-kit data synth, or name one")
+    return found[-1].parent
+
+
+def _newest_last(folder: Path, pattern: str) -> list[Path]:
+    # Hidden folders are what a kill in the middle of a write has left.
+    found = [path for path in folder.glob(pattern) if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def last_run(folder: Path = RUNS) -> Path:
+    """Return the run that `runs/last` points at.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    run = folder / LAST
+    put_back(run.resolve())
+    if not run.exists():
+        raise CheckpointError(f"{run}: no run there", fix="spoter-kit train, or name one")
+    return Path(os.path.relpath(run.resolve()))
+
+
 def new_run_folder(out: Path | None, name: str, *, force: bool = False) -> Path:
-    """Return a path for a new run: `out` where given, else the next free ``runs/<name>-N``.
+    """Return a path for a new run: `out` if it is given, else the next free ``runs/<name>-N``.
 
     Raises:
         CheckpointError: see `check_run_target`.
@@ -32,22 +81,22 @@ def new_run_folder(out: Path | None, name: str, *, force: bool = False) -> Path:
 
 
 def without_link(folder: Path) -> Path:
-    """Return a folder by its own name: what replaces it must not replace a link to it, or ``.``."""
+    """Return a folder by its own name, not by a link or ``.``: a folder must not replace a link."""
     if folder.name in ("", ".."):
         return folder.resolve()
     return Path(os.path.relpath(folder.resolve())) if folder.is_symlink() else folder
 
 
 def check_run_target(folder: Path, *, force: bool, or_else: str = "") -> None:
-    """Refuse a place where a run cannot be written; an empty folder counts as free.
+    """Check that a run can be written to a folder; an empty folder is free.
 
     Args:
         folder: of the run.
-        force: whether a run that is there may be replaced.
-        or_else: what else to do where one is there.
+        force: whether an existing run may be replaced.
+        or_else: the end of the fix, for a verb that can do more than replace a run.
 
     Raises:
-        CheckpointError: something is there and `force` is not given, or what is there is no run.
+        CheckpointError: a run is there and `force` is not given, or something else is there.
     """
     if folder.exists() and not is_replaceable(folder, RUN_JSON):
         raise CheckpointError(f"{folder}: exists already and is no run", fix="choose another -o")
@@ -60,12 +109,14 @@ def check_run_target(folder: Path, *, force: bool, or_else: str = "") -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Let one process at a time write a folder; a killed one lets go, and what it has left is put in order.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time write a folder; clean up after a process that was killed.
 
     Raises:
         CheckpointError: another process is writing it.
     """
+    from spoter_export.bundle.files import lock_of  # not at the top: finding a folder needs no lock
+
     filelock = require("filelock", extra="toolkit")
     lock = lock_of(folder)
     try:
@@ -89,8 +140,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 def place_to_train(folder: Path, *, resume: bool) -> Path:
     """Return the folder that a training writes to.
 
-    A run that is there stays whole until the new one is complete, which until then is in a hidden folder
-    beside it. A resumed training goes on with that one, where there is one.
+    An existing run stays whole until the new one is complete; until then the new one is in a hidden folder
+    beside it. A resumed training continues in the hidden folder, if there is one.
     """
     put_back(folder)
     hidden = hidden_beside(folder)
@@ -99,12 +150,12 @@ def place_to_train(folder: Path, *, resume: bool) -> Path:
 
 
 def hidden_beside(folder: Path) -> Path:
-    """Return where a run is made that is to replace the one at `folder`."""
+    """Return the hidden folder in which the run is made that replaces the one at `folder`."""
     return folder.with_name(f".{folder.name}.new-run")
 
 
 def mark_as_replacing(hidden: Path) -> None:
-    """Note in a run that it is to replace the one beside it."""
+    """Note in a run that it replaces the one beside it."""
     (hidden / _REPLACES).touch()
 
 
@@ -120,7 +171,7 @@ def replace_run(hidden: Path, folder: Path) -> None:
 
 
 def point_last_at(folder: Path) -> None:
-    """Make ``runs/last`` point at a run, by one rename."""
+    """Point ``runs/last`` at a run, in one rename."""
     if (RUNS / LAST).resolve() == folder.resolve():
         return
     RUNS.mkdir(exist_ok=True)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from spoter_runtime.errors import CheckpointError, DataError, SpoterError
-from spoter_toolkit.locate import RUN_WEIGHTS, newest_dataset
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import model_from_config
 from spoter_toolkit.runs.labels import read_labels
 from spoter_toolkit.runs.notebook import import_checkpoint, model_from_notebook
 from spoter_toolkit.runs.run import RUN_JSON, read_run
+from spoter_toolkit.workspace import RUN_WEIGHTS, newest_dataset
 
 
 def notebook_checkpoint(path: Path, **changes: object) -> Path:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.data.dataset import Dataset
-from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.runs.run import read_run
 from spoter_toolkit.training.batches import longest, plan_epoch, read_batch
@@ -25,7 +24,7 @@ from spoter_toolkit.training.config import AugmentConfig, TrainConfig
 from spoter_toolkit.training.cuda_graphs import make_recordable
 from spoter_toolkit.training.loop import Loop, _loss, _warmup_then_linear, train
 from spoter_toolkit.training.record import LAST, read_metrics
-from spoter_toolkit.workspace import alone_in, new_run_folder
+from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, new_run_folder
 
 CONFIG = TrainConfig(
     model=ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40),
@@ -126,7 +125,7 @@ def test_a_run_that_was_killed_five_times_ends_with_the_same_weights(tiny: Datas
 
 def test_a_second_training_of_the_same_run_is_refused(tiny: Dataset, tmp_path: Path) -> None:
     with (
-        alone_in(tmp_path / "run"),
+        folder_lock(tmp_path / "run"),
         pytest.raises(CheckpointError, match="run: another process is writing it"),
     ):
         train(CONFIG, tiny, tmp_path / "run")

@@ -115,7 +115,7 @@ def bench(
     from spoter_toolkit.bench.lengths import lengths_from_path
     from spoter_toolkit.bench.report.markdown import write_report
     from spoter_toolkit.bench.run import run_bench
-    from spoter_toolkit.locate import newest_bundle
+    from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
         if fail_if is not None and not against:

@@ -94,7 +94,7 @@ def import_(
     from spoter_toolkit.data.importers.notebook_json import import_notebook_json
     from spoter_toolkit.data.importers.npy import import_npy
     from spoter_toolkit.data.importers.spoter_csv import import_spoter_csv
-    from spoter_toolkit.locate import DATASETS
+    from spoter_toolkit.workspace import DATASETS
 
     importers = {
         Kind.ASL33: import_asl33,
@@ -137,7 +137,7 @@ def synth(
     """Generate a synthetic dataset: distinct motions of generated signers, words of no language."""
     from spoter_runtime.errors import from_options
     from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
-    from spoter_toolkit.locate import DATASETS
+    from spoter_toolkit.workspace import DATASETS
 
     given = {"signs": signs, "signers": signers, "clips_per_sign": clips_per_sign, "seed": seed}
     with from_options():
@@ -175,7 +175,7 @@ def split(
     from spoter_toolkit.data.facts import describe
     from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer
     from spoter_toolkit.data.split_file import split_from_file
-    from spoter_toolkit.locate import newest_dataset
+    from spoter_toolkit.workspace import newest_dataset
 
     if from_ and (test or val or by is By.BDSLW60):
         raise typer.BadParameter(
@@ -225,7 +225,7 @@ def show(
     from spoter_toolkit.data.drawing import draw_clip, draw_lengths
     from spoter_toolkit.data.facts import clip_named, describe
     from spoter_toolkit.input_files import check_target
-    from spoter_toolkit.locate import newest_dataset
+    from spoter_toolkit.workspace import newest_dataset
 
     opened = read_dataset(dataset or newest_dataset())
     if out:

@@ -27,7 +27,7 @@ def demo(
     from spoter_runtime.errors import ConfigError
     from spoter_runtime.files import is_replaceable, replacing
     from spoter_toolkit.cli.console import ANSWER_IS_NO, verbs_in_a_row
-    from spoter_toolkit.workspace import alone_in, point_last_at, without_link
+    from spoter_toolkit.workspace import folder_lock, point_last_at, without_link
 
     out = without_link(out)
     if not is_replaceable(out, _MARK):
@@ -36,7 +36,7 @@ def demo(
     if replaces and not force:
         raise ConfigError(f"{out}: exists already", fix="choose another -o, or replace it with --force")
     begin = time.perf_counter()
-    with alone_in(out), replacing(out) if replaces else nullcontext(out) as folder, verbs_in_a_row():
+    with folder_lock(out), replacing(out) if replaces else nullcontext(out) as folder, verbs_in_a_row():
         if replaces:
             say(f"the new demo is in {folder} until it is complete; then it replaces {out}")
         folder.mkdir(parents=True, exist_ok=True)

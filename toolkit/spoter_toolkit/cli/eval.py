@@ -40,8 +40,8 @@ def eval_(
     from spoter_toolkit.backends import split_backend
     from spoter_toolkit.evaluation import check_split, evaluate
     from spoter_toolkit.input_files import check_target
-    from spoter_toolkit.locate import last_run
     from spoter_toolkit.sources import open_source
+    from spoter_toolkit.workspace import last_run
 
     with from_options():
         check_split(split)

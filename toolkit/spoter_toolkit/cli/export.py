@@ -64,7 +64,7 @@ def export(
     """
     from spoter_runtime.bundle.manifest import MANIFEST
     from spoter_runtime.errors import UsageError, from_options
-    from spoter_toolkit.locate import last_run
+    from spoter_toolkit.workspace import last_run
 
     precisions = [name.strip() for name in precision.split(",")]
     with from_options():

@@ -24,11 +24,10 @@ def import_checkpoint(
     json: JsonOption = False,
 ) -> None:
     """Turn a notebook checkpoint into a RUN, without running any code that the file may hold."""
-    from spoter_toolkit.locate import RUNS
     from spoter_toolkit.model.spoter import count_parameters
     from spoter_toolkit.runs.labels import read_labels
     from spoter_toolkit.runs.notebook import import_checkpoint as import_run
-    from spoter_toolkit.workspace import point_last_at
+    from spoter_toolkit.workspace import RUNS, point_last_at
 
     folder = out or RUNS / checkpoint.stem
     run, imported = import_run(checkpoint, folder, read_labels(labels) if labels else None, force=force)

@@ -71,9 +71,9 @@ def parity(
     from spoter_runtime.errors import from_options, require
     from spoter_runtime.files import write_json, write_text
     from spoter_toolkit.input_files import check_target
-    from spoter_toolkit.locate import newest_bundle
     from spoter_toolkit.parity.prove import check_candidates, prove_bundle, read_policies
     from spoter_toolkit.parity.report import read_report
+    from spoter_toolkit.workspace import newest_bundle
 
     for option, target in (("-o", out), ("--html", html)):
         if target:

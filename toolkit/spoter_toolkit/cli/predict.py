@@ -32,7 +32,7 @@ def predict(
     from spoter_runtime.errors import ConfigError, from_options
     from spoter_runtime.recognizer import Recognizer
     from spoter_toolkit.backends import split_choice
-    from spoter_toolkit.locate import newest_bundle
+    from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
         if long not in ("error", "resample"):

@@ -55,11 +55,17 @@ def train(
 
     from spoter_runtime.errors import ConfigError, from_options
     from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.locate import RUN_JSON, last_run
     from spoter_toolkit.runs.run import read_run
     from spoter_toolkit.training.loop import train as train_run
     from spoter_toolkit.training.recipes import DEFAULT, config_from_mapping, read_recipe
-    from spoter_toolkit.workspace import new_run_folder, place_to_train, point_last_at, without_link
+    from spoter_toolkit.workspace import (
+        RUN_JSON,
+        last_run,
+        new_run_folder,
+        place_to_train,
+        point_last_at,
+        without_link,
+    )
 
     trackers = tuple(name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted)
     if resume:
@@ -141,7 +147,7 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _synthetic_dataset(on_progress: OnProgress) -> Path:
     from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
-    from spoter_toolkit.locate import DATASETS
+    from spoter_toolkit.workspace import DATASETS
 
     settings = SynthSettings()
     folder = DATASETS / f"synthetic-{settings.signs}"

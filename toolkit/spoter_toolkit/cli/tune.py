@@ -26,7 +26,7 @@ def tune(
     from spoter_runtime.tuning.search import check_seconds
     from spoter_runtime.tuning.search import tune as tune_bundle
     from spoter_runtime.tuning.store import tuned_path
-    from spoter_toolkit.locate import newest_bundle
+    from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
         check_seconds(seconds)

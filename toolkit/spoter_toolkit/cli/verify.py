@@ -22,7 +22,7 @@ def verify(
     from spoter_runtime.errors import from_options
     from spoter_runtime.verify import verify_bundle
     from spoter_toolkit.backends import split_choice
-    from spoter_toolkit.locate import newest_bundle
+    from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
         name, chosen = split_choice(backend, precision)

@@ -17,11 +17,10 @@ from spoter_runtime.contract import Label
 from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import check_regular, replacing, sha256_of
 from spoter_runtime.landmarks import NUM_FEATURES
-from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import Spoter, model_from_config
 from spoter_toolkit.runs.run import Run, load_weights, read_run, save_weights, write_run_json
-from spoter_toolkit.workspace import alone_in, check_run_target, without_link
+from spoter_toolkit.workspace import RUN_WEIGHTS, check_run_target, folder_lock, without_link
 
 # Of BdSL_SPOTER's notebook class: a second head that its forward never reads.
 _UNUSED_HEAD: Final = "classifier."
@@ -181,7 +180,7 @@ def import_checkpoint(
         labels = [Label(name=f"class-{i:02d}") for i in range(config.num_classes)]
     if len(labels) != config.num_classes:
         raise CheckpointError(f"{path}: {config.num_classes} classes, but {len(labels)} labels were given")
-    with alone_in(folder), replacing(folder) as temporary:
+    with folder_lock(folder), replacing(folder) as temporary:
         temporary.mkdir()
         save_weights(imported.model, temporary / RUN_WEIGHTS)
         write_run_json(

@@ -18,9 +18,9 @@ from torch import Tensor
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import put_back, read_text, replacing, sha256_of, write_json
-from spoter_toolkit.locate import RUN_JSON, RUN_WEIGHTS
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import Spoter, model_from_config
+from spoter_toolkit.workspace import RUN_JSON, RUN_WEIGHTS
 
 SCHEMA_VERSION: Final = 1
 

@@ -27,7 +27,6 @@ from spoter_runtime.errors import ConfigError, DataError, NotFiniteError, requir
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.data.split import check_no_leak
 from spoter_toolkit.evaluation import infer_clips
-from spoter_toolkit.locate import RUN_WEIGHTS
 from spoter_toolkit.model.self_test import check_model
 from spoter_toolkit.model.spoter import Spoter, model_from_config
 from spoter_toolkit.runs.run import Run, read_run, save_weights
@@ -36,7 +35,7 @@ from spoter_toolkit.training.batches import Batch, Take, longest, plan_epoch, re
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.cuda_graphs import FRAMES_STEP, StepGraphs, make_recordable
 from spoter_toolkit.training.record import EVAL_BATCH, LAST, Progress, RunRecord, save_last
-from spoter_toolkit.workspace import alone_in, place_to_train, without_link
+from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, place_to_train, without_link
 
 _DIVERGED: Final = (
     f"training has diverged; the last good epoch is in {LAST}. "
@@ -106,7 +105,7 @@ def train(
     about = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, about=about)
     progress = Progress()
-    with alone_in(folder) if accelerator.is_main_process else nullcontext():
+    with folder_lock(folder) if accelerator.is_main_process else nullcontext():
         if resume:
             progress = record.restore(loop.model, loop.optimizer, loop.schedule)
         elif accelerator.is_main_process:
