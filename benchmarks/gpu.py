@@ -73,13 +73,13 @@ def build(run: Run, folder: Path) -> dict[str, Any]:
     """Export the run for large batches and add engines; return why some could not be built."""
     from spoter_export.bundle.engines import add_engines
     from spoter_runtime.bundle.libraries import LIBRARIES
-    from spoter_toolkit.export import bundle_from_run, training_data
+    from spoter_toolkit.export import bundle_from_run
 
     say("exporting and building engines")
     bundle_from_run(
         run,
         folder,
-        dataset=(trained_on := training_data(run)),
+        dataset=(trained_on := run.training_data()),
         trained_on=trained_on,
         precisions=PRECISIONS,
         max_batch=MAX_BATCH,
@@ -129,11 +129,11 @@ def prove_one(name: str, folder: Path, work: Path) -> dict[str, Any]:
     from spoter_export.parity.proof import prove
     from spoter_export.torch_runner import TorchRunner
     from spoter_runtime.bundle.manifest import read_bundle
-    from spoter_toolkit.export import proof_clips, training_data
+    from spoter_toolkit.export import proof_clips
     from spoter_toolkit.runs.run import read_run
 
     run, bundle = read_run(folder), read_bundle(work / "gpu.spoter")
-    clips = proof_clips(training_data(run))
+    clips = proof_clips(run.training_data())
     double = TorchRunner(
         run.load_model().double(), bundle.contract, name="torch float64, CPU", dtype=torch.float64
     )

@@ -6,22 +6,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from spoter_export.bundle.engines import AddedEngine, add_engines
-from spoter_export.bundle.writer import Exported, export_bundle
 from spoter_export.probes import ClipSet, spread_by_length
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import MANIFEST
 from spoter_runtime.contract import Profile
-from spoter_runtime.errors import DataError, SpoterError
+from spoter_runtime.errors import SpoterError
 from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place
 from spoter_toolkit.runs.run import Run, installed_versions, read_run
 from spoter_toolkit.workspace import BUNDLES
+
+if TYPE_CHECKING:
+    from spoter_export.bundle.writer import Exported
 
 # Enough to meet every label and length of a test split; `spoter-kit parity` runs all of a dataset.
 EXPORT_CLIPS: Final = 256
@@ -106,7 +108,7 @@ def export(
         run = read_run(source)
         folder = out or BUNDLES / f"{run.name}.spoter"
         check_place(folder)
-        trained_on = training_data(run)
+        trained_on = run.training_data()
         dataset = read_dataset(data) if data else trained_on
         exported = bundle_from_run(
             run,
@@ -187,8 +189,8 @@ def bundle_from_run(
     Args:
         run: with weights.
         folder: ``<name>.spoter``.
-        dataset: clips to prove it on, usually `training_data`; None leaves generated ones.
-        trained_on: `training_data`; the lengths of its clips travel in the bundle, to plan engines.
+        dataset: clips to prove it on, usually `Run.training_data`; None leaves generated ones.
+        trained_on: `Run.training_data`; the lengths of its clips travel in the bundle, to plan engines.
         precisions: an ONNX file for each; fp32 is always among them.
         max_batch: the largest batch that the bundle claims, and that is run.
         keep_goldens: whether some of the clips may travel in the bundle.
@@ -199,6 +201,8 @@ def bundle_from_run(
         CheckpointError: the run has no weights.
         ExportError: see `export_bundle`.
     """
+    from spoter_export.bundle.writer import export_bundle  # not at the top: torch and onnx
+
     return export_bundle(
         run.load_model(),
         run.contract(max_batch),
@@ -210,27 +214,6 @@ def bundle_from_run(
         force=force,
         on_progress=on_progress,
     )
-
-
-def training_data(run: Run) -> Dataset | None:
-    """Return the dataset that a run was trained on; None for an imported run, or when it is no longer there.
-
-    Raises:
-        DataError: it is there, but is not the one that the run saw.
-    """
-    if run.data is None or not Path(run.data["folder"]).is_dir():
-        return None
-    folder = Path(run.data["folder"])
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())  # shorter to read in reports
-    dataset = read_dataset(folder)
-    if dataset.sha256 != run.data["sha256"]:
-        raise DataError(
-            f"{dataset.folder}: is not the data that {run.folder} was trained on: sha256 "
-            f"{dataset.sha256[:12]}…, the run says {run.data['sha256'][:12]}…",
-            fix="name the data with --data",
-        )
-    return dataset
 
 
 def proof_clips(
@@ -260,11 +243,11 @@ def proof_clips(
 
 
 def provenance_of(run: Run, trained_on: Dataset | None) -> dict[str, Any]:
-    """Return what a bundle says of the run that it was made from.
+    """Return what a bundle states about the run that it was made from.
 
     Args:
         run: with weights.
-        trained_on: `training_data`; None leaves out how many of its clips have how many frames.
+        trained_on: `Run.training_data`; None leaves out how many of its clips have how many frames.
     """
     data = dict(run.data) if run.data else None
     if data:

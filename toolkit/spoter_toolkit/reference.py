@@ -1,4 +1,4 @@
-"""Open the PyTorch model that a bundle was made from, after checking that it is the one."""
+"""Open the PyTorch model that a bundle was made from as a runner."""
 
 from __future__ import annotations
 
@@ -8,47 +8,8 @@ import torch
 
 from spoter_export.torch_runner import CompiledTorchRunner, GraphedTorchRunner, TorchRunner
 from spoter_runtime.bundle.manifest import Bundle
-from spoter_runtime.errors import BackendError, BundleError, CheckpointError
-from spoter_runtime.files import sha256_of
-from spoter_toolkit.runs.run import Run, read_run
-from spoter_toolkit.workspace import LAST, RUN_WEIGHTS, RUNS
-
-
-def find_run(bundle: Bundle, run: Path | None = None) -> Run:
-    """Return the RUN that a bundle was made from.
-
-    Args:
-        bundle: from `read_bundle`.
-        run: where it is; None looks at ``runs/<its name>``, then at the last run.
-
-    Raises:
-        BundleError: the bundle was made without spoter-kit's runs.
-        CheckpointError: it is not there, or its weights are not those of the bundle.
-    """
-    made_from = bundle.provenance.get("run")
-    if not isinstance(made_from, dict) or not {"name", "weights_sha256"} <= made_from.keys():
-        raise BundleError(
-            f"{bundle.folder}: does not say which run it was made from, so torch cannot load it"
-        )
-    folder = run or RUNS / made_from["name"]
-    if run is None and not folder.is_dir():
-        folder = RUNS / LAST  # a run that was made elsewhere with -o
-        weights = folder / RUN_WEIGHTS
-        if not weights.is_file() or sha256_of(weights) != made_from["weights_sha256"]:
-            raise CheckpointError(
-                f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at "
-                f"{RUNS / made_from['name']}",
-                fix="name it with --run",
-            )
-    found = read_run(folder)
-    digest = found.weights_sha256()
-    if digest != made_from["weights_sha256"]:
-        raise CheckpointError(
-            f"{folder}: its weights are {digest[:12]}…, the bundle {bundle.folder} was made from "
-            f"{made_from['weights_sha256'][:12]}…",
-            fix="name the right one with --run, or export again",
-        )
-    return found
+from spoter_runtime.errors import BackendError
+from spoter_toolkit.runs.run import find_run
 
 
 def open_reference(
@@ -66,8 +27,17 @@ def open_reference(
         BackendError: a GPU was asked for and torch can use none.
         CheckpointError: see `find_run`.
     """
-    if backend != "torch":
-        _check_cuda(backend)
+    if backend != "torch" and torch.version.cuda is None:
+        raise BackendError(
+            f"{backend}: torch {torch.__version__} is built without CUDA",
+            fix="install a CUDA build of torch, see https://pytorch.org/get-started/locally",
+        )
+    if backend != "torch" and not torch.cuda.is_available():
+        raise BackendError(
+            f"{backend}: torch {torch.__version__} finds no NVIDIA GPU, or a driver too old for CUDA "
+            f"{torch.version.cuda}",
+            fix="spoter-kit doctor says what is there",
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     module = find_run(bundle, run).load_model()
@@ -79,17 +49,3 @@ def open_reference(
         "torch-cuda-graph": GraphedTorchRunner,
     }
     return runners.get(backend, TorchRunner)(module, bundle.contract, name=backend)
-
-
-def _check_cuda(backend: str) -> None:
-    if torch.version.cuda is None:
-        raise BackendError(
-            f"{backend}: torch {torch.__version__} is built without CUDA",
-            fix="install a CUDA build of torch, see https://pytorch.org/get-started/locally",
-        )
-    if not torch.cuda.is_available():
-        raise BackendError(
-            f"{backend}: torch {torch.__version__} finds no NVIDIA GPU, or a driver too old for CUDA "
-            f"{torch.version.cuda}",
-            fix="spoter-kit doctor says what is there",
-        )

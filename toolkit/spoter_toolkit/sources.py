@@ -39,14 +39,12 @@ def open_source(
         SpoterError: the source itself cannot be opened.
     """
     from spoter_export.torch_runner import TorchRunner
-    from spoter_toolkit.export import training_data
-    from spoter_toolkit.reference import find_run
-    from spoter_toolkit.runs.run import read_run
+    from spoter_toolkit.runs.run import find_run, read_run
 
     if (path / MANIFEST).is_file():
         bundle = read_bundle(path)
         runner = open_backend(backend, bundle, run=run).runner if backend else _best(bundle)
-        dataset = read_dataset(data) if data else training_data(find_run(bundle, run))
+        dataset = read_dataset(data) if data else find_run(bundle, run).training_data()
     else:
         source = read_run(path)
         if backend not in (None, "torch"):
@@ -54,7 +52,7 @@ def open_source(
                 f"{path}: a RUN runs on torch; {backend} needs a BUNDLE", fix="spoter-kit export"
             )
         runner = TorchRunner(source.load_model(), source.contract())
-        dataset = read_dataset(data) if data else training_data(source)
+        dataset = read_dataset(data) if data else source.training_data()
     if dataset is None:
         raise DataError(f"{path}: the data it was trained on is not there", fix="name a dataset with --data")
     return runner, dataset

@@ -43,7 +43,8 @@ from spoter_toolkit.cli.app import app
 from spoter_toolkit.cli.bench import _stopped_by_ctrl_c
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import model_from_config
-from spoter_toolkit.runs.run import read_run, save_weights, write_run_json
+from spoter_toolkit.runs.run import read_run, write_run_json
+from spoter_toolkit.runs.weights import save_weights
 
 LABELS = (Label(name="a"), Label(name="b"), Label(name="c"))
 ONE_CALL = {"do": "latency", "warm_up": None, "min_calls": 1, "min_ns": 0}

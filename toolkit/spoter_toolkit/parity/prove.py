@@ -105,13 +105,13 @@ def prove_bundle(
     places = {name: bisect_into / f"{stem}-{name.replace(':', '-')}" for name in names} if bisect_into else {}
     check_places(places.values(), force=force)
     from spoter_export.torch_runner import TorchRunner  # not at the top: torch, and checks come first
-    from spoter_toolkit.export import proof_clips, training_data
+    from spoter_toolkit.export import proof_clips
     from spoter_toolkit.parity.localize import localize_failed
-    from spoter_toolkit.reference import find_run
+    from spoter_toolkit.runs.run import find_run
 
     source = find_run(bundle, run)
     people = proof_clips(
-        read_dataset(data) if data else training_data(source), limit=None, all_splits=all_splits
+        read_dataset(data) if data else source.training_data(), limit=None, all_splits=all_splits
     )
     module = source.load_model()
     proofs, not_run = prove_backends(

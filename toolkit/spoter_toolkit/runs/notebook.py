@@ -19,7 +19,8 @@ from spoter_runtime.files import check_regular, replacing, sha256_of
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import Spoter, model_from_config
-from spoter_toolkit.runs.run import Run, load_weights, read_run, save_weights, write_run_json
+from spoter_toolkit.runs.run import Run, read_run, write_run_json
+from spoter_toolkit.runs.weights import load_weights, save_weights
 from spoter_toolkit.workspace import RUN_WEIGHTS, check_run_target, folder_lock, without_link
 
 # Of BdSL_SPOTER's notebook class: a second head that its forward never reads.

@@ -1,4 +1,4 @@
-"""RUN folders: weights as safetensors, everything else as JSON."""
+"""RUN folders: read and write run.json, and find the run and the data that something was made from."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
-
+from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import CheckpointError, ConfigError
-from spoter_runtime.files import put_back, read_text, replacing, sha256_of, write_json
+from spoter_runtime.errors import BundleError, CheckpointError, ConfigError, DataError
+from spoter_runtime.files import put_back, read_text, sha256_of, write_json
+from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.model.config import ModelConfig
-from spoter_toolkit.model.spoter import Spoter, model_from_config
-from spoter_toolkit.workspace import RUN_JSON, RUN_WEIGHTS
+from spoter_toolkit.workspace import LAST, RUN_JSON, RUN_WEIGHTS, RUNS
+
+if TYPE_CHECKING:
+    from spoter_toolkit.model.spoter import Spoter
 
 SCHEMA_VERSION: Final = 1
 
@@ -62,14 +61,19 @@ class Run:
         return GraphContract(labels=self.labels, max_frames=self.config.max_frames, max_batch=max_batch)
 
     def weights_sha256(self) -> str:
-        """Hash the weights file.
+        """Return the sha256 of the weights file.
 
         Raises:
             CheckpointError: the run has no weights yet.
         """
-        return sha256_of(self._weights_path())
+        return sha256_of(self.weights_path())
 
-    def _weights_path(self) -> Path:
+    def weights_path(self) -> Path:
+        """Return the path of the weights file.
+
+        Raises:
+            CheckpointError: the run has no weights yet.
+        """
         path = self.folder / RUN_WEIGHTS
         if not path.is_file():
             raise CheckpointError(
@@ -84,14 +88,30 @@ class Run:
         Raises:
             CheckpointError: no weights, damaged ones, or ones of other sizes than run.json states.
         """
-        path = self._weights_path()
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
-        model = model_from_config(self.config)
-        load_weights(model, weights, where=str(path))
-        return model.eval()
+        path = self.weights_path()  # before torch is imported
+        from spoter_toolkit.runs.weights import model_from_weights
+
+        return model_from_weights(path, self.config)
+
+    def training_data(self) -> Dataset | None:
+        """Return the data set that the run was trained on; None if the run was imported, or the data moved.
+
+        Raises:
+            DataError: the folder holds other data than the run was trained on.
+        """
+        if self.data is None or not Path(self.data["folder"]).is_dir():
+            return None
+        folder = Path(self.data["folder"])
+        if folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())  # shorter to read in reports
+        dataset = read_dataset(folder)
+        if dataset.sha256 != self.data["sha256"]:
+            raise DataError(
+                f"{dataset.folder}: is not the data that {self.folder} was trained on: sha256 "
+                f"{dataset.sha256[:12]}…, the run says {self.data['sha256'][:12]}…",
+                fix="name the data with --data",
+            )
+        return dataset
 
 
 def read_run(folder: Path | str) -> Run:
@@ -124,6 +144,43 @@ def read_run(folder: Path | str) -> Run:
         )
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: a field is missing or wrong: {error!r}") from error
+
+
+def find_run(bundle: Bundle, run: Path | None = None) -> Run:
+    """Return the RUN that a bundle was made from.
+
+    Args:
+        bundle: from `read_bundle`.
+        run: where it is; None looks at ``runs/<its name>``, then at the last run.
+
+    Raises:
+        BundleError: the bundle was made without spoter-kit's runs.
+        CheckpointError: it is not there, or its weights are not those of the bundle.
+    """
+    made_from = bundle.provenance.get("run")
+    if not isinstance(made_from, dict) or not {"name", "weights_sha256"} <= made_from.keys():
+        raise BundleError(
+            f"{bundle.folder}: does not say which run it was made from, so torch cannot load it"
+        )
+    folder = run or RUNS / made_from["name"]
+    if run is None and not folder.is_dir():
+        folder = RUNS / LAST  # a run that was made elsewhere with -o
+        weights = folder / RUN_WEIGHTS
+        if not weights.is_file() or sha256_of(weights) != made_from["weights_sha256"]:
+            raise CheckpointError(
+                f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at "
+                f"{RUNS / made_from['name']}",
+                fix="name it with --run",
+            )
+    found = read_run(folder)
+    digest = found.weights_sha256()
+    if digest != made_from["weights_sha256"]:
+        raise CheckpointError(
+            f"{folder}: its weights are {digest[:12]}…, the bundle {bundle.folder} was made from "
+            f"{made_from['weights_sha256'][:12]}…",
+            fix="name the right one with --run, or export again",
+        )
+    return found
 
 
 def write_run_json(
@@ -190,31 +247,3 @@ def source_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
-
-
-def save_weights(model: Spoter, path: Path) -> None:
-    """Write a model's weights and buffers atomically."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({name: value.contiguous() for name, value in model.state_dict().items()}))
-
-
-def load_weights(model: Spoter, weights: dict[str, Tensor], *, where: str) -> None:
-    """Copy weights into a model after comparing every name and shape.
-
-    Raises:
-        CheckpointError: names the missing, the unknown and the first wrongly shaped tensor.
-    """
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or unknown:
-        parts = [f"{len(missing)} missing ({missing[0]}, …)"] if missing else []
-        parts += [f"{len(unknown)} unknown ({unknown[0]}, …)"] if unknown else []
-        raise CheckpointError(f"{where}: not the weights of this model: tensors {' and '.join(parts)}")
-    for name, value in own.items():
-        if value.shape != weights[name].shape:
-            raise CheckpointError(
-                f"{where}: {name} is {tuple(weights[name].shape)}, the model has {tuple(value.shape)}"
-            )
-        if not torch.isfinite(weights[name]).all():
-            raise CheckpointError(f"{where}: {name} holds values that are not finite")
-    model.load_state_dict(weights)

@@ -29,7 +29,8 @@ from spoter_toolkit.data.split import check_no_leak
 from spoter_toolkit.evaluation import infer_clips
 from spoter_toolkit.model.self_test import check_model
 from spoter_toolkit.model.spoter import Spoter, model_from_config
-from spoter_toolkit.runs.run import Run, read_run, save_weights
+from spoter_toolkit.runs.run import Run, read_run
+from spoter_toolkit.runs.weights import save_weights
 from spoter_toolkit.training.augment import augment
 from spoter_toolkit.training.batches import Batch, Take, longest, plan_epoch, read_batch, share_of
 from spoter_toolkit.training.config import TrainConfig, flatten

@@ -17,7 +17,8 @@ from spoter_runtime.files import remove, replacing
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.evaluation import Scores, infer_clips, scores_from_logits
 from spoter_toolkit.model.spoter import Spoter
-from spoter_toolkit.runs.run import load_weights, read_run, write_run_json
+from spoter_toolkit.runs.run import read_run, write_run_json
+from spoter_toolkit.runs.weights import load_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.plots import draw_confusion, draw_curves
 from spoter_toolkit.workspace import check_run_target, hidden_beside, mark_as_replacing, replace_run

@@ -116,7 +116,7 @@ def _open(backend: str, threads: int, folder: Path, run: str | None) -> tuple[In
     opened = open_backend(backend, bundle, run=run_folder, threads=threads)
     if opened.artefact is not None:
         return opened.runner, opened.artefact.size_bytes
-    from spoter_toolkit.reference import find_run
+    from spoter_toolkit.runs.run import find_run
     from spoter_toolkit.workspace import RUN_WEIGHTS
 
     return opened.runner, (find_run(bundle, run_folder).folder / RUN_WEIGHTS).stat().st_size
