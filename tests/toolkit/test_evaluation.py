@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import Int32Array, Runner
-from spoter_toolkit.data.dataset import Clip, Dataset
-from spoter_toolkit.evaluation import evaluate, infer_clips, scores_from_logits
+from spoter_toolkit.data.dataset import Clip, Dataset, Origin
+from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
+from spoter_toolkit.evaluation import evaluate, evaluate_source, infer_clips, scores_from_logits
 
 
 def clip(label: str, signer: str) -> Clip:
@@ -68,3 +73,37 @@ def test_unknown_labels_empty_splits_and_long_clips_are_refused(tiny: Dataset) -
         evaluate(Echo(GraphContract(labels=LABELS)), tiny, "test")
     with pytest.raises(InputError, match=r"the model takes 1\.\.5"):
         evaluate(Echo(GraphContract(labels=tiny.labels, max_frames=5)), tiny, "test")
+
+
+def test_a_source_is_evaluated_by_one_call(
+    bundle_folder: Path,
+    contract: GraphContract,
+    tmp_path: Path,
+    make_clip: Callable[[int, int], Float32Array],
+) -> None:
+    dataset = write_dataset(
+        tmp_path / "clips",
+        [
+            NewClip(id=label.name, label=label.name, signer="ann", fps=30, poses_TLD=make_clip(seed, 20))
+            for seed, label in enumerate(contract.labels)
+        ],
+        labels=contract.labels,
+        coordinates="image",
+        origin=Origin(kind="test"),
+    )
+    found = evaluate_source(bundle_folder, split="all", data=dataset.folder, backend="ort-cpu")
+    assert (found.backend, found.scores.clips, found.passed_over) == ("ort-cpu", 5, {})
+    assert (
+        found.as_json()
+        == {
+            "source": str(bundle_folder),
+            "backend": "ort-cpu",
+            "data": str(dataset.folder),
+            "synthetic": False,
+            "split": "all",
+            "split_made": "",
+        }
+        | evaluate(Recognizer.load(bundle_folder, "ort-cpu").runner, dataset, "all").summary()
+    )
+    with pytest.raises(ConfigError, match="unknown backend 'ort-cpuu'; did you mean 'ort-cpu'"):
+        evaluate_source(bundle_folder, data=dataset.folder, backend="ort-cpuu")

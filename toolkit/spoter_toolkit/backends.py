@@ -1,17 +1,20 @@
-"""Open a bundle on any backend by name: the runtime's own, and torch, as the reference and as a peer."""
+"""Open a RUN or a BUNDLE on a backend by name: one of the runtime's, or torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.backends import open_runner
-from spoter_runtime.bundle.manifest import Artefact, Bundle
-from spoter_runtime.errors import ConfigError, nearest_known
+from spoter_runtime.bundle.manifest import MANIFEST, Artefact, Bundle, read_bundle
+from spoter_runtime.errors import ConfigError, DataError, nearest_known
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.runner import Runner
+from spoter_toolkit.data.dataset import Dataset, read_dataset
+from spoter_toolkit.runs.run import Run, find_run, read_run
 
 # On the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
 TORCH_BACKENDS: Final = ("torch", "torch-cuda", "torch-cuda-compile", "torch-cuda-graph")
@@ -21,7 +24,7 @@ BACKENDS: Final = (*TORCH_BACKENDS, *DEVICE_BACKENDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedBackend:
-    """A runner, and the bundle's file that it runs; None for torch, which runs the RUN's weights."""
+    """A runner, and the bundle's file that it runs; no file for torch, which runs the RUN's weights."""
 
     runner: Runner
     artefact: Artefact | None
@@ -60,7 +63,7 @@ def split_choice(backend: str | None, precision: str | None) -> tuple[str | None
 
 
 def backends_of(bundle: Bundle) -> list[str]:
-    """Return every backend that a bundle could run on, in each precision that it has a file of."""
+    """Return every backend that a bundle could run on, in each precision that the bundle has a file of."""
     has = {kind: [a.precision for a in bundle.artefacts if a.kind == kind] for kind in ("onnx", "ort")}
     others = [
         f"{name}:{precision}"
@@ -95,3 +98,57 @@ def open_backend(
         return OpenedBackend(runner=open_reference(bundle, run, backend, threads=threads), artefact=None)
     opened = open_runner(bundle, backend, precision=precision, threads=threads)
     return OpenedBackend(runner=opened.runner, artefact=opened.artefact)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSource:
+    """A RUN or a BUNDLE, opened to be evaluated.
+
+    Attributes:
+        runner: the backend in use.
+        dataset: to run it on.
+        passed_over: backend → why it was not taken, where none was asked for by name.
+    """
+
+    runner: Runner
+    dataset: Dataset
+    passed_over: Mapping[str, str]
+
+
+def open_source(
+    path: Path, *, backend: str | None = None, run: Path | None = None, data: Path | None = None
+) -> OpenedSource:
+    """Open a RUN or a BUNDLE, and the data set to run it on.
+
+    Args:
+        path: a RUN or a BUNDLE folder.
+        backend: one of `BACKENDS`; None is torch for a RUN and the best that works here for a BUNDLE.
+        run: for a BUNDLE, the RUN it was made from; None looks in ``runs/``.
+        data: a DATASET; None for the one that the run was trained on.
+
+    Raises:
+        ConfigError: a backend that a RUN does not have.
+        DataError: no data is given, and the training's data is not there.
+        SpoterError: the source itself cannot be opened.
+    """
+    source = read_bundle(path) if (path / MANIFEST).is_file() else read_run(path)
+    if isinstance(source, Run) and backend not in (None, "torch"):
+        raise ConfigError(f"{path}: a RUN runs on torch; {backend} needs a BUNDLE", fix="spoter-kit export")
+    if data:
+        dataset: Dataset | None = read_dataset(data)
+    else:
+        dataset = (source if isinstance(source, Run) else find_run(source, run)).training_data()
+    if dataset is None:
+        raise DataError(f"{path}: the data it was trained on is not there", fix="name a dataset with --data")
+    passed_over: Mapping[str, str] = {}
+    if isinstance(source, Run):
+        model = source.load_model()
+        from spoter_export.torch_runner import TorchRunner  # not at the top: torch
+
+        runner: Runner = TorchRunner(model, source.contract())
+    elif backend:
+        runner = open_backend(backend, source, run=run).runner
+    else:
+        best = open_runner(source)
+        runner, passed_over = best.runner, best.passed_over(source)
+    return OpenedSource(runner=runner, dataset=dataset, passed_over=passed_over)

@@ -1,30 +1,33 @@
-"""Scores of a model on labelled clips: top-k, macro F1, per signer, and what it confuses.
+"""Evaluate a model on labelled clips: top-k, macro F1, top-1 of each signer, most confused labels.
 
 Shapes: N clips, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime._types import OnProgress
+from spoter_runtime.batching import batches_of
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner, pad_clips
+from spoter_toolkit.backends import open_source, split_backend
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 
-_MOST_CONFUSED = 10
+_MOST_CONFUSED: Final = 10  # pairs of labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerScore:
-    """One signer's clips and the share of them whose best label is right."""
+    """The number of one signer's clips, and the share of clips whose best label is right."""
 
     signer: str
     clips: int
@@ -33,7 +36,7 @@ class SignerScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """A label that is taken for another one, and how often."""
+    """How many clips of one label were recognised as another label."""
 
     label: str
     taken_for: str
@@ -43,7 +46,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """How well a model did on some clips; shares are 0..1.
+    """The scores of a model on some clips; shares are 0..1.
 
     Attributes:
         macro_f1: mean F1 over the labels that have clips here.
@@ -71,14 +74,80 @@ class Scores:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The scores of a RUN or a BUNDLE on one split of a data set.
+
+    Attributes:
+        source: the RUN or the BUNDLE.
+        backend: that computed the logits.
+        passed_over: backend → why it was not taken, where none was asked for by name.
+    """
+
+    source: Path
+    backend: str
+    dataset: Dataset
+    split: str
+    scores: Scores
+    passed_over: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything but the confusion matrix, as plain JSON values."""
+        return {
+            "source": str(self.source),
+            "backend": self.backend,
+            "data": str(self.dataset.folder),
+            "synthetic": self.dataset.origin.synthetic,
+            "split": self.split,
+            "split_made": self.dataset.split,
+        } | self.scores.summary()
+
+
 def check_split(split: str) -> None:
-    """Check that a split's name is one of those that `evaluate` takes.
+    """Check that `evaluate` takes a split of this name.
 
     Raises:
         ConfigError: it is not.
     """
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"no split {split!r}; there are {', '.join(SPLITS)} and all")
+
+
+def evaluate_source(
+    source: Path,
+    *,
+    split: str = "test",
+    backend: str | None = None,
+    run: Path | None = None,
+    data: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """Evaluate a RUN or a BUNDLE on one split of a data set.
+
+    Args:
+        source: a RUN or a BUNDLE folder.
+        split: ``"train"``, ``"val"``, ``"test"``, or ``"all"``.
+        backend: see `open_source`.
+        run: see `open_source`.
+        data: see `open_source`.
+        on_progress: called with (clips done, clips, what).
+
+    Raises:
+        ConfigError: no such split or backend.
+        SpoterError: see `open_source` and `evaluate`.
+    """
+    check_split(split)
+    if backend:
+        split_backend(backend)
+    opened = open_source(source, backend=backend, run=run, data=data)
+    return Evaluation(
+        source=source,
+        backend=opened.runner.name,
+        dataset=opened.dataset,
+        split=split,
+        scores=evaluate(opened.runner, opened.dataset, split, on_progress=on_progress),
+        passed_over=opened.passed_over,
+    )
 
 
 def evaluate(
@@ -133,14 +202,13 @@ def infer_clips(
     longest = max(len(clip) for clip in clips)
     if longest > runner.contract.max_frames:
         raise InputError(f"a clip has {longest} frames, the model takes 1..{runner.contract.max_frames}")
-    order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
     logits_NC = np.empty((len(clips), runner.contract.num_classes), np.float32)
-    size = runner.contract.max_batch
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    done = 0
+    for rows in batches_of([len(clip) for clip in clips], runner.contract.max_batch):
         logits_NC[rows] = runner.infer(*pad_clips([clips[i] for i in rows]))
+        done += len(rows)
         if on_progress:
-            on_progress(start + len(rows), len(order), f"clips on {runner.name}")
+            on_progress(done, len(clips), f"clips on {runner.name}")
     return logits_NC
 
 
@@ -159,14 +227,15 @@ def scores_from_logits(
     true_N = np.array([index[clip.label] for clip in clips])
     order_NC = np.argsort(-logits_NC, axis=1, kind="stable")
     right_N = order_NC[:, 0] == true_N
-    confusion = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(confusion, (true_N, order_NC[:, 0]), 1)
+    confusion_CC = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(confusion_CC, (true_N, order_NC[:, 0]), 1)
+    f1_C = 2 * np.diag(confusion_CC) / np.maximum(confusion_CC.sum(0) + confusion_CC.sum(1), 1)
     signers = np.array([clip.signer for clip in clips])
     return Scores(
         clips=len(clips),
         top1=float(right_N.mean()),
         top5=float((order_NC[:, :5] == true_N[:, None]).any(1).mean()),
-        macro_f1=_macro_f1(confusion),
+        macro_f1=float(f1_C[confusion_CC.sum(1) > 0].mean()),
         signers=tuple(
             SignerScore(
                 signer=str(signer),
@@ -175,20 +244,14 @@ def scores_from_logits(
             )
             for signer in np.unique(signers)
         ),
-        confused=_most_confused(confusion, names),
+        confused=most_confused(confusion_CC, names),
         labels=names,
-        confusion_CC=confusion,
+        confusion_CC=confusion_CC,
     )
 
 
-def _macro_f1(confusion_CC: npt.NDArray[np.int64]) -> float:
-    present = confusion_CC.sum(1) > 0
-    hits = np.diag(confusion_CC)
-    f1 = 2 * hits / np.maximum(confusion_CC.sum(0) + confusion_CC.sum(1), 1)
-    return float(f1[present].mean())
-
-
-def _most_confused(confusion_CC: npt.NDArray[np.int64], names: Sequence[str]) -> tuple[Confusion, ...]:
+def most_confused(confusion_CC: npt.NDArray[np.int64], names: Sequence[str]) -> tuple[Confusion, ...]:
+    """Return the pairs of labels that are confused most often, the most frequent first."""
     off_diagonal = confusion_CC * (1 - np.eye(len(names), dtype=np.int64))
     pairs = sorted(zip(*np.nonzero(off_diagonal), strict=True), key=lambda p: -off_diagonal[p])
     return tuple(

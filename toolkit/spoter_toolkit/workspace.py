@@ -12,6 +12,7 @@ from typing import Final
 from spoter_runtime.bundle.manifest import MANIFEST
 from spoter_runtime.errors import BundleError, CheckpointError, DataError, require
 from spoter_runtime.files import is_replaceable, move_into_place, put_back, recover, remove
+from spoter_toolkit.data.dataset import DATASET_JSON
 
 RUNS: Final = Path("runs")
 BUNDLES: Final = Path("bundles")
@@ -42,7 +43,7 @@ def newest_dataset(folder: Path = DATASETS) -> Path:
     Raises:
         DataError: there is none.
     """
-    found = _newest_last(folder, "*/dataset.json")
+    found = _newest_last(folder, f"*/{DATASET_JSON}")
     if not found:
         raise DataError(f"{folder}/: no dataset there", fix="spoter-kit data synth, or name one")
     return found[-1].parent

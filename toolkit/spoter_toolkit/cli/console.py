@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, Final
@@ -30,6 +30,12 @@ _IN_A_ROW: Final = ContextVar("in_a_row", default=False)
 def say(text: str) -> None:
     """Print one remark for the person at the terminal, on stderr."""
     print(text, file=sys.stderr)
+
+
+def say_passed_over(passed_over: Mapping[str, str]) -> None:
+    """Print on stderr which backends of a bundle were not taken, and why."""
+    for backend, reason in passed_over.items():
+        say(f"passed over: {backend}: {reason}")
 
 
 def next_step(command: str, *paths: object) -> None:

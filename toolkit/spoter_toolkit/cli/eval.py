@@ -15,6 +15,7 @@ from spoter_toolkit.cli.console import (
     next_step,
     progress_bar,
     say,
+    say_passed_over,
 )
 
 
@@ -38,10 +39,9 @@ def eval_(
     """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
     from spoter_runtime.errors import from_options
     from spoter_toolkit.backends import split_backend
-    from spoter_toolkit.evaluation import check_split, evaluate
+    from spoter_toolkit.evaluation import check_split, evaluate_source
     from spoter_toolkit.input_files import check_target
-    from spoter_toolkit.sources import open_source
-    from spoter_toolkit.workspace import last_run
+    from spoter_toolkit.workspace import RUN_JSON, last_run
 
     with from_options():
         check_split(split)
@@ -49,32 +49,24 @@ def eval_(
             split_backend(backend)
     if out:
         check_target(out, force=force)
-    path = source or last_run()
-    runner, dataset = open_source(path, backend=backend, run=run, data=data)
     with progress_bar() as on_progress:
-        scores = evaluate(runner, dataset, split, on_progress=on_progress)
-    made = f"{split} split of {dataset.folder} ({dataset.split or 'not split'})"
+        found = evaluate_source(
+            source or last_run(), split=split, backend=backend, run=run, data=data, on_progress=on_progress
+        )
+    say_passed_over(found.passed_over)
+    scores, dataset = found.scores, found.dataset
     if out:
         from spoter_toolkit.training.plots import draw_confusion
 
-        draw_confusion(scores, out, title=f"{path.name} on {runner.name}, {split}: {dataset.split}")
+        draw_confusion(scores, out, title=f"{found.source.name} on {found.backend}, {split}: {dataset.split}")
     if json:
-        emit_json(
-            {
-                "source": str(path),
-                "backend": runner.name,
-                "data": str(dataset.folder),
-                "synthetic": dataset.origin.synthetic,
-                "split": split,
-                "split_made": dataset.split,
-            }
-            | scores.summary()
-        )
+        emit_json(found.as_json())
         return scores.top1
     if dataset.origin.synthetic:
         say("the data is synthetic: these figures say nothing about people signing")
     emit_table(
-        f"{path} on {runner.name}: {made}",
+        f"{found.source} on {found.backend}: {split} split of {dataset.folder} "
+        f"({dataset.split or 'not split'})",
         ("", "clips", "value"),
         [
             ("top-1", scores.clips, f"{scores.top1:.4f}"),
@@ -89,5 +81,10 @@ def eval_(
             ("signed", "recognised as", "clips"),
             [(pair.label, pair.taken_for, f"{pair.clips} of {pair.of}") for pair in scores.confused],
         )
-    next_step("spoter-kit eval {} --data {} -o confusion.png", path, dataset.folder)
-    return scores.top1  # for the demo, which has a bar
+    if not out:
+        next_step("spoter-kit eval {} --data {} -o confusion.png", found.source, dataset.folder)
+    elif (found.source / RUN_JSON).is_file():
+        next_step("spoter-kit export --onnx {}", found.source)
+    else:
+        next_step("spoter-kit bench {}", found.source)
+    return scores.top1  # for the demo, which compares it with a target

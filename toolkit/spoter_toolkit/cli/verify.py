@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next_step, say
+from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next_step, say_passed_over
 
 
 def verify(
@@ -28,8 +28,7 @@ def verify(
         name, chosen = split_choice(backend, precision)
     path = bundle or newest_bundle()
     report = verify_bundle(path, name, precision=chosen)
-    for other, why in report.passed_over.items():
-        say(f"passed over: {other}: {why}")
+    say_passed_over(report.passed_over)
     if json:
         emit_json(report.as_json())
     else:

@@ -19,6 +19,9 @@ from spoter_runtime.files import put_back, read_text, sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 
 SCHEMA_VERSION: Final = 1
+POSES: Final = "poses.npy"
+CLIPS: Final = "clips.csv"
+DATASET_JSON: Final = "dataset.json"  # marks a DATASET
 MAX_FRAMES: Final = 299  # what the models take (a table of 300 positions, one for the class token)
 SPLITS: Final = ("train", "val", "test")
 MIN_FPS: Final = 0.1
@@ -121,7 +124,7 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
     folder = Path(folder)
     put_back(folder)
     meta = read_meta(folder)
-    for name in ("poses.npy", "clips.csv"):
+    for name in (POSES, CLIPS):
         path = folder / name
         if not path.is_file():
             found = "not a file" if path.exists() else "missing"
@@ -133,23 +136,23 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
                 fix="import it again (splits are made by spoter-kit data split, not by editing)",
             )
     try:
-        poses = np.load(folder / "poses.npy", mmap_mode="r", allow_pickle=False)
+        poses = np.load(folder / POSES, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{folder / 'poses.npy'}: not a readable array: {error}") from error
+        raise DataError(f"{folder / POSES}: not a readable array: {error}") from error
     if poses.ndim != 3 or poses.shape[1:] != (NUM_LANDMARKS, 2) or poses.dtype != np.float32:
         raise DataError(
-            f"{folder / 'poses.npy'}: expected (frames, {NUM_LANDMARKS}, 2) float32, "
+            f"{folder / POSES}: expected (frames, {NUM_LANDMARKS}, 2) float32, "
             f"got {poses.shape} {poses.dtype}"
         )
     try:
         labels = tuple(Label(**label) for label in meta["labels"])
         origin = Origin(**meta["origin"])
     except TypeError as error:
-        raise DataError(f"{folder / 'dataset.json'}: labels or origin cannot be read: {error}") from error
+        raise DataError(f"{folder / DATASET_JSON}: labels or origin cannot be read: {error}") from error
     try:
-        clips = _read_clips(folder / "clips.csv", len(poses), {label.name for label in labels})
+        clips = _read_clips(folder / CLIPS, len(poses), {label.name for label in labels})
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{folder / 'clips.csv'}: not a readable table: {error}") from error
+        raise DataError(f"{folder / CLIPS}: not a readable table: {error}") from error
     return Dataset(
         folder=folder,
         poses_FLD=poses,
@@ -174,7 +177,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: no such file, no JSON, a newer schema, or a field is missing.
     """
-    path = folder / "dataset.json"
+    path = folder / DATASET_JSON
     try:
         meta = json.loads(read_text(path))
     except FileNotFoundError as error:
@@ -196,7 +199,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: missing {', '.join(sorted(missing))}")
     if meta["coordinates"] not in ("image", "normalised"):
         raise DataError(f"{path}: coordinates {meta['coordinates']!r}, expected image or normalised")
-    if not isinstance(meta["sha256"], dict) or {"poses.npy", "clips.csv"} - meta["sha256"].keys():
+    if not isinstance(meta["sha256"], dict) or {POSES, CLIPS} - meta["sha256"].keys():
         raise DataError(f"{path}: sha256 must name the hashes of poses.npy and clips.csv")
     return meta
 

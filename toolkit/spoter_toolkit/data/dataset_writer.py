@@ -17,9 +17,12 @@ from spoter_runtime.errors import DataError, InputError
 from spoter_runtime.files import link_or_copy, replacing, sha256_of, write_json
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip, detected, resample_clip
 from spoter_toolkit.data.dataset import (
+    CLIPS,
+    DATASET_JSON,
     MAX_FPS,
     MAX_FRAMES,
     MIN_FPS,
+    POSES,
     SCHEMA_VERSION,
     Clip,
     Coordinates,
@@ -111,17 +114,17 @@ def write_dataset(
     skipped = Counter(origin.skipped) + Counter({"that cannot be used": len(bad)})
     with replacing(folder) as temporary:
         temporary.mkdir()
-        _write_poses(temporary / "poses.npy", [new.poses_TLD for new in kept])
-        _write_clips(temporary / "clips.csv", _rows(kept))
+        _write_poses(temporary / POSES, [new.poses_TLD for new in kept])
+        _write_clips(temporary / CLIPS, _rows(kept))
         meta = {
             "schema_version": SCHEMA_VERSION,
             "labels": [asdict(label) for label in labels if label.name in used],
             "coordinates": coordinates,
             "origin": asdict(replace(origin, skipped=dict(skipped), notes=dict(notes))),
             "split": split,
-            "sha256": {name: sha256_of(temporary / name) for name in ("poses.npy", "clips.csv")},
+            "sha256": {name: sha256_of(temporary / name) for name in (POSES, CLIPS)},
         }
-        write_json(temporary / "dataset.json", meta)
+        write_json(temporary / DATASET_JSON, meta)
     return read_dataset(folder, check_hashes=False)
 
 
@@ -218,11 +221,11 @@ def rewrite_split(dataset: Dataset) -> None:
     meta = read_meta(dataset.folder)
     with replacing(dataset.folder) as temporary:
         temporary.mkdir()
-        link_or_copy(dataset.folder / "poses.npy", temporary / "poses.npy")
-        _write_clips(temporary / "clips.csv", dataset.clips)
+        link_or_copy(dataset.folder / POSES, temporary / POSES)
+        _write_clips(temporary / CLIPS, dataset.clips)
         meta["split"] = dataset.split
-        meta["sha256"]["clips.csv"] = sha256_of(temporary / "clips.csv")
-        write_json(temporary / "dataset.json", meta)
+        meta["sha256"][CLIPS] = sha256_of(temporary / CLIPS)
+        write_json(temporary / DATASET_JSON, meta)
 
 
 def check_resplit(dataset: Dataset, *, force: bool) -> None:
@@ -241,7 +244,7 @@ def _check_folder(folder: Path, *, force: bool) -> None:
     """Refuse to write over something that is there; `force` replaces a dataset and nothing else."""
     if folder.exists() and not force:
         raise DataError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
-    if folder.exists() and not (folder / "dataset.json").is_file():
+    if folder.exists() and not (folder / DATASET_JSON).is_file():
         raise DataError(
             f"{folder}: not a dataset, and --force replaces nothing else", fix="choose another -o"
         )
