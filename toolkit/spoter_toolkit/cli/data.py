@@ -89,19 +89,10 @@ def import_(
     """
     from spoter_runtime.errors import from_options
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
-    from spoter_toolkit.data.importers.asl33 import import_asl33
     from spoter_toolkit.data.importers.common import ImportSettings
-    from spoter_toolkit.data.importers.notebook_json import import_notebook_json
-    from spoter_toolkit.data.importers.npy import import_npy
-    from spoter_toolkit.data.importers.spoter_csv import import_spoter_csv
+    from spoter_toolkit.data.importers.formats import import_dataset
     from spoter_toolkit.workspace import DATASETS
 
-    importers = {
-        Kind.ASL33: import_asl33,
-        Kind.SPOTER_CSV: import_spoter_csv,
-        Kind.NOTEBOOK_JSON: import_notebook_json,
-        Kind.NPY: import_npy,
-    }
     with from_options():
         settings = ImportSettings(
             labels=_names(labels),
@@ -116,7 +107,7 @@ def import_(
         )
     folder = out or DATASETS / (source.resolve().stem or kind.value)
     with progress_bar() as on_progress:
-        dataset = importers[kind](source, folder, settings, force=force, on_progress=on_progress)
+        dataset = import_dataset(kind.value, source, folder, settings, force=force, on_progress=on_progress)
     _report_made(dataset, json)
     if not json:
         next_step("spoter-kit data split {}", folder)

@@ -15,6 +15,7 @@ from typing import Final
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
+from spoter_toolkit.data.names import natural_order
 
 FPS: Final = 30.0  # of its recordings
 SIGNERS: Final = tuple(f"U{n}" for n in range(1, 19))
@@ -64,11 +65,6 @@ def labels_named(names: Iterable[str]) -> tuple[Label, ...]:
     if known.keys() >= set(unique):
         return tuple(known[name] for name in unique)
     return tuple(Label(name=name) for name in unique)
-
-
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts W2 before W10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def trial_from_name(name: str) -> Trial:

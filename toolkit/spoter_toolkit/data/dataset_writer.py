@@ -96,7 +96,7 @@ def write_dataset(
         OSError: the disk is full or read-only; nothing is left behind.
     """
     folder = Path(folder)
-    _check_folder(folder, force=force)
+    check_dataset_folder(folder, force=force)
     kept, bad = _checked_clips(clips, {label.name for label in labels}, long)
     if bad and not skip_bad:
         shown = "\n".join(f"  {reason}" for reason in bad[:5])
@@ -115,7 +115,23 @@ def write_dataset(
     with replacing(folder) as temporary:
         temporary.mkdir()
         _write_poses(temporary / POSES, [new.poses_TLD for new in kept])
-        _write_clips(temporary / CLIPS, _rows(kept))
+        ends = np.cumsum([len(new.poses_TLD) for new in kept]).tolist()
+        _write_clips(
+            temporary / CLIPS,
+            [
+                Clip(
+                    id=new.id,
+                    label=new.label,
+                    signer=new.signer,
+                    start=end - len(new.poses_TLD),
+                    frames=len(new.poses_TLD),
+                    fps=new.fps,
+                    split=new.split,
+                    source=new.source,
+                )
+                for new, end in zip(kept, ends, strict=True)
+            ],
+        )
         meta = {
             "schema_version": SCHEMA_VERSION,
             "labels": [asdict(label) for label in labels if label.name in used],
@@ -126,6 +142,20 @@ def write_dataset(
         }
         write_json(temporary / DATASET_JSON, meta)
     return read_dataset(folder, check_hashes=False)
+
+
+def check_dataset_folder(folder: Path, *, force: bool) -> None:
+    """Check that a dataset can be written to a folder; `force` replaces a dataset and nothing else.
+
+    Raises:
+        DataError: something is there already.
+    """
+    if folder.exists() and not force:
+        raise DataError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
+    if folder.exists() and not (folder / DATASET_JSON).is_file():
+        raise DataError(
+            f"{folder}: not a dataset, and --force replaces nothing else", fix="choose another -o"
+        )
 
 
 def _checked_clips(
@@ -150,14 +180,13 @@ def _checked_clips(
         try:
             frames = new.poses_TLD.shape[0] if new.poses_TLD.ndim else 0
             poses = check_clip(new.poses_TLD, max_frames=max(MAX_FRAMES, frames), where=where)
+            if len(poses) > MAX_FRAMES and long == "error":
+                raise InputError(
+                    f"{where}: {len(poses)} frames, the models take 1..{MAX_FRAMES}",
+                    fix="--long resample, or --long cut",
+                )
         except InputError as error:
             bad.append(str(error))
-            continue
-        if len(poses) > MAX_FRAMES and long == "error":
-            bad.append(
-                f"{where}: {len(poses)} frames, the models take 1..{MAX_FRAMES}. "
-                "Fix: --long resample, or --long cut"
-            )
             continue
         kept.append(_shortened(replace(new, poses_TLD=poses), long))
     return kept, bad
@@ -173,25 +202,6 @@ def _shortened(new: NewClip, long: LongClips) -> NewClip:
         poses = resample_clip(new.poses_TLD, MAX_FRAMES)
         fps, done = new.fps * MAX_FRAMES / frames, "resampled to"
     return replace(new, poses_TLD=poses, fps=fps, notes=(*new.notes, f"{done} {MAX_FRAMES} frames"))
-
-
-def _rows(kept: Iterable[NewClip]) -> list[Clip]:
-    rows, start = [], 0
-    for new in kept:
-        rows.append(
-            Clip(
-                id=new.id,
-                label=new.label,
-                signer=new.signer,
-                start=start,
-                frames=len(new.poses_TLD),
-                fps=new.fps,
-                split=new.split,
-                source=new.source,
-            )
-        )
-        start += len(new.poses_TLD)
-    return rows
 
 
 def _write_poses(path: Path, clips: Sequence[Float32Array]) -> None:
@@ -237,14 +247,4 @@ def check_resplit(dataset: Dataset, *, force: bool) -> None:
     if dataset.split and not force:
         raise DataError(
             f"{dataset.folder}: is split already ({dataset.split})", fix="replace the split with --force"
-        )
-
-
-def _check_folder(folder: Path, *, force: bool) -> None:
-    """Refuse to write over something that is there; `force` replaces a dataset and nothing else."""
-    if folder.exists() and not force:
-        raise DataError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
-    if folder.exists() and not (folder / DATASET_JSON).is_file():
-        raise DataError(
-            f"{folder}: not a dataset, and --force replaces nothing else", fix="choose another -o"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,8 @@ from spoter_runtime.landmarks import (
     RIGHT_HAND,
     detected,
 )
-from spoter_toolkit.data.bdslw60 import natural_order
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
-from spoter_toolkit.data.importers.common import check_known
-
-if TYPE_CHECKING:
-    pass
+from spoter_toolkit.data.names import check_known, natural_order
 
 PERCENTILES: Final = (5, 25, 50, 75, 95)
 

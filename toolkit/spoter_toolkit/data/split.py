@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
 import numpy as np
 
 from spoter_runtime.errors import DataError
-from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS, natural_order
+from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS
 from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
-from spoter_toolkit.data.importers.common import check_known
+from spoter_toolkit.data.names import check_known, listed, natural_order
 
 TEST_SHARE: Final = 0.2  # of the clips, where no signers are named
 VAL_SHARE: Final = 0.1
@@ -280,12 +280,6 @@ def _drawn_clips(groups: list[list[Clip]]) -> dict[str, str]:
             splits |= {clip.id: split for clip in group}
             have, left = have + len(group), left - 1
     return splits | {clip.id: "train" for group in names for clip in group}
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names with commas; of more than twenty the first ones, and how many there are more."""
-    names = list(names)
-    return ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
 
 
 def _train_in_words(train: list[str]) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from spoter_runtime.errors import DataError, nearest_known
-from spoter_toolkit.data.bdslw60 import natural_order
 from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
-from spoter_toolkit.data.split import finished_split, grouped_clips, listed
+from spoter_toolkit.data.names import listed, natural_order
+from spoter_toolkit.data.split import finished_split, grouped_clips
 from spoter_toolkit.input_files import text_of
 
 # How published splits call the three parts; "" leaves a clip out.

@@ -12,8 +12,8 @@ import pytest
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_runtime.landmarks import LANDMARK_NAMES
 from spoter_toolkit.data.dataset import read_dataset
-from spoter_toolkit.data.importers.asl33 import import_asl33
 from spoter_toolkit.data.importers.common import ImportSettings
+from spoter_toolkit.data.importers.formats import import_dataset
 
 SHARED = Path(__file__).parents[4].parent / "shared" / "data" / "asl33"
 
@@ -53,13 +53,13 @@ def source(tmp_path) -> Path:
 
 
 def taken(source: Path, **settings) -> list[str]:
-    dataset = import_asl33(source, source.parent / "out", ImportSettings(**settings), force=True)
+    dataset = import_dataset("asl33", source, source.parent / "out", ImportSettings(**settings), force=True)
     return sorted(f"{clip.id}:{clip.signer}" for clip in dataset.clips)
 
 
 def test_landmarks_come_from_the_right_points(source, tmp_path):
     given = arrays()
-    dataset = import_asl33(source, tmp_path / "out")
+    dataset = import_dataset("asl33", source, tmp_path / "out")
     clip = next(clip for clip in dataset.clips if clip.id == "hello/1")
     poses, frames = dataset.poses_of(clip), slice(4, 8)
     at = {name: poses[:, i] for i, name in enumerate(LANDMARK_NAMES)}
@@ -76,21 +76,21 @@ def test_zeros_become_missing(source, tmp_path):
     given["lh"][4:8] = 0
     given["pose"][5, 11] = 0
     np.savez(source / "data.npz", **given)
-    poses = import_asl33(source, tmp_path / "out").poses_FLD
+    poses = import_dataset("asl33", source, tmp_path / "out").poses_FLD
     assert np.isnan(poses[4:8, 12:33]).all()
     assert np.isnan(poses[5, LANDMARK_NAMES.index("neck")]).all()
     assert np.isnan(poses).sum() == 2 * (4 * 21 + 2)  # the left hands, one left shoulder and its neck
 
 
 def test_a_clip_tells_its_recording_batch(source, tmp_path):
-    clips = {clip.id: clip for clip in import_asl33(source, tmp_path / "out").clips}
+    clips = {clip.id: clip for clip in import_dataset("asl33", source, tmp_path / "out").clips}
     assert clips["hello/0"].source == clips["hello/29"].source
     assert clips["hello/0"].source != clips["hello/30"].source
     assert clips["hello/0"].source != clips["tea/0"].source
 
 
 def test_the_origin_is_recorded(source, tmp_path):
-    origin = import_asl33(source, tmp_path / "out", ImportSettings(labels=("tea",))).origin
+    origin = import_dataset("asl33", source, tmp_path / "out", ImportSettings(labels=("tea",))).origin
     assert (origin.kind, origin.source, origin.licence) == ("asl33", "source", "MIT License")
     assert origin.skipped == {"of labels not asked for": 7}
     assert origin.notes == {"frame rate not in the source, taken as 30": 2}
@@ -98,13 +98,13 @@ def test_the_origin_is_recorded(source, tmp_path):
 
 
 def test_a_given_frame_rate_is_used_and_not_noted(source, tmp_path):
-    dataset = import_asl33(source, tmp_path / "out", ImportSettings(fps=12.5))
+    dataset = import_dataset("asl33", source, tmp_path / "out", ImportSettings(fps=12.5))
     assert {clip.fps for clip in dataset.clips} == {12.5}
     assert dataset.origin.notes == {}
 
 
 def test_the_npz_itself_may_be_named(source, tmp_path):
-    assert len(import_asl33(source / "data.npz", tmp_path / "out").clips) == len(CLIPS)
+    assert len(import_dataset("asl33", source / "data.npz", tmp_path / "out").clips) == len(CLIPS)
 
 
 def test_labels_and_signers_are_chosen(source):
@@ -136,7 +136,7 @@ def test_shared_labels_are_those_of_every_chosen_signer(source):
 )
 def test_a_choice_that_takes_nothing_is_refused(source, tmp_path, settings, message):
     with pytest.raises(DataError, match=message):
-        import_asl33(source, tmp_path / "out", ImportSettings(**settings))
+        import_dataset("asl33", source, tmp_path / "out", ImportSettings(**settings))
     assert not (tmp_path / "out").exists()
 
 
@@ -162,8 +162,8 @@ def test_empty_clips_are_refused_or_counted(source, tmp_path):
         given[part][-4:] = 0
     np.savez(source / "data.npz", **given)
     with pytest.raises(DataError, match=r"1 of 9 clips cannot be used(?s:.*)clip 'none/0': no landmark"):
-        import_asl33(source, tmp_path / "out")
-    dataset = import_asl33(source, tmp_path / "out", ImportSettings(skip_bad=True))
+        import_dataset("asl33", source, tmp_path / "out")
+    dataset = import_dataset("asl33", source, tmp_path / "out", ImportSettings(skip_bad=True))
     assert dataset.origin.skipped == {"that cannot be used": 1}
     assert "none" not in dataset.label_index()
 
@@ -192,7 +192,7 @@ def test_empty_clips_are_refused_or_counted(source, tmp_path):
 def test_arrays_that_do_not_fit_are_named(source, tmp_path, name, value, message):
     np.savez(source / "data.npz", **arrays() | {name: value})
     with pytest.raises(DataError, match=message):
-        import_asl33(source, tmp_path / "out")
+        import_dataset("asl33", source, tmp_path / "out")
 
 
 def test_foreign_and_damaged_files_are_refused(source, tmp_path):
@@ -201,31 +201,33 @@ def test_foreign_and_damaged_files_are_refused(source, tmp_path):
     for content in (b"", whole[: len(whole) // 2], b"not a zip at all"):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"data\.npz: not an \.npz file: empty, truncated or something"):
-            import_asl33(source, tmp_path / "out")
+            import_dataset("asl33", source, tmp_path / "out")
     path.write_bytes(whole[:3000] + bytes(b ^ 255 for b in whole[3000:3100]) + whole[3100:])
     with pytest.raises(DataError, match=r"data\.npz: its arrays cannot be read, it is damaged"):
-        import_asl33(source, tmp_path / "out")
+        import_dataset("asl33", source, tmp_path / "out")
     np.savez(path, pose=np.zeros(3))
     with pytest.raises(DataError, match="not the asl33 layout: no array named lh, rh, offset"):
-        import_asl33(source, tmp_path / "out")
+        import_dataset("asl33", source, tmp_path / "out")
     np.savez(path, **arrays() | {"name": np.array([{}] * 9, dtype=object)})
     with pytest.raises(DataError, match="cannot be read"):
-        import_asl33(source, tmp_path / "out")
+        import_dataset("asl33", source, tmp_path / "out")
     with pytest.raises(DataError, match=r"no such file; the asl33 layout is a folder with a data\.npz"):
-        import_asl33(tmp_path, tmp_path / "out")
+        import_dataset("asl33", tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_progress_reaches_the_end(source, tmp_path):
     seen = []
-    import_asl33(source, tmp_path / "out", on_progress=lambda done, total, what: seen.append((done, total)))
+    import_dataset(
+        "asl33", source, tmp_path / "out", on_progress=lambda done, total, what: seen.append((done, total))
+    )
     assert seen == [(n, 9) for n in range(1, 10)]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real asl33 landmarks are not beside the checkout")
 def test_the_words_that_two_real_signers_share(tmp_path):
     settings = ImportSettings(signers=("A", "B"), without=("none",), shared_labels=True)
-    import_asl33(SHARED, tmp_path / "out", settings)
+    import_dataset("asl33", SHARED, tmp_path / "out", settings)
     dataset = read_dataset(tmp_path / "out")
     assert (len(dataset.clips), len(dataset.labels)) == (3133, 14)
     assert Counter(clip.signer for clip in dataset.clips) == {"A": 1830, "B": 1303}

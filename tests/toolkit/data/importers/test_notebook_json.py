@@ -13,7 +13,7 @@ from spoter_runtime.errors import DataError
 from spoter_runtime.landmarks import LANDMARK_NAMES, landmarks_from_mediapipe
 from spoter_toolkit.data.bdslw60 import labels_named, trial_from_name, words
 from spoter_toolkit.data.importers.common import ImportSettings
-from spoter_toolkit.data.importers.notebook_json import import_notebook_json
+from spoter_toolkit.data.importers.formats import import_dataset
 
 SHARED = Path(__file__).parents[4].parent / "shared" / "data" / "bdslw60"
 
@@ -54,7 +54,7 @@ def folder(tmp_path):
 
 
 def test_name_and_landmarks_are_read(folder, tmp_path):
-    dataset = import_notebook_json(folder, tmp_path / "out")
+    dataset = import_dataset("notebook-json", folder, tmp_path / "out")
     assert [(c.id, c.label, c.signer, c.source, c.frames, c.fps) for c in dataset.clips] == [
         ("U4W20_3_trial_10_R", "W20", "U4", "U4W20_3", 4, 30.0),
         ("U13W2F_trial_9_L", "W2", "U13", "U13W2F", 6, 30.0),
@@ -89,7 +89,7 @@ def variants():
 @pytest.mark.parametrize("name", list(variants()))
 def test_other_ways_to_write_the_same_clip_give_the_same_landmarks(tmp_path, name):
     save(tmp_path / "in", "U1W1_trial_1_R", variants()[name])
-    dataset = import_notebook_json(tmp_path / "in", tmp_path / "out")
+    dataset = import_dataset("notebook-json", tmp_path / "in", tmp_path / "out")
     np.testing.assert_array_equal(dataset.poses_FLD, landmarks_from_mediapipe(*signing()))
 
 
@@ -97,7 +97,7 @@ def test_hands_of_an_unmirrored_picture_are_swapped_back_and_noted(tmp_path):
     pose, left, right = signing()
     save(tmp_path / "in", "U1W1_trial_1_R", content(pose, left=right, right=left))
     save(tmp_path / "in", "U1W1_trial_2_R", content(pose[:2], left=right[:2], right=left[:2]))
-    dataset = import_notebook_json(tmp_path / "in", tmp_path / "out")
+    dataset = import_dataset("notebook-json", tmp_path / "in", tmp_path / "out")
     np.testing.assert_array_equal(
         dataset.poses_of(dataset.clips[0]), landmarks_from_mediapipe(pose, left, right)
     )
@@ -111,7 +111,7 @@ def test_a_hand_may_be_absent_altogether(tmp_path):
         "U1W1_trial_1_R",
         {"pose_landmarks": as_lists(pose), "hand_landmarks": {"left": as_lists(left)}},
     )
-    poses = import_notebook_json(tmp_path / "in", tmp_path / "out").poses_FLD
+    poses = import_dataset("notebook-json", tmp_path / "in", tmp_path / "out").poses_FLD
     right = [i for i, name in enumerate(LANDMARK_NAMES) if name.startswith("right_hand_")]
     np.testing.assert_array_equal(poses, landmarks_from_mediapipe(pose, left, None))
     assert np.isnan(poses[:, right]).all()
@@ -119,7 +119,7 @@ def test_a_hand_may_be_absent_altogether(tmp_path):
 
 def test_a_frame_rate_in_the_file_is_used(tmp_path):
     save(tmp_path / "in", "U1W1_trial_1_R", content(*signing()) | {"metadata": {"fps": 24}})
-    assert import_notebook_json(tmp_path / "in", tmp_path / "out").clips[0].fps == 24.0
+    assert import_dataset("notebook-json", tmp_path / "in", tmp_path / "out").clips[0].fps == 24.0
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,12 @@ def test_a_frame_rate_in_the_file_is_used(tmp_path):
 def test_a_name_that_does_not_follow_the_scheme_is_refused_or_left_out(folder, tmp_path, name, message):
     save(folder, name, content(*signing()))
     with pytest.raises(DataError, match=rf"1 of 3 clips(?s:.*){message}"):
-        import_notebook_json(folder, tmp_path / "out")
+        import_dataset("notebook-json", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert len(import_notebook_json(folder, tmp_path / "out", ImportSettings(skip_bad=True)).clips) == 2
+    assert (
+        len(import_dataset("notebook-json", folder, tmp_path / "out", ImportSettings(skip_bad=True)).clips)
+        == 2
+    )
 
 
 good = content(*signing())
@@ -167,19 +170,19 @@ good = content(*signing())
 def test_a_file_that_is_no_clip_is_named_with_the_reason(folder, tmp_path, value, message):
     save(folder, "U1W1_trial_1_R", value)
     with pytest.raises(DataError, match=rf"U1W1_trial_1_R\.json: (?s:.*){message}"):
-        import_notebook_json(folder, tmp_path / "out")
+        import_dataset("notebook-json", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_folders_without_such_files_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no \.json files in this folder"):
-        import_notebook_json(tmp_path / "empty", tmp_path / "out")
+        import_dataset("notebook-json", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(DataError, match="no such folder"):
-        import_notebook_json(tmp_path / "nowhere", tmp_path / "out")
+        import_dataset("notebook-json", tmp_path / "nowhere", tmp_path / "out")
     save(tmp_path / "empty", "dataset_info", {})
     with pytest.raises(DataError, match="'dataset_info' is not the name of a BdSLW60 trial"):
-        import_notebook_json(tmp_path / "empty", tmp_path / "out", ImportSettings(skip_bad=True))
+        import_dataset("notebook-json", tmp_path / "empty", tmp_path / "out", ImportSettings(skip_bad=True))
 
 
 def test_trial_names_are_taken_apart():
@@ -216,7 +219,7 @@ def test_real_hands_are_told_apart_by_the_body(tmp_path, recording):
     for swapped in (False, True):
         hands = {"left": right, "right": left} if swapped else {"left": left, "right": right}
         save(tmp_path / "in", f"{recording}_trial_1_R", content(pose, **hands))
-        dataset = import_notebook_json(tmp_path / "in", tmp_path / "out", force=True)
+        dataset = import_dataset("notebook-json", tmp_path / "in", tmp_path / "out", force=True)
         np.testing.assert_array_equal(dataset.poses_FLD, expected)
         assert bool(dataset.origin.notes) is swapped
 

@@ -7,7 +7,7 @@ import pytest
 
 from spoter_runtime.errors import DataError
 from spoter_toolkit.data.importers.common import ImportSettings
-from spoter_toolkit.data.importers.npy import import_npy
+from spoter_toolkit.data.importers.formats import import_dataset
 
 
 def poses(frames=5, seed=0):
@@ -30,7 +30,7 @@ def root(tmp_path):
 
 
 def test_label_and_signer_are_the_folders(root, tmp_path):
-    dataset = import_npy(root, tmp_path / "out")
+    dataset = import_dataset("npy", root, tmp_path / "out")
     assert [(c.id, c.label, c.signer, c.frames) for c in dataset.clips] == [
         ("milk/x", "milk", "unknown", 5),
         ("tea/ann/2", "tea", "ann", 3),
@@ -41,14 +41,14 @@ def test_label_and_signer_are_the_folders(root, tmp_path):
 
 
 def test_a_signer_may_be_given_where_no_folder_names_one(root, tmp_path):
-    dataset = import_npy(root, tmp_path / "out", ImportSettings(signer="bob"))
+    dataset = import_dataset("npy", root, tmp_path / "out", ImportSettings(signer="bob"))
     assert [clip.signer for clip in dataset.clips] == ["bob", "ann", "ann"]
 
 
 def test_words_of_bdslw60_bring_their_glosses(tmp_path):
     for word in ("W20", "W3"):
         save(tmp_path / "in", f"{word}/U1/1", poses())
-    labels = import_npy(tmp_path / "in", tmp_path / "out").labels
+    labels = import_dataset("npy", tmp_path / "in", tmp_path / "out").labels
     assert [(label.name, label.gloss, label.bengali) for label in labels] == [
         ("W3", "Brother", "ভাই"),
         ("W20", "Mother", "মা"),
@@ -57,7 +57,7 @@ def test_words_of_bdslw60_bring_their_glosses(tmp_path):
 
 def test_files_of_labels_not_asked_for_are_not_read(root, tmp_path):
     (root / "milk" / "broken.npy").write_bytes(b"junk")
-    assert len(import_npy(root, tmp_path / "out", ImportSettings(labels=("tea",))).clips) == 2
+    assert len(import_dataset("npy", root, tmp_path / "out", ImportSettings(labels=("tea",))).clips) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_a_file_that_is_no_array_is_named(root, tmp_path, content, said):
     elif isinstance(content, bytes):
         path.write_bytes(content)
     with pytest.raises(DataError, match=rf"1 of 4 clips cannot be used(?s:.*)bad\.npy: {said}"):
-        import_npy(root, tmp_path / "out")
+        import_dataset("npy", root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert len(import_npy(root, tmp_path / "out", ImportSettings(skip_bad=True)).clips) == 3
+    assert len(import_dataset("npy", root, tmp_path / "out", ImportSettings(skip_bad=True)).clips) == 3
 
 
 @pytest.mark.parametrize(
@@ -93,20 +93,20 @@ def test_a_file_that_is_no_array_is_named(root, tmp_path, content, said):
 def test_an_array_that_is_no_clip_is_named_by_its_file(root, tmp_path, array, message):
     save(root, "tea/ann/bad", array)
     with pytest.raises(DataError, match=message):
-        import_npy(root, tmp_path / "out")
+        import_dataset("npy", root, tmp_path / "out")
 
 
 def test_another_layout_is_refused_with_the_right_one(root, tmp_path):
     layout = r"expected <label>/<signer>/<clip>\.npy or <label>/<clip>\.npy"
     with pytest.raises(DataError, match="no such folder; expected one of <label>"):
-        import_npy(root / "nowhere" / "tea", tmp_path / "out")
+        import_dataset("npy", root / "nowhere" / "tea", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=rf"no \.npy files; {layout}"):
-        import_npy(tmp_path / "empty", tmp_path / "out")
+        import_dataset("npy", tmp_path / "empty", tmp_path / "out")
     for name in ("stray", "tea/ann/monday/1"):
         path = save(root, name, poses())
         with pytest.raises(DataError, match=rf"{path.name}: {layout} in"):
-            import_npy(root, tmp_path / "out")
+            import_dataset("npy", root, tmp_path / "out")
         path.unlink()
 
 

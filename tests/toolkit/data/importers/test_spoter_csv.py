@@ -10,7 +10,7 @@ import pytest
 from spoter_runtime.errors import DataError
 from spoter_runtime.landmarks import BODY_NAMES, HAND_NAMES, LANDMARK_NAMES, LEFT_SHOULDER, RIGHT_SHOULDER
 from spoter_toolkit.data.importers.common import ImportSettings
-from spoter_toolkit.data.importers.spoter_csv import import_spoter_csv
+from spoter_toolkit.data.importers.formats import import_dataset
 
 # As the original writes them, in our order.
 BODY = (
@@ -65,7 +65,7 @@ def test_the_names_are_in_our_order():
 def test_every_column_reaches_its_landmark(tmp_path, hands):
     clips = [person(6, 1), person(9, 2)]
     path = write_csv(tmp_path / "train.csv", table(clips, hands=hands))
-    dataset = import_spoter_csv(path, tmp_path / "out")
+    dataset = import_dataset("spoter-csv", path, tmp_path / "out")
     for clip, given in zip(dataset.clips, clips, strict=True):
         np.testing.assert_array_equal(dataset.poses_of(clip), given)
 
@@ -74,14 +74,14 @@ def test_the_order_of_columns_and_foreign_columns_do_not_matter(tmp_path):
     rows = table([person()], root_X=["[0, 0]"], video_size_width=[640])
     order = np.random.default_rng(0).permutation(len(rows[0]))
     path = write_csv(tmp_path / "t.csv", [[row[i] for i in order] for row in rows])
-    np.testing.assert_array_equal(import_spoter_csv(path, tmp_path / "out").poses_FLD, person())
+    np.testing.assert_array_equal(import_dataset("spoter-csv", path, tmp_path / "out").poses_FLD, person())
 
 
 def test_zero_is_missing(tmp_path):
     clip = person()
     clip[2, 20] = 0
     clip[3, 33:] = 0
-    dataset = import_spoter_csv(write_csv(tmp_path / "t.csv", table([clip])), tmp_path / "out")
+    dataset = import_dataset("spoter-csv", write_csv(tmp_path / "t.csv", table([clip])), tmp_path / "out")
     missing = np.isnan(dataset.poses_FLD).all(axis=-1)
     assert missing[2, 20]
     assert missing[3, 33:].all()
@@ -91,7 +91,9 @@ def test_zero_is_missing(tmp_path):
 def test_a_neck_that_is_not_there_is_put_between_the_shoulders(tmp_path):
     clip = person()
     clip[4, LEFT_SHOULDER] = 0
-    dataset = import_spoter_csv(write_csv(tmp_path / "t.csv", table([clip], neck=False)), tmp_path / "out")
+    dataset = import_dataset(
+        "spoter-csv", write_csv(tmp_path / "t.csv", table([clip], neck=False)), tmp_path / "out"
+    )
     neck = dataset.poses_FLD[:, LANDMARK_NAMES.index("neck")]
     expected = clip[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(axis=1)
     np.testing.assert_allclose(neck[:4], expected[:4], rtol=1e-6)
@@ -102,7 +104,7 @@ def test_y_that_points_up_is_turned_and_noted(tmp_path):
     upright = [person(6, 1), person(9, 2)]
     turned = [clip * [1, -1] + [0, 1] for clip in upright]
     turned[0][3, 40] = 0
-    dataset = import_spoter_csv(write_csv(tmp_path / "t.csv", table(turned)), tmp_path / "out")
+    dataset = import_dataset("spoter-csv", write_csv(tmp_path / "t.csv", table(turned)), tmp_path / "out")
     assert dataset.origin.notes["y pointed up and was turned"] == 2
     first = dataset.poses_of(dataset.clips[0])
     assert np.isnan(first[3, 40]).all()
@@ -112,7 +114,7 @@ def test_y_that_points_up_is_turned_and_noted(tmp_path):
 
 def test_pixels_with_y_up_stay_inside_their_picture(tmp_path):
     turned = [(person() * [1, -1] + [0, 1]) * [640, 480]]
-    dataset = import_spoter_csv(write_csv(tmp_path / "t.csv", table(turned)), tmp_path / "out")
+    dataset = import_dataset("spoter-csv", write_csv(tmp_path / "t.csv", table(turned)), tmp_path / "out")
     y = dataset.poses_FLD[..., 1]
     assert (y >= 0).all()
     assert (y[:, 0] < y[:, RIGHT_SHOULDER]).all()
@@ -120,7 +122,7 @@ def test_pixels_with_y_up_stay_inside_their_picture(tmp_path):
 
 def test_labels_stay_as_written_and_sort_by_value(tmp_path):
     path = write_csv(tmp_path / "t.csv", table([person(4, s) for s in range(3)], labels=["10", "2.0", "1"]))
-    dataset = import_spoter_csv(path, tmp_path / "out")
+    dataset = import_dataset("spoter-csv", path, tmp_path / "out")
     assert [label.name for label in dataset.labels] == ["1", "2", "10"]
     assert [clip.label for clip in dataset.clips] == ["10", "2", "1"]
 
@@ -128,10 +130,10 @@ def test_labels_stay_as_written_and_sort_by_value(tmp_path):
 def test_signer_and_frame_rate_come_from_columns_where_there_are_any(tmp_path):
     rows = table([person(4, 1), person(4, 2)], signer=["ann", ""], video_fps=["25", ""])
     path = write_csv(tmp_path / "t.csv", rows)
-    dataset = import_spoter_csv(path, tmp_path / "out", ImportSettings(signer="bob"))
+    dataset = import_dataset("spoter-csv", path, tmp_path / "out", ImportSettings(signer="bob"))
     assert [(clip.signer, clip.fps) for clip in dataset.clips] == [("ann", 25.0), ("bob", 30.0)]
     assert dataset.origin.notes == {"frame rate not in the source, taken as 30": 1}
-    dataset = import_spoter_csv(path, tmp_path / "out2", ImportSettings(fps=10.0))
+    dataset = import_dataset("spoter-csv", path, tmp_path / "out2", ImportSettings(fps=10.0))
     assert [(clip.signer, clip.fps) for clip in dataset.clips] == [("ann", 10.0), ("unknown", 10.0)]
 
 
@@ -139,7 +141,7 @@ def test_a_folder_of_files_becomes_one_dataset(tmp_path):
     (tmp_path / "wlasl").mkdir()
     for seed, name in enumerate(("train", "val")):
         write_csv(tmp_path / "wlasl" / f"{name}.csv", table([person(4, seed)]))
-    dataset = import_spoter_csv(tmp_path / "wlasl", tmp_path / "out")
+    dataset = import_dataset("spoter-csv", tmp_path / "wlasl", tmp_path / "out")
     assert [clip.id for clip in dataset.clips] == ["train/2", "val/2"]
 
 
@@ -162,16 +164,16 @@ def test_a_broken_cell_is_named_by_row_and_column(tmp_path, cell, message):
     rows[2][rows[0].index("leftEye_Y")] = cell
     path = write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(DataError, match=message):
-        import_spoter_csv(path, tmp_path / "out")
+        import_dataset("spoter-csv", path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    dataset = import_spoter_csv(path, tmp_path / "out", ImportSettings(skip_bad=True))
+    dataset = import_dataset("spoter-csv", path, tmp_path / "out", ImportSettings(skip_bad=True))
     assert dataset.origin.skipped == {"that cannot be used": 1}
 
 
 def test_a_frame_rate_that_is_no_number_is_named(tmp_path):
     path = write_csv(tmp_path / "t.csv", table([person()], video_fps=["fast"]))
     with pytest.raises(DataError, match="row 2, column 'video_fps': not a number: 'fast'"):
-        import_spoter_csv(path, tmp_path / "out")
+        import_dataset("spoter-csv", path, tmp_path / "out")
 
 
 def test_foreign_and_truncated_files_are_refused(tmp_path):
@@ -188,24 +190,27 @@ def test_foreign_and_truncated_files_are_refused(tmp_path):
     for content, message in cases.items():
         path.write_bytes(content)
         with pytest.raises(DataError, match=message):
-            import_spoter_csv(path, tmp_path / "out")
+            import_dataset("spoter-csv", path, tmp_path / "out")
     with pytest.raises(DataError, match="no such file or folder"):
-        import_spoter_csv(tmp_path / "nowhere.csv", tmp_path / "out")
+        import_dataset("spoter-csv", tmp_path / "nowhere.csv", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no \.csv file in this folder"):
-        import_spoter_csv(tmp_path / "empty", tmp_path / "out")
+        import_dataset("spoter-csv", tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_clip_of_300_frames_is_refused_or_resampled(tmp_path):
     path = write_csv(tmp_path / "t.csv", table([person(300)]))
     with pytest.raises(DataError, match="row 2: 300 frames, the models take"):
-        import_spoter_csv(path, tmp_path / "out")
-    assert import_spoter_csv(path, tmp_path / "out", ImportSettings(long="resample")).clips[0].frames == 299
+        import_dataset("spoter-csv", path, tmp_path / "out")
+    assert (
+        import_dataset("spoter-csv", path, tmp_path / "out", ImportSettings(long="resample")).clips[0].frames
+        == 299
+    )
 
 
 def test_a_pipe_is_refused_at_once(tmp_path, put_a_pipe):
     path = put_a_pipe(tmp_path / "t.csv")
     for source in (path, tmp_path):
         with pytest.raises(DataError, match=r"t\.csv: not a file\. Fix: name a \.csv file, or a folder of"):
-            import_spoter_csv(source, tmp_path / "out")
+            import_dataset("spoter-csv", source, tmp_path / "out")

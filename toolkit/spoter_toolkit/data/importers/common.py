@@ -1,19 +1,17 @@
-"""What every importer shares: its settings, and the choice of clips by label and signer."""
+"""Shared by the importers: settings, a source whose clips were found, and the choice of clips."""
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.errors import ConfigError, DataError
-from spoter_toolkit.data.bdslw60 import natural_order
 from spoter_toolkit.data.dataset import MAX_FPS, MIN_FPS, UNKNOWN_SIGNER, Coordinates
-from spoter_toolkit.data.dataset_writer import LongClips
+from spoter_toolkit.data.dataset_writer import BadClip, LongClips, NewClip
+from spoter_toolkit.data.names import check_known
 
 # Taken where neither the source nor the user says: most cameras. Only durations depend on it.
 DEFAULT_FPS: Final = 30.0
@@ -21,14 +19,14 @@ DEFAULT_FPS: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSettings:
-    """What to take from a source, and what to do with clips that do not fit.
+    """The clips to take from a source, and what to do with clips that do not fit.
 
     Attributes:
         labels: take only these; empty: all.
         without: leave these labels out.
         signers: take only these; empty: all.
         shared_labels: take only labels that every (chosen) signer has.
-        signer: who signed, where the source does not say.
+        signer: of clips whose source names no signer.
         fps: frames a second, instead of what the source says or `DEFAULT_FPS`.
         normalised: the clips are normalised already: a model trained on them does not do it again.
         long: see `write_dataset`.
@@ -60,11 +58,11 @@ class ImportSettings:
 
     @property
     def coordinates(self) -> Coordinates:
-        """What a dataset of these clips states."""
+        """The coordinates that a dataset of these clips states."""
         return "normalised" if self.normalised else "image"
 
     def rate(self, from_source: float | None) -> tuple[float, tuple[str, ...]]:
-        """Return a clip's frames a second, and the note where neither user nor source says it."""
+        """Return a clip's frames a second, and a note if neither the user nor the source gives it."""
         if self.fps is not None:
             return self.fps, ()
         if from_source is not None and 0 < from_source < float("inf"):
@@ -77,14 +75,40 @@ class Entry(Protocol):
 
     @property
     def label(self) -> str:
-        """Its label's name."""
+        """The name of its label."""
 
     @property
     def signer(self) -> str:
-        """Who signed it."""
+        """The name of its signer."""
 
 
 E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Generic[E]):
+    """A foreign source whose clips were found, but not read yet.
+
+    Attributes:
+        name: of the file or folder, for `Origin`.
+        entries: one for each clip.
+        read: returns the clip of an entry; raises DataError or InputError, which name the clip.
+        unit: of `entries`, for progress: "files".
+        licence: the first line of the source's licence file; empty where there is none.
+        bad: clips for which not even an entry could be made.
+        mend: corrects all clips together, where the fault of one shows only among others.
+    """
+
+    name: str
+    entries: Sequence[E]
+    read: Callable[[E], NewClip]
+    unit: str
+    licence: str = ""
+    bad: Sequence[BadClip] = ()
+    mend: Callable[[list[NewClip | BadClip]], list[NewClip | BadClip]] | None = None
+
+
+Format = Callable[[Path, ImportSettings], Source[Any]]  # finds the clips of a source
 
 
 def chosen(
@@ -93,51 +117,28 @@ def chosen(
     """Return the entries that the settings ask for, in order, and reason → how many were left out.
 
     Raises:
-        DataError: a label or signer that is not there (the nearest is named), or nothing is left.
+        DataError: an unknown label or signer, or nothing is left.
     """
     if not entries:
         raise DataError(f"{where}: no clips there")
     labels = {entry.label for entry in entries}
-    check_known(settings.labels, labels, what="label", where=where)
-    check_known(settings.without, labels, what="label", where=where)
+    check_known([*settings.labels, *settings.without], labels, what="label", where=where)
     check_known(settings.signers, {entry.signer for entry in entries}, what="signer", where=where)
     wanted = (set(settings.labels) or labels) - set(settings.without)
     kept = [entry for entry in entries if not settings.signers or entry.signer in settings.signers]
     left_out = Counter({"of signers not asked for": len(entries) - len(kept)})
     if settings.shared_labels:
-        shared = _shared_labels(kept)
-        left_out["of labels that not every signer has"] = sum(
-            entry.label in wanted - shared for entry in kept
-        )
-        kept = [entry for entry in kept if entry.label in shared or entry.label not in wanted]
+        labels_of = defaultdict[str, set[str]](set)
+        for entry in kept:
+            labels_of[entry.signer].add(entry.label)
+        unshared = wanted - set.intersection(*labels_of.values())
+        left_out["of labels that not every signer has"] = sum(entry.label in unshared for entry in kept)
+        kept = [entry for entry in kept if entry.label not in unshared]
     result = [entry for entry in kept if entry.label in wanted]
     left_out["of labels not asked for"] = len(kept) - len(result)
     if not result:
         raise DataError(f"{where}: none of its {len(entries)} clips is of the labels and signers asked for")
     return result, {reason: count for reason, count in left_out.items() if count}
-
-
-def _shared_labels(entries: Sequence[Entry]) -> set[str]:
-    labels_of = defaultdict(set)
-    for entry in entries:
-        labels_of[entry.signer].add(entry.label)
-    return set.intersection(*labels_of.values())
-
-
-def check_known(asked: Collection[str], known: Collection[str], *, what: str, where: object) -> None:
-    """Refuse a name that is not there, and say which one may have been meant.
-
-    Raises:
-        DataError: names the first unknown one and the nearest known ones.
-    """
-    for name in asked:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            there = near or sorted(known, key=natural_order)[:12]
-            raise DataError(
-                f"{where}: no {what} {name!r} there; {'did you mean' if near else 'there are'} "
-                f"{', '.join(there)}{' …' if not near and len(known) > len(there) else ''}"
-            )
 
 
 def licence_of(folder: Path) -> str:

@@ -1,9 +1,8 @@
-"""Import the notebook's landmark JSON: a file a clip, named as BdSLW60 names its trials."""
+"""Find clips in the notebook's landmark JSON: a file a clip, named as BdSLW60 names its trials."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +13,10 @@ import numpy.typing as npt
 from spoter_runtime.errors import DataError, InputError
 from spoter_runtime.files import read_text
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND, landmarks_from_mediapipe
-from spoter_toolkit.data.bdslw60 import FPS, Trial, labels_named, natural_order, trial_from_name
-from spoter_toolkit.data.dataset import Dataset, Origin
-from spoter_toolkit.data.dataset_writer import BadClip, NewClip, write_dataset
-from spoter_toolkit.data.importers.common import ImportSettings, OnProgress, chosen
+from spoter_toolkit.data.bdslw60 import FPS, Trial, trial_from_name
+from spoter_toolkit.data.dataset_writer import BadClip, NewClip
+from spoter_toolkit.data.importers.common import ImportSettings, Source
+from spoter_toolkit.data.names import natural_order
 
 _RIGHT_WRIST: Final = 10
 _LEFT_WRIST: Final = 11
@@ -25,28 +24,25 @@ _POINTS: Final = {"pose": 33, "left": 21, "right": 21}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
+class TrialFile:
+    """A file, and what its name says of the trial."""
+
     path: Path
     trial: Trial
 
     @property
     def label(self) -> str:
+        """The trial's word."""
         return self.trial.word
 
     @property
     def signer(self) -> str:
+        """The trial's signer."""
         return self.trial.signer
 
 
-def import_notebook_json(
-    source: Path | str,
-    out: Path | str,
-    settings: ImportSettings | None = None,
-    *,
-    force: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Dataset:
-    """Write a DATASET from a folder of landmark files that the notebook's extractor wrote.
+def find_notebook_json(source: Path, settings: ImportSettings) -> Source[TrialFile]:
+    """Find the clips of a folder of landmark files that the notebook's extractor wrote.
 
     Each file is named ``U13W2F_trial_9_L.json`` (or ``…_landmarks.json``) and holds ``pose_landmarks``: for
     every frame 33 points x, y, z or null, and ``hand_landmarks``: ``{"left": …, "right": …}`` with 21 points
@@ -58,38 +54,13 @@ def import_notebook_json(
     `Origin.notes` says so.
 
     Args:
-        source: the folder, searched with its subfolders.
-        out: the DATASET folder to write.
-        settings: which clips to take, by ``W2`` and ``U13``; None: all.
-        force: replace an existing dataset.
-        on_progress: called with (files done, files in all, what).
+        source: the folder, searched with its subfolders. A file whose name does not follow the scheme is a
+            clip that cannot be used.
+        settings: its frame rate counts.
 
     Raises:
-        DataError: no such files, a name that does not follow the scheme, unknown words or signers, or see
-            `write_dataset`.
-        OSError: see `write_dataset`.
+        DataError: no such files.
     """
-    settings = settings or ImportSettings()
-    source = Path(source)
-    entries, misnamed = _entries(source)
-    if entries or not misnamed:
-        entries, left_out = chosen(entries, settings, where=source)
-    else:
-        raise DataError(misnamed[0].reason)
-    clips = list(_clips(entries, settings, on_progress))
-    return write_dataset(
-        out,
-        [*misnamed, *_hands_by_body(clips)],
-        labels=labels_named(entry.label for entry in entries),
-        coordinates=settings.coordinates,
-        origin=Origin(kind="notebook-json", source=source.resolve().name, skipped=left_out),
-        long=settings.long,
-        skip_bad=settings.skip_bad,
-        force=force,
-    )
-
-
-def _entries(source: Path) -> tuple[list[_Entry], list[BadClip]]:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; expected one of .json files")
     entries, misnamed = [], []
@@ -99,24 +70,18 @@ def _entries(source: Path) -> tuple[list[_Entry], list[BadClip]]:
         except DataError as error:
             misnamed.append(BadClip(reason=f"{path}: {error}"))
         else:
-            entries.append(_Entry(path=path, trial=trial))
+            entries.append(TrialFile(path=path, trial=trial))
     if not entries and not misnamed:
         raise DataError(f"{source}: no .json files in this folder")
-    return entries, misnamed
 
-
-def _clips(
-    entries: list[_Entry], settings: ImportSettings, on_progress: OnProgress | None
-) -> Iterator[NewClip | BadClip]:
-    for done, entry in enumerate(entries, start=1):
+    def read(entry: TrialFile) -> NewClip:
         try:
-            data = _read(entry.path)
-            poses_TLD = _poses(data)
+            data = read_landmarks(entry.path)
+            poses_TLD = poses_of(data)
         except (DataError, InputError) as error:
-            yield BadClip(reason=f"{entry.path}: {error}")
-            continue
-        fps, notes = settings.rate(_fps(data) or FPS)
-        yield NewClip(
+            raise DataError(f"{entry.path}: {error.message}", fix=error.fix) from error
+        fps, notes = settings.rate(rate_of(data) or FPS)
+        return NewClip(
             id=entry.trial.name,
             label=entry.label,
             signer=entry.signer,
@@ -126,11 +91,23 @@ def _clips(
             where=str(entry.path),
             notes=notes,
         )
-        if on_progress:
-            on_progress(done, len(entries), "reading files")
+
+    return Source(
+        name=source.resolve().name,
+        entries=entries,
+        read=read,
+        unit="files",
+        bad=misnamed,
+        mend=with_hands_by_body,
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_landmarks(path: Path) -> dict[str, Any]:
+    """Return the content of a file.
+
+    Raises:
+        DataError: no JSON, or no landmarks in it.
+    """
     try:
         data = json.loads(read_text(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -140,26 +117,34 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _poses(data: dict[str, Any]) -> npt.NDArray[np.float32]:
-    parts = {"pose": data["pose_landmarks"], **_hands(data)}
-    arrays = {name: None if part is None else _points(part, name) for name, part in parts.items()}
+def poses_of(data: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """Return a file's landmarks (frames, 54, 2), NaN where not detected.
+
+    Raises:
+        DataError: a part is not in one of the known forms.
+        InputError: parts of different lengths.
+    """
+    hands = data.get("hand_landmarks")
+    parts = {"pose": data["pose_landmarks"]}
+    for side in ("left", "right"):
+        if isinstance(hands, dict):
+            parts[side] = hands.get(side)
+        elif isinstance(hands, list):
+            if not all(frame is None or isinstance(frame, dict) for frame in hands):
+                raise DataError('hand_landmarks: expected {"left": …, "right": …} or null for every frame')
+            parts[side] = [(frame or {}).get(side) for frame in hands]
+        else:
+            parts[side] = data.get(f"{side}_hand_landmarks")
+    arrays = {name: None if part is None else points_of(part, name) for name, part in parts.items()}
     return landmarks_from_mediapipe(arrays["pose"], arrays["left"], arrays["right"])
 
 
-def _hands(data: dict[str, Any]) -> dict[str, Any]:
-    sides = ("left", "right")
-    hands = data.get("hand_landmarks")
-    if isinstance(hands, dict):
-        return {side: hands.get(side) for side in sides}
-    if isinstance(hands, list):
-        if not all(frame is None or isinstance(frame, dict) for frame in hands):
-            raise DataError('hand_landmarks: expected {"left": …, "right": …} or null for every frame')
-        return {side: [(frame or {}).get(side) for frame in hands] for side in sides}
-    return {side: data.get(f"{side}_hand_landmarks") for side in sides}
+def points_of(frames: Any, part: str) -> npt.NDArray[np.float64]:
+    """Return one part's points (frames, points, 2), NaN where a frame is null.
 
-
-def _points(frames: Any, part: str) -> npt.NDArray[np.float64]:
-    """Return one part's (frames, points, 2), NaN where a frame is null."""
+    Raises:
+        DataError: no list of frames, or a frame of other numbers.
+    """
     if not isinstance(frames, list):
         raise DataError(f"{part} landmarks: expected a list of frames, got {type(frames).__name__}")
     count = _POINTS[part]
@@ -182,7 +167,8 @@ def _points(frames: Any, part: str) -> npt.NDArray[np.float64]:
     return points_TPD
 
 
-def _fps(data: dict[str, Any]) -> float | None:
+def rate_of(data: dict[str, Any]) -> float | None:
+    """Return the frames a second that a file states, or None."""
     for key in ("metadata", "video_info"):
         about = data.get(key)
         fps = about.get("fps") if isinstance(about, dict) else None
@@ -191,8 +177,8 @@ def _fps(data: dict[str, Any]) -> float | None:
     return None
 
 
-def _hands_by_body(clips: Sequence[NewClip | BadClip]) -> list[NewClip | BadClip]:
-    """Swap left and right hands in all clips where most hands lie at the other side's body wrist."""
+def with_hands_by_body(clips: list[NewClip | BadClip]) -> list[NewClip | BadClip]:
+    """Swap left and right hands in all clips if most hands lie at the other side's body wrist."""
     own = other = 0
     for clip in clips:
         if isinstance(clip, NewClip):
@@ -206,15 +192,12 @@ def _hands_by_body(clips: Sequence[NewClip | BadClip]) -> list[NewClip | BadClip
                 own += int((to_own < to_other).sum())
                 other += int((to_other < to_own).sum())
     if other <= own:
-        return list(clips)
-    return [_swapped(clip) if isinstance(clip, NewClip) else clip for clip in clips]
-
-
-def _swapped(clip: NewClip) -> NewClip:
-    poses_TLD = clip.poses_TLD.copy()
-    poses_TLD[:, LEFT_HAND.start :] = clip.poses_TLD[:, MIRRORED[LEFT_HAND.start :]]
-    return replace(
-        clip,
-        poses_TLD=poses_TLD,
-        notes=(*clip.notes, "left and right hand were named the other way round and swapped"),
-    )
+        return clips
+    swapped = [*range(LEFT_HAND.start), *MIRRORED[LEFT_HAND.start :]]
+    note = "left and right hand were named the other way round and swapped"
+    return [
+        replace(clip, poses_TLD=clip.poses_TLD[:, swapped], notes=(*clip.notes, note))
+        if isinstance(clip, NewClip)
+        else clip
+        for clip in clips
+    ]

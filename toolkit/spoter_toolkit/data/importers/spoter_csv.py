@@ -1,4 +1,4 @@
-"""Import the original SPOTER's CSV: a row a clip, a column a coordinate, a list of frames in each cell.
+"""Find clips in the original SPOTER's CSV: a row a clip, a column a coordinate, a list of frames a cell.
 
 Column names: github.com/matyasbohacek/spoter, datasets/czech_slr_dataset.py and normalization/.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,10 +22,9 @@ from spoter_runtime.landmarks import (
     NUM_LANDMARKS,
     RIGHT_SHOULDER,
 )
-from spoter_toolkit.data.bdslw60 import labels_named, natural_order
-from spoter_toolkit.data.dataset import Dataset, Origin
-from spoter_toolkit.data.dataset_writer import BadClip, NewClip, write_dataset
-from spoter_toolkit.data.importers.common import ImportSettings, OnProgress, chosen, licence_of
+from spoter_toolkit.data.dataset_writer import BadClip, NewClip
+from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
+from spoter_toolkit.data.names import natural_order
 
 _NECK: Final = BODY_NAMES.index("neck")
 _NOSE: Final = BODY_NAMES.index("nose")
@@ -36,8 +34,8 @@ _HANDS: Final = {"left": "left", "right": "right", "0": "left", "1": "right"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    """One row of the table, its cells not parsed yet; `number` counts the header as row 1."""
+class CsvRow:
+    """A row of the table, its cells not parsed yet; `number` counts the header as row 1."""
 
     path: Path
     number: int
@@ -46,15 +44,8 @@ class _Row:
     cells: dict[str, str]
 
 
-def import_spoter_csv(
-    source: Path | str,
-    out: Path | str,
-    settings: ImportSettings | None = None,
-    *,
-    force: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Dataset:
-    """Write a DATASET from a CSV of the original SPOTER, or from a folder of them.
+def find_spoter_csv(source: Path, settings: ImportSettings) -> Source[CsvRow]:
+    """Find the clips of a CSV of the original SPOTER, or of a folder of them.
 
     Columns: ``<point>_X`` and ``<point>_Y`` for the body (``nose``, ``leftEye`` …; without ``neck`` it is
     put between the shoulders), ``<joint>_<hand>_X`` and ``_Y`` for the hands (``indexDIP_left_X``; the hand
@@ -66,38 +57,11 @@ def import_spoter_csv(
 
     Args:
         source: the file, or a folder in which every ``*.csv`` is such a file.
-        out: the DATASET folder to write.
-        settings: which clips to take; `signer` is who signed in files without that column. None: all.
-        force: replace an existing dataset.
-        on_progress: called with (clips done, clips in all, what).
+        settings: its `signer` is the signer in files without that column.
 
     Raises:
-        DataError: not such a file, truncated, unknown labels or signers, or see `write_dataset`; a broken
-            cell is named by row and column.
-        OSError: see `write_dataset`.
+        DataError: not such a file, or truncated.
     """
-    settings = settings or ImportSettings()
-    source = Path(source)
-    rows = [row for path in _paths(source) for row in _rows(path, settings)]
-    rows, left_out = chosen(rows, settings, where=source)
-    return write_dataset(
-        out,
-        _y_down(list(_clips(rows, settings, on_progress))),
-        labels=labels_named(row.label for row in rows),
-        coordinates=settings.coordinates,
-        origin=Origin(
-            kind="spoter-csv",
-            source=source.resolve().name,
-            licence=licence_of(source if source.is_dir() else source.parent),
-            skipped=left_out,
-        ),
-        long=settings.long,
-        skip_bad=settings.skip_bad,
-        force=force,
-    )
-
-
-def _paths(source: Path) -> list[Path]:
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
     paths = sorted(source.glob("*.csv"), key=lambda path: natural_order(path.name))
@@ -106,10 +70,40 @@ def _paths(source: Path) -> list[Path]:
     for path in paths or [source]:
         if not path.is_file():  # a pipe would be waited for
             raise DataError(f"{path}: not a file", fix="name a .csv file, or a folder of them")
-    return paths or [source]
+
+    def read(row: CsvRow) -> NewClip:
+        fps, notes = settings.rate(rate_of(row))
+        return NewClip(
+            id=f"{row.path.stem}/{row.number}",
+            label=row.label,
+            signer=row.signer,
+            fps=fps,
+            poses_TLD=poses_of(row),
+            source=f"{row.path.name}, row {row.number}",
+            where=f"{row.path}, row {row.number}",
+            notes=notes,
+        )
+
+    return Source(
+        name=source.resolve().name,
+        entries=[row for path in paths or [source] for row in read_rows(path, settings.signer)],
+        read=read,
+        unit="rows",
+        licence=licence_of(source if source.is_dir() else source.parent),
+        mend=with_y_down,
+    )
 
 
-def _rows(path: Path, settings: ImportSettings) -> list[_Row]:
+def read_rows(path: Path, signer: str) -> list[CsvRow]:
+    """Return the rows of a file.
+
+    Args:
+        path: of the file.
+        signer: of rows without a signer.
+
+    Raises:
+        DataError: no CSV, other columns, a row of another length, or no rows.
+    """
     rows = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -124,11 +118,11 @@ def _rows(path: Path, settings: ImportSettings) -> list[_Row]:
                     )
                 cells = dict(zip(header, values, strict=True))
                 rows.append(
-                    _Row(
+                    CsvRow(
                         path=path,
                         number=number,
                         label=re.sub(r"^(\d+)\.0$", r"\1", cells["labels"].strip()),  # pandas: 12.0
-                        signer=cells.get("signer", "").strip() or settings.signer,
+                        signer=cells.get("signer", "").strip() or signer,
                         cells=cells,
                     )
                 )
@@ -145,18 +139,18 @@ def _column(name: str) -> str:
     return f"{match[1]}_{_HANDS[match[2].lower()]}_{match[3]}" if match else name.strip()
 
 
-def _point_columns() -> list[str]:
-    """Return the columns' names without ``_X`` and ``_Y``, in the order of our landmarks."""
-    body = [re.sub(r"_(\w)", lambda match: match[1].upper(), name) for name in BODY_NAMES]
-    hand = []
-    for name in HAND_NAMES:
-        finger, _, joint = name.partition("_")
-        # its thumb has a "thumbMP" where MediaPipe says MCP
-        hand.append("thumbMP" if name == "thumb_mcp" else finger + _FINGER_JOINTS.get(joint, ""))
-    return [*body, *(f"{name}_left" for name in hand), *(f"{name}_right" for name in hand)]
-
-
-_POINTS: Final = tuple(_point_columns())
+# The columns' names without ``_X`` and ``_Y``, in the order of our landmarks.
+_FINGERS: Final = [
+    # its thumb has a "thumbMP" where MediaPipe says MCP
+    "thumbMP" if name == "thumb_mcp" else finger + _FINGER_JOINTS.get(joint, "")
+    for name in HAND_NAMES
+    for finger, _, joint in [name.partition("_")]
+]
+_POINTS: Final = (
+    *(re.sub(r"_(\w)", lambda match: match[1].upper(), name) for name in BODY_NAMES),
+    *(f"{name}_left" for name in _FINGERS),
+    *(f"{name}_right" for name in _FINGERS),
+)
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -171,31 +165,12 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
 
 
-def _clips(
-    rows: list[_Row], settings: ImportSettings, on_progress: OnProgress | None
-) -> Iterator[NewClip | BadClip]:
-    for done, row in enumerate(rows, start=1):
-        try:
-            poses_TLD = _poses(row)
-            fps, notes = settings.rate(_fps(row))
-        except DataError as error:
-            yield BadClip(reason=str(error))
-            continue
-        yield NewClip(
-            id=f"{row.path.stem}/{row.number}",
-            label=row.label,
-            signer=row.signer,
-            fps=fps,
-            poses_TLD=poses_TLD,
-            source=f"{row.path.name}, row {row.number}",
-            where=f"{row.path}, row {row.number}",
-            notes=notes,
-        )
-        if on_progress:
-            on_progress(done, len(rows), "reading rows")
+def poses_of(row: CsvRow) -> npt.NDArray[np.float64]:
+    """Return a row's landmarks (frames, 54, 2), NaN where not detected.
 
-
-def _poses(row: _Row) -> npt.NDArray[np.float64]:
+    Raises:
+        DataError: a cell is no list of numbers, or has another number of frames.
+    """
     first = _cell(row, f"{_POINTS[0]}_X")
     poses_TLD = np.full((len(first), NUM_LANDMARKS, 2), np.nan)
     for landmark, point in enumerate(_POINTS):
@@ -216,7 +191,7 @@ def _poses(row: _Row) -> npt.NDArray[np.float64]:
     return poses_TLD
 
 
-def _cell(row: _Row, column: str) -> list[float]:
+def _cell(row: CsvRow, column: str) -> list[float]:
     text = row.cells[column].strip()
     try:
         if not (text.startswith("[") and text.endswith("]")):
@@ -231,7 +206,12 @@ def _cell(row: _Row, column: str) -> list[float]:
         ) from error
 
 
-def _fps(row: _Row) -> float | None:
+def rate_of(row: CsvRow) -> float | None:
+    """Return a row's frames a second; None where there is no such column or value.
+
+    Raises:
+        DataError: the value is no number.
+    """
     text = row.cells.get("video_fps", "").strip()
     try:
         return float(text) if text else None
@@ -241,7 +221,7 @@ def _fps(row: _Row) -> float | None:
         ) from error
 
 
-def _y_down(clips: list[NewClip | BadClip]) -> list[NewClip | BadClip]:
+def with_y_down(clips: list[NewClip | BadClip]) -> list[NewClip | BadClip]:
     """Turn y where it points up in the whole source, judged by where noses are above shoulders."""
     heights = [clip.poses_TLD[..., 1] for clip in clips if isinstance(clip, NewClip)]
     with np.errstate(invalid="ignore"):  # an infinity is refused later, where clips are checked
@@ -251,9 +231,13 @@ def _y_down(clips: list[NewClip | BadClip]) -> list[NewClip | BadClip]:
         return clips
     highest = max(y_TL.max(initial=0.0, where=np.isfinite(y_TL)) for y_TL in heights)
     top = 1.0 if highest < 2 else float(highest)  # the picture's height is 1, or an unknown one in pixels
-    return [_turned(clip, top) if isinstance(clip, NewClip) else clip for clip in clips]
-
-
-def _turned(clip: NewClip, top: float) -> NewClip:
-    poses_TLD = clip.poses_TLD * [1.0, -1.0] + [0.0, top]
-    return replace(clip, poses_TLD=poses_TLD, notes=(*clip.notes, "y pointed up and was turned"))
+    return [
+        replace(
+            clip,
+            poses_TLD=clip.poses_TLD * [1.0, -1.0] + [0.0, top],
+            notes=(*clip.notes, "y pointed up and was turned"),
+        )
+        if isinstance(clip, NewClip)
+        else clip
+        for clip in clips
+    ]

@@ -1,0 +1,36 @@
+"""Names of labels, signers and clips: their order, a list of them for people, and a check for typos."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable
+
+from spoter_runtime.errors import DataError
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts W2 before W10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names with commas; of more than twenty names the first twenty, and how many more there are."""
+    names = list(names)
+    return ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
+
+
+def check_known(asked: Collection[str], known: Collection[str], *, what: str, where: object) -> None:
+    """Check that every name exists.
+
+    Raises:
+        DataError: gives the first unknown name, and the known names that are most similar.
+    """
+    for name in asked:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            there = near or sorted(known, key=natural_order)[:12]
+            raise DataError(
+                f"{where}: no {what} {name!r} there; {'did you mean' if near else 'there are'} "
+                f"{', '.join(there)}{' …' if not near and len(known) > len(there) else ''}"
+            )
