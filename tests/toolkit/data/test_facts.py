@@ -107,7 +107,7 @@ def test_clips_of_any_length_are_drawn(tmp_path, suffix, frames):
 @pytest.fixture
 def figures(monkeypatch):
     saved = []
-    monkeypatch.setattr(drawing, "_save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(drawing, "save_picture", lambda figure, path: saved.append(figure))
     return saved
 
 
@@ -116,7 +116,7 @@ def drawn_points(axes):
 
 
 def test_y_points_down_and_both_axes_have_one_scale(figures):
-    draw_clip(np.random.default_rng(0).uniform(0.1, 0.9, (30, 54, 2)).astype(np.float32), "x.png")
+    draw_clip(np.random.default_rng(0).uniform(0.1, 0.9, (30, 54, 2)).astype(np.float32), Path("x.png"))
     frames = figures[0].axes
     assert len(frames) == 8 + 1
     for axes in frames:
@@ -130,7 +130,7 @@ def test_missing_landmarks_are_not_drawn(figures):
     poses = np.random.default_rng(0).uniform(0.4, 0.6, (8, 54, 2)).astype(np.float32)
     poses[:, 33:] = 0
     poses[3] = np.nan
-    draw_clip(poses, "x.png")
+    draw_clip(poses, Path("x.png"))
     for axes in figures[0].axes:
         points = drawn_points(axes)
         seen = points[~np.isnan(points).any(axis=1)]
@@ -146,7 +146,7 @@ def test_the_ways_of_the_wrists_run_through_their_places(figures):
     poses[:, [6, 7]] = [[0.4, 0.4], [0.6, 0.4]]
     poses[:, 10] = [[0.1 * t, 0.5] for t in range(1, 7)]
     poses[2, 10] = np.nan
-    draw_clip(poses, "x.png")
+    draw_clip(poses, Path("x.png"))
     ways = figures[0].axes[-1]
     lines = {line.get_label(): line.get_xydata() for line in ways.get_lines()}
     np.testing.assert_array_equal(lines["right wrist"], poses[:, 10])
@@ -159,7 +159,7 @@ def test_a_clip_without_landmarks_is_refused(tmp_path):
 
 
 def test_lengths_are_stacked_by_split(figures, dataset):
-    draw_lengths(dataset, "x.png")
+    draw_lengths(dataset, Path("x.png"))
     axes = figures[0].axes[0]
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
     assert {name: sum(counts) for name, counts in heights.items()} == {"train": 2, "test": 1}

@@ -14,7 +14,8 @@ from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
 from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS
 from spoter_toolkit.data.dataset import Clip, Dataset, Origin
-from spoter_toolkit.data.split import check_no_leak, split_bdslw60, split_by_clip, split_by_signer
+from spoter_toolkit.data.leaks import check_no_leak
+from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "bdslw60"
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from spoter_runtime.errors import DataError
 from spoter_runtime.files import replacing
-from spoter_runtime.landmarks import (
-    BONES,
-    LEFT_HAND,
-    Float32Array,
-    detected,
-)
+from spoter_runtime.landmarks import BONES, LEFT_HAND, Float32Array, detected
 from spoter_toolkit.data.dataset import SPLITS, Dataset
 from spoter_toolkit.data.facts import PARTS, length_histogram
 
@@ -24,16 +19,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_lengths(dataset: Dataset, path: Path | str) -> None:
+PICTURES: Final = (".png", ".pdf", ".svg")
+_FILMSTRIP: Final = 8  # frames of a clip that are drawn
+_COLOURS: Final = {"body": "#5b6770", "left hand": "#0072b2", "right hand": "#d55e00"}
+_SPLIT_COLOURS: Final = {"train": "#5b6770", "val": "#e69f00", "test": "#0072b2", "": "#b0b7bc"}
+_WRISTS: Final = {"left hand": 11, "right hand": 10}  # of the body: seen more often than the hands'
+
+
+def check_picture(path: Path) -> None:
+    """Check that a path ends like a picture that can be drawn.
+
+    Raises:
+        DataError: another suffix.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise DataError(f"{path}: a picture's name ends in {', '.join(PICTURES)}")
+
+
+def draw_lengths(dataset: Dataset, path: Path) -> None:
     """Draw how many clips have which length, a colour a split, as a PNG, PDF or SVG file.
 
     Raises:
         DataError: another suffix.
         OSError: the file cannot be written.
     """
+    check_picture(path)
     from matplotlib.figure import Figure
 
-    path = _checked(path)
     bins = length_histogram(np.array([clip.frames for clip in dataset.clips]))
     names = [f"{first}–{last}" if last > first else f"{first}" for first, last, _ in bins]
     figure = Figure(figsize=(max(5.0, 0.7 * len(bins) + 2), 4), layout="constrained")
@@ -49,11 +61,11 @@ def draw_lengths(dataset: Dataset, path: Path | str) -> None:
     axes.set_title(f"{dataset.folder.name}: lengths of its {len(dataset.clips)} clips", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
-def draw_clip(poses_TLD: Float32Array, path: Path | str, *, title: str = "", fps: float = 30.0) -> None:
-    """Draw a clip's skeleton over time: eight of its frames, and the ways of both wrists.
+def draw_clip(poses_TLD: Float32Array, path: Path, *, title: str = "", fps: float = 30.0) -> None:
+    """Draw a clip's skeleton over time: eight of its frames, and the paths of both wrists.
 
     Args:
         poses_TLD: (frames, 54, 2) image coordinates, y down; landmarks not detected are not drawn.
@@ -65,10 +77,10 @@ def draw_clip(poses_TLD: Float32Array, path: Path | str, *, title: str = "", fps
         DataError: another suffix, or no landmark is detected at all.
         OSError: the file cannot be written.
     """
+    check_picture(path)
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    path = _checked(path)
     seen_TL = detected(poses_TLD)
     if not seen_TL.any():
         raise DataError("no landmark is detected in any frame of this clip, so there is nothing to draw")
@@ -88,37 +100,17 @@ def draw_clip(poses_TLD: Float32Array, path: Path | str, *, title: str = "", fps
     _draw_wrist_paths(figure.add_subplot(grid[:, 4]), points)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(title)
-    _save(figure, path)
-
-
-PICTURES: Final = (".png", ".pdf", ".svg")
-
-
-_FILMSTRIP: Final = 8  # frames of a clip that are drawn
-
-
-_COLOURS: Final = {"body": "#5b6770", "left hand": "#0072b2", "right hand": "#d55e00"}
-
-
-_SPLIT_COLOURS: Final = {"train": "#5b6770", "val": "#e69f00", "test": "#0072b2", "": "#b0b7bc"}
-
-
-_WRISTS: Final = {"left hand": 11, "right hand": 10}  # of the body: seen more often than the hands'
+    save_picture(figure, path)
 
 
 def _draw_skeleton(axes: Axes, points_LD: Float32Array, *, fade: float = 1.0) -> None:
     for name, part in PARTS.items():
-        inside = [(a, b) for a, b in BONES if part.start <= a < part.stop]
-        thin = name != "body"
-        for bone in inside:
-            axes.plot(
-                *points_LD[list(bone)].T,
-                color=_COLOURS[name],
-                linewidth=1.0 if thin else 2.0,
-                alpha=fade,
-                solid_capstyle="round",
-            )
-        axes.plot(*points_LD[part].T, ".", color=_COLOURS[name], markersize=2.5 if thin else 4, alpha=fade)
+        width, size = (2.0, 4.0) if name == "body" else (1.0, 2.5)
+        style: dict[str, Any] = {"color": _COLOURS[name], "alpha": fade}
+        for bone in BONES:
+            if part.start <= bone[0] < part.stop:
+                axes.plot(*points_LD[list(bone)].T, linewidth=width, solid_capstyle="round", **style)
+        axes.plot(*points_LD[part].T, ".", markersize=size, **style)
 
 
 def _draw_wrist_paths(axes: Axes, points: Float32Array) -> None:
@@ -153,14 +145,8 @@ def _frame_axes(axes: Axes, points: Float32Array) -> None:
         spine.set_color("#d0d5d9")
 
 
-def _checked(path: Path | str) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in PICTURES:
-        raise DataError(f"{path}: a picture's name ends in {', '.join(PICTURES)}")
-    return path
-
-
-def _save(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of its suffix, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

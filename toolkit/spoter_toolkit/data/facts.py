@@ -1,4 +1,4 @@
-"""Show a dataset: its facts, the lengths of its clips, and a clip's skeleton over time."""
+"""Count what is in a data set: clips, frames, labels, signers, splits, lengths, missing landmarks."""
 
 from __future__ import annotations
 
@@ -36,11 +36,9 @@ class SplitFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """What is in a dataset.
+    """The contents of a dataset, counted.
 
     Attributes:
-        clips: how many.
-        frames: of all clips.
         duration_s: of all clips, by their frame rates.
         clips_of_label: label → clips, in the order of the labels.
         clips_of_signer: signer → clips.
@@ -68,29 +66,35 @@ def describe(dataset: Dataset) -> DatasetFacts:
     clips = dataset.clips
     lengths = np.array([clip.frames for clip in clips])
     labels, signers = Counter(clip.label for clip in clips), Counter(clip.signer for clip in clips)
-    missing, without_hands = _missing(dataset)
+    absent = dict.fromkeys(PARTS, 0)
+    without_hands = 0
+    for clip in clips:
+        seen_TL = detected(dataset.poses_of(clip))
+        without_hands += int((~seen_TL[:, LEFT_HAND.start :].any(axis=1)).sum())
+        for name, part in PARTS.items():
+            absent[name] += int((~seen_TL[:, part]).sum())
+    frames = int(lengths.sum())
     return DatasetFacts(
         clips=len(clips),
-        frames=int(lengths.sum()),
+        frames=frames,
         duration_s=sum(clip.frames / clip.fps for clip in clips),
         clips_of_label={label.name: labels[label.name] for label in dataset.labels},
         clips_of_signer={name: signers[name] for name in sorted(signers, key=natural_order)},
-        splits=tuple(_split_facts(name, dataset) for name in (*SPLITS, "") if dataset.clips_in(name)),
+        splits=tuple(
+            SplitFacts(
+                name=name,
+                clips=len(inside),
+                frames=sum(clip.frames for clip in inside),
+                labels=len({clip.label for clip in inside}),
+                signers=tuple(sorted({clip.signer for clip in inside}, key=natural_order)),
+            )
+            for name in (*SPLITS, "")
+            if (inside := dataset.clips_in(name))
+        ),
         length_percentiles={p: float(np.percentile(lengths, p)) for p in (0, *PERCENTILES, 100)},
         length_histogram=length_histogram(lengths),
-        missing=missing,
-        frames_without_hands=without_hands,
-    )
-
-
-def _split_facts(name: str, dataset: Dataset) -> SplitFacts:
-    clips = dataset.clips_in(name)
-    return SplitFacts(
-        name=name,
-        clips=len(clips),
-        frames=sum(clip.frames for clip in clips),
-        labels=len({clip.label for clip in clips}),
-        signers=tuple(sorted({clip.signer for clip in clips}, key=natural_order)),
+        missing={n: absent[n] / (frames * (part.stop - part.start)) for n, part in PARTS.items()},
+        frames_without_hands=without_hands / frames,
     )
 
 
@@ -103,19 +107,6 @@ def length_histogram(lengths: npt.NDArray[np.int64]) -> tuple[tuple[int, int, in
     start = first - first % width
     counts = Counter((length - start) // width for length in lengths.tolist())
     return tuple((start + i * width, start + (i + 1) * width - 1, counts[i]) for i in range(max(counts) + 1))
-
-
-def _missing(dataset: Dataset) -> tuple[dict[str, float], float]:
-    absent = dict.fromkeys(PARTS, 0)
-    frames = without_hands = 0
-    for clip in dataset.clips:
-        seen_TL = detected(dataset.poses_of(clip))
-        frames += clip.frames
-        without_hands += int((~seen_TL[:, LEFT_HAND.start :].any(axis=1)).sum())
-        for name, part in PARTS.items():
-            absent[name] += int((~seen_TL[:, part]).sum())
-    size = {name: part.stop - part.start for name, part in PARTS.items()}
-    return {name: absent[name] / (frames * size[name]) for name in PARTS}, without_hands / frames
 
 
 def clip_named(dataset: Dataset, clip_id: str) -> Clip:

@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
-from spoter_runtime.errors import DataError
+from spoter_runtime.errors import DataError, UsageError
 from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS
-from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
+from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Clip, Dataset, read_dataset
+from spoter_toolkit.data.dataset_writer import check_resplit, rewrite_split
+from spoter_toolkit.data.leaks import finished_split, grouped_clips
 from spoter_toolkit.data.names import check_known, listed, natural_order
+from spoter_toolkit.data.split_file import split_from_file
 
 TEST_SHARE: Final = 0.2  # of the clips, where no signers are named
 VAL_SHARE: Final = 0.1
 
-# A split whose name begins like this has the same signers in train and test, because someone asked for it.
-SIGNERS_SHARED: Final = ("by clip", "by recording")
+By = Literal["signer", "bdslw60", "recording", "clip"]  # how a dataset is split
+
+
+def split_dataset(
+    folder: Path,
+    *,
+    by: By = "signer",
+    file: Path | None = None,
+    test: Sequence[str] = (),
+    val: Sequence[str] = (),
+    seed: int = 0,
+    drop_unseen: bool = False,
+    force: bool = False,
+) -> Dataset:
+    """Split a DATASET into train, val and test, and write the split into its folder.
+
+    Args:
+        folder: the DATASET.
+        by: ``"signer"``: whole signers; ``"bdslw60"``: the data set's official split; ``"recording"`` or
+            ``"clip"``: at random, signers are shared and the split's name says so.
+        file: take the splits from this file, see `split_from_file`.
+        test: see `split_by_signer`.
+        val: see `split_by_signer`.
+        seed: see `split_by_signer`.
+        drop_unseen: see `split_by_signer`.
+        force: replace a split that is there.
+
+    Raises:
+        UsageError: options that do not fit each other.
+        DataError: the split is there already, or would leak, or cannot be made of these clips.
+    """
+    if file and (test or val or by == "bdslw60"):
+        raise UsageError("--from says which clips are test and val; leave --test, --val and bdslw60 out")
+    if by in ("recording", "clip") and (test or val or (drop_unseen and not file)):
+        raise UsageError(f"--test, --val and --drop-unseen name signers; --by {by} mixes them")
+    if by == "bdslw60" and test:
+        raise UsageError("--by bdslw60 has its test signers, U4 and U8; --by signer takes others")
+    whole = read_dataset(folder)
+    check_resplit(whole, force=force)
+    if by == "bdslw60":
+        result = split_bdslw60(whole, val=val, drop_unseen=drop_unseen)
+    elif file:
+        result = split_from_file(whole, file, by=by, drop_unseen=drop_unseen)
+    elif by == "signer":
+        result = split_by_signer(whole, test=test, val=val, seed=seed, drop_unseen=drop_unseen)
+    else:
+        result = split_by_clip(whole, by=by, seed=seed)
+    rewrite_split(result)
+    return result
 
 
 def split_by_signer(
@@ -62,7 +112,7 @@ def split_by_signer(
     if not test:
         if len(set(signers) - set(val)) < 2:
             raise DataError(f"{dataset.folder}: val {listed(val)} leaves no signers for train and test")
-        test, drawn = _drawn_signers([clip for clip in dataset.clips if clip.signer not in val], seed)
+        test, drawn = draw_signers([clip for clip in dataset.clips if clip.signer not in val], seed)
         val = val or drawn
     if twice := sorted(name for name, count in Counter([*test, *val]).items() if count > 1):
         raise DataError(f"signer {', '.join(twice)} is named twice; each belongs to one split")
@@ -70,13 +120,10 @@ def split_by_signer(
     train = [name for name in signers if splits[name] == "train"]
     if not train:
         raise DataError(f"{dataset.folder}: no signer is left for train of {', '.join(signers)}")
-    words = [f"test {listed(test)}", *([f"val {listed(val)}"] if val else []), _train_in_words(train)]
-    return finished_split(
-        dataset,
-        [replace(clip, split=splits[clip.signer]) for clip in dataset.clips],
-        f"by signer: {'; '.join(words)}",
-        drop_unseen,
-    )
+    words = f"by signer: test {listed(test)}{f'; val {listed(val)}' if val else ''}; train "
+    words += train[0] if len(train) == 1 else f"the other {len(train)}"
+    clips = [replace(clip, split=splits[clip.signer]) for clip in dataset.clips]
+    return finished_split(dataset, clips, words, drop_unseen)
 
 
 def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: bool = False) -> Dataset:
@@ -131,7 +178,7 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
     splits: dict[str, str] = {}
     for label in sorted(of_label):
         drawn = [of_label[label][i] for i in random.permutation(len(of_label[label]))]
-        splits |= _drawn_clips(drawn)
+        splits |= draw_clips(drawn)
     if "test" not in splits.values():
         raise DataError(f"{dataset.folder}: no label has two {by}s that differ, so none is left for a test")
     shares = Counter(splits.values())
@@ -144,131 +191,38 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
     )
 
 
-def check_no_leak(dataset: Dataset) -> None:
-    """Refuse a dataset in which one split knows something of another.
-
-    A signer in two splits is refused unless the split's name says that signers are shared
-    (`SIGNERS_SHARED`); a clip whose landmarks are identical to one of another split always is. Clips in no
-    split do not count.
-
-    Raises:
-        DataError: names the signers, or the first two clips.
-    """
-    if not dataset.split.startswith(SIGNERS_SHARED):
-        splits_of = defaultdict(set)
-        for clip in dataset.clips:
-            if clip.split:
-                splits_of[clip.signer].add(clip.split)
-        if shared := sorted((s for s, names in splits_of.items() if len(names) > 1), key=natural_order):
-            raise DataError(
-                f"{dataset.folder}: a leak: signer {listed(shared)} is in more than one split "
-                f"({', '.join(name for name in SPLITS if name in splits_of[shared[0]])})",
-                fix="split by whole signers, or --by clip, whose name says that signers are shared",
-            )
-    first: dict[bytes, Clip] = {}
-    for clip in dataset.clips:
-        if clip.split:
-            same = first.setdefault(_content(dataset, clip), clip)
-            if same.split != clip.split:
-                raise DataError(
-                    f"{dataset.folder}: a leak: {same.split} clip {same.id!r} (signer {same.signer}) and "
-                    f"{clip.split} clip {clip.id!r} (signer {clip.signer}) have identical landmarks",
-                    fix="import again without one of them, or put both signers into one split",
-                )
-
-
-def _content(dataset: Dataset, clip: Clip) -> bytes:
-    """Return a hash of the landmarks; missing ones are all alike, and so are 0 and -0."""
-    poses_TLD = np.nan_to_num(dataset.poses_of(clip), nan=0.0) + 0.0
-    return hashlib.sha256(poses_TLD.tobytes()).digest()
-
-
-def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool) -> Dataset:
-    """Return the dataset with the splits of `clips`; labels that train never has and leaks are refused.
-
-    Args:
-        dataset: whose clips they are.
-        clips: all of them, each with its split.
-        words: the split's name.
-        drop_unseen: leave clips of labels that train never has out, instead of refusing them.
-
-    Raises:
-        DataError: such labels, no clip for test, or see `check_no_leak`.
-    """
-    trained = {clip.label for clip in clips if clip.split == "train"}
-    unseen = sorted({clip.label for clip in clips} - trained, key=natural_order)
-    if unseen and not drop_unseen:
-        where = sorted({clip.split for clip in clips if clip.label in unseen})
-        raise DataError(
-            f"{dataset.folder}: train never has these labels of {' and '.join(where)}, so no model can learn "
-            f"them: {listed(unseen)}",
-            fix="--drop-unseen leaves their clips out of the split, or name other "
-            "signers, or import again with --shared-labels",
-        )
-    if unseen:
-        dropped = sum(clip.label in unseen for clip in clips)
-        clips = [replace(clip, split="") if clip.label in unseen else clip for clip in clips]
-        words += f"; left out: {dropped} clips of {len(unseen)} labels that train never has"
-    if empty := [name for name in ("train", "test") if all(clip.split != name for clip in clips)]:
-        raise DataError(f"{dataset.folder}: no clip is left for {' and '.join(empty)}; split: {words}")
-    result = dataset.with_clips(clips, words)
-    check_no_leak(result)
-    return result
-
-
-def _drawn_signers(clips: Sequence[Clip], seed: int) -> tuple[list[str], list[str]]:
-    """Return signers for test and val: about the shares of the clips, and no label lost to train."""
+def draw_signers(clips: Sequence[Clip], seed: int) -> tuple[list[str], list[str]]:
+    """Draw signers for test and val: about the shares of the clips, and train keeps every label."""
     names = sorted({clip.signer for clip in clips}, key=natural_order)
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    test = _nearest_share(clips, order, TEST_SHARE, taken=[])
+    test = signers_near_share(clips, order, TEST_SHARE, taken=[])
     if not test:  # few signers: the one with fewest clips that train can do without
         by_size = sorted(order, key=Counter(clip.signer for clip in clips).__getitem__)
-        test = [next((name for name in by_size if _train_can_spare(clips, [name])), by_size[0])]
-    val = _nearest_share(clips, [name for name in order if name not in test], VAL_SHARE, taken=test)
+        test = [next((name for name in by_size if train_can_spare(clips, [name])), by_size[0])]
+    val = signers_near_share(clips, [name for name in order if name not in test], VAL_SHARE, taken=test)
     return sorted(test, key=natural_order), sorted(val, key=natural_order)
 
 
-def _nearest_share(clips: Sequence[Clip], order: list[str], share: float, taken: list[str]) -> list[str]:
+def signers_near_share(clips: Sequence[Clip], order: list[str], share: float, taken: list[str]) -> list[str]:
     """Take signers, in order, for as long as each brings their part of the clips nearer to the share."""
     sizes = Counter(clip.signer for clip in clips)
     wanted, chosen, have = share * len(clips), list[str](), 0
     for name in order:
         nearer = abs(have + sizes[name] - wanted) < abs(have - wanted)
-        if nearer and _train_can_spare(clips, [*taken, *chosen, name]):
+        if nearer and train_can_spare(clips, [*taken, *chosen, name]):
             chosen.append(name)
             have += sizes[name]
     return chosen
 
 
-def _train_can_spare(clips: Sequence[Clip], signers: Collection[str]) -> bool:
+def train_can_spare(clips: Sequence[Clip], signers: Collection[str]) -> bool:
+    """Return whether every label still has a clip when these signers are taken out."""
     left = {clip.label for clip in clips if clip.signer not in signers}
     return left == {clip.label for clip in clips}
 
 
-def grouped_clips(dataset: Dataset, by: str) -> list[list[Clip]]:
-    """Return clips that must stay together: identical ones, and those of one recording."""
-    parent = {clip.id: clip.id for clip in dataset.clips}
-
-    def root(id_: str) -> str:
-        while parent[id_] != id_:
-            id_ = parent[id_]
-        return id_
-
-    first: dict[object, str] = {}
-    for clip in dataset.clips:
-        keys: list[object] = [_content(dataset, clip)]
-        if by == "recording" and clip.source:
-            keys.append((clip.signer, clip.label, clip.source))
-        for key in keys:
-            parent[root(clip.id)] = root(first.setdefault(key, clip.id))
-    groups = defaultdict(list)
-    for clip in dataset.clips:
-        groups[root(clip.id)].append(clip)
-    return list(groups.values())
-
-
-def _drawn_clips(groups: list[list[Clip]]) -> dict[str, str]:
-    """Return clip id → split for one label's groups, already in random order."""
+def draw_clips(groups: list[list[Clip]]) -> dict[str, str]:
+    """Return clip id → split for one label's groups, which are in random order."""
     total = sum(map(len, groups))
     names = iter(groups)
     splits: dict[str, str] = {}
@@ -280,7 +234,3 @@ def _drawn_clips(groups: list[list[Clip]]) -> dict[str, str]:
             splits |= {clip.id: split for clip in group}
             have, left = have + len(group), left - 1
     return splits | {clip.id: "train" for group in names for clip in group}
-
-
-def _train_in_words(train: list[str]) -> str:
-    return f"train {train[0]}" if len(train) == 1 else f"train the other {len(train)}"

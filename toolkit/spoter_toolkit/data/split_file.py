@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from spoter_runtime.errors import DataError, nearest_known
 from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
+from spoter_toolkit.data.leaks import finished_split, grouped_clips
 from spoter_toolkit.data.names import listed, natural_order
-from spoter_toolkit.data.split import finished_split, grouped_clips
 from spoter_toolkit.input_files import text_of
 
 # How published splits call the three parts; "" leaves a clip out.
@@ -50,7 +50,7 @@ def split_from_file(
             clips, a recording is in two splits although `by` is ``"recording"``, or see `check_no_leak`.
     """
     named = read_split_file(path)
-    splits = _splits_of_clips(dataset, named, path)
+    splits = splits_of_clips(dataset, named, path)
     clips = [replace(clip, split=splits.get(clip.id, "")) for clip in dataset.clips]
     if by == "signer" and any(clip.split and clip.signer == UNKNOWN_SIGNER for clip in clips):
         raise DataError(
@@ -58,10 +58,13 @@ def split_from_file(
             fix=f"spoter-kit data split {dataset.folder} --from {path} --by clip",
         )
     if by == "recording":
-        _check_recordings(dataset, clips, path)
+        check_recordings(dataset, clips, path)
     parts = [name for name in ("test", "val") if any(clip.split == name for clip in clips)]
     if by == "signer":
-        words = "; ".join(f"{name} {listed(_signers_in(clips, name))}" for name in parts)
+        words = "; ".join(
+            f"{name} {listed(sorted({c.signer for c in clips if c.split == name}, key=natural_order))}"
+            for name in parts
+        )
         said = f"by signer, from {path.name}: {words}"
     else:
         shares = Counter(clip.split for clip in clips if clip.split)
@@ -117,8 +120,12 @@ def _csv_rows(text: str, path: Path) -> list[tuple[str, str, Any]]:
         raise DataError(f"{path}, line {reader.line_num}: {error}", fix=_FORM) from error
 
 
-def _splits_of_clips(dataset: Dataset, named: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Return clip id → split; an id of the file that fits no clip is of a clip that is not here."""
+def splits_of_clips(dataset: Dataset, named: Mapping[str, str], path: Path) -> dict[str, str]:
+    """Return clip id → split; ids of the file that fit no clip are left out.
+
+    Raises:
+        DataError: an id fits several clips, a clip is in two splits, or no id fits.
+    """
     by_id = {clip.id: clip for clip in dataset.clips}
     by_name: dict[str, dict[str, Clip]] = defaultdict(dict)
     for clip in dataset.clips:
@@ -137,16 +144,20 @@ def _splits_of_clips(dataset: Dataset, named: Mapping[str, str], path: Path) -> 
             if splits.setdefault(clip.id, split) != split:
                 raise DataError(f"{path}: clip {clip.id!r} is in {splits[clip.id]} and in {split}")
     if not splits:
-        example = f"{dataset.clips[0].id!r}"
         raise DataError(
             f"{path}: names {len(named)} clips, the first {next(iter(named))!r}, and none is in "
-            f"{dataset.folder}, whose first is {example}",
+            f"{dataset.folder}, whose first is {dataset.clips[0].id!r}",
             fix="write the ids of clips.csv",
         )
     return splits
 
 
-def _check_recordings(dataset: Dataset, clips: list[Clip], path: Path) -> None:
+def check_recordings(dataset: Dataset, clips: list[Clip], path: Path) -> None:
+    """Check that the clips of each recording are in one split.
+
+    Raises:
+        DataError: they are not.
+    """
     split_of = {clip.id: clip.split for clip in clips}
     for group in grouped_clips(dataset, "recording"):
         found = {split_of[clip.id]: clip for clip in group if split_of[clip.id]}
@@ -157,7 +168,3 @@ def _check_recordings(dataset: Dataset, clips: list[Clip], path: Path) -> None:
                 "recording",
                 fix="put both into one split, or --by clip, whose name says it",
             )
-
-
-def _signers_in(clips: list[Clip], split: str) -> list[str]:
-    return sorted({clip.signer for clip in clips if clip.split == split}, key=natural_order)

@@ -25,7 +25,7 @@ from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, DataError, NotFiniteError, require
 from spoter_toolkit.data.dataset import Clip, Dataset
-from spoter_toolkit.data.split import check_no_leak
+from spoter_toolkit.data.leaks import check_no_leak
 from spoter_toolkit.evaluation import infer_clips
 from spoter_toolkit.model.self_test import check_model
 from spoter_toolkit.model.spoter import Spoter, model_from_config

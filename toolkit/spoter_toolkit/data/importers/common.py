@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,10 +128,9 @@ def chosen(
     kept = [entry for entry in entries if not settings.signers or entry.signer in settings.signers]
     left_out = Counter({"of signers not asked for": len(entries) - len(kept)})
     if settings.shared_labels:
-        labels_of = defaultdict[str, set[str]](set)
-        for entry in kept:
-            labels_of[entry.signer].add(entry.label)
-        unshared = wanted - set.intersection(*labels_of.values())
+        there = {(entry.signer, entry.label) for entry in kept}
+        signers = {signer for signer, _ in there}
+        unshared = {label for label in wanted if any((signer, label) not in there for signer in signers)}
         left_out["of labels that not every signer has"] = sum(entry.label in unshared for entry in kept)
         kept = [entry for entry in kept if entry.label not in unshared]
     result = [entry for entry in kept if entry.label in wanted]
