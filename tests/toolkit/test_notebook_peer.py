@@ -14,7 +14,7 @@ import torch
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import count_parameters
 from spoter_toolkit.training.config import TrainConfig
-from spoter_toolkit.training.loop import _loss
+from spoter_toolkit.training.loop import loss_of
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_peer_has_the_notebooks_parameters(notebook: Any) -> None:
 
 def test_the_peers_loss_is_the_focal_loss_of_the_recipe(notebook: Any) -> None:
     logits, labels = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)), torch.arange(5)
-    ours = _loss(logits, labels, TrainConfig(loss="focal", model=ModelConfig(num_classes=7)))
+    ours = loss_of(logits, labels, TrainConfig(loss="focal", model=ModelConfig(num_classes=7)))
     assert torch.allclose(notebook.notebook_loss(logits, labels), ours, atol=1e-6)
 
 

@@ -22,7 +22,7 @@ from spoter_toolkit.runs.run import read_run
 from spoter_toolkit.training.batches import longest, plan_epoch, read_batch
 from spoter_toolkit.training.config import AugmentConfig, TrainConfig
 from spoter_toolkit.training.cuda_graphs import make_recordable
-from spoter_toolkit.training.loop import Loop, _loss, _warmup_then_linear, train
+from spoter_toolkit.training.loop import Loop, loss_of, train, warmup_then_linear
 from spoter_toolkit.training.record import LAST, read_metrics
 from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, new_run_folder
 
@@ -236,7 +236,7 @@ def test_the_losses_are_their_formulas(loss: str) -> None:
     labels = torch.tensor([0, 1])
     p = torch.softmax(logits.double(), 1)[torch.arange(2), labels].numpy()
     expected = -np.log(p) * ((1 - p) ** 2 if loss == "focal" else 1)
-    got = _loss(logits, labels, TrainConfig(loss=loss))  # type: ignore[arg-type]
+    got = loss_of(logits, labels, TrainConfig(loss=loss))  # type: ignore[arg-type]
     assert got.item() == pytest.approx(expected.mean(), rel=1e-6)
 
 
@@ -288,13 +288,13 @@ def test_a_full_disk_is_an_os_error_and_the_last_epoch_stays(tiny: Dataset, tmp_
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
-    factor = _warmup_then_linear(10, 110)
+    factor = warmup_then_linear(10, 110)
     values = [factor(step) for step in range(111)]
     assert values[0] == pytest.approx(1 / 11)
     assert np.argmax(values) == 10
     assert values[10] == 1.0
     assert values[110] == 0.0
-    assert max(_warmup_then_linear(1000, 50)(step) for step in range(50)) == 1.0
+    assert max(warmup_then_linear(1000, 50)(step) for step in range(50)) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_no_step_waits_for_the_gpu(tiny: Dataset) -> None:
     for step, takes in enumerate(plan_epoch(loop.clips, CONFIG, 0)):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets things up
         try:
-            loop._update(read_batch(tiny, takes, loop.accelerator.device))
+            loop.update(read_batch(tiny, takes, loop.accelerator.device))
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -339,7 +339,7 @@ def test_recorded_steps_do_what_steps_kernel_by_kernel_do(tiny: Dataset) -> None
         loop.model.train()
         device = loop.accelerator.device
         seen = [
-            loop._step(read_batch(tiny, takes, device, frames=-(-longest(takes) // 32) * 32))
+            loop.step(read_batch(tiny, takes, device, frames=-(-longest(takes) // 32) * 32))
             for epoch in range(4)
             for takes in plan_epoch(loop.clips, config, epoch)
         ]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
-    OnProgress,
     emit_json,
     emit_table,
     in_a_row,
@@ -52,105 +49,67 @@ def train(
 ) -> None:
     """Train a model on the train split; keep the best by validation accuracy, or the last without one."""
     import os
+    from contextlib import nullcontext
 
-    from spoter_runtime.errors import ConfigError, from_options
-    from spoter_toolkit.data.dataset import read_dataset
-    from spoter_toolkit.runs.run import read_run
-    from spoter_toolkit.training.loop import train as train_run
-    from spoter_toolkit.training.recipes import DEFAULT, config_from_mapping, read_recipe
-    from spoter_toolkit.workspace import (
-        RUN_JSON,
-        last_run,
-        new_run_folder,
-        place_to_train,
-        point_last_at,
-        without_link,
-    )
+    from spoter_runtime.errors import UsageError, from_options
+    from spoter_toolkit.training.recipes import DEFAULT, read_recipe
+    from spoter_toolkit.training.start import plan_training
 
     trackers = tuple(name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted)
+    config = None
     if resume:
-        if data and not out and (data / RUN_JSON).exists():
-            data, out = None, data
-        folder = without_link(out) if out else last_run()
-        begun = read_run(place_to_train(folder, resume=True))
-        given = {"a recipe": recipe, "--set": setting, "--seed": seed}
-        for name, value in given.items():
+        for option, value in {"a recipe": recipe, "--set": setting, "--seed": seed}.items():
             if value is not None:
-                raise typer.BadParameter(f"a resumed run keeps its own settings; leave out {name}")
-        if begun.info["train"] is None or begun.data is None:
-            raise typer.BadParameter(f"{folder} was imported, not trained: there is nothing to resume")
-        config = config_from_mapping(begun.info["train"], where=f"{begun.folder}/run.json")
-        dataset = read_dataset(data or begun.data["folder"])
+                raise UsageError(f"a resumed run keeps its own settings; leave out {option}")
     else:
-        if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("several processes would each generate the data", fix="name a DATASET")
         settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
         with nullcontext() if recipe and recipe.endswith(".toml") else from_options():
             config = read_recipe(recipe or DEFAULT, settings)
-        with progress_bar() as on_progress:
-            dataset = read_dataset(data or _synthetic_dataset(on_progress))
-        folder = new_run_folder(out, f"{dataset.folder.name}-{config.model.architecture}", force=force)
+    with progress_bar() as on_progress:
+        plan = plan_training(data, out, config=config, resume=resume, force=force, on_progress=on_progress)
+    dataset, folder, place = plan.dataset, plan.folder, plan.place
     if dataset.origin.synthetic:
         say(f"{dataset.folder} is synthetic: nobody signed it. It shows that the tools work, nothing more.")
     say(f"training on {dataset.folder}: split {dataset.split}")
-    place = place_to_train(folder, resume=resume)
     if place != folder:
         say(f"the new run is in {place} until it is complete; then it replaces {folder}")
-    with progress_bar() as on_progress, _resume_told(folder, place):
-        run = train_run(
-            config,
-            dataset,
-            folder,
-            resume=resume,
-            force=force,
-            allow_leak=allow_leak,
-            trackers=trackers,  # type: ignore[arg-type]  # the two names above
-            on_start=None if in_a_row() else lambda: point_last_at(folder),
-            on_progress=on_progress,
-        )
-    if int(os.environ.get("RANK", "0")):
-        return  # one of several processes, of which the first one speaks
-    if json:
-        emit_json({"run": str(run.folder)} | run.info)
-        return
-    emit_table(str(run.folder), ("", "value"), _rows(run.info))
-    next_step("spoter-kit export --onnx {}", run.folder)
+    from spoter_toolkit.training.loop import train as train_run  # not before: torch
 
-
-@contextmanager
-def _resume_told(folder: Path, place: Path) -> Iterator[None]:
-    """After Ctrl-C, say how to go on: nothing but the current epoch is lost."""
     try:
-        yield
-    except KeyboardInterrupt:
+        with progress_bar() as on_progress:
+            run = train_run(
+                plan.config,
+                dataset,
+                folder,
+                resume=resume,
+                force=force,
+                allow_leak=allow_leak,
+                trackers=trackers,  # type: ignore[arg-type]  # the two names above
+                becomes_last=not in_a_row(),
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt:  # nothing but the current epoch is lost
         stays = "" if place == folder else f"{folder} is still the run that was there before; "
         say(f"interrupted; {stays}go on with: spoter-kit train --resume -o {shlex.quote(str(folder))}")
         raise
-
-
-def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
-    metrics, data = info["metrics"], info["data"]
+    if int(os.environ.get("RANK", "0")):
+        return  # one of several processes; the first one prints
+    if json:
+        emit_json({"run": str(run.folder)} | run.info)
+        return
+    metrics = run.info["metrics"]
     rows = [
-        ("data", f"{data['kind']}, split {data['split']}"),
-        ("epochs", str(metrics["epochs"])),
-        ("seconds", str(metrics["seconds"])),
+        ("data", f"{run.info['data']['kind']}, split {run.info['data']['split']}"),
+        ("epochs", metrics["epochs"]),
+        ("seconds", metrics["seconds"]),
     ]
-    if "val" in metrics:
-        scores = metrics["val"]
-        rows.append(("best epoch", str(metrics["best_epoch"])))
-        rows.append(("val top-1 / top-5", f"{scores['top1']:.4f} / {scores['top5']:.4f}"))
-        rows.append(("val macro F1", f"{scores['macro_f1']:.4f}"))
+    if scores := metrics.get("val"):
+        rows += [
+            ("best epoch", metrics["best_epoch"]),
+            ("val top-1 / top-5", f"{scores['top1']:.4f} / {scores['top5']:.4f}"),
+            ("val macro F1", f"{scores['macro_f1']:.4f}"),
+        ]
     else:
         rows.append(("validation", "no val split: the last epoch's weights were kept"))
-    return rows
-
-
-def _synthetic_dataset(on_progress: OnProgress) -> Path:
-    from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
-    from spoter_toolkit.workspace import DATASETS
-
-    settings = SynthSettings()
-    folder = DATASETS / f"synthetic-{settings.signs}"
-    if not folder.is_dir():
-        synthesize(folder, settings=settings, on_progress=on_progress)
-    return folder
+    emit_table(str(run.folder), ("", "value"), rows)
+    next_step("spoter-kit export --onnx {}", run.folder)

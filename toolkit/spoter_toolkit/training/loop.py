@@ -36,12 +36,8 @@ from spoter_toolkit.training.batches import Batch, Take, longest, plan_epoch, re
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.cuda_graphs import FRAMES_STEP, StepGraphs, make_recordable
 from spoter_toolkit.training.record import EVAL_BATCH, LAST, Progress, RunRecord, save_last
-from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, place_to_train, without_link
+from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, place_to_train, point_last_at, without_link
 
-_DIVERGED: Final = (
-    f"training has diverged; the last good epoch is in {LAST}. "
-    "Fix: a smaller learning_rate, or a larger warmup_steps"
-)
 # Steps between looks at the loss: each one makes a GPU wait for the CPU, and the CPU for the GPU.
 _STEPS_BETWEEN_LOOKS: Final = 16
 
@@ -61,7 +57,7 @@ def train(
     force: bool = False,
     allow_leak: bool = False,
     trackers: tuple[Tracker, ...] = (),
-    on_start: Callable[[], None] | None = None,
+    becomes_last: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Run:
     """Train a model on the train split and write a RUN folder.
@@ -78,7 +74,7 @@ def train(
         force: replace an existing run when the new one is complete; until then see `place_to_train`.
         allow_leak: train although the splits share a signer or a clip.
         trackers: log to these as well; each needs its extra.
-        on_start: called when the run folder stands, before the first step.
+        becomes_last: point ``runs/last`` at the run, before the first step.
         on_progress: called with (step, steps, what) after each optimiser step.
 
     Raises:
@@ -94,15 +90,24 @@ def train(
 
     for tracker in trackers:
         require(tracker, extra=tracker)
-    splits = _Splits.of(dataset, allow_leak=allow_leak)
-    config = _fitted(config, dataset)
+    clips, val = dataset.clips_in("train"), dataset.clips_in("val")
+    if not clips:
+        raise DataError(
+            f"{dataset.folder}: no clip is in the train split", fix=f"spoter-kit data split {dataset.folder}"
+        )
+    if not allow_leak:
+        check_no_leak(dataset)
+    model = replace(config.model, num_classes=len(dataset.labels))
+    if dataset.coordinates == "normalised":
+        model = replace(model, normalize="none")
+    config = replace(config, model=model)
     folder = without_link(folder)
     place = place_to_train(folder, resume=resume)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, log_with=list(trackers) or None, project_dir=place
     )
     set_seed(config.seed)
-    loop = Loop.begin(config, dataset, splits.train, accelerator)
+    loop = Loop.begin(config, dataset, clips, accelerator)
     about = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, about=about)
     progress = Progress()
@@ -111,16 +116,16 @@ def train(
             progress = record.restore(loop.model, loop.optimizer, loop.schedule)
         elif accelerator.is_main_process:
             record.begin(force=force)
-        if on_start and accelerator.is_main_process:
-            on_start()
+        if becomes_last and accelerator.is_main_process:
+            point_last_at(folder)
         loop = loop.prepared()
         if trackers:
             accelerator.init_trackers(folder.name, config=flatten(config.as_json()))
-        _run_epochs(loop, record, progress, splits.val, on_progress)
+        run_epochs(loop, record, progress, val, on_progress)
         if accelerator.is_main_process:
-            if not splits.val:
+            if not val:
                 save_weights(accelerator.unwrap_model(loop.model), place / RUN_WEIGHTS)
-            record.finish(splits.val, progress)
+            record.finish(val, progress)
         for tracker in accelerator.trackers:  # not end_training, which also ends the group of processes
             tracker.finish()
         if accelerator.is_main_process:
@@ -129,12 +134,12 @@ def train(
     return read_run(folder)
 
 
-def _run_epochs(
+def run_epochs(
     loop: Loop, record: RunRecord, progress: Progress, val: tuple[Clip, ...], on_progress: OnProgress | None
 ) -> None:
-    """Take the epochs that are left; after each, evaluate, and keep what a resumed run needs."""
+    """Train for the epochs that are left; after each, evaluate, and save what a resumed run needs."""
     config, accelerator, folder = loop.config, loop.accelerator, record.folder
-    steps_per_epoch = loop.steps_per_epoch()
+    steps_per_epoch = len(loop.batches(0))
 
     def report(done: int, what: str) -> None:
         if on_progress:
@@ -148,7 +153,7 @@ def _run_epochs(
             bare = accelerator.unwrap_model(loop.model)
             due = progress.epoch % config.evaluate_every == 0 or progress.epoch == config.epochs
             if val and due:
-                row |= _evaluate(bare, loop.dataset, val)
+                row |= validate(bare, loop.dataset, val)
                 if progress.improved(row["val_accuracy"], row["val_loss"]):
                     save_weights(bare, folder / RUN_WEIGHTS)
             record.append(row)
@@ -189,9 +194,10 @@ class Loop:
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        steps = config.epochs * len(_batches_of(clips, config, 0, accelerator))
+        planned = plan_epoch(clips, config, 0)
+        steps = config.epochs * len(share_of(planned, accelerator.process_index, accelerator.num_processes))
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, _warmup_then_linear(config.warmup_steps, steps)
+            optimizer, warmup_then_linear(config.warmup_steps, steps)
         )
         return cls(
             config=config,
@@ -215,9 +221,11 @@ class Loop:
         graphs = StepGraphs(self.generator) if recordable else None
         return replace(self, model=model, optimizer=optimizer, graphs=graphs)
 
-    def steps_per_epoch(self) -> int:
-        """Return how many steps this process takes in an epoch."""
-        return len(_batches_of(self.clips, self.config, 0, self.accelerator))
+    def batches(self, epoch: int) -> list[list[Take]]:
+        """Return this process's batches of one epoch."""
+        accelerator = self.accelerator
+        planned = plan_epoch(self.clips, self.config, epoch)
+        return share_of(planned, accelerator.process_index, accelerator.num_processes)
 
     def run_epoch(self, epoch: int, on_step: Callable[[int, str], None]) -> dict[str, Any]:
         """Take one step a batch; return the epoch's row of metrics.jsonl, without validation.
@@ -232,17 +240,23 @@ class Loop:
         from accelerate.utils import set_seed
 
         begin = time.perf_counter()
-        seed = _mixed(self.config.seed, epoch, self.accelerator.process_index)
+        # one seed of three numbers, without the overlaps that their sum has
+        sequence = np.random.SeedSequence((self.config.seed, epoch, self.accelerator.process_index))
+        seed = int(sequence.generate_state(1)[0]) // 2
         set_seed(seed)  # dropout
         self.generator.manual_seed(seed + 1)
-        batches = _batches_of(self.clips, self.config, epoch, self.accelerator)
+        batches = self.batches(epoch)
         seen: list[Tensor] = []  # loss and accuracy of each step, left where they are until somebody looks
         loss = accuracy = 0.0
         self.model.train()
         for step, takes in enumerate(batches, start=1):
-            seen.append(self._step(self._read(takes)))
+            frames = longest(takes)
+            if self.graphs:  # few shapes: each is recorded
+                whole = -(-frames // FRAMES_STEP) * FRAMES_STEP
+                frames = max(frames, min(whole, self.config.model.max_frames))
+            seen.append(self.step(read_batch(self.dataset, takes, self.accelerator.device, frames)))
             if step % _STEPS_BETWEEN_LOOKS == 1 or step == len(batches):
-                loss, accuracy = _means(seen)
+                loss, accuracy = mean_of_steps(seen)
             on_step(
                 step,
                 f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}",
@@ -257,21 +271,13 @@ class Loop:
             "clips_per_second": round(len(self.clips) / seconds, 1),
         }
 
-    def _read(self, takes: list[Take]) -> Batch:
-        """Read a batch, for recordings in one of few shapes."""
-        frames = longest(takes)
-        if self.graphs:
-            whole = -(-frames // FRAMES_STEP) * FRAMES_STEP
-            frames = max(frames, min(whole, self.config.model.max_frames))
-        return read_batch(self.dataset, takes, self.accelerator.device, frames)
-
-    def _step(self, batch: Batch) -> Tensor:
-        """Update the weights on one batch; return its loss and accuracy (2,), on the device."""
-        seen = self.graphs.run(self._update, batch) if self.graphs else self._update(batch)
+    def step(self, batch: Batch) -> Tensor:
+        """Update weights and learning rate on one batch; return loss and accuracy (2,) on the device."""
+        seen = self.graphs.run(self.update, batch) if self.graphs else self.update(batch)
         self.schedule.step()
         return seen
 
-    def _update(self, batch: Batch) -> Tensor:
+    def update(self, batch: Batch) -> Tensor:
         """Do a step's work on the device, without waiting for it."""
         poses_NTL2 = augment(
             batch.poses_NTL2,
@@ -282,7 +288,7 @@ class Loop:
         )
         with self.accelerator.autocast():
             logits_NC = self.model(poses_NTL2.flatten(2), batch.lengths_N)
-        loss = _loss(logits_NC.float(), batch.labels_N, self.config)
+        loss = loss_of(logits_NC.float(), batch.labels_N, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -290,56 +296,28 @@ class Loop:
         return torch.stack((loss.detach(), (logits_NC.argmax(1) == batch.labels_N).float().mean()))
 
 
-def _batches_of(
-    clips: tuple[Clip, ...], config: TrainConfig, epoch: int, accelerator: Any
-) -> list[list[Take]]:
-    """Return this process's batches of one epoch."""
-    return share_of(plan_epoch(clips, config, epoch), accelerator.process_index, accelerator.num_processes)
-
-
-def _means(seen: list[Tensor]) -> tuple[float, float]:
-    """Return the mean loss and accuracy so far, waiting for the device.
+def mean_of_steps(seen: list[Tensor]) -> tuple[float, float]:
+    """Return the mean loss and accuracy of some steps; waits for the device.
 
     Raises:
         ConfigError: the loss is no longer a number.
     """
     loss, accuracy = torch.stack(seen).cpu().double().mean(0).tolist()
     if not math.isfinite(loss):
-        raise ConfigError(f"the loss is {loss}: {_DIVERGED}")
+        raise diverged(f"the loss is {loss}")
     return loss, accuracy
 
 
-@dataclass(frozen=True, slots=True)
-class _Splits:
-    train: tuple[Clip, ...]
-    val: tuple[Clip, ...]
-
-    @classmethod
-    def of(cls, dataset: Dataset, *, allow_leak: bool) -> _Splits:
-        if not dataset.clips_in("train"):
-            raise DataError(
-                f"{dataset.folder}: no clip is in the train split",
-                fix=f"spoter-kit data split {dataset.folder}",
-            )
-        if not allow_leak:
-            check_no_leak(dataset)
-        return cls(dataset.clips_in("train"), dataset.clips_in("val"))
+def diverged(found: object) -> ConfigError:
+    """Return the error of a training whose numbers are no longer finite."""
+    return ConfigError(
+        f"{found}: training has diverged; the last good epoch is in {LAST}",
+        fix="a smaller learning_rate, or a larger warmup_steps",
+    )
 
 
-def _fitted(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """Return the config with the dataset's classes, and normalisation off for normalised clips."""
-    model = replace(config.model, num_classes=len(dataset.labels))
-    if dataset.coordinates == "normalised":
-        model = replace(model, normalize="none")
-    return replace(config, model=model)
-
-
-def _mixed(seed: int, epoch: int, process: int) -> int:
-    """Return one seed of 32 bits from three numbers, without the overlaps that a sum has."""
-    return int(np.random.SeedSequence((seed, epoch, process)).generate_state(1)[0]) // 2
-
-
-def _loss(logits_NC: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
+def loss_of(logits_NC: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
+    """Return the mean loss of a batch."""
     losses_N = F.cross_entropy(logits_NC, labels_N, reduction="none", label_smoothing=config.label_smoothing)
     if config.loss == "focal":  # alpha 1; p is the probability of the true class (Lin et al. 2017, eq. 4)
         p_N = logits_NC.softmax(1).gather(1, labels_N[:, None])[:, 0]
@@ -348,8 +326,11 @@ def _loss(logits_NC: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
     return losses_N.mean()
 
 
-def _warmup_then_linear(warmup: int, steps: int) -> Callable[[int], float]:
-    # a short run keeps the shape of the schedule: warm-up takes at most a tenth of it
+def warmup_then_linear(warmup: int, steps: int) -> Callable[[int], float]:
+    """Return step → factor of the learning rate: linear warm-up, then linear to 0.
+
+    A short run keeps the shape of the schedule: warm-up takes at most a tenth of it.
+    """
     warmup = min(warmup, max(1, steps // 10))
 
     def factor(step: int) -> float:
@@ -360,13 +341,18 @@ def _warmup_then_linear(warmup: int, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _evaluate(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...]) -> dict[str, float]:
+def validate(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...]) -> dict[str, float]:
+    """Return loss and accuracy on the validation clips.
+
+    Raises:
+        ConfigError: the logits are no longer finite.
+    """
     contract = GraphContract(labels=dataset.labels, max_frames=model.config.max_frames, max_batch=EVAL_BATCH)
     runner = TorchRunner(model, contract)
     try:
         logits = torch.from_numpy(infer_clips(runner, [dataset.poses_of(clip) for clip in clips]))
     except NotFiniteError as error:
-        raise ConfigError(f"{error}: {_DIVERGED}") from error
+        raise diverged(error) from error
     index = dataset.label_index()
     labels = torch.tensor([index[clip.label] for clip in clips])
     return {

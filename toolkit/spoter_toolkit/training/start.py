@@ -1,0 +1,91 @@
+"""Start or resume a training: choose the settings, the data and the folder before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from spoter_runtime._types import OnProgress
+from spoter_runtime.errors import ConfigError, UsageError
+from spoter_toolkit.data.dataset import Dataset, read_dataset
+from spoter_toolkit.runs.run import read_run
+from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.recipes import DEFAULT, config_from_mapping, read_recipe
+from spoter_toolkit.workspace import (
+    DATASETS,
+    RUN_JSON,
+    last_run,
+    new_run_folder,
+    place_to_train,
+    without_link,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """The arguments of `spoter_toolkit.training.loop.train`, and the folder that it writes to first."""
+
+    config: TrainConfig
+    dataset: Dataset
+    folder: Path  # the RUN
+    place: Path  # `folder`, or a hidden one until the run is complete: see `place_to_train`
+    resume: bool
+
+
+def plan_training(
+    data: Path | None = None,
+    out: Path | None = None,
+    *,
+    config: TrainConfig | None = None,
+    resume: bool = False,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> TrainingPlan:
+    """Choose the settings, the data and the folder of a training.
+
+    Args:
+        data: a DATASET; None generates a synthetic one of 60 signs, or takes that of the resumed run, which
+            may be named here too.
+        out: the RUN; None takes the next free ``runs/NAME-N``, or resumes the last run.
+        config: settings; None takes the recipe `DEFAULT`. A resumed run has its own.
+        resume: continue a run that was stopped.
+        force: an existing run may be replaced.
+        on_progress: called with (clips done, clips, what) where data is generated.
+
+    Raises:
+        ConfigError: settings for a resumed run, a run that was imported, or several processes that would
+            each generate the data.
+        CheckpointError: no run to resume, or its folder is not free.
+        DataError: no such data.
+    """
+    if resume:
+        if config is not None:
+            raise ConfigError("a resumed run keeps its own settings")
+        if data and not out and (data / RUN_JSON).exists():
+            data, out = None, data
+        folder = without_link(out) if out else last_run()
+        begun = read_run(place_to_train(folder, resume=True))
+        if begun.info["train"] is None or begun.data is None:
+            raise UsageError(f"{folder} was imported, not trained: there is nothing to resume")
+        config = config_from_mapping(begun.info["train"], where=f"{begun.folder}/run.json")
+        dataset = read_dataset(data or begun.data["folder"])
+    else:
+        if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("several processes would each generate the data", fix="name a DATASET")
+        config = config or read_recipe(DEFAULT)
+        dataset = read_dataset(data or synthetic_dataset(on_progress))
+        folder = new_run_folder(out, f"{dataset.folder.name}-{config.model.architecture}", force=force)
+    place = place_to_train(folder, resume=resume)
+    return TrainingPlan(config=config, dataset=dataset, folder=folder, place=place, resume=resume)
+
+
+def synthetic_dataset(on_progress: OnProgress | None = None) -> Path:
+    """Return the folder of the default synthetic data set; generate it if it is not there."""
+    from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
+
+    settings = SynthSettings()
+    folder = DATASETS / f"synthetic-{settings.signs}"
+    if not folder.is_dir():
+        synthesize(folder, settings=settings, on_progress=on_progress)
+    return folder
