@@ -73,17 +73,16 @@ def build(run: Run, folder: Path) -> dict[str, Any]:
     """Export the run for large batches and add engines; return why some could not be built."""
     from spoter_export.bundle.engines import add_engines
     from spoter_runtime.bundle.libraries import LIBRARIES
-    from spoter_toolkit.export import bundle_from_run
+    from spoter_toolkit.export import export
 
     say("exporting and building engines")
-    bundle_from_run(
-        run,
+    export(
+        run.folder,
         folder,
-        dataset=(trained_on := run.training_data()),
-        trained_on=trained_on,
         precisions=PRECISIONS,
         max_batch=MAX_BATCH,
         keep_goldens=False,
+        tune_seconds=0,
         force=True,
     )
     refused = {}

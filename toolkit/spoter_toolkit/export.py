@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from spoter_export.bundle.engines import AddedEngine, add_engines
+from spoter_export.bundle.engines import AddedEngine, add_engines, check_engine_precisions
+from spoter_export.parity.policy import policy_of
 from spoter_export.probes import ClipSet, spread_by_length
+from spoter_export.trt.profiles import parse_profile
+from spoter_export.trt.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import MANIFEST
 from spoter_runtime.contract import Profile
-from spoter_runtime.errors import SpoterError
+from spoter_runtime.errors import ConfigError, SpoterError
 from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned
 from spoter_toolkit.data.dataset import Dataset, read_dataset
@@ -48,16 +51,16 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """What an export has made.
+    """The results of an export.
 
     Attributes:
         folder: the BUNDLE.
-        run: that it was made from; None where engines were added to a bundle.
-        data: that it was proven on; None where there was none.
+        run: that the bundle was made from; None where engines were added to a bundle.
+        data: that the bundle was proven on; None where there was none.
         exported: the bundle with its proofs; None where engines were added to a bundle.
         tuned: precision → the fastest settings on this machine.
         not_tuned: precision → why there are none.
-        engines: that were built.
+        engines: the engines that were built.
         failed: library → why its engines could not be built; everything else is complete.
     """
 
@@ -69,6 +72,61 @@ class ExportReport:
     not_tuned: Mapping[str, str] = field(default_factory=dict)
     engines: tuple[AddedEngine, ...] = ()
     failed: Mapping[Library, SpoterError] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        found: dict[str, Any] = {"bundle": str(self.folder)}
+        if self.exported:
+            found["onnx"] = [proof.as_json() for proof in self.exported.proofs]
+        if self.tuned or self.not_tuned:
+            found["tuned"] = {
+                precision: {key: value for key, value in tuned.as_json().items() if key != "measured"}
+                for precision, tuned in self.tuned.items()
+            }
+        found["engines"] = [
+            engine.artefact.as_json()
+            | {
+                "plan": asdict(engine.plan),
+                "proof": engine.proof.as_json() if engine.proof else None,
+                "not_executed": engine.not_executed,
+            }
+            for engine in self.engines
+        ]
+        return found
+
+
+def engine_settings(
+    libraries: Sequence[Library],
+    precisions: Sequence[str],
+    compute_capability: str | None = None,
+    profiles: Sequence[str] = (),
+) -> EngineSettings | None:
+    """Return the engines that options ask for; None where they ask for none.
+
+    Args:
+        libraries: to build for.
+        precisions: of the ONNX files, and of the engines.
+        compute_capability: of the GPUs for TensorRT-RTX, as in ``"8.6,8.9"``.
+        profiles: shapes, as in ``"1x1,1x60,1x299"``.
+
+    Raises:
+        ConfigError: an unknown precision, or one that is not for engines; a wrong profile; an option
+            without the engine that it is for.
+    """
+    if compute_capability is not None and "tensorrt_rtx" not in libraries:
+        raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
+    if profiles and not libraries:
+        raise ConfigError("--profile: only engines have profiles", fix="add --trt or --rtx")
+    for name in precisions:
+        policy_of(name)
+    if not libraries:
+        return None
+    check_engine_precisions(precisions)
+    return EngineSettings(
+        libraries=tuple(libraries),
+        compute_capabilities=parse_compute_capabilities(compute_capability) if compute_capability else None,
+        profiles=tuple(map(parse_profile, profiles)) or None,
+    )
 
 
 def export(
@@ -110,24 +168,27 @@ def export(
         check_place(folder)
         trained_on = run.training_data()
         dataset = read_dataset(data) if data else trained_on
-        exported = bundle_from_run(
-            run,
+        run.weights_path()  # before torch is imported
+        from spoter_export.bundle.writer import export_bundle
+
+        exported = export_bundle(
+            run.load_model(),
+            run.contract(max_batch),
             folder,
-            dataset=dataset,
-            trained_on=trained_on,
-            precisions=precisions,
-            max_batch=max_batch,
+            provenance=provenance_of(run, trained_on),
+            clips=proof_clips(dataset),
             keep_goldens=keep_goldens,
+            precisions=precisions,
             force=force,
             on_progress=on_progress,
         )
         report = ExportReport(folder=folder, run=run, data=dataset, exported=exported)
         if tune_seconds:
-            report = _tuned(report, precisions, tune_seconds, on_progress)
-    return _with_engines(report, precisions, engines, force, on_progress) if engines else report
+            report = with_tuning(report, precisions, tune_seconds, on_progress)
+    return with_engines(report, precisions, engines, force, on_progress) if engines else report
 
 
-def _tuned(
+def with_tuning(
     report: ExportReport, precisions: Sequence[str], seconds: float, on_progress: OnProgress | None
 ) -> ExportReport:
     """Tune the precisions that a CPU runs; where that fails the bundle is complete all the same."""
@@ -146,7 +207,7 @@ def _tuned(
     return replace(report, tuned=found, not_tuned=failed)
 
 
-def _with_engines(
+def with_engines(
     report: ExportReport,
     precisions: Sequence[str],
     settings: EngineSettings,
@@ -170,50 +231,6 @@ def _with_engines(
         except SpoterError as error:
             failed[library] = error
     return replace(report, engines=tuple(engines), failed=failed)
-
-
-def bundle_from_run(
-    run: Run,
-    folder: Path,
-    *,
-    dataset: Dataset | None = None,
-    trained_on: Dataset | None = None,
-    precisions: Sequence[str] = ("fp32",),
-    max_batch: int = 32,
-    keep_goldens: bool = True,
-    force: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Exported:
-    """Export a run to ONNX, prove it, and write its bundle.
-
-    Args:
-        run: with weights.
-        folder: ``<name>.spoter``.
-        dataset: clips to prove it on, usually `Run.training_data`; None leaves generated ones.
-        trained_on: `Run.training_data`; the lengths of its clips travel in the bundle, to plan engines.
-        precisions: an ONNX file for each; fp32 is always among them.
-        max_batch: the largest batch that the bundle claims, and that is run.
-        keep_goldens: whether some of the clips may travel in the bundle.
-        force: replace an existing bundle.
-        on_progress: called with (done, total, what).
-
-    Raises:
-        CheckpointError: the run has no weights.
-        ExportError: see `export_bundle`.
-    """
-    from spoter_export.bundle.writer import export_bundle  # not at the top: torch and onnx
-
-    return export_bundle(
-        run.load_model(),
-        run.contract(max_batch),
-        folder,
-        provenance=provenance_of(run, trained_on),
-        clips=proof_clips(dataset),
-        keep_goldens=keep_goldens,
-        precisions=precisions,
-        force=force,
-        on_progress=on_progress,
-    )
 
 
 def proof_clips(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from spoter_export.bundle.engines import AddedEngine
     from spoter_runtime.bundle.libraries import Library
     from spoter_runtime.errors import SpoterError
-    from spoter_toolkit.export import EngineSettings, ExportReport
+    from spoter_toolkit.export import ExportReport
 
 
 def export(
@@ -64,19 +63,20 @@ def export(
     """
     from spoter_runtime.bundle.manifest import MANIFEST
     from spoter_runtime.errors import UsageError, from_options
+    from spoter_toolkit.export import TUNE_SECONDS, engine_settings
+    from spoter_toolkit.export import export as export_source
     from spoter_toolkit.workspace import last_run
 
     precisions = [name.strip() for name in precision.split(",")]
+    asked: dict[Library, bool] = {"tensorrt": trt, "tensorrt_rtx": rtx}
+    libraries = [library for library, wanted in asked.items() if wanted]
     with from_options():
-        engines = _engines(trt, rtx, precisions, compute_capability, profile)
-        if out and out.suffix != ".spoter":
-            raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
+        engines = engine_settings(libraries, precisions, compute_capability, profile or ())
+    if out and out.suffix != ".spoter":
+        raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
     if (path / MANIFEST).is_file() and engines is None:
         raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
-    from spoter_toolkit.export import TUNE_SECONDS
-    from spoter_toolkit.export import export as export_source
-
     with progress_bar() as on_progress:
         report = export_source(
             path,
@@ -90,52 +90,22 @@ def export(
             force=force,
             on_progress=on_progress,
         )
-    _remark(report, kept_goldens=not no_real_goldens)
+    say_more(report, kept_goldens=not no_real_goldens)
     if json:
-        emit_json(_as_json(report))
+        emit_json(report.as_json())
     else:
-        _show(report)
+        show(report)
     if report.failed:
-        raise _incomplete(report, [*_typed(precision, compute_capability, profile)])
+        typed = ["--precision", precision] if precision != "fp32" else []
+        typed += ["--compute-capability", compute_capability] if compute_capability else []
+        typed += [part for text in profile or () for part in ("--profile", text)]
+        raise incomplete(report, typed)
     if not json:
         next_step("spoter-kit parity {}", report.folder)
 
 
-def _engines(
-    trt: bool, rtx: bool, precisions: list[str], compute_capability: str | None, profile: list[str] | None
-) -> EngineSettings | None:
-    """Return the engines that were asked for, None where none were.
-
-    Raises:
-        ConfigError: an unknown precision, or one that is not for engines; a wrong profile; an option
-            without the engine that it is for.
-    """
-    from spoter_export.bundle.engines import check_engine_precisions
-    from spoter_export.parity.policy import policy_of
-    from spoter_export.trt.profiles import parse_profile
-    from spoter_export.trt.to_tensorrt import parse_compute_capabilities
-    from spoter_runtime.errors import ConfigError
-    from spoter_toolkit.export import EngineSettings
-
-    asked: dict[Library, bool] = {"tensorrt": trt, "tensorrt_rtx": rtx}
-    libraries = tuple(library for library, wanted in asked.items() if wanted)
-    if compute_capability is not None and not rtx:
-        raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
-    if profile and not libraries:
-        raise ConfigError("--profile: only engines have profiles", fix="add --trt or --rtx")
-    for name in precisions:
-        policy_of(name)
-    if not libraries:
-        return None
-    check_engine_precisions(precisions)
-    return EngineSettings(
-        libraries=libraries,
-        compute_capabilities=parse_compute_capabilities(compute_capability) if compute_capability else None,
-        profiles=tuple(map(parse_profile, profile)) if profile else None,
-    )
-
-
-def _remark(report: ExportReport, *, kept_goldens: bool) -> None:
+def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
+    """Print on stderr how complete run, data and tuning were."""
     if report.run and not report.run.is_finished:
         say(f"{report.run.folder} was stopped before its end: its best weights so far are exported")
     if report.exported and report.data is None:
@@ -149,17 +119,7 @@ def _remark(report: ExportReport, *, kept_goldens: bool) -> None:
             say(f"fastest here, {precision}, {situation}: {config}: {tuned.reasons[situation]}")
 
 
-def _typed(precision: str, compute_capability: str | None, profile: list[str] | None) -> Iterator[str]:
-    """Return the options about engines as they were typed, for a command that goes on with them."""
-    if precision != "fp32":
-        yield from ("--precision", precision)
-    if compute_capability:
-        yield from ("--compute-capability", compute_capability)
-    for text in profile or ():
-        yield from ("--profile", text)
-
-
-def _incomplete(report: ExportReport, typed: Sequence[str]) -> SpoterError:
+def incomplete(report: ExportReport, typed: Sequence[str]) -> SpoterError:
     """Return one error that says what failed, what is there all the same, and how to go on later.
 
     The command is only given where the machine lacks something: a wrong option fails again.
@@ -179,7 +139,8 @@ def _incomplete(report: ExportReport, typed: Sequence[str]) -> SpoterError:
     return BackendError(f"{reasons}\n{report.folder} is complete otherwise{then}")
 
 
-def _show(report: ExportReport) -> None:
+def show(report: ExportReport) -> None:
+    """Print each file with its proof, and the engines."""
     from spoter_export.parity.report import fact_rows
 
     if report.exported:
@@ -191,10 +152,11 @@ def _show(report: ExportReport) -> None:
                 fact_rows(proof),
             )
     if report.engines:
-        _show_engines(report.engines)
+        show_engines(report.engines)
 
 
-def _show_engines(engines: Sequence[AddedEngine]) -> None:
+def show_engines(engines: Sequence[AddedEngine]) -> None:
+    """Print the shapes that engines were built for, and the engines."""
     plan = engines[0].plan
     shares = plan.padding
     emit_table(
@@ -215,13 +177,14 @@ def _show_engines(engines: Sequence[AddedEngine]) -> None:
     emit_table(
         "engines",
         ("engine", "for", "size", "built in", "executed"),
-        [_engine_row(engine) for engine in engines],
+        [engine_row(engine) for engine in engines],
     )
     for reason in dict.fromkeys(engine.not_executed for engine in engines if engine.not_executed):
         print(f"not executed: {reason}")
 
 
-def _engine_row(engine: AddedEngine) -> tuple[str, ...]:
+def engine_row(engine: AddedEngine) -> tuple[str, ...]:
+    """Return an engine as cells: what it is, for which GPUs, its size, and whether it was executed."""
     spec = engine.artefact.engine
     assert spec is not None  # it is one
     facts = spec.executed
@@ -235,24 +198,3 @@ def _engine_row(engine: AddedEngine) -> tuple[str, ...]:
         else f"{facts['gpu']}: {facts['labels_agree']} of {facts['clips']} goldens agree, within "
         f"{facts['max_logit_diff']:.1e}",
     )
-
-
-def _as_json(report: ExportReport) -> dict[str, Any]:
-    found: dict[str, Any] = {"bundle": str(report.folder)}
-    if report.exported:
-        found["onnx"] = [proof.as_json() for proof in report.exported.proofs]
-    if report.tuned or report.not_tuned:
-        found["tuned"] = {
-            precision: {key: value for key, value in tuned.as_json().items() if key != "measured"}
-            for precision, tuned in report.tuned.items()
-        }
-    found["engines"] = [
-        engine.artefact.as_json()
-        | {
-            "plan": asdict(engine.plan),
-            "proof": engine.proof.as_json() if engine.proof else None,
-            "not_executed": engine.not_executed,
-        }
-        for engine in report.engines
-    ]
-    return found

@@ -24,7 +24,6 @@ def import_checkpoint(
     json: JsonOption = False,
 ) -> None:
     """Turn a notebook checkpoint into a RUN, without running any code that the file may hold."""
-    from spoter_toolkit.model.spoter import count_parameters
     from spoter_toolkit.runs.labels import read_labels
     from spoter_toolkit.runs.notebook import import_checkpoint as import_run
     from spoter_toolkit.workspace import RUNS, point_last_at
@@ -32,12 +31,11 @@ def import_checkpoint(
     folder = out or RUNS / checkpoint.stem
     run, imported = import_run(checkpoint, folder, read_labels(labels) if labels else None, force=force)
     point_last_at(folder)
-    parameters = count_parameters(imported.model)
     if json:
         emit_json(
             {
                 "run": str(folder),
-                "parameters": parameters,
+                "parameters": imported.parameters,
                 "dropped_parameters": imported.dropped_parameters,
                 "dropped": list(imported.dropped),
                 "model": run.config.as_json(),
@@ -46,12 +44,12 @@ def import_checkpoint(
         return
     rows = [
         ("model", run.config.architecture),
-        ("parameters in the file", f"{parameters + imported.dropped_parameters:,}"),
+        ("parameters in the file", f"{imported.parameters + imported.dropped_parameters:,}"),
         (
             "dropped: the plain classifier, which the model never reads",
             f"{imported.dropped_parameters:,}",
         ),
-        ("parameters of the run", f"{parameters:,}"),
+        ("parameters of the run", f"{imported.parameters:,}"),
         ("classes", str(run.config.num_classes)),
         ("normalisation", "none, as in the notebook"),
         ("landmark weights", run.config.landmark_weights),

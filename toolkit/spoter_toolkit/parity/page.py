@@ -17,9 +17,9 @@ from spoter_export.parity.report import (
     proof_rows,
     robustness_rows,
 )
-from spoter_toolkit.bench.host.environment import without_places
 from spoter_toolkit.parity.report import ParityReport
 from spoter_toolkit.report.html import Page, Section, Table, html_from_page
+from spoter_toolkit.report.words import without_places
 
 if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link  # imports torch

@@ -20,8 +20,10 @@ from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, open_backend, split_backend
 from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.export import proof_clips
 from spoter_toolkit.input_files import text_of
 from spoter_toolkit.parity.report import ParityReport
+from spoter_toolkit.runs.run import find_run
 
 if TYPE_CHECKING:
     from spoter_toolkit.parity.localize import Localization
@@ -104,16 +106,14 @@ def prove_bundle(
     stem = bundle.folder.resolve().stem
     places = {name: bisect_into / f"{stem}-{name.replace(':', '-')}" for name in names} if bisect_into else {}
     check_places(places.values(), force=force)
-    from spoter_export.torch_runner import TorchRunner  # not at the top: torch, and checks come first
-    from spoter_toolkit.export import proof_clips
-    from spoter_toolkit.parity.localize import localize_failed
-    from spoter_toolkit.runs.run import find_run
-
     source = find_run(bundle, run)
     people = proof_clips(
         read_dataset(data) if data else source.training_data(), limit=None, all_splits=all_splits
     )
     module = source.load_model()
+    from spoter_export.torch_runner import TorchRunner  # not at the top: torch, and checks come first
+    from spoter_toolkit.parity.localize import localize_failed
+
     proofs, not_run = prove_backends(
         bundle,
         TorchRunner(module, bundle.contract),

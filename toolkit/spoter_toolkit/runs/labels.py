@@ -1,4 +1,4 @@
-"""Read a list of labels from wherever a user has one."""
+"""Read a list of labels from a data set, a text file, or BdSLW60's words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
 from spoter_runtime.files import read_text
+from spoter_toolkit.data.bdslw60 import words
+from spoter_toolkit.data.dataset import read_dataset
 
 
 def read_labels(source: str) -> Sequence[Label]:
@@ -20,15 +22,11 @@ def read_labels(source: str) -> Sequence[Label]:
     Raises:
         DataError: no such source, or a label twice.
     """
-    from spoter_toolkit.data.bdslw60 import words
-    from spoter_toolkit.data.dataset import read_dataset
-
     if source == "bdslw60":
         return words()
     path = Path(source)
     if path.is_dir():
-        labels: Sequence[Label] = read_dataset(path).labels
-        return labels
+        return read_dataset(path).labels
     try:
         names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

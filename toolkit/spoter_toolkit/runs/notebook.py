@@ -8,20 +8,20 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Final
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import CheckpointError, ConfigError
 from spoter_runtime.files import check_regular, replacing, sha256_of
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_toolkit.model.config import ModelConfig
-from spoter_toolkit.model.spoter import Spoter, model_from_config
 from spoter_toolkit.runs.run import Run, read_run, write_run_json
-from spoter_toolkit.runs.weights import load_weights, save_weights
 from spoter_toolkit.workspace import RUN_WEIGHTS, check_run_target, folder_lock, without_link
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spoter_toolkit.model.spoter import Spoter
 
 # Of BdSL_SPOTER's notebook class: a second head that its forward never reads.
 _UNUSED_HEAD: Final = "classifier."
@@ -32,10 +32,13 @@ class ImportedCheckpoint:
     """A notebook checkpoint read into a model.
 
     Attributes:
-        dropped: unused tensors that were left out, and how many numbers they held.
+        parameters: how many numbers the model learns.
+        dropped: unused tensors that were left out.
+        dropped_parameters: how many numbers they held.
     """
 
     model: Spoter
+    parameters: int
     dropped: tuple[str, ...]
     dropped_parameters: int
 
@@ -51,10 +54,19 @@ def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
             dict, or sizes that do not fit each other.
     """
     path = Path(path)
-    content = _load_tensors(path)
+    content = load_tensors(path)
+    import torch
+
+    from spoter_toolkit.model.spoter import count_parameters, model_from_config
+    from spoter_toolkit.runs.weights import load_weights
+
+    def is_plain(name: Any, value: Any) -> bool:  # dense, and not on the meta device
+        dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
+        return dense and isinstance(name, str)
+
     weights = content.get("model_state_dict")
     declared = content.get("model_config")
-    if not isinstance(weights, dict) or not all(_is_plain(n, v) for n, v in weights.items()):
+    if not isinstance(weights, dict) or not all(is_plain(n, v) for n, v in weights.items()):
         raise CheckpointError(
             f"{path}: no 'model_state_dict' of tensors; it holds {', '.join(map(repr, list(content)[:6]))}"
         )
@@ -62,44 +74,45 @@ def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
         raise CheckpointError(f"{path}: no 'model_config', which alone states the number of heads")
     if "num_heads" not in declared:
         raise CheckpointError(f"{path}: its 'model_config' does not state num_heads")
-    config = _config_from_weights(weights, declared, path)
+    config = config_from_weights(weights, declared, path)
     unused = config.architecture == "bdsl-spoter"
     dropped = tuple(sorted(n for n in weights if unused and n.startswith(_UNUSED_HEAD)))
-    dropped_parameters = sum(weights[name].numel() for name in dropped)
     model = model_from_config(config)
     kept = {name: value for name, value in weights.items() if name not in dropped}
     load_weights(model, kept, where=str(path))
-    return ImportedCheckpoint(model=model.eval(), dropped=dropped, dropped_parameters=dropped_parameters)
+    return ImportedCheckpoint(
+        model=model.eval(),
+        parameters=count_parameters(model),
+        dropped=dropped,
+        dropped_parameters=sum(weights[name].numel() for name in dropped),
+    )
 
 
-def _is_plain(name: Any, value: Any) -> bool:
-    """Tell whether an entry is a named tensor that holds its numbers: dense, and not on the meta device."""
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-    return dense and isinstance(name, str)
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Return what ``torch.save`` wrote, without running any code that the file may hold.
 
-
-def _check_archive(path: Path) -> None:
-    """Compare the checksums in a checkpoint's archive, which torch does not."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(f"{path}: {damaged} inside it is damaged", fix="copy the file again")
-
-
-def _load_tensors(path: Path) -> dict[str, Any]:
+    Raises:
+        CheckpointError: no such file, a damaged or foreign one, or a pickle of other things than tensors.
+    """
     try:
         check_regular(path)
-        _check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on a foreign pickle, just before it is refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file", fix="check the path") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    import torch  # not at the top: a typo in the path need not wait for it
+
+    try:
+        if zipfile.is_zipfile(path):  # torch does not compare the checksums in it
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise CheckpointError(f"{path}: {damaged} inside it is damaged", fix="copy the file again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a foreign pickle, just before it is refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of plain tensors. Loading it would run code from the file, so it is "
@@ -117,7 +130,17 @@ def _load_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def _config_from_weights(weights: dict[str, Tensor], declared: dict[str, Any], path: Path) -> ModelConfig:
+def config_from_weights(weights: dict[str, Tensor], declared: dict[str, Any], path: Path) -> ModelConfig:
+    """Return the sizes of the tensors as a config.
+
+    Args:
+        weights: the state dict.
+        declared: ``model_config``, which must agree with them; only the number of heads is taken from it.
+        path: of the checkpoint.
+
+    Raises:
+        CheckpointError: not a SPOTER state dict, or sizes that do not fit each other.
+    """
     bdsl = "signing_space_weights" in weights
     head = "bdsl_classifier.7.weight" if bdsl else "classifier.5.weight"
     try:
@@ -181,6 +204,8 @@ def import_checkpoint(
         labels = [Label(name=f"class-{i:02d}") for i in range(config.num_classes)]
     if len(labels) != config.num_classes:
         raise CheckpointError(f"{path}: {config.num_classes} classes, but {len(labels)} labels were given")
+    from spoter_toolkit.runs.weights import save_weights
+
     with folder_lock(folder), replacing(folder) as temporary:
         temporary.mkdir()
         save_weights(imported.model, temporary / RUN_WEIGHTS)

@@ -241,4 +241,4 @@ def test_the_words_that_two_real_signers_share(tmp_path):
 def test_a_pipe_is_refused_at_once(source, tmp_path, put_a_pipe):
     put_a_pipe(source / "data.npz")
     with pytest.raises(DataError, match=r"data\.npz: no such file"):
-        import_asl33(source, tmp_path / "out")
+        import_dataset("asl33", source, tmp_path / "out")

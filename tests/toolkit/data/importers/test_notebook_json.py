@@ -227,4 +227,4 @@ def test_real_hands_are_told_apart_by_the_body(tmp_path, recording):
 def test_a_pipe_is_refused_at_once(folder, tmp_path, put_a_pipe):
     put_a_pipe(folder / "U13W2F_trial_9_L.json")
     with pytest.raises(DataError, match=r"U13W2F_trial_9_L\.json: cannot be read as JSON.*not a file"):
-        import_notebook_json(folder, tmp_path / "out")
+        import_dataset("notebook-json", folder, tmp_path / "out")

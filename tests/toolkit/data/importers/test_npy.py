@@ -112,7 +112,7 @@ def test_another_layout_is_refused_with_the_right_one(root, tmp_path):
 
 def test_pipes_are_refused_at_once(root, tmp_path, put_a_pipe):
     put_a_pipe(root / "LICENSE")
-    assert import_npy(root, tmp_path / "out").origin.licence == ""
+    assert import_dataset("npy", root, tmp_path / "out").origin.licence == ""
     put_a_pipe(root / "tea" / "ann" / "2.npy")
     with pytest.raises(DataError, match=r"2\.npy: cannot be read: not a file"):
-        import_npy(root, tmp_path / "out2")
+        import_dataset("npy", root, tmp_path / "out2")

@@ -1,0 +1,128 @@
+"""A wrong path or option gets its message before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Every verb with a wrong path or option, and how its message begins. BUNDLE and DATA are good ones.
+MISTAKES = {
+    "train nowhere": "error: nowhere: no such folder",
+    "train DATA --set epoch=3": "error: recipe strong: epoch: no such setting; did you mean 'epochs'",
+    "train --resume": "error: runs/last: no run there",
+    "train --resume --seed 3": "error: a resumed run keeps its own settings",
+    "import-checkpoint nowhere.pth": "error: nowhere.pth: no such file",
+    "import-checkpoint nowhere.pth --labels nobody": "error: labels 'nobody': not readable",
+    "eval": "error: runs/last: no run there",
+    "eval nowhere --data DATA": "error: nowhere: no such folder",
+    "eval BUNDLE --data nowhere": "error: nowhere: no such folder",
+    "eval BUNDLE --split dev": "error: no split 'dev'",
+    "eval RUN --data DATA --backend ort-cpu": "error: RUN: a RUN runs on torch",
+    "eval RUN --data DATA": "error: RUN: no model.safetensors",
+    "export": "error: runs/last: no run there",
+    "export nowhere": "error: nowhere: no such folder",
+    "export RUN --precision fp8": "error: precision 'fp8': expected one of",
+    "export RUN --data nowhere": "error: nowhere: no such folder",
+    "export RUN": "error: RUN: no model.safetensors",
+    "export RUN -o bundle": "error: bundle: a bundle's name ends in .spoter",
+    "export BUNDLE --rtx --compute-capability 1": "error: ",
+    "export BUNDLE": "error: BUNDLE: is a BUNDLE already",
+    "parity": "error: bundles/: no bundle there",
+    "parity BUNDLE --run nowhere": "error: BUNDLE: does not say which run it was made from",
+    "parity BUNDLE --backend tpu": "error: unknown backend 'tpu'",
+    "parity BUNDLE --policy nowhere.toml": "error: nowhere.toml: no such file",
+    "parity --judge nowhere.json": "error: nowhere.json: no such file",
+    "bench nowhere": "error: nowhere: no such folder",
+    "bench BUNDLE --backend tpu": "error: unknown backend 'tpu'",
+    "tune nowhere": "error: nowhere: no such folder",
+    "tune BUNDLE --seconds -1": "error: ",
+    "predict nowhere.npy --bundle BUNDLE": "error: nowhere.npy: cannot be read",
+    "predict nowhere.npy --bundle nowhere": "error: nowhere.npy: cannot be read",
+    "predict BUNDLE": "error: BUNDLE: is a BUNDLE, expected clips after it",
+    "predict clip.npy --bundle nowhere": "error: nowhere: no such folder",
+    "verify nowhere": "error: nowhere: no such folder",
+    "verify BUNDLE --backend tpu": "error: unknown backend 'tpu'",
+    "doctor --nothing": "Usage: ",
+    "data import npy nowhere": "error: nowhere: no such folder",
+    "data synth --signs 0": "error: generated signing: signs is 0",
+    "data split nowhere": "error: nowhere: no such folder",
+    "data split DATA --by clip --test s01": "error: --test, --val and --drop-unseen name signers",
+    "data show nowhere": "error: nowhere: no such folder",
+    "data show DATA -o picture.jpeg": "error: picture.jpeg: a picture's name ends in",
+    "data show DATA --clip nobody": "error: DATA: no clip 'nobody' there",
+    "demo --seed -1": "Usage: ",
+    "demo -o DATA": "error: DATA: exists already and was not made by the demo",
+}
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "matplotlib", "accelerate", "safetensors", "jinja2")
+
+_RUN_ALL = """
+import contextlib, io, json, sys
+
+sys.argv[0] = "spoter-kit"
+from spoter_toolkit.__main__ import main
+
+found = {}
+for words in json.loads(sys.stdin.read()):
+    sys.argv[1:] = words
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    found[" ".join(words)] = [code, said.getvalue().strip(), [name for name in HEAVY if name in sys.modules]]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(
+    bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[int, str, list[str]]]:
+    """Exit code, message and heavy modules of each mistake, all made in one process, one after the other."""
+    from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
+    from spoter_toolkit.runs.run import write_run_json
+    from spoter_toolkit.training.config import TrainConfig
+
+    home = tmp_path_factory.mktemp("home")
+    (home / "BUNDLE").symlink_to(bundle_folder)
+    data = synthesize(home / "DATA", settings=SynthSettings(signs=1, signers=3, clips_per_sign=3))
+    np.save(home / "clip.npy", data.poses_of(data.clips[0]))
+    (home / "RUN").mkdir()
+    write_run_json(
+        home / "RUN",
+        name="RUN",
+        config=TrainConfig().model,
+        labels=data.labels,
+        status="running",
+        train=None,
+        data=None,
+        metrics={},
+        origin="a test",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"HEAVY = {HEAVY!r}\n{_RUN_ALL}"],
+        input=json.dumps([mistake.split() for mistake in MISTAKES]),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers: dict[str, tuple[int, str, list[str]]] = json.loads(done.stdout)
+    return answers
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found_before_anything_heavy_is_imported(
+    found: dict[str, tuple[int, str, list[str]]], mistake: str
+) -> None:
+    code, said, heavy = found[mistake]
+    assert code in (1, 2), said
+    assert said.startswith(MISTAKES[mistake]), said
+    assert heavy == [], f"imported by this mistake, or by one before: {said}"
