@@ -102,17 +102,11 @@ def open_backend(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSource:
-    """A RUN or a BUNDLE, opened to be evaluated.
+    """A RUN or a BUNDLE, opened to be evaluated."""
 
-    Attributes:
-        runner: the backend in use.
-        dataset: to run it on.
-        passed_over: backend → why it was not taken, where none was asked for by name.
-    """
-
-    runner: Runner
-    dataset: Dataset
-    passed_over: Mapping[str, str]
+    runner: Runner  # the backend in use
+    dataset: Dataset  # to run it on
+    passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
 
 
 def open_source(

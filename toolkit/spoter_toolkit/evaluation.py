@@ -46,21 +46,16 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """The scores of a model on some clips; shares are 0..1.
-
-    Attributes:
-        macro_f1: mean F1 over the labels that have clips here.
-        confusion_CC: clips by true label (row) and best label (column).
-    """
+    """The scores of a model on some clips; shares are 0..1."""
 
     clips: int
     top1: float
     top5: float
-    macro_f1: float
+    macro_f1: float  # mean F1 over the labels that have clips here
     signers: tuple[SignerScore, ...]
     confused: tuple[Confusion, ...]
     labels: tuple[str, ...]
-    confusion_CC: npt.NDArray[np.int64]
+    confusion_CC: npt.NDArray[np.int64]  # clips by true label (row) and best label (column)
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the matrix, as plain JSON values."""
@@ -76,20 +71,14 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The scores of a RUN or a BUNDLE on one split of a data set.
+    """The scores of a RUN or a BUNDLE on one split of a data set."""
 
-    Attributes:
-        source: the RUN or the BUNDLE.
-        backend: that computed the logits.
-        passed_over: backend → why it was not taken, where none was asked for by name.
-    """
-
-    source: Path
-    backend: str
+    source: Path  # the RUN or the BUNDLE
+    backend: str  # that computed the logits
     dataset: Dataset
     split: str
     scores: Scores
-    passed_over: Mapping[str, str]
+    passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the confusion matrix, as plain JSON values."""

@@ -36,41 +36,27 @@ _PACKAGES: Final = ("spoter-kit", "torch", "onnx", "onnxscript", "onnxruntime", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """The engines to build.
+    """The engines to build."""
 
-    Attributes:
-        libraries: TensorRT, TensorRT for RTX, or both.
-        compute_capabilities: of the GPUs for TensorRT-RTX; None takes its defaults.
-        profiles: shapes; None takes them from the data.
-    """
-
-    libraries: tuple[Library, ...] = ()
+    libraries: tuple[Library, ...] = ()  # TensorRT, TensorRT for RTX, or both
+    # of the GPUs for TensorRT-RTX; None takes its defaults
     compute_capabilities: tuple[str, ...] | None = None
-    profiles: tuple[Profile, ...] | None = None
+    profiles: tuple[Profile, ...] | None = None  # shapes; None takes them from the data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """The results of an export.
+    """The results of an export."""
 
-    Attributes:
-        folder: the BUNDLE.
-        run: that the bundle was made from; None where engines were added to a bundle.
-        data: that the bundle was proven on; None where there was none.
-        exported: the bundle with its proofs; None where engines were added to a bundle.
-        tuned: precision → the fastest settings on this machine.
-        not_tuned: precision → why there are none.
-        engines: the engines that were built.
-        failed: library → why its engines could not be built; everything else is complete.
-    """
-
-    folder: Path
-    run: Run | None = None
-    data: Dataset | None = None
-    exported: Exported | None = None
+    folder: Path  # the BUNDLE
+    run: Run | None = None  # that the bundle was made from; None where engines were added to a bundle
+    data: Dataset | None = None  # that the bundle was proven on; None where there was none
+    exported: Exported | None = None  # the bundle with its proofs; None where engines were added to a bundle
+    # precision → the fastest settings on this machine
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
-    not_tuned: Mapping[str, str] = field(default_factory=dict)
-    engines: tuple[AddedEngine, ...] = ()
+    not_tuned: Mapping[str, str] = field(default_factory=dict)  # precision → why there are none
+    engines: tuple[AddedEngine, ...] = ()  # the engines that were built
+    # library → why its engines could not be built; everything else is complete
     failed: Mapping[Library, SpoterError] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:

@@ -15,17 +15,11 @@ from spoter_runtime.files import read_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of JSON file.
+    """A kind of JSON file."""
 
-    Attributes:
-        what: it is, for people.
-        fix: what to name where another kind was named.
-        keys: that only files of this kind have; empty where there are none.
-    """
-
-    what: str
-    fix: str
-    keys: frozenset[str]
+    what: str  # it is, for people
+    fix: str  # what to name where another kind was named
+    keys: frozenset[str]  # that only files of this kind have; empty where there are none
 
 
 BENCH_REPORT: Final = Kind(

@@ -19,20 +19,13 @@ from spoter_toolkit.workspace import newest_bundle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePredictions:
-    """The signs that a bundle recognised in clips on disk.
-
-    Attributes:
-        backend: that computed the logits.
-        names: of the clips: a file's path, or a clip's id in its data set.
-        predictions: one for each name.
-        passed_over: backend → why it was not taken, where none was asked for by name.
-    """
+    """The signs that a bundle recognised in clips on disk."""
 
     bundle: Path
-    backend: str
-    names: tuple[str, ...]
-    predictions: tuple[Prediction, ...]
-    passed_over: Mapping[str, str]
+    backend: str  # that computed the logits
+    names: tuple[str, ...]  # of the clips: a file's path, or a clip's id in its data set
+    predictions: tuple[Prediction, ...]  # one for each name
+    passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
 
 
 def predict_files(

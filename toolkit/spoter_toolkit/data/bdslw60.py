@@ -28,21 +28,13 @@ _RECORDING: Final = re.compile(r"U\d+W\d+[A-Z]*(?:_\d+)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What the name of a trial says.
+    """What the name of a trial says."""
 
-    Attributes:
-        name: the name itself, without suffix.
-        signer: ``"U13"``.
-        word: ``"W2"``.
-        recording: ``"U13W2F"``: what the trial was cut out of.
-        hand: ``"L"`` or ``"R"``: the signing hand.
-    """
-
-    name: str
-    signer: str
-    word: str
-    recording: str
-    hand: str
+    name: str  # the name itself, without suffix
+    signer: str  # "U13"
+    word: str  # "W2"
+    recording: str  # "U13W2F": what the trial was cut out of
+    hand: str  # "L" or "R": the signing hand
 
 
 @cache

@@ -33,12 +33,7 @@ Coordinates = Literal["image", "normalised"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One row of clips.csv. `start` and `frames` cut the clip out of poses.npy.
-
-    Attributes:
-        split: ``"train"``, ``"val"``, ``"test"``, or empty: not split yet, or left out of the split.
-        source: the recording that the clip was made from; clips of one recording have the same source.
-    """
+    """One row of clips.csv. `start` and `frames` cut the clip out of poses.npy."""
 
     id: str
     label: str
@@ -46,52 +41,37 @@ class Clip:
     start: int
     frames: int
     fps: float
-    split: str = ""
-    source: str = ""
+    split: str = ""  # "train", "val", "test", or empty: not split yet, or left out of the split
+    source: str = ""  # the recording that the clip was made from; clips of one recording have the same source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a dataset came from.
+    """Where a dataset came from."""
 
-    Attributes:
-        kind: the importer or generator: ``"synthetic"``, ``"asl33"``, …
-        source: file or folder names, or the generator's settings, for people.
-        licence: as stated by the source, or empty.
-        synthetic: True when nobody signed this.
-        skipped: reason → how many clips of the source are not in the dataset.
-        notes: what was done to clips, or assumed of them → how many of the dataset's clips.
-    """
-
-    kind: str
-    source: str = ""
-    licence: str = ""
-    synthetic: bool = False
+    kind: str  # the importer or generator: "synthetic", "asl33", …
+    source: str = ""  # file or folder names, or the generator's settings, for people
+    licence: str = ""  # as stated by the source, or empty
+    synthetic: bool = False  # True when nobody signed this
+    # reason → how many clips of the source are not in the dataset
     skipped: dict[str, int] = field(default_factory=dict)
+    # what was done to clips, or assumed of them → how many of the dataset's clips
     notes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset opened for reading.
-
-    Attributes:
-        poses_FLD: (total frames, 54, 2) float32, memory-mapped, NaN = not detected.
-        clips: the rows of clips.csv, in order.
-        labels: every label, sorted as in dataset.json; a model's classes are in this order.
-        coordinates: ``"image"``: as detected, to be normalised by the model; ``"normalised"``: already.
-        split: how the split was made, for reports; empty before `data split`.
-        sha256: hash over the data files, to tell one dataset from another.
-    """
+    """A dataset opened for reading."""
 
     folder: Path
-    poses_FLD: npt.NDArray[np.float32]
-    clips: tuple[Clip, ...]
-    labels: tuple[Label, ...]
+    poses_FLD: npt.NDArray[np.float32]  # (total frames, 54, 2) float32, memory-mapped, NaN = not detected
+    clips: tuple[Clip, ...]  # the rows of clips.csv, in order
+    labels: tuple[Label, ...]  # every label, sorted as in dataset.json; a model's classes are in this order
+    # "image": as detected, to be normalised by the model; "normalised": already
     coordinates: Coordinates
     origin: Origin
-    split: str
-    sha256: str
+    split: str  # how the split was made, for reports; empty before `data split`
+    sha256: str  # hash over the data files, to tell one dataset from another
 
     def poses_of(self, clip: Clip) -> Float32Array:
         """Return one clip's landmarks (frames, 54, 2), a read-only view into the file."""

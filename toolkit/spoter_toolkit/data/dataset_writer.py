@@ -37,23 +37,17 @@ LongClips = Literal["error", "resample", "cut"]  # what becomes of a clip of mor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewClip:
-    """A clip on its way into a dataset: everything of `Clip` but its place in poses.npy.
-
-    Attributes:
-        poses_TLD: (frames, 54, 2) floats, NaN or (0, 0) = not detected.
-        where: how an error names it: file, row; the id where empty.
-        notes: what was done to it or assumed of it; `Origin.notes` counts them.
-    """
+    """A clip on its way into a dataset: everything of `Clip` but its place in poses.npy."""
 
     id: str
     label: str
     signer: str
     fps: float
-    poses_TLD: npt.NDArray[Any]
+    poses_TLD: npt.NDArray[Any]  # (frames, 54, 2) floats, NaN or (0, 0) = not detected
     split: str = ""
     source: str = ""
-    where: str = ""
-    notes: tuple[str, ...] = ()
+    where: str = ""  # how an error names it: file, row; the id where empty
+    notes: tuple[str, ...] = ()  # what was done to it or assumed of it; `Origin.notes` counts them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,29 +36,20 @@ class SplitFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """The contents of a dataset, counted.
-
-    Attributes:
-        duration_s: of all clips, by their frame rates.
-        clips_of_label: label → clips, in the order of the labels.
-        clips_of_signer: signer → clips.
-        splits: those that have clips, in the order train, val, test, none.
-        length_percentiles: percentile → frames; 0 and 100 are the shortest and longest clip.
-        length_histogram: (first, last, clips): clips of first..last frames; the bins are equally wide.
-        missing: ``"body"``, ``"left hand"``, ``"right hand"`` → part of its landmarks not detected, 0..1.
-        frames_without_hands: part of the frames in which no landmark of either hand is detected, 0..1.
-    """
+    """The contents of a dataset, counted."""
 
     clips: int
     frames: int
-    duration_s: float
-    clips_of_label: dict[str, int]
-    clips_of_signer: dict[str, int]
-    splits: tuple[SplitFacts, ...]
-    length_percentiles: dict[int, float]
+    duration_s: float  # of all clips, by their frame rates
+    clips_of_label: dict[str, int]  # label → clips, in the order of the labels
+    clips_of_signer: dict[str, int]  # signer → clips
+    splits: tuple[SplitFacts, ...]  # those that have clips, in the order train, val, test, none
+    length_percentiles: dict[int, float]  # percentile → frames; 0 and 100 are the shortest and longest clip
+    # (first, last, clips): clips of first..last frames; the bins are equally wide
     length_histogram: tuple[tuple[int, int, int], ...]
+    # "body", "left hand", "right hand" → part of its landmarks not detected, 0..1
     missing: dict[str, float]
-    frames_without_hands: float
+    frames_without_hands: float  # part of the frames in which no landmark of either hand is detected, 0..1
 
 
 def describe(dataset: Dataset) -> DatasetFacts:

@@ -16,13 +16,7 @@ LandmarkWeights = Literal["interleaved", "planar"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Sizes and choices of a model; the defaults are the notebook's.
-
-    Attributes:
-        landmark_weights: how the 54 weights of `BdslSpoter` meet x0 y0 x1 y1 …: ``"interleaved"`` gives each
-            landmark its own; ``"planar"`` is the notebook's w0…w53 w0…w53, kept for its checkpoints.
-        max_seq_length: rows of the position table; one is the class token's.
-    """
+    """Sizes and choices of a model; the defaults are the notebook's."""
 
     architecture: Architecture = "bdsl-spoter"
     num_classes: int = 60
@@ -31,9 +25,11 @@ class ModelConfig:
     cultural_heads: int = 3
     num_encoder_layers: int = 6
     d_ff: int = 512
-    max_seq_length: int = 300
+    max_seq_length: int = 300  # rows of the position table; one is the class token's
     dropout: float = 0.1
     normalize: Mode = "signing-space"
+    # how the 54 weights of `BdslSpoter` meet x0 y0 x1 y1 …: "interleaved" gives each landmark its own;
+    # "planar" is the notebook's w0…w53 w0…w53, kept for its checkpoints
     landmark_weights: LandmarkWeights = "interleaved"
 
     def __post_init__(self) -> None:

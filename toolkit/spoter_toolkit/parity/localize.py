@@ -47,15 +47,10 @@ _LOWERED: Final = "ONNX exported now, lowered"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Localization:
-    """The chain from torch to one backend, run on some clips.
+    """The chain from torch to one backend, run on some clips."""
 
-    Attributes:
-        backend: as `open_backend` takes it.
-        links: the difference found at each step.
-    """
-
-    backend: str
-    links: tuple[Link, ...]
+    backend: str  # as `open_backend` takes it
+    links: tuple[Link, ...]  # the difference found at each step
     chain: Chain = field(repr=False)
 
     @property

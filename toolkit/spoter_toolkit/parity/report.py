@@ -24,22 +24,15 @@ _AGAIN = "run parity again with -o"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """Facts and verdicts of every backend that was compared with torch.
+    """Facts and verdicts of every backend that was compared with torch."""
 
-    Attributes:
-        name: the bundle's, or that of the file whose facts were judged.
-        bundle: None where it is not at hand.
-        proofs: one for each file and backend that ran.
-        not_run: backend → why it was not executed.
-        chains: backend → its chain from torch, for each that failed.
-        bisected: backend → `Divergence.as_json`, or a sentence where no tensor was found.
-    """
-
-    name: str
-    bundle: Bundle | None
-    proofs: tuple[Proof, ...]
-    not_run: Mapping[str, str] = field(default_factory=dict)
+    name: str  # the bundle's, or that of the file whose facts were judged
+    bundle: Bundle | None  # None where it is not at hand
+    proofs: tuple[Proof, ...]  # one for each file and backend that ran
+    not_run: Mapping[str, str] = field(default_factory=dict)  # backend → why it was not executed
+    # backend → its chain from torch, for each that failed
     chains: Mapping[str, tuple[Link, ...]] = field(default_factory=dict)
+    # backend → `Divergence.as_json`, or a sentence where no tensor was found
     bisected: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -29,18 +29,12 @@ _UNUSED_HEAD: Final = "classifier."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedCheckpoint:
-    """A notebook checkpoint read into a model.
-
-    Attributes:
-        parameters: how many numbers the model learns.
-        dropped: unused tensors that were left out.
-        dropped_parameters: how many numbers they held.
-    """
+    """A notebook checkpoint read into a model."""
 
     model: Spoter
-    parameters: int
-    dropped: tuple[str, ...]
-    dropped_parameters: int
+    parameters: int  # how many numbers the model learns
+    dropped: tuple[str, ...]  # unused tensors that were left out
+    dropped_parameters: int  # how many numbers they held
 
 
 def model_from_notebook(path: Path | str) -> ImportedCheckpoint:

@@ -32,17 +32,11 @@ class Take:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Takes read into tensors.
+    """Takes read into tensors."""
 
-    Attributes:
-        poses_NTL2: (N, T, 54, 2) float32, NaN = not detected, zeros as padding.
-        lengths_N: (N,) int32, real frames.
-        labels_N: (N,) int64, columns of the logits.
-    """
-
-    poses_NTL2: Tensor
-    lengths_N: Tensor
-    labels_N: Tensor
+    poses_NTL2: Tensor  # (N, T, 54, 2) float32, NaN = not detected, zeros as padding
+    lengths_N: Tensor  # (N,) int32, real frames
+    labels_N: Tensor  # (N,) int64, columns of the logits
 
 
 def plan_epoch(clips: tuple[Clip, ...], config: TrainConfig, epoch: int) -> list[list[Take]]:

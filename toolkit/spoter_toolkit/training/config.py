@@ -13,35 +13,25 @@ from spoter_toolkit.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """How strongly clips are changed; every field at its default changes nothing.
+    """How strongly clips are changed; every field at its default changes nothing."""
 
-    Attributes:
-        hand_noise: standard deviation of noise on hand landmarks, in image widths (the seed: 0.05).
-        body_noise: one offset a clip for each body landmark (another body), in shoulder widths.
-        signing_space: probability of the seed's shrinking into signing space: x' = 0.5 + 0.85 (x - 0.5),
-            y' = 0.45 + 0.85 (y - 0.45).
-        rotation_deg: the whole clip turns by up to this, about the middle of the picture (the seed: 15).
-        stretch: x and y are scaled apart by a factor within 1 ± this: other cameras, other bodies.
-        amplitude: movement away from the pose of one frame, drawn for each clip, is scaled by a factor within
-            1 ± this: a sign starts and ends near a pose that all signers share, and they differ in how far
-            they go from it.
-        time_scale: speed changes by a factor within 1 ± this (the seed: 0.2). Not done by `augment`: it
-            decides how long a clip is, and with that its batch; see `batches`.
-        frame_dropout: probability that a frame is lost: nothing detected in it.
-        hand_dropout: probability, for each hand, that it is lost for a random part of the clip.
-        mirror: probability that left and right are swapped, landmarks and picture.
-    """
-
-    hand_noise: float = 0.0
-    body_noise: float = 0.0
+    hand_noise: float = 0.0  # standard deviation of noise on hand landmarks, in image widths (the seed: 0.05)
+    body_noise: float = 0.0  # one offset a clip for each body landmark (another body), in shoulder widths
+    # probability of the seed's shrinking into signing space: x' = 0.5 + 0.85 (x - 0.5), y' = 0.45 + 0.85 (y -
+    # 0.45)
     signing_space: float = 0.0
+    # the whole clip turns by up to this, about the middle of the picture (the seed: 15)
     rotation_deg: float = 0.0
-    stretch: float = 0.0
+    stretch: float = 0.0  # x and y are scaled apart by a factor within 1 ± this: other cameras, other bodies
+    # movement away from the pose of one frame, drawn for each clip, is scaled by a factor within 1 ± this: a
+    # sign starts and ends near a pose that all signers share, and they differ in how far they go from it
     amplitude: float = 0.0
+    # speed changes by a factor within 1 ± this (the seed: 0.2). Not done by `augment`: it decides how long a
+    # clip is, and with that its batch; see `batches`.
     time_scale: float = 0.0
-    frame_dropout: float = 0.0
-    hand_dropout: float = 0.0
-    mirror: float = 0.0
+    frame_dropout: float = 0.0  # probability that a frame is lost: nothing detected in it
+    hand_dropout: float = 0.0  # probability, for each hand, that it is lost for a random part of the clip
+    mirror: float = 0.0  # probability that left and right are swapped, landmarks and picture
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -56,18 +46,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a training, but the data.
-
-    Attributes:
-        warmup_steps: optimiser steps of linear warm-up; then linear to 0 over the remaining ones.
-        focal_gamma: the focusing exponent of Lin et al. 2017; only used by the focal loss.
-        evaluate_every: epochs between evaluations on the validation split.
-        balance: 0 takes every clip once an epoch; towards 1, clips of rare labels are drawn more often, until
-            at 1 all labels are as frequent.
-        patience: evaluations without a better validation accuracy before stopping; 0 never stops early.
-        mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``, as Accelerate takes it.
-        cuda_graphs: on one GPU, without fp16: repeat recorded steps instead of launching every kernel.
-    """
+    """Everything that decides a training, but the data."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -75,16 +54,20 @@ class TrainConfig:
     batch_size: int = 16
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
-    warmup_steps: int = 1000
+    warmup_steps: int = 1000  # optimiser steps of linear warm-up; then linear to 0 over the remaining ones
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
-    focal_gamma: float = 2.0
+    focal_gamma: float = 2.0  # the focusing exponent of Lin et al. 2017; only used by the focal loss.
     label_smoothing: float = 0.0
+    # 0 takes every clip once an epoch; towards 1, clips of rare labels are drawn more often, until at 1 all
+    # labels are as frequent
     balance: float = 0.0
     gradient_clip: float = 1.0
-    evaluate_every: int = 1
-    patience: int = 0
+    evaluate_every: int = 1  # epochs between evaluations on the validation split
+    patience: int = 0  # evaluations without a better validation accuracy before stopping; 0 never stops early
     seed: int = 0
+    # "no", "fp16" or "bf16", as Accelerate takes it
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    # on one GPU, without fp16: repeat recorded steps instead of launching every kernel
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:

@@ -165,12 +165,7 @@ def run_epochs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """What one epoch needs, from the config to the optimiser.
-
-    Attributes:
-        generator: what augmentation draws from, on the model's device.
-        graphs: the steps' recordings; None where steps are launched kernel by kernel.
-    """
+    """What one epoch needs, from the config to the optimiser."""
 
     config: TrainConfig
     dataset: Dataset
@@ -179,8 +174,8 @@ class Loop:
     optimizer: Any
     schedule: torch.optim.lr_scheduler.LambdaLR
     accelerator: Any
-    generator: torch.Generator
-    graphs: StepGraphs | None = None
+    generator: torch.Generator  # what augmentation draws from, on the model's device
+    graphs: StepGraphs | None = None  # the steps' recordings; None where steps are launched kernel by kernel
 
     @classmethod
     def begin(cls, config: TrainConfig, dataset: Dataset, clips: tuple[Clip, ...], accelerator: Any) -> Loop:

@@ -67,19 +67,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One training's folder, and what run.json states besides the metrics.
+    """One training's folder, and what run.json states besides the metrics."""
 
-    Attributes:
-        folder: where the run is written.
-        target: the folder that it is for; another one where it is to replace a run, see `place_to_train`.
-        about: facts that a resumed training must share, such as the number of processes.
-    """
-
-    folder: Path
-    target: Path
+    folder: Path  # where the run is written
+    target: Path  # the folder that it is for; another one where it is to replace a run, see `place_to_train`
     config: TrainConfig
     dataset: Dataset
-    about: dict[str, Any]
+    about: dict[str, Any]  # facts that a resumed training must share, such as the number of processes
 
     def begin(self, *, force: bool) -> None:
         """Make a folder with nothing but a run.json.

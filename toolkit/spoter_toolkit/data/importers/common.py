@@ -21,30 +21,19 @@ DEFAULT_FPS: Final = 30.0
 class ImportSettings:
     """The clips to take from a source, and what to do with clips that do not fit.
 
-    Attributes:
-        labels: take only these; empty: all.
-        without: leave these labels out.
-        signers: take only these; empty: all.
-        shared_labels: take only labels that every (chosen) signer has.
-        signer: of clips whose source names no signer.
-        fps: frames a second, instead of what the source says or `DEFAULT_FPS`.
-        normalised: the clips are normalised already: a model trained on them does not do it again.
-        long: see `write_dataset`.
-        skip_bad: see `write_dataset`.
-
     Raises:
         ConfigError: fps is outside `MIN_FPS`..`MAX_FPS`, or a label is both taken and left out.
     """
 
-    labels: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    signers: tuple[str, ...] = ()
-    shared_labels: bool = False
-    signer: str = UNKNOWN_SIGNER
-    fps: float | None = None
-    normalised: bool = False
-    long: LongClips = "error"
-    skip_bad: bool = False
+    labels: tuple[str, ...] = ()  # take only these; empty: all
+    without: tuple[str, ...] = ()  # leave these labels out
+    signers: tuple[str, ...] = ()  # take only these; empty: all
+    shared_labels: bool = False  # take only labels that every (chosen) signer has
+    signer: str = UNKNOWN_SIGNER  # of clips whose source names no signer
+    fps: float | None = None  # frames a second, instead of what the source says or `DEFAULT_FPS`
+    normalised: bool = False  # the clips are normalised already: a model trained on them does not do it again
+    long: LongClips = "error"  # see `write_dataset`
+    skip_bad: bool = False  # see `write_dataset`
 
     def __post_init__(self) -> None:
         if self.fps is not None and not MIN_FPS <= self.fps <= MAX_FPS:
@@ -87,24 +76,16 @@ E = TypeVar("E", bound=Entry)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Generic[E]):
-    """A foreign source whose clips were found, but not read yet.
+    """A foreign source whose clips were found, but not read yet."""
 
-    Attributes:
-        name: of the file or folder, for `Origin`.
-        entries: one for each clip.
-        read: returns the clip of an entry; raises DataError or InputError, which name the clip.
-        unit: of `entries`, for progress: "files".
-        licence: the first line of the source's licence file; empty where there is none.
-        bad: clips for which not even an entry could be made.
-        mend: corrects all clips together, where the fault of one shows only among others.
-    """
-
-    name: str
-    entries: Sequence[E]
+    name: str  # of the file or folder, for `Origin`
+    entries: Sequence[E]  # one for each clip
+    # returns the clip of an entry; raises DataError or InputError, which name the clip
     read: Callable[[E], NewClip]
-    unit: str
-    licence: str = ""
-    bad: Sequence[BadClip] = ()
+    unit: str  # of `entries`, for progress: "files"
+    licence: str = ""  # the first line of the source's licence file; empty where there is none
+    bad: Sequence[BadClip] = ()  # clips for which not even an entry could be made
+    # corrects all clips together, where the fault of one shows only among others
     mend: Callable[[list[NewClip | BadClip]], list[NewClip | BadClip]] | None = None
 
 

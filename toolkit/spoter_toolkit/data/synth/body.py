@@ -42,39 +42,25 @@ _THUMB_CURL_J: Final = np.array([0.25, 0.75, 0.95])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """A signer's proportions, in widths of the shoulders.
-
-    Attributes:
-        head: height of the nose above the shoulders.
-        face: half the distance between the ears.
-        elbow_out: how far the elbows point sideways: 0 straight down, 1 down and out alike.
-    """
+    """A signer's proportions, in widths of the shoulders."""
 
     upper_arm: float
     forearm: float
     hand: float
-    head: float
-    face: float
-    elbow_out: float
+    head: float  # height of the nose above the shoulders
+    face: float  # half the distance between the ears
+    elbow_out: float  # how far the elbows point sideways: 0 straight down, 1 down and out alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """How a signer stands in the picture.
+    """How a signer stands in the picture."""
 
-    Attributes:
-        scale: width of the shoulders, in picture heights.
-        x: where the middle of the shoulders is, in picture widths.
-        y: the same downwards, in picture heights.
-        roll: radians the picture is turned.
-        yaw: radians the signer is turned away from the camera.
-    """
-
-    scale: float
-    x: float
-    y: float
-    roll: float
-    yaw: float
+    scale: float  # width of the shoulders, in picture heights
+    x: float  # where the middle of the shoulders is, in picture widths
+    y: float  # the same downwards, in picture heights
+    roll: float  # radians the picture is turned
+    yaw: float  # radians the signer is turned away from the camera
 
 
 def pose_body(body: Body, wrists_AT3: Array, postures_ATP: Array, *, left_handed: bool) -> Array:

@@ -37,21 +37,16 @@ MAX_SIGNS: Final = 100  # of which any two can still be made to differ in two fe
 class SynthSettings:
     """What to generate. A sign, a signer or a clip is the same however many others there are.
 
-    Attributes:
-        signs: number of classes, 1..100.
-        signers: number of people, at least 3: the last are test, those before them val, the others train.
-            Every fourth (s03, s07, …) is left-handed.
-        clips_per_sign: over all signers, dealt out in turn; at least one a signer.
-        seed: not negative; the same settings give the same bytes on one machine with one numpy.
-
     Raises:
         ConfigError: a value out of its range.
     """
 
-    signs: int = 60
+    signs: int = 60  # number of classes, 1..100
+    # number of people, at least 3: the last are test, those before them val, the others train. Every fourth
+    # (s03, s07, …) is left-handed.
     signers: int = 12
-    clips_per_sign: int = 36
-    seed: int = 0
+    clips_per_sign: int = 36  # over all signers, dealt out in turn; at least one a signer
+    seed: int = 0  # not negative; the same settings give the same bytes on one machine with one numpy
 
     def __post_init__(self) -> None:
         limits = {

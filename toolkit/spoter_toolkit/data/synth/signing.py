@@ -106,30 +106,19 @@ def generator(seed: int, thing: int, *index: int) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sign:
-    """A prototype of a sign.
-
-    Attributes:
-        path: how the dominant wrist moves about the place; the other one follows as `hands` says.
-        shape: the dominant hand's shape at the start; with `hands`, `place`, `path` what tells signs apart.
-        angle: which way the path runs, in radians; 0 is towards the other hand.
-        size: half the path's length, in widths of the shoulders.
-        turn: 1 or -1, the sense of circles and arcs.
-        postures_2P: the dominant hand at the start and at the end.
-        still_P: the other hand in ``"resting on"``.
-        shift_3: off the place.
-    """
+    """A prototype of a sign."""
 
     hands: Hands
     place: str
-    path: str
-    shape: str
+    path: str  # how the dominant wrist moves about the place; the other one follows as `hands` says
+    shape: str  # the dominant hand's shape at the start; with `hands`, `place`, `path` what tells signs apart
     repeats: int
-    angle: float
-    size: float
-    turn: int
-    postures_2P: Array
-    still_P: Array
-    shift_3: Array
+    angle: float  # which way the path runs, in radians; 0 is towards the other hand
+    size: float  # half the path's length, in widths of the shoulders
+    turn: int  # 1 or -1, the sense of circles and arcs
+    postures_2P: Array  # the dominant hand at the start and at the end
+    still_P: Array  # the other hand in "resting on"
+    shift_3: Array  # off the place
 
     def features(self) -> tuple[str, str, str, str]:
         """Return the choices that tell signs apart."""
@@ -195,28 +184,18 @@ def with_accent(sign: Sign, rng: np.random.Generator) -> Sign:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Signer:
-    """A person, and the camera in front of them.
-
-    Attributes:
-        slowness: factor on the length of clips.
-        size: factor on movements.
-        shift_3: off every place.
-        rest_3: where the wrists rest.
-        habit_P: off every posture.
-        detection: how surely a hand in full view is found, in standard deviations of the detector's luck.
-        tremor: of every landmark by itself, in widths of the shoulders.
-    """
+    """A person, and the camera in front of them."""
 
     body: Body
     camera: Camera
     left_handed: bool
-    slowness: float
-    size: float
-    shift_3: Array
-    rest_3: Array
-    habit_P: Array
-    detection: float
-    tremor: float
+    slowness: float  # factor on the length of clips
+    size: float  # factor on movements
+    shift_3: Array  # off every place
+    rest_3: Array  # where the wrists rest
+    habit_P: Array  # off every posture
+    detection: float  # how surely a hand in full view is found, in standard deviations of the detector's luck
+    tremor: float  # of every landmark by itself, in widths of the shoulders
 
 
 def draw_signer(seed: int, signer: int) -> Signer:
