@@ -25,16 +25,15 @@ RUN_WEIGHTS: Final = "model.safetensors"  # in a RUN
 _REPLACES: Final = ".replaces"
 
 
-def newest_bundle(folder: Path = BUNDLES) -> Path:
-    """Return the bundle that was written last under `folder`.
+def newest_bundle() -> Path:
+    """Return the bundle in ``bundles/`` that was written last.
 
     Raises:
         BundleError: there is none.
     """
-    found = _newest_last(folder, f"*.spoter/{MANIFEST}")
-    if not found:
-        raise BundleError(f"{folder}/: no bundle there", fix="spoter-kit export --onnx, or name one")
-    return found[-1].parent
+    if folder := newest_with(BUNDLES, f"*.spoter/{MANIFEST}"):
+        return folder
+    raise BundleError(f"{BUNDLES}/: no bundle there", fix="spoter-kit export --onnx, or name one")
 
 
 def newest_dataset(folder: Path = DATASETS) -> Path:
@@ -43,16 +42,18 @@ def newest_dataset(folder: Path = DATASETS) -> Path:
     Raises:
         DataError: there is none.
     """
-    found = _newest_last(folder, f"*/{DATASET_JSON}")
-    if not found:
-        raise DataError(f"{folder}/: no dataset there", fix="spoter-kit data synth, or name one")
-    return found[-1].parent
+    if newest := newest_with(folder, f"*/{DATASET_JSON}"):
+        return newest
+    raise DataError(f"{folder}/: no dataset there", fix="spoter-kit data synth, or name one")
 
 
-def _newest_last(folder: Path, pattern: str) -> list[Path]:
-    # Hidden folders are what a kill in the middle of a write has left.
+def newest_with(folder: Path, pattern: str) -> Path | None:
+    """Return the folder of the newest file that matches a pattern; None where there is none.
+
+    Hidden folders do not count: a kill in the middle of a write has left them.
+    """
     found = [path for path in folder.glob(pattern) if not path.parent.name.startswith(".")]
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def last_run(folder: Path = RUNS) -> Path:
