@@ -58,9 +58,14 @@ _WRONG: Final = {
 }
 
 
+def reason_of(error: OSError) -> tuple[str, str]:
+    """Return in plain words what the system could not do, and a fix; no fix where none is known."""
+    return _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
+
+
 def os_error_in_words(error: OSError) -> str:
     """Return what the system could not do in the words of our own errors: what, where, fix."""
-    said, fix = _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
+    said, fix = reason_of(error)
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{said}{f'. Fix: {fix}' if fix else ''}"
 
@@ -79,10 +84,9 @@ def text_of(path: Path, *, expected: str, fix: str) -> str:
     try:
         return read_text(path)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text, expected {expected}", fix=f"{fix}") from error
+        raise DataError(f"{path}: is no text, expected {expected}", fix=fix) from error
     except OSError as error:
-        said, _ = _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
-        raise DataError(f"{path}: {said}, expected {expected}", fix=f"{fix}") from error
+        raise DataError(f"{path}: {reason_of(error)[0]}, expected {expected}", fix=fix) from error
 
 
 def json_of(path: Path, kind: Kind) -> Any:
@@ -95,10 +99,10 @@ def json_of(path: Path, kind: Kind) -> Any:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{path}: is no JSON ({error}), expected {kind.what}", fix=f"{kind.fix}") from error
+        raise DataError(f"{path}: is no JSON ({error}), expected {kind.what}", fix=kind.fix) from error
     for other in _KINDS:
         if other is not kind and isinstance(content, dict) and other.keys <= content.keys():
-            raise DataError(f"{path}: is {other.what}, expected {kind.what}", fix=f"{kind.fix}")
+            raise DataError(f"{path}: is {other.what}, expected {kind.what}", fix=kind.fix)
     return content
 
 
@@ -132,5 +136,6 @@ def check_place(path: Path, *, option: str = "-o") -> None:
     try:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
-        said, _ = _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
-        raise DataError(f"{path}: cannot be written there: {said}", fix=f"choose another {option}") from error
+        raise DataError(
+            f"{path}: cannot be written there: {reason_of(error)[0]}", fix=f"choose another {option}"
+        ) from error
