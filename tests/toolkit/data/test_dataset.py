@@ -287,7 +287,7 @@ def test_poses_of_another_shape_are_refused(dataset):
                 f",{fps},",
                 f"line 2: clip 'a' has {fps} frames a second, expected .* Fix: import the data",
             )
-            for fps in ("nan", "inf", "0", "-25", "1e-300", "0.09", "1000.1", "1e300")
+            for fps in ("nan", "inf", "0", "-25", "1e-300", "0.09", "1000.1", "20000")
         ),
         ("b,tea,B,3,7,25.0,,", "b,tea,B,3,7,25.0,dev,", "line 3: split 'dev'"),
         ("id,label", "name,label", "expected the columns id, label, signer"),

@@ -129,26 +129,19 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
         origin = Origin(**meta["origin"])
     except TypeError as error:
         raise DataError(f"{folder / DATASET_JSON}: labels or origin cannot be read: {error}") from error
-    try:
-        clips = _read_clips(folder / CLIPS, len(poses), {label.name for label in labels})
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{folder / CLIPS}: not a readable table: {error}") from error
+    # Everything that decides what a model learns: both data files, the order of the labels, coordinates.
+    parts = [meta["sha256"], meta["labels"], meta["coordinates"], meta["split"]]
+    identity = json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
     return Dataset(
         folder=folder,
         poses_FLD=poses,
-        clips=clips,
+        clips=_read_clips(folder / CLIPS, len(poses), {label.name for label in labels}),
         labels=labels,
         coordinates=meta["coordinates"],
         origin=origin,
         split=meta["split"],
-        sha256=_identity(meta),
+        sha256=hashlib.sha256(identity).hexdigest(),
     )
-
-
-def _identity(meta: dict[str, Any]) -> str:
-    """Hash all that decides what a model learns: both data files, the order of the labels, coordinates."""
-    parts = [meta["sha256"], meta["labels"], meta["coordinates"], meta["split"]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -185,42 +178,40 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _read_clips(path: Path, total_frames: int, labels: set[str]) -> tuple[Clip, ...]:
+    types = {"start": int, "frames": int, "fps": float}
     names = [f.name for f in fields(Clip)]
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != names:
-            raise DataError(f"{path}: expected the columns {', '.join(names)}, got {reader.fieldnames}")
-        clips = []
-        for number, row in enumerate(reader, start=2):
-            try:
-                clip = Clip(
-                    id=row["id"],
-                    label=row["label"],
-                    signer=row["signer"],
-                    start=int(row["start"]),
-                    frames=int(row["frames"]),
-                    fps=float(row["fps"]),
-                    split=row["split"],
-                    source=row["source"],
-                )
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
-            if not 0 <= clip.start < clip.start + clip.frames <= total_frames:
-                raise DataError(
-                    f"{path}, line {number}: clip {clip.id!r} is frames {clip.start}.."
-                    f"{clip.start + clip.frames}, poses.npy has {total_frames}"
-                )
-            if clip.label not in labels:
-                raise DataError(f"{path}, line {number}: label {clip.label!r} is not in dataset.json")
-            if clip.split not in ("", *SPLITS):
-                raise DataError(f"{path}, line {number}: split {clip.split!r}, expected {SPLITS}")
-            if not MIN_FPS <= clip.fps <= MAX_FPS:
-                raise DataError(
-                    f"{path}, line {number}: clip {clip.id!r} has {row['fps']} frames a second, expected "
-                    f"{MIN_FPS:g}..{MAX_FPS:g}",
-                    fix="import the data again, with --fps 30 where the source names none",
-                )
-            clips.append(clip)
+    clips = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != names:
+                raise DataError(f"{path}: expected the columns {', '.join(names)}, got {reader.fieldnames}")
+            for number, row in enumerate(reader, start=2):
+                try:
+                    clip = Clip(**{name: types.get(name, str)(row[name]) for name in names})
+                except (TypeError, ValueError) as error:
+                    raise DataError(f"{path}, line {number}: {error}") from error
+                _check_clip(clip, total_frames, labels, where=f"{path}, line {number}")
+                clips.append(clip)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable table: {error}") from error
     if not clips:
         raise DataError(f"{path}: no clips")
     return tuple(clips)
+
+
+def _check_clip(clip: Clip, total_frames: int, labels: set[str], *, where: str) -> None:
+    if not 0 <= clip.start < clip.start + clip.frames <= total_frames:
+        raise DataError(
+            f"{where}: clip {clip.id!r} is frames {clip.start}..{clip.start + clip.frames}, "
+            f"poses.npy has {total_frames}"
+        )
+    if clip.label not in labels:
+        raise DataError(f"{where}: label {clip.label!r} is not in dataset.json")
+    if clip.split not in ("", *SPLITS):
+        raise DataError(f"{where}: split {clip.split!r}, expected {SPLITS}")
+    if not MIN_FPS <= clip.fps <= MAX_FPS:
+        raise DataError(
+            f"{where}: clip {clip.id!r} has {clip.fps:g} frames a second, expected {MIN_FPS:g}..{MAX_FPS:g}",
+            fix="import the data again, with --fps 30 where the source names none",
+        )

@@ -1,6 +1,6 @@
 """Generated signing as a dataset: distinct motions by signers who differ. Nobody signed any of it.
 
-What a sign, a signer and a performance are is in `synth_signing`; the body and the camera in `synth_body`.
+What a sign, a signer and a performance are is in `signing`; the body and the camera in `body`.
 """
 
 from __future__ import annotations
@@ -112,11 +112,10 @@ def synthesize(
     settings = settings or SynthSettings()
 
     def reported() -> Iterator[NewClip]:
-        total = settings.signs * settings.clips_per_sign
         for done, clip in enumerate(generate_clips(settings), start=1):
             yield clip
             if on_progress is not None:
-                on_progress(done, total, "generating clips")
+                on_progress(done, settings.signs * settings.clips_per_sign, "generating clips")
 
     return write_dataset(
         out,

@@ -2,7 +2,7 @@
 
 A sign is a fixed prototype: which hands, where, along which path, with which hand shapes. A signer has a
 body, a camera, habits and a dominant hand. A performance has its own timing, its own wobble, and the gaps
-that a detector leaves. Axes, postures and the letters A, T, P are those of `synth_body`.
+that a detector leaves. Axes, postures and the letters A, T, P are those of `body`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Hands = Literal["one", "mirrored", "alternating", "resting on"]
 # How often signs use one hand, both alike, both in turn, or one over the other that stays still.
 _HANDS: Final[dict[Hands, float]] = {"one": 0.36, "mirrored": 0.32, "alternating": 0.12, "resting on": 0.2}
 
-# Where the dominant wrist is, in the space of `synth_body`; the hand reaches on from there.
+# Where the dominant wrist is, in the space of `body`; the hand reaches on from there.
 _PLACES: Final = {
     "forehead": (-0.36, -0.36, 0.35),
     "temple": (-0.66, -0.30, 0.25),
