@@ -59,14 +59,8 @@ class Scores:
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the matrix, as plain JSON values."""
-        return {
-            "clips": self.clips,
-            "top1": self.top1,
-            "top5": self.top5,
-            "macro_f1": self.macro_f1,
-            "signers": [asdict(signer) for signer in self.signers],
-            "confused": [asdict(pair) for pair in self.confused],
-        }
+        left_out = ("labels", "confusion_CC")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

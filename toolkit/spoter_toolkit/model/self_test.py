@@ -20,19 +20,19 @@ _BATCH, _FRAMES = 8, 75  # the seed's own forward check
 _NO_GRADIENT: Final = "W_k.bias"
 
 
-def check_model(model: Spoter, *, seed: int = 0) -> None:
+def check_model(model: Spoter) -> None:
     """Check parameters, forward, gradients, adaptations and one training step; `model` stays as it is.
 
     Raises:
         ConfigError: names the check that failed, and what was found.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     frames = min(_FRAMES, model.config.max_frames)
     poses = torch.rand(_BATCH, frames, NUM_FEATURES, generator=generator)
     lengths = torch.full((_BATCH,), frames, dtype=torch.int32)
     labels = torch.randint(model.config.num_classes, (_BATCH,), generator=generator)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         for name, check in _CHECKS.items():
             problem = check(copy.deepcopy(model).cpu(), poses, lengths, labels)
             if problem:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,7 @@ class Take:
     frames: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(NamedTuple):
     """Takes read into tensors."""
 
     poses_NTL2: Tensor  # (N, T, 54, 2) float32, NaN = not detected, zeros as padding
@@ -120,15 +119,7 @@ def read_batch(dataset: Dataset, takes: list[Take], device: torch.device, frames
             poses_TL2 = poses_TL2[np.minimum(steps.astype(np.int64), take.clip.frames - 1)]
         row[: take.frames] = poses_TL2
     labels_N = np.array([index[take.clip.label] for take in takes])
-    return Batch(
-        poses_NTL2=_moved_to(device, poses_NTL2),
-        lengths_N=_moved_to(device, lengths_N),
-        labels_N=_moved_to(device, labels_N),
-    )
-
-
-def _moved_to(device: torch.device, array: npt.NDArray[Any]) -> Tensor:
-    tensor = torch.from_numpy(array)
+    tensors = [torch.from_numpy(array) for array in (poses_NTL2, lengths_N, labels_N)]
     if device.type == "cuda":  # from pinned memory the copy runs beside the GPU's work
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+        tensors = [tensor.pin_memory() for tensor in tensors]
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))

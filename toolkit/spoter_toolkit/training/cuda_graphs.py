@@ -7,7 +7,6 @@ A step of these models is some 670 kernels of a few microseconds each. Launched 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -32,7 +31,7 @@ class StepGraphs:
         """
         self._generator = generator
         self._seen: set[tuple[int, ...]] = set()
-        self._recordings: dict[tuple[int, ...], _Recording] = {}
+        self._recordings: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
         self._memory: Any = None
 
     def run(self, step: Step, batch: Batch) -> Tensor:
@@ -43,40 +42,22 @@ class StepGraphs:
             batch: on the GPU.
         """
         shape = tuple(batch.poses_NTL2.shape)
-        recording = self._recordings.get(shape)
-        if recording is None:
+        if shape not in self._recordings:
             if shape not in self._seen:  # as it is: a shape may be rare, and libraries set themselves up
                 self._seen.add(shape)
                 return step(batch)
-            recording = self._recordings[shape] = self._record(step, batch)
-        return recording.replay(batch)
-
-    def _record(self, step: Step, batch: Batch) -> _Recording:
-        given = Batch(
-            poses_NTL2=batch.poses_NTL2.clone(),
-            lengths_N=batch.lengths_N.clone(),
-            labels_N=batch.labels_N.clone(),
-        )
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
-        with torch.cuda.graph(graph, pool=self._memory):
-            result = step(given)
-        self._memory = graph.pool()
-        return _Recording(graph=graph, given=given, result=result)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recording:
-    graph: torch.cuda.CUDAGraph
-    given: Batch
-    result: Tensor
-
-    def replay(self, batch: Batch) -> Tensor:
-        self.given.poses_NTL2.copy_(batch.poses_NTL2)
-        self.given.lengths_N.copy_(batch.lengths_N)
-        self.given.labels_N.copy_(batch.labels_N)
-        self.graph.replay()
-        return self.result.clone()
+            given = Batch(*(tensor.clone() for tensor in batch))
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self._generator)
+            with torch.cuda.graph(graph, pool=self._memory):
+                result = step(given)
+            self._memory = graph.pool()
+            self._recordings[shape] = graph, given, result
+        graph, given, result = self._recordings[shape]
+        for place, tensor in zip(given, batch, strict=True):
+            place.copy_(tensor)
+        graph.replay()
+        return result.clone()
 
 
 def make_recordable(optimizer: Any, device: torch.device, *, recordable: bool) -> None:

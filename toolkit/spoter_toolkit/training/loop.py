@@ -36,7 +36,14 @@ from spoter_toolkit.training.batches import Batch, Take, longest, plan_epoch, re
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.cuda_graphs import FRAMES_STEP, StepGraphs, make_recordable
 from spoter_toolkit.training.record import EVAL_BATCH, LAST, Progress, RunRecord, save_last
-from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, place_to_train, point_last_at, without_link
+from spoter_toolkit.workspace import (
+    RUN_WEIGHTS,
+    folder_lock,
+    place_to_train,
+    point_last_at,
+    replace_run,
+    without_link,
+)
 
 # Steps between looks at the loss: each one makes a GPU wait for the CPU, and the CPU for the GPU.
 _STEPS_BETWEEN_LOOKS: Final = 16
@@ -128,8 +135,8 @@ def train(
             record.finish(val, progress)
         for tracker in accelerator.trackers:  # not end_training, which also ends the group of processes
             tracker.finish()
-        if accelerator.is_main_process:
-            record.take_place()
+        if accelerator.is_main_process and place != folder:
+            replace_run(place, folder)
     accelerator.wait_for_everyone()
     return read_run(folder)
 
@@ -144,7 +151,8 @@ def run_epochs(
     def report(done: int, what: str) -> None:
         if on_progress:
             done += progress.epoch * steps_per_epoch
-            on_progress(done, config.epochs * steps_per_epoch, what + progress.best_words())
+            best = f"  best val {progress.best_accuracy:.3f}" if progress.best_epoch else ""
+            on_progress(done, config.epochs * steps_per_epoch, what + best)
 
     while progress.epoch < config.epochs and not progress.stopped(config.patience):
         row = loop.run_epoch(progress.epoch, report)

@@ -15,13 +15,13 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.errors import CheckpointError
 from spoter_runtime.files import remove, replacing
 from spoter_toolkit.data.dataset import Clip, Dataset
-from spoter_toolkit.evaluation import Scores, infer_clips, scores_from_logits
+from spoter_toolkit.evaluation import infer_clips, scores_from_logits
 from spoter_toolkit.model.spoter import Spoter
 from spoter_toolkit.runs.run import read_run, write_run_json
 from spoter_toolkit.runs.weights import load_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.plots import draw_confusion, draw_curves
-from spoter_toolkit.workspace import check_run_target, hidden_beside, mark_as_replacing, replace_run
+from spoter_toolkit.workspace import check_run_target, hidden_beside, mark_as_replacing
 
 LAST: Final = "last.pt"
 METRICS: Final = "metrics.jsonl"
@@ -51,17 +51,12 @@ class Progress:
         """Tell whether `patience` evaluations have passed without a better one; 0 never stops."""
         return bool(patience) and self.evaluations_since_best >= patience
 
-    def best_words(self) -> str:
-        """Return the best validation accuracy for a progress bar; empty before the first."""
-        return f"  best val {self.best_accuracy:.3f}" if self.best_epoch else ""
-
     def share(self, accelerator: Any) -> None:
         """Tell the other processes what the main one found, so that all stop at the same epoch."""
         from accelerate.utils import broadcast_object_list
 
         if accelerator.num_processes > 1:
-            shared = broadcast_object_list([asdict(self)])[0]
-            for name, value in shared.items():
+            for name, value in broadcast_object_list([asdict(self)])[0].items():
                 setattr(self, name, value)
 
 
@@ -139,34 +134,24 @@ class RunRecord:
             raise CheckpointError(f"{self.folder}: was begun with other settings: {', '.join(changed)}")
         if run.data is None or run.data["sha256"] != self.dataset.sha256:
             raise CheckpointError(f"{self.folder}: was begun on other data than {self.dataset.folder}")
-        for name, value in self.about.items():
-            if run.data[name] != value:
-                raise CheckpointError(
-                    f"{self.folder}: was begun with {name} {run.data[name]}, now it is {value}"
-                )
+        for name, now in self.about.items():
+            if (then := run.data[name]) != now:
+                raise CheckpointError(f"{self.folder}: was begun with {name} {then}, now it is {now}")
 
     def finish(self, val: tuple[Clip, ...], progress: Progress) -> None:
-        """Draw the curves and the confusion of the kept weights; note in run.json that it is done."""
+        """Draw the curves and the confusion of the kept weights, and complete run.json."""
         folder, dataset = self.folder, self.dataset
         draw_curves(read_metrics(folder), folder / "curves.png")
         metrics: dict[str, Any] = {"epochs": progress.epoch}
         if val:
-            scores = self._scores(val)
+            run = read_run(folder)
+            runner = TorchRunner(run.load_model(), run.contract(EVAL_BATCH))
+            logits = infer_clips(runner, [dataset.poses_of(clip) for clip in val])
+            scores = scores_from_logits(logits, val, dataset.labels)
             title = f"{self.target.name}, val ({dataset.split})"
             draw_confusion(scores, folder / "confusion.png", title=title)
             metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
         self._write_info(folder, "done", metrics)
-
-    def take_place(self) -> None:
-        """Replace the run that this one, now complete, is made to replace, if there is one."""
-        if self.folder != self.target:
-            replace_run(self.folder, self.target)
-
-    def _scores(self, clips: tuple[Clip, ...]) -> Scores:
-        run = read_run(self.folder)
-        runner = TorchRunner(run.load_model(), run.contract(EVAL_BATCH))
-        logits = infer_clips(runner, [self.dataset.poses_of(clip) for clip in clips])
-        return scores_from_logits(logits, clips, self.dataset.labels)
 
     def _write_info(self, folder: Path, status: str, metrics: dict[str, Any]) -> None:
         seconds = round(sum(row["seconds"] for row in read_metrics(folder)), 1)
