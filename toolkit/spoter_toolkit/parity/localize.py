@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -45,31 +45,6 @@ _OPTIMISED: Final = "ONNX exported now"
 _LOWERED: Final = "ONNX exported now, lowered"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Localization:
-    """The chain from torch to one backend, run on some clips."""
-
-    backend: str  # as `open_backend` takes it
-    links: tuple[Link, ...]  # the difference found at each step
-    chain: Chain = field(repr=False)
-
-    @property
-    def broken(self) -> Link | None:
-        """The first link that does not hold."""
-        return first_broken(self.links)
-
-    def bisect(self) -> Divergence | None:
-        """Return the first tensor at which the broken link differs; None where no tensor does.
-
-        Raises:
-            ConfigError: no link is broken, or its two steps are not two graphs.
-            ExportError: torch cannot export the model.
-        """
-        if self.broken is None:
-            raise ConfigError(f"{self.backend}: no link of the chain is broken, so nothing can be bisected")
-        return self.chain.bisect(self.broken)
-
-
 def localize_failed(
     bundle: Bundle, module: nn.Module, proofs: Sequence[Proof], people: ClipSet | None = None
 ) -> list[Localization]:
@@ -83,14 +58,15 @@ def localize_failed(
     """
     traced = functools.cache(lambda: trace_module(module, bundle.contract))
     return [
-        localize(bundle, module, proof.backend, _worst_clips(proof, people) if people else (), traced=traced)
+        localize(bundle, module, proof.backend, worst_clips(proof, people) if people else (), traced=traced)
         for proof in proofs
         if not proof.verdict.passed and proof.facts.candidate not in TORCH_BACKENDS
     ]
 
 
-def _worst_clips(proof: Proof, people: ClipSet) -> list[Float32Array]:
-    places = {people.name_of(i): i for i in range(len(people.clips))}
+def worst_clips(proof: Proof, people: ClipSet) -> list[Float32Array]:
+    """Return the clips of people on which a backend was furthest off."""
+    clips = {people.name_of(i): clip for i, clip in enumerate(people.clips)}
     facts = [
         clip
         for group in proof.facts.clips
@@ -98,7 +74,7 @@ def _worst_clips(proof: Proof, people: ClipSet) -> list[Float32Array]:
         for clip in group.clips
     ]
     facts.sort(key=lambda clip: -clip.max_logit_diff)
-    return [people.clips[places[clip.name]] for clip in facts[:_WORST]]
+    return [clips[clip.name] for clip in facts[:_WORST]]
 
 
 def localize(
@@ -118,25 +94,34 @@ def localize(
         clips: to run beside the generated ones.
         traced: returns `trace_module(module)`, which takes seconds; None calls it here.
     """
-    chain = Chain(
+    return Localization(
         bundle=bundle,
         module=module,
         backend=backend,
         clips=[*clips, *generated_clips(bundle.contract, seed=0).clips][: bundle.contract.max_batch],
         traced=traced or functools.cache(lambda: trace_module(module, bundle.contract)),
     )
-    return Localization(backend=backend, links=links_of(chain.steps(), chain.clips), chain=chain)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
-    """The forms of one model between torch and a backend, each made when it is first needed."""
+@dataclass(frozen=True, kw_only=True)  # no slots: links are kept
+class Localization:
+    """The chain from torch to one backend: the forms of one model, each made when it is first needed."""
 
     bundle: Bundle
     module: nn.Module
-    backend: str
+    backend: str  # as `open_backend` takes it
     clips: Sequence[Float32Array]
     traced: Callable[[], Traced]
+
+    @functools.cached_property
+    def links(self) -> tuple[Link, ...]:
+        """The difference found at each step, on the clips."""
+        return links_of(self.steps(), self.clips)
+
+    @property
+    def broken(self) -> Link | None:
+        """The first link that does not hold."""
+        return first_broken(self.links)
 
     def steps(self) -> list[Step]:
         """Return the steps from the module to what was run."""
@@ -146,44 +131,45 @@ class Chain:
         steps = [
             Step(name=_EAGER, open=lambda: TorchRunner(self.module, contract), policy=fp32),
             Step(name=_PROGRAM, open=lambda: ProgramRunner(self.traced().program, contract), policy=fp32),
-            Step(name=_PLAIN, open=lambda: _opened(self.traced().model, optimise=False), policy=fp32),
-            Step(name=_OPTIMISED, open=lambda: _opened(self.traced().model), policy=fp32),
-            Step(name=_LOWERED, open=lambda: _opened(self._lowered("onnx", "fp32")), policy=fp32),
-            Step(name=bundle.onnx().path, open=lambda: self._of_bundle(bundle.onnx()), policy=fp32),
+            Step(name=_PLAIN, open=lambda: opened(self.traced().model, optimise=False), policy=fp32),
+            Step(name=_OPTIMISED, open=lambda: opened(self.traced().model), policy=fp32),
+            Step(name=_LOWERED, open=lambda: opened(self.lowered("onnx", "fp32")), policy=fp32),
+            Step(name=bundle.onnx().path, open=lambda: self.runner_of(bundle.onnx()), policy=fp32),
         ]
-        if self._file != bundle.onnx():
-            steps.append(self._in_its_form(self._file))
+        file, policy = self.file, policy_of(self.file.precision)
+        if file.precision == "fp16":
+            # As its proof ran it: the CPU provider would keep most tensors in fp32, and hide the fault.
+            steps.append(
+                Step(
+                    name=f"{file.path}, every tensor rounded",
+                    open=lambda: opened(rounded_from_fp16(self.graph_of(file))),
+                    policy=policy,
+                )
+            )
+        elif file != bundle.onnx():
+            steps.append(Step(name=file.path, open=lambda: self.runner_of(file), policy=policy))
         if name not in CPU_BACKENDS:
             steps.append(
                 Step(name=self.backend, open=lambda: open_backend(self.backend, bundle).runner, policy=last)
             )
         return steps
 
-    def _in_its_form(self, file: Artefact) -> Step:
-        policy = policy_of(file.precision)
-        if file.precision != "fp16":
-            return Step(name=file.path, open=lambda: self._of_bundle(file), policy=policy)
-        # As its proof ran it: the CPU provider itself would keep most tensors in fp32, and hide the fault.
-        return Step(
-            name=f"{file.path}, every tensor rounded",
-            open=lambda: _opened(rounded_from_fp16(self._graph(file))),
-            policy=policy,
-        )
-
     @property
-    def _file(self) -> Artefact:
+    def file(self) -> Artefact:
         """The bundle's file that the backend runs, or that its engine was built from."""
         return onnx_file_of(self.bundle, *split_backend(self.backend))
 
-    def _lowered(self, kind: str, precision: str) -> onnx.ModelProto:
+    def lowered(self, kind: str, precision: str) -> onnx.ModelProto:
         """Lower the graph as an export would; what a pass breaks is to be seen in the chain."""
         return lowered(self.traced().model, passes_for(kind, precision))
 
-    def _of_bundle(self, file: Artefact) -> OrtRunner:
+    def runner_of(self, file: Artefact) -> OrtRunner:
+        """Return a file of the bundle on the CPU provider."""
         settings = session_for(file.kind, SessionSettings())
         return OrtRunner(self.bundle.read(file.path), settings=settings)
 
-    def _graph(self, file: Artefact) -> onnx.ModelProto:
+    def graph_of(self, file: Artefact) -> onnx.ModelProto:
+        """Return the graph in a file of the bundle."""
         return onnx.load_from_string(self.bundle.read(file.path))
 
     def _why_not(self, link: Link) -> str:
@@ -197,8 +183,16 @@ class Chain:
                 return f"padding moves the PyTorch model itself, first in module {path or 'at the top'}"
         return f"{link.step}: there are no two graphs to compare. Fix: look at the PyTorch model itself"
 
-    def bisect(self, link: Link) -> Divergence | None:
-        """See `Blame.bisect`."""
+    def bisect(self) -> Divergence | None:
+        """Return the first tensor at which the broken link differs; None where no tensor does.
+
+        Raises:
+            ConfigError: no link is broken, or its two steps are not two graphs.
+            ExportError: torch cannot export the model.
+        """
+        link = self.broken
+        if link is None:
+            raise ConfigError(f"{self.backend}: no link of the chain is broken, so nothing can be bisected")
         if link.step in (_EAGER, _PROGRAM, self.backend):
             raise ConfigError(f"--bisect: {self._why_not(link)}")
         # The telling clip in company, so that it meets padding, or others do.
@@ -212,11 +206,11 @@ class Chain:
         if link.step == _OPTIMISED:
             return first_divergence(plain, values, optimise=True, module_of=self.traced().module_of)
         if link.step == _LOWERED:
-            suspect, precision = self._lowered("onnx", "fp32"), "fp32"
+            suspect, precision = self.lowered("onnx", "fp32"), "fp32"
         else:
-            file = self.bundle.onnx() if link.step == self.bundle.onnx().path else self._file
-            suspect, precision = self._graph(file), file.precision
-            values |= values_of_graph(self._lowered(file.kind, precision), *batch)
+            file = self.bundle.onnx() if link.step == self.bundle.onnx().path else self.file
+            suspect, precision = self.graph_of(file), file.precision
+            values |= values_of_graph(self.lowered(file.kind, precision), *batch)
         modules = _modules_in(suspect, self.traced().module_of)
         found = first_divergence(suspect, values, precision=precision, module_of=modules)
         return found or first_divergence(
@@ -224,7 +218,8 @@ class Chain:
         )
 
 
-def _opened(model: onnx.ModelProto, *, optimise: bool = True) -> OrtRunner:
+def opened(model: onnx.ModelProto, *, optimise: bool = True) -> OrtRunner:
+    """Return a graph on the CPU provider."""
     return OrtRunner(model.SerializeToString(), settings=SessionSettings(optimise=optimise))
 
 
