@@ -78,7 +78,7 @@ def test_the_command_says_in_this_process_what_it_says_in_its_own(
     )
     assert (here.returncode, here.stdout) == (own.returncode, own.stdout)
     assert here.stderr == own.stderr.replace("python -m spoter_toolkit", "spoter-kit")  # as typer names it
-    assert here.stderr.count("warning: ") == (arguments[0] == "predict")
+    assert here.stderr.count("warning: ") == (arguments == ["predict", "clip.npy"])
 
 
 def test_a_command_in_this_process_leaves_it_as_it_was(home: Path, tiny: Dataset) -> None:
