@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spoter_runtime.errors import SpoterError
+
 
 def cache_folder() -> Path:
     """Return where things are kept that can be made again, `XDG_CACHE_HOME` or ``~/.cache``; not created.
@@ -168,6 +170,38 @@ def is_replaceable(path: Path, marker: str) -> bool:
     if not path.exists():
         return True
     return path.is_dir() and ((path / marker).exists() or not any(path.iterdir()))
+
+
+def check_replaceable(
+    path: Path,
+    marker: str,
+    *,
+    force: bool,
+    foreign: str,
+    error: type[SpoterError],
+    note: str = "",
+    or_else: str = "",
+) -> None:
+    """Check that a folder may be written: `is_replaceable`, and with `force` if it holds `marker`.
+
+    Args:
+        path: of the folder.
+        marker: file in every folder of the kind that may be replaced.
+        force: whether one of that kind may be replaced.
+        foreign: what is said of a folder of another kind, as in ``"is no bundle"``.
+        error: to raise.
+        note: end of what is said of a folder of that kind.
+        or_else: end of the fix, for a command that can do more than replace it.
+
+    Raises:
+        SpoterError: of the kind `error`.
+    """
+    if not is_replaceable(path, marker):
+        raise error(f"{path}: exists already and {foreign}", fix="choose another -o")
+    if (path / marker).exists() and not force:
+        raise error(
+            f"{path}: exists already{note}", fix=f"choose another -o, or replace it with --force{or_else}"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

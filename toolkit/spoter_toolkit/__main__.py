@@ -11,14 +11,15 @@ from spoter_runtime.errors import SpoterError, exit_code_of, is_installed
 def main() -> None:
     """Run `spoter-kit`. Exit 0 done, 1 our error, 2 usage, 3 it ran and the answer is no."""
     if not is_installed("typer"):
+        fix = "pip install 'spoter-kit[toolkit]'"
         print(
-            "error: the spoter-kit command needs the toolkit extra. Fix: pip install 'spoter-kit[toolkit]'\n"
+            f"error: {SpoterError('the spoter-kit command needs the toolkit extra', fix=fix)}\n"
             "On a device, python -m spoter_runtime has predict, verify and doctor without it.",
             file=sys.stderr,
         )
         sys.exit(1)
     from spoter_toolkit.cli.app import app
-    from spoter_toolkit.input_files import os_error_in_words
+    from spoter_toolkit.input_files import error_from_os
 
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no line of our code
     try:
@@ -27,7 +28,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(exit_code_of(error))
     except OSError as error:  # a full disk, a read-only folder
-        print(f"error: {os_error_in_words(error)}", file=sys.stderr)
+        print(f"error: {error_from_os(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

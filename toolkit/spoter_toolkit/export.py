@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from spoter_export.bundle.engines import AddedEngine, add_engines, check_engine_precisions
+from spoter_export.bundle.files import check_bundle_folder
 from spoter_export.parity.policy import policy_of
 from spoter_export.probes import ClipSet, spread_by_length
 from spoter_export.trt.profiles import parse_profile
@@ -21,7 +22,7 @@ from spoter_runtime.errors import ConfigError, SpoterError
 from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned
 from spoter_toolkit.data.dataset import Dataset, read_dataset
-from spoter_toolkit.input_files import check_place
+from spoter_toolkit.input_files import check_place, error_from_os
 from spoter_toolkit.runs.run import Run, installed_versions, read_run
 from spoter_toolkit.workspace import BUNDLES
 
@@ -54,7 +55,7 @@ class ExportReport:
     exported: Exported | None = None  # the bundle with its proofs; None where engines were added to a bundle
     # precision → the fastest settings on this machine
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
-    not_tuned: Mapping[str, str] = field(default_factory=dict)  # precision → why there are none
+    not_tuned: Mapping[str, SpoterError] = field(default_factory=dict)  # precision → why there are none
     engines: tuple[AddedEngine, ...] = ()  # the engines that were built
     # library → why its engines could not be built; everything else is complete
     failed: Mapping[Library, SpoterError] = field(default_factory=dict)
@@ -151,6 +152,7 @@ def export(
     else:
         run = read_run(source)
         folder = out or BUNDLES / f"{run.name}.spoter"
+        check_bundle_folder(folder, force=force)
         check_place(folder)
         trained_on = run.training_data()
         dataset = read_dataset(data) if data else trained_on
@@ -180,7 +182,7 @@ def with_tuning(
     """Tune the precisions that a CPU runs; where that fails the bundle is complete all the same."""
     assert report.exported is not None
     found: dict[str, Tuned] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, SpoterError] = {}
     for precision in precisions:
         if precision == "fp16":
             continue  # the CPU computes it in fp32: nobody takes it there for speed
@@ -188,8 +190,10 @@ def with_tuning(
             found[precision] = tune(
                 report.exported.bundle, precision=precision, seconds=seconds, on_progress=on_progress
             )
-        except (SpoterError, OSError) as error:
-            failed[precision] = str(error)
+        except SpoterError as error:
+            failed[precision] = error
+        except OSError as error:
+            failed[precision] = error_from_os(error)
     return replace(report, tuned=found, not_tuned=failed)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from spoter_runtime.errors import DataError
+from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.files import read_text
 
 
@@ -63,11 +63,10 @@ def reason_of(error: OSError) -> tuple[str, str]:
     return _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
 
 
-def os_error_in_words(error: OSError) -> str:
-    """Return what the system could not do in the words of our own errors: what, where, fix."""
+def error_from_os(error: OSError) -> SpoterError:
+    """Return what the system could not do as an error of ours: what, where, fix."""
     said, fix = reason_of(error)
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{said}{f'. Fix: {fix}' if fix else ''}"
+    return SpoterError(f"{error.filename}: {said}" if error.filename else said, fix=fix)
 
 
 def text_of(path: Path, *, expected: str, fix: str) -> str:

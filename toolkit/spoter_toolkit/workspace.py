@@ -11,7 +11,7 @@ from typing import Final
 
 from spoter_runtime.bundle.manifest import MANIFEST
 from spoter_runtime.errors import BundleError, CheckpointError, DataError, require
-from spoter_runtime.files import is_replaceable, move_into_place, put_back, recover, remove
+from spoter_runtime.files import check_replaceable, move_into_place, put_back, recover, remove
 from spoter_toolkit.data.dataset import DATASET_JSON
 
 RUNS: Final = Path("runs")
@@ -100,14 +100,15 @@ def check_run_target(folder: Path, *, force: bool, or_else: str = "") -> None:
     Raises:
         CheckpointError: a run is there and `force` is not given, or something else is there.
     """
-    if folder.exists() and not is_replaceable(folder, RUN_JSON):
-        raise CheckpointError(f"{folder}: exists already and is no run", fix="choose another -o")
-    if (folder / RUN_JSON).exists() and not force:
-        unfinished = " (a run that was to replace it is unfinished)" if hidden_beside(folder).exists() else ""
-        raise CheckpointError(
-            f"{folder}: exists already{unfinished}",
-            fix=f"choose another -o, or replace it with --force{or_else}",
-        )
+    check_replaceable(
+        folder,
+        RUN_JSON,
+        force=force,
+        foreign="is no run",
+        error=CheckpointError,
+        note=" (a run that was to replace it is unfinished)" if hidden_beside(folder).exists() else "",
+        or_else=or_else,
+    )
 
 
 @contextmanager

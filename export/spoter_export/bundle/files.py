@@ -25,8 +25,8 @@ from spoter_runtime.bundle.manifest import (
     manifest_from_bundle,
 )
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BundleError, require
-from spoter_runtime.files import recover, sha256_of, write_json, write_text
+from spoter_runtime.errors import BundleError, ExportError, require
+from spoter_runtime.files import check_replaceable, recover, sha256_of, write_json, write_text
 
 PARITY_SCHEMA: Final = 4
 
@@ -60,6 +60,15 @@ def lock_of(folder: Path) -> Any:
     locks = Path(tempfile.gettempdir()) / f"spoter-kit-{getpass.getuser()}"
     locks.mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(locks / f"{name}.lock")
+
+
+def check_bundle_folder(folder: Path, *, force: bool) -> None:
+    """Check that a bundle can be written to a folder; `force` replaces a bundle and nothing else.
+
+    Raises:
+        ExportError: something is there already.
+    """
+    check_replaceable(folder, MANIFEST, force=force, foreign="is no bundle", error=ExportError)
 
 
 def describe_bundle(

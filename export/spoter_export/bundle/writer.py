@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from torch import nn
 
-from spoter_export.bundle.files import bundle_lock, describe_bundle
+from spoter_export.bundle.files import bundle_lock, check_bundle_folder, describe_bundle
 from spoter_export.parity.compare import Remembering, infer_batches
 from spoter_export.parity.policy import policy_of
 from spoter_export.parity.proof import ROUNDED, Proof, prove
@@ -27,10 +27,10 @@ from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_modu
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime._types import OnProgress
 from spoter_runtime.backends import session_for
-from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle, Goldens, read_bundle
+from spoter_runtime.bundle.manifest import GOLDENS, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.contract import REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import ExportError
-from spoter_runtime.files import is_replaceable, replacing
+from spoter_runtime.files import replacing
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.ort.installed import import_onnxruntime, is_older
 from spoter_runtime.ort.runner import OrtRunner
@@ -85,10 +85,7 @@ def export_bundle(
         ConfigError: an unknown precision.
         OSError: the disk is full or read-only; nothing is left behind.
     """
-    if not is_replaceable(folder, MANIFEST):
-        raise ExportError(f"{folder}: exists already and is no bundle", fix="choose another -o")
-    if (folder / MANIFEST).exists() and not force:
-        raise ExportError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
+    check_bundle_folder(folder, force=force)
     precisions = list(dict.fromkeys(("fp32", *precisions)))
     for precision in precisions:
         policy_of(precision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from spoter_export.parity.facts import ClipFact, ClipFacts, ParityFacts, kind_of_clips
 from spoter_export.parity.judge import Z_95, agreement, unexplained_flips, worst_group
@@ -176,17 +176,24 @@ def agreement_in_words(facts: ClipFacts, precision: str) -> str:
     return words
 
 
-def few_clips_in_words(facts: ParityFacts) -> str:
-    """Return a sentence where the clips of people are too few to show much; empty otherwise."""
+class FewClips(NamedTuple):
+    """The remark that a proof compared too few clips of people to say much about labels."""
+
+    message: str
+    fix: str
+
+
+def few_clips(facts: ParityFacts) -> FewClips | None:
+    """Return a remark where the clips of people are too few to say much about labels; None otherwise."""
     groups = [g for g in facts.clips if g.is_of_people and not g.change and g.clips]
     clips = sum(len(group.clips) for group in groups)
     if not clips or (found := agreement(sum(g.labels_agree for g in groups), clips)).low >= _CLAIMED:
-        return ""
+        return None
     needed = math.ceil(Z_95**2 * _CLAIMED / (1 - _CLAIMED))  # so many that agree have that lower end
-    return (
-        f"{clips} {kind_of_clips(groups)} say little about labels: the share that agrees may be "
-        f"{found.low:.0%}. "
-        f"Fix: {needed} or more with --data; min_clips in a policy asks for them"
+    return FewClips(
+        message=f"{clips} {kind_of_clips(groups)} say little about labels: the share that agrees may be "
+        f"{found.low:.0%}",
+        fix=f"{needed} or more with --data; min_clips in a policy asks for them",
     )
 
 

@@ -11,7 +11,7 @@ from spoter_export.parity.facts import ClipFact, ClipFacts, GridPoint, Invarianc
 from spoter_export.parity.judge import agreement, judge, unexplained_flips, worst_group
 from spoter_export.parity.policy import ERROR_ON_PEOPLE, POLICIES, Policy, policies_from_table, policy_of
 from spoter_export.parity.proof import Proof
-from spoter_export.parity.report import agreement_in_words, few_clips_in_words
+from spoter_export.parity.report import agreement_in_words, few_clips
 from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.errors import ConfigError
 
@@ -95,14 +95,13 @@ def test_a_weight_further_off_than_rounding_leaves_it_fails_under_any_policy():
 
 def test_few_clips_of_people_are_said_to_show_little():
     five = facts_of(people(*[clip(str(i)) for i in range(5)]))
-    assert few_clips_in_words(five).startswith(
-        "5 clips of people say little about labels: the share that agrees "
-    )
-    assert "may be 57%. Fix: 73 or more" in few_clips_in_words(five)
-    assert few_clips_in_words(facts_of(people(*[clip(str(i)) for i in range(73)]))) == ""
-    assert few_clips_in_words(facts_of(ClipFacts(source="generated", clips=(clip(),)))) == ""
+    found = few_clips(five)
+    assert found.message == "5 clips of people say little about labels: the share that agrees may be 57%"
+    assert found.fix.startswith("73 or more with --data")
+    assert few_clips(facts_of(people(*[clip(str(i)) for i in range(73)]))) is None
+    assert few_clips(facts_of(ClipFacts(source="generated", clips=(clip(),)))) is None
     generated = ClipFacts(source="synthetic, test clips", clips=(clip(),))
-    assert few_clips_in_words(facts_of(generated)).startswith("1 generated clips say little about labels: ")
+    assert few_clips(facts_of(generated)).message.startswith("1 generated clips say little about labels: ")
     (failure,) = judge(facts_of(generated), Policy(min_clips=3)).failures
     assert failure == "1 generated clips, 3 are needed to say anything about labels"
 

@@ -14,7 +14,7 @@ from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
 from spoter_runtime.files import sha256_of
 from spoter_toolkit.data.dataset import MAX_FRAMES, Dataset, Origin, read_dataset
-from spoter_toolkit.data.dataset_writer import BadClip, NewClip, check_resplit, rewrite_split, write_dataset
+from spoter_toolkit.data.dataset_writer import NewClip, check_resplit, rewrite_split, write_dataset
 
 LABELS = (Label(name="tea", gloss="Tea", bengali="চা"), Label(name="no"), Label(name="never-signed"))
 
@@ -96,7 +96,7 @@ infinite[1, 2, 0] = np.inf
     ("bad", "message"),
     [
         (np.zeros((0, 54, 2), np.float32), r"clip 'bad': 0 frames, the model takes 1\.\.299"),
-        (poses(300), r"clip 'bad': 300 frames, the models take 1\.\.299\. Fix: --long resample"),
+        (poses(300), r"clip 'bad': 300 frames, the models take 1\.\.299\nFix: --long resample"),
         (np.ones((4, 54, 3), np.float32), r"clip 'bad': expected 54×2 values a frame, got 54×3"),
         (infinite, r"clip 'bad': value inf at index \(1, 2, 0\)"),
         (np.full((4, 54, 2), np.nan, np.float32), r"clip 'bad': no landmark is detected in any of its 4"),
@@ -121,7 +121,7 @@ def test_bad_clips_are_counted_and_the_first_five_named(tmp_path):
 
 
 def test_skip_bad_leaves_bad_clips_out_and_counts_them(tmp_path):
-    clips = [new_clip("short", poses_TLD=poses(0)), BadClip(reason="no file"), new_clip("good")]
+    clips = [new_clip("short", poses_TLD=poses(0)), DataError("no file"), new_clip("good")]
     written = write(tmp_path / "d", clips, skip_bad=True, origin=Origin(kind="x", skipped={"of others": 3}))
     assert [clip.id for clip in written.clips] == ["good"]
     assert written.origin.skipped == {"of others": 3, "that cannot be used": 2}
@@ -129,7 +129,7 @@ def test_skip_bad_leaves_bad_clips_out_and_counts_them(tmp_path):
 
 def test_a_source_without_any_usable_clip_is_refused_even_with_skip_bad(tmp_path):
     with pytest.raises(DataError, match="no clip can be used: the first reason"):
-        write(tmp_path / "d", [BadClip(reason="the first reason")], skip_bad=True)
+        write(tmp_path / "d", [DataError("the first reason")], skip_bad=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,7 +205,7 @@ def test_an_existing_dataset_is_replaced_only_with_force(dataset):
 def test_force_replaces_a_dataset_and_nothing_else(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(DataError, match="not a dataset, and --force replaces nothing else"):
+    with pytest.raises(DataError, match="exists already and is no dataset"):
         write(tmp_path / "photos", [new_clip()], force=True)
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spoter_runtime._types import OnProgress as OnProgress
+from spoter_runtime.errors import SpoterError
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
@@ -27,9 +28,9 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is alre
 _IN_A_ROW: Final = ContextVar("in_a_row", default=False)
 
 
-def say(text: str) -> None:
-    """Print one remark for the person at the terminal, on stderr."""
-    print(text, file=sys.stderr)
+def say(text: str, *, fix: str = "") -> None:
+    """Print one remark for the person at the terminal, on stderr, with its fix as errors show theirs."""
+    print(SpoterError(text, fix=fix), file=sys.stderr)
 
 
 def say_passed_over(passed_over: Mapping[str, str]) -> None:

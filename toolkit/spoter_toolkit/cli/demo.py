@@ -25,16 +25,13 @@ def demo(
     from contextlib import nullcontext
 
     from spoter_runtime.errors import ConfigError
-    from spoter_runtime.files import is_replaceable, replacing
+    from spoter_runtime.files import check_replaceable, replacing
     from spoter_toolkit.cli.console import ANSWER_IS_NO, verbs_in_a_row
     from spoter_toolkit.workspace import folder_lock, point_last_at, without_link
 
     out = without_link(out)
-    if not is_replaceable(out, _MARK):
-        raise ConfigError(f"{out}: exists already and was not made by the demo", fix="choose another -o")
+    check_replaceable(out, _MARK, force=force, foreign="was not made by the demo", error=ConfigError)
     replaces = (out / _MARK).exists()
-    if replaces and not force:
-        raise ConfigError(f"{out}: exists already", fix="choose another -o, or replace it with --force")
     begin = time.perf_counter()
     with folder_lock(out), replacing(out) if replaces else nullcontext(out) as folder, verbs_in_a_row():
         if replaces:

@@ -109,11 +109,14 @@ def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
     if report.run and not report.run.is_finished:
         say(f"{report.run.folder} was stopped before its end: its best weights so far are exported")
     if report.exported and report.data is None:
-        say("no data: the proof and the goldens hold generated clips only. Fix: name real ones with --data")
+        say("no data: the proof and the goldens hold generated clips only", fix="name real ones with --data")
     elif report.data and kept_goldens and not report.data.origin.synthetic:
         say("some clips of the data travel in the bundle as goldens; --no-real-goldens keeps them here")
-    for reason in report.not_tuned.values():
-        say(f"not tuned for this machine: {reason}. Fix: spoter-kit tune {report.folder}")
+    for error in report.not_tuned.values():
+        say(
+            f"not tuned for this machine: {error.message}",
+            fix=error.fix or f"spoter-kit tune {report.folder}",
+        )
     for precision, tuned in report.tuned.items():
         for situation, config in tuned.configs.items():
             say(f"fastest here, {precision}, {situation}: {config}: {tuned.reasons[situation]}")

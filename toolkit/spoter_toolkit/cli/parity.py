@@ -146,11 +146,11 @@ def _show(report: ParityReport) -> None:
     if report.not_run:
         emit_table("not executed", ("backend", "why"), list(report.not_run.items()))
     if not report.of_people:
-        say("no data: only generated clips are compared. Fix: name real ones with --data")
+        say("no data: only generated clips are compared", fix="name real ones with --data")
 
 
 def _show_proof(bundle: str, proof: Proof) -> None:
-    from spoter_export.parity.report import ROBUSTNESS_COLUMNS, fact_rows, few_clips_in_words, robustness_rows
+    from spoter_export.parity.report import ROBUSTNESS_COLUMNS, fact_rows, few_clips, robustness_rows
 
     emit_table(
         f"{bundle}/{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
@@ -166,8 +166,8 @@ def _show_proof(bundle: str, proof: Proof) -> None:
     print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
     for failure in proof.verdict.failures:
         print(f"  {failure}")
-    if few := few_clips_in_words(proof.facts):
-        say(f"{proof.artefact}: {few}")
+    if few := few_clips(proof.facts):
+        say(f"{proof.artefact}: {few.message}", fix=few.fix)
 
 
 def _show_chain(backend: str, chain: Sequence[Link]) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.contract import Label
-from spoter_runtime.errors import DataError, InputError
-from spoter_runtime.files import link_or_copy, replacing, sha256_of, write_json
+from spoter_runtime.errors import DataError, InputError, SpoterError
+from spoter_runtime.files import check_replaceable, link_or_copy, replacing, sha256_of, write_json
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, check_clip, detected, resample_clip
 from spoter_toolkit.data.dataset import (
     CLIPS,
@@ -50,16 +50,9 @@ class NewClip:
     notes: tuple[str, ...] = ()  # what was done to it or assumed of it; `Origin.notes` counts them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadClip:
-    """A clip of the source that cannot be read; `reason` says which one, and why."""
-
-    reason: str
-
-
 def write_dataset(
     folder: Path | str,
-    clips: Iterable[NewClip | BadClip],
+    clips: Iterable[NewClip | SpoterError],
     *,
     labels: Sequence[Label],
     coordinates: Coordinates,
@@ -73,7 +66,8 @@ def write_dataset(
 
     Args:
         folder: where to; an existing dataset is only replaced with `force`.
-        clips: any order; ids must be unique, labels among `labels`.
+        clips: any order; ids must be unique, labels among `labels`. An error stands for a clip of the source
+            that cannot be read.
         labels: the classes, in the order of the model's logits; those without a clip are dropped.
         coordinates: whether poses are as detected or already normalised.
         origin: where the clips came from.
@@ -93,16 +87,17 @@ def write_dataset(
     check_dataset_folder(folder, force=force)
     kept, bad = _checked_clips(clips, {label.name for label in labels}, long)
     if bad and not skip_bad:
-        shown = "\n".join(f"  {reason}" for reason in bad[:5])
+        shown = "\n".join(f"  {error.message}" for error in bad[:5])
         more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
+        fixes = dict.fromkeys(error.fix for error in bad if error.fix)
         raise DataError(
             f"{len(bad)} of {len(bad) + len(kept)} clips cannot be used; nothing was written:\n"
             f"{shown}{more}\n",
-            fix="mend them, or leave them out with --skip-bad",
+            fix="; ".join([*fixes, "mend them, or leave them out with --skip-bad"]),
         )
     if not kept:
-        reason = f": {bad[0]}" if bad else ""
-        raise DataError(f"{folder}: nothing to write, no clip can be used{reason}")
+        reason, fix = (f": {bad[0].message}", bad[0].fix) if bad else ("", "")
+        raise DataError(f"{folder}: nothing to write, no clip can be used{reason}", fix=fix)
     used = {new.label for new in kept}
     notes = Counter(origin.notes) + Counter(note for new in kept for note in new.notes)
     skipped = Counter(origin.skipped) + Counter({"that cannot be used": len(bad)})
@@ -144,22 +139,19 @@ def check_dataset_folder(folder: Path, *, force: bool) -> None:
     Raises:
         DataError: something is there already.
     """
-    if folder.exists() and not force:
-        raise DataError(f"{folder}: exists already", fix="choose another -o, or replace it with --force")
-    if folder.exists() and not (folder / DATASET_JSON).is_file():
-        raise DataError(
-            f"{folder}: not a dataset, and --force replaces nothing else", fix="choose another -o"
-        )
+    check_replaceable(folder, DATASET_JSON, force=force, foreign="is no dataset", error=DataError)
 
 
 def _checked_clips(
-    clips: Iterable[NewClip | BadClip], labels: set[str], long: LongClips
-) -> tuple[list[NewClip], list[str]]:
-    """Return the clips that can be used, as they will be written, and what is wrong with the others."""
-    kept, bad, ids = [], [], set()
+    clips: Iterable[NewClip | SpoterError], labels: set[str], long: LongClips
+) -> tuple[list[NewClip], list[SpoterError]]:
+    """Return the clips that can be used, as they will be written, and an error for each of the others."""
+    kept: list[NewClip] = []
+    bad: list[SpoterError] = []
+    ids = set()
     for new in clips:
-        if isinstance(new, BadClip):
-            bad.append(new.reason)
+        if isinstance(new, SpoterError):
+            bad.append(new)
             continue
         where = new.where or f"clip {new.id!r}"
         if new.id in ids:
@@ -180,7 +172,7 @@ def _checked_clips(
                     fix="--long resample, or --long cut",
                 )
         except InputError as error:
-            bad.append(str(error))
+            bad.append(error)
             continue
         kept.append(_shortened(replace(new, poses_TLD=poses), long))
     return kept, bad

@@ -172,16 +172,18 @@ class Localization:
         """Return the graph in a file of the bundle."""
         return onnx.load_from_string(self.bundle.read(file.path))
 
-    def _why_not(self, link: Link) -> str:
-        """Say what to look at where the broken link is not between two graphs."""
+    def not_two_graphs(self, link: Link) -> ConfigError:
+        """Return the error of a broken link that is not between two graphs, so cannot be bisected."""
         if link.step == self.backend:
-            return f"{link.step} tells no tensors. Fix: build it again, or look at the builder's log"
-        clip = self.clips[link.clip]
-        if link.step == _EAGER and len(clip) < self.bundle.contract.max_frames:
-            path = first_module_moved_by_padding(self.module, clip, self.bundle.contract.max_frames)
+            what, fix = f"{link.step} tells no tensors", "build it again, or look at the builder's log"
+            return ConfigError(f"--bisect: {what}", fix=fix)
+        clip, most = self.clips[link.clip], self.bundle.contract.max_frames
+        what = f"{link.step}: there are no two graphs to compare"
+        if link.step == _EAGER and len(clip) < most:
+            path = first_module_moved_by_padding(self.module, clip, most)
             if path is not None:
-                return f"padding moves the PyTorch model itself, first in module {path or 'at the top'}"
-        return f"{link.step}: there are no two graphs to compare. Fix: look at the PyTorch model itself"
+                what = f"padding moves the PyTorch model itself, first in module {path or 'at the top'}"
+        return ConfigError(f"--bisect: {what}", fix="look at the PyTorch model itself")
 
     def bisect(self) -> Divergence | None:
         """Return the first tensor at which the broken link differs; None where no tensor does.
@@ -194,7 +196,7 @@ class Localization:
         if link is None:
             raise ConfigError(f"{self.backend}: no link of the chain is broken, so nothing can be bisected")
         if link.step in (_EAGER, _PROGRAM, self.backend):
-            raise ConfigError(f"--bisect: {self._why_not(link)}")
+            raise self.not_two_graphs(link)
         # The telling clip in company, so that it meets padding, or others do.
         company = max(range(len(self.clips)), key=lambda i: (i != link.clip, len(self.clips[i])))
         batch = pad_clips([self.clips[i] for i in dict.fromkeys((link.clip, company))], fill=np.nan)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from spoter_runtime.errors import ConfigError, DataError
+from spoter_runtime.errors import ConfigError, DataError, SpoterError
 from spoter_toolkit.data.dataset import MAX_FPS, MIN_FPS, UNKNOWN_SIGNER, Coordinates
-from spoter_toolkit.data.dataset_writer import BadClip, LongClips, NewClip
+from spoter_toolkit.data.dataset_writer import LongClips, NewClip
 from spoter_toolkit.data.names import check_known
 
 # Taken where neither the source nor the user says: most cameras. Only durations depend on it.
@@ -84,9 +84,9 @@ class Source(Generic[E]):
     read: Callable[[E], NewClip]
     unit: str  # of `entries`, for progress: "files"
     licence: str = ""  # the first line of the source's licence file; empty where there is none
-    bad: Sequence[BadClip] = ()  # clips for which not even an entry could be made
+    bad: Sequence[SpoterError] = ()  # clips for which not even an entry could be made
     # corrects all clips together, where the fault of one shows only among others
-    mend: Callable[[list[NewClip | BadClip]], list[NewClip | BadClip]] | None = None
+    mend: Callable[[list[NewClip | SpoterError]], list[NewClip | SpoterError]] | None = None
 
 
 Format = Callable[[Path, ImportSettings], Source[Any]]  # finds the clips of a source

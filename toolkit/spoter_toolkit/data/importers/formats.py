@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from spoter_runtime._types import OnProgress
-from spoter_runtime.errors import ConfigError, DataError, InputError, nearest_known
+from spoter_runtime.errors import ConfigError, DataError, InputError, SpoterError, nearest_known
 from spoter_toolkit.data.bdslw60 import labels_named
 from spoter_toolkit.data.dataset import Dataset, Origin
-from spoter_toolkit.data.dataset_writer import BadClip, NewClip, check_dataset_folder, write_dataset
+from spoter_toolkit.data.dataset_writer import NewClip, check_dataset_folder, write_dataset
 from spoter_toolkit.data.importers.asl33 import find_asl33
 from spoter_toolkit.data.importers.common import E, Format, ImportSettings, Source, chosen
 from spoter_toolkit.data.importers.notebook_json import find_notebook_json
@@ -57,7 +57,7 @@ def import_dataset(
     check_dataset_folder(Path(out), force=force)
     found = FORMATS[kind](source, settings)
     if found.bad and not found.entries:
-        raise DataError(found.bad[0].reason)
+        raise found.bad[0]
     entries, left_out = chosen(found.entries, settings, where=source)
     clips = _read_clips(found, entries, on_progress)
     return write_dataset(
@@ -74,11 +74,11 @@ def import_dataset(
 
 def _read_clips(
     source: Source[E], entries: list[E], on_progress: OnProgress | None
-) -> Iterator[NewClip | BadClip]:
+) -> Iterator[NewClip | SpoterError]:
     for done, entry in enumerate(entries, start=1):
         try:
             yield source.read(entry)
         except (DataError, InputError) as error:
-            yield BadClip(reason=str(error))
+            yield error
         if on_progress:
             on_progress(done, len(entries), f"reading {source.unit}")

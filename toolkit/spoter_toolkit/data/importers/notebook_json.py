@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.errors import DataError, InputError, SpoterError
 from spoter_runtime.files import read_text
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND, landmarks_from_mediapipe
 from spoter_toolkit.data.bdslw60 import FPS, Trial, trial_from_name
-from spoter_toolkit.data.dataset_writer import BadClip, NewClip
+from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source
 from spoter_toolkit.data.names import natural_order
 
@@ -68,7 +68,7 @@ def find_notebook_json(source: Path, settings: ImportSettings) -> Source[TrialFi
         try:
             trial = trial_from_name(path.stem.removesuffix("_landmarks").removesuffix(".mp4"))
         except DataError as error:
-            misnamed.append(BadClip(reason=f"{path}: {error}"))
+            misnamed.append(DataError(f"{path}: {error.message}", fix=error.fix))
         else:
             entries.append(TrialFile(path=path, trial=trial))
     if not entries and not misnamed:
@@ -177,7 +177,7 @@ def rate_of(data: dict[str, Any]) -> float | None:
     return None
 
 
-def with_hands_by_body(clips: list[NewClip | BadClip]) -> list[NewClip | BadClip]:
+def with_hands_by_body(clips: list[NewClip | SpoterError]) -> list[NewClip | SpoterError]:
     """Swap left and right hands in all clips if most hands lie at the other side's body wrist."""
     own = other = 0
     for clip in clips:

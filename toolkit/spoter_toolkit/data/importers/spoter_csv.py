@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.errors import DataError
+from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.landmarks import (
     BODY_NAMES,
     HAND_NAMES,
@@ -22,7 +22,7 @@ from spoter_runtime.landmarks import (
     NUM_LANDMARKS,
     RIGHT_SHOULDER,
 )
-from spoter_toolkit.data.dataset_writer import BadClip, NewClip
+from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
 from spoter_toolkit.data.names import natural_order
 
@@ -221,7 +221,7 @@ def rate_of(row: CsvRow) -> float | None:
         ) from error
 
 
-def with_y_down(clips: list[NewClip | BadClip]) -> list[NewClip | BadClip]:
+def with_y_down(clips: list[NewClip | SpoterError]) -> list[NewClip | SpoterError]:
     """Turn y where it points up in the whole source, judged by where noses are above shoulders."""
     heights = [clip.poses_TLD[..., 1] for clip in clips if isinstance(clip, NewClip)]
     with np.errstate(invalid="ignore"):  # an infinity is refused later, where clips are checked
