@@ -100,49 +100,57 @@ def open_backend(
     return OpenedBackend(runner=opened.runner, artefact=opened.artefact)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedSource:
-    """A RUN or a BUNDLE, opened to be evaluated."""
-
-    runner: Runner  # the backend in use
-    dataset: Dataset  # to run it on
-    passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
-
-
-def open_source(
+def find_source(
     path: Path, *, backend: str | None = None, run: Path | None = None, data: Path | None = None
-) -> OpenedSource:
-    """Open a RUN or a BUNDLE, and the data set to run it on.
+) -> tuple[Run | Bundle, Dataset]:
+    """Return a RUN or a BUNDLE, and the data set to run it on; no engine is imported.
 
     Args:
         path: a RUN or a BUNDLE folder.
-        backend: one of `BACKENDS`; None is torch for a RUN and the best that works here for a BUNDLE.
+        backend: see `open_source`.
         run: for a BUNDLE, the RUN it was made from; None looks in ``runs/``.
         data: a DATASET; None for the one that the run was trained on.
 
     Raises:
         ConfigError: a backend that a RUN does not have.
+        CheckpointError: the RUN has no weights yet.
         DataError: no data is given, and the training's data is not there.
-        SpoterError: the source itself cannot be opened.
+        SpoterError: the source itself cannot be read.
     """
     source = read_bundle(path) if (path / MANIFEST).is_file() else read_run(path)
-    if isinstance(source, Run) and backend not in (None, "torch"):
-        raise ConfigError(f"{path}: a RUN runs on torch; {backend} needs a BUNDLE", fix="spoter-kit export")
+    if isinstance(source, Run):
+        if backend not in (None, "torch"):
+            raise ConfigError(
+                f"{path}: a RUN runs on torch; {backend} needs a BUNDLE", fix="spoter-kit export"
+            )
+        source.weights_path()
     if data:
-        dataset: Dataset | None = read_dataset(data)
-    else:
-        dataset = (source if isinstance(source, Run) else find_run(source, run)).training_data()
+        return source, read_dataset(data)
+    dataset = (source if isinstance(source, Run) else find_run(source, run)).training_data()
     if dataset is None:
         raise DataError(f"{path}: the data it was trained on is not there", fix="name a dataset with --data")
-    passed_over: Mapping[str, str] = {}
+    return source, dataset
+
+
+def open_source(
+    source: Run | Bundle, backend: str | None = None, *, run: Path | None = None
+) -> tuple[Runner, Mapping[str, str]]:
+    """Return a RUN or a BUNDLE as a runner, and backend → why it was not taken where none is named.
+
+    Args:
+        source: from `find_source`.
+        backend: one of `BACKENDS`; None is torch for a RUN and the best that works here for a BUNDLE.
+        run: see `find_source`.
+
+    Raises:
+        SpoterError: it cannot be opened here.
+    """
     if isinstance(source, Run):
         model = source.load_model()
         from spoter_export.torch_runner import TorchRunner  # not at the top: torch
 
-        runner: Runner = TorchRunner(model, source.contract())
-    elif backend:
-        runner = open_backend(backend, source, run=run).runner
-    else:
-        best = open_runner(source)
-        runner, passed_over = best.runner, best.passed_over(source)
-    return OpenedSource(runner=runner, dataset=dataset, passed_over=passed_over)
+        return TorchRunner(model, source.contract()), {}
+    if backend:
+        return open_backend(backend, source, run=run).runner, {}
+    best = open_runner(source)
+    return best.runner, best.passed_over(source)

@@ -19,7 +19,7 @@ from spoter_runtime.contract import Label
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner, pad_clips
-from spoter_toolkit.backends import open_source, split_backend
+from spoter_toolkit.backends import find_source, open_source, split_backend
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 
 _MOST_CONFUSED: Final = 10  # pairs of labels
@@ -111,26 +111,44 @@ def evaluate_source(
         source: a RUN or a BUNDLE folder.
         split: ``"train"``, ``"val"``, ``"test"``, or ``"all"``.
         backend: see `open_source`.
-        run: see `open_source`.
-        data: see `open_source`.
+        run: see `find_source`.
+        data: see `find_source`.
         on_progress: called with (clips done, clips, what).
 
     Raises:
         ConfigError: no such split or backend.
-        SpoterError: see `open_source` and `evaluate`.
+        SpoterError: see `find_source`, `open_source` and `evaluate`.
     """
-    check_split(split)
     if backend:
         split_backend(backend)
-    opened = open_source(source, backend=backend, run=run, data=data)
+    found, dataset = find_source(source, backend=backend, run=run, data=data)
+    clips_to_evaluate(dataset, split)  # an empty split is found before an engine is imported
+    runner, passed_over = open_source(found, backend, run=run)
     return Evaluation(
         source=source,
-        backend=opened.runner.name,
-        dataset=opened.dataset,
+        backend=runner.name,
+        dataset=dataset,
         split=split,
-        scores=evaluate(opened.runner, opened.dataset, split, on_progress=on_progress),
-        passed_over=opened.passed_over,
+        scores=evaluate(runner, dataset, split, on_progress=on_progress),
+        passed_over=passed_over,
     )
+
+
+def clips_to_evaluate(dataset: Dataset, split: str) -> tuple[Clip, ...]:
+    """Return the clips of a split; of all of them for ``"all"``.
+
+    Raises:
+        ConfigError: no such split.
+        DataError: the split has no clips.
+    """
+    check_split(split)
+    clips = dataset.clips if split == "all" else dataset.clips_in(split)
+    if not clips:
+        raise DataError(
+            f"{dataset.folder}: no clip is in the split {split!r}",
+            fix=f"spoter-kit data split {dataset.folder}",
+        )
+    return clips
 
 
 def evaluate(
@@ -153,13 +171,7 @@ def evaluate(
         DataError: the split has no clips, or a label that the model does not know.
         InputError: a clip is longer than the model takes.
     """
-    check_split(split)
-    clips = dataset.clips if split == "all" else dataset.clips_in(split)
-    if not clips:
-        raise DataError(
-            f"{dataset.folder}: no clip is in the split {split!r}",
-            fix=f"spoter-kit data split {dataset.folder}",
-        )
+    clips = clips_to_evaluate(dataset, split)
     known = {label.name for label in runner.contract.labels}
     unknown = sorted({clip.label for clip in clips} - known)
     if unknown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ import pytest
 MISTAKES = {
     "train nowhere": "error: nowhere: no such folder",
     "train DATA --set epoch=3": "error: recipe strong: epoch: no such setting; did you mean 'epochs'",
+    "train UNSPLIT": "error: UNSPLIT: no clip is in the train split",
+    "train DATA -o DATA": "error: DATA: exists already and is no run",
+    "train DATA --recipe nobody": "error: no recipe 'nobody'",
     "train --resume": "error: runs/last: no run there",
     "train --resume --seed 3": "error: a resumed run keeps its own settings",
     "import-checkpoint nowhere.pth": "error: nowhere.pth: no such file",
@@ -22,6 +26,8 @@ MISTAKES = {
     "eval nowhere --data DATA": "error: nowhere: no such folder",
     "eval BUNDLE --data nowhere": "error: nowhere: no such folder",
     "eval BUNDLE --split dev": "error: no split 'dev'",
+    "eval BUNDLE --data UNSPLIT": "error: UNSPLIT: no clip is in the split 'test'",
+    "eval BUNDLE --data DATA -o DATA": "error: DATA: is a folder",
     "eval RUN --data DATA --backend ort-cpu": "error: RUN: a RUN runs on torch",
     "eval RUN --data DATA": "error: RUN: no model.safetensors",
     "export": "error: runs/last: no run there",
@@ -29,6 +35,8 @@ MISTAKES = {
     "export RUN --precision fp8": "error: precision 'fp8': expected one of",
     "export RUN --data nowhere": "error: nowhere: no such folder",
     "export RUN": "error: RUN: no model.safetensors",
+    "export RUN -o BUNDLE.spoter": "error: BUNDLE.spoter: exists already.",
+    "export RUN -o DATA.spoter --force": "error: DATA.spoter: exists already and is no bundle",
     "export RUN -o bundle": "error: bundle: a bundle's name ends in .spoter",
     "export BUNDLE --rtx --compute-capability 1": "error: ",
     "export BUNDLE": "error: BUNDLE: is a BUNDLE already",
@@ -36,8 +44,11 @@ MISTAKES = {
     "parity BUNDLE --run nowhere": "error: BUNDLE: does not say which run it was made from",
     "parity BUNDLE --backend tpu": "error: unknown backend 'tpu'",
     "parity BUNDLE --policy nowhere.toml": "error: nowhere.toml: no such file",
+    "parity BUNDLE --html DATA": "error: DATA: is a folder",
     "parity --judge nowhere.json": "error: nowhere.json: no such file",
     "bench nowhere": "error: nowhere: no such folder",
+    "bench BUNDLE --frames many": "error: --frames: expected whole numbers",
+    "bench BUNDLE -o DATA": "error: DATA: is there already",
     "bench BUNDLE --backend tpu": "error: unknown backend 'tpu'",
     "tune nowhere": "error: nowhere: no such folder",
     "tune BUNDLE --seconds -1": "error: ",
@@ -49,6 +60,8 @@ MISTAKES = {
     "verify BUNDLE --backend tpu": "error: unknown backend 'tpu'",
     "doctor --nothing": "Usage: ",
     "data import npy nowhere": "error: nowhere: no such folder",
+    "data import npy DATA -o RUN": "error: RUN: exists already and is no dataset",
+    "data synth -o DATA": "error: DATA: exists already.",
     "data synth --signs 0": "error: generated signing: signs is 0",
     "data split nowhere": "error: nowhere: no such folder",
     "data split DATA --by clip --test s01": "error: --test, --val and --drop-unseen name signers",
@@ -86,6 +99,7 @@ def found(
     bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[int, str, list[str]]]:
     """Exit code, message and heavy modules of each mistake, all made in one process, one after the other."""
+    from spoter_toolkit.data.dataset_writer import rewrite_split
     from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
     from spoter_toolkit.runs.run import write_run_json
     from spoter_toolkit.training.config import TrainConfig
@@ -94,6 +108,10 @@ def found(
     (home / "BUNDLE").symlink_to(bundle_folder)
     data = synthesize(home / "DATA", settings=SynthSettings(signs=1, signers=3, clips_per_sign=3))
     np.save(home / "clip.npy", data.poses_of(data.clips[0]))
+    unsplit = synthesize(home / "UNSPLIT", settings=SynthSettings(signs=1, signers=3, clips_per_sign=3))
+    rewrite_split(unsplit.with_clips([replace(clip, split="") for clip in unsplit.clips], ""))
+    (home / "BUNDLE.spoter").symlink_to(bundle_folder)
+    (home / "DATA.spoter").symlink_to(data.folder)
     (home / "RUN").mkdir()
     write_run_json(
         home / "RUN",

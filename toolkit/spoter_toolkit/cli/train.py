@@ -51,11 +51,13 @@ def train(
     import os
     from contextlib import nullcontext
 
-    from spoter_runtime.errors import UsageError, from_options
+    from spoter_runtime.errors import UsageError, from_options, require
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
     from spoter_toolkit.training.start import plan_training
 
     trackers = tuple(name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted)
+    for tracker in trackers:
+        require(tracker, extra=tracker)
     config = None
     if resume:
         for option, value in {"a recipe": recipe, "--set": setting, "--seed": seed}.items():

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import ConfigError, DataError, NotFiniteError, require
+from spoter_runtime.errors import ConfigError, NotFiniteError, require
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.data.leaks import check_no_leak
 from spoter_toolkit.evaluation import infer_clips
@@ -36,6 +36,7 @@ from spoter_toolkit.training.batches import Batch, Take, longest, plan_epoch, re
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.cuda_graphs import FRAMES_STEP, StepGraphs, make_recordable
 from spoter_toolkit.training.record import EVAL_BATCH, LAST, Progress, RunRecord, save_last
+from spoter_toolkit.training.start import clips_to_train
 from spoter_toolkit.workspace import (
     RUN_WEIGHTS,
     folder_lock,
@@ -97,11 +98,7 @@ def train(
 
     for tracker in trackers:
         require(tracker, extra=tracker)
-    clips, val = dataset.clips_in("train"), dataset.clips_in("val")
-    if not clips:
-        raise DataError(
-            f"{dataset.folder}: no clip is in the train split", fix=f"spoter-kit data split {dataset.folder}"
-        )
+    clips, val = clips_to_train(dataset), dataset.clips_in("val")
     if not allow_leak:
         check_no_leak(dataset)
     model = replace(config.model, num_classes=len(dataset.labels))

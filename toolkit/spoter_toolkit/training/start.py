@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spoter_runtime._types import OnProgress
-from spoter_runtime.errors import ConfigError, UsageError
-from spoter_toolkit.data.dataset import Dataset, read_dataset
+from spoter_runtime.errors import ConfigError, DataError, UsageError
+from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
 from spoter_toolkit.runs.run import read_run
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.recipes import DEFAULT, config_from_mapping, read_recipe
@@ -57,7 +57,7 @@ def plan_training(
         ConfigError: settings for a resumed run, a run that was imported, or several processes that would
             each generate the data.
         CheckpointError: no run to resume, or its folder is not free.
-        DataError: no such data.
+        DataError: no such data, or no train split.
     """
     if resume:
         if config is not None:
@@ -75,9 +75,24 @@ def plan_training(
             raise ConfigError("several processes would each generate the data", fix="name a DATASET")
         config = config or read_recipe(DEFAULT)
         dataset = read_dataset(data or synthetic_dataset(on_progress))
+        clips_to_train(dataset)  # an unsplit data set is found before torch is imported
         folder = new_run_folder(out, f"{dataset.folder.name}-{config.model.architecture}", force=force)
     place = place_to_train(folder, resume=resume)
     return TrainingPlan(config=config, dataset=dataset, folder=folder, place=place, resume=resume)
+
+
+def clips_to_train(dataset: Dataset) -> tuple[Clip, ...]:
+    """Return the clips of the train split.
+
+    Raises:
+        DataError: there are none.
+    """
+    clips = dataset.clips_in("train")
+    if not clips:
+        raise DataError(
+            f"{dataset.folder}: no clip is in the train split", fix=f"spoter-kit data split {dataset.folder}"
+        )
+    return clips
 
 
 def synthetic_dataset(on_progress: OnProgress | None = None) -> Path:
