@@ -171,6 +171,10 @@ def test_the_installed_command_answers_help_and_version(python):
     assert done.returncode == 0
     assert "Usage: spoter-kit " in done.stdout
     assert not set(HEAVY) & set(done.stderr.split())
+    assert "Exit codes: 0 done" in done.stdout
+    verbs = re.findall(r"^│ ([a-z-]+) ", done.stdout.partition("Commands")[2], re.MULTILINE)
+    assert (verbs[:3], verbs[-1]) == (["data", "train", "import-checkpoint"], "demo")  # the way through
+    assert python("-m", "spoter_toolkit", "data", "split", "-h").returncode == 0
     done = python("-m", "spoter_toolkit", "--version")
     assert (done.returncode, done.stdout) == (0, f"{spoter_runtime.__version__}\n")
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="spoter-kit")

@@ -18,6 +18,8 @@ MISTAKES = {
     "train UNSPLIT": "error: UNSPLIT: no clip is in the train split",
     "train DATA -o DATA": "error: DATA: exists already and is no run",
     "train DATA --recipe nobody": "error: no recipe 'nobody'",
+    "train --epochs 5": "error: --epochs: is a setting, no option. Fix: --set epochs=5",
+    "train --batch-size=8": "error: --batch-size: is a setting, no option. Fix: --set batch_size=8",
     "train --resume": "error: runs/last: no run there",
     "train --resume --seed 3": "error: a resumed run keeps its own settings",
     "import-checkpoint nowhere.pth": "error: nowhere.pth: no such file",

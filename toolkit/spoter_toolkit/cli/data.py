@@ -22,7 +22,7 @@ app = typer.Typer(help="Import, generate, split and look at datasets of landmark
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Dataset folder; default: datasets/ and the source's name.")
 ]
-DatasetArgument = Annotated[Path | None, typer.Argument(help="Dataset; default: the newest in datasets/.")]
+DatasetArgument = Annotated[Path | None, typer.Argument(help="DATASET; default: the newest in datasets/.")]
 
 
 def names_in(text: str) -> tuple[str, ...]:
@@ -132,7 +132,9 @@ def split(
     ] = None,
     test: Annotated[str, typer.Option(help="Signers of test: U4,U8; default: about 20 % of the clips.")] = "",
     val: Annotated[str, typer.Option(help="Signers of val: U3; default: about 10 % of the clips.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw, where no signers are named.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed for choosing signers, where none are named.")
+    ] = 0,
     drop_unseen: Annotated[
         bool, typer.Option("--drop-unseen", help="Leave out clips whose label train never has.")
     ] = False,

@@ -17,10 +17,12 @@ _RUN: Final = "run"
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything it makes.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the generated signing and the training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of the generated signing and of the training.")
+    ] = 0,
     force: ForceOption = False,
 ) -> None:
-    """Generate signing, train, evaluate, export, prove, measure, verify and recognise. Exit 3 below 0.90."""
+    """Run all verbs on generated signing. Exit 3 if top-1 on unseen signers is below 0.90."""
     import time
     from contextlib import nullcontext
 

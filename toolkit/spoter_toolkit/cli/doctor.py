@@ -16,7 +16,9 @@ def doctor(json: JsonOption = False) -> None:
     """Say which backends run on this machine, and the exact fix for what does not. Exit 3 if none runs."""
     from dataclasses import asdict
 
+    from spoter_runtime.bundle.manifest import MANIFEST
     from spoter_runtime.doctor import diagnose
+    from spoter_toolkit.workspace import BUNDLES, newest_with
 
     findings = diagnose()
     runs = any(finding.kind == "backend" and finding.status == "ok" for finding in findings)
@@ -31,4 +33,5 @@ def doctor(json: JsonOption = False) -> None:
     if not runs:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
-        next_step("spoter-kit demo")
+        bundle = newest_with(BUNDLES, f"*.spoter/{MANIFEST}")
+        next_step(*(("spoter-kit verify {}", bundle) if bundle else ("spoter-kit demo",)))

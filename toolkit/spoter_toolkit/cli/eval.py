@@ -25,7 +25,9 @@ def eval_(
     split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "test",
     backend: Annotated[
         str | None,
-        typer.Option(help="One of doctor's, trt:fp16 for fp16; default: torch for a RUN."),
+        typer.Option(
+            help="Backend to run, as doctor lists them; trt:fp16 for fp16; default: torch for a RUN."
+        ),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="For a BUNDLE: the RUN it was made from, where it has moved.")
@@ -81,9 +83,7 @@ def eval_(
             ("signed", "recognised as", "clips"),
             [(pair.label, pair.taken_for, f"{pair.clips} of {pair.of}") for pair in scores.confused],
         )
-    if not out:
-        next_step("spoter-kit eval {} --data {} -o confusion.png", found.source, dataset.folder)
-    elif (found.source / RUN_JSON).is_file():
+    if (found.source / RUN_JSON).is_file():
         next_step("spoter-kit export --onnx {}", found.source)
     else:
         next_step("spoter-kit bench {}", found.source)

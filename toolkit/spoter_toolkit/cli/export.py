@@ -35,7 +35,9 @@ def export(
     ] = False,
     trt: Annotated[bool, typer.Option("--trt", help="A TensorRT engine for this machine's GPU.")] = False,
     rtx: Annotated[bool, typer.Option("--rtx", help="A TensorRT-RTX engine; built with no GPU too.")] = False,
-    precision: Annotated[str, typer.Option(help="With commas: fp32, fp16, and int8 for CPUs.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="One or more, with commas: fp32, fp16, and int8 for CPUs.")
+    ] = "fp32",
     compute_capability: Annotated[
         str | None, typer.Option(help="GPUs for --rtx, with commas: 8.6,8.9; default: 8.0,8.6,8.9,12.0.")
     ] = None,
@@ -101,7 +103,7 @@ def export(
         typed += [part for text in profile or () for part in ("--profile", text)]
         raise incomplete(report, typed)
     if not json:
-        next_step("spoter-kit parity {}", report.folder)
+        next_step("spoter-kit bench {}", report.folder)
 
 
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:

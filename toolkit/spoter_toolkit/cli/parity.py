@@ -31,7 +31,9 @@ def parity(
     bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Once for each; trt:fp16 for another precision; default: all that run here."),
+        typer.Option(
+            help="Backend, once for each; trt:fp16 for another precision; default: all that run here."
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="DATASET; default: the one the run was trained on.")
@@ -42,7 +44,9 @@ def parity(
     all_splits: Annotated[
         bool, typer.Option("--all", help="Every clip of the data; default: its test split.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the generated clips; default: 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed of the generated clips; default: 0.")
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="TOML file of thresholds, a table for each precision.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_step, say_passed_over
+from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, say_passed_over
 
 
 def predict(
@@ -18,9 +18,11 @@ def predict(
     ],
     bundle: Annotated[Path | None, typer.Option(help="Default: one before the clips, or the newest.")] = None,
     backend: Annotated[
-        str | None, typer.Option(help="As in ort-cpu:int8; default: the best that works here.")
+        str | None, typer.Option(help="Backend, as in ort-cpu:int8; default: the best that works here.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="Of the file to run; default: fp32.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the file to run; default: fp32.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels a clip.")] = 3,
     long: Annotated[
         str, typer.Option(help="A clip longer than the model takes: error, or resample it.")
@@ -72,4 +74,3 @@ def predict(
             for name, p in named
         ],
     )
-    next_step("spoter-kit verify {}", found.bundle)

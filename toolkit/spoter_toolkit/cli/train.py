@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from spoter_toolkit.cli.console import (
     ForceOption,
@@ -18,6 +20,31 @@ from spoter_toolkit.cli.console import (
     progress_bar,
     say,
 )
+
+
+class TrainCommand(TyperCommand):
+    """The verb `train`, which names ``--set epochs=5`` where somebody types ``--epochs 5``."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Parse the words behind the verb.
+
+        Raises:
+            UsageError: an option is the name of a setting.
+        """
+        from spoter_runtime.errors import UsageError
+        from spoter_toolkit.training.config import TrainConfig
+
+        options = {name for parameter in self.params for name in parameter.opts}
+        settings = {field.name for field in fields(TrainConfig)}
+        for word, following in zip(args, [*args[1:], "VALUE"], strict=True):
+            option, given, value = word.partition("=")
+            setting = option.removeprefix("--").replace("-", "_")
+            if option.startswith("--") and option not in options and setting in settings:
+                raise UsageError(
+                    f"{option}: is a setting, no option",
+                    fix=f"--set {setting}={value if given else following}",
+                )
+        return super().parse_args(ctx, args)
 
 
 def train(
@@ -114,4 +141,7 @@ def train(
     else:
         rows.append(("validation", "no val split: the last epoch's weights were kept"))
     emit_table(str(run.folder), ("", "value"), rows)
-    next_step("spoter-kit export --onnx {}", run.folder)
+    if dataset.clips_in("test"):
+        next_step("spoter-kit eval {}", run.folder)
+    else:
+        next_step("spoter-kit export --onnx {}", run.folder)

@@ -12,14 +12,16 @@ from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_s
 
 
 def tune(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the files to run.")] = "fp32",
-    seconds: Annotated[float, typer.Option(help="Of measuring; opening sessions comes on top.")] = 20.0,
+    bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
+    precision: Annotated[str, typer.Option(help="Precision of the file to run.")] = "fp32",
+    seconds: Annotated[
+        float, typer.Option(help="Seconds of measuring, without the time to open sessions.")
+    ] = 20.0,
     json: JsonOption = False,
 ) -> None:
-    """Measure the ways to run a bundle on this machine's CPU; Recognizer.load takes the fastest from then on.
+    """Find the fastest settings for a bundle on this CPU; Recognizer.load takes them from then on.
 
-    A way that does not give the bundle's answers here is never chosen. An interrupted run changes nothing.
+    Settings that change the bundle's answers here are never chosen. An interrupted run changes nothing.
     """
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import from_options

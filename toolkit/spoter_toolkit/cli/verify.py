@@ -11,11 +11,13 @@ from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next
 
 
 def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
     backend: Annotated[
-        str | None, typer.Option(help="As in ort-cpu:int8; default: the best that works here.")
+        str | None, typer.Option(help="Backend, as in ort-cpu:int8; default: the best that works here.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="Of the file to run; default: fp32.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the file to run; default: fp32.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
