@@ -29,6 +29,7 @@ MISTAKES = {
     "eval BUNDLE --data nowhere": "error: nowhere: no such folder",
     "eval BUNDLE --split dev": "error: no split 'dev'",
     "eval BUNDLE --data UNSPLIT": "error: UNSPLIT: no clip is in the split 'test'",
+    "eval BUNDLE -o picture.jpeg": "error: picture.jpeg: a picture's name ends in",
     "eval BUNDLE --data DATA -o DATA": "error: DATA: is a folder",
     "eval RUN --data DATA --backend ort-cpu": "error: RUN: a RUN runs on torch",
     "eval RUN --data DATA": "error: RUN: no model.safetensors",

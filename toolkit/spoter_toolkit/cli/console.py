@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -23,6 +24,11 @@ ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+BundleArgument = Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")]
+BackendOption = Annotated[
+    str | None, typer.Option(help="Backend, as in ort-cpu:int8; default: the best that works here.")
+]
+PrecisionOption = Annotated[str | None, typer.Option(help="Precision of the file to run; default: fp32.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
 _IN_A_ROW: Final = ContextVar("in_a_row", default=False)

@@ -33,7 +33,7 @@ def eval_(
         Path | None, typer.Option(help="For a BUNDLE: the RUN it was made from, where it has moved.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write the confusion matrix to this PNG.")
+        Path | None, typer.Option("-o", "--out", help="Draw the confusion matrix: .png, .pdf or .svg.")
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -41,6 +41,7 @@ def eval_(
     """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
     from spoter_runtime.errors import from_options
     from spoter_toolkit.backends import split_backend
+    from spoter_toolkit.data.drawing import check_picture
     from spoter_toolkit.evaluation import check_split, evaluate_source
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.workspace import RUN_JSON, last_run
@@ -51,6 +52,7 @@ def eval_(
             split_backend(backend)
     if out:
         check_target(out, force=force)
+        check_picture(out)
     with progress_bar() as on_progress:
         found = evaluate_source(
             source or last_run(), split=split, backend=backend, run=run, data=data, on_progress=on_progress

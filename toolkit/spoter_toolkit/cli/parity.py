@@ -10,6 +10,7 @@ import typer
 
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
+    BundleArgument,
     ForceOption,
     JsonOption,
     emit_json,
@@ -28,7 +29,7 @@ BISECTIONS: Final = Path("bisect")
 
 
 def parity(
-    bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
+    bundle: BundleArgument = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(

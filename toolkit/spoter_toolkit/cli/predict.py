@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, say_passed_over
+from spoter_toolkit.cli.console import (
+    BackendOption,
+    JsonOption,
+    PrecisionOption,
+    emit_json,
+    emit_table,
+    say_passed_over,
+)
 
 
 def predict(
@@ -17,12 +24,8 @@ def predict(
         typer.Argument(help=".npy files, (frames, 54, 2), folders or DATASETs; a BUNDLE may stand before."),
     ],
     bundle: Annotated[Path | None, typer.Option(help="Default: one before the clips, or the newest.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Backend, as in ort-cpu:int8; default: the best that works here.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Precision of the file to run; default: fp32.")
-    ] = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels a clip.")] = 3,
     long: Annotated[
         str, typer.Option(help="A clip longer than the model takes: error, or resample it.")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from spoter_toolkit.cli.console import JsonOption, emit_json, emit_table, next_step, progress_bar
+from spoter_toolkit.cli.console import (
+    BundleArgument,
+    JsonOption,
+    emit_json,
+    emit_table,
+    next_step,
+    progress_bar,
+)
 
 
 def tune(
-    bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
+    bundle: BundleArgument = None,
     precision: Annotated[str, typer.Option(help="Precision of the file to run.")] = "fp32",
     seconds: Annotated[
         float, typer.Option(help="Seconds of measuring, without the time to open sessions.")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, next_step, say_passed_over
+from spoter_toolkit.cli.console import (
+    ANSWER_IS_NO,
+    BackendOption,
+    BundleArgument,
+    JsonOption,
+    PrecisionOption,
+    emit_json,
+    next_step,
+    say_passed_over,
+)
 
 
 def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Backend, as in ort-cpu:int8; default: the best that works here.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Precision of the file to run; default: fp32.")
-    ] = None,
+    bundle: BundleArgument = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 PICTURES: Final = (".png", ".pdf", ".svg")
+_DPI: Final = 130  # of PNG files
 _FILMSTRIP: Final = 8  # frames of a clip that are drawn
 _COLOURS: Final = {"body": "#5b6770", "left hand": "#0072b2", "right hand": "#d55e00"}
 _SPLIT_COLOURS: Final = {"train": "#5b6770", "val": "#e69f00", "test": "#0072b2", "": "#b0b7bc"}
@@ -153,4 +154,4 @@ def save_picture(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings(), replacing(path) as temporary:
         # a label in a script that the font lacks is drawn as boxes; that is no reason to write on stderr
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=110)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI)

@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from spoter_runtime.files import replacing
+from spoter_toolkit.data.drawing import save_picture
 from spoter_toolkit.evaluation import Scores
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically; no window system and no global state is involved."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw loss and accuracy over the epochs of metrics.jsonl."""
-    figure = Figure(figsize=(9, 3.6))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for axes, quantity in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
         for part, marker in (("train", ""), ("val", "o")):
@@ -34,7 +28,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     accuracy_axes.set_ylim(0, 1.02)
-    save_figure(figure, path)
+    save_picture(figure, path)
 
 
 def draw_confusion(scores: Scores, path: Path, *, title: str) -> None:
@@ -43,7 +37,7 @@ def draw_confusion(scores: Scores, path: Path, *, title: str) -> None:
     counts = scores.confusion_CC[np.ix_(present, present)]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = max(4.0, 0.19 * len(present) + 2)
-    figure = Figure(figsize=(side + 0.8, side))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [scores.labels[i] for i in present]
@@ -54,4 +48,4 @@ def draw_confusion(scores: Scores, path: Path, *, title: str) -> None:
     axes.set_ylabel("signed")
     axes.set_title(f"{title}\ntop-1 {scores.top1:.3f} of {scores.clips} clips", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the label's clips")
-    save_figure(figure, path)
+    save_picture(figure, path)
