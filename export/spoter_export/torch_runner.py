@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from typing import Final, NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BackendError
+from spoter_runtime.gpu.graph_cache import GraphCache
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 
@@ -96,7 +96,7 @@ class GraphedTorchRunner(TorchRunner):
 
     def __init__(self, module: nn.Module, contract: GraphContract, *, name: str) -> None:
         super().__init__(module, contract, name=name)
-        self._graph_of = functools.lru_cache(maxsize=_GRAPHS)(self._capture)
+        self._captured: GraphCache[tuple[int, ...], CapturedGraph] = GraphCache(_GRAPHS)
         self._lock = threading.Lock()
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
@@ -105,11 +105,14 @@ class GraphedTorchRunner(TorchRunner):
 
     def close(self) -> None:
         """Free the graphs too."""
-        self._graph_of.cache_clear()
+        self._captured.clear()
         super().close()
 
     def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
-        captured = self._graph_of(*poses.shape)
+        shape = tuple(poses.shape)
+        captured = self._captured.get(shape)
+        if captured is None:
+            captured = self._captured[shape] = self._capture(*shape)
         captured.poses.copy_(poses)
         captured.lengths.copy_(lengths)
         captured.graph.replay()

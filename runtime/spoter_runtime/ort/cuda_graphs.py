@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
+from spoter_runtime.gpu.graph_cache import GraphCache
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
 from spoter_runtime.runner import Int32Array
 
@@ -65,10 +66,9 @@ class GraphedSession:
         self._ort = ort
         self._session = session
         self._contract = contract
-        self._most = most
         self._device = device
-        self._recorded: dict[tuple[int, int], _Recorded | None] = {}
-        self._seen: set[tuple[int, int]] = set()
+        self._alone: GraphCache[tuple[int, int], _Recorded] = GraphCache()
+        self._several: GraphCache[tuple[int, int], _Recorded] = GraphCache(most, calls_before=1, evicts=False)
         # Never one twice, also when its first call was interrupted: the graph of that number may be there
         # already, and would read buffers that are gone.
         self._numbers = itertools.count(1)
@@ -80,38 +80,27 @@ class GraphedSession:
         """Return the logits (N, C) of a checked batch, in a fresh array."""
         batch, frames, _ = poses_NTD.shape
         shape = batch, padded_frames(frames, self._contract.max_frames)
+        graphs = self._alone if batch == 1 else self._several
         with self._lock:
-            if self._is_worth_it(shape):
-                return self._record(shape, poses_NTD, lengths_N)
-            recorded = self._recorded.get(shape)
-            if recorded is None:
-                return self._run_apart(poses_NTD, lengths_N)
-            return self._replay(recorded, shape, poses_NTD, lengths_N)
+            recorded = graphs.get(shape)
+            if recorded is not None:
+                return self._replay(recorded, shape, poses_NTD, lengths_N)
+            if batch * shape[1] <= MOST_FRAMES and graphs.is_due(shape):
+                graphs[shape], logits_NC = self._record(shape, poses_NTD, lengths_N)
+                return logits_NC
+            return self._run_apart(poses_NTD, lengths_N)
 
-    def _is_worth_it(self, shape: tuple[int, int]) -> bool:
-        """Tell whether a shape is to be recorded now; one of several clips is, the next time."""
-        batch, frames = shape
-        if shape in self._recorded or batch * frames > MOST_FRAMES:
-            return False
-        if batch == 1:
-            return True
-        if shape not in self._seen:
-            self._seen.add(shape)
-            return False
-        return sum(clips > 1 for clips, _ in self._recorded) < self._most
-
-    def _record(self, shape: tuple[int, int], poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
-        """Answer the first batch of a shape; where recording fails, remember to run it without a graph."""
+    def _record(
+        self, shape: tuple[int, int], poses_NTD: Float32Array, lengths_N: Int32Array
+    ) -> tuple[_Recorded | None, Float32Array]:
+        """Return a shape's graph and the logits of its first batch; None where recording fails."""
         try:
             recorded = self._bound(*shape)
-            logits_NC = self._replay(recorded, shape, poses_NTD, lengths_N)
+            return recorded, self._replay(recorded, shape, poses_NTD, lengths_N)
         except Exception as error:  # noqa: BLE001  (the answer is worth more than the graph)
             logits_NC = self._run_apart(poses_NTD, lengths_N)
-            self._recorded[shape] = None
             _log.warning("%d clips of %d frames run without a CUDA graph: %s", *shape, error)
-        else:
-            self._recorded[shape] = recorded
-        return logits_NC
+            return None, logits_NC
 
     def _bound(self, batch: int, frames: int) -> _Recorded:
         options = self._options(str(next(self._numbers)))

@@ -22,12 +22,13 @@ from spoter_runtime.errors import BackendError
 from spoter_runtime.files import replacing
 from spoter_runtime.gpu.cuda import DeviceBuffer, Graph, PinnedArray, Stream
 from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.gpu.graph_cache import GraphCache
 from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 from spoter_runtime.trt.engine_check import check_engine
 from spoter_runtime.trt.log import EngineLog, engine_runtime
-from spoter_runtime.trt.shape_choice import RecentlyUsed, Shape, choose_shape
+from spoter_runtime.trt.shape_choice import Shape, choose_shape
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +149,9 @@ class _Execution:
         self._contexts: list[Any] = []
         # TensorRT-RTX compiles kernels for a shape while it already runs it: only it knows when to record.
         self._records = graphs > 0 and not self._is_rtx
-        self._recorded: RecentlyUsed[Shape, _Recorded | None] = RecentlyUsed(graphs, _discard)
+        self._recorded: GraphCache[Shape, _Recorded] = GraphCache(
+            graphs, discard=lambda recorded: recorded.graph.close()
+        )
         self.unrecorded: dict[Shape, str] = {}
         self._cache: Any = None
         self._cache_path = cache_path
@@ -278,7 +281,7 @@ class _Execution:
         self._stream.synchronize()
         logits = self._on_host[LOGITS].array[: batch * self._classes]
         answer: Float32Array = logits.reshape(batch, self._classes).copy()
-        if self._records and shape not in self._recorded:
+        if self._records and self._recorded.is_due(shape):
             self._record(shape)
         return answer
 
@@ -343,8 +346,3 @@ class _Execution:
             finally:
                 self._contexts.clear()
                 self._engine = self._runtime = None
-
-
-def _discard(recorded: _Recorded | None) -> None:
-    if recorded is not None:
-        recorded.graph.close()

@@ -1,18 +1,15 @@
-"""Which profile, padding and recorded graph serve a batch."""
+"""Which profile and padding serve a batch."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from spoter_runtime.contract import Profile
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a CUDA graph holds for: the profile's index, clips, frames with padding."""
+    """The shape that a CUDA graph is recorded for: the profile's index, clips, frames with padding."""
 
     profile: int
     batch: int
@@ -40,37 +37,3 @@ def choose_shape(
     most = profiles[index].frames[2]
     padded = next((bucket for bucket in buckets if frames <= bucket <= most), frames)
     return Shape(index, batch, padded)
-
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class RecentlyUsed(Generic[Key, Value]):
-    """A mapping that keeps the values last asked for, and hands each that it drops to `discard`."""
-
-    def __init__(self, size: int, discard: Callable[[Value], None]) -> None:
-        self._size = size
-        self._discard = discard
-        self._values: OrderedDict[Key, Value] = OrderedDict()
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._values
-
-    def get(self, key: Key) -> Value | None:
-        """Return a value, which is then the last one used; None where it is not kept."""
-        if key in self._values:
-            self._values.move_to_end(key)
-        return self._values.get(key)
-
-    def __setitem__(self, key: Key, value: Value) -> None:
-        if key in self._values:
-            self._discard(self._values.pop(key))
-        self._values[key] = value
-        while len(self._values) > self._size:
-            self._discard(self._values.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        """Drop everything, the oldest first."""
-        while self._values:
-            self._discard(self._values.popitem(last=False)[1])

@@ -42,7 +42,7 @@ def test_a_recorded_shape_answers_every_batch_of_it(graphed, plain, make_clip):
         poses, lengths_N = batch_of(make_clip, *lengths, seed=seed)
         np.testing.assert_allclose(graphed.run(poses, lengths_N), plain.infer(poses, lengths_N), atol=2e-6)
         kept.append((graphed.run(poses, lengths_N), plain.infer(poses, lengths_N)))
-    assert [*graphed._recorded] == [(2, 32)]
+    assert [*graphed._several] == [(2, 32)]
     for ours, theirs in kept:  # a later batch has not written over them
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
@@ -60,16 +60,15 @@ def test_shapes_beyond_the_limit_run_without_a_graph(graphed, plain, make_clip):
         for lengths in ([frames, 3], [frames], [frames, 2]):
             batch = batch_of(make_clip, *lengths)
             np.testing.assert_allclose(graphed.run(*batch), plain.infer(*batch), atol=2e-6)
-    alone = [frames for clips, frames in graphed._recorded if clips == 1]
-    assert alone == [16, 32, 48, 64, 99]
-    assert [shape for shape in graphed._recorded if shape[0] > 1] == [(2, 16), (2, 32), (2, 48)]
+    assert sorted(graphed._alone) == [(1, 16), (1, 32), (1, 48), (1, 64), (1, 99)]
+    assert sorted(graphed._several) == [(2, 16), (2, 32), (2, 48)]
 
 
 def test_several_clips_are_recorded_when_their_shape_comes_again(graphed, make_clip):
     graphed.run(*batch_of(make_clip, 20, 3))
-    assert not graphed._recorded
+    assert not graphed._several
     graphed.run(*batch_of(make_clip, 31, 1))
-    assert [*graphed._recorded] == [(2, 32)]
+    assert [*graphed._several] == [(2, 32)]
 
 
 def test_a_large_batch_keeps_no_buffers(graphed, plain, make_clip, monkeypatch):
@@ -77,7 +76,7 @@ def test_a_large_batch_keeps_no_buffers(graphed, plain, make_clip, monkeypatch):
     batch = batch_of(make_clip, 60, 50)
     for _ in range(3):
         np.testing.assert_allclose(graphed.run(*batch), plain.infer(*batch), atol=2e-6)
-    assert not graphed._recorded
+    assert not graphed._several
 
 
 def test_a_first_call_that_was_interrupted_leaves_its_number_for_good(plain, make_clip):
@@ -151,9 +150,9 @@ def test_cuda_replays_what_it_recorded_with_other_landmarks_and_lengths(on_cuda,
         batch = batch_of(make_clip, *lengths, seed=seed)
         for _ in range(3):
             np.testing.assert_allclose(runner.infer(*batch), plain.infer(*batch), atol=1e-4)
-    several = [shape for shape in runner._graphed._recorded if shape[0] > 1]
+    several = runner._graphed._several
     assert len(several) == 2
-    assert None not in runner._graphed._recorded.values()
+    assert None not in [several.get(shape) for shape in several]
 
 
 @pytest.mark.gpu

@@ -21,11 +21,12 @@ from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.contract import GraphContract, Label, Profile
 from spoter_runtime.errors import BackendError, MissingExtraError
 from spoter_runtime.gpu.device import find_gpu
+from spoter_runtime.gpu.graph_cache import GraphCache
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.trt.engine_check import difference, expected_engine
 from spoter_runtime.trt.log import EngineLog, engine_runtime
-from spoter_runtime.trt.runner import TrtRunner, _discard, _Execution
-from spoter_runtime.trt.shape_choice import RecentlyUsed, Shape, choose_shape
+from spoter_runtime.trt.runner import TrtRunner, _Execution
+from spoter_runtime.trt.shape_choice import Shape, choose_shape
 
 ONE = Profile(batch=(1, 1, 1), frames=(1, 40, 99))
 MANY = Profile(batch=(1, 8, 8), frames=(1, 60, 99))
@@ -95,34 +96,6 @@ def test_of_equal_profiles_the_first_is_taken():
     assert choose_shape((MANY, MANY), (), 4, 4) == Shape(0, 4, 4)
 
 
-# What is kept of the shapes that were used.
-
-
-def test_the_least_recently_used_is_dropped_and_handed_over():
-    dropped: list[int] = []
-    kept: RecentlyUsed[str, int] = RecentlyUsed(2, dropped.append)
-    kept["a"], kept["b"] = 1, 2
-    assert kept.get("a") == 1  # now the last one used
-    kept["c"] = 3
-    assert dropped == [2]
-    assert ("a" in kept, "b" in kept, "c" in kept) == (True, False, True)
-    assert kept.get("b") is None
-    kept["a"] = 4
-    assert dropped == [2, 1]
-    kept.clear()
-    assert dropped == [2, 1, 3, 4]
-    kept.clear()
-    assert len(dropped) == 4
-
-
-def test_a_size_of_zero_keeps_nothing():
-    dropped: list[int] = []
-    kept: RecentlyUsed[str, int] = RecentlyUsed(0, dropped.append)
-    kept["a"] = 1
-    assert dropped == [1]
-    assert "a" not in kept
-
-
 # What the library says.
 
 
@@ -180,7 +153,7 @@ class Execution(_Execution):
         self._memory, self._is_rtx, self._name = memory, True, "trt"
         self._engine = self._runtime = object()
         self._contexts = [object()]
-        self._recorded = RecentlyUsed(4, _discard)
+        self._recorded = GraphCache(4)
         self.unrecorded = {}
 
     def _rtx_save_cache(self):
@@ -333,7 +306,7 @@ def test_a_graph_serves_every_length_of_its_bucket(built, close):
         pytest.skip("TensorRT-RTX keeps its graphs itself")
     reference = OrtRunner(model)
     with TrtRunner(plan, spec, contract) as runner:
-        recorded = runner._execution._recorded._values
+        recorded = runner._execution._recorded
         low, high = 1, spec.buckets[0]
         for frames in (high, low, high):
             poses, lengths = batch_of(1, frames, seed=frames)
@@ -352,7 +325,7 @@ def test_shapes_may_come_in_any_order_and_be_forgotten(built, close):
             batch, frames = int(rng.integers(1, 9)), int(rng.integers(1, 100))
             poses, lengths = batch_of(batch, frames, seed=step, ragged=True)
             close(runner.infer(poses, lengths), reference.infer(poses, lengths))
-        assert len(runner._execution._recorded._values) <= 2
+        assert len(runner._execution._recorded) <= 2
 
 
 @pytest.mark.gpu
@@ -361,7 +334,7 @@ def test_graphs_change_nothing_but_the_time(built, close):
     poses, lengths = batch_of(3, 41)
     with TrtRunner(plan, spec, contract, graphs=0) as plain, TrtRunner(plan, spec, contract) as graphs:
         expected = plain.infer(poses, lengths)
-        assert plain._execution._recorded._values == {}
+        assert not plain._execution._recorded
         for _ in range(3):
             close(graphs.infer(poses, lengths), expected)
 

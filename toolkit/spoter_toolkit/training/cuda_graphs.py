@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from spoter_runtime.gpu.graph_cache import GraphCache
 from spoter_toolkit.training.batches import Batch
 
 # Batches are padded to a multiple of so many frames: a recording is of one shape, and takes some 0.1 s.
@@ -30,8 +31,10 @@ class StepGraphs:
             generator: the one that the step draws from, besides torch's own of that GPU.
         """
         self._generator = generator
-        self._seen: set[tuple[int, ...]] = set()
-        self._recordings: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
+        # A shape's first call runs as it is: the shape may be rare, and libraries set themselves up.
+        self._recordings: GraphCache[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = (
+            GraphCache(calls_before=1)
+        )
         self._memory: Any = None
 
     def run(self, step: Step, batch: Batch) -> Tensor:
@@ -42,9 +45,9 @@ class StepGraphs:
             batch: on the GPU.
         """
         shape = tuple(batch.poses_NTL2.shape)
-        if shape not in self._recordings:
-            if shape not in self._seen:  # as it is: a shape may be rare, and libraries set themselves up
-                self._seen.add(shape)
+        recording = self._recordings.get(shape)
+        if recording is None:
+            if not self._recordings.is_due(shape):
                 return step(batch)
             given = Batch(*(tensor.clone() for tensor in batch))
             graph = torch.cuda.CUDAGraph()
@@ -52,8 +55,8 @@ class StepGraphs:
             with torch.cuda.graph(graph, pool=self._memory):
                 result = step(given)
             self._memory = graph.pool()
-            self._recordings[shape] = graph, given, result
-        graph, given, result = self._recordings[shape]
+            recording = self._recordings[shape] = graph, given, result
+        graph, given, result = recording
         for place, tensor in zip(given, batch, strict=True):
             place.copy_(tensor)
         graph.replay()
