@@ -23,6 +23,8 @@ from spoter_toolkit.workspace import last_run
 
 SETTINGS = ("epochs=2", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40")
 
+PARTS = 3  # of the moments at which a training is killed, so that workers share them
+
 
 class Forks:
     """The process that runs commands, see forks.py."""
@@ -128,19 +130,21 @@ class Runs:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
 def test_a_forced_training_killed_at_any_moment_leaves_the_old_run_or_the_new_one(
-    forks: Forks, tiny: Dataset
+    forks: Forks, tiny: Dataset, part: int
 ) -> None:
     runs = Runs(forks, tiny)
     assert runs.operations >= 50
     found = []
-    for moment in range(1, runs.operations + 1):  # the first and the last ones are those that differ
+    for moment in range(1 + part, runs.operations + 1, PARTS):
+        # The first and the last moments are those that differ.
         often = moment % 5 == 0 or not 15 < moment < runs.operations - 10
         found.append(runs.check_kill(kill_at=moment, again=often))
     assert found == sorted(found, reverse=True)  # from one moment on, --resume makes the new one
     assert {"old", "new"} == set(found)
-    for written in (100, 20_000, 60_000):  # in the middle of run.json, of the weights, of last.pt
-        runs.check_kill(kill_beyond=written)
+    written = (100, 20_000, 60_000)[part]  # in the middle of run.json, of the weights, of last.pt
+    runs.check_kill(kill_beyond=written)
 
 
 @pytest.mark.slow
