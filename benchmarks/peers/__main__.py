@@ -31,8 +31,8 @@ from result_files import RESULTS, result_name, stored, write_result
 from spoter_runtime.files import sha256_of
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.bench.host.environment import without_places
-from spoter_toolkit.bench.lengths import generated_lengths
 from spoter_toolkit.bench.settings import CURVE_FRAMES, OFFLINE_CLIPS
+from spoter_toolkit.data.lengths import generated_lengths
 
 FRAMES = 60
 CALLS, CURVE_CALLS = 5, 2

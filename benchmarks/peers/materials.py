@@ -26,8 +26,8 @@ from torch import Tensor
 
 from spoter_export.probes import generated_poses
 from spoter_runtime.files import write_json
-from spoter_toolkit.bench.lengths import generated_lengths
 from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.data.lengths import generated_lengths
 from spoter_toolkit.export import proof_clips
 from spoter_toolkit.model.spoter import Spoter
 from spoter_toolkit.runs.run import read_run

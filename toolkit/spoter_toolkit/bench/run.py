@@ -15,7 +15,6 @@ from spoter_toolkit.bench.analysis.caveats import remarks_on
 from spoter_toolkit.bench.analysis.result import BenchResult
 from spoter_toolkit.bench.host.environment import environment, load_average
 from spoter_toolkit.bench.host.monitor import gpu_clocks
-from spoter_toolkit.bench.lengths import ClipLengths, lengths_from_bundle
 from spoter_toolkit.bench.scenarios.latency import call_once, measure_latency, read_memory
 from spoter_toolkit.bench.scenarios.offline import WAYS, Offline, measure_offline
 from spoter_toolkit.bench.scenarios.server import measure_server, server_steps
@@ -25,6 +24,7 @@ from spoter_toolkit.bench.settings import START_UP_FRAMES, BenchSettings, Case
 from spoter_toolkit.bench.worker.__main__ import FLOOR
 from spoter_toolkit.bench.worker.client import thread_environment
 from spoter_toolkit.bench.worker.energy import why_not_readable
+from spoter_toolkit.data.lengths import ClipLengths, lengths_from_bundle
 
 _ON_CLIPS = ("offline", "server", "energy")  # scenarios over clips of different lengths
 

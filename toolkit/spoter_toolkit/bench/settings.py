@@ -10,8 +10,8 @@ from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, nearest_known
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.backends import BACKENDS, split_backend
-from spoter_toolkit.bench.lengths import ClipLengths
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
+from spoter_toolkit.data.lengths import ClipLengths
 
 # latency: single calls on full clips · offline: many clips of different lengths at once · server: clips that
 # arrive at random times · start: a cold process to its first answer · memory · energy: joules a clip.

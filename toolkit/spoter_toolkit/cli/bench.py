@@ -112,9 +112,9 @@ def bench(
         earlier_run,
         gates,
     )
-    from spoter_toolkit.bench.lengths import lengths_from_path
     from spoter_toolkit.bench.report.markdown import write_report
     from spoter_toolkit.bench.run import run_bench
+    from spoter_toolkit.data.lengths import lengths_from_path
     from spoter_toolkit.workspace import newest_bundle
 
     with from_options():

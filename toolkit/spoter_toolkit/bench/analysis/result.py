@@ -12,11 +12,11 @@ from spoter_toolkit.backends import CPU_BACKENDS, split_backend
 from spoter_toolkit.bench.analysis.drift import Drift, find_drift
 from spoter_toolkit.bench.analysis.verdict import verdict
 from spoter_toolkit.bench.host.monitor import MachineRound
-from spoter_toolkit.bench.lengths import ClipLengths
 from spoter_toolkit.bench.scenarios.offline import WAYS_IN_WORDS, Offline
 from spoter_toolkit.bench.scenarios.server import ServerResult
 from spoter_toolkit.bench.settings import BenchSettings, Case, backend_of, notebook_case, plural
 from spoter_toolkit.bench.statistics import Ratio, paired_ratio, percentile_ms
+from spoter_toolkit.data.lengths import ClipLengths
 
 # The notebook's targets for its own case.
 MAX_BATCH_MS: Final = 100.0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from spoter_toolkit.bench.lengths import ClipLengths
 from spoter_toolkit.bench.settings import OFFLINE_CLIPS, BenchSettings, warm_up
+from spoter_toolkit.data.lengths import ClipLengths
 
 if TYPE_CHECKING:
     from spoter_toolkit.bench.scenarios.session import Turns

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from spoter_toolkit.bench.lengths import ClipLengths
 from spoter_toolkit.bench.settings import OFFLINE_CLIPS, BenchSettings, warm_up
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
+from spoter_toolkit.data.lengths import ClipLengths
 
 if TYPE_CHECKING:
     from spoter_toolkit.bench.scenarios.session import Turns
