@@ -34,6 +34,7 @@ from spoter_runtime.ort.execution import (
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import SessionSettings, write_optimised
 from spoter_runtime.runner import Runner, pad_clips
+from spoter_runtime.statistics import ROUNDS_NEEDED, ROUNDS_TO_CLAIM, Ratio, ratio_of_rounds
 from spoter_runtime.tuning.store import SITUATIONS, Situation, Tuned, cannot_keep, write_tuned
 
 # What ONNX Runtime does by itself and is slower than leaving it on some processors.
@@ -42,9 +43,7 @@ _MANY_CLIPS: Final = 48
 _CLIPS_A_CALL: Final = (1, 4, 8, 16)
 
 _ROUNDS: Final = 40  # more tell little more
-_FEW_ROUNDS: Final = 6  # after them what is clearly slower is left out
-_CLEARLY: Final = 1.1
-_SURELY: Final = 1.02  # what is faster by less is not worth another setting
+_CLEARLY: Final = 1.1  # a candidate that is surely slower than the best by so much is left out
 _ROUND_NS: Final = 20_000_000  # at least so long is a candidate measured in a round
 
 
@@ -56,9 +55,17 @@ class _Candidate:
     runner: Runner
     clips_ns: list[float] = field(default_factory=list)
 
-    def ratios_to(self, other: _Candidate) -> list[float]:
-        """Return how many times as long as the other it took, for the rounds that both have."""
-        return [own / its for own, its in zip(self.clips_ns, other.clips_ns, strict=False)]
+    def ratio_to(self, other: _Candidate) -> Ratio:
+        """Return how many times as long as the other it took, over the rounds that both have."""
+        return ratio_of_rounds([own / its for own, its in zip(self.clips_ns, other.clips_ns, strict=False)])
+
+    def is_clearly_slower_than(self, best: _Candidate) -> bool:
+        """Tell whether it surely takes more than `_CLEARLY` times as long as the fastest."""
+        # The bootstrap of 40 rounds takes 11 ms, half a turn: first a look at the medians.
+        if statistics.median(self.clips_ns) <= _CLEARLY * statistics.median(best.clips_ns):
+            return False
+        low = self.ratio_to(best).low
+        return low is not None and low > _CLEARLY
 
 
 def tune(
@@ -291,11 +298,11 @@ def _race(
             candidate.clips_ns.append(_ns_a_clip(candidate, call))
         if on_progress:
             on_progress(done + 1, _ROUNDS, f"tuning for {what}: {len(running)} ways")
-        if done + 1 >= _FEW_ROUNDS:
+        if done + 1 >= ROUNDS_NEEDED:
             best = min(running, key=lambda candidate: statistics.median(candidate.clips_ns))
-            running = [c for c in running if c is candidates[0] or _low(c.ratios_to(best)) <= _CLEARLY]
-            if time.perf_counter_ns() > end_ns:
-                return
+            running = [c for c in running if c is candidates[0] or not c.is_clearly_slower_than(best)]
+        if done + 1 >= ROUNDS_TO_CLAIM and time.perf_counter_ns() > end_ns:
+            return
 
 
 def _ns_a_clip(candidate: _Candidate, call: Callable[[_Candidate], int]) -> float:
@@ -313,26 +320,16 @@ def _chosen(candidates: Sequence[_Candidate]) -> tuple[ExecutionConfig, str]:
     default = candidates[0]
     rounds = max(len(candidate.clips_ns) for candidate in candidates)
     full = [candidate for candidate in candidates if len(candidate.clips_ns) == rounds]
-    best = min(full, key=lambda candidate: statistics.median(candidate.ratios_to(default)))
-    times = [1 / ratio for ratio in best.ratios_to(default)]
-    ms = statistics.median(best.clips_ns) / 1e6
-    if best is default or _low(times) < _SURELY:
+    best = min(full, key=lambda candidate: candidate.ratio_to(default).estimate)
+    ratio = default.ratio_to(best)
+    if best is default or ratio.claim != "faster":
         own = statistics.median(default.clips_ns) / 1e6
         return default.config, f"{own:.3g} ms a clip; none of {len(candidates)} ways is surely faster"
+    ms = statistics.median(best.clips_ns) / 1e6
     return best.config, (
-        f"{ms:.3g} ms a clip, {statistics.median(times):.2f} times as fast as without tuning (95 %: at least "
-        f"{_low(times):.2f}); the fastest of {len(candidates)} ways"
+        f"{ms:.3g} ms a clip, {ratio.estimate:.2f} times as fast as without tuning (95 %: at least "
+        f"{ratio.low:.2f}); the fastest of {len(candidates)} ways"
     )
-
-
-def _low(values: Sequence[float]) -> float:
-    """Return what the median of such values is above with 97.5 % confidence, from the ranks of a sample.
-
-    The number of values below a median is binomial with 1/2 (the sign test); normal approximation.
-    """
-    ordered = sorted(values)
-    rank = int((len(ordered) - 1.96 * len(ordered) ** 0.5) / 2)
-    return ordered[max(0, rank)]
 
 
 def _prepared(bundle: Bundle, precision: str, config: ExecutionConfig, goldens: Goldens) -> ExecutionConfig:
@@ -361,5 +358,5 @@ def _row(situation: Situation, candidate: _Candidate, default: _Candidate) -> di
         "way": str(candidate.config),
         "settings": candidate.config.as_json(),
         "clips_ns": [round(value) for value in candidate.clips_ns],
-        "times_of_default": round(statistics.median(candidate.ratios_to(default)), 4),
+        "times_of_default": round(candidate.ratio_to(default).estimate, 4),
     }

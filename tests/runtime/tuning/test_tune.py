@@ -22,7 +22,7 @@ from spoter_runtime.machine import usable_cores
 from spoter_runtime.ort.execution import ExecutionConfig, prepared_path
 from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.recognizer import Recognizer
-from spoter_runtime.tuning.search import _batch_configs, _prepared, tune
+from spoter_runtime.tuning.search import _batch_configs, _Candidate, _chosen, _prepared, _race, tune
 from spoter_runtime.tuning.store import Tuned, read_tuned, tuned_path, write_tuned
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -67,6 +67,43 @@ def test_the_fastest_ways_are_found_kept_and_used(bundle, clip):
     np.testing.assert_allclose(recognizer.predict(clip).logits_C, plain.predict(clip).logits_C, atol=1e-5)
     many = recognizer.predict_many([clip, clip[:7], clip])
     assert [one.label for one in many] == [plain.predict(c).label for c in (clip, clip[:7], clip)]
+
+
+def candidate(name, clips_ns=()):
+    config = ExecutionConfig(backend=name, session=SessionSettings())
+    return _Candidate(config=config, runner=None, clips_ns=[float(ns) for ns in clips_ns])
+
+
+def test_a_way_that_is_clearly_slower_drops_out_and_the_others_go_on_until_a_claim_can_be_made(monkeypatch):
+    clip_ms, now_ns = {"default": 4, "fast": 2, "slow": 6}, [0]
+
+    def call(candidate):
+        now_ns[0] += clip_ms[candidate.config.backend] * 1_000_000
+        return 1
+
+    clock = SimpleNamespace(perf_counter_ns=lambda: now_ns[0])
+    monkeypatch.setattr("spoter_runtime.tuning.search.time", clock)
+    candidates = [candidate(name) for name in clip_ms]
+    _race(candidates, call, 0, what="one", on_progress=None)
+    assert [len(one.clips_ns) for one in candidates] == [8, 8, 6]
+    config, reason = _chosen(candidates)
+    assert config.backend == "fast"
+    times = "2.00 times as fast as without tuning (95 %: at least 2.00)"
+    assert reason == f"2 ms a clip, {times}; the fastest of 3 ways"
+
+
+@pytest.mark.parametrize(
+    ("other_ns", "taken"),
+    [
+        ([80] * 8, "other"),
+        ([80] * 7, "default"),  # seven rounds that agree happen by chance in 1.6 % of runs
+        ([99] * 8, "default"),  # two processes of one program differ as much
+        ([80, 80, 80, 80, 80, 80, 130, 130], "default"),
+    ],
+)
+def test_another_way_than_the_default_is_taken_where_it_is_surely_faster(other_ns, taken):
+    candidates = [candidate("default", [100] * len(other_ns)), candidate("other", other_ns)]
+    assert _chosen(candidates)[0].backend == taken
 
 
 def test_the_reason_says_what_was_measured(bundle):
