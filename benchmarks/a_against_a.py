@@ -25,11 +25,11 @@ from typing import Any
 
 from result_files import RESULTS, stored, write_result
 
-from spoter_toolkit.bench.analysis.verdict import CLAIM_P, SAME_PROGRAM, is_claim
-from spoter_toolkit.bench.host.environment import slug
-from spoter_toolkit.bench.report.markdown import markdown_table
+from spoter_runtime.statistics import CLAIM_P, SAME_PROGRAM
 from spoter_toolkit.bench.run import run_bench
-from spoter_toolkit.bench.settings import BenchSettings, plural
+from spoter_toolkit.bench.settings import BenchSettings
+from spoter_toolkit.report.table import markdown_table
+from spoter_toolkit.report.words import plural, slug
 
 FIRST, EQUAL, SLOWED = "ort-cpu", "ort-cpu#2", "ort-cpu#3"
 IDLE, BUSY = "otherwise idle", "one core kept busy"
@@ -67,14 +67,14 @@ def one_run(bundle: Path, number: int, slow_down: float) -> dict[str, Any]:
     """Run the bench once; return its verdicts on the equal and on the slowed worker."""
     begin = time.perf_counter()
     result = run_bench(bundle, SETTINGS, slow_down={SLOWED: slow_down})
-    others = [state.others_cores for state in result.machine if state.others_cores is not None]
+    others = [state.others_cores for state in result.records.machine if state.others_cores is not None]
     return {
         "number": number,
         "seconds": time.perf_counter() - begin,
-        "comparisons": [asdict(c) | {"verdict": c.verdict} for c in result.comparisons()],
-        "drifts": list(map(str, result.drifts())),
+        "comparisons": [asdict(c) | {"claim": c.claim, "verdict": c.verdict} for c in result.comparisons],
+        "drifts": list(map(str, result.drifts)),
         "others_cores": max(others, default=None),
-        "failures": [asdict(failure) for failure in result.failures],
+        "failures": [asdict(failure) for failure in result.records.failures],
     }
 
 
@@ -90,7 +90,7 @@ def rows(runs: dict[str, list[dict[str, Any]]], slow_down: float) -> list[tuple[
     found = []
     for key, comparisons in sorted(by_case.items()):
         ratios = [c["ratio"]["estimate"] for c in comparisons]
-        claimed = [c["ratio"]["estimate"] for c in comparisons if is_claim(c["verdict"])]
+        claimed = [c["ratio"]["estimate"] for c in comparisons if c["claim"] in ("faster", "slower")]
         counts = (len(ratios), sum(ratio < 1 for ratio in claimed), sum(ratio > 1 for ratio in claimed))
         found.append((*key, *map(str, counts), f"{min(ratios):.3f}", f"{max(ratios):.3f}"))
     return found

@@ -15,7 +15,7 @@ from typing import Any
 
 from result_files import RESULTS, spoter_kit, write_result
 
-from spoter_toolkit.bench.report.markdown import markdown_table
+from spoter_toolkit.report.table import markdown_table
 
 COLUMNS = (
     *("train → test", "seed", "top-1, ONNX Runtime", "top-1, torch", "labels agree"),

@@ -34,10 +34,13 @@ from spoter_runtime.errors import SpoterError
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import CPU_BACKENDS, backends_of, open_backend, split_backend
-from spoter_toolkit.bench.host.environment import environment, without_places
-from spoter_toolkit.bench.report.markdown import markdown_cell, markdown_table, write_report
+from spoter_toolkit.bench.analysis.serialize import values_from_result
+from spoter_toolkit.bench.host.environment import environment
+from spoter_toolkit.bench.report.folder import write_report
 from spoter_toolkit.bench.run import run_bench
 from spoter_toolkit.bench.settings import BenchSettings
+from spoter_toolkit.report.table import markdown_cell, markdown_table
+from spoter_toolkit.report.words import without_places
 from spoter_toolkit.workspace import last_run
 
 if TYPE_CHECKING:  # torch and onnx come with these: a part that is missing is named before they are imported
@@ -194,7 +197,7 @@ def measure(run: Run, work: Path, part: str, settings: BenchSettings) -> dict[st
     except SpoterError as error:
         return {"part": part, "error": str(error)}
     write_report(result, work / part)
-    return {"part": part} | result.as_json(samples=True)
+    return {"part": part} | values_from_result(result)
 
 
 def settings_of(names: Sequence[str], *, quick: bool, on_gpu: bool) -> BenchSettings:

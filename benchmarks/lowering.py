@@ -37,13 +37,14 @@ from spoter_runtime.contract import LENGTHS, POSES, GraphContract
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.ort.runner import OrtRunner
-from spoter_toolkit.bench.report.markdown import markdown_table
-from spoter_toolkit.bench.scenarios.interleave import in_turn
-from spoter_toolkit.bench.statistics import Ratio, paired_ratio
-from spoter_toolkit.bench.worker.roofline import Floor
+from spoter_runtime.statistics import Ratio
+from spoter_toolkit.bench.scenarios.interleave import time_interleaved
+from spoter_toolkit.bench.statistics import paired_ratio
+from spoter_toolkit.bench.worker.roofline import Roofline
 from spoter_toolkit.bench.worker.tasks import generated_clips
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.evaluation import infer_clips
+from spoter_toolkit.report.table import markdown_table
 from spoter_toolkit.runs.run import read_run
 
 CASES = {f"{batch} × {frames}": (batch, frames) for batch, frames in ((1, 60), (1, 164), (16, 60))}
@@ -116,9 +117,11 @@ def measure(run: Path, clips: list[Float32Array], rounds: int) -> dict[str, Any]
             }
         )
     rows.append({"form": ROOFLINE, "times": {}})
-    engines = runners | {ROOFLINE: Floor(forms[LAST_PORTABLE].SerializeToString(), 1)}
+    engines = runners | {ROOFLINE: Roofline(forms[LAST_PORTABLE].SerializeToString(), 1)}
     for case, (batch, frames) in CASES.items():
-        samples = in_turn(engines, generated_clips(batch, frames), rounds, min_calls=3, min_ns=ROUND_NS)
+        samples = time_interleaved(
+            engines, generated_clips(batch, frames), rounds, min_calls=3, min_ns=ROUND_NS
+        )
         for row in rows:
             own = samples[row["form"]]
             ratio = paired_ratio(samples[STOCK], own, seed=0)

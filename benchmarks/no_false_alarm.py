@@ -18,12 +18,12 @@ from result_files import RESULTS, write_result
 from spoter_export.parity.proof import Proof
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, split_backend
-from spoter_toolkit.bench.host.environment import slug
-from spoter_toolkit.bench.report.markdown import markdown_table
 from spoter_toolkit.data.dataset import read_dataset
 from spoter_toolkit.export import proof_clips
 from spoter_toolkit.parity.prove import prove_backends
 from spoter_toolkit.reference import open_reference
+from spoter_toolkit.report.table import markdown_table
+from spoter_toolkit.report.words import slug
 
 COLUMNS = (
     *(

@@ -13,8 +13,9 @@ from typing import Any
 
 from spoter_runtime.files import write_text
 from spoter_runtime.machine import cpu_model
-from spoter_toolkit.bench.host.environment import environment, slug
-from spoter_toolkit.bench.json_text import json_text
+from spoter_toolkit.bench.host.environment import environment
+from spoter_toolkit.report.json_text import json_text
+from spoter_toolkit.report.words import slug
 
 RESULTS = Path(__file__).parent / "results"
 SPEED_VARIABLES = ("OMP_WAIT_POLICY",)  # of the environment, where they were set for a measurement

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spoter_toolkit.bench.report.markdown import markdown_table
-from spoter_toolkit.bench.statistics import Ratio
+from spoter_runtime.statistics import Ratio
+from spoter_toolkit.report.table import markdown_table
 
 NOTEBOOK, OURS = "the notebook's loop", "ours"
 SHUFFLED, KERNELS = "shuffled", "kernel by kernel"  # other ways for the curves

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spoter_toolkit.bench.json_text import json_text
+from spoter_toolkit.report.json_text import json_text
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import page
-from cases import Asked, Roofline, cold_starts, take_turns
+from cases import Asked, AskedRoofline, cold_starts, take_turns
 from client import FAILED, PeerProcess
 from environments import ROOT, Peer, all_peers, set_up
 from materials import READY, prepare_checkpoint, prepare_run
@@ -30,9 +30,9 @@ from result_files import RESULTS, result_name, stored, write_result
 
 from spoter_runtime.files import sha256_of
 from spoter_runtime.machine import usable_cores
-from spoter_toolkit.bench.host.environment import without_places
 from spoter_toolkit.bench.settings import CURVE_FRAMES, OFFLINE_CLIPS
 from spoter_toolkit.data.lengths import generated_lengths
+from spoter_toolkit.report.words import without_places
 
 FRAMES = 60
 CALLS, CURVE_CALLS = 5, 2
@@ -128,7 +128,7 @@ class Bench:
             else:
                 opened[name] = worker
         model = (self.timed / "ours.spoter" / "model.onnx").read_bytes()
-        return {**opened, page.ROOFLINE: Roofline(model, threads)}
+        return {**opened, page.ROOFLINE: AskedRoofline(model, threads)}
 
 
 def answers(bench: Bench, model: Path, name: str) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import numpy as np
 from client import FAILED
 from peer import samples_ns
 
-from spoter_toolkit.bench.host.environment import without_places
 from spoter_toolkit.bench.scenarios.interleave import interleaved
-from spoter_toolkit.bench.worker.roofline import Floor
+from spoter_toolkit.bench.worker.roofline import Roofline
+from spoter_toolkit.report.words import without_places
 
 WARM_UPS = (10, 2)  # calls: before the first round, and before each later one
 
@@ -26,12 +26,12 @@ class Asked(Protocol):
         """Return the reply; raises one of `FAILED`."""
 
 
-class Roofline:
+class AskedRoofline:
     """The model's matrix products alone, asked like a peer: one clip a call, on one thread."""
 
     def __init__(self, model: bytes, workers: int = 1) -> None:
         """Read the bytes of an ONNX file; `workers` clips are multiplied at a time where there are many."""
-        self._engines = [Floor(model, 1) for _ in range(workers)]
+        self._engines = [Roofline(model, 1) for _ in range(workers)]
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Return the samples of ``time``, of clips of one length, or ``time_many``, of many."""
@@ -40,7 +40,7 @@ class Roofline:
         clips = [np.zeros((1, frames, 108), np.float32) for frames in sorted(lengths, reverse=True)]
         shares = [clips[start :: len(self._engines)] for start in range(len(self._engines))]
 
-        def multiply(engine: Floor, share: list[Any]) -> None:
+        def multiply(engine: Roofline, share: list[Any]) -> None:
             for clip in share:
                 engine.infer(clip)
 

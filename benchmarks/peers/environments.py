@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peer import engine_from
 
-from spoter_toolkit.bench.host.environment import without_places
+from spoter_toolkit.report.words import without_places
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spoter_toolkit.bench.analysis.verdict import explained, verdict
-from spoter_toolkit.bench.report.markdown import markdown_table
-from spoter_toolkit.bench.statistics import Ratio, paired_ratio
+from spoter_runtime.statistics import Ratio
+from spoter_toolkit.bench.analysis.verdict import claim_in_words, explained
+from spoter_toolkit.bench.statistics import paired_ratio
+from spoter_toolkit.report.table import markdown_table
 
 # The others are compared with the first of these that was measured.
 BASELINES = {
@@ -51,7 +52,7 @@ def ratio_cells(case: dict[str, Any], peer: str, baseline: str | None = None) ->
     ratio = times_as_fast(case, peer, baseline)
     if peer == baseline or ratio is None:
         return ["1" if peer == baseline else "", ""]
-    return [str(ratio), verdict(ratio)]
+    return [str(ratio), claim_in_words(ratio)]
 
 
 def method(found: dict[str, Any]) -> str:
@@ -87,7 +88,7 @@ def page_lines(found: dict[str, Any], picture: str) -> list[str]:
 def main_section(found: dict[str, Any]) -> list[str]:
     """Return one clip of 60 frames on one thread."""
     case = found["cases"]["one"]
-    names = [*found["peers"], ROOFLINE]
+    names = [name for name in (*found["peers"], ROOFLINE) if case["samples_ns"].get(name)]
     rows = [
         [
             what_of(found, peer),
@@ -96,9 +97,9 @@ def main_section(found: dict[str, Any]) -> list[str]:
             *ratio_cells(case, peer),
         ]
         for peer in sorted(names, key=lambda peer: -(speed_of(case, peer)))
-        if case["samples_ns"].get(peer)
     ]
-    verdicts = explained(row[-1] for row in rows)
+    ratios = [times_as_fast(case, peer) for peer in names if peer != baseline_of(case)]
+    verdicts = explained(ratio.claim for ratio in ratios if ratio)
     settings = f"{case['rounds']} rounds of {case['calls']} calls"
     return [
         f"## One clip of {case['frames']} frames, 1 thread ({settings})",

@@ -14,8 +14,8 @@ from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
-from spoter_toolkit.bench.analysis.verdict import verdict
-from spoter_toolkit.bench.scenarios.interleave import in_turn
+from spoter_toolkit.bench.analysis.verdict import claim_in_words
+from spoter_toolkit.bench.scenarios.interleave import time_interleaved
 from spoter_toolkit.bench.statistics import paired_ratio
 
 
@@ -55,8 +55,8 @@ def test_what_a_foreign_engine_raises_is_a_fact() -> None:
 
 def test_and_in_time() -> None:
     runners = {"slow": Sums("slow", seconds=0.01), "quick": Sums("quick", seconds=0.001)}
-    samples = in_turn(runners, np.zeros((1, 4, 108), np.float32), rounds=10, min_calls=2)
+    samples = time_interleaved(runners, np.zeros((1, 4, 108), np.float32), rounds=10, min_calls=2)
     assert [len(samples[name]) for name in runners] == [10, 10]
     ratio = paired_ratio(samples["slow"], samples["quick"], seed=0)
     assert ratio is not None
-    assert verdict(ratio).startswith("faster: ")
+    assert claim_in_words(ratio).startswith("faster: ")

@@ -30,19 +30,23 @@ from spoter_runtime.files import write_json
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.backends import BACKENDS
-from spoter_toolkit.bench.analysis.result import Failure
-from spoter_toolkit.bench.host.monitor import GpuClocks
+from spoter_toolkit.bench.analysis.result import analyse
+from spoter_toolkit.bench.analysis.serialize import values_from_result, without_samples
+from spoter_toolkit.bench.host.nvml import GpuClocks
+from spoter_toolkit.bench.records import Failure
 from spoter_toolkit.bench.report.batch_plot import batch_curves
+from spoter_toolkit.bench.report.folder import write_report
 from spoter_toolkit.bench.report.latency_plot import batches_with_lengths
-from spoter_toolkit.bench.report.markdown import environment_rows, figure, write_report
+from spoter_toolkit.bench.report.tables import environment_table
 from spoter_toolkit.bench.run import run_bench
 from spoter_toolkit.bench.settings import BenchSettings, Case
-from spoter_toolkit.bench.worker.__main__ import ENGINES
-from spoter_toolkit.bench.worker.client import THREAD_VARIABLES, WorkerLost, WorkerProcess, worker_environment
+from spoter_toolkit.bench.worker.client import THREAD_VARIABLES, WorkerLost, start_worker, worker_environment
+from spoter_toolkit.bench.worker.protocol import ENGINES, ROOFLINE
 from spoter_toolkit.cli.app import app
-from spoter_toolkit.cli.bench import _stopped_by_ctrl_c
+from spoter_toolkit.cli.bench import stopped_by_ctrl_c
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import model_from_config
+from spoter_toolkit.report.words import format_sig3
 from spoter_toolkit.runs.run import read_run, write_run_json
 from spoter_toolkit.runs.weights import save_weights
 
@@ -179,7 +183,7 @@ def report(result, tmp_path_factory):
 
 
 def test_every_backend_has_an_engine_to_import():
-    assert set(ENGINES) == set(BACKENDS)
+    assert set(ENGINES) == {*BACKENDS, ROOFLINE}
 
 
 def test_the_ort_worker_imports_no_torch_and_no_command(small_bundle):
@@ -224,8 +228,8 @@ def test_what_a_library_prints_does_not_reach_the_protocol(small_bundle):
 
 
 def test_a_worker_measures_as_many_calls_and_as_long_as_it_is_asked(small_bundle):
-    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
-        opened = worker.opened()
+    with start_worker(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
+        opened = worker.answer()
         asked = {"do": "latency", "batch": 2, "frames": 7}
         calls = worker.ask(**asked, warm_up=WARM_UP, min_calls=5, min_ns=0)
         long = worker.ask(**asked, warm_up=None, min_calls=1, min_ns=50_000_000)
@@ -242,38 +246,38 @@ def test_a_worker_measures_as_many_calls_and_as_long_as_it_is_asked(small_bundle
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_a_workers_memory_is_not_that_of_the_program_that_started_it(small_bundle):
     ballast = np.ones(20_000_000)  # 160 MB
-    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
-        assert worker.opened()["peak_at_start_bytes"] < ballast.nbytes / 4
+    with start_worker(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
+        assert worker.answer()["peak_at_start_bytes"] < ballast.nbytes / 4
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_threads_are_set_for_the_worker_alone(small_bundle):
     before = dict(os.environ)
-    with WorkerProcess(small_bundle, "ort-cpu", 3, timeout_s=60) as worker:
-        worker.opened()
+    with start_worker(small_bundle, "ort-cpu", 3, timeout_s=60) as worker:
+        worker.answer()
         environment = psutil.Process(worker.pid).environ()
     assert {environment[name] for name in THREAD_VARIABLES} == {"3"}
     assert dict(os.environ) == before
 
 
 def test_a_shape_the_contract_refuses_is_the_workers_own_words(small_bundle):
-    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
-        worker.opened()
+    with start_worker(small_bundle, "ort-cpu", 1, timeout_s=60) as worker:
+        worker.answer()
         with pytest.raises(BackendError, match=r"batch of 5, the contract takes 1\.\.4"):
             worker.ask(batch=5, frames=1, **ONE_CALL)
 
 
 def test_a_silent_worker_is_ended(small_bundle):
-    with WorkerProcess(small_bundle, "ort-cpu", 1, timeout_s=0.001) as worker:
+    with start_worker(small_bundle, "ort-cpu", 1, timeout_s=0.001) as worker:
         with pytest.raises(WorkerLost, match=r"no answer within 0.001 s, so it was ended"):
-            worker.opened()
+            worker.answer()
         assert psutil.Process(worker.pid).wait(10) is not None
 
 
 def test_a_worker_that_crashes_shows_its_last_line(small_bundle):
     crashed = pytest.raises(WorkerLost, match=r"ended with exit code 1: ValueError: .* 'many'")
-    with WorkerProcess(small_bundle, "ort-cpu", "many", timeout_s=60) as worker, crashed:
-        worker.opened()
+    with start_worker(small_bundle, "ort-cpu", "many", timeout_s=60) as worker, crashed:
+        worker.answer()
 
 
 # --- the run
@@ -309,8 +313,8 @@ def test_a_worker_that_dies_or_hangs_is_named_and_the_others_go_on(small_bundle)
             worker_with(hangs).send_signal(signal.SIGSTOP)
 
     result = run_bench(small_bundle, settings, on_progress=disturb)
-    assert {t.case.threads: len(t.rounds_ns) for t in result.timings} == {one: 3, dies: 1, hangs: 1}
-    died, hung = result.failures
+    assert {t.case.threads: len(t.rounds_ns) for t in result.records.timings} == {one: 3, dies: 1, hangs: 1}
+    died, hung = result.records.failures
     assert (died.backend, died.threads, died.doing) == ("ort-cpu", dies, f"round 2, 1 × 3 on {dies} threads")
     assert "ended by SIGKILL" in died.reason
     assert (hung.threads, hung.reason) == (hangs, "no answer within 4 s, so it was ended")
@@ -335,12 +339,16 @@ def test_a_run_that_is_stopped_keeps_what_was_measured_and_says_so(small_bundle,
             stop.set()
 
     stopped = run_bench(small_bundle, settings, on_progress=on_progress, stop=stop)
-    (timing,) = stopped.timings
-    assert (len(timing.rounds_ns), len(stopped.starts["ort-cpu"]), stopped.memory) == (2, 1, ())
-    assert stopped.failures == ()
-    done, of = stopped.stopped_after
+    (timing,) = stopped.records.timings
+    assert (len(timing.rounds_ns), len(stopped.records.starts["ort-cpu"]), stopped.records.memory) == (
+        2,
+        1,
+        (),
+    )
+    assert stopped.records.failures == ()
+    done, of = stopped.records.stopped_after
     assert done < of == 1 + 1 + 7
-    assert stopped.remarks[0].startswith(
+    assert stopped.caveats[0].startswith(
         f"stopped early, after {done} of 9 steps: cases and scenarios that are"
     )
     write_report(stopped, tmp_path / "bench")
@@ -348,7 +356,7 @@ def test_a_run_that_is_stopped_keeps_what_was_measured_and_says_so(small_bundle,
         "steps": done,
         "of": 9,
     }
-    assert f"**Note:** {stopped.remarks[0]}." in (tmp_path / "bench" / "bench.md").read_text(encoding="utf-8")
+    assert f"**Note:** {stopped.caveats[0]}." in (tmp_path / "bench" / "bench.md").read_text(encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):  # before anything was measured
         run_bench(small_bundle, settings, stop=stop)
 
@@ -364,13 +372,14 @@ def test_a_backend_that_cannot_run_is_listed_with_the_reason(small_bundle):
         **FEW,
     )
     result = run_bench(small_bundle, settings)
-    assert f"threads {usable_cores() + 1}: more than the {usable_cores()} usable core" in result.remarks[0]
-    assert "the notebook's case 16 × 100 is not among the cases" in result.remarks[1]
-    assert result.backends == ["ort-cpu"]
+    assert f"threads {usable_cores() + 1}: more than the {usable_cores()} usable core" in result.caveats[0]
+    assert "the notebook's case 16 × 100 is not among the cases" in result.caveats[1]
+    assert result.records.backends == ["ort-cpu"]
     assert re.search(
-        r"made from the run 'gone', which is not at .*Fix: name it with --run", result.skipped["torch"]
+        r"made from the run 'gone', which is not at .*Fix: name it with --run",
+        result.records.skipped["torch"],
     )
-    assert result.failures == ()
+    assert result.records.failures == ()
 
 
 def test_nothing_measured_is_an_error_with_every_reason(small_bundle):
@@ -399,14 +408,16 @@ def test_a_case_beyond_the_contract_starts_no_worker(small_bundle):
 
 
 def test_both_backends_are_measured_in_every_round(result):
-    assert result.backends == ["torch", "ort-cpu"]
-    assert len(result.timings) == 2 * 3  # two lengths, and the notebook's case
-    for timing in result.timings:
+    assert result.records.backends == ["torch", "ort-cpu"]
+    assert len(result.records.timings) == 2 * 3  # two lengths, and the notebook's case
+    for timing in result.records.timings:
         assert len(timing.rounds_ns) == 6
-        assert all(len(samples_ns) >= result.settings.min_calls_per_round for samples_ns in timing.rounds_ns)
-    assert list(result.skipped) == ["trt-rtx"]
-    assert "no fp32 engine for tensorrt_rtx" in result.skipped["trt-rtx"]
-    assert result.failures == ()
+        assert all(
+            len(samples_ns) >= result.records.settings.min_calls_per_round for samples_ns in timing.rounds_ns
+        )
+    assert list(result.records.skipped) == ["trt-rtx"]
+    assert "no fp32 engine for tensorrt_rtx" in result.records.skipped["trt-rtx"]
+    assert result.records.failures == ()
 
 
 def test_the_backend_that_goes_first_changes_from_round_to_round(result, steps):
@@ -422,38 +433,36 @@ def test_progress_counts_every_step_once(result, steps):
 
 
 def test_the_start_up_is_the_sum_of_its_parts(result):
-    for backend in result.backends:
-        (start,) = result.starts[backend]
+    for backend in result.records.backends:
+        (start,) = result.records.starts[backend]
         parts = (start.process_ns, start.import_ns, start.load_ns, start.first_ns)
         assert min(parts) > 0
         assert sum(parts) == start.total_ns
 
 
 def test_the_size_is_that_of_the_file_each_backend_loads(result, run_folder):
-    assert result.model_bytes["torch"] == (run_folder / "model.safetensors").stat().st_size
-    assert result.model_bytes["ort-cpu"] != result.model_bytes["torch"]
+    assert result.records.model_bytes["torch"] == (run_folder / "model.safetensors").stat().st_size
+    assert result.records.model_bytes["ort-cpu"] != result.records.model_bytes["torch"]
 
 
 def test_the_notebooks_targets_are_judged_on_its_own_case(result):
-    for backend in result.backends:
-        timing = next(
-            t for t in result.timings if (t.backend, t.case.batch, t.case.frames) == (backend, 16, 100)
-        )
-        batch, memory, model, clips = result.targets(backend)
-        assert (batch.value, batch.passed) == (timing.percentile_ms(50), timing.percentile_ms(50) < 100)
-        assert memory.value == max(m.after_runs for m in result.memory if m.backend == backend) / 1e6
+    for backend in result.records.backends:
+        own = (one for one in result.latencies if one.backend == backend)
+        latency = next(one for one in own if (one.case.batch, one.case.frames) == (16, 100))
+        batch, memory, model, clips = result.targets[backend]
+        assert (batch.value, batch.passed) == (latency.median_ms, latency.median_ms < 100)
+        assert memory.value == max(m.after_runs for m in result.records.memory if m.backend == backend) / 1e6
         assert memory.passed
         assert model.passed
-        assert (clips.value, clips.passed) == (timing.clips_per_s, timing.clips_per_s > 10)
+        assert (clips.value, clips.passed) == (latency.clips_per_s, latency.clips_per_s > 10)
 
 
 def test_a_slow_case_and_a_big_model_fail_their_targets(result):
-    slow = dataclasses.replace(result.timings[-1], rounds_ns=((2_000_000_000,) * 11,))
-    changed = dataclasses.replace(
-        result, timings=(slow,), model_bytes={"ort-cpu": 50_000_001, "torch": 49_999_999}
-    )
-    assert [target.passed for target in changed.targets("ort-cpu")] == [False, True, False, False]
-    assert [target.passed for target in changed.targets("torch")] == [None, True, True, None]
+    slow = dataclasses.replace(result.records.timings[-1], rounds_ns=((2_000_000_000,) * 11,))
+    sizes = {"ort-cpu": 50_000_001, "torch": 49_999_999}
+    changed = analyse(dataclasses.replace(result.records, timings=(slow,), model_bytes=sizes))
+    assert [target.passed for target in changed.targets["ort-cpu"]] == [False, True, False, False]
+    assert [target.passed for target in changed.targets["torch"]] == [None, True, True, None]
 
 
 # --- the report
@@ -474,9 +483,9 @@ def test_a_curve_along_the_batches_has_a_picture_and_lone_batches_no_panel(resul
     along = tuple(
         dataclasses.replace(timing, case=Case(batch=batch, frames=60, threads=1))
         for batch in (1, 4, 16)
-        for timing in result.timings[:2]
+        for timing in result.records.timings[:2]
     )
-    curved = dataclasses.replace(result, timings=(*result.timings, *along))
+    curved = analyse(dataclasses.replace(result.records, timings=(*result.records.timings, *along)))
     curves = batch_curves(curved)
     assert {name: [t.case.batch for t in line] for name, line in curves.items()} == {
         "torch": [1, 4, 16],
@@ -492,11 +501,11 @@ def test_a_curve_along_the_batches_has_a_picture_and_lone_batches_no_panel(resul
 def test_the_json_keeps_every_sample_as_whole_nanoseconds(report, result):
     written = json.loads((report / "bench.json").read_text(encoding="utf-8"))
     assert [t["rounds_ns"] for t in written["timings"]] == [
-        [list(samples_ns) for samples_ns in t.rounds_ns] for t in result.timings
+        [list(samples_ns) for samples_ns in t.rounds_ns] for t in result.records.timings
     ]
     assert all(isinstance(ns, int) for t in written["timings"] for ns in t["rounds_ns"][0])
-    assert "rounds_ns" not in json.dumps(result.as_json(samples=False))
-    assert written["bundle"]["model_sha256"] == result.model_sha256
+    assert "rounds_ns" not in json.dumps(without_samples(values_from_result(result)))
+    assert written["bundle"]["model_sha256"] == result.records.model_sha256
 
 
 def test_the_markdown_states_the_figures_of_the_json(report):
@@ -506,10 +515,10 @@ def test_the_markdown_states_the_figures_of_the_json(report):
     for row, timing in zip(rows, written["timings"], strict=True):
         assert row["clips × frames"] == f"{timing['batch']} × {timing['frames']}"
         assert (row["backend"], row["threads"]) == (timing["backend"], str(timing["threads"]))
-        assert row["clips/s"] == figure(timing["clips_per_s"])
+        assert row["clips/s"] == format_sig3(timing["clips_per_s"])
         for percent in (50, 90, 99):
             value = timing[f"p{percent}_ms"]
-            expected = f"too few samples ({timing['calls']})" if value is None else figure(value)
+            expected = f"too few samples ({timing['calls']})" if value is None else format_sig3(value)
             assert row[f"p{percent} ms"] == expected
     ratios = markdown_rows(report, "Ratio of times")
     assert [row["ratio"] for row in ratios] == [
@@ -518,13 +527,16 @@ def test_the_markdown_states_the_figures_of_the_json(report):
     assert [row["the second is"] for row in ratios] == [c["verdict"] for c in written["comparisons"]]
     assert [row["95 % interval"] for row in ratios if row["case"] == "start-up"] == ["too few rounds"]
     starts = markdown_rows(report, "Start-up")
-    assert [row["total ms"] for row in starts] == [figure(s["median_total_ms"]) for s in written["starts"]]
+    assert [row["total ms"] for row in starts] == [
+        format_sig3(s["median_total_ms"]) for s in written["starts"]
+    ]
 
 
 def test_the_report_says_what_it_could_not_measure(result, tmp_path):
     failure = Failure(backend="ort-cpu", threads=2, doing="round 2", reason="was ended by SIGKILL")
     skipped = {"torch": "no | torch\nhere"}
-    write_report(dataclasses.replace(result, skipped=skipped, failures=(failure,)), tmp_path / "bench")
+    lossy = dataclasses.replace(result.records, skipped=skipped, failures=(failure,))
+    write_report(analyse(lossy), tmp_path / "bench")
     rows = markdown_rows(tmp_path / "bench", "Not measured, or not to the end")
     assert [row["why"] for row in rows] == ["no \\| torch here", "was ended by SIGKILL"]
     assert "worker with 2 threads lost in round 2" in rows[1]["what"]
@@ -540,7 +552,7 @@ def test_the_report_names_no_person_machine_or_folder(report, tmp_path):
 
 
 def test_the_environment_says_what_was_measured_on(result):
-    told = result.environment
+    told = result.records.environment
     assert told["usable_cores"] in (1, usable_cores())
     assert told["packages"]["torch"] == torch.__version__
     assert set(told["worker_threads"]) == {"1", str(told["usable_cores"])}
@@ -563,7 +575,7 @@ def test_what_a_worker_imports_is_compiled_once(monkeypatch):
 
 def test_one_thread_is_one_thread_in_the_environment():
     told = {"worker_cores": {"ort-cpu#2, 1": [0], "torch, 2": [0, 1]}}
-    assert environment_rows(told) == [
+    assert environment_table(told).rows == [
         ("cores of ort-cpu#2, 1 thread", "0"),
         ("cores of torch, 2 threads", "0, 1"),
     ]
@@ -576,7 +588,7 @@ def test_a_gpu_is_described_in_words_and_units():
             GpuClocks(sm_mhz=1980.0, memory_mhz=3201.0, temperature_c=37.0, power_w=None)
         ),
     }
-    assert environment_rows(told) == [
+    assert environment_table(told).rows == [
         ("gpu", "NVIDIA H200, compute capability 9.0, memory 150.1 GB"),
         ("gpu clocks", "sm 1980.0 MHz, memory 3201.0 MHz, temperature 37.0 °C, power not readable"),
     ]
@@ -653,7 +665,7 @@ def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(smal
 def test_ctrl_c_that_the_shell_has_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with _stopped_by_ctrl_c() as stop:
+        with stopped_by_ctrl_c() as stop:
             signal.raise_signal(signal.SIGINT)
             assert not stop.is_set()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -691,3 +703,25 @@ def test_a_wrong_option_is_one_clear_error(small_bundle, tmp_path, options, mess
     assert isinstance(ran.exception, UsageError)
     assert message in str(ran.exception)
     assert not out.exists()
+
+
+def test_a_wrong_option_is_answered_before_an_engine_or_a_picture_is_imported(small_bundle, tmp_path):
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from spoter_toolkit.cli.app import app\n"
+        "print(type(CliRunner().invoke(app, sys.argv[1:]).exception).__name__)\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'matplotlib', 'jinja2', 'spoter_export'}\n"
+        "print(*heavy & sys.modules.keys())"
+    )
+    for options in (
+        ("--batch", "1,x"),
+        ("--frames", "1000"),
+        ("--against", "none.json"),
+        ("--lengths", "none.json"),
+        ("-o", str(small_bundle)),
+    ):
+        command = [sys.executable, "-c", program, "bench", str(small_bundle), *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        error, heavy = done.stdout.split("\n")[:2]
+        assert (error.endswith("Error"), heavy) == (True, ""), (options, done.stdout)

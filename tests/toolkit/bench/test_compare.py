@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from spoter_toolkit.bench.analysis.compare import (
     EarlierRun,
     bound_from_text,
     check_comparable,
-    comparison_in_words,
-    differences,
+    compare_runs,
     earlier_run,
-    gates,
 )
-from spoter_toolkit.bench.analysis.result import BenchResult, Start, Timing
+from spoter_toolkit.bench.analysis.result import analyse
+from spoter_toolkit.bench.analysis.serialize import values_from_result, without_samples
 from spoter_toolkit.bench.host.monitor import MachineRound
+from spoter_toolkit.bench.records import BenchRecords, Start, Timing
 from spoter_toolkit.bench.settings import BenchSettings, Case
 from spoter_toolkit.bench.statistics import unpaired_ratio
 
@@ -33,6 +34,7 @@ LOOK = {
     "gpu": None,
 }
 CASE = Case(batch=1, frames=60, threads=1)
+CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")))
 
 
 def timing(scale=1.0, *, seed=0, rounds=10, backend="ort-cpu", case=CASE):
@@ -43,31 +45,37 @@ def timing(scale=1.0, *, seed=0, rounds=10, backend="ort-cpu", case=CASE):
     return Timing(backend=backend, case=case, rounds_ns=rounds_ns)
 
 
-def result(*timings):
+def records(*timings):
     start = Start(total_ns=4, import_ns=1, load_ns=1, first_ns=1)
-    return BenchResult(
+    return BenchRecords(
         bundle="tiny",
         model_sha256="0" * 64,
         month="2026-11",
-        settings=BenchSettings(backends=("ort-cpu",)),
+        settings=BenchSettings(backends=("ort-cpu", "ort-cpu#2")),
+        contract=CONTRACT,
         environment={"usable_cores": 1, "packages": {}},
         model_bytes={"ort-cpu": 1},
         timings=timings,
         starts={"ort-cpu": (start,)},
         start_frames=60,
-        memory=(),
         skipped={},
-        failures=(),
-        remarks=(),
     )
+
+
+def written(measured, *, samples=True):
+    values = values_from_result(analyse(measured))
+    return json.dumps(values if samples else without_samples(values))
 
 
 def judged(now, before, text="p50 > 1.05"):
-    earlier = EarlierRun(
-        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=None
-    )
-    (gate,) = gates(result(now), earlier, bound_from_text(text))
+    (gate,) = compare_runs(records(now), earlier(before), bound_from_text(text)).gates
     return gate
+
+
+def earlier(before, loop_ms=None):
+    environment = {"packages": {}}
+    timings = {(before.backend, before.case): before}
+    return EarlierRun(model_sha256="", environment=environment, timings=timings, loop_ms=loop_ms)
 
 
 def test_a_run_that_is_a_tenth_slower_is_beyond_and_the_same_again_is_within():
@@ -77,13 +85,11 @@ def test_a_run_that_is_a_tenth_slower_is_beyond_and_the_same_again_is_within():
 
 def test_without_a_bound_the_medians_are_compared_and_nothing_is_judged():
     before = timing()
-    earlier = EarlierRun(
-        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=None
-    )
-    (gate,) = gates(result(timing(2.0, seed=1)), earlier, None)
+    against = compare_runs(records(timing(2.0, seed=1)), earlier(before), None)
+    (gate,) = against.gates
     assert gate.verdict is None
     assert gate.ratio == judged(timing(2.0, seed=1), before).ratio
-    assert comparison_in_words([gate], None) == (
+    assert against.note == (
         "Compared: the median of a call, of every backend and case that both runs have. Nothing fails: that "
         "takes a bound, such as --fail-if 'p50 > 1.05'."
     )
@@ -115,28 +121,45 @@ def test_the_same_program_twice_is_hardly_ever_called_slower():
 
 
 def test_a_written_report_is_read_back(tmp_path):
-    written = result(timing())
-    (tmp_path / "bench.json").write_text(json.dumps(written.as_json(samples=True)))
+    (tmp_path / "bench.json").write_text(written(records(timing())))
     assert earlier_run(tmp_path).timings == {("ort-cpu", CASE): timing()}
     assert earlier_run(tmp_path / "bench.json") == earlier_run(tmp_path)
+
+
+def test_a_report_of_an_older_spoter_kit_is_read_and_todays_has_its_keys():
+    """Written by the command before the analysis became one object; shortened to a few calls a round."""
+    stored = Path(__file__).parent / "bench-of-2026-11.json"
+    old = json.loads(stored.read_text(encoding="utf-8"))
+    read = earlier_run(stored)
+    assert [backend for backend, _ in read.timings] == ["ort-cpu", "ort-cpu#2"]
+    (mine, other) = read.timings.values()
+    now = replace(records(mine, other), environment=read.environment, model_sha256=read.model_sha256)
+    against = compare_runs(now, read, bound_from_text("p50 > 1.05"))
+    assert [gate.ratio.estimate for gate in against.gates] == [1.0, 1.0]
+    assert against.differences == ()
+    today = json.loads(written(replace(now, roofline=(mine,), machine=(MachineRound(**LOOK, loop_ns=(1,)),))))
+    assert list(today) == list(old)
+    for name in ("timings", "comparisons", "floor", "machine"):
+        assert list(today[name][0]) == list(old[name][0])
+    assert list(today["comparisons"][0]["ratio"]) == list(old["comparisons"][0]["ratio"])
 
 
 def test_what_else_differs_from_the_earlier_run_is_said(tmp_path):
     here = {"cpu": "A", "usable_cores": 2, "packages": {"torch": "2.13.0", "onnxruntime": None}}
     there = {"cpu": "B", "usable_cores": 2, "packages": {"torch": "2.12.0", "onnxruntime": "1.32"}}
     looks = [MachineRound(**LOOK, loop_ns=(ns,)) for ns in (2_000_000, 2_300_000)]
-    now = replace(result(timing()), environment=here, machine=looks[:1])
-    then = replace(result(timing()), environment=there, machine=looks[1:], model_sha256="f" * 64)
-    (tmp_path / "bench.json").write_text(json.dumps(then.as_json()))
-    assert differences(now, earlier_run(tmp_path)) == [
+    now = replace(records(timing()), environment=here, machine=looks[:1])
+    then = replace(records(timing()), environment=there, machine=looks[1:], model_sha256="f" * 64)
+    (tmp_path / "bench.json").write_text(written(then))
+    assert compare_runs(now, earlier_run(tmp_path), None).differences == (
         "model: ffffffffffff… → 000000000000…",
         "cpu: B → A",
         "torch: 2.12.0 → 2.13.0",
         "onnxruntime: 1.32 → not installed",
         "a fixed loop of Python: 2.30 ms → 2.00 ms",
-    ]
-    (tmp_path / "bench.json").write_text(json.dumps(now.as_json()))
-    assert differences(now, earlier_run(tmp_path)) == []
+    )
+    (tmp_path / "bench.json").write_text(written(now))
+    assert compare_runs(now, earlier_run(tmp_path), None).differences == ()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +169,7 @@ def test_what_else_differs_from_the_earlier_run_is_said(tmp_path):
         ('{"proofs": []}', "bench.json: is the facts of a parity run, expected the report of a bench"),
         ("{}", "KeyError"),
         (json.dumps({"schema_version": 99}), "schema version 99, this spoter-kit reads"),
-        (json.dumps(result(timing()).as_json(samples=False)), "rounds_ns"),
+        (written(records(timing()), samples=False), "rounds_ns"),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path, content, message):
@@ -186,35 +209,25 @@ def test_a_wrong_bound_is_refused_with_a_right_one(text):
 )
 def test_a_machine_that_has_become_slower_is_not_blamed_on_the_program(text, slower, verdict):
     before = timing()
-    earlier = EarlierRun(
-        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=1.0
-    )
-    now = replace(result(timing(slower, seed=1)), machine=(MachineRound(**LOOK, loop_ns=(2_000_000,)),))
-    (gate,) = gates(now, earlier, bound_from_text(text))
+    now = replace(records(timing(slower, seed=1)), machine=(MachineRound(**LOOK, loop_ns=(2_000_000,)),))
+    (gate,) = compare_runs(now, earlier(before, loop_ms=1.0), bound_from_text(text)).gates
     assert gate.verdict == verdict
 
 
 def test_the_machine_counts_as_it_was_while_the_compared_times_were_taken():
     before = timing()
-    earlier = EarlierRun(
-        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=1.0
-    )
     slow = MachineRound(**LOOK, loop_ns=(2_000_000,))
     fast = [MachineRound(**LOOK | {"scenario": "offline"}, loop_ns=(1_000_000,)) for _ in range(9)]
-    (gate,) = gates(
-        replace(result(timing(2.0, seed=1)), machine=(slow, *fast)), earlier, bound_from_text("p50 > 1.05")
-    )
+    now = replace(records(timing(2.0, seed=1)), machine=(slow, *fast))
+    (gate,) = compare_runs(now, earlier(before, loop_ms=1.0), bound_from_text("p50 > 1.05")).gates
     assert gate.verdict == "cannot tell"
 
 
 def test_nothing_to_compare_is_found_before_the_measuring():
     contract = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
-    before = timing()
-    earlier = EarlierRun(
-        model_sha256="", environment={}, timings={(before.backend, before.case): before}, loop_ms=None
-    )
+    before = earlier(timing())
     settings = BenchSettings(backends=("ort-cpu",), batches=(1,), frames=(60,), threads=(1,))
-    check_comparable(earlier, settings, contract)
+    check_comparable(before, settings, contract)
     for other in (replace(settings, backends=("torch",)), replace(settings, scenarios=("start",))):
         with pytest.raises(DataError, match="no backend and case of the scenario latency in common"):
-            check_comparable(earlier, other, contract)
+            check_comparable(before, other, contract)

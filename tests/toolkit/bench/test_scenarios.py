@@ -14,23 +14,22 @@ import pytest
 from onnx import TensorProto, helper
 
 from spoter_runtime.bundle.manifest import read_bundle
-from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError
-from spoter_toolkit.bench.analysis.caveats import remarks_on
-from spoter_toolkit.bench.report.summary import findings
+from spoter_toolkit.bench.analysis.result import analyse
+from spoter_toolkit.bench.analysis.serialize import values_from_result, without_samples
+from spoter_toolkit.bench.records import PADDING_STRATEGIES, HighestRate, Served, ServerRecord
+from spoter_toolkit.bench.report.summary import summary_of
 from spoter_toolkit.bench.report.tables import tables
 from spoter_toolkit.bench.run import run_bench
-from spoter_toolkit.bench.scenarios.offline import WAYS, batches_of
-from spoter_toolkit.bench.scenarios.server import SEARCH_STEPS, HighestRate, Served, ServerResult
+from spoter_toolkit.bench.scenarios.offline import batches_of, padding_of
+from spoter_toolkit.bench.scenarios.server import SEARCH_STEPS
 from spoter_toolkit.bench.settings import BenchSettings
-from spoter_toolkit.bench.worker.client import WorkerProcess
+from spoter_toolkit.bench.worker.client import start_worker
 from spoter_toolkit.bench.worker.energy import Reading, read_meters, used_joules, why_not_readable
-from spoter_toolkit.bench.worker.roofline import Floor, Product, ProductsOf
+from spoter_toolkit.bench.worker.roofline import Product, ProductFinder, Roofline
 from spoter_toolkit.data.lengths import (
     ClipLengths,
 )
-
-CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")), max_frames=99, max_batch=8)
 
 
 def settings(*scenarios, **changed):
@@ -56,13 +55,14 @@ def settings(*scenarios, **changed):
 
 def test_three_ways_of_padding_the_same_clips():
     lengths = (10, 40, 20, 30, 10)
-    plans = {way: batches_of(lengths, 2, way) for way in WAYS}
-    assert plans["longest"].lengths == plans["batch"].lengths == ((10, 40), (20, 30), (10,))
-    assert plans["longest"].frames == (40, 40, 40)
-    assert plans["batch"].frames == (40, 30, 10)
-    assert plans["sorted"].lengths == ((10, 10), (20, 30), (40,))
-    assert plans["sorted"].frames == (10, 30, 40)
-    padding = [plans[way].padding for way in WAYS]
+    plans = {way: batches_of(lengths, 2, way) for way in PADDING_STRATEGIES}
+    in_order = ((10, 40), (20, 30), (10,))
+    assert plans == {
+        "longest": (in_order, (40, 40, 40)),
+        "batch": (in_order, (40, 30, 10)),
+        "sorted": (((10, 10), (20, 30), (40,)), (10, 30, 40)),
+    }
+    padding = [padding_of(*plans[strategy]) for strategy in PADDING_STRATEGIES]
     assert padding == pytest.approx([1 - 110 / 200, 1 - 110 / 150, 1 - 110 / 120])
 
 
@@ -86,31 +86,33 @@ def measured(bundle_folder):
 
 def test_a_second_worker_of_a_backend_is_measured_beside_the_first(measured):
     result, steps = measured
-    assert result.backends == ["ort-cpu", "ort-cpu#2"]
+    assert result.records.backends == ["ort-cpu", "ort-cpu#2"]
     assert [done for done, _, _ in steps] == list(range(1, len(steps) + 1))
     assert {total for _, total, _ in steps} == {len(steps)}
-    what = [(c.what, c.ratio.rounds) for c in result.comparisons()]
+    what = [(c.what, c.ratio.rounds) for c in result.comparisons]
     ways = ["padded to the longest clip", "padded to the batch's longest", "sorted by length, in batches"]
     assert what == [(f"offline, {way}", 8) for way in ways] + [("server", 8)]
 
 
 def test_offline_counts_the_clips_of_every_pass(measured):
     result, _ = measured
-    assert [(o.way, o.backend) for o in result.offline] == [
-        (way, backend) for way in WAYS for backend in result.backends
+    assert [(o.strategy, o.backend) for o in result.records.offline] == [
+        (way, backend) for way in PADDING_STRATEGIES for backend in result.records.backends
     ]
-    for passes in result.offline:
+    for passes in result.records.offline:
         assert (passes.clips, len(passes.rounds_ns)) == (96, 8)
-        total_s = sum(passes.samples_ns) / 1e9
-        assert passes.clips_per_s == pytest.approx(96 * len(passes.samples_ns) / total_s)
-    longest, batch, ordered = (next(o for o in result.offline if o.way == way) for way in WAYS)
+        total_s = sum(map(sum, passes.rounds_ns)) / 1e9
+        assert passes.clips_per_s == pytest.approx(96 * passes.passes / total_s)
+    longest, batch, ordered = (
+        next(o for o in result.records.offline if o.strategy == way) for way in PADDING_STRATEGIES
+    )
     assert longest.padding > batch.padding > ordered.padding
     assert ordered.clips_per_s > longest.clips_per_s
 
 
 def test_the_server_meets_the_stated_rate_and_counts_from_when_clips_were_due(measured):
     result, _ = measured
-    one, other = result.server.served
+    one, other = result.records.server.served
     assert one.rate == other.rate == 60.0
     assert one.clips == other.clips == pytest.approx(120, rel=0.4)
     for served in (one, other):
@@ -122,9 +124,9 @@ def test_the_server_meets_the_stated_rate_and_counts_from_when_clips_were_due(me
 
 def test_the_highest_rate_is_found_by_halving_and_keeps_the_bound(measured):
     result, _ = measured
-    for found in result.server.highest:
+    for found in result.records.server.highest:
         assert len(found.trials) == SEARCH_STEPS
-        assert found.trials[0][0] == pytest.approx(result.server.capacity[found.backend] / 2)
+        assert found.trials[0][0] == pytest.approx(result.records.server.capacity[found.backend] / 2)
         kept = [rate for rate, _, held in found.trials if held]
         broken = [rate for rate, _, held in found.trials if not held]
         assert found.rate == max(kept, default=None)
@@ -133,13 +135,13 @@ def test_the_highest_rate_is_found_by_halving_and_keeps_the_bound(measured):
 
 def test_json_and_tables_hold_the_scenarios(measured):
     result, _ = measured
-    written = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    written = json.loads(json.dumps(values_from_result(result), allow_nan=False))
     assert len(written["offline"]) == 6
     assert written["server"]["served"][0]["rate"] == 60.0
     assert written["lengths"]["source"] == "a test"
     titles = [table.title.partition(",")[0].partition(";")[0] for table in tables(result)]
     drifted = [title for title in titles if title.startswith("Drift")]  # the machine may change its speed
-    assert len(drifted) == bool(result.drifts())
+    assert len(drifted) == bool(result.drifts)
     assert [title for title in titles if title not in drifted] == [
         "Ratio of times",
         "Many clips at once",
@@ -150,7 +152,7 @@ def test_json_and_tables_hold_the_scenarios(measured):
 
 def test_what_was_found_in_the_scenarios_is_told_in_sentences(measured):
     result, _ = measured
-    at_once, arriving, kept = findings(result)
+    at_once, arriving, kept = summary_of(result)
     assert re.match(
         r"96 clips at once, sorted by length, in batches: ort-cpu [\d.]+ clips a "
         r"second, ort-cpu#2 [\d.]+ clips a second\. ort-cpu (against|takes)",
@@ -167,8 +169,8 @@ def test_what_was_found_in_the_scenarios_is_told_in_sentences(measured):
 def test_a_server_that_answers_too_few_clips_for_a_median_says_so(measured):
     result, _ = measured
     few, late = served([[5.0] * 4], (0,)), served([[5.0] * 20], (80,), backend="ort-cpu#2")
-    server = ServerResult(capacity={}, served=(few, late), highest=())
-    (told,) = findings(replace(result, offline=(), server=server))
+    server = ServerRecord(capacity={}, served=(few, late), highest=())
+    (told,) = summary_of(analyse(replace(result.records, offline=(), server=server)))
     assert "ort-cpu too few clips for a median, 100.0% within 33 ms; " in told
     assert told.endswith("ort-cpu#2 no answer for most clips, 20.0% within 33 ms.")
 
@@ -197,15 +199,15 @@ def test_a_clip_without_an_answer_is_not_within_the_bound():
 
 def test_an_overloaded_server_is_said_and_not_compared(measured):
     result, _ = measured
-    one, other = result.server.served
-    late = ServerResult(
-        capacity=result.server.capacity, served=(replace(one, unanswered=(9,) * 8), other), highest=()
+    one, other = result.records.server.served
+    late_server = ServerRecord(
+        capacity=result.records.server.capacity, served=(replace(one, unanswered=(9,) * 8), other), highest=()
     )
-    overloaded = replace(result, server=late)
-    assert "server" not in [c.what for c in overloaded.comparisons()]
-    remarks = remarks_on(overloaded, CONTRACT, ())
+    overloaded = analyse(replace(result.records, server=late_server))
+    assert "server" not in [c.what for c in overloaded.comparisons]
     assert any(
-        f"could not keep up with 60 clips a second: 72 of {late.served[0].clips}" in r for r in remarks
+        f"could not keep up with 60 clips a second: 72 of {late_server.served[0].clips}" in caveat
+        for caveat in overloaded.caveats
     )
 
 
@@ -214,9 +216,9 @@ def test_a_percentile_without_a_figure_tells_too_few_samples_from_no_answer(meas
     one = served([[10.0] * 40, [30.0] * 30], (0, 30))
     trials = ((8.0, math.inf, False), (4.0, None, False), (2.0, 3.0, True))
     highest = HighestRate(backend="ort-cpu", percent=90, rate=2.0, trials=trials)
-    server = ServerResult(capacity={"ort-cpu": 9.0}, served=(one,), highest=(highest,))
-    late = replace(result, server=server)
-    told = json.loads(json.dumps(late.as_json(samples=False), allow_nan=False))["server"]
+    server = ServerRecord(capacity={"ort-cpu": 9.0}, served=(one,), highest=(highest,))
+    late = analyse(replace(result.records, server=server))
+    told = json.loads(json.dumps(without_samples(values_from_result(late)), allow_nan=False))["server"]
     (row,) = told["served"]
     assert [row[f"p{percent}_ms"] for percent in (50, 90, 99)] == [30.0, None, None]
     no_answer = "no answer: it lies among the clips without one"
@@ -256,13 +258,17 @@ def test_a_worker_that_dies_in_any_scenario_is_named_and_the_other_goes_on(
 
     asked = settings(scenario, backends=("ort-cpu", "ort-cpu#2"), rate=40.0)
     result = run_bench(bundle_folder, asked, on_progress=kill_first)
-    (failure,) = result.failures
+    (failure,) = result.records.failures
     assert (failure.backend, failure.doing) == ("ort-cpu", doing)
     assert "ended by SIGKILL" in failure.reason
     whole = [
-        *(passes for passes in result.offline if len(passes.rounds_ns) == 2),
-        *(one for one in (result.server.served if result.server else ()) if len(one.rounds_ns) == 2),
-        *(memory for memory in result.memory if memory.pss),
+        *(passes for passes in result.records.offline if len(passes.rounds_ns) == 2),
+        *(
+            one
+            for one in (result.records.server.served if result.records.server else ())
+            if len(one.rounds_ns) == 2
+        ),
+        *(memory for memory in result.records.memory if memory.pss),
     ]
     assert {one.backend for one in whole} >= {"ort-cpu#2"}
 
@@ -282,10 +288,10 @@ def test_a_worker_that_runs_out_of_memory_is_named(bundle_folder):
     asked_of_one = BenchSettings(**{f: getattr(asked, f) for f in asked.__slots__} | {"offline_batch": 8})
     result = run_bench(bundle_folder, asked_of_one, on_progress=limit)
     assert limited
-    (failure,) = result.failures
+    (failure,) = result.records.failures
     assert failure.backend == "ort-cpu"
     assert "emory" in failure.reason or "bad_alloc" in failure.reason or "alloc" in failure.reason
-    assert {passes.backend for passes in result.offline} >= {"ort-cpu#2"}
+    assert {passes.backend for passes in result.records.offline} >= {"ort-cpu#2"}
 
 
 def test_nothing_measured_in_a_scenario_is_an_error(bundle_folder):
@@ -293,7 +299,7 @@ def test_nothing_measured_in_a_scenario_is_an_error(bundle_folder):
         run_bench(bundle_folder, settings("offline", reply_timeout_s=0.001))
 
 
-# --- the floor
+# --- the GEMM roofline
 
 
 POSES_AND_LENGTHS = {
@@ -316,44 +322,58 @@ def products(onnx_model):
     ]
     weights = {"w": np.ones((108, 4), np.float32), "v": np.ones((3, 4), np.float32), "one": np.array([1])}
     logits = {"logits": (TensorProto.FLOAT, ["batch", 3])}
-    return ProductsOf(onnx_model(nodes, POSES_AND_LENGTHS, logits, weights).SerializeToString())
+    return ProductFinder(onnx_model(nodes, POSES_AND_LENGTHS, logits, weights).SerializeToString())
 
 
-def test_the_floor_has_every_product_of_the_model_with_its_operands(products):
-    found = products.of(6, 50)
+def test_the_roofline_has_every_product_of_the_model_with_its_operands(products):
+    found = products.find(6, 50)
     assert found == [
-        Product(kind="MatMul", shapes=((6, 50, 108), (108, 4)), weights=(False, True)),
-        Product(kind="MatMul", shapes=((6, 50, 4), (6, 4, 50)), weights=(False, False)),
-        Product(kind="Gemm", shapes=((6, 4), (3, 4)), weights=(False, True), transposed=(False, True)),
+        Product(
+            kind="MatMul",
+            shapes=((6, 50, 108), (108, 4)),
+            weights=(False, True),
+            result=(6, 50, 4),
+        ),
+        Product(
+            kind="MatMul",
+            shapes=((6, 50, 4), (6, 4, 50)),
+            weights=(False, False),
+            result=(6, 50, 50),
+        ),
+        Product(
+            kind="Gemm",
+            shapes=((6, 4), (3, 4)),
+            weights=(False, True),
+            result=(6, 3),
+            transposed=(False, True),
+        ),
     ]
-    assert [p.result for p in found] == [(6, 50, 4), (6, 50, 50), (6, 3)]
-    assert [p.flops for p in found] == [2 * 6 * 50 * 4 * 108, 2 * 6 * 50 * 50 * 4, 2 * 6 * 3 * 4]
 
 
 def test_the_shapes_are_those_the_model_has_when_it_runs(bundle_folder):
     """At a size far from where they were looked up; one of them is the frames and the class token."""
     bundle = read_bundle(bundle_folder)
-    found = ProductsOf(bundle.read(bundle.onnx().path)).of(7, 90)
+    found = ProductFinder(bundle.read(bundle.onnx().path)).find(7, 90)
     assert {p.shapes for p in found if p.weights == (False, False)} >= {((7, 4, 91, 9), (7, 4, 9, 91))}
     assert sum(p.weights == (False, True) for p in found) >= 2 * 6  # two layers
 
 
-def test_a_model_without_a_product_has_no_floor(onnx_model):
+def test_a_model_without_a_product_has_no_roofline(onnx_model):
     logits = {"logits": (TensorProto.FLOAT, ["batch", "frames", 108])}
     model = onnx_model([helper.make_node("Identity", ["poses"], ["logits"])], POSES_AND_LENGTHS, logits)
-    with pytest.raises(BackendError, match="has no MatMul or Gemm: there is no floor"):
-        Floor(model.SerializeToString(), 1)
+    with pytest.raises(BackendError, match="has no MatMul or Gemm: there is no roofline"):
+        Roofline(model.SerializeToString(), 1)
 
 
-def test_the_floor_takes_turns_and_every_backend_of_the_processor_is_a_multiple_of_it(bundle_folder):
+def test_the_roofline_takes_turns_and_every_backend_of_the_processor_is_a_multiple_of_it(bundle_folder):
     asked = settings("latency", batches=(1, 8), frames=(60,), floor=True, rounds=6)
     result = run_bench(bundle_folder, asked)
-    assert [(t.backend, t.case.batch, len(t.rounds_ns)) for t in result.floor] == [
+    assert [(t.backend, t.case.batch, len(t.rounds_ns)) for t in result.records.roofline] == [
         ("floor", 1, 6),
         ("floor", 8, 6),
     ]
-    assert result.backends == ["ort-cpu"]
-    ratios = result.floor_ratios()
+    assert result.records.backends == ["ort-cpu"]
+    ratios = result.roofline_ratios
     assert [r.case.batch for r in ratios] == [1, 8]
     assert all(r.ratio.estimate > 1 for r in ratios)  # the products are a part of the model
     (table,) = (t for t in tables(result) if t.title.startswith("Against the limit"))
@@ -367,11 +387,11 @@ def test_the_floor_takes_turns_and_every_backend_of_the_processor_is_a_multiple_
 def test_a_pinned_worker_tells_its_cores(bundle_folder):
     core = psutil.Process().cpu_affinity()[-1]
     options = {"cores": [core]}
-    with WorkerProcess(bundle_folder, "ort-cpu", 1, timeout_s=60, options=options) as worker:
-        assert worker.opened()["cores"] == [core]
+    with start_worker(bundle_folder, "ort-cpu", 1, timeout_s=60, options=options) as worker:
+        assert worker.answer()["cores"] == [core]
         assert psutil.Process(worker.pid).cpu_affinity() == [core]
     result = run_bench(bundle_folder, settings("memory", pin=True))
-    assert result.environment["worker_cores"] == {"ort-cpu, 1": [psutil.Process().cpu_affinity()[0]]}
+    assert result.records.environment["worker_cores"] == {"ort-cpu, 1": [psutil.Process().cpu_affinity()[0]]}
 
 
 # --- energy

@@ -6,12 +6,10 @@ import pytest
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.machine import usable_cores
-from spoter_toolkit.bench.analysis.verdict import CLAIM_P, least_p
-from spoter_toolkit.bench.host.environment import slug, without_places
-from spoter_toolkit.bench.report.markdown import figure
-from spoter_toolkit.bench.settings import QUICK, BenchSettings, Case, notebook_case
-from spoter_toolkit.bench.statistics import ROUNDS_NEEDED, SAMPLES_NEEDED, paired_ratio, percentile_ms
-from spoter_toolkit.cli.bench import _settings
+from spoter_runtime.statistics import ROUNDS_NEEDED, ROUNDS_TO_CLAIM
+from spoter_toolkit.bench.settings import QUICK, BenchSettings, Case, notebook_case, settings_for
+from spoter_toolkit.bench.statistics import SAMPLES_NEEDED, paired_ratio, percentile_ms
+from spoter_toolkit.report.words import format_sig3, slug, without_places
 
 CONTRACT = GraphContract(labels=(Label(name="a"), Label(name="b")))
 
@@ -89,10 +87,10 @@ def test_the_cases_are_the_grid_and_the_notebooks_own():
 
 def test_what_nobody_asked_for_is_cut_to_what_the_bundle_takes():
     small = GraphContract(labels=CONTRACT.labels, max_frames=99, max_batch=8)
-    settings = _settings(False, None, small)
+    settings = settings_for(small)
     assert (settings.batches, settings.frames) == ((1,), (30, 60))
     assert settings.cases(small)
-    asked = _settings(False, None, small, batches=(1, 16))
+    asked = settings_for(small, batches=(1, 16))
     with pytest.raises(ConfigError, match=r"batch 16: the bundle's contract takes 1\.\.8"):
         asked.cases(small)
 
@@ -120,7 +118,7 @@ def test_every_round_measures_enough_calls_for_a_median():
 
 def test_quick_settings_still_give_the_ratios_an_interval_and_a_verdict():
     assert BenchSettings(**QUICK).rounds >= ROUNDS_NEEDED
-    assert least_p(BenchSettings(**QUICK).rounds) <= CLAIM_P
+    assert BenchSettings(**QUICK).rounds >= ROUNDS_TO_CLAIM
 
 
 @pytest.mark.parametrize(
@@ -193,4 +191,4 @@ def test_a_processors_name_makes_a_folder_name(name, expected):
     [(0.12345, "0.123"), (1.2345, "1.23"), (12.345, "12.3"), (123.45, "123"), (12345.6, "12346")],
 )
 def test_a_figure_has_three_significant_digits(value, text):
-    assert figure(value) == text
+    assert format_sig3(value) == text

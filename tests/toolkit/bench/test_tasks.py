@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
 import pytest
 
-from spoter_toolkit.bench.worker import tasks as work
+from spoter_toolkit.bench.host.monitor import pss_bytes
+from spoter_toolkit.bench.worker import tasks
 from spoter_toolkit.bench.worker.tasks import Slowed, arrivals_ns, offline, serve, warmed_up
 
 SETTLED = {"min_calls": 1, "block_ns": 0, "limit_ns": 10**9, "tolerance": 1e9}
@@ -18,8 +20,8 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now_ns = 0
-        monkeypatch.setattr(work.time, "perf_counter_ns", self.read)
-        monkeypatch.setattr(work.time, "sleep", self.pass_s)
+        monkeypatch.setattr(tasks.time, "perf_counter_ns", self.read)
+        monkeypatch.setattr(tasks.time, "sleep", self.pass_s)
 
     def read(self):
         self.now_ns += 1
@@ -150,9 +152,9 @@ def test_a_planted_slow_down_takes_its_share_of_each_calls_own_time(clock):
     assert took_ms == pytest.approx([1.1, 11.0], abs=0.001)
 
 
-@pytest.mark.skipif(work.pss_bytes() is None, reason="needs Linux's smaps_rollup")
+@pytest.mark.skipif(pss_bytes(os.getpid()) is None, reason="needs Linux")
 def test_pss_grows_with_what_is_held():
-    before = work.pss_bytes()
+    before = pss_bytes(os.getpid())
     ballast = np.ones(4_000_000)
     time.sleep(0)
-    assert work.pss_bytes() - before > 0.9 * ballast.nbytes
+    assert pss_bytes(os.getpid()) - before > 0.9 * ballast.nbytes

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
-from itertools import product
 from shutil import which
 
 import numpy as np
 import pytest
 
 from spoter_runtime.contract import GraphContract, Label
-from spoter_toolkit.bench.analysis.caveats import remarks_on
+from spoter_runtime.statistics import Ratio
 from spoter_toolkit.bench.analysis.drift import find_drift
-from spoter_toolkit.bench.analysis.result import BenchResult, Timing
-from spoter_toolkit.bench.analysis.verdict import (
-    CLAIM_P,
-    NO_DIFFERENCE,
-    NOT_ENOUGH,
-    NOT_SURE,
-    explained,
-    is_claim,
-    verdict,
-)
-from spoter_toolkit.bench.host.monitor import MachineRound, MachineWatch, core_mhz, gpu_bytes, gpu_clocks
+from spoter_toolkit.bench.analysis.result import analyse
+from spoter_toolkit.bench.analysis.serialize import values_from_result
+from spoter_toolkit.bench.analysis.verdict import claim_in_words, explained
+from spoter_toolkit.bench.host.monitor import MachineRound, MachineWatch, core_mhz
+from spoter_toolkit.bench.host.nvml import gpu_bytes, gpu_clocks, gpu_joules
+from spoter_toolkit.bench.records import BenchRecords, Timing
 from spoter_toolkit.bench.report.tables import tables
 from spoter_toolkit.bench.settings import BenchSettings, Case
-from spoter_toolkit.bench.statistics import Ratio, paired_ratio, signed_rank_p
+from spoter_toolkit.bench.statistics import paired_ratio
 
 
 def rounds(factors, *, seed, between=0.03, within=0.05, calls=30):
@@ -55,29 +50,32 @@ def ratio(low, high, *, count=10, p=0.001):
         (ratio(1 / 6.27, 1 / 1.49), "slower: 1.5–6.3 times as long"),
         (ratio(1.03, 2.1), "faster: 1.03–2.10 times as fast"),
         (ratio(1.5, 2.0), "faster by 50–100 %"),
-        (ratio(0.98, 1.30), NO_DIFFERENCE),
-        (ratio(1.005, 1.015), NO_DIFFERENCE),  # two processes of one program may differ by so much
-        (ratio(1.04, 1.30, p=0.02), NOT_SURE),
-        (ratio(1.5, 1.6, count=7), NOT_ENOUGH),  # p cannot be below 2 / 2**7
-        (Ratio(estimate=2.0, low=None, high=None, rounds=5), NOT_ENOUGH),
+        (ratio(0.98, 1.30), "no difference detectable"),
+        (
+            ratio(1.005, 1.015),
+            "no difference detectable",
+        ),  # so may two processes of one program
+        (ratio(1.04, 1.30, p=0.02), "not sure"),
+        (ratio(1.5, 1.6, count=7), "not enough rounds"),  # p cannot be below 2 / 2**7
+        (Ratio(estimate=2.0, low=None, high=None, rounds=5), "not enough rounds"),
     ],
 )
 def test_a_verdict_is_in_words(found, words):
-    assert verdict(found) == words
-    assert is_claim(words) == words.startswith(("faster", "slower"))
+    assert claim_in_words(found) == words
+    assert (found.claim in ("faster", "slower")) == words.startswith(("faster", "slower"))
 
 
 def test_a_verdict_that_claims_nothing_is_explained_below_its_table():
     """Seven rounds are one too few for a claim."""
-    few = [Timing(backend=t.backend, case=CASE, rounds_ns=t.rounds_ns[:7]) for t in result().timings]
-    (table,) = (t for t in tables(result(timings=tuple(few))) if t.title.startswith("Ratio"))
+    few = [Timing(backend=t.backend, case=CASE, rounds_ns=t.rounds_ns[:7]) for t in records().timings]
+    (table,) = (t for t in tables(analyse(records(timings=tuple(few)))) if t.title.startswith("Ratio"))
     assert table.note == (
         "not enough rounds: with fewer than 8 that agree nothing is claimed. Run again with --rounds 8 or "
         "more; for the start-up, without --quick."
     )
-    (sure,) = (t for t in tables(result()) if t.title.startswith("Ratio"))
+    (sure,) = (t for t in tables(analyse(records())) if t.title.startswith("Ratio"))
     assert sure.note == ""
-    assert explained([NOT_SURE, NO_DIFFERENCE]) == (
+    assert explained(["not sure", "no difference detectable"]) == (
         "not sure: most rounds lean to one side, but of equal backends more than 1% of the runs would lean "
         "as much. Run again with more --rounds."
     )
@@ -85,8 +83,8 @@ def test_a_verdict_that_claims_nothing_is_explained_below_its_table():
 
 def test_swapping_the_two_swaps_faster_and_slower():
     fast, slow = rounds([1.0] * 10, seed=1), rounds([1.2] * 10, seed=2)
-    there = verdict(paired_ratio(slow, fast, seed=0))
-    back = verdict(paired_ratio(fast, slow, seed=0))
+    there = claim_in_words(paired_ratio(slow, fast, seed=0))
+    back = claim_in_words(paired_ratio(fast, slow, seed=0))
     assert there.startswith("faster by ")
     assert back == there.replace("faster", "slower")
 
@@ -98,7 +96,7 @@ def test_equal_backends_are_hardly_ever_told_apart(count, between):
     claims = 0
     for seed in range(400):
         pair = [rounds([1.0] * count, seed=2 * seed + side, between=between, calls=5) for side in (0, 1)]
-        claims += is_claim(verdict(paired_ratio(*pair, seed=seed)))
+        claims += paired_ratio(*pair, seed=seed).claim in ("faster", "slower")
     assert claims <= 12
 
 
@@ -106,25 +104,8 @@ def test_a_slow_down_by_a_tenth_is_found():
     found = 0
     for seed in range(100):
         ratio = paired_ratio(rounds([1.0] * 10, seed=2 * seed), rounds([1.1] * 10, seed=2 * seed + 1), seed=0)
-        found += verdict(ratio).startswith("slower")
+        found += ratio.claim == "slower"
     assert found >= 85
-
-
-def test_the_signed_rank_p_is_that_of_all_signs_counted_one_by_one():
-    values = [0.3, -0.1, 0.25, 0.7, -0.2, 0.05, 0.4]
-    ranks = {value: rank for rank, value in enumerate(sorted(values, key=abs), 1)}
-    total = sum(ranks.values())
-    seen = sum(rank for value, rank in ranks.items() if value > 0)
-    extreme = min(seen, total - seen)
-    sums = [
-        sum(r for r, sign in zip(ranks.values(), signs, strict=True) if sign)
-        for signs in product((0, 1), repeat=len(values))
-    ]
-    share = sum(min(s, total - s) <= extreme for s in sums) / len(sums)
-    assert signed_rank_p(values) == pytest.approx(share)
-    assert signed_rank_p([0.1] * 8) == pytest.approx(2 / 2**8)
-    assert signed_rank_p([0.1] * 8) <= CLAIM_P < signed_rank_p([0.1] * 7)
-    assert signed_rank_p([0.0, 0.0]) == 1.0
 
 
 # --- drift
@@ -188,12 +169,13 @@ def as_tuples(series):
     return tuple(map(tuple, series))
 
 
-def result(**changed):
+def records(**changed):
     values = {
         "bundle": "tiny",
         "model_sha256": "0" * 64,
         "month": "2026-11",
-        "settings": BenchSettings(backends=("torch", "ort-cpu")),
+        "settings": BenchSettings(backends=("torch", "ort-cpu"), threads=(1,), notebook=False),
+        "contract": CONTRACT,
         "environment": {"usable_cores": 2, "packages": {}},
         "model_bytes": {},
         "timings": (
@@ -202,12 +184,9 @@ def result(**changed):
         ),
         "starts": {},
         "start_frames": 60,
-        "memory": (),
         "skipped": {},
-        "failures": (),
-        "remarks": (),
     }
-    return BenchResult(**(values | changed))
+    return BenchRecords(**(values | changed))
 
 
 def machine(factors, **changed):
@@ -219,10 +198,10 @@ def machine(factors, **changed):
     )
 
 
-def test_a_quiet_run_has_no_remark_and_its_verdict_in_table_and_json():
-    quiet = result(machine=machine([1.0] * 10))
-    assert remarks_on(quiet, CONTRACT, (CASE,)) == []
-    (comparison,) = quiet.as_json()["comparisons"]
+def test_a_quiet_run_has_no_caveat_and_its_verdict_in_table_and_json():
+    quiet = analyse(records(machine=machine([1.0] * 10)))
+    assert quiet.caveats == ()
+    (comparison,) = values_from_result(quiet)["comparisons"]
     assert comparison["verdict"].startswith("faster by ")
     (table,) = (t for t in tables(quiet) if t.title.startswith("Ratio"))
     assert [row[-1] for row in table.rows] == [comparison["verdict"]]
@@ -230,39 +209,41 @@ def test_a_quiet_run_has_no_remark_and_its_verdict_in_table_and_json():
 
 def test_a_machine_that_changes_its_speed_is_said_with_backend_case_and_round():
     slower = [1.0] * 5 + [1.5] * 5
-    shifted = result(
-        timings=(
-            Timing(backend="torch", case=CASE, rounds_ns=as_tuples(rounds([1.2] * 10, seed=0))),
-            Timing(backend="ort-cpu", case=CASE, rounds_ns=as_tuples(rounds(slower, seed=1))),
-        ),
-        machine=machine(slower),
+    shifted = analyse(
+        records(
+            timings=(
+                Timing(backend="torch", case=CASE, rounds_ns=as_tuples(rounds([1.2] * 10, seed=0))),
+                Timing(backend="ort-cpu", case=CASE, rounds_ns=as_tuples(rounds(slower, seed=1))),
+            ),
+            machine=machine(slower),
+        )
     )
-    (remark,) = remarks_on(shifted, CONTRACT, (CASE,))
-    assert "the machine, a fixed loop before each round: step of +" in remark
-    assert "ort-cpu, 1 × 60 on 1 thread: step of +" in remark
-    assert "from round 6 of 10 on" in remark
-    assert "torch" not in remark
-    drifts = json.loads(json.dumps(shifted.as_json()))["drifts"]
+    (caveat,) = shifted.caveats
+    assert "the machine, a fixed loop before each round: step of +" in caveat
+    assert "ort-cpu, 1 × 60 on 1 thread: step of +" in caveat
+    assert "from round 6 of 10 on" in caveat
+    assert "torch" not in caveat
+    drifts = json.loads(json.dumps(values_from_result(shifted)))["drifts"]
     assert [(d["backend"], d["drift"]["from_round"]) for d in drifts] == [(None, 6), ("ort-cpu", 6)]
     (table,) = (t for t in tables(shifted) if t.title.startswith("Drift"))
     assert [row[0] for row in table.rows] == ["the machine", "ort-cpu"]
 
 
 def test_other_load_and_stolen_time_are_said():
-    busy = result(machine=machine([1.0] * 10, others_cores=0.8, steal_share=0.07))
-    assert remarks_on(busy, CONTRACT, (CASE,)) == [
+    busy = records(machine=machine([1.0] * 10, others_cores=0.8, steal_share=0.07))
+    assert analyse(busy).caveats == (
         "other programs used up to 0.8 cores during the run (more than 0.25 in 10 of 10 rounds)",
         "other guests of the host took up to 7% of the processor in a round",
-    ]
+    )
 
 
 def test_a_warm_up_that_did_not_settle_is_said():
-    unsettled = result()
+    unsettled = records()
     one = replace(unsettled.timings[0], unsettled=(1, 4), warmup_calls=(9,) * 10)
-    (remark,) = remarks_on(replace(unsettled, timings=(one,)), CONTRACT, (CASE,))
-    assert remark.endswith("still moved by more than 5%: torch in 2 of 10 turns")
+    (caveat,) = analyse(replace(unsettled, timings=(one,))).caveats
+    assert caveat.endswith("still moved by more than 5%: torch in 2 of 10 turns")
     once = replace(one, unsettled=(1,))
-    assert remarks_on(replace(unsettled, timings=(once,)), CONTRACT, (CASE,)) == []
+    assert analyse(replace(unsettled, timings=(once,))).caveats == ()
 
 
 def test_the_watch_times_a_fixed_loop_and_sees_what_others_use():
@@ -278,7 +259,19 @@ def test_the_watch_times_a_fixed_loop_and_sees_what_others_use():
     assert core_mhz() is None or all(mhz > 0 for mhz in core_mhz())
 
 
-@pytest.mark.skipif(which("nvidia-smi") is not None, reason="needs a machine without nvidia-smi")
-def test_without_nvidia_smi_a_gpu_tells_nothing():
+@pytest.mark.skipif(which("nvidia-smi") is not None, reason="needs a machine without a GPU")
+def test_without_a_driver_a_gpu_tells_nothing():
     assert gpu_clocks() is None
     assert gpu_bytes(1) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gpu_clocks() is None, reason="needs a GPU that NVML knows")
+def test_a_gpu_tells_its_clocks_and_counts_its_energy():
+    clocks = gpu_clocks()
+    assert clocks.sm_mhz > 0
+    assert clocks.memory_mhz > 0
+    assert 0 < clocks.temperature_c < 120
+    before = gpu_joules()
+    time.sleep(0.5)
+    assert all(now > then for now, then in zip(gpu_joules(), before, strict=True))

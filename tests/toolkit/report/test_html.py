@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,19 +21,24 @@ from typer.testing import CliRunner
 from in_process import spoter_kit
 from spoter_export.bundle.files import read_proofs
 from spoter_export.diagnose.chain import Link
+from spoter_runtime import statistics
+from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import DataError, MissingExtraError
-from spoter_toolkit.bench.analysis.result import BenchResult, Failure, Memory, Start, Timing
+from spoter_toolkit.bench.analysis.result import analyse
+from spoter_toolkit.bench.records import BenchRecords, Failure, Memory, Start, Timing
+from spoter_toolkit.bench.report.folder import write_report
 from spoter_toolkit.bench.report.html import html_from_result
 from spoter_toolkit.bench.report.latency_plot import latency_figure
-from spoter_toolkit.bench.report.markdown import tables
 from spoter_toolkit.bench.report.percentile_plot import percentile_figure, tail_figure
-from spoter_toolkit.bench.report.summary import findings, headline_case
+from spoter_toolkit.bench.report.summary import headline_case, summary_of
+from spoter_toolkit.bench.report.tables import tables
 from spoter_toolkit.bench.settings import BenchSettings, Case
 from spoter_toolkit.cli.app import app
 from spoter_toolkit.parity.page import html_from_report
 from spoter_toolkit.parity.report import ParityReport
-from spoter_toolkit.report.html import Page, Section, Table, html_from_page
-from spoter_toolkit.report.svg import svg_from_figure
+from spoter_toolkit.report.html import Page, Section, cells_of, html_from_page, is_figures
+from spoter_toolkit.report.picture import picture_from_figure
+from spoter_toolkit.report.table import Table
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 HOSTILE = "<script>alert('x')</script> \" onload=y & <b>"
@@ -86,11 +93,12 @@ def bench_result(**changes):
     start = {
         name: Start(total_ns=int(4e8 * s), import_ns=1, load_ns=1, first_ns=1) for name, s in scales.items()
     }
-    result = BenchResult(
+    records = BenchRecords(
         bundle="tiny",
         model_sha256="0" * 64,
         month="2026-11",
-        settings=BenchSettings(backends=("torch", "ort-cpu")),
+        settings=BenchSettings(backends=("torch", "ort-cpu"), threads=(1, 2)),
+        contract=GraphContract(labels=(Label(name="a"), Label(name="b"))),
         environment={"cpu": "a processor", "usable_cores": 2, "ram_bytes": 8e9, "packages": {"numpy": "2"}},
         model_bytes={"torch": 5_000_000, "ort-cpu": 4_000_000},
         timings=tuple(timing(name, case, scale) for case in CASES for name, scale in scales.items()),
@@ -101,10 +109,8 @@ def bench_result(**changes):
             for name, scale in scales.items()
         ),
         skipped={},
-        failures=(),
-        remarks=(),
     )
-    return replace(result, **changes)
+    return analyse(replace(records, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +123,17 @@ def page(exported):
 def check_sound(html):
     """Check what every page must be: complete, alone, readable by a machine that reads aloud."""
     parsed = Parsed(html)
-    for tag, attrs, inside in parsed.elements:
+    for tag, attrs, _ in parsed.elements:
         for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
             if name in attrs:
-                local = attrs[name].startswith("#") or attrs[name] == "data:,"
+                local = attrs[name].startswith(("#", "data:image/svg+xml;base64,")) or attrs[name] == "data:,"
                 assert local, (tag, attrs)
         assert tag not in ("script", "iframe", "object", "embed", "form", "base"), tag
         assert tag != "link" or attrs["href"] == "data:,"
         assert not [name for name in attrs if name.startswith("on")], (tag, attrs)
         for target in re.findall(r"url\((.*?)\)", " ".join(value or "" for value in attrs.values())):
             assert target.startswith("#")
-        assert tag != "style" or "svg" not in inside, "a style inside an svg rules the whole page"
+        assert tag != "img" or (attrs["src"].startswith("data:") and attrs["alt"])
     assert "@import" not in html
     assert "url(" not in html.partition("</style>")[0]
     ids = Counter(attrs["id"] for _, attrs, _ in parsed.elements if "id" in attrs)
@@ -138,12 +144,9 @@ def check_sound(html):
         pointed += attrs.get("aria-labelledby", "").split()
         assert set(pointed) <= set(ids), attrs
     tags = Counter(tag for tag, _, _ in parsed.elements)
-    assert tags["h1"] == tags["title"] - tags["svg"] == 1
+    assert tags["h1"] == tags["title"] == 1
     assert tags["table"] == tags["caption"]
     assert all(attrs.get("scope") in ("row", "col") for attrs in parsed.all("th"))
-    for attrs in parsed.all("svg"):
-        assert attrs["role"] == "img"
-        assert len(attrs["aria-labelledby"].split()) == 2
     assert parsed.all("html") == [{"lang": "en"}]
     assert {"charset": "utf-8"} in parsed.all("meta")
     assert any(meta.get("name") == "viewport" for meta in parsed.all("meta"))
@@ -154,8 +157,8 @@ def check_sound(html):
 
 def test_the_page_of_a_bench_needs_nothing_and_is_sound(page):
     parsed = check_sound(page)
-    assert "http" not in page.replace("http-equiv", "")
-    assert len(parsed.all("svg")) == 1 + 2 + 1  # the batch of two lengths, thread counts, the tail
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", page).replace("http-equiv", "")
+    assert len(parsed.all("img")) == 1 + 2 + 1  # the batch of two lengths, thread counts, the tail
 
 
 def test_the_page_has_every_table_of_the_report_cell_by_cell(page):
@@ -166,15 +169,27 @@ def test_the_page_has_every_table_of_the_report_cell_by_cell(page):
             assert all(cell in shown for cell in row)
 
 
+def test_each_pair_is_resampled_once_for_all_that_a_run_shows(exported, tmp_path, monkeypatch):
+    drawn = []
+    resample = statistics.resampled_medians
+    monkeypatch.setattr(statistics, "resampled_medians", lambda *of: drawn.append(of) or resample(*of))
+    result = bench_result()
+    assert len(drawn) == len(result.comparisons) == len(CASES) + 1
+    assert tables(result)
+    write_report(result, tmp_path / "bench", page_of=exported.bundle)
+    assert {file.name for file in (tmp_path / "bench").iterdir()} >= {"bench.json", "bench.md", "bench.html"}
+    assert len(drawn) == len(result.comparisons)
+
+
 def test_a_curve_along_the_batches_is_drawn_and_told_in_words(exported):
     along = tuple(
         timing(name, Case(batch=batch, frames=60, threads=1), scale)
         for batch in (2, 4)
         for name, scale in (("torch", 2.0), ("ort-cpu", 1.0))
     )
-    curved = bench_result(timings=(*bench_result().timings, *along))
+    curved = bench_result(timings=(*bench_result().records.timings, *along))
     parsed = check_sound(html_from_result(curved, exported.bundle))
-    assert len(parsed.all("svg")) == 1 + 1 + 2 + 1
+    assert len(parsed.all("img")) == 1 + 1 + 2 + 1
     assert "Throughput against clips a call: torch, clips of 60 frames, clips a second: " in parsed.text
 
 
@@ -186,7 +201,7 @@ def test_a_run_without_latency_or_starts_has_a_page_too(exported):
 
 
 def test_the_findings_name_the_ratio_with_its_interval():
-    first, second, start, memory = findings(bench_result())
+    first, second, start, memory = summary_of(bench_result())
     assert headline_case(bench_result()) == CASES[0]
     assert first == (
         "1 clip of 60 frames on 1 thread, median of a call: torch 2.01 ms, ort-cpu 1.00 ms. torch takes 2.00 "
@@ -203,17 +218,17 @@ def test_no_difference_is_claimed_where_the_interval_holds_1():
     same = tuple(timing(name, CASES[0], 1.0) for name in ("torch", "ort-cpu"))
     assert (
         "torch against ort-cpu: no difference detectable (95 % interval"
-        in (findings(bench_result(timings=same))[0])
+        in (summary_of(bench_result(timings=same))[0])
     )
 
 
 def test_too_few_calls_and_rounds_are_told_and_claim_nothing(exported):
     few = tuple(timing(name, CASES[0], 1.0, rounds=2, calls=3) for name in ("torch", "ort-cpu"))
     result = bench_result(timings=few, memory=())
-    assert findings(result)[0].startswith(
+    assert summary_of(result)[0].startswith(
         "1 clip of 60 frames on 1 thread, median of a call: torch too few calls"
     )
-    assert "too few rounds for an interval" in findings(result)[0]
+    assert "too few rounds for an interval" in summary_of(result)[0]
     text = check_sound(html_from_result(result, exported.bundle)).text
     assert "too few samples (6)" in text
     assert "not enough rounds: with fewer than 8 that agree nothing is claimed." in text
@@ -222,7 +237,7 @@ def test_too_few_calls_and_rounds_are_told_and_claim_nothing(exported):
 def test_one_backend_has_nothing_to_be_compared_with(exported):
     alone = bench_result(
         timings=tuple(timing("ort-cpu", case, 1.0) for case in CASES),
-        starts={"ort-cpu": bench_result().starts["ort-cpu"]},
+        starts={"ort-cpu": bench_result().records.starts["ort-cpu"]},
         memory=(),
     )
     text = check_sound(html_from_result(alone, exported.bundle)).text
@@ -249,10 +264,10 @@ def test_a_bundle_whose_proof_cannot_be_read_still_gets_its_page(bundle_copy):
     assert str(bundle_copy.parent) not in html
 
 
-def test_what_was_lost_and_remarked_is_said_before_the_findings(exported):
+def test_losses_and_caveats_are_said_before_the_summary(exported):
     failure = Failure(backend="ort-cpu", threads=2, doing="round 2", reason="was ended by SIGKILL")
     html = html_from_result(
-        bench_result(failures=(failure,), remarks=("the machine was busy",)), exported.bundle
+        replace(bench_result(failures=(failure,)), caveats=("the machine was busy",)), exported.bundle
     )
     before = Parsed(html).text.partition("What was found")[0].split("Bench of tiny")[2]
     assert "the machine was busy." in before
@@ -264,20 +279,27 @@ def test_text_from_outside_runs_nothing(exported):
     result = bench_result(
         bundle=HOSTILE,
         failures=(failure,),
-        remarks=(HOSTILE,),
         skipped={"trt": HOSTILE},
-        environment=bench_result().environment | {"cpu": HOSTILE},
+        environment=bench_result().records.environment | {"cpu": HOSTILE},
     )
-    parsed = check_sound(html_from_result(result, exported.bundle))
+    parsed = check_sound(html_from_result(replace(result, caveats=(HOSTILE,)), exported.bundle))
     assert parsed.text.count(HOSTILE) >= 6
+
+
+def drawn_in(picture):
+    """Return the SVG of a picture as XML."""
+    return ElementTree.fromstring(base64.b64decode(picture.source.partition("base64,")[2]))
 
 
 def test_a_backends_name_in_a_picture_is_text():
     figure = Figure()
     figure.subplots().set_title(HOSTILE)
-    parsed = Parsed(svg_from_figure(figure, "a", title=HOSTILE, description=HOSTILE))
-    assert parsed.text.count(HOSTILE) == 3
-    assert not parsed.all("script")
+    picture = picture_from_figure(figure, alt=HOSTILE, caption=HOSTILE)
+    assert not [element for element in drawn_in(picture).iter() if element.tag.endswith("script")]
+    section = Section(name="a", title="b", pictures=[picture])
+    parsed = check_sound(html_from_page(Page(title="t", facts={}, summary=(), sections=(section,))))
+    assert [attrs["alt"] for attrs in parsed.all("img")] == [HOSTILE]
+    assert parsed.text.count(HOSTILE) == 1
 
 
 def test_bengali_survives_and_says_that_it_is_bengali(exported):
@@ -291,31 +313,27 @@ def test_the_same_result_gives_the_same_page(exported, page):
     assert html_from_result(again, exported.bundle) == page
 
 
-def test_a_picture_takes_the_colours_of_the_page_and_ids_of_its_own():
-    def drawn(name):
-        figure = Figure()
-        axes = figure.subplots()
-        axes.errorbar([1, 2], [3, 4], yerr=[0.1, 0.2], fmt="-o", color="#D55E00")
-        axes.grid(color="0.9")
-        return svg_from_figure(figure, name, title="t", description="d")
-
-    first, second = drawn("first"), drawn("second")
-    for colour in ("#000000", "#ffffff", "#e6e6e6"):
-        assert colour not in first
-    assert "currentColor" in first
-    assert "#d55e00" in first
-    ids = [{attrs["id"] for _, attrs, _ in Parsed(svg).elements if "id" in attrs} for svg in (first, second)]
-    assert ids[0]
-    assert not ids[0] & ids[1]
+def test_a_picture_needs_no_other_file():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.errorbar([1, 2], [3, 4], yerr=[0.1, 0.2], fmt="-o", color="#D55E00")
+    picture = picture_from_figure(figure, alt="a", caption="b")
+    elements = list(drawn_in(picture).iter())
+    assert elements[0].tag.endswith("svg")
+    assert not [element for element in elements if element.tag.endswith("image")]
+    links = [value for element in elements for name, value in element.attrib.items() if name.endswith("href")]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert any("#d55e00" in element.get("style", "") for element in elements)
 
 
 def test_every_percentile_with_enough_calls_is_drawn_where_it_was_measured():
     result = bench_result()
     axes = percentile_figure(result, 1).axes[0]
     drawn = sorted(line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "None")
-    on_one = [t for t in result.timings if t.case.threads == 1]
-    assert all(t.percentile_ms(90) and t.percentile_ms(99) is None for t in on_one)
-    assert drawn == sorted(t.percentile_ms(percent) for t in on_one for percent in (50, 90))
+    on_one = [one.percentiles_ms for one in result.latencies if one.case.threads == 1]
+    assert all(ms[90] and ms[99] is None for ms in on_one)
+    assert drawn == sorted(ms[percent] for ms in on_one for percent in (50, 90))
 
 
 def shown_labels(axis):
@@ -342,7 +360,7 @@ def test_the_tail_ends_at_the_slowest_call_of_all():
     result = bench_result()
     lines = tail_figure(result, CASES[0]).axes[0].lines
     assert len(lines) == 2
-    for line, timed in zip(lines, result.timings, strict=False):
+    for line, timed in zip(lines, result.records.timings, strict=False):
         slowest_ms = max(timed.samples_ns) / 1e6
         assert (line.get_xdata()[0], line.get_ydata()[0]) == (slowest_ms, 1 / len(timed.samples_ns))
         assert line.get_ydata()[-1] == 1
@@ -353,16 +371,16 @@ def test_a_row_of_empty_cells_gives_its_room_to_the_reason():
     table = Table(
         title="t", columns=columns, rows=(("1", "", "", "why"), ("1", "2", "", "x")), sentences=True
     )
-    assert table.cells(table.rows[0]) == [(3, "why", 3)]
-    assert table.cells(table.rows[1]) == [(1, "2", 1), (3, "x", 2)]
+    assert cells_of(table, table.rows[0]) == [(3, "why", 3)]
+    assert cells_of(table, table.rows[1]) == [(1, "2", 1), (3, "x", 2)]
     figures = Table(title="t", columns=columns, rows=table.rows)
-    assert len(figures.cells(table.rows[0])) == 3
-    assert [figures.is_figures(column) for column in range(4)] == [False, True, False, False]
+    assert len(cells_of(figures, table.rows[0])) == 3
+    assert [is_figures(figures, column) for column in range(4)] == [False, True, False, False]
 
 
 def test_a_page_without_sections_is_sound():
     check_sound(
-        html_from_page(Page(title="t", facts={}, findings=(), sections=(Section(name="a", title="b"),)))
+        html_from_page(Page(title="t", facts={}, summary=(), sections=(Section(name="a", title="b"),)))
     )
 
 

@@ -1,9 +1,9 @@
-"""What is measured: the cases, and the settings of one run."""
+"""Choose the cases and the settings of one run."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from spoter_runtime.contract import GraphContract
@@ -12,9 +12,10 @@ from spoter_runtime.machine import usable_cores
 from spoter_toolkit.backends import BACKENDS, split_backend
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
 from spoter_toolkit.data.lengths import ClipLengths
+from spoter_toolkit.report.words import plural
 
 # latency: single calls on full clips · offline: many clips of different lengths at once · server: clips that
-# arrive at random times · start: a cold process to its first answer · memory · energy: joules a clip.
+# arrive at random times · start: a fresh process to its first answer · memory · energy: joules per clip.
 Scenario = Literal["latency", "offline", "server", "start", "memory", "energy"]
 SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
 
@@ -22,34 +23,28 @@ SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
 NOTEBOOK_BATCH: Final = 16
 NOTEBOOK_FRAMES: Final = 100
 
-START_UP_FRAMES: Final = 60  # of the clip that a fresh process answers first, where the contract takes them
+START_UP_FRAMES: Final = 60  # of the clip that a fresh process answers, where the contract takes them
 
-# The cases of the curves, at the fewest threads: one clip of each length, and clips of one length in batches.
+# The cases of the curves, on the fewest threads: one clip of each length, and clips of one length in batches.
 CURVE_FRAMES: Final = (8, 16, 30, 60, 100, 164, 299)
 CURVE_BATCHES: Final = (1, 2, 4, 8, 16)
 CURVE_BATCH_FRAMES: Final = 60
 
-WARMUP_CALLS_FIRST: Final = 10  # the notebook's warm-up; before a case's first round
-WARMUP_CALLS: Final = 2  # before every later round
-# Blocks of calls, until the medians of two in a row differ by so little. Two blocks at least, so that the
-# threads of the worker before have stopped spinning.
-WARMUP_BLOCK_S: Final = 0.01
-WARMUP_TOLERANCE: Final = 0.05
-WARMUP_LIMIT_FIRST_S: Final = 1.0
-WARMUP_LIMIT_S: Final = 0.25
+# The warm-up of a turn, as `spoter_toolkit.bench.worker.tasks.warmed_up` takes it: blocks of calls, until the
+# medians of two in a row differ by at most the tolerance. Two blocks at least, so that the threads of the
+# worker before have stopped spinning. Ten calls before a case's first round are the notebook's.
+WARM_UP: Final = {"min_calls": 2, "block_ns": 10_000_000, "limit_ns": 250_000_000, "tolerance": 0.05}
+FIRST_WARM_UP: Final = WARM_UP | {"min_calls": 10, "limit_ns": 1_000_000_000}
 
 OFFLINE_CLIPS: Final = 96  # of one pass
-BOUND_MS: Final = 33.0  # one frame of a camera at 30 a second: the answer is there before the next one
+BOUND_MS: Final = 33.0  # the time between two frames of a camera at 30 frames per second
 
-_MAX_THREADS: Final = 256
-_MAX_ROUNDS: Final = 1000
 _MAX_SECONDS: Final = 3600.0
-_MAX_RATE: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One shape of work: `batch` full clips of `frames` frames, `threads` threads in an operator."""
+    """One workload: `batch` full clips of `frames` frames per call, `threads` threads inside an operator."""
 
     batch: int
     frames: int
@@ -66,58 +61,36 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchSettings:
-    """What to measure and for how long.
-
-    Attributes:
-        backends: names as `spoter_toolkit.backends.open_backend` takes them; the first that runs is what the
-            others are compared with.
-        batches: clips per call.
-        frames: frames per clip.
-        threads: threads inside one operator; None means all usable cores, and for one clip a call also 1.
-        scenarios: what to measure.
-        notebook: also the notebook's own case.
-        curve: also cases along the lengths and the batches, at the fewest threads.
-        floor: also the model's matrix products alone, as the limit of each case.
-        rounds: how often the backends take their turn at each case.
-        seconds_per_case: measured time per case and backend, over all rounds; warm-up comes on top.
-        starts: fresh processes per backend for the start-up times.
-        lengths: of the clips of `offline` and `server`; None for those of the bundle's training data, or
-            generated ones.
-        offline_batch: clips per batch of `offline`, at most what the contract takes.
-        offline_seconds: measured time per way and backend of `offline`, over all rounds.
-        rate: clips that arrive per second; None for half of what the first backend can do.
-        bound_ms: within this time an answer is wanted.
-        find_rate: also look for the highest rate that keeps the bound.
-        server_seconds: clips arrive for so long, per backend and over all rounds.
-        pin: keep each worker on as many cores as it has threads.
-        reply_timeout_s: a worker that is silent for longer is taken to hang.
-        seed: of the bootstrap, of the order of the clips, and of their arrival.
+    """The settings of one run: backends, cases, scenarios, rounds and times.
 
     Raises:
         ConfigError: a value out of range, or one that is named twice.
     """
 
+    # as `spoter_toolkit.backends.open_backend` takes them; the first that runs is the baseline
     backends: tuple[str, ...] = BACKENDS
-    batches: tuple[int, ...] = (1, 16)
-    frames: tuple[int, ...] = (30, 60, 164)
+    batches: tuple[int, ...] = (1, 16)  # clips per call
+    frames: tuple[int, ...] = (30, 60, 164)  # frames per clip
+    # threads inside one operator; None means all usable cores, and for one clip per call also 1
     threads: tuple[int, ...] | None = None
     scenarios: tuple[Scenario, ...] = SCENARIOS
-    notebook: bool = True
-    curve: bool = True
-    floor: bool = True
-    rounds: int = 10
-    seconds_per_case: float = 0.6
-    starts: int = 8
+    notebook: bool = True  # also the notebook's own case
+    curve: bool = True  # also cases along the lengths and the batches, on the fewest threads
+    floor: bool = True  # also the GEMM roofline of each case: the model's matrix products alone
+    rounds: int = 10  # how often each backend has its turn at each case
+    seconds_per_case: float = 0.6  # measured time per case and backend, over all rounds; warm-up comes on top
+    starts: int = 8  # fresh processes per backend
+    # of the clips of `offline`, `server` and `energy`; None for those of the training data
     lengths: ClipLengths | None = None
-    offline_batch: int = NOTEBOOK_BATCH
-    offline_seconds: float = 3.0
-    rate: float | None = None
-    bound_ms: float = BOUND_MS
-    find_rate: bool = False
-    server_seconds: float = 10.0
-    pin: bool = False
-    reply_timeout_s: float = 120.0
-    seed: int = 0
+    offline_batch: int = NOTEBOOK_BATCH  # clips per batch of `offline`, at most what the contract takes
+    offline_seconds: float = 3.0  # measured time per padding strategy and backend, over all rounds
+    rate: float | None = None  # clips that arrive per second; None for half of the first backend's capacity
+    bound_ms: float = BOUND_MS  # time within which an arriving clip should be answered
+    find_rate: bool = False  # also search the highest rate that keeps the bound
+    server_seconds: float = 10.0  # time in which clips arrive, per backend and over all rounds
+    pin: bool = False  # keep each worker on as many cores as it has threads
+    reply_timeout_s: float = 120.0  # a worker that is silent for longer is taken to hang
+    seed: int = 0  # of the bootstrap, of the order of the clips, and of their arrival
 
     def __post_init__(self) -> None:
         for name in self.backends:
@@ -125,25 +98,27 @@ class BenchSettings:
         for scenario in self.scenarios:
             if scenario not in SCENARIOS:
                 raise ConfigError(f"unknown scenario {scenario!r}; {nearest_known(scenario, SCENARIOS)}")
-        _check_list("scenario", self.scenarios)
-        _check_list("backend", self.backends)
-        _check_counts("batch", self.batches, limit=None)
-        _check_counts("frames", self.frames, limit=None)
-        if self.threads is not None:
-            _check_counts("threads", self.threads, limit=_MAX_THREADS)
-        _check_counts("rounds", (self.rounds,), limit=_MAX_ROUNDS)
-        _check_counts("starts", (self.starts,), limit=_MAX_ROUNDS)
-        _check_counts("offline batch", (self.offline_batch,), limit=None)
-        for what, value, most, unit in (
+        for what, values, most in (
+            ("scenario", self.scenarios, None),
+            ("backend", self.backends, None),
+            ("batch", self.batches, math.inf),
+            ("frames", self.frames, math.inf),
+            ("threads", (1,) if self.threads is None else self.threads, 256),
+            ("rounds", (self.rounds,), 1000),
+            ("starts", (self.starts,), 1000),
+            ("offline batch", (self.offline_batch,), math.inf),
+        ):
+            check_values(what, values, most)
+        for what, value, limit, unit in (
             ("seconds per case", self.seconds_per_case, _MAX_SECONDS, "s"),
             ("offline seconds", self.offline_seconds, _MAX_SECONDS, "s"),
             ("server seconds", self.server_seconds, _MAX_SECONDS, "s"),
             ("reply timeout", self.reply_timeout_s, _MAX_SECONDS, "s"),
-            ("rate", 1.0 if self.rate is None else self.rate, _MAX_RATE, "clips a second"),
+            ("rate", 1.0 if self.rate is None else self.rate, 1e6, "clips a second"),
             ("bound", self.bound_ms, 1000 * _MAX_SECONDS, "ms"),
         ):
-            if not 0 < value <= most:
-                raise ConfigError(f"{what}: expected more than 0 and at most {most:g} {unit}, got {value:g}")
+            if not 0 < value <= limit:
+                raise ConfigError(f"{what}: expected more than 0 and at most {limit:g} {unit}, got {value:g}")
         if self.rate is not None and self.rate * self.server_seconds < SAMPLES_NEEDED[50]:
             raise ConfigError(
                 f"rate {self.rate:g}: fewer than the {SAMPLES_NEEDED[50]} clips of a median come in "
@@ -152,20 +127,20 @@ class BenchSettings:
             )
 
     @property
-    def seconds_per_round(self) -> float:
-        """Measured time of one turn at one case."""
-        return self.seconds_per_case / self.rounds
+    def min_calls_per_round(self) -> int:
+        """Fewest calls that are measured in a turn: enough for a median over all rounds."""
+        return math.ceil(SAMPLES_NEEDED[50] / self.rounds)
 
     @property
-    def min_calls_per_round(self) -> int:
-        """So many calls are measured in a turn, however slow they are: enough for the median at the end."""
-        return math.ceil(SAMPLES_NEEDED[50] / self.rounds)
+    def thread_counts(self) -> tuple[int, ...]:
+        """Threads of the workers, in rising order."""
+        return tuple(sorted(self.threads or {1, usable_cores()}))
 
     def cases(self, contract: GraphContract) -> tuple[Case, ...]:
         """Return the grid, and the notebook's case and the curves as far as the contract allows them.
 
         Raises:
-            ConfigError: the contract does not allow a batch or a number of frames.
+            ConfigError: the contract does not allow a batch or a number of frames of the grid.
         """
         for what, values, limit in (
             ("batch", self.batches, contract.max_batch),
@@ -173,33 +148,26 @@ class BenchSettings:
         ):
             if max(values) > limit:
                 raise ConfigError(f"{what} {max(values)}: the bundle's contract takes 1..{limit}")
-        cores = usable_cores()
-        grid = [
-            Case(batch=batch, frames=frames, threads=threads)
+        fewest, most = self.thread_counts[0], self.thread_counts[-1]
+        shapes = [
+            (batch, frames, threads)
             for threads in self.thread_counts
             for batch in self.batches
             for frames in self.frames
             # Many clips on one thread of several are what the curve along the batches shows.
-            if batch == 1 or self.threads is not None or threads == self.thread_counts[-1]
+            if batch == 1 or self.threads is not None or threads == most
         ]
-        others = [notebook_case(cores)] if self.notebook else []
-        others += self._curve() if self.curve else ()
-        grid += [case for case in others if allows(contract, case)]
-        return tuple(sorted(set(grid), key=lambda case: (case.threads, case.batch, case.frames)))
-
-    @property
-    def thread_counts(self) -> tuple[int, ...]:
-        """Threads of the workers, in rising order."""
-        return tuple(sorted(self.threads or {1, usable_cores()}))
-
-    def _curve(self) -> list[Case]:
-        threads = self.thread_counts[0]
-        lengths = [Case(batch=1, frames=frames, threads=threads) for frames in CURVE_FRAMES]
-        batches = [Case(batch=batch, frames=CURVE_BATCH_FRAMES, threads=threads) for batch in CURVE_BATCHES]
-        return lengths + batches
+        if self.curve:
+            shapes += [(1, frames, fewest) for frames in CURVE_FRAMES]
+            shapes += [(batch, CURVE_BATCH_FRAMES, fewest) for batch in CURVE_BATCHES]
+        cases = {Case(batch=batch, frames=frames, threads=threads) for batch, frames, threads in shapes}
+        if self.notebook:
+            cases.add(notebook_case(usable_cores()))
+        allowed = [case for case in cases if allows(contract, case)]
+        return tuple(sorted(allowed, key=lambda case: (case.threads, case.batch, case.frames)))
 
 
-# `spoter-kit bench --quick`: a look in half a minute. Eight rounds that agree are just enough for a verdict.
+# `spoter-kit bench --quick`: a look in half a minute. Eight agreeing rounds are just enough for a claim.
 QUICK: Final[dict[str, Any]] = {
     "scenarios": ("start", "latency", "offline", "memory"),
     "batches": (1,),
@@ -212,20 +180,31 @@ QUICK: Final[dict[str, Any]] = {
 }
 
 
+def settings_for(contract: GraphContract, *, quick: bool = False, **asked: Any) -> BenchSettings:
+    """Return the settings: those asked for, over the quick ones, over the defaults.
+
+    Batches and frames that were not asked for are cut to the contract's limits. Where either was asked for,
+    the curves are left out unless they were asked for too. A field that is None was not asked for.
+
+    Raises:
+        ConfigError: as `BenchSettings`.
+    """
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    if {"batches", "frames"} & chosen.keys():
+        chosen.setdefault("curve", False)
+    settings = BenchSettings(**((QUICK if quick else {}) | chosen))
+    cut: dict[str, Any] = {
+        name: tuple(value for value in getattr(settings, name) if value <= limit) or (limit,)
+        for name, limit in (("batches", contract.max_batch), ("frames", contract.max_frames))
+        if name not in chosen
+    }
+    return replace(settings, **cut)
+
+
 def backend_of(name: str) -> str:
-    """Return the backend of ``"ort-cpu#2"``: a second worker of it, for what equal ones differ by."""
+    """Return the backend of ``"ort-cpu#2"``: a second worker of the same backend."""
     backend, mark, number = name.partition("#")
     return backend if mark and number.isascii() and number.isdigit() else name
-
-
-def warm_up(first: bool) -> dict[str, float | int]:
-    """Return the warm-up of a turn, as `spoter_toolkit.bench.worker.tasks.warmed_up` takes it."""
-    return {
-        "min_calls": WARMUP_CALLS_FIRST if first else WARMUP_CALLS,
-        "block_ns": round(1e9 * WARMUP_BLOCK_S),
-        "limit_ns": round(1e9 * (WARMUP_LIMIT_FIRST_S if first else WARMUP_LIMIT_S)),
-        "tolerance": WARMUP_TOLERANCE,
-    }
 
 
 def notebook_case(cores: int) -> Case:
@@ -234,25 +213,21 @@ def notebook_case(cores: int) -> Case:
 
 
 def allows(contract: GraphContract, case: Case) -> bool:
-    """Tell whether a contract takes this batch and these frames."""
+    """Tell whether a contract takes the batch and the frames of a case."""
     return case.batch <= contract.max_batch and case.frames <= contract.max_frames
 
 
-def plural(count: int, noun: str) -> str:
-    """Return ``1 thread``, ``2 threads``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def check_values(what: str, values: tuple[Any, ...], most: float | None) -> None:
+    """Check that there are values, each named once, and each within 1..most; None checks no number.
 
-
-def _check_list(what: str, values: tuple[Any, ...]) -> None:
+    Raises:
+        ConfigError: there is none, one is named twice, or is out of range.
+    """
     if not values:
         raise ConfigError(f"{what}: expected at least one value, got none")
     if len(set(values)) < len(values):
         raise ConfigError(f"{what}: a value is named twice in {', '.join(map(str, values))}")
-
-
-def _check_counts(what: str, values: tuple[int, ...], *, limit: int | None) -> None:
-    _check_list(what, values)
-    for value in values:
-        if value < 1 or (limit is not None and value > limit):
-            allowed = "1 or more" if limit is None else f"1..{limit}"
+    for value in values if most is not None else ():
+        if not 1 <= value <= most:
+            allowed = "1 or more" if most == math.inf else f"1..{most}"
             raise ConfigError(f"{what}: expected {allowed}, got {value}")

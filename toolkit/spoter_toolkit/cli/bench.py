@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,20 +18,15 @@ from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
     emit_json,
-    emit_table,
     next_step,
     progress_bar,
     say,
+    show_table,
 )
 
 if TYPE_CHECKING:
-    from spoter_runtime.bundle.manifest import Bundle
-    from spoter_runtime.contract import GraphContract
-    from spoter_toolkit.bench.analysis.compare import Bound, Gate
     from spoter_toolkit.bench.analysis.result import BenchResult
     from spoter_toolkit.bench.settings import BenchSettings
-
-BENCHES: Final = Path("bench")
 
 
 def bench(
@@ -105,15 +99,10 @@ def bench(
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
-    from spoter_toolkit.bench.analysis.compare import (
-        bound_from_text,
-        check_comparable,
-        differences,
-        earlier_run,
-        gates,
-    )
-    from spoter_toolkit.bench.report.markdown import write_report
+    from spoter_toolkit.bench.analysis.compare import bound_from_text, earlier_run
+    from spoter_toolkit.bench.report.folder import check_folder, default_folder, write_report
     from spoter_toolkit.bench.run import run_bench
+    from spoter_toolkit.bench.settings import settings_for
     from spoter_toolkit.data.lengths import lengths_from_path
     from spoter_toolkit.workspace import newest_bundle
 
@@ -122,100 +111,107 @@ def bench(
             raise ConfigError("--fail-if: compares with an earlier run", fix="--against REPORT")
         bound = None if fail_if is None else bound_from_text(fail_if)
     earlier = earlier_run(against) if against else None
-    path = bundle or newest_bundle()
-    opened = read_bundle(path)
-    clip_lengths = lengths_from_path(lengths, opened.contract) if lengths else None
+    opened = read_bundle(bundle or newest_bundle())
     with from_options():
-        settings = _settings(
-            quick,
-            curve,
+        settings = settings_for(
             opened.contract,
+            quick=quick,
             backends=tuple(backend or backends_of(opened)),
-            scenarios=_names(scenario),
-            batches=_counts("--batch", batch),
-            frames=_counts("--frames", frames),
-            threads=_counts("--threads", threads),
+            scenarios=scenario_names(scenario),
+            batches=whole_numbers("--batch", batch),
+            frames=whole_numbers("--frames", frames),
+            threads=whole_numbers("--threads", threads),
+            curve=curve,
             floor=floor,
             rounds=rounds,
             seconds_per_case=seconds_per_case,
-            lengths=clip_lengths,
+            lengths=lengths_from_path(lengths, opened.contract) if lengths else None,
             rate=rate,
             bound_ms=bound_ms,
             find_rate=find_rate,
             pin=pin,
         )
-        of_server = {"--rate": rate, "--bound-ms": bound_ms, "--find-rate": find_rate or None}
-        _check_used(settings, {option: (value, ("server",)) for option, value in of_server.items()})
-        _check_used(settings, {"--lengths": (lengths, ("offline", "server", "energy"))})
-    if earlier is not None:
-        check_comparable(earlier, settings, opened.contract)
-    folder = out or BENCHES / _report_name(opened.name)
-    _check_place(folder, force)
+        for option, value in (("--rate", rate), ("--bound-ms", bound_ms), ("--find-rate", find_rate or None)):
+            check_used(option, value, settings, "server")
+        check_used("--lengths", lengths, settings, "offline", "server", "energy")
+    folder = out or default_folder(opened.name)
+    check_folder(folder, force=force)
     if html:
         require("jinja2", extra="toolkit")  # found out before the measuring, not after it
-    with progress_bar() as on_progress, _stopped_by_ctrl_c() as stop:
-        result = run_bench(path, settings, run=run, on_progress=on_progress, stop=stop)
-    whole = not result.failures and not result.stopped_after
-    found = gates(result, earlier, bound) if earlier is not None and whole else []
-    changed = differences(result, earlier) if earlier is not None else []
+    with progress_bar() as on_progress, stopped_by_ctrl_c() as stop:
+        result = run_bench(
+            opened, settings, run=run, against=earlier, bound=bound, on_progress=on_progress, stop=stop
+        )
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
-    if json:
-        against_json = {
-            "bound": None if bound is None else str(bound),
-            "gates": [asdict(gate) for gate in found],
-            "differences": changed,
-        }
-        emit_json(result.as_json(samples=False) | ({"against": against_json} if earlier is not None else {}))
-    else:
-        _show(result)
-    for remark in result.remarks:
-        say(f"note: {remark}")
-    write_report(result, folder)
-    if html:
-        _write_page(result, opened, folder)
-    _leave_if_incomplete(result, folder)
+    show(result, json=json)
+    write_report(result, folder, page_of=opened if html else None)
+    leave_if_incomplete(result, folder)
     say(f"report: {folder}")
-    if earlier is not None:
-        for difference in changed:
-            say(f"differs from the earlier run: {difference}")
-        _show_gates(found, bound, json=json)
-        if any(gate.verdict == "beyond" for gate in found):
-            raise typer.Exit(ANSWER_IS_NO)
+    if result.against and show_against(result, json=json):
+        raise typer.Exit(ANSWER_IS_NO)
     if not json:
-        next_step("spoter-kit verify {}", path)
+        next_step("spoter-kit verify {}", opened.folder)
 
 
-def _show(result: BenchResult) -> None:
-    from spoter_toolkit.bench.report.markdown import problems, tables
+def show(result: BenchResult, *, json: bool) -> None:
+    """Print the result on stdout, and its caveats on stderr."""
+    from spoter_toolkit.bench.analysis.serialize import (
+        against_values,
+        values_from_result,
+        without_samples,
+    )
+    from spoter_toolkit.bench.report.tables import problem_table, tables
 
-    for table in tables(result):
-        emit_table(table.title, table.columns, table.rows, note=table.note)
-    for name, what, why in problems(result):
-        print(f"{name}: {what}: {why}")
+    if json:
+        compared = {"against": against_values(result.against)} if result.against else {}
+        emit_json(without_samples(values_from_result(result)) | compared)
+    else:
+        for table in tables(result):
+            show_table(table)
+        for row in problem_table(result).rows:
+            print(": ".join(row))
+    for caveat in result.caveats:
+        say(f"note: {caveat}")
 
 
-def _leave_if_incomplete(result: BenchResult, folder: Path) -> None:
+def show_against(result: BenchResult, *, json: bool) -> bool:
+    """Print the comparison with the earlier run; return whether a ratio is surely beyond the bound."""
+    from spoter_toolkit.bench.report.tables import against_table
+
+    assert result.against is not None
+    for difference in result.against.differences:
+        say(f"differs from the earlier run: {difference}")
+    table = against_table(result.against)
+    if json:
+        for row in table.rows:
+            say(f"{table.title}: {', '.join(row)}")
+    else:
+        show_table(table)
+    return result.against.failed
+
+
+def leave_if_incomplete(result: BenchResult, folder: Path) -> None:
     """Leave with 130 where the run was stopped.
 
     Raises:
         BackendError: a worker was lost.
     """
     from spoter_runtime.errors import BackendError
-    from spoter_toolkit.bench.settings import plural
+    from spoter_toolkit.report.words import plural
 
-    if result.stopped_after:
+    if result.records.stopped_after:
         say(f"stopped early; what was measured is in {folder}")
         raise typer.Exit(INTERRUPTED)
-    if result.failures:
-        lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in result.failures)
+    if failures := result.records.failures:
+        lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in failures)
         raise BackendError(
-            f"{plural(len(result.failures), 'worker')} lost: {lost}. What was measured is in {folder}"
+            f"{plural(len(failures), 'worker')} lost: {lost}. What was measured is in {folder}"
         )
 
 
 @contextmanager
-def _stopped_by_ctrl_c() -> Iterator[Event]:
-    """Yield what the first Ctrl-C sets, for the measuring to end after its step; a second ends it at once.
+def stopped_by_ctrl_c() -> Iterator[Event]:
+    """Yield an event that the first Ctrl-C sets: the run ends after its step; a second ends it at once.
 
     Where the shell has had Ctrl-C ignored, as in ``nohup spoter-kit bench &``, it stays so.
     """
@@ -243,81 +239,22 @@ def _stopped_by_ctrl_c() -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _write_page(result: BenchResult, bundle: Bundle, folder: Path) -> None:
-    """Add the page to a report that is there."""
-    from spoter_runtime.files import write_text
-    from spoter_toolkit.bench.report.html import BENCH_HTML, html_from_result
-
-    write_text(folder / BENCH_HTML, html_from_result(result, bundle))
-
-
-def _show_gates(found: list[Gate], bound: Bound | None, *, json: bool) -> None:
-    from spoter_toolkit.bench.analysis.compare import comparison_in_words
-    from spoter_toolkit.bench.report.tables import interval
-
-    rows = [
-        (
-            gate.backend,
-            str(gate.case),
-            f"{gate.ratio.estimate:.2f}",
-            interval(gate.ratio),
-            *([gate.verdict] if gate.verdict else []),
-        )
-        for gate in found
-    ]
-    if json:
-        for row in rows:
-            say("against the earlier run: " + ", ".join(row))
-        return
-    metric = bound.metric if bound else "p50"
-    columns = (
-        "backend",
-        "case",
-        f"{metric}, this ÷ earlier",
-        "95 % interval",
-        *([str(bound)] if bound else []),
-    )
-    emit_table("against the earlier run", columns, rows, note=comparison_in_words(found, bound))
-
-
-def _settings(quick: bool, curve: bool | None, contract: GraphContract, **asked: Any) -> BenchSettings:
-    """Return the settings: what was asked for, over the quick ones, over the defaults.
-
-    Batches and frames that nobody asked for are cut to what the bundle takes.
-    """
-    from spoter_toolkit.bench.settings import QUICK, BenchSettings
-
-    chosen = {name: value for name, value in asked.items() if value is not None}
-    if curve is not None:
-        chosen["curve"] = curve
-    elif {"batches", "frames"} & chosen.keys():
-        chosen["curve"] = False
-    settings = BenchSettings(**((QUICK if quick else {}) | chosen))
-    cut: dict[str, Any] = {
-        name: tuple(value for value in getattr(settings, name) if value <= limit) or (limit,)
-        for name, limit in (("batches", contract.max_batch), ("frames", contract.max_frames))
-        if name not in chosen
-    }
-    return replace(settings, **cut)
-
-
-def _check_used(settings: BenchSettings, options: Mapping[str, tuple[Any, Sequence[str]]]) -> None:
-    """Refuse options of scenarios that are not measured: option → its value, and the scenarios it is for.
+def check_used(option: str, value: Any, settings: BenchSettings, *scenarios: str) -> None:
+    """Check that an option that was given is for a scenario that is measured.
 
     Raises:
-        ConfigError: one was given.
+        ConfigError: it is not.
     """
     from spoter_runtime.errors import ConfigError
 
-    for option, (value, scenarios) in options.items():
-        if value is not None and not set(scenarios) & set(settings.scenarios):
-            raise ConfigError(
-                f"{option}: is for the scenario {' or '.join(scenarios)}, which is not measured",
-                fix=f"--scenario {','.join([*settings.scenarios, scenarios[0]])}",
-            )
+    if value is not None and not set(scenarios) & set(settings.scenarios):
+        raise ConfigError(
+            f"{option}: is for the scenario {' or '.join(scenarios)}, which is not measured",
+            fix=f"--scenario {','.join([*settings.scenarios, scenarios[0]])}",
+        )
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
+def scenario_names(text: str | None) -> tuple[str, ...] | None:
     """Parse ``latency,offline``.
 
     Raises:
@@ -336,7 +273,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _counts(option: str, text: str | None) -> tuple[int, ...] | None:
+def whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     """Parse ``1,16``.
 
     Raises:
@@ -350,32 +287,3 @@ def _counts(option: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(number) for number in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option}: expected whole numbers with commas, like 1,16, got {text!r}") from error
-
-
-def _report_name(bundle_name: str) -> str:
-    """Return ``<bundle>-<processor>-<month>``: a figure belongs to all three."""
-    from datetime import datetime, timezone
-
-    from spoter_runtime.machine import cpu_model
-    from spoter_toolkit.bench.host.environment import slug
-
-    month = datetime.now(timezone.utc).strftime("%Y-%m")
-    return f"{slug(bundle_name)}-{slug(cpu_model())}-{month}"
-
-
-def _check_place(folder: Path, force: bool) -> None:
-    """Refuse before the measuring what would fail after it.
-
-    Raises:
-        ConfigError: something is there already.
-        DataError: nothing can be written there.
-    """
-    from spoter_runtime.errors import ConfigError
-    from spoter_runtime.files import is_replaceable
-    from spoter_toolkit.input_files import check_place
-
-    if not is_replaceable(folder, "bench.json"):
-        raise ConfigError(f"{folder}: is there already and is no bench report", fix="name another with -o")
-    if (folder / "bench.json").exists() and not force:
-        raise ConfigError(f"{folder}: is there already", fix="--force replaces it, or name another with -o")
-    check_place(folder)

@@ -14,11 +14,12 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.errors import SpoterError
+from spoter_toolkit.report.table import Table
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
@@ -75,18 +76,23 @@ def emit_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, note: str = ""
 ) -> None:
     """Print a table on stdout, and a note below it; numbers belong in already formatted strings."""
-    table = Table()
-    for i, column in enumerate(columns):
+    show_table(Table(title=title, columns=columns, rows=[list(map(str, row)) for row in rows], note=note))
+
+
+def show_table(shown: Table) -> None:
+    """Print a table on stdout, and its note below it."""
+    table = TerminalTable()
+    for i, column in enumerate(shown.columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # a label may look like markup
+    for row in shown.rows:
+        table.add_row(*map(Text, row))  # a label may look like markup
     # In a pipe or a file a table keeps its width: wrapped columns cannot be read by anyone.
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    if title:
-        console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    if shown.title:
+        console.print(shown.title, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
-    if note:
-        print(note)
+    if shown.note:
+        print(shown.note)
 
 
 @contextmanager

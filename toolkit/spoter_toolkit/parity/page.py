@@ -18,7 +18,8 @@ from spoter_export.parity.report import (
     robustness_rows,
 )
 from spoter_toolkit.parity.report import ParityReport
-from spoter_toolkit.report.html import Page, Section, Table, html_from_page
+from spoter_toolkit.report.html import Page, Section, html_from_page
+from spoter_toolkit.report.table import Table
 from spoter_toolkit.report.words import without_places
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def html_from_report(report: ParityReport) -> str:
     page = Page(
         title=f"Parity of {report.name}",
         facts={proof.artefact: f"sha256 {proof.sha256}" for proof in report.proofs} | {"seed": seeds},
-        findings=findings_from_rows(rows),
+        summary=findings_from_rows(rows),
         sections=[
             matrix_section(rows, "Each backend against the model that was trained, in PyTorch on the CPU."),
             *([_chain_section(report)] if report.chains else []),

@@ -1,1 +1,1 @@
-"""From samples to findings: ratios, drift, verdicts, caveats."""
+"""Analyse the records of a run: ratios, drifts, claims, caveats."""

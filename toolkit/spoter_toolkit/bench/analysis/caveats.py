@@ -1,125 +1,111 @@
-"""What a reader must know to judge a run's figures."""
+"""Say which circumstances make a run's figures mean less than they seem to."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
-from spoter_runtime.contract import GraphContract
-from spoter_toolkit.bench.analysis.result import BenchResult
-from spoter_toolkit.bench.settings import WARMUP_TOLERANCE, Case, allows, notebook_case, plural
-from spoter_toolkit.bench.worker.__main__ import FLOOR
+from spoter_toolkit.bench.analysis.drift import Drifted
+from spoter_toolkit.bench.records import BenchRecords
+from spoter_toolkit.bench.settings import WARM_UP, allows
+from spoter_toolkit.bench.worker.protocol import ROOFLINE
+from spoter_toolkit.report.words import plural
 
-_BUSY: Final = (
-    0.25  # load average per core before the run, or cores that others used, from which on it counts
-)
+_BUSY: Final = 0.25  # load average per core before the run, or cores that others used, that is worth a caveat
 _STOLEN: Final = 0.02  # share of the processor's time that other guests of the host took
 _SHOWN: Final = 5  # drifts that are named one by one
-_UNSETTLED: Final = 0.1  # share of the turns from which on an unsettled warm-up is worth a word
+_UNSETTLED: Final = 0.1  # share of the turns with an unsettled warm-up that is worth a caveat
 
 
-def remarks_on(result: BenchResult, contract: GraphContract, cases: tuple[Case, ...]) -> list[str]:
-    """Return one sentence for each thing that makes figures mean less than they seem to."""
-    return [
-        *_stop(result),
-        *_cases(result, contract, cases),
-        *_load(result),
-        *_drift(result),
-        *_warm_up(result),
-        *_other(result),
-    ]
+def caveats_of(records: BenchRecords, drifts: Sequence[Drifted]) -> tuple[str, ...]:
+    """Return one sentence, without its full stop, for each circumstance."""
+    return (
+        *caveats_of_scenarios(records),
+        *caveats_of_load(records),
+        *caveats_of_speed(records, drifts),
+    )
 
 
-def _stop(result: BenchResult) -> list[str]:
-    if result.stopped_after is None:
-        return []
-    steps, of = result.stopped_after
-    return [
-        f"stopped early, after {steps} of {of} steps: cases and scenarios that are missing were not "
-        "measured, others have fewer rounds than asked for"
-    ]
-
-
-def _cases(result: BenchResult, contract: GraphContract, cases: tuple[Case, ...]) -> list[str]:
-    cores = result.environment["usable_cores"]
-    remarks = []
+def caveats_of_scenarios(records: BenchRecords) -> list[str]:
+    """Return the caveats about cases and scenarios that were not measured, or not as they should be."""
+    cores = records.environment["usable_cores"]
+    caveats = []
+    if records.stopped_after is not None:
+        steps, of = records.stopped_after
+        caveats.append(
+            f"stopped early, after {steps} of {of} steps: cases and scenarios that are missing were not "
+            "measured, others have fewer rounds than asked for"
+        )
+    cases = records.settings.cases(records.contract)
     if crowded := sorted({case.threads for case in cases if case.threads > cores}):
         counts = ", ".join(map(str, crowded))
-        remarks.append(
+        caveats.append(
             f"threads {counts}: more than the {plural(cores, 'usable core')}, so they wait in turn"
         )
-    notebook = notebook_case(cores)
-    if not allows(contract, notebook):
-        remarks.append(
-            f"the notebook's case {notebook.shape} is not among the cases: the bundle takes at most "
-            f"{contract.max_batch} × {contract.max_frames}"
+    if not allows(records.contract, records.notebook_case):
+        caveats.append(
+            f"the notebook's case {records.notebook_case.shape} is not among the cases: the bundle takes at "
+            f"most {records.contract.max_batch} × {records.contract.max_frames}"
         )
-    return remarks
+    if records.no_energy:
+        caveats.append(f"energy is not readable here: {records.no_energy}")
+    if ROOFLINE in records.skipped:
+        caveats.append(f"the GEMM roofline was not measured: {records.skipped[ROOFLINE]}")
+    caveats += [
+        f"{served.backend} could not keep up with {served.rate:.0f} clips a second: "
+        f"{sum(served.unanswered)} of {served.clips} had no answer"
+        for served in records.served
+        if any(served.unanswered)
+    ]
+    return caveats
 
 
-def _load(result: BenchResult) -> list[str]:
-    cores = result.environment["usable_cores"]
-    remarks = []
-    before = result.environment.get("load_average_before")
+def caveats_of_load(records: BenchRecords) -> list[str]:
+    """Return the caveats about other programs and other guests of the host."""
+    cores = records.environment["usable_cores"]
+    caveats = []
+    before = records.environment.get("load_average_before")
     if before is not None and before > _BUSY * cores:
-        remarks.append(
+        caveats.append(
             f"the machine was busy before the run (load average {before:g} on "
             f"{plural(cores, 'core')}): trust the ratios more than the times"
         )
-    others = [s.others_cores for s in result.machine if s.others_cores is not None]
-    if others and max(others) > _BUSY:
-        busy = sum(used > _BUSY for used in others)
-        remarks.append(
+    others = [state.others_cores for state in records.machine if state.others_cores is not None]
+    if busy := sum(used > _BUSY for used in others):
+        caveats.append(
             f"other programs used up to {max(others):.1f} cores during the run (more than {_BUSY:g} in "
             f"{busy} of {plural(len(others), 'round')})"
         )
-    stolen = [s.steal_share for s in result.machine if s.steal_share is not None]
-    if stolen and max(stolen) > _STOLEN:
-        remarks.append(f"other guests of the host took up to {max(stolen):.0%} of the processor in a round")
-    return remarks
+    stolen = max((state.steal_share or 0.0 for state in records.machine), default=0.0)
+    if stolen > _STOLEN:
+        caveats.append(f"other guests of the host took up to {stolen:.0%} of the processor in a round")
+    return caveats
 
 
-def _drift(result: BenchResult) -> list[str]:
-    found = result.drifts()
-    if not found:
-        return []
-    named = "; ".join(map(str, found[:_SHOWN]))
-    more = f"; and {len(found) - _SHOWN} more, see the table" if len(found) > _SHOWN else ""
-    return [
-        f"the speed changed during the run: {named}{more}. Times before and after differ, ratios are paired"
-    ]
-
-
-def _warm_up(result: BenchResult) -> list[str]:
-    turns = Counter({t.backend: 0 for t in result.timings})
-    unsettled = turns.copy()
-    for timing in result.timings:
+def caveats_of_speed(records: BenchRecords, drifts: Sequence[Drifted]) -> list[str]:
+    """Return the caveats about a speed that changed during the run, or during the warm-up."""
+    caveats = []
+    if drifts:
+        named = "; ".join(map(str, drifts[:_SHOWN]))
+        more = f"; and {len(drifts) - _SHOWN} more, see the table" if len(drifts) > _SHOWN else ""
+        caveats.append(
+            f"the speed changed during the run: {named}{more}. Times before and after differ, ratios are "
+            "paired"
+        )
+    turns: Counter[str] = Counter()
+    unsettled: Counter[str] = Counter()
+    for timing in records.timings:
         turns[timing.backend] += len(timing.rounds_ns)
         unsettled[timing.backend] += len(timing.unsettled)
-    named = [
+    named_backends = [
         f"{backend} in {count} of {turns[backend]} turns"
         for backend, count in unsettled.items()
         if count > _UNSETTLED * turns[backend]
     ]
-    if not named:
-        return []
-    return [
-        f"warm-up ended at its limit while the speed still moved by more than {WARMUP_TOLERANCE:.0%}: "
-        + ", ".join(named)
-    ]
-
-
-def _other(result: BenchResult) -> list[str]:
-    remarks = []
-    if result.no_energy:
-        remarks.append(f"energy is not readable here: {result.no_energy}")
-    if FLOOR in result.skipped:
-        remarks.append(f"the floor was not measured: {result.skipped[FLOOR]}")
-    if result.server:
-        remarks += [
-            f"{served.backend} could not keep up with {served.rate:.0f} clips a second: "
-            f"{sum(served.unanswered)} of {served.clips} had no answer"
-            for served in result.server.served
-            if any(served.unanswered)
-        ]
-    return remarks
+    if named_backends:
+        caveats.append(
+            "warm-up ended at its limit while the speed still moved by more than "
+            f"{WARM_UP['tolerance']:.0%}: {', '.join(named_backends)}"
+        )
+    return caveats

@@ -10,12 +10,12 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from spoter_toolkit.bench.statistics import ROUNDS_NEEDED
+from spoter_runtime.statistics import ROUNDS_NEEDED
 
 DRIFT_AT_LEAST: Final = 0.05  # a smaller change of speed is not worth a reader's attention
-_ALONE: Final = 3  # a step needs so many rounds on either side: one or two are a disturbance
+_BESIDE_STEP: Final = 3  # a step needs so many rounds on either side: one or two are a disturbance
 
-# Of series that do not drift so many are flagged. A report looks at some hundred of them.
+# Share of series without a drift that are flagged. A report looks at some hundred series.
 _FALSE_ALARMS: Final = 1e-3
 _SIMULATED: Final = 20_000
 
@@ -24,19 +24,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How the rounds of one series changed.
+    """How the rounds of one series changed."""
 
-    Attributes:
-        kind: a step between two rounds, or a trend over all of them.
-        change: the later speed's time ÷ the earlier one's, less 1: 0.3 is 30 % slower. Of a trend, from the
-            first round to the last.
-        from_round: the first round after the step, counted from 1; for a trend 1.
-        rounds: how many there are.
-    """
-
-    kind: Literal["step", "trend"]
+    kind: Literal["step", "trend"]  # a step between two rounds, or a trend over all of them
+    # the later time ÷ the earlier one, less 1: 0.3 is 30 % slower. Of a trend, from the first round to the
+    # last
     change: float
-    from_round: int
+    from_round: int  # the first round after the step, counted from 1; for a trend 1
     rounds: int
 
     def __str__(self) -> str:
@@ -45,36 +39,45 @@ class Drift:
         return f"trend of {self.change:+.0%} over {self.rounds} rounds"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drifted:
+    """A series of rounds that changed its speed; `backend` is None for the machine itself."""
+
+    backend: str | None
+    what: str
+    drift: Drift
+
+    def __str__(self) -> str:
+        return f"{self.backend or 'the machine'}, {self.what}: {self.drift}"
+
+
 def find_drift(rounds_ns: Sequence[Sequence[int]]) -> Drift | None:
-    """Return how a series of rounds drifted, None where chance and noise explain it.
+    """Return how a series of rounds drifted, None where chance and noise explain it, or rounds are too few.
 
-    The logarithms of the rounds' medians are fitted by every step and by a straight line; what is left is the
-    noise, at least as large as the spread within the rounds makes their medians uncertain. Flagged where the
-    better of the fits is so many times its noise as only one series of a thousand is that does not drift
-    (simulated for this number of rounds), and the change is `DRIFT_AT_LEAST` or more.
-
-    Args:
-        rounds_ns: samples of each round, in order. Fewer than `ROUNDS_NEEDED` rounds tell nothing.
+    The logarithms of the rounds' medians are fitted by every step and by a straight line; the residual is the
+    noise, at least as large as the spread within the rounds makes their medians uncertain. A drift is flagged
+    where the best fit's change, as a multiple of its noise, is one that only `_FALSE_ALARMS` of the series
+    without a drift reach (simulated for this number of rounds), and the change is `DRIFT_AT_LEAST` or more.
     """
     count = len(rounds_ns)
     if count < ROUNDS_NEEDED:
         return None
     medians = np.log([float(np.median(samples_ns)) for samples_ns in rounds_ns])
-    uncertain = float(np.median([_uncertainty(samples_ns) for samples_ns in rounds_ns]))
-    changes, noise = _fits(medians[None])
-    noise = np.maximum(noise, uncertain * _spread_of_change(count))
+    uncertain = float(np.median([log_median_error(samples_ns) for samples_ns in rounds_ns]))
+    changes, noise = fit_changes(medians[None])
+    noise = np.maximum(noise, uncertain * change_errors(count))
     strengths = np.abs(changes[0]) / np.maximum(noise[0], 1e-12)
     best = int(strengths.argmax())
     change = float(np.expm1(changes[0, best]))
-    if strengths[best] < _threshold(count) or abs(changes[0, best]) < np.log1p(DRIFT_AT_LEAST):
+    if strengths[best] < strength_of_noise(count) or abs(changes[0, best]) < np.log1p(DRIFT_AT_LEAST):
         return None
     if best == len(strengths) - 1:
         return Drift(kind="trend", change=change, from_round=1, rounds=count)
-    return Drift(kind="step", change=change, from_round=best + _ALONE + 1, rounds=count)
+    return Drift(kind="step", change=change, from_round=best + _BESIDE_STEP + 1, rounds=count)
 
 
-def _uncertainty(samples_ns: Sequence[int]) -> float:
-    """Return how far the logarithm of a round's median lies from the true one, as a standard deviation."""
+def log_median_error(samples_ns: Sequence[int]) -> float:
+    """Return the standard error of the logarithm of a round's median."""
     if len(samples_ns) < 2:
         return 0.0
     logs = np.log(np.asarray(samples_ns, np.float64))
@@ -83,15 +86,15 @@ def _uncertainty(samples_ns: Sequence[int]) -> float:
     return 1.2533 * deviation / float(np.sqrt(len(samples_ns)))  # of a median; of a mean it would be 1
 
 
-def _fits(series: Floats) -> tuple[Floats, Floats]:
-    """Return the change that each fit finds in (series, rounds), and the change's own uncertainty.
+def fit_changes(series: Floats) -> tuple[Floats, Floats]:
+    """Return the change that each fit finds in (series, rounds), and the change's standard error.
 
-    The columns are the steps after `_ALONE`, `_ALONE` + 1, … rounds, the last one is the straight line.
+    The columns are the steps from `_BESIDE_STEP` rounds on, the last one is the straight line.
     """
     count = series.shape[1]
     changes, noises = [], []
-    spreads = _spread_of_change(count)
-    for column, place in enumerate(range(_ALONE, count - _ALONE + 1)):
+    spreads = change_errors(count)
+    for column, place in enumerate(range(_BESIDE_STEP, count - _BESIDE_STEP + 1)):
         before, after = series[:, :place], series[:, place:]
         change = after.mean(1) - before.mean(1)
         left = ((before - before.mean(1, keepdims=True)) ** 2).sum(1)
@@ -106,17 +109,17 @@ def _fits(series: Floats) -> tuple[Floats, Floats]:
     return np.stack(changes, 1), np.stack(noises, 1)
 
 
-def _spread_of_change(count: int) -> Floats:
-    """Return each fit's uncertainty of the change where a single round's is 1."""
-    places = np.arange(_ALONE, count - _ALONE + 1)
+def change_errors(count: int) -> Floats:
+    """Return the standard error of each fit's change where that of a single round is 1."""
+    places = np.arange(_BESIDE_STEP, count - _BESIDE_STEP + 1)
     times = np.arange(count) - (count - 1) / 2
     return np.append(np.sqrt(1 / places + 1 / (count - places)), (count - 1) / np.sqrt(times @ times))
 
 
 @lru_cache
-def _threshold(count: int) -> float:
-    """Return what the strongest fit of pure noise exceeds in one of `1 / _FALSE_ALARMS` series."""
+def strength_of_noise(count: int) -> float:
+    """Return the strength that the strongest fit of pure noise exceeds in `_FALSE_ALARMS` of the series."""
     noise = np.random.default_rng(0).standard_normal((_SIMULATED, count))
-    changes, noises = _fits(noise)
+    changes, noises = fit_changes(noise)
     strongest = (np.abs(changes) / noises).max(1)
     return float(np.quantile(strongest, 1 - _FALSE_ALARMS))

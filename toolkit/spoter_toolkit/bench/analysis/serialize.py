@@ -1,158 +1,141 @@
-"""A result as plain JSON values, its summaries included."""
+"""Turn a result into plain JSON values, with the keys of bench.json."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
-from spoter_toolkit.bench.analysis.result import (
-    NOT_MEASURED,
-    START_PARTS,
-    BenchResult,
-    Start,
-    Timing,
-    joules_per_clip,
-    median_ms,
-)
-from spoter_toolkit.bench.scenarios.offline import Offline
-from spoter_toolkit.bench.scenarios.server import ServerResult
-from spoter_toolkit.bench.settings import warm_up
+from spoter_toolkit.bench.analysis.compare import SCHEMA_VERSION, Against
+from spoter_toolkit.bench.analysis.result import NOT_MEASURED, BenchResult, Latency
+from spoter_toolkit.bench.records import ServerRecord, Timing
+from spoter_toolkit.bench.settings import FIRST_WARM_UP, WARM_UP
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
+from spoter_toolkit.report.json_text import json_text
 
-SCHEMA_VERSION: Final = 2
+
+def json_from_result(result: BenchResult) -> str:
+    """Return the content of bench.json: raw samples included, each round's on one line."""
+    return json_text(values_from_result(result)) + "\n"
 
 
-def json_of(result: BenchResult, *, samples: bool) -> dict[str, Any]:
-    """Return what `BenchResult.as_json` promises."""
-    case = result.notebook_case
+def values_from_result(result: BenchResult) -> dict[str, Any]:
+    """Return the result as plain JSON values, with every measured call in nanoseconds (``rounds_ns``)."""
+    records, case = result.records, result.records.notebook_case
     return {
         "schema_version": SCHEMA_VERSION,
-        "bundle": {"name": result.bundle, "model_sha256": result.model_sha256},
-        "month": result.month,
-        "settings": asdict(result.settings),
-        "warm_up": {"first_round": warm_up(first=True), "later_rounds": warm_up(first=False)},
-        "environment": result.environment,
-        "timings": [_timing(timing, samples=samples) for timing in result.timings],
-        "comparisons": [asdict(c) | {"verdict": c.verdict} for c in result.comparisons()],
-        "floor": [_timing(timing, samples=samples) for timing in result.floor],
-        "times_the_floor": [asdict(ratio) for ratio in result.floor_ratios()],
-        "drifts": [asdict(drifted) for drifted in result.drifts()],
-        "lengths": asdict(result.lengths) if result.lengths else None,
-        "offline": [_offline(passes, samples=samples) for passes in result.offline],
-        "server": _server(result.server, samples=samples) if result.server else None,
-        "energy": [_energy(passes) for passes in result.energy],
-        "no_energy": result.no_energy,
-        "starts": [
-            {"backend": name, "frames": result.start_frames, "threads": case.threads}
-            | _starts(result.starts[name])
-            for name in result.backends
-            if name in result.starts
+        "bundle": {"name": records.bundle, "model_sha256": records.model_sha256},
+        "month": records.month,
+        "settings": asdict(records.settings),
+        "warm_up": {"first_round": FIRST_WARM_UP, "later_rounds": WARM_UP},
+        "environment": records.environment,
+        "timings": list(map(timing_values, records.timings, result.latencies)),
+        "comparisons": [asdict(one) | {"verdict": one.verdict} for one in result.comparisons],
+        "floor": list(map(timing_values, records.roofline, result.roofline)),
+        "times_the_floor": [asdict(ratio) for ratio in result.roofline_ratios],
+        "drifts": [asdict(drifted) for drifted in result.drifts],
+        "lengths": asdict(records.lengths) if records.lengths else None,
+        "offline": [
+            fields(one, "backend", "threads", "clips", "padding", "clips_per_s", "rounds_ns")
+            | {"way": one.strategy}
+            for one in records.offline
         ],
-        "memory_bytes": [asdict(memory) for memory in result.memory],
-        "model_bytes": result.model_bytes,
+        "server": server_values(records.server, result.served_ms) if records.server else None,
+        "energy": [
+            fields(one, "backend", "threads", "clips_per_s", "joules_per_clip", "joules")
+            for one in records.energy
+        ],
+        "no_energy": records.no_energy,
+        "starts": [
+            {"backend": name, "frames": records.start_frames, "threads": case.threads}
+            | {f"median_{part}_ms": ms for part, ms in parts_ms.items()}
+            | {"samples": [asdict(start) for start in records.starts[name]]}
+            for name, parts_ms in result.start_ms.items()
+        ],
+        "memory_bytes": [asdict(memory) for memory in records.memory],
+        "model_bytes": records.model_bytes,
         "notebook_case": {
             "case": asdict(case),
-            "targets": {name: [asdict(t) for t in result.targets(name)] for name in result.backends},
+            "targets": {name: [asdict(target) for target in found] for name, found in result.targets.items()},
         },
-        "machine": [asdict(state) for state in result.machine],
-        "stopped_after": result.stopped_after
-        and dict(zip(("steps", "of"), result.stopped_after, strict=True)),
-        "skipped": result.skipped,
-        "failures": [asdict(failure) for failure in result.failures],
-        "remarks": list(result.remarks),
+        "machine": [asdict(state) for state in records.machine],
+        "stopped_after": records.stopped_after
+        and dict(zip(("steps", "of"), records.stopped_after, strict=True)),
+        "skipped": records.skipped,
+        "failures": [asdict(failure) for failure in records.failures],
+        "remarks": list(result.caveats),
         "not_measured": list(NOT_MEASURED),
     }
 
 
-def _timing(timing: Timing, *, samples: bool) -> dict[str, Any]:
+def without_samples(values: Any) -> Any:
+    """Return plain JSON values without the raw samples in them."""
+    if isinstance(values, dict):
+        return {name: without_samples(value) for name, value in values.items() if name != "rounds_ns"}
+    return [without_samples(value) for value in values] if isinstance(values, list) else values
+
+
+def timing_values(timing: Timing, latency: Latency) -> dict[str, Any]:
+    """Return the calls of one backend on one case."""
     return {
         "backend": timing.backend,
         **asdict(timing.case),
-        "calls": len(timing.samples_ns),
-        **_percentiles(timing.percentile_ms, len(timing.samples_ns)),
-        "clips_per_s": timing.clips_per_s,
+        "calls": latency.calls,
+        **percentile_values(latency.percentiles_ms, latency.calls),
+        "clips_per_s": latency.clips_per_s,
         "warmup_calls": timing.warmup_calls,
         "unsettled_rounds": timing.unsettled,
-        **({"rounds_ns": timing.rounds_ns} if samples else {}),
+        "rounds_ns": timing.rounds_ns,
     }
 
 
-def _offline(passes: Offline, *, samples: bool) -> dict[str, Any]:
-    return {
-        "backend": passes.backend,
-        "threads": passes.threads,
-        "way": passes.way,
-        "clips": passes.clips,
-        "padding": passes.padding,
-        "clips_per_s": passes.clips_per_s,
-        **({"rounds_ns": passes.rounds_ns} if samples else {}),
-    }
-
-
-def _server(server: ServerResult, *, samples: bool) -> dict[str, Any]:
+def server_values(server: ServerRecord, served_ms: dict[str, dict[int, float | None]]) -> dict[str, Any]:
+    """Return the answers to arriving clips, and the search of the highest rate."""
+    facts = ("backend", "threads", "rate", "achieved_rate", "bound_ms", "share_within", "clips", "unanswered")
     return {
         "capacity_clips_per_s": server.capacity,
         "served": [
-            {
-                "backend": served.backend,
-                "threads": served.threads,
-                "rate": served.rate,
-                "achieved_rate": served.achieved_rate,
-                "bound_ms": served.bound_ms,
-                "share_within": served.share_within,
-                "clips": served.clips,
-                "unanswered": served.unanswered,
-                **_percentiles(served.percentile_ms, served.clips),
-                **({"rounds_ns": served.rounds_ns} if samples else {}),
-            }
-            for served in server.served
+            fields(one, *facts, "rounds_ns") | percentile_values(served_ms[one.backend], one.clips)
+            for one in server.served
         ],
         "highest_rate": [
-            asdict(found)
-            | {"trials": [(rate, _finite(ms), held, _why_null(ms)) for rate, ms, held in found.trials]}
-            for found in server.highest
+            asdict(one) | {"trials": [trial_values(*trial) for trial in one.trials]} for one in server.highest
         ],
     }
 
 
-def _percentiles(percentile_ms: Callable[[int], float | None], samples: int) -> dict[str, Any]:
-    """Return every percentile, and for each that is null the reason."""
-    values = {percent: percentile_ms(percent) for percent in SAMPLES_NEEDED}
-    return {f"p{percent}_ms": _finite(value) for percent, value in values.items()} | {
-        "why_null": {
-            f"p{percent}_ms": f"{why}: {samples}, needed {SAMPLES_NEEDED[percent]}" if value is None else why
-            for percent, value in values.items()
-            if (why := _why_null(value))
-        }
+def trial_values(rate: float, ms: float | None, kept: bool) -> tuple[float, float | None, bool, str | None]:
+    """Return one trial of the search, with the reason where its percentile is null."""
+    return rate, None if why_null(ms) else ms, kept, why_null(ms)
+
+
+def against_values(against: Against) -> dict[str, Any]:
+    """Return the comparison with an earlier run."""
+    return {
+        "bound": None if against.bound is None else str(against.bound),
+        "gates": [asdict(gate) for gate in against.gates],
+        "differences": list(against.differences),
     }
 
 
-def _finite(value: float | None) -> float | None:
-    """Return None for a percentile that lies among clips without an answer: JSON knows no infinity."""
-    return value if value is not None and math.isfinite(value) else None
+def fields(record: object, *names: str) -> dict[str, Any]:
+    """Return some fields and properties of a record."""
+    return {name: getattr(record, name) for name in names}
 
 
-def _why_null(value: float | None) -> str | None:
-    """Return why JSON has no number for a percentile; None where it has one."""
+def percentile_values(percentiles_ms: dict[int, float | None], samples: int) -> dict[str, Any]:
+    """Return every percentile, and for each that is null the reason."""
+    reasons = {
+        f"p{percent}_ms": f"{why}: {samples}, needed {SAMPLES_NEEDED[percent]}" if value is None else why
+        for percent, value in percentiles_ms.items()
+        if (why := why_null(value))
+    }
+    values = {f"p{p}_ms": None if why_null(ms) else ms for p, ms in percentiles_ms.items()}
+    return values | {"why_null": reasons}
+
+
+def why_null(value: float | None) -> str | None:
+    """Return why JSON, which knows no infinity, has no number for a percentile; None where it has one."""
     if value is None:
         return "too few samples"
     return None if math.isfinite(value) else "no answer: it lies among the clips without one"
-
-
-def _energy(passes: Offline) -> dict[str, Any]:
-    return {
-        "backend": passes.backend,
-        "threads": passes.threads,
-        "clips_per_s": passes.clips_per_s,
-        "joules_per_clip": joules_per_clip(passes),
-        "joules": passes.joules,
-    }
-
-
-def _starts(starts: tuple[Start, ...]) -> dict[str, Any]:
-    return {
-        **{f"median_{part}_ms": median_ms(starts, part) for part in START_PARTS},
-        "samples": [asdict(start) for start in starts],
-    }

@@ -2,70 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from spoter_runtime.errors import require
-from spoter_toolkit.bench.analysis.result import BenchResult, Timing
-from spoter_toolkit.bench.settings import plural
+from spoter_toolkit.bench.analysis.result import BenchResult, Latency
+from spoter_toolkit.report.axes import COLOURS, empty_figure, finish_panel, label_log_axis
+from spoter_toolkit.report.words import plural
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette: told apart by people with any colour vision, and in print.
-COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLES: Final = ("-o", "--s", ":^", "-.D")
+_STYLES: Final = ("-o", "--s", ":^", "-.D")  # of the thread counts
 _COLUMNS: Final = 3
-_DPI: Final = 130
-_EVEN_TICKS: Final = 4  # at most, between the ends of a short axis
 _SIDESTEP: Final = 0.008  # of the axis, so that the bars of different lines do not hide each other
-
-
-def draw_latency(result: BenchResult, path: Path) -> None:
-    """Write a PNG of `latency_figure`, the batches of `batches_with_lengths`.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    figure = latency_figure(result, batches_with_lengths(result))
-    title = f"{result.bundle}: median latency; bars hold the middle half of the calls"
-    figure.suptitle(title, fontsize=11, wrap=True)
-    figure.savefig(path, format="png")
 
 
 def batches_with_lengths(result: BenchResult) -> list[int]:
     """Return the batches that were measured at several lengths; all of them where none was."""
     lengths: dict[int, set[int]] = {}
-    for timing in result.timings:
-        lengths.setdefault(timing.case.batch, set()).add(timing.case.frames)
+    for latency in result.latencies:
+        lengths.setdefault(latency.case.batch, set()).add(latency.case.frames)
     several = [batch for batch, frames in lengths.items() if len(frames) > 1]
     return sorted(several or lengths)
 
 
 def latency_figure(result: BenchResult, batches: Sequence[int]) -> Figure:
-    """Draw median latency against frames, a panel a batch, a line a backend and thread count.
+    """Draw median latency against frames, a panel for each batch, a line for each backend and thread count.
 
     The bar at a point holds the middle half of the samples.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", extra="toolkit")
-    from matplotlib.figure import Figure  # without pyplot: no window system, no global state
-
     columns = min(len(batches), _COLUMNS)
     rows = -(-len(batches) // columns)
-    figure = Figure(figsize=(1.0 + 4.6 * columns, 1.3 + 3.4 * rows), dpi=_DPI)
-    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
+    figure = empty_figure(1.0 + 4.6 * columns, 1.3 + 3.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, batch in zip(panels, batches, strict=False):
-        _draw_panel(panel, result, batch)
+        draw_panel(panel, result, batch)
     for panel in panels[len(batches) :]:
         panel.set_visible(False)
     lines: dict[str, Artist] = {}
@@ -78,72 +53,40 @@ def latency_figure(result: BenchResult, batches: Sequence[int]) -> Figure:
     return figure
 
 
-def label_log_axis(axis: Axis, written: Callable[[float], str] = "{:g}".format) -> None:
-    """Set the ticks of a logarithmic axis whose limits stand: at 1, 2, 5 of each decade.
-
-    Where the axis is so short that fewer than two of them are on it, they are evenly spaced round numbers.
-
-    Args:
-        axis: of a panel.
-        written: a tick's value as a text.
-    """
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
-    low, high = axis.get_view_interval()
-    steps = LogLocator(subs=(1, 2, 5))
-    shown = [tick for tick in steps.tick_values(low, high) if low <= tick <= high]
-    axis.set_major_locator(steps if len(shown) > 1 else MaxNLocator(_EVEN_TICKS, min_n_ticks=2))
-    axis.set_major_formatter(lambda value, _: written(value))
-    axis.set_minor_locator(NullLocator())
-
-
-def _draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
-    backends = list(dict.fromkeys(timing.backend for timing in result.timings))
-    threads = sorted({timing.case.threads for timing in result.timings}, reverse=True)
-    longest = max(timing.case.frames for timing in result.timings)
-    lines = [(backend, count) for backend in backends for count in threads]
-    for place, (backend, count) in enumerate(lines):
-        timings = [
-            t for t in result.timings if (t.backend, t.case.batch, t.case.threads) == (backend, batch, count)
-        ]
-        if timings:
-            _draw_line(
-                panel,
-                sorted(timings, key=lambda timing: timing.case.frames),
-                shift=(place - (len(lines) - 1) / 2) * _SIDESTEP * longest,
-                style=_STYLES[threads.index(count) % len(_STYLES)],
-                colour=COLOURS[backends.index(backend) % len(COLOURS)],
+def draw_panel(panel: Axes, result: BenchResult, batch: int) -> None:
+    """Draw the lines of one batch."""
+    backends = list(dict.fromkeys(latency.backend for latency in result.latencies))
+    threads = sorted({latency.case.threads for latency in result.latencies}, reverse=True)
+    longest = max(latency.case.frames for latency in result.latencies)
+    lines: dict[tuple[str, int], list[Latency]] = {
+        (name, count): [] for name in backends for count in threads
+    }
+    for latency in result.latencies:
+        if latency.case.batch == batch:
+            lines[latency.backend, latency.case.threads].append(latency)
+    for place, ((backend, count), latencies) in enumerate(lines.items()):
+        if latencies:
+            shift = (place - (len(lines) - 1) / 2) * _SIDESTEP * longest
+            latencies.sort(key=lambda latency: latency.case.frames)
+            low, middle, high = np.array([latency.quartiles_ms for latency in latencies]).T
+            panel.errorbar(
+                [latency.case.frames + shift for latency in latencies],
+                middle,
+                yerr=(middle - low, high - middle),
+                fmt=_STYLES[threads.index(count) % len(_STYLES)],
+                color=COLOURS[backends.index(backend) % len(COLOURS)],
                 label=f"{backend}, {plural(count, 'thread')}",
+                markersize=4,
+                linewidth=1.5,
+                elinewidth=1,
+                capsize=2,
             )
     panel.set_title(f"{plural(batch, 'clip')} a call", fontsize=10)
-    panel.set_xlabel("frames in a clip")
-    panel.set_ylabel("milliseconds a call")
     panel.set_xlim(0, 1.06 * longest)
     # On a logarithmic scale a ratio is a distance, and a disturbed measurement does not flatten the others.
     panel.set_yscale("log")
-    low, high = panel.get_ylim()
-    panel.set_ylim(min(low, (low * high) ** 0.5 / 2), max(high, (low * high) ** 0.5 * 2))
+    low_ms, high_ms = panel.get_ylim()
+    middle_ms = (low_ms * high_ms) ** 0.5
+    panel.set_ylim(min(low_ms, middle_ms / 2), max(high_ms, middle_ms * 2))
     label_log_axis(panel.yaxis)
-    panel.grid(color="0.9")
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-
-
-def _draw_line(
-    panel: Axes, timings: list[Timing], *, shift: float, style: str, colour: str, label: str
-) -> None:
-    low, middle, high = np.array(
-        [np.percentile(timing.samples_ns, (25, 50, 75)) / 1e6 for timing in timings]
-    ).T
-    panel.errorbar(
-        [timing.case.frames + shift for timing in timings],
-        middle,
-        yerr=(middle - low, high - middle),
-        fmt=style,
-        color=colour,
-        label=label,
-        markersize=4,
-        linewidth=1.5,
-        elinewidth=1,
-        capsize=2,
-    )
+    finish_panel(panel, x="frames in a clip", y="milliseconds a call")

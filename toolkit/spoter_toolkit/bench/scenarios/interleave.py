@@ -1,24 +1,40 @@
-"""Time engines of one process in turn, so that a change of the machine's speed meets all of them."""
+"""Let engines or workers take turns, so that a disturbance of the machine disturbs all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from spoter_runtime.landmarks import Float32Array
 from spoter_toolkit.bench.worker.tasks import Infers, timed
 
+Name = TypeVar("Name")
 
-def in_turn(
+
+def interleave(
+    names: Sequence[Name], rounds: int, *, warm_up: int = 0
+) -> Iterator[tuple[int, Sequence[Name]]]:
+    """Yield each round's number and the order of its turns: every other round goes backwards.
+
+    The measured rounds are numbered from 0, those that warm up have numbers below 0.
+    """
+    for number in range(-warm_up, rounds):
+        yield number, names if number % 2 == 0 else names[::-1]
+
+
+def interleaved(names: Sequence[Name], rounds: int, *, warm_up: int = 1) -> Iterator[tuple[int, Name]]:
+    """Yield (round, name) for every name in every round, numbers and order as in `interleave`."""
+    for number, order in interleave(names, rounds, warm_up=warm_up):
+        for name in order:
+            yield number, name
+
+
+def time_interleaved(
     engines: Mapping[str, Infers], poses_NTD: Float32Array, rounds: int, *, min_calls: int, min_ns: int = 0
 ) -> dict[str, list[list[int]]]:
-    """Return name → nanoseconds of each call, round by round; every other round goes backwards.
+    """Return name → nanoseconds of each call, round by round, of engines in this process.
 
-    Args:
-        engines: what is measured.
-        poses_NTD: full clips, one batch.
-        rounds: after one that warms up.
-        min_calls: in a round, at least.
-        min_ns: a round's time, at least.
+    One more round comes first, to warm up; each round has `min_calls` and takes `min_ns` at least.
     """
     samples: dict[str, list[list[int]]] = {name: [] for name in engines}
     for number, name in interleaved([*engines], rounds):
@@ -27,16 +43,3 @@ def in_turn(
         if number >= 0:
             samples[name].append(taken)
     return samples
-
-
-def interleaved(names: Sequence[str], rounds: int, *, warm_up: int = 1) -> Iterator[tuple[int, str]]:
-    """Yield (round, name) for every name in every round; every other round goes backwards.
-
-    Args:
-        names: of the engines.
-        rounds: that are measured, numbered from 0.
-        warm_up: rounds before them, whose numbers are below 0.
-    """
-    for number in range(-warm_up, rounds):
-        for name in names[:: -1 if number % 2 else 1]:
-            yield number, name

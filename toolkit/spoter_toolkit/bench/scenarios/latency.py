@@ -1,76 +1,82 @@
-"""Scenario `latency`: single calls on full clips, and of the floor beside them; `memory` on the way."""
+"""Scenario `latency`: single calls on full clips, the roofline's beside them; and the workers' memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from spoter_toolkit.bench.analysis.result import Memory, Timing
-from spoter_toolkit.bench.host.monitor import gpu_bytes
-from spoter_toolkit.bench.scenarios.session import Turns
-from spoter_toolkit.bench.settings import Case, warm_up
-from spoter_toolkit.bench.worker.__main__ import FLOOR
+from spoter_toolkit.bench.host.monitor import pss_bytes
+from spoter_toolkit.bench.host.nvml import gpu_bytes
+from spoter_toolkit.bench.records import Memory, Timing
+from spoter_toolkit.bench.scenarios.session import Session
+from spoter_toolkit.bench.settings import FIRST_WARM_UP, WARM_UP, Case
+from spoter_toolkit.bench.worker.protocol import ROOFLINE
 
 
-def measure_latency(turns: Turns, cases: Sequence[Case]) -> tuple[Timing, ...]:
+def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ...]:
     """Let the workers take turns at the cases, round after round.
 
     Returns:
-        In the order of the cases and of the backends in the settings, the floor last.
+        In the order of the cases and of the backends in the settings, the roofline last.
     """
-    found: dict[tuple[Case, str], Timing] = {}
-    for number, names in turns.rounds("latency"):
+    settings = session.settings
+    answers: dict[tuple[Case, str], list[dict[str, Any]]] = {}
+    for number, names in session.rounds("latency", session.backends):
+        duration = {
+            "warm_up": FIRST_WARM_UP if number == 0 else WARM_UP,
+            "min_calls": settings.min_calls_per_round,
+            "min_ns": round(1e9 * settings.seconds_per_case / settings.rounds),
+        }
         for case in cases:
             for name in names:
-                doing = f"round {number + 1}, {case}"
-                answer = turns.ask(name, case.threads, doing, _request(turns, case, first=number == 0))
-                if answer is not None:
-                    before = found.get((case, name)) or Timing(backend=name, case=case, rounds_ns=())
-                    found[case, name] = before.with_round(answer["samples_ns"], answer["warm_up"])
-                turns.step(f"round {number + 1} of {turns.settings.rounds}: {name}, {case}")
-    order = [(case, name) for case in cases for name in turns.names()]
-    return tuple(found[key] for key in order if key in found)
+                request = {"do": "latency", "batch": case.batch, "frames": case.frames} | duration
+                if answer := session.ask(name, case.threads, f"round {number + 1}, {case}", request):
+                    answers.setdefault((case, name), []).append(answer)
+                session.step(f"round {number + 1} of {settings.rounds}: {name}, {case}")
+    return tuple(
+        Timing(
+            backend=name,
+            case=case,
+            rounds_ns=tuple(tuple(answer["samples_ns"]) for answer in answers[case, name]),
+            warmup_calls=tuple(answer["warm_up"]["calls"] for answer in answers[case, name]),
+            unsettled=tuple(n for n, a in enumerate(answers[case, name], 1) if not a["warm_up"]["settled"]),
+        )
+        for case in cases
+        for name in session.backends
+        if (case, name) in answers
+    )
 
 
-def call_once(turns: Turns, cases: Sequence[Case]) -> None:
+def call_once(session: Session, cases: Sequence[Case]) -> None:
     """Let every worker do each case once, for the memory that it takes."""
-    for _, names in turns.rounds("memory", count=1):
+    once = {"warm_up": WARM_UP, "min_calls": 1, "min_ns": 0}
+    for _, names in session.rounds("memory", session.settings.backends, count=1):
         for case in cases:
             for name in names:
-                request = _request(turns, case, first=False) | {"min_calls": 1, "min_ns": 0}
-                turns.ask(name, case.threads, f"memory, {case}", request)
-                turns.step(f"memory: {name}, {case}")
+                request = {"do": "latency", "batch": case.batch, "frames": case.frames} | once
+                session.ask(name, case.threads, f"memory, {case}", request)
+                session.step(f"memory: {name}, {case}")
 
 
-def _request(turns: Turns, case: Case, *, first: bool) -> dict[str, object]:
-    return {
-        "do": "latency",
-        "batch": case.batch,
-        "frames": case.frames,
-        "warm_up": warm_up(first),
-        "min_calls": turns.settings.min_calls_per_round,
-        "min_ns": round(1e9 * turns.settings.seconds_per_round),
-    }
-
-
-def read_memory(turns: Turns) -> tuple[Memory, ...]:
-    """Return what each worker holds after all its work; of one that was lost, what it had said before."""
-    found = []
-    for (name, threads), opened in turns.opened.items():
-        if name == FLOOR:
+def read_memory(session: Session) -> tuple[Memory, ...]:
+    """Return the memory of each worker after all its work; of a lost worker, the last that it told."""
+    memory = []
+    for (name, threads), opened in session.opened.items():
+        if name == ROOFLINE:
             continue
-        now = turns.ask(name, threads, "reading its memory", {"do": "memory"}) or {}
-        worker = turns.workers.get((name, threads))
+        now = session.ask(name, threads, "reading its memory", {"do": "memory"}) or {}
+        worker = session.workers.get((name, threads))
         listed = gpu_bytes(worker.pid) if worker else None
-        found.append(
+        memory.append(
             Memory(
                 backend=name,
                 threads=threads,
                 at_start=opened["peak_at_start_bytes"],
                 imported=opened["peak_imported_bytes"],
                 loaded=opened["peak_loaded_bytes"],
-                after_runs=turns.peaks.get((name, threads), opened["peak_loaded_bytes"]),
-                pss=now.get("pss_bytes"),
+                after_runs=session.peaks.get((name, threads), opened["peak_loaded_bytes"]),
+                pss=pss_bytes(worker.pid) if worker else None,
                 gpu=listed if listed is not None else now.get("torch_gpu_bytes"),
             )
         )
-    return tuple(found)
+    return tuple(memory)

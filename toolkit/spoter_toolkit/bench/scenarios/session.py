@@ -1,9 +1,9 @@
-"""Take turns: the live workers, whose turn it is, how far the run is, and who was lost on the way."""
+"""Hold the live workers of one run: whose turn it is, how far the run is, which workers were lost."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,45 +13,36 @@ from typing import Any
 from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import BackendError
 from spoter_runtime.machine import usable_cores
-from spoter_toolkit.bench.analysis.result import Failure
-from spoter_toolkit.bench.host.environment import without_places
 from spoter_toolkit.bench.host.monitor import MachineRound, MachineWatch
-from spoter_toolkit.bench.settings import BenchSettings, backend_of, plural
-from spoter_toolkit.bench.worker.__main__ import FLOOR
-from spoter_toolkit.bench.worker.client import WorkerLost, WorkerProcess
+from spoter_toolkit.bench.records import Failure
+from spoter_toolkit.bench.scenarios.interleave import interleave
+from spoter_toolkit.bench.settings import BenchSettings, backend_of
+from spoter_toolkit.bench.worker.client import LineProcess, WorkerLost, start_worker
+from spoter_toolkit.bench.worker.protocol import ROOFLINE
+from spoter_toolkit.report.words import plural, without_places
 
 
 @dataclass(slots=True, kw_only=True)
-class Turns:
-    """The workers of one run; a context manager that ends them.
-
-    Attributes:
-        steps: how many steps the whole run has, for the progress.
-        stop: set from outside, it ends the run early: nobody is asked any more, what was measured stays.
-        slow_down: backend → a share that its workers are slowed down by, to see whether it is found.
-        running: backends of which a worker has loaded its model.
-        out: backends that are not started again.
-        workers: (backend, threads) → its live process.
-        opened: (backend, threads) → the worker's first answer.
-        model_bytes: backend → size of the file that it loads.
-        peaks: (backend, threads) → the most memory that it said it held, in bytes.
-        failures: workers that died or hung.
-        skipped: backend → why it cannot run here.
-        machine: how fast the machine was before every round.
-    """
+class Session:
+    """The workers of one run; a context manager that ends them."""
 
     bundle: Path
     settings: BenchSettings
-    run: Path | None
-    on_progress: OnProgress | None
-    steps: int = 0
+    run: Path | None = None
+    on_progress: OnProgress | None = None
+    steps: int = 0  # how many steps the whole run has, for the progress
+    # set from outside, it ends the run early: no worker is asked any more, the samples stay
     stop: Event = field(default_factory=Event)
+    # backend → share by which its workers are slowed down, to test that the bench finds it
     slow_down: dict[str, float] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)
-    out: set[str] = field(default_factory=set)
-    workers: dict[tuple[str, int], WorkerProcess] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)  # backends of which a worker has loaded its model
+    out: set[str] = field(default_factory=set)  # backends that are not started again
+    # (backend, threads) → its live process
+    workers: dict[tuple[str, int], LineProcess] = field(default_factory=dict)
+    # (backend, threads) → the worker's first answer
     opened: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     model_bytes: dict[str, int] = field(default_factory=dict)
+    # (backend, threads) → peak memory that the worker told last, in bytes
     peaks: dict[tuple[str, int], int | None] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -60,78 +51,69 @@ class Turns:
     _stack: ExitStack = field(default_factory=ExitStack)
     _watch: MachineWatch = field(default_factory=MachineWatch)
 
-    def names(self) -> tuple[str, ...]:
-        """Return who takes part, the floor last."""
-        return (*self.settings.backends, *((FLOOR,) if self.settings.floor else ()))
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends, and the roofline behind them where it is measured."""
+        return (*self.settings.backends, *((ROOFLINE,) if self.settings.floor else ()))
 
-    def process(self, name: str, threads: int) -> WorkerProcess:
+    def start_worker(self, name: str, threads: int) -> LineProcess:
         """Start a worker's process, without waiting for it."""
-        cores = _first_cores(threads) if self.settings.pin else None
-        options = {"run": str(self.run) if self.run else None, "cores": cores}
-        return WorkerProcess(
-            self.bundle,
-            backend_of(name),
-            threads,
-            options=options | {"slow_down": self.slow_down.get(name)},
-            timeout_s=self.settings.reply_timeout_s,
-        )
+        cores = None
+        if self.settings.pin and hasattr(os, "sched_getaffinity"):
+            cores = sorted(os.sched_getaffinity(0))[: min(threads, usable_cores())]
+        run = str(self.run) if self.run else None
+        options = {"run": run, "cores": cores, "slow_down": self.slow_down.get(name)}
+        timeout_s = self.settings.reply_timeout_s
+        return start_worker(self.bundle, backend_of(name), threads, timeout_s=timeout_s, options=options)
 
-    def open(self, names: Iterable[str], thread_counts: Iterable[int]) -> None:
-        """Start the workers that stay alive, and wait until each has loaded its model."""
-        backends = list(names)
+    def open(self, names: Sequence[str], thread_counts: Iterable[int]) -> None:
+        """Start the workers that stay alive, one after the other; wait until each has loaded its model."""
         for threads in thread_counts:
-            for name in backends:
-                if name not in self.out:
-                    self._open(name, threads)
+            for name in names:
+                if name not in self.out and not self.stop.is_set():
+                    worker = self._stack.enter_context(self.start_worker(name, threads))
+                    try:
+                        self.opened[name, threads] = self.note_opened(name, worker.answer())
+                        self.workers[name, threads] = worker
+                    except (BackendError, WorkerLost) as error:
+                        self.note_not_opened(name, threads, "loading the model", error)
                 self.step(f"loading: {name}, {plural(threads, 'thread')}")
 
-    def _open(self, name: str, threads: int) -> None:
-        if self.stop.is_set():
-            return
-        worker = self._stack.enter_context(self.process(name, threads))
-        try:
-            opened = worker.opened()
-        except (BackendError, WorkerLost) as error:
-            self.not_opened(name, threads, "loading the model", error)
-        else:
-            self.has_opened(name, opened)
-            self.opened[name, threads] = opened
-            self.workers[name, threads] = worker
-
-    def has_opened(self, name: str, opened: dict[str, Any]) -> None:
-        """Note that a backend runs here, and what it has loaded."""
+    def note_opened(self, name: str, opened: dict[str, Any]) -> dict[str, Any]:
+        """Note that a backend runs here, and the size of its model; return the worker's first answer."""
         self.running.add(name)
-        if name != FLOOR:
+        if name != ROOFLINE:
             self.model_bytes[name] = opened["model_bytes"]
+        return opened
 
-    def not_opened(self, name: str, threads: int, doing: str, error: Exception) -> None:
+    def note_not_opened(self, name: str, threads: int, doing: str, error: Exception) -> None:
         """Note that a worker could not load its model: its backend cannot run here, or it was lost."""
         if self.stop.is_set():
-            return  # what stopped the run may have ended it
+            return  # the signal that stopped the run may have ended it
         if isinstance(error, BackendError) and name not in self.running:
-            self.skipped[name] = self._clean(error)
+            self.skipped[name] = self._without_places(error)
         else:
             self.lost(name, threads, doing, error)
         if name not in self.running:
             self.out.add(name)
 
-    def rounds(self, what: str, count: int | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield each round's number, from 0, and the order of its turns; who is first changes every time.
+    def rounds(
+        self, scenario: str, names: Sequence[str], count: int | None = None
+    ) -> Iterator[tuple[int, Sequence[str]]]:
+        """Yield each round's number, from 0, and the order of its turns, until the run is stopped.
 
-        Args:
-            what: the scenario, for the record of the machine.
-            count: of rounds; None for that of the settings.
+        Before each of the `count` rounds (None: of the settings) the machine's state is recorded.
         """
-        for number in range(self.settings.rounds if count is None else count):
+        for number, order in interleave(names, self.settings.rounds if count is None else count):
             if self.stop.is_set():
                 return
-            pids = [worker.pid for worker in self.workers.values()]
-            self.machine.append(self._watch.look(what, number + 1, pids))
-            names = self.names()
-            yield number, names if number % 2 == 0 else names[::-1]
+            if self.workers:
+                pids = [worker.pid for worker in self.workers.values()]
+                self.machine.append(self._watch.look(scenario, number + 1, pids))
+            yield number, order
 
     def ask(self, name: str, threads: int, doing: str, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Ask a live worker; None where there is none, it is lost with it, or the run was stopped."""
+        """Return a live worker's answer; None where no such worker lives, or the run was stopped."""
         worker = self.workers.get((name, threads))
         if worker is None or self.stop.is_set():
             return None
@@ -146,30 +128,24 @@ class Turns:
     def lost(self, name: str, threads: int, doing: str, error: Exception) -> None:
         """Note that a worker died or hung; it has no turn any more."""
         if self.stop.is_set():
-            return  # what stopped the run may have ended it
+            return  # the signal that stopped the run may have ended it
         self.workers.pop((name, threads), None)
-        self.failures.append(Failure(backend=name, threads=threads, doing=doing, reason=self._clean(error)))
+        reason = self._without_places(error)
+        self.failures.append(Failure(backend=name, threads=threads, doing=doing, reason=reason))
 
     def step(self, what: str) -> None:
-        """Report progress: one step is done, whether there was a worker for it or not."""
+        """Report that one step is done, whether there was a worker for it or not."""
         if self.stop.is_set():
             return
         self.done += 1
         if self.on_progress:
             self.on_progress(self.done, self.steps, what)
 
-    def _clean(self, error: Exception) -> str:
+    def _without_places(self, error: Exception) -> str:
         return without_places(str(error), *(path for path in (self.bundle, self.run) if path))
 
-    def __enter__(self) -> Turns:
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *raised: Any) -> None:
         self._stack.__exit__(*raised)
-
-
-def _first_cores(threads: int) -> list[int] | None:
-    """Return as many cores as there are threads, or all; None where the system does not tell."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    return sorted(os.sched_getaffinity(0))[: min(threads, usable_cores())]
