@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.metadata
 import json
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,50 @@ PACKAGES = {
     "spoter_toolkit": ROOT / "toolkit" / "spoter_toolkit",
 }
 MODULES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
+
+# The rooms of a folder, files and sub-packages, the lowest first: each imports rooms of earlier lines only.
+ORDER = {
+    "spoter_runtime": (
+        "_types _version errors input_fixes machine onnx_graph statistics",
+        "engine_calls files landmarks",
+        "checked_file clip_files contract",
+        "runner",
+        "batching bundle",
+        "gpu",
+        "ort trt",
+        "backends doctor",
+        "tuning verify",
+        "recognizer",
+        "__main__",
+    ),
+    "spoter_export": (
+        "passes probes torch_runner trt",
+        "parity to_onnx",
+        "precision",
+        "bundle diagnose",
+        "__main__",
+    ),
+    "spoter_toolkit": (
+        "input_files model report",
+        "data",
+        "workspace",
+        "prediction runs",
+        "export reference",
+        "backends",
+        "evaluation parity",
+        "bench training",
+        "cli",
+        "__main__",
+    ),
+    "spoter_toolkit.bench": (
+        "host statistics",
+        "settings worker",
+        "records",
+        "analysis scenarios",
+        "report run",
+    ),
+}
+
 HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "accelerate", "safetensors", "matplotlib", "jinja2")
 
 
@@ -63,6 +109,109 @@ def test_imports_point_down_and_only_to_what_the_layer_may_use(package, others):
     assert len(modules) >= 5
     wrong = {relative(path): names for path in modules if (names := imported_by(path) - allowed)}
     assert wrong == {}
+
+
+def module_of(path):
+    """Return the dotted name of a module, or of the package whose __init__ it is."""
+    folder = next(folder for folder in PACKAGES.values() if path.is_relative_to(folder))
+    return ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def ours_imported_by(path, known):
+    """Return the modules of this project that a module imports, in functions and for types too."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in whole}
+    return found & known
+
+
+@pytest.fixture(scope="module")
+def arrows():
+    """Module → the modules of this project that it imports."""
+    known = {module_of(path) for path in MODULES}
+    return {(name := module_of(path)): ours_imported_by(path, known) - {name} for path in MODULES}
+
+
+def room_in(folder, module):
+    """Return the file or sub-package of a folder that a module lies in; None where it lies elsewhere."""
+    inside = module.removeprefix(f"{folder}.")
+    return None if inside == module else inside.partition(".")[0]
+
+
+def rooms_of(folder, arrows):
+    """Return room → the other rooms of the folder that it imports."""
+    rooms = {}
+    for module, others in arrows.items():
+        if room := room_in(folder, module):
+            below = {room_in(folder, other) for other in others} - {None, room}
+            rooms.setdefault(room, set()).update(below)
+    return rooms
+
+
+def circles_of(arrows):
+    """Return a line for each folder whose files and sub-packages import each other in a circle.
+
+    Without a circle they have an order, and every import runs downwards in it.
+    """
+    found = []
+    for folder in sorted({module.rpartition(".")[0] for module in arrows} - {""}):
+        try:
+            graphlib.TopologicalSorter(rooms_of(folder, arrows)).prepare()
+        except graphlib.CycleError as error:
+            found.append(f"{folder}: {' <- '.join(error.args[1])}")
+    return found
+
+
+def upward_imports(lines, rooms):
+    """Return each import of a room that does not stand in a line before the importer's."""
+    height = {room: line for line, names in enumerate(lines) for room in names.split()}
+    assert sorted(height) == sorted(rooms), "each room has one place in the order"
+    return [
+        f"{room} imports {other}" for room in rooms for other in rooms[room] if height[other] >= height[room]
+    ]
+
+
+def test_no_rooms_import_each_other_in_a_circle(arrows):
+    assert sum(map(len, arrows.values())) > 300
+    assert circles_of(arrows) == []
+
+
+def test_a_circle_of_imports_is_found():
+    assert circles_of({"p.a": {"p.b.c"}, "p.b.c": {"p.d"}, "p.d": {"p.a"}, "p.b.e": set()}) != []
+    assert circles_of({"p.a.x": {"p.b"}, "p.b": {"p.a.y"}, "p.a.y": set()}) == ["p: a <- b <- a"]
+    assert circles_of({"p.a.x": {"p.b"}, "p.b": set(), "p.a.y": {"p.a.x"}}) == []
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_rooms_import_only_rooms_below_them(folder, arrows):
+    assert upward_imports(ORDER[folder], rooms_of(folder, arrows)) == []
+
+
+def test_an_import_that_runs_upwards_is_found():
+    rooms = rooms_of("p", {"p.a.x": {"p.b"}, "p.b": {"p.c"}, "p.c": set(), "q.a": {"p.b"}})
+    assert upward_imports(("c", "b", "a"), rooms) == []
+    assert upward_imports(("b", "c", "a"), rooms) == ["b imports c"]
+    assert upward_imports(("c", "a b"), rooms) == ["a imports b"]
+    with pytest.raises(AssertionError, match="each room has one place in the order"):
+        upward_imports(("c", "b"), rooms)
+
+
+def test_no_folder_has_more_modules_than_a_reader_can_look_over():
+    counts = Counter(path.parent for path in MODULES if path.name not in ("__init__.py", "__main__.py"))
+    most = {PACKAGES["spoter_runtime"]: 20}
+    assert {relative(folder): n for folder, n in counts.items() if n > most.get(folder, 15)} == {}
+
+
+def test_every_module_of_the_glossary_exists():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\|.*\| `([a-z_.0-9]+)` \|$", text, flags=re.MULTILINE)
+    assert len(named) >= 60
+    known = {module_of(path) for path in MODULES}
+    assert [name for name in named if name not in known] == []
 
 
 def test_every_module_opens_with_a_sentence_that_says_what_it_owns():

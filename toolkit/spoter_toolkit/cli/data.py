@@ -215,4 +215,4 @@ def show(
     if clip is None:
         next_step("spoter-kit data show {} --clip {} -o clip.png", opened.folder, opened.clips[0].id)
     else:
-        next_step(f"spoter-kit {'train' if opened.split else 'data split'} {{}}", opened.folder)
+        next_step("spoter-kit train {}" if opened.split else "spoter-kit data split {}", opened.folder)
