@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -105,7 +105,9 @@ def prove_bundle(
     check_candidates(names)
     stem = bundle.folder.resolve().stem
     places = {name: bisect_into / f"{stem}-{name.replace(':', '-')}" for name in names} if bisect_into else {}
-    check_places(places.values(), force=force)
+    for place in places.values():
+        if not is_replaceable(place, DIVERGENCE) or ((place / DIVERGENCE).exists() and not force):
+            raise ConfigError(f"{place}: is there already", fix="--force replaces it, or move it away")
     source = find_run(bundle, run)
     people = proof_clips(
         read_dataset(data) if data else source.training_data(), limit=None, all_splits=all_splits
@@ -242,14 +244,3 @@ def _weights(bundle: Bundle, artefact: Artefact) -> tuple[WeightFact, ...]:
 
     files = artefact, bundle.by_precision(artefact.kind)["fp32"]
     return weight_facts(*(onnx.load_from_string(bundle.read(file.path)) for file in files))
-
-
-def check_places(folders: Iterable[Path], *, force: bool) -> None:
-    """Check, before anything is run, that bisections can be written.
-
-    Raises:
-        ConfigError: something is there already.
-    """
-    for folder in folders:
-        if not is_replaceable(folder, DIVERGENCE) or ((folder / DIVERGENCE).exists() and not force):
-            raise ConfigError(f"{folder}: is there already", fix="--force replaces it, or move it away")
