@@ -356,6 +356,18 @@ def test_every_axis_of_a_picture_has_two_labels_at_least(calls, scale):
         assert len(set(labels)) == len(labels) >= 2
 
 
+def test_the_names_of_axes_fit_into_pictures_of_many_backends():
+    names = ("ort-cpu-fused", "ort-cpu", "ort-cpu-fused:int8", "ort-cpu:int8")
+    many = bench_result(timings=tuple(timing(name, case, 1.0) for case in CASES for name in names))
+    for figure in (percentile_figure(many, 1), tail_figure(many, CASES[0]), latency_figure(many, (1,))):
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            for text in (axes.xaxis.label, axes.yaxis.label):
+                extent = text.get_window_extent()
+                assert extent.y0 >= 0, text
+                assert extent.y1 <= figure.bbox.height, text
+
+
 def test_the_tail_ends_at_the_slowest_call_of_all():
     result = bench_result()
     lines = tail_figure(result, CASES[0]).axes[0].lines

@@ -65,7 +65,7 @@ def tail_figure(result: BenchResult, case: Case) -> Figure:
     label_log_axis(panel.yaxis, lambda share: f"{100 * share:g} %")
     panel.set_xscale("log")
     label_log_axis(panel.xaxis)
-    finish_panel(panel, x="milliseconds a call", y="share of calls that took as long or longer")
+    finish_panel(panel, x="milliseconds a call", y="calls as long or longer")
     add_legend(figure, backends)
     return figure
 
