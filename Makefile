@@ -1,5 +1,6 @@
 # make demo: the whole story on generated signing. make test: lint, types, tests, in five minutes on two cores.
-# make test-all: the slow tests too, as continuous integration does. Each sets up .venv first.
+# make test-all: the slow tests and the documentation too, as continuous integration does.
+# make docs: the documentation as a site, build/docs/site/index.html. Each sets up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,15 +8,18 @@ READY := $(VENV)/.ready
 
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo docs test test-all lint types clean
 
 demo: $(READY)
 	$(BIN)/spoter-kit demo --force
 
+docs: $(READY)
+	$(BIN)/python docs_tools/build.py
+
 test: lint types
 	$(PYTEST) -m 'not slow'
 
-test-all: lint types
+test-all: lint types docs
 	$(PYTEST)
 
 lint: $(READY)
@@ -32,4 +36,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) dist demo
+	rm -rf $(VENV) build dist demo
