@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import spoter_runtime
-from in_process import spoter_kit
+from command_line import wrong_with
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
@@ -379,21 +379,6 @@ def test_no_tracked_file_names_a_package_host_or_a_place_on_a_machine():
     assert named == {}
 
 
-def test_every_command_of_the_readme_exists():
-    """Each `spoter-kit VERB --option` in the README is a verb and an option that the command has."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = set(re.findall(r"spoter-kit ((?:data )?[a-z][a-z-]*)((?:[^\n`|&#]*))", text))
-    assert len(commands) > 10
-    helps: dict[str, str] = {}
-    for verb, rest in commands:
-        if verb not in helps:
-            done = spoter_kit(ROOT, *verb.split(), "--help")
-            assert done.returncode == 0, f"README: spoter-kit {verb}: {done.stderr}"
-            helps[verb] = done.stdout
-        for option in re.findall(r"(?<!\S)--[a-z-]+", rest):
-            assert option in helps[verb], f"README: spoter-kit {verb} {option}"
-
-
 def texts_of(path):
     """Return the strings of a module; what an f-string fills in is X."""
     tree = tree_of(path)
@@ -409,18 +394,6 @@ def commands_in(text):
     """Yield the words of each `spoter-kit` command in a text, to where its sentence goes on in prose."""
     for found in re.finditer(r"(?<![\w./-])spoter-kit ((?:[a-zX]|--?\w)[^,;()`'\"\n]*)", text):
         yield re.split(r"\.(?:\s|$)|: |  +#", found[1])[0].split()
-
-
-def wrong_with(command, words):
-    """Return what the command line would say against the words; None where it would take them."""
-    while isinstance(getattr(command, "commands", None), dict):
-        name, *words = words or [""]
-        if name not in command.commands:
-            return f"no verb {name!r}"
-        command = command.commands[name]
-    options = {option for parameter in command.params for option in (*parameter.opts, "--help")}
-    unknown = [word for word in words if word.startswith("-") and word.partition("=")[0] not in options]
-    return f"{command.name} has no {', '.join(unknown)}" if unknown else None
 
 
 def test_every_command_in_a_message_is_one_that_the_command_line_takes():

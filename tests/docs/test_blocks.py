@@ -1,0 +1,237 @@
+"""Every command and every Python block of the pages is run: a page in one folder, from top to bottom.
+
+The order matters, so a page is one test; that is why no library that makes a test of each block is used here.
+Comments above a block, which no reader sees, say what the page is given and what is only illustrative.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from in_process import spoter_kit
+from pages import PAGES, ROOT, RUN, blocks_of
+
+# What makes an epoch and an export a matter of seconds. A page's own settings come later, and win.
+SMALL = {
+    "model.d_model": 36,
+    "model.num_encoder_layers": 1,
+    "model.d_ff": 40,
+    "model.max_seq_length": 100,
+    "epochs": 1,
+}
+FASTER = {
+    "export": ["--no-tune"],
+    "bench": ["--rounds", "1", "--seconds-per-case", "0.02", "--no-floor"],
+}
+SECONDS = re.compile(r"^(export|parity|bench|tune|eval|train|import-checkpoint)$")
+RUNNABLE = [
+    page
+    for page in PAGES
+    if any(b.language in RUN and "illustrative" not in b.notes for b in blocks_of(page))
+]
+
+
+def _is_slow(page: Path) -> bool:
+    blocks = [b for b in blocks_of(page) if "illustrative" not in b.notes]
+    words = [w for b in blocks if b.language == "sh" for w in b.commands()]
+    given = {name.strip() for b in blocks for name in b.notes.get("given", "").split(",")}
+    verbs = {
+        w[1] if w[0] == "spoter-kit" else w[3] for w in words if w[0] == "spoter-kit" or w[1:2] == ["-m"]
+    }
+    return bool({v for v in verbs if SECONDS.match(v)}) or bool({"workspace", "run"} & given)
+
+
+class Page:
+    """A page's folder, and what its blocks have made so far."""
+
+    def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
+        self.folder = folder
+        self.request = request
+        self.names: dict[str, object] = {}
+        self.output = ""
+
+    def run(self, block) -> None:
+        for thing in filter(None, (name.strip() for name in block.notes.get("given", "").split(","))):
+            self.give(thing)
+        if "file" in block.notes:
+            (self.folder / block.notes["file"]).write_text(block.text, encoding="utf-8")
+        if "output" in block.notes:
+            for line in block.text.splitlines():
+                expected = re.sub(r"\d+", r"\\d+", re.escape(line.strip()))
+                assert re.search(expected, self.output), f"{block.name}: nothing printed {line!r}"
+        if "illustrative" in block.notes or block.language not in RUN:
+            return
+        if block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.text, str(block.page), "exec")
+            exec(code, self.names)
+            return
+        for words in block.commands():
+            self.command(words, block.name)
+
+    def command(self, words: list[str], where: str) -> None:
+        match words:
+            case ["spoter-kit", *arguments]:
+                done = spoter_kit(self.folder, *_quicker(arguments))
+            case ["python", "-m", "spoter_runtime" | "spoter_export", *_]:
+                own = {"XDG_CACHE_HOME": str(self.folder / "cache"), "PYTHONIOENCODING": "utf-8"}
+                done = subprocess.run(
+                    [sys.executable, *words[1:]],
+                    cwd=self.folder,
+                    env=os.environ | own,
+                    capture_output=True,
+                    encoding="utf-8",
+                    check=False,
+                )
+            case ["pip", "install", what]:
+                assert re.fullmatch(r"\.\[([\w,-]+)\]", what), (
+                    f"{where}: {what}"
+                )  # test_pages.py knows the extras
+                return
+            case _:
+                pytest.fail(f"{where}: no way to run {words}; say why it is illustrative")
+        self.output += done.stdout + done.stderr
+        assert done.returncode == 0, f"{where}: {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+    def give(self, thing: str) -> None:
+        """Put into the folder, or among the names, what a page takes for granted."""
+        workspace = self.request.getfixturevalue("workspace") if thing in ("workspace", "run") else None
+        clips = self.request.getfixturevalue("signing") / "my_clips"
+        one = np.load(sorted(clips.rglob("*.npy"))[0])
+        match thing:
+            case "clips":
+                shutil.copytree(clips, self.folder / "my_clips", dirs_exist_ok=True)
+            case "clip":
+                np.save(self.folder / "clip.npy", one)
+                self.names["clip"] = one
+            case "clips_list":
+                self.names["clips"] = [one, one[:9]]
+            case "mediapipe":
+                pose, hand = np.random.default_rng(0).random((2, 12, 33, 3))
+                self.names |= {"pose": pose, "left_hand": hand[:, :21], "right_hand": None}
+            case "dataset" | "split.csv":
+                shutil.copytree(
+                    self.request.getfixturevalue("signing") / "mine",
+                    self.folder / "datasets/mine",
+                    dirs_exist_ok=True,
+                )
+                rows = (self.folder / "datasets/mine/clips.csv").read_text(encoding="utf-8").splitlines()[1:]
+                ids = [row.partition(",")[0] for row in rows]
+                parts = [f"{name},{('train', 'train', 'test')[i % 3]}\n" for i, name in enumerate(ids)]
+                (self.folder / "split.csv").write_text("id,split\n" + "".join(parts), encoding="utf-8")
+            case "bundle":
+                shutil.copytree(
+                    self.request.getfixturevalue("bundle_folder"),
+                    self.folder / "model.spoter",
+                    dirs_exist_ok=True,
+                )
+            case "run" | "workspace":
+                for name in ("datasets", "runs") if thing == "run" else ("datasets", "runs", "bundles"):
+                    shutil.copytree(workspace / name, self.folder / name, symlinks=True, dirs_exist_ok=True)
+                last = self.folder / "runs" / "last"
+                last.unlink(missing_ok=True)
+                last.symlink_to(self.folder / "runs" / "mine")
+                if thing == "workspace":
+                    shutil.copytree(
+                        workspace / "bundles/mine.spoter", self.folder / "model.spoter", dirs_exist_ok=True
+                    )
+            case "checkpoint":
+                _write_checkpoint(self.folder / "bdsl_spoter.pth")
+            case "runners":
+                from spoter_runtime.ort.runner import OrtRunner
+
+                path = self.request.getfixturevalue("bundle_folder") / "model.onnx"
+                self.names |= {name: OrtRunner(path, threads=1) for name in ("reference", "candidate")}
+                self.names["poses_NTD"] = one[None, :20].reshape(1, -1, 108)
+            case _:
+                pytest.fail(f"nobody knows how to give {thing!r}")
+
+
+def _quicker(arguments: list[str]) -> list[str]:
+    verb, *rest = arguments
+    if verb == "train" and rest:
+        small = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+        return [verb, rest[0], *small, *rest[1:]]
+    if verb == "bench":
+        rest = [word for word in rest if word != "--no-floor"]
+    return [verb, *rest, *FASTER.get(verb, [])]
+
+
+def _write_checkpoint(path: Path) -> None:
+    """Write what the notebook's torch.save would, for a small BdSL_SPOTER of 60 words."""
+    import torch
+
+    from spoter_toolkit.model.config import ModelConfig
+    from spoter_toolkit.model.spoter import model_from_config
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 36, "num_encoder_layers": 1, "d_ff": 40, "num_classes": 60, "max_seq_length": 100}
+    model = model_from_config(ModelConfig(landmark_weights="planar", **sizes))
+    declared = {"input_dim": 108, "num_heads": 9, **sizes}
+    torch.save({"model_state_dict": model.state_dict(), "model_config": declared}, path)
+
+
+@pytest.fixture(scope="session")
+def signing(made_once):
+    """A folder with my_clips/LABEL/SIGNER/CLIP.npy, of generated signing, and the dataset `mine` of it."""
+
+    def make(folder):
+        from spoter_toolkit.data.dataset import read_dataset
+
+        size = ("--signs", "4", "--signers", "5", "--clips-per-sign", "10")
+        for done in (
+            spoter_kit(folder, "data", "synth", *size, "-o", "synth"),
+            *_import(folder, read_dataset(folder / "synth")),
+        ):
+            assert done.returncode == 0, done.stderr
+        return folder
+
+    return made_once("docs-signing", make)
+
+
+def _import(folder: Path, dataset):
+    for clip in dataset.clips:
+        path = folder / "my_clips" / clip.label / clip.signer / f"{clip.id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, dataset.poses_of(clip)[:60])
+    yield spoter_kit(folder, "data", "import", "npy", "my_clips", "-o", "mine")
+    yield spoter_kit(folder, "data", "split", "mine", "--test", "s05", "--val", "s04")
+
+
+@pytest.fixture(scope="session")
+def workspace(made_once, signing):
+    """A folder with datasets/mine, runs/mine and bundles/mine.spoter, of a model that learnt for an epoch."""
+
+    def make(folder):
+        shutil.copytree(signing / "mine", folder / "datasets" / "mine")
+        for words in (
+            ("train", "datasets/mine", "-o", "runs/mine"),
+            ("export", "runs/mine", "--onnx", "-o", "bundles/mine.spoter"),
+        ):
+            done = spoter_kit(folder, *_quicker(list(words)))
+            assert done.returncode == 0, done.stderr
+        return folder
+
+    return made_once("docs-workspace", make)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if _is_slow(page) else (), id=str(page.relative_to(ROOT)))
+        for page in RUNNABLE
+    ],
+)
+def test_a_page_does_what_it_says(page, tmp_path, request, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    state = Page(tmp_path, request)
+    for block in blocks_of(page):
+        state.run(block)
