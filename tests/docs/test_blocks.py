@@ -28,8 +28,9 @@ SMALL = {
     "epochs": 1,
 }
 FASTER = {
-    "export": ["--no-tune"],
-    "bench": ["--rounds", "1", "--seconds-per-case", "0.02", "--no-floor"],
+    "export": ["--no-tune", "--max-batch", "4"],
+    "bench": ["--rounds", "1", "--seconds-per-case", "0.02", "--no-floor", "--backend", "ort-cpu"],
+    "parity": ["--backend", "ort-cpu"],
 }
 SECONDS = re.compile(r"^(export|parity|bench|tune|eval|train|import-checkpoint)$")
 RUNNABLE = [
@@ -102,56 +103,65 @@ class Page:
 
     def give(self, thing: str) -> None:
         """Put into the folder, or among the names, what a page takes for granted."""
-        workspace = self.request.getfixturevalue("workspace") if thing in ("workspace", "run") else None
-        clips = self.request.getfixturevalue("signing") / "my_clips"
-        one = np.load(sorted(clips.rglob("*.npy"))[0])
-        match thing:
-            case "clips":
-                shutil.copytree(clips, self.folder / "my_clips", dirs_exist_ok=True)
-            case "clip":
-                np.save(self.folder / "clip.npy", one)
-                self.names["clip"] = one
-            case "clips_list":
-                self.names["clips"] = [one, one[:9]]
-            case "mediapipe":
-                pose, hand = np.random.default_rng(0).random((2, 12, 33, 3))
-                self.names |= {"pose": pose, "left_hand": hand[:, :21], "right_hand": None}
-            case "dataset" | "split.csv":
-                shutil.copytree(
-                    self.request.getfixturevalue("signing") / "mine",
-                    self.folder / "datasets/mine",
-                    dirs_exist_ok=True,
-                )
-                rows = (self.folder / "datasets/mine/clips.csv").read_text(encoding="utf-8").splitlines()[1:]
-                ids = [row.partition(",")[0] for row in rows]
-                parts = [f"{name},{('train', 'train', 'test')[i % 3]}\n" for i, name in enumerate(ids)]
-                (self.folder / "split.csv").write_text("id,split\n" + "".join(parts), encoding="utf-8")
-            case "bundle":
-                shutil.copytree(
-                    self.request.getfixturevalue("bundle_folder"),
-                    self.folder / "model.spoter",
-                    dirs_exist_ok=True,
-                )
-            case "run" | "workspace":
-                for name in ("datasets", "runs") if thing == "run" else ("datasets", "runs", "bundles"):
-                    shutil.copytree(workspace / name, self.folder / name, symlinks=True, dirs_exist_ok=True)
-                last = self.folder / "runs" / "last"
-                last.unlink(missing_ok=True)
-                last.symlink_to(self.folder / "runs" / "mine")
-                if thing == "workspace":
-                    shutil.copytree(
-                        workspace / "bundles/mine.spoter", self.folder / "model.spoter", dirs_exist_ok=True
-                    )
-            case "checkpoint":
-                _write_checkpoint(self.folder / "bdsl_spoter.pth")
-            case "runners":
-                from spoter_runtime.ort.runner import OrtRunner
+        give = getattr(self, f"give_{thing}", None)
+        assert give, f"nobody knows how to give {thing!r}"
+        give()
 
-                path = self.request.getfixturevalue("bundle_folder") / "model.onnx"
-                self.names |= {name: OrtRunner(path, threads=1) for name in ("reference", "candidate")}
-                self.names["poses_NTD"] = one[None, :20].reshape(1, -1, 108)
-            case _:
-                pytest.fail(f"nobody knows how to give {thing!r}")
+    def give_clips(self) -> None:
+        self._copy(self.request.getfixturevalue("signing") / "my_clips", "my_clips")
+
+    def give_clip(self) -> None:
+        self.names["clip"] = self._a_clip()
+        np.save(self.folder / "clip.npy", self.names["clip"])
+
+    def give_clips_list(self) -> None:
+        self.names["clips"] = [self._a_clip(), self._a_clip()[:9]]
+
+    def give_mediapipe(self) -> None:
+        pose, hand = np.random.default_rng(0).random((2, 12, 33, 3))
+        self.names |= {"pose": pose, "left_hand": hand[:, :21], "right_hand": None}
+
+    def give_dataset(self) -> None:
+        self._copy(self.request.getfixturevalue("signing") / "mine", "datasets/mine")
+
+    def give_split_file(self) -> None:
+        rows = (self.folder / "datasets/mine/clips.csv").read_text(encoding="utf-8").splitlines()[1:]
+        lines = [
+            f"{row.partition(',')[0]},{('train', 'train', 'test')[i % 3]}\n" for i, row in enumerate(rows)
+        ]
+        (self.folder / "split.csv").write_text("id,split\n" + "".join(lines), encoding="utf-8")
+
+    def give_bundle(self) -> None:
+        self._copy(self.request.getfixturevalue("bundle_folder"), "model.spoter")
+
+    def give_run(self) -> None:
+        for name in ("datasets/mine", "runs/mine"):
+            self._copy(self.request.getfixturevalue("workspace") / name, name)
+        last = self.folder / "runs" / "last"
+        last.unlink(missing_ok=True)
+        last.symlink_to(self.folder / "runs" / "mine")
+
+    def give_workspace(self) -> None:
+        self.give_run()
+        for name in ("bundles/mine.spoter", "model.spoter"):
+            self._copy(self.request.getfixturevalue("workspace") / "bundles/mine.spoter", name)
+
+    def give_checkpoint(self) -> None:
+        _write_checkpoint(self.folder / "bdsl_spoter.pth")
+
+    def give_runners(self) -> None:
+        from spoter_runtime.ort.runner import OrtRunner
+
+        path = self.request.getfixturevalue("bundle_folder") / "model.onnx"
+        self.names |= {name: OrtRunner(path, threads=1) for name in ("reference", "candidate")}
+        self.names["poses_NTD"] = self._a_clip()[None, :20].reshape(1, -1, 108)
+
+    def _a_clip(self):
+        return np.load(sorted((self.request.getfixturevalue("signing") / "my_clips").rglob("*.npy"))[0])
+
+    def _copy(self, source: Path, name: str) -> None:
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        shutil.copytree(source, self.folder / name)
 
 
 def _quicker(arguments: list[str]) -> list[str]:
@@ -159,9 +169,10 @@ def _quicker(arguments: list[str]) -> list[str]:
     if verb == "train" and rest:
         small = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
         return [verb, rest[0], *small, *rest[1:]]
-    if verb == "bench":
-        rest = [word for word in rest if word != "--no-floor"]
-    return [verb, *rest, *FASTER.get(verb, [])]
+    quick = [] if "--judge" in rest else FASTER.get(verb, [])
+    if "--backend" in rest and "--backend" in quick:
+        quick = quick[: quick.index("--backend")]
+    return [verb, *rest, *quick]
 
 
 def _write_checkpoint(path: Path) -> None:
