@@ -133,7 +133,7 @@ class _Error(NamedTuple):
 
 def errors_page() -> str:
     """Return every error that the code raises on purpose, by kind, with its fix."""
-    found = sorted({error for package in PACKAGES for error in _errors_in(ROOT / package)})
+    found = all_errors()
     described = {name: text.split("\n")[0] for name, text in _kinds().items()}
     parts = [
         "# Every error\n",
@@ -145,6 +145,11 @@ def errors_page() -> str:
         parts += [f"| {_cell(e.message)} | {_cell(e.fix)} |" for e in found if e.kind == kind]
         parts.append("")
     return "\n".join(parts)
+
+
+def all_errors() -> list[_Error]:
+    """Return every error that the code makes, sorted by kind and message."""
+    return sorted({error for package in PACKAGES for error in _errors_in(ROOT / package)})
 
 
 def _cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections import Counter
 from importlib.metadata import metadata
@@ -112,3 +113,14 @@ def test_the_glossary_names_modules_that_exist():
     modules = set(re.findall(r"`(spoter_[\w.]+)`", text))
     assert len(modules) > 30
     assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code(monkeypatch):
+    """As the generated list of errors has them, with … for what is filled in."""
+    monkeypatch.syspath_prepend(ROOT / "docs_tools")
+    raised = importlib.import_module("generated_pages").all_errors()
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    tables = [part.partition("\n\n")[0] for part in text.split("| message | reason | fix |\n")[1:]]
+    messages = [row.split(" | ")[0].strip("| ") for table in tables for row in table.splitlines()[1:]]
+    assert len(messages) > 15
+    assert [message for message in messages if not any(message in error.message for error in raised)] == []
