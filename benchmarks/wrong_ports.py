@@ -18,8 +18,8 @@ from result_files import RESULTS, write_result
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime import Recognizer
 from spoter_runtime.landmarks import MIRRORED, Float32Array, resample_clip
-from spoter_toolkit.bench.report.markdown import markdown_table
 from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.report.table import markdown_table
 from spoter_toolkit.runs.run import read_run
 
 Change = Callable[[Float32Array], Float32Array]
