@@ -216,3 +216,8 @@ def test_resampling_copies_frames_in_order_and_invents_none(clip, frames):
     taken = [bits.index(row.tobytes()) for row in resampled]
     assert taken == sorted(taken)
     assert frames < 7 or set(taken) == set(range(7))
+
+
+def test_resampling_takes_the_frame_at_the_middle_of_each_part():
+    clip = np.arange(4, dtype=np.float32).repeat(108).reshape(4, 54, 2)
+    assert [resample_clip(clip, frames)[:, 0, 0].tolist() for frames in (1, 2, 3)] == [[2], [1, 3], [0, 2, 3]]

@@ -61,6 +61,8 @@ def test_a_flip_between_two_logits_as_close_as_the_rounding_is_explained():
     assert judge(facts_of(people(near)), lax, "fp16").passed
     assert not judge(facts_of(people(near)), lax, "fp32").passed
     assert unexplained_flips(people(near, FLIP), "fp16") == (FLIP,)
+    beyond = clip("beyond", candidate="b", margin=2.1 * ERROR_ON_PEOPLE["fp16"], diff=0.012)
+    assert unexplained_flips(people(near, beyond), "fp16") == (beyond,)
 
 
 def test_a_flip_is_explained_by_both_margins_and_on_people_by_what_was_measured_there():

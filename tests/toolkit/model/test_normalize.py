@@ -25,6 +25,13 @@ def test_place_and_size_of_the_signer_do_not_matter() -> None:
     assert torch.allclose(normalized(points), normalized(moved), atol=1e-5)
 
 
+def test_zeros_are_a_missing_landmark_as_nan_is() -> None:
+    points = clip()
+    points[0, 3:9, 5:40] = torch.nan
+    assert points.isnan().any()
+    assert torch.equal(normalized(points), normalized(points.nan_to_num(0.0)))
+
+
 def test_the_shoulders_come_to_the_centre_of_signing_space() -> None:
     points = normalized(clip())
     middle = (points[0, :, 6] + points[0, :, 7]) / 2
