@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+import matplotlib.font_manager  # noqa: F401  (or the first picture writes its list of fonts there)
 import pytest
 
 from spoter_runtime import recognizer
