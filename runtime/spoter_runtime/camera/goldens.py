@@ -1,0 +1,63 @@
+"""The landmarker's goldens: one made picture, and each graph's answers to it, replayed on a device."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from spoter_runtime.camera.files import GOLDENS, LandmarkerFiles
+from spoter_runtime.camera.landmarker import Run, load_graphs
+from spoter_runtime.checked_file import load_checked
+
+# In 0..1 of the picture, pixels for regions; between processors 2e-6 and 4e-4 were seen.
+TOLERANCE: Final = 5e-3
+
+Inputs = dict[str, dict[str, npt.NDArray[Any]]]
+
+
+def golden_inputs() -> Inputs:
+    """Return what each graph is asked: a picture of coarse and fine structure, and places in it."""
+    rng = np.random.default_rng(17)
+    coarse = rng.integers(0, 200, (6, 8, 3)).repeat(40, 0).repeat(40, 1)
+    frame = (coarse + rng.integers(0, 56, coarse.shape)).astype(np.uint8)
+    points = np.array([[[0.4, 0.7], [0.45, 0.6], [0.5, 0.62]]], np.float32)
+    hand = {
+        "landmarks": np.full((1, 21, 2), np.nan, np.float32),
+        "tracked": np.full((1, 4), np.nan, np.float32),
+    }
+    return {
+        "pose_detection": {"frame": frame},
+        "pose": {"frame": frame, "region": np.array([[160, 130, 240, 12]], np.float32)},
+        "recrop": {"frame": frame, "points": points, **hand},
+        "hand": {"frame": frame, "regions": np.array([[150, 150, 90, 30]], np.float32)},
+    }
+
+
+def outputs_of(run: Run, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+    """Return each graph's outputs, by ``graph/place``."""
+    return {
+        f"{graph}/{n}": np.asarray(value, np.float32)
+        for graph, values in inputs.items()
+        for n, value in enumerate(run(graph, **values))
+    }
+
+
+def replay(files: LandmarkerFiles, *, threads: int = 1) -> dict[str, float]:
+    """Run the goldens here; return each graph's largest difference, relative to values above 1.
+
+    Raises:
+        BundleError: a file was changed.
+        BackendError: ONNX Runtime failed.
+    """
+    path = files.folder / GOLDENS
+    with load_checked(path, files.hashes[GOLDENS], np.load) as stored:
+        expected = {name: stored[name] for name in stored.files}
+    found = outputs_of(load_graphs(files, threads), golden_inputs())
+    worst: dict[str, float] = {}
+    for name, value in expected.items():
+        difference = np.abs(found[name] - value) / np.maximum(1, np.abs(value))
+        graph = name.partition("/")[0]
+        worst[graph] = max(worst.get(graph, 0.0), float(difference.max()))
+    return worst

@@ -1,0 +1,141 @@
+"""Frames of a video file or a camera, one at a time, with their times: PyAV."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from spoter_runtime.errors import DataError, require
+
+Frame = npt.NDArray[np.uint8]
+
+_EXTRA: Final = "video"
+_CAMERA_FORMATS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+
+
+@dataclass(frozen=True, slots=True)
+class TimedFrame:
+    """One picture of a video.
+
+    Attributes:
+        rgb: (height, width, 3) uint8, upright, in a fresh array.
+        t_ms: since the first frame.
+    """
+
+    rgb: Frame
+    t_ms: float
+
+
+def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
+    """Yield the frames of a video file; only the current one is in memory.
+
+    Frames are upright: the file's rotation flag is heeded. Grey and 10-bit pictures become 8-bit RGB, an
+    alpha channel is dropped, and a frame may have another size than the one before.
+
+    Args:
+        path: of any format and codec that FFmpeg decodes.
+        threads: of the decoder.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+        DataError: no such file, no video, no frame that can be decoded, or damaged further on.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    yield from _frames(str(path), None, {}, threads)
+
+
+def camera_frames(
+    camera: int | str = 0,
+    *,
+    width: int = 640,
+    height: int = 480,
+    fps: int = 30,
+    input_format: str | None = None,
+) -> Iterator[TimedFrame]:
+    """Yield what a camera sees, until the caller stops.
+
+    Args:
+        camera: its number, or its name as the system has it (``/dev/video2``, ``video=USB Camera``).
+        width: asked for; a camera may answer with another size.
+        height: as `width`.
+        fps: as `width`.
+        input_format: FFmpeg's name of the way to the camera; None means this system's own.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+        DataError: no such camera, another program has it, or it was unplugged.
+    """
+    way = input_format or _CAMERA_FORMATS.get(sys.platform, "v4l2")
+    name = camera if isinstance(camera, str) else f"/dev/video{camera}" if way == "v4l2" else str(camera)
+    if way == "v4l2" and not Path(name).exists():
+        there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+        raise DataError(f"{name}: no such camera", fix=f"there are {there}" if there else "plug one in")
+    options = {} if way == "lavfi" else {"video_size": f"{width}x{height}", "framerate": str(fps)}
+    yield from _frames(name, way, options, 1)
+
+
+def _frames(
+    source: str, input_format: str | None, options: dict[str, str], threads: int
+) -> Iterator[TimedFrame]:
+    av = require("av", extra=_EXTRA)
+    try:
+        container = av.open(source, format=input_format, options=options)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"{source}: {_reason(error, 'cannot be opened as a video')}") from error
+    with closing(container):
+        if not container.streams.video:
+            raise DataError(
+                f"{source}: has no video in it{', only sound' if container.streams.audio else ''}"
+            )
+        stream = container.streams.video[0]
+        stream.thread_count = threads
+        count, last_ms, first_ms = 0, -1.0, None
+        try:
+            for frame in container.decode(stream):
+                step_ms = 1000 / float(stream.average_rate or 30)
+                t_ms = last_ms + step_ms if frame.time is None else frame.time * 1000
+                first_ms = t_ms if first_ms is None else first_ms
+                # a file with broken times still goes forward
+                last_ms = t_ms - first_ms if t_ms - first_ms > last_ms else last_ms + step_ms
+                count += 1
+                yield TimedFrame(_upright(frame), last_ms)
+        except (av.FFmpegError, OSError) as error:
+            where = (
+                f"after frame {count} ({max(last_ms, 0) / 1000:.1f} s)" if count else "before the first frame"
+            )
+            raise DataError(f"{source}: {_reason(error, f'is damaged {where}')}") from error
+        if count == 0:
+            raise DataError(f"{source}: has no frame that can be decoded")
+
+
+def _upright(frame: Any) -> Frame:
+    rgb: Frame = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4  # counterclockwise
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _reason(error: Exception, otherwise: str) -> str:
+    """Return what FFmpeg's error means for the user."""
+    import errno
+
+    reasons = {
+        errno.EBUSY: "another program uses this camera",
+        errno.ENODEV: "the camera was unplugged",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+    }
+    code = getattr(error, "errno", None)
+    return (
+        reasons.get(code, f"{otherwise} ({getattr(error, 'strerror', None) or error})")
+        if code
+        else f"{otherwise}: {error}"
+    )

@@ -1,0 +1,196 @@
+"""Videos of drawn pictures, made here by PyAV."""
+
+from __future__ import annotations
+
+import resource
+import struct
+
+import numpy as np
+import pytest
+
+from spoter_runtime.camera.video import camera_frames, video_frames
+from spoter_runtime.errors import DataError
+
+av = pytest.importorskip("av", reason="PyAV reads and writes videos")
+
+
+def picture(n, width=64, height=48):
+    """A red square at the upper left that grows, on blue."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[..., 2] = 200
+    frame[: 8 + n, : 8 + n] = [220, 20, 20]
+    return frame
+
+
+def write(path, pictures, *, codec="libx264", pix_fmt="yuv420p", fps=25, pts=None, sound=False, **options):
+    with av.open(str(path), "w", **options) as container:
+        if pictures is not None:
+            stream = container.add_stream(codec, rate=fps)
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt = pix_fmt
+            for n, rgb in enumerate(pictures):
+                frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+                if pts is not None:
+                    frame.pts = pts[n]
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        if sound:
+            stream = container.add_stream("aac", rate=44100)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 44100
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return path
+
+
+def is_red(pixel):
+    return pixel[0] > 150 > pixel[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mp4", "libx264", "yuv420p"),
+        ("a.mp4", "libx265", "yuv420p"),
+        ("a.mp4", "libx264", "yuv420p10le"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("a.mkv", "ffv1", "bgra"),
+        ("a.avi", "mjpeg", "yuvj420p"),
+        ("a.gif", "gif", "rgb8"),
+    ],
+)
+def test_frames_come_in_order_as_rgb(tmp_path, name, codec, pix_fmt):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    path = write(tmp_path / name, [picture(n) for n in range(0, 30, 3)], codec=codec, pix_fmt=pix_fmt)
+    frames = list(video_frames(path))
+    assert len(frames) == 10
+    assert [frame.t_ms for frame in frames] == pytest.approx([40 * n for n in range(10)], abs=1)
+    for frame in frames:
+        assert frame.rgb.shape == (48, 64, 3)
+        assert frame.rgb.dtype == np.uint8
+        assert is_red(frame.rgb[3, 3])
+        assert not is_red(frame.rgb[-3, -3])
+    grown = [sum(is_red(pixel) for pixel in frame.rgb[2]) for frame in frames]
+    assert grown == sorted(grown)
+    assert grown[-1] > grown[0] + 20
+
+
+def test_grey_frames_have_three_equal_channels(tmp_path):
+    path = write(tmp_path / "grey.mkv", [picture(n) for n in range(4)], codec="ffv1", pix_fmt="gray")
+    (first, *_) = video_frames(path)
+    assert (first.rgb == first.rgb[..., :1]).all()
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
+def test_the_rotation_flag_is_heeded(tmp_path, degrees, corner):
+    """A player turns the picture clockwise by the flag; the red corner goes along."""
+    path = write(tmp_path / "turned.mp4", [picture(12)] * 3)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40  # version, times, id, duration, layer, group, volume
+    one = 1 << 16
+    a, b, c, d = {90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
+    content[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    for frame in video_frames(path):
+        assert frame.rgb.shape == ((48, 64, 3) if degrees == 180 else (64, 48, 3))
+        assert is_red(frame.rgb[corner])
+        assert sum(is_red(frame.rgb[y, x]) for y in (0, -1) for x in (0, -1)) == 1
+
+
+def test_a_variable_frame_rate_keeps_its_times(tmp_path):
+    pts = [0, 1, 2, 10, 11, 30]
+    path = write(tmp_path / "variable.mkv", [picture(n) for n in range(6)], pts=pts)
+    assert [frame.t_ms for frame in video_frames(path)] == pytest.approx([40 * n for n in pts], abs=1)
+
+
+def test_times_begin_at_0_and_grow_though_the_file_s_do_not(tmp_path):
+    late = write(tmp_path / "late.mkv", [picture(n) for n in range(4)], pts=[50, 51, 52, 53])
+    assert [frame.t_ms for frame in video_frames(late)] == pytest.approx([0, 40, 80, 120], abs=1)
+
+
+def test_a_video_of_one_frame(tmp_path):
+    (frame,) = video_frames(write(tmp_path / "one.mp4", [picture(0)]))
+    assert frame.t_ms == 0
+
+
+def test_the_size_may_change_in_a_video(tmp_path):
+    """Two H.264 streams in one file, one after the other, as a video call records them."""
+    small = write(tmp_path / "a.h264", [picture(n) for n in range(3)])
+    large = write(tmp_path / "b.h264", [picture(n, 128, 96) for n in range(3)])
+    both = tmp_path / "both.h264"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    frames = list(video_frames(both))
+    assert [frame.rgb.shape[:2] for frame in frames] == [(48, 64)] * 3 + [(96, 128)] * 3
+    times = [frame.t_ms for frame in frames]
+    assert times == sorted(set(times))
+
+
+def test_what_is_no_video_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(DataError, match=r"none.mp4: no such file"):
+        list(video_frames(tmp_path / "none.mp4"))
+    with pytest.raises(DataError, match="is not a file"):
+        list(video_frames(tmp_path))
+    (tmp_path / "text.mp4").write_text("this is no video at all, but a text " * 30)
+    with pytest.raises(DataError, match=r"text.mp4: cannot be opened as a video"):
+        list(video_frames(tmp_path / "text.mp4"))
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(DataError, match=r"empty.mp4: cannot be opened as a video"):
+        list(video_frames(tmp_path / "empty.mp4"))
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with pytest.raises(DataError, match="has no video in it, only sound"):
+        list(video_frames(write(tmp_path / "sound.mp4", None, sound=True)))
+
+
+def test_a_truncated_file_gives_its_frames_and_then_an_error(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(20)]
+    path = write(tmp_path / "cut.mp4", pictures, options={"movflags": "faststart"})
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    frames = []
+    with pytest.raises(DataError, match=r"cut.mp4: is damaged after frame \d+ \(\d"):
+        frames.extend(video_frames(path))
+    assert 3 < len(frames) < 20
+    path = write(tmp_path / "end.mp4", pictures)  # its table of frames stands at the end
+    path.write_bytes(path.read_bytes()[:-900])
+    with pytest.raises(DataError, match=r"end.mp4: cannot be opened as a video"):
+        list(video_frames(path))
+
+
+def test_a_file_whose_frames_are_all_damaged_is_an_error(tmp_path):
+    path = write(tmp_path / "bad.avi", [picture(n) for n in range(5)], codec="mjpeg", pix_fmt="yuvj420p")
+    content = path.read_bytes()
+    start = content.index(b"movi")
+    path.write_bytes(content[: start + 40] + bytes(len(content) - start - 40))
+    with pytest.raises(DataError, match=r"damaged|no frame that can be decoded"):
+        list(video_frames(path))
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    pictures = [picture(n % 30, 640, 480) for n in range(2)]
+    path = write(tmp_path / "long.mkv", pictures * 150, codec="mpeg4")
+    frames = video_frames(path)
+    for _ in range(20):
+        next(frames)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(1 for _ in frames) == 280
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB; all frames are 270 MB
+
+
+def test_a_camera_that_is_not_there_is_named():
+    with pytest.raises(DataError, match=r"/dev/video99: no such camera"):
+        next(camera_frames(99, input_format="v4l2"))
+
+
+def test_a_camera_gives_frames_until_the_caller_stops():
+    if "lavfi" not in av.formats_available:
+        pytest.skip("this PyAV has no test pictures to stand for a camera")
+    frames = camera_frames("testsrc=size=160x120:rate=10", input_format="lavfi")
+    first = [next(frames) for _ in range(5)]
+    frames.close()
+    assert {frame.rgb.shape for frame in first} == {(120, 160, 3)}
+    assert [frame.t_ms for frame in first] == pytest.approx([0, 100, 200, 300, 400])
