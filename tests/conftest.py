@@ -117,6 +117,69 @@ def made_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def originals():
+    """MediaPipe's networks, by graph: from its wheel, which pip downloads once into the user's cache."""
+    from spoter_export.landmarker.originals import download_wheel, read_originals
+    from spoter_runtime.errors import DataError
+    from spoter_runtime.files import cache_folder
+
+    folder = cache_folder() / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / "mediapipe.lock"):
+        try:
+            wheel = next(folder.glob("mediapipe-*.whl"), None) or download_wheel(folder)
+        except DataError as error:
+            pytest.skip(f"MediaPipe's networks cannot be had here: {error.message}")
+    return read_originals(wheel)
+
+
+@pytest.fixture(scope="session")
+def landmarker_folder(made_once, originals):
+    """A landmarker's folder, written and proven."""
+    from spoter_export.landmarker.originals import FILES
+    from spoter_export.landmarker.writer import write_landmarker
+
+    def make(folder):
+        for name, content in originals.items():
+            file = folder / "originals" / Path(FILES[name][0] if name in FILES else "LICENSE").name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+        return write_landmarker(folder / "originals", folder / "landmarker")
+
+    return made_once("landmarker", make)
+
+
+@pytest.fixture
+def reseal_landmarker(tmp_path):
+    """Return reseal(folder, change): a changed copy of a landmarker, with the hashes that its files have."""
+
+    def reseal(folder, change):
+        copy = shutil.copytree(folder, tmp_path / "resealed")
+        change(copy)
+        manifest = json.loads((copy / "landmarker.json").read_text())
+        manifest["files"] = {
+            name: hashlib.sha256((copy / name).read_bytes()).hexdigest() for name in manifest["files"]
+        }
+        (copy / "landmarker.json").write_text(json.dumps(manifest))
+        return copy
+
+    return reseal
+
+
+@pytest.fixture(scope="session")
+def signing_video():
+    """Return signing_video(name): frames of a real clip of a person signing."""
+    folder = ROOT.parent / "shared" / "data" / "videos"
+
+    def signing_video(name="bdsl_W1_baba_father.gif"):
+        if not (folder / name).exists():
+            pytest.skip(f"no {name} beside the project: a video of a person signing is not committed")
+        return folder / name
+
+    return signing_video
+
+
+@pytest.fixture(scope="session")
 def contract():
     """What the small model claims; few clips of few frames keep its grid quick."""
     return GraphContract(labels=LABELS, max_frames=99, max_batch=8)

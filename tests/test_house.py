@@ -99,8 +99,23 @@ def relative(path):
 @pytest.mark.parametrize(
     ("package", "others"),
     [
-        ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}),
-        ("spoter_export", {"spoter_runtime", "numpy", "torch", "onnx", "onnx_ir", "onnxruntime", "filelock"}),
+        ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "av"}),
+        (
+            "spoter_export",
+            {
+                *(
+                    "spoter_runtime",
+                    "numpy",
+                    "torch",
+                    "onnx",
+                    "onnx_ir",
+                    "onnxscript",
+                    "onnxruntime",
+                    "filelock",
+                ),
+                *("tflite", "ai_edge_litert"),
+            },
+        ),
     ],
 )
 def test_imports_point_down_and_only_to_what_the_layer_may_use(package, others):
@@ -233,7 +248,7 @@ def test_the_wheel_holds_the_three_packages_their_data_and_nothing_else(wheel):
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".toml", ".csv", ".j2") or path.name == "py.typed"
+        if path.suffix in (".py", ".toml", ".csv", ".j2", ".npz") or path.name == "py.typed"
     }
     assert held - info == expected
     for package in PACKAGES:
