@@ -16,6 +16,7 @@ from spoter_toolkit.cli import (
     eval,
     export,
     import_checkpoint,
+    landmarker,
     parity,
     predict,
     train,
@@ -68,6 +69,7 @@ def _main(
 
 
 # In the order of the way through: data, model, bundle, device.
+app.add_typer(landmarker.app, name="landmarker")
 app.add_typer(data.app, name="data")
 app.command(cls=train.TrainCommand)(train.train)
 app.command()(import_checkpoint.import_checkpoint)

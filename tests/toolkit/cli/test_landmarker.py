@@ -1,0 +1,43 @@
+"""The `landmarker` verbs, as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from in_process import spoter_kit
+
+
+def test_fetch_from_a_folder_then_verify_without_naming_it(landmarker_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = spoter_kit(tmp_path, "landmarker", "verify")
+    assert done.returncode == 1
+    assert "no landmarker there. Fix: spoter-kit landmarker fetch" in done.stderr
+    originals = landmarker_folder.parent / "originals"
+    done = spoter_kit(tmp_path, "landmarker", "fetch", "--from", originals)
+    assert done.returncode == 0, done.stderr
+    assert "cache/spoter-kit/landmarker: the landmarker of mediapipe 0.10.21, sha256 " in done.stdout
+    assert "converting and proving hand" in done.stderr
+    assert done.stderr.endswith("next: spoter-kit landmarker verify\n")
+    done = spoter_kit(tmp_path, "landmarker", "verify", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["passed"]
+    assert answer["differences"].keys() == {"pose_detection", "pose", "recrop", "hand"}
+    done = spoter_kit(tmp_path, "landmarker", "fetch", "--from", originals)
+    assert done.returncode == 1
+    assert "is there already. Fix: spoter-kit landmarker fetch --force" in done.stderr
+
+
+def test_verify_says_no_where_the_answers_are_others(landmarker_folder, tmp_path, reseal_landmarker):
+    def spoil(folder):
+        with np.load(folder / "goldens.npz") as stored:
+            values = {name: stored[name] for name in stored.files}
+        values["hand/0"] = values["hand/0"] + 0.1
+        np.savez(folder / "goldens.npz", **values)
+
+    folder = reseal_landmarker(landmarker_folder, spoil)
+    done = spoter_kit(tmp_path, "landmarker", "verify", folder)
+    assert done.returncode == 3
+    assert "FAILED" in done.stdout

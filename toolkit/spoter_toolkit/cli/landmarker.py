@@ -1,0 +1,74 @@
+"""`spoter-kit landmarker`: obtain the networks that find landmarks in pictures, and check them here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spoter_toolkit.cli.console import (
+    ANSWER_IS_NO,
+    ForceOption,
+    JsonOption,
+    emit_json,
+    emit_table,
+    next_step,
+    say,
+)
+
+app = typer.Typer(help="The networks that find landmarks in pictures.", no_args_is_help=True)
+
+
+@app.command()
+def fetch(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Wheel of mediapipe 0.10.21, or a folder of it; default: pip downloads it."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; default: the user's cache.")
+    ] = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Obtain MediaPipe's networks, convert them to ONNX, and prove each against its original.
+
+    Downloads one file of 36 MB with pip and installs nothing of it. Afterwards no network is needed.
+    """
+    from spoter_export.landmarker.writer import write_landmarker
+    from spoter_runtime.camera.files import read_landmarker
+
+    folder = write_landmarker(source, out, force=force, on_step=say)
+    files = read_landmarker(folder)
+    if json:
+        emit_json({"folder": str(folder), "sha256": files.sha256, "source": files.source})
+        return
+    print(f"{folder}: the landmarker of {files.source}, sha256 {files.sha256[:16]}…")
+    next_step("spoter-kit landmarker verify")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path | None, typer.Argument(help="Landmarker; default: the user's cache.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Hash the landmarker's files and replay its goldens on this machine. Exit 3 if they differ."""
+    from spoter_runtime.camera.files import read_landmarker
+    from spoter_runtime.camera.goldens import TOLERANCE, replay
+
+    files = read_landmarker(folder)
+    worst = replay(files)
+    passed = max(worst.values()) <= TOLERANCE
+    if json:
+        emit_json(
+            {"folder": str(files.folder), "sha256": files.sha256, "passed": passed, "differences": worst}
+        )
+    else:
+        rows = [(name, f"{value:.1e}", f"{TOLERANCE:.0e}") for name, value in worst.items()]
+        emit_table("", ["graph", "largest difference", "allowed"], rows)
+        print("passed" if passed else "FAILED")
+    if not passed:
+        raise typer.Exit(ANSWER_IS_NO)
