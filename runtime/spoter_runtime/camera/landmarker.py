@@ -73,8 +73,8 @@ class Landmarker:
 
         Args:
             folder: as `spoter-kit landmarker fetch` writes it; None means the user's cache.
-            threads: that compute one graph. A second one takes a quarter off a frame's time; for many
-                videos, a process a core with one thread each is faster.
+            threads: that compute one graph. Two threads take a tenth off a frame's time; for many videos, one
+                process per core with one thread each is faster.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
