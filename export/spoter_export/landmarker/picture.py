@@ -49,7 +49,7 @@ def crop_graph(side: int) -> Any:
     """Return the graph (frame, regions) → images (N, 3, side, side) in 0..255, bilinear.
 
     Beyond the frame's edge the edge's colours go on. Gather, not GridSample: that one would need the whole
-    frame as float32, channels first, which takes 50 ms for a frame of 1080p and Gather 1.5.
+    frame as float32, channels first: 1.3 times Gather's processor time at 320 × 320, 3 to 4 times at 1080p.
     """
     steps = np.arange(side, dtype=np.float32) / side - 0.5
     grid = np.stack(np.broadcast_arrays(steps, steps[:, None], np.float32(1))).reshape(3, -1)

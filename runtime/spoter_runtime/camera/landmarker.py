@@ -27,8 +27,10 @@ _PRESENT: Final = 0.5  # a body or a hand is there
 _VISIBLE: Final = 0.1  # a wrist is worth a look for its hand
 _VISIBILITY_WEIGHT: Final = 0.1  # of a new frame in the mean over time
 _FRAME_MS: Final = 1000 / 30  # between frames without a time
-# How far a wrist may move, in sizes of the hand's region, before the hand is looked for anew. MediaPipe looks
-# in every frame: it takes 11 % of its time, and 275 of 323 times it only confirms the region it had.
+# How far a wrist may move, in sizes of the hand's region, before the hand is looked for anew. MediaPipe
+# looks in every frame, and on seven clips only confirmed its region in 275 of 323 tracked frames. Not
+# looking saves 11 % of our time there. On the same clips 0.05 to 0.2 gave mean distances of 0.005 to
+# 0.008 shoulder widths from MediaPipe, looking in every frame 0.006 and 0.007.
 _MOVED: Final = 0.1
 
 
