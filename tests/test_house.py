@@ -99,7 +99,7 @@ def relative(path):
 @pytest.mark.parametrize(
     ("package", "others"),
     [
-        ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "av"}),
+        ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "av", "mediapipe"}),
         (
             "spoter_export",
             {

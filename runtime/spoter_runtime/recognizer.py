@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from spoter_runtime.backends import open_later, open_runner
 from spoter_runtime.batching import Answered, infer_many
@@ -23,6 +23,9 @@ from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import whole_threads
 from spoter_runtime.runner import Runner
 from spoter_runtime.tuning.store import Tuned, read_tuned
+
+if TYPE_CHECKING:
+    from spoter_runtime.camera.clips import FindsLandmarks, VideoClip
 
 LongClips = Literal["error", "resample"]
 
@@ -42,6 +45,7 @@ class Prediction:
         logits_C: (classes,) float32.
         labels: one per logit.
         latency_ms: wall time of this clip's inference; of its whole batch in `predict_many`.
+        video: of `predict_video`: the landmarks, which landmarker found them, and the time that took.
     """
 
     sign: Label
@@ -49,6 +53,7 @@ class Prediction:
     logits_C: Float32Array
     labels: tuple[Label, ...]
     latency_ms: float
+    video: VideoClip | None = None
 
     @property
     def label(self) -> str:
@@ -151,6 +156,8 @@ class Recognizer:
         self._long = long
         self._many = many or Many(runner)
         self._origin: _Origin | None = None
+        self._bundle: Bundle | None = None
+        self._landmarker: FindsLandmarks | None = None
         self._process = os.getpid()
 
     @classmethod
@@ -221,6 +228,7 @@ class Recognizer:
         many = _many(bundle, precision, opened.runner, threads, config)
         passed_over = opened.passed_over(bundle) if backend is None else {}
         recognizer = cls(opened.runner, why=opened.why, passed_over=passed_over, long=long, many=many)
+        recognizer._bundle = bundle
         recognizer._origin = _Origin(path.absolute(), options, bundle.onnx(precision).sha256)
         return recognizer
 
@@ -267,6 +275,52 @@ class Recognizer:
             InputError: see `check_clip`; the message says what to do.
         """
         return self.predict_many([clip], names=[name])[0]
+
+    def predict_video(
+        self, path: Path | str, *, landmarker: FindsLandmarks | None = None, mirror: bool = False
+    ) -> Prediction:
+        """Return the sign in a video file that shows one sign.
+
+        Args:
+            path: any format that FFmpeg decodes; see `spoter_runtime.camera.video.video_frames`.
+            landmarker: that finds the landmarks; None takes the bundle's own, or else the user's.
+            mirror: swap left and right in each picture, for videos that show a mirror image.
+
+        Raises:
+            MissingExtraError: PyAV or ONNX Runtime is not installed.
+            BundleError: there is no landmarker.
+            DataError: the file is no video, or damaged.
+            InputError: nobody was found in it, or it has more frames than the model takes.
+        """
+        from dataclasses import replace
+
+        from spoter_runtime.camera.clips import clip_from_video
+
+        limit = self.contract.max_frames if self._long == "error" else None
+        finder = landmarker or self.landmarker().another()
+        clip = clip_from_video(path, finder, mirror=mirror, max_frames=limit)
+        self.warn_of_landmarker(clip.landmarker)
+        return replace(self.predict(clip.poses_TLD, name=str(path)), video=clip)
+
+    def landmarker(self) -> FindsLandmarks:
+        """Return the landmarker of the bundle, or else that of the user's cache; loaded once.
+
+        Raises:
+            BundleError: neither is there.
+        """
+        if self._landmarker is None:
+            from spoter_runtime.camera.files import landmarker_in
+            from spoter_runtime.camera.landmarker import Landmarker
+
+            self._landmarker = Landmarker.load(landmarker_in(self._bundle) if self._bundle else None)
+        return self._landmarker
+
+    def warn_of_landmarker(self, given: str) -> None:
+        """Warn where the model was trained on the landmarks of another landmarker than `given`."""
+        if self._bundle is not None:
+            from spoter_runtime.camera.files import trained_on, warn_of_other_landmarker
+
+            warn_of_other_landmarker(trained_on(self._bundle.provenance), given, where=self._bundle.folder)
 
     def predict_many(self, clips: Iterable[Any], *, names: Iterable[str] | None = None) -> list[Prediction]:
         """Return the sign in each clip, in the order given; clips of similar length share a batch.

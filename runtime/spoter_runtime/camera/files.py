@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from spoter_runtime.errors import BundleError
+from spoter_runtime.bundle.manifest import Bundle
+from spoter_runtime.errors import BundleError, warn
 from spoter_runtime.files import cache_folder
 
 MANIFEST: Final = "landmarker.json"
 GOLDENS: Final = "goldens.npz"
 SCHEMA_VERSION: Final = 1
+BUNDLED: Final = "landmarker"  # its folder in a bundle
 GRAPHS: Final = ("pose_detection", "pose", "recrop", "hand")
 
 
@@ -58,6 +60,45 @@ def read_landmarker(folder: Path | str | None = None) -> LandmarkerFiles:
             f"{manifest}: cannot be read: {error}", fix="spoter-kit landmarker fetch"
         ) from error
     return _checked(folder, manifest, value)
+
+
+def landmarker_in(bundle: Bundle) -> Path | None:
+    """Return the landmarker's folder in a bundle; None where the bundle has none.
+
+    Raises:
+        BundleError: its manifest is not the one that was exported.
+    """
+    manifest = f"{BUNDLED}/{MANIFEST}"
+    if manifest not in bundle.files:
+        return None
+    bundle.read(manifest)  # it holds the hashes of the other files
+    return bundle.folder / BUNDLED
+
+
+def trained_on(provenance: dict[str, Any]) -> str:
+    """Return the name of the landmarker that found a model's training data; empty where nobody knows."""
+    data = provenance.get("data")
+    return str(data.get("landmarker") or "") if isinstance(data, dict) else ""
+
+
+def warn_of_other_landmarker(model: str, given: str, *, where: object) -> None:
+    """Warn where a model is given the landmarks of another landmarker than it was trained on.
+
+    Args:
+        model: the landmarker of its training data; empty where nobody knows.
+        given: the landmarker of the clips; empty where nobody knows.
+        where: names the model.
+    """
+    if model and given and model != given:
+        warn(
+            f"{where}: was trained on landmarks of {short_name(model)} and is given landmarks of "
+            f"{short_name(given)}: some labels may be others. Fix: take the same landmarker for both"
+        )
+
+
+def short_name(landmarker: str) -> str:
+    """Return a landmarker's name for people: a hash is cut."""
+    return f"{landmarker[:12]}…" if len(landmarker) == 64 else landmarker
 
 
 def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:

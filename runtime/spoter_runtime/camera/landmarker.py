@@ -52,7 +52,7 @@ class _Hand:
 class Landmarker:
     """Finds the landmarks of one person in the frames of one video, in their order.
 
-    One object is for one video at a time and one thread at a time; several share nothing.
+    One object is for one video at a time and one thread at a time; `another` makes more of them.
 
     Attributes:
         sha256: names the landmarker that is loaded; what it found carries it.
@@ -85,6 +85,10 @@ class Landmarker:
         """
         files = read_landmarker(folder)
         return cls(load_graphs(files, threads), files.sha256)
+
+    def another(self) -> Landmarker:
+        """Return one for another video at the same time; it shares the networks, not what was seen."""
+        return Landmarker(self._run, self.sha256)
 
     def reset(self) -> None:
         """Forget the frames before: the next one belongs to another video."""

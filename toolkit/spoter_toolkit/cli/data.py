@@ -91,6 +91,72 @@ def import_(
 
 
 @app.command()
+def extract(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Folder of LABEL/SIGNER/VIDEO, BdSLW60, or a CSV: file,label,signer,start,end."),
+    ],
+    out: OutOption = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="The videos show a mirror image: swap left and right.")
+    ] = False,
+    trim: Annotated[
+        bool, typer.Option("--trim", help="Cut the frames at both ends in which no hand moves.")
+    ] = False,
+    signer: Annotated[str, typer.Option(help="Who signed, where the source does not say.")] = "",
+    long: Annotated[
+        Literal["error", "resample", "cut"],
+        typer.Option(help="Clips of more than 299 frames: refuse, resample or cut them."),
+    ] = "error",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used, and count them.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Over a Ray cluster: its address, auto, or local for one on this machine."),
+    ] = None,
+    backend: Annotated[
+        Literal["ours", "mediapipe"], typer.Option(help="Landmarker; mediapipe is for comparison.")
+    ] = "ours",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Make a dataset from videos: find the 54 landmarks in each frame, on all cores.
+
+    A run that was stopped goes on where it was: run the same command again.
+    """
+    from spoter_runtime.errors import from_options
+    from spoter_toolkit.cli.data_view import show_made
+    from spoter_toolkit.cli.landmarker import have_landmarker
+    from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
+    from spoter_toolkit.data.extract.extract import ExtractSettings
+    from spoter_toolkit.data.extract.extract import extract as extract_videos
+    from spoter_toolkit.workspace import DATASETS
+
+    with from_options():
+        settings = ExtractSettings(
+            backend=backend,
+            signer=signer or UNKNOWN_SIGNER,
+            mirror=mirror,
+            trim=trim,
+            long=long,
+            skip_bad=skip_bad,
+            workers=workers,
+            ray=ray,
+        )
+    if backend == "ours":
+        have_landmarker(yes=yes)
+    folder = out or DATASETS / (source.resolve().stem or "videos")
+    with progress_bar() as on_progress:
+        dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
+    show_made(dataset, json=json)
+    if not json:
+        next_step("spoter-kit data split {}", folder)
+
+
+@app.command()
 def synth(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Dataset folder; default: datasets/synthetic.")

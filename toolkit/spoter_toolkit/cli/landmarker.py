@@ -50,6 +50,28 @@ def fetch(
     next_step("spoter-kit landmarker verify")
 
 
+def have_landmarker(folder: Path | None = None, *, yes: bool) -> None:
+    """Fetch the landmarker into the user's cache where it is missing: after asking, or because of --yes.
+
+    Raises:
+        BundleError: it is missing, and nobody can be asked or the answer is no.
+        DataError: the download failed.
+    """
+    import sys
+
+    from spoter_runtime.camera.files import MANIFEST, landmarker_folder, read_landmarker
+
+    if folder is not None or (landmarker_folder() / MANIFEST).exists():
+        read_landmarker(folder)
+        return
+    question = "The landmarker is missing. Download MediaPipe's networks (36 MB, Apache-2.0) with pip?"
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question, default=True, err=True)):
+        read_landmarker()  # says what is missing
+    from spoter_export.landmarker.writer import write_landmarker
+
+    write_landmarker(on_step=say)
+
+
 @app.command()
 def verify(
     folder: Annotated[Path | None, typer.Argument(help="Landmarker; default: the user's cache.")] = None,

@@ -53,6 +53,7 @@ class Origin:
     source: str = ""  # file or folder names, or the generator's settings, for people
     licence: str = ""  # as stated by the source, or empty
     synthetic: bool = False  # True when nobody signed this
+    landmarker: str = ""  # the name of the landmarker that found the landmarks; empty where nobody knows
     # reason → how many clips of the source are not in the dataset
     skipped: dict[str, int] = field(default_factory=dict)
     # what was done to clips, or assumed of them → how many of the dataset's clips

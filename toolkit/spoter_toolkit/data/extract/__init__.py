@@ -1,0 +1,1 @@
+"""Make a DATASET of videos: find the clips, find their landmarks on all cores or over Ray, write it."""

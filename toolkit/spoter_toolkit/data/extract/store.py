@@ -1,0 +1,71 @@
+"""Keep the landmarks of each clip as soon as it is done, so that a run that was stopped goes on there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from spoter_runtime.camera.clips import VideoClip
+from spoter_runtime.files import put_back, remove, replacing
+from spoter_toolkit.data.extract.videos import VideoPart
+
+_VERSION: Final = 1  # of what is found in a frame, apart from the landmarker
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A hidden folder beside the data set that is to be written, with a file for each clip.
+
+    Attributes:
+        folder: of the files.
+        setting: what the landmarks depend on besides the video: the landmarker's name, and mirroring.
+    """
+
+    folder: Path
+    setting: str
+
+    def clip(self, part: VideoPart) -> VideoClip | None:
+        """Return a clip that was kept; None where there is none of this very video, part and setting."""
+        try:
+            with np.load(self._file(part)) as stored:
+                facts = json.loads(str(stored["facts"]))
+                return VideoClip(poses_TLD=stored["poses"], **facts)
+        except (OSError, ValueError, KeyError, TypeError, EOFError):
+            return None
+
+    def keep(self, part: VideoPart, clip: VideoClip) -> None:
+        """Keep a clip.
+
+        Raises:
+            OSError: the disk is full; nothing of it is left behind.
+        """
+        facts = {
+            "fps": clip.fps,
+            "persons": clip.persons,
+            "landmarker": clip.landmarker,
+            "decode_ms": clip.decode_ms,
+            "landmarks_ms": clip.landmarks_ms,
+        }
+        with replacing(self._file(part)) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, poses=clip.poses_TLD, facts=np.array(json.dumps(facts)))
+
+    def clear(self) -> None:
+        """Remove the folder: the data set is written."""
+        remove(self.folder)
+
+    def _file(self, part: VideoPart) -> Path:
+        put_back(self.folder)
+        status = part.path.stat()
+        video = str(part.path.resolve()), status.st_size, status.st_mtime_ns
+        key = json.dumps([_VERSION, self.setting, video, part.start, part.end, part.unit])
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+
+def store_beside(dataset: Path, setting: str) -> Store:
+    """Return the store of a data set that is to be written."""
+    return Store(dataset.parent / f".{dataset.name}.extract", setting)
