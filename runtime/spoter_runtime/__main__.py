@@ -2,7 +2,7 @@
 
 python -m spoter_runtime verify model.spoter
 python -m spoter_runtime tune model.spoter
-python -m spoter_runtime predict model.spoter clip.npy
+python -m spoter_runtime predict model.spoter clip.mp4 clip.npy
 python -m spoter_runtime doctor
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from spoter_runtime._version import __version__
 from spoter_runtime.backends import BACKENDS
 from spoter_runtime.bundle.manifest import read_bundle
-from spoter_runtime.clip_files import load_clip
+from spoter_runtime.clip_files import is_video, load_clip
 from spoter_runtime.doctor import diagnose
 from spoter_runtime.errors import SpoterError, nearest_known
 from spoter_runtime.recognizer import Recognizer
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     predict = verbs.add_parser("predict", help="print the sign in each clip")
     predict.add_argument("bundle")
-    predict.add_argument("clips", nargs="+", help=".npy files, (frames, 54, 2) floats")
+    predict.add_argument("clips", nargs="+", help="videos of one sign each, or .npy files, (frames, 54, 2)")
     predict.add_argument("--top", type=int, default=1, help="how many labels a clip")
     verify = verbs.add_parser("verify", help="hash the bundle and replay its goldens here")
     verify.add_argument("bundle")
@@ -83,9 +83,15 @@ def _predict(bundle: str, clips: list[str], backend: str | None, precision: str,
     recognizer = Recognizer.load(bundle, backend, precision=precision)
     _say_passed_over(recognizer.passed_over)
     for path in clips:
-        prediction = recognizer.predict(load_clip(path), name=path)
+        if is_video(path):
+            prediction = recognizer.predict_video(path)
+        else:
+            prediction = recognizer.predict(load_clip(path), name=path)
         best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(top))
-        print(f"{path}\t{best}\t{prediction.latency_ms:.1f} ms")
+        times = f"{prediction.latency_ms:.1f} ms"
+        if video := prediction.video:
+            times = f"decode {video.decode_ms:.0f} ms, landmarks {video.landmarks_ms:.0f} ms, model {times}"
+        print(f"{path}\t{best}\t{times}")
     return 0
 
 

@@ -13,11 +13,20 @@ from spoter_runtime.errors import InputError
 from spoter_runtime.files import check_regular
 
 _NPY, _ZIP = b"\x93NUMPY", b"PK"  # how files of numpy.save and of numpy.savez begin
-_NO_CLIP: Final = "not a clip. A clip is a .npy file of landmarks, (frames, 54, 2); videos cannot be read yet"
+_NO_CLIP: Final = "not a clip. A clip is a .npy file of landmarks, (frames, 54, 2), or a video"
 _MAKE_CLIP: Final = (
-    "numpy.save('clip.npy', landmarks_from_mediapipe(pose, left_hand, right_hand)), "
-    "see On the device in README.md"
+    "numpy.save('clip.npy', landmarks_from_mediapipe(pose, left_hand, right_hand)); a video's name ends in "
+    ".mp4, .mov, .webm, .gif, …"
 )
+# How the names of videos end; what is in them is found out by opening them.
+VIDEOS: Final = frozenset(
+    ".mp4 .m4v .mov .avi .mkv .webm .gif .mpg .mpeg .wmv .flv .ts .3gp .ogv".split()  # noqa: SIM905
+)
+
+
+def is_video(path: Path | str) -> bool:
+    """Tell whether a file is named as a video is."""
+    return Path(path).suffix.lower() in VIDEOS
 
 
 def load_clip(path: Path | str) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ def npy(array, save=np.save):
 
 
 NO_CLIP = (
-    r"not a clip\. A clip is a \.npy file of landmarks, \(frames, 54, 2\); .* landmarks_from_mediapipe\("
+    r"not a clip\. A clip is a \.npy file of landmarks, \(frames, 54, 2\), .* landmarks_from_mediapipe\("
 )
 CUT_OFF = r"is damaged or cut off\. Fix: copy or save it again"
 CLIP = np.full((5, 54, 2), 0.5, np.float32)

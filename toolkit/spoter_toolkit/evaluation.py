@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from spoter_runtime._types import OnProgress
 from spoter_runtime.batching import batches_of
+from spoter_runtime.bundle.manifest import Bundle
+from spoter_runtime.camera.files import trained_on, warn_of_other_landmarker
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
@@ -123,6 +125,8 @@ def evaluate_source(
         split_backend(backend)
     found, dataset = find_source(source, backend=backend, run=run, data=data)
     clips_to_evaluate(dataset, split)  # an empty split is found before an engine is imported
+    model = trained_on(found.provenance if isinstance(found, Bundle) else {"data": found.data})
+    warn_of_other_landmarker(model, dataset.origin.landmarker, where=source)
     runner, passed_over = open_source(found, backend, run=run)
     return Evaluation(
         source=source,

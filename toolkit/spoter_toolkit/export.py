@@ -17,6 +17,7 @@ from spoter_export.trt.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import MANIFEST
+from spoter_runtime.camera.files import read_landmarker, trained_on, warn_of_other_landmarker
 from spoter_runtime.contract import Profile
 from spoter_runtime.errors import ConfigError, SpoterError
 from spoter_runtime.tuning.search import tune
@@ -126,6 +127,7 @@ def export(
     max_batch: int = 32,
     keep_goldens: bool = True,
     tune_seconds: float = TUNE_SECONDS,
+    camera: bool = False,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ExportReport:
@@ -140,6 +142,7 @@ def export(
         max_batch: the largest batch that the bundle claims, and that is run.
         keep_goldens: whether some clips of the data may travel in the bundle.
         tune_seconds: to measure for a precision; 0 does not tune.
+        camera: put the landmarker of the user's cache into the bundle.
         force: replace an existing bundle, or engines that are there.
         on_progress: called with (done, total, what).
 
@@ -154,19 +157,23 @@ def export(
         folder = out or BUNDLES / f"{run.name}.spoter"
         check_bundle_folder(folder, force=force)
         check_place(folder)
-        trained_on = run.training_data()
-        dataset = read_dataset(data) if data else trained_on
+        training_data = run.training_data()
+        dataset = read_dataset(data) if data else training_data
         run.weights_path()  # before torch is imported
+        landmarker = read_landmarker() if camera else None
+        if landmarker:
+            warn_of_other_landmarker(trained_on({"data": run.data}), landmarker.sha256, where=source)
         from spoter_export.bundle.writer import export_bundle
 
         exported = export_bundle(
             run.load_model(),
             run.contract(max_batch),
             folder,
-            provenance=provenance_of(run, trained_on),
+            provenance=provenance_of(run, training_data),
             clips=proof_clips(dataset),
             keep_goldens=keep_goldens,
             precisions=precisions,
+            landmarker=landmarker,
             force=force,
             on_progress=on_progress,
         )
@@ -249,19 +256,20 @@ def proof_clips(
     )
 
 
-def provenance_of(run: Run, trained_on: Dataset | None) -> dict[str, Any]:
+def provenance_of(run: Run, training_data: Dataset | None) -> dict[str, Any]:
     """Return what a bundle states about the run that it was made from.
 
     Args:
         run: with weights.
-        trained_on: `Run.training_data`; None leaves out how many of its clips have how many frames.
+        training_data: `Run.training_data`; None leaves out how many of its clips have how many frames.
     """
     data = dict(run.data) if run.data else None
     if data:
         del data["folder"]  # says nothing on another machine
         data["frame_counts"] = None
-        if trained_on:
-            counts = Counter(clip.frames for clip in trained_on.clips_in("train") or trained_on.clips)
+        if training_data:
+            clips = training_data.clips_in("train") or training_data.clips
+            counts = Counter(clip.frames for clip in clips)
             data["frame_counts"] = {str(frames): counts[frames] for frames in sorted(counts)}
     return {
         "run": {"name": run.name, "weights_sha256": run.weights_sha256(), "config": run.config.as_json()},

@@ -24,6 +24,7 @@ from spoter_runtime.bundle.manifest import (
     Bundle,
     manifest_from_bundle,
 )
+from spoter_runtime.camera.files import BUNDLED
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import BundleError, ExportError, require
 from spoter_runtime.files import check_replaceable, recover, sha256_of, write_json, write_text
@@ -88,10 +89,17 @@ def describe_bundle(
         name=name,
         contract=contract,
         artefacts=tuple(artefacts),
-        files={file: sha256_of(folder / file) for file in (GOLDENS, PARITY, MODEL_CARD)},
+        files={
+            file: sha256_of(folder / file) for file in (GOLDENS, PARITY, MODEL_CARD, *_landmarker(folder))
+        },
         provenance=provenance,
     )
     write_json(folder / MANIFEST, manifest_from_bundle(bundle))
+
+
+def _landmarker(folder: Path) -> list[str]:
+    """Return the files of the landmarker in a bundle; none where it has none."""
+    return sorted(file.relative_to(folder).as_posix() for file in (folder / BUNDLED).glob("*"))
 
 
 def proofs_json(proofs: Sequence[Proof]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime._types import OnProgress
 from spoter_runtime.backends import session_for
 from spoter_runtime.bundle.manifest import GOLDENS, Artefact, Bundle, Goldens, read_bundle
+from spoter_runtime.camera.files import BUNDLED, LandmarkerFiles, copy_landmarker
 from spoter_runtime.contract import REQUIRES_KEY, GraphContract
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import replacing
@@ -63,6 +64,7 @@ def export_bundle(
     clips: ClipSet | None = None,
     keep_goldens: bool = True,
     precisions: Sequence[str] = ("fp32",),
+    landmarker: LandmarkerFiles | None = None,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Exported:
@@ -76,6 +78,7 @@ def export_bundle(
         clips: of people, to compare on; generated ones are always used too.
         keep_goldens: whether some of `clips` may travel in the bundle. Landmarks of people are personal.
         precisions: files for each; fp32 is always among them, because the others are made from it.
+        landmarker: to be put into the bundle, which then goes from a video to a label by itself; None: none.
         force: replace an existing bundle.
         on_progress: called with (done, total, what).
 
@@ -112,6 +115,8 @@ def export_bundle(
         # numpy stamps every entry with 1980, so equal goldens make equal bytes.
         arrays = {"poses": goldens.poses_NTD, "lengths": goldens.lengths_N, "logits": goldens.logits_NC}
         np.savez_compressed(temporary / GOLDENS, allow_pickle=False, **arrays)
+        if landmarker:
+            copy_landmarker(landmarker, temporary / BUNDLED)
         describe_bundle(
             temporary,
             name=folder.stem,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoter_runtime.bundle.manifest import Bundle
+from spoter_runtime.checked_file import check_file
 from spoter_runtime.errors import BundleError, warn
 from spoter_runtime.files import cache_folder
 
@@ -60,6 +61,27 @@ def read_landmarker(folder: Path | str | None = None) -> LandmarkerFiles:
             f"{manifest}: cannot be read: {error}", fix="spoter-kit landmarker fetch"
         ) from error
     return _checked(folder, manifest, value)
+
+
+def copy_landmarker(files: LandmarkerFiles, folder: Path) -> None:
+    """Copy a landmarker after comparing its files with their hashes.
+
+    Raises:
+        BundleError: a file was changed, or is missing.
+        OSError: the disk is full.
+    """
+    import shutil
+
+    folder.mkdir()
+    shutil.copyfile(files.folder / MANIFEST, folder / MANIFEST)
+    for name, digest in files.hashes.items():
+        try:
+            check_file(files.folder / name, digest)
+        except FileNotFoundError as error:
+            raise BundleError(
+                f"{error.filename}: is missing", fix="spoter-kit landmarker fetch --force"
+            ) from error
+        shutil.copyfile(files.folder / name, folder / name)
 
 
 def landmarker_in(bundle: Bundle) -> Path | None:

@@ -141,7 +141,9 @@ def test_a_file_that_is_no_clip_is_told_before_a_missing_bundle(tmp_path: Path) 
     (tmp_path / "video.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     done = spoter_kit(tmp_path, "predict", "video.mp4")
     assert done.returncode == 1
-    assert "error: video.mp4: not a clip" in done.stderr
+    assert "error: video.mp4: cannot be opened as a video" in done.stderr
+    (tmp_path / "video.dat").write_bytes(b"\0\0\0\x18ftypmp42")
+    assert "error: video.dat: not a clip" in spoter_kit(tmp_path, "predict", "video.dat").stderr
     np.save(tmp_path / "clip.npy", np.ones((9, 54, 2), np.float32))
     assert "bundles/: no bundle there" in spoter_kit(tmp_path, "predict", "clip.npy").stderr
 

@@ -21,8 +21,11 @@ from spoter_toolkit.cli.console import (
 
 def eval_(
     source: Annotated[Path | None, typer.Argument(help="RUN or BUNDLE; default: the last run.")] = None,
-    data: Annotated[Path | None, typer.Option(help="DATASET; default: the one it was trained on.")] = None,
-    split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "test",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="DATASET, or videos as for data extract; default: the one it was trained on."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val, test, or all; of videos always all.")] = "test",
     backend: Annotated[
         str | None,
         typer.Option(
@@ -35,13 +38,16 @@ def eval_(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Draw the confusion matrix: .png, .pdf or .svg.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> float:
     """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
     from spoter_runtime.errors import from_options
     from spoter_toolkit.backends import split_backend
+    from spoter_toolkit.cli.landmarker import have_landmarker
     from spoter_toolkit.data.drawing import check_picture
+    from spoter_toolkit.data.extract.extract import dataset_of, is_videos
     from spoter_toolkit.evaluation import check_split, evaluate_source
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.workspace import RUN_JSON, last_run
@@ -53,9 +59,17 @@ def eval_(
     if out:
         check_target(out, force=force)
         check_picture(out)
-    with progress_bar() as on_progress:
+    if data and is_videos(data):
+        have_landmarker(yes=yes)
+        split = "all"
+    with progress_bar() as on_progress, dataset_of(data, on_progress) as dataset_folder:
         found = evaluate_source(
-            source or last_run(), split=split, backend=backend, run=run, data=data, on_progress=on_progress
+            source or last_run(),
+            split=split,
+            backend=backend,
+            run=run,
+            data=dataset_folder,
+            on_progress=on_progress,
         )
     say_passed_over(found.passed_over)
     scores, dataset = found.scores, found.dataset

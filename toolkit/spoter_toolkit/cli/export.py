@@ -55,6 +55,9 @@ def export(
     no_tune: Annotated[
         bool, typer.Option("--no-tune", help="Do not measure how it runs fastest on this CPU.")
     ] = False,
+    camera: Annotated[
+        bool, typer.Option("--camera", help="Put the landmarker in: the bundle takes videos by itself.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: bundles/RUN.spoter.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -89,6 +92,7 @@ def export(
             max_batch=max_batch,
             keep_goldens=not no_real_goldens,
             tune_seconds=0 if no_tune else TUNE_SECONDS,
+            camera=camera,
             force=force,
             on_progress=on_progress,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,14 +14,18 @@ from spoter_toolkit.cli.console import (
     PrecisionOption,
     emit_json,
     emit_table,
+    say,
     say_passed_over,
 )
+
+if TYPE_CHECKING:
+    from spoter_runtime.recognizer import Prediction
 
 
 def predict(
     clips: Annotated[
         list[Path],
-        typer.Argument(help=".npy files, (frames, 54, 2), folders or DATASETs; a BUNDLE may stand before."),
+        typer.Argument(help="Videos, .npy files, folders or DATASETs; a BUNDLE may stand before."),
     ],
     bundle: Annotated[Path | None, typer.Option(help="Default: one before the clips, or the newest.")] = None,
     backend: BackendOption = None,
@@ -30,12 +34,17 @@ def predict(
     long: Annotated[
         str, typer.Option(help="A clip longer than the model takes: error, or resample it.")
     ] = "error",
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="The videos show a mirror image: swap left and right.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Recognise the sign in each clip."""
+    """Recognise the sign in each clip: one sign a video, or a .npy file of landmarks."""
     from spoter_runtime.errors import ConfigError, from_options
     from spoter_toolkit.backends import split_choice
-    from spoter_toolkit.prediction import bundle_before, predict_files
+    from spoter_toolkit.cli.landmarker import have_landmarker
+    from spoter_toolkit.prediction import bundle_before, bundle_finds_landmarks, has_videos, predict_files
 
     sources: Sequence[Path] = clips
     with from_options():
@@ -44,12 +53,15 @@ def predict(
         name, chosen = split_choice(backend, precision)
         if bundle is None:
             bundle, sources = bundle_before(clips)
+    if has_videos(sources) and not bundle_finds_landmarks(bundle):
+        have_landmarker(yes=yes)
     found = predict_files(
         sources,
         bundle,
         backend=name,
         precision=chosen,
         long=long,  # type: ignore[arg-type]  # checked above
+        mirror=mirror,
     )
     say_passed_over(found.passed_over)
     named = list(zip(found.names, found.predictions, strict=True))
@@ -59,7 +71,8 @@ def predict(
                 "bundle": str(found.bundle),
                 "backend": found.backend,
                 "predictions": [
-                    {"clip": name, "top": p.top(top), "latency_ms": p.latency_ms} for name, p in named
+                    {"clip": name, "top": p.top(top), "latency_ms": p.latency_ms} | video_json(p)
+                    for name, p in named
                 ],
             }
         )
@@ -76,4 +89,36 @@ def predict(
             )
             for name, p in named
         ],
+    )
+    if videos := [p for p in found.predictions if p.video]:
+        print(time_of_parts(videos))
+        if any(p.video and p.video.persons > 1 for p in videos):
+            say("more than one person is in some video: the larger was followed")
+
+
+def video_json(prediction: Prediction) -> dict[str, Any]:
+    """Return what is known of a clip that came from a video, as plain JSON values; nothing for others."""
+    if (video := prediction.video) is None:
+        return {}
+    return {
+        "video": {
+            "frames": len(video.poses_TLD),
+            "fps": video.fps,
+            "persons": video.persons,
+            "landmarker": video.landmarker,
+            "decode_ms": video.decode_ms,
+            "landmarks_ms": video.landmarks_ms,
+        }
+    }
+
+
+def time_of_parts(predictions: Sequence[Prediction]) -> str:
+    """Return one line that says how long each part took, from the videos to their labels."""
+    videos = [p.video for p in predictions if p.video]
+    frames = sum(len(video.poses_TLD) for video in videos)
+    landmarks = sum(video.landmarks_ms for video in videos)
+    return (
+        f"{frames} frames: decode {sum(video.decode_ms for video in videos) / 1000:.2f} s, landmarks "
+        f"{landmarks / 1000:.2f} s ({landmarks / frames:.1f} ms a frame), model "
+        f"{sum(p.latency_ms for p in predictions):.1f} ms"
     )

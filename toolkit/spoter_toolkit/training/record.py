@@ -170,6 +170,7 @@ class RunRecord:
                 "synthetic": dataset.origin.synthetic,
                 "split": dataset.split,
                 "coordinates": dataset.coordinates,
+                "landmarker": dataset.origin.landmarker,
             }
             | self.about,
             metrics=metrics | {"seconds": seconds},

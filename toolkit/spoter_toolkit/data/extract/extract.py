@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from spoter_runtime._types import OnProgress
@@ -14,12 +16,12 @@ from spoter_runtime.camera.files import read_landmarker
 from spoter_runtime.errors import ConfigError, DataError, SpoterError
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.data.bdslw60 import labels_named
-from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Dataset, Origin
+from spoter_toolkit.data.dataset import DATASET_JSON, UNKNOWN_SIGNER, Dataset, Origin
 from spoter_toolkit.data.dataset_writer import LongClips, NewClip, check_dataset_folder, write_dataset
 from spoter_toolkit.data.extract.landmarks import Backend, Finder, without_still_ends
 from spoter_toolkit.data.extract.on_cores import Failed, on_cores
 from spoter_toolkit.data.extract.store import Store, store_beside
-from spoter_toolkit.data.extract.videos import FoundVideos, VideoPart, find_videos
+from spoter_toolkit.data.extract.videos import FoundVideos, VideoPart, find_videos, videos_in
 
 _MOST_PARTS: Final = 16  # of one video in one work: a long recording is shared by the cores
 
@@ -101,6 +103,29 @@ def extract(
     dataset = _write(out, found, failed, name, store, settings, force=force)
     store.clear()
     return dataset
+
+
+def is_videos(path: Path) -> bool:
+    """Tell whether a path is a source of `extract`, and no DATASET."""
+    if (path / DATASET_JSON).is_file():
+        return False
+    return path.suffix.lower() == ".csv" or (path.is_dir() and bool(videos_in(path)))
+
+
+@contextmanager
+def dataset_of(path: Path | None, on_progress: OnProgress | None = None) -> Iterator[Path | None]:
+    """Yield a path as it is, or, for videos, a DATASET of them that is gone afterwards.
+
+    Raises:
+        SpoterError: as `extract`.
+    """
+    if path is None or not is_videos(path):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / (path.resolve().stem or "videos")
+        extract(path, made, on_progress=on_progress)
+        yield made
 
 
 def _finder(settings: ExtractSettings) -> tuple[Finder, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from spoter_runtime.clip_files import is_video
 from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.files import read_text
 from spoter_toolkit.data.bdslw60 import Trial, trial_from_name
@@ -17,9 +18,6 @@ from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
 from spoter_toolkit.data.importers.common import licence_of
 from spoter_toolkit.data.names import natural_order
 
-SUFFIXES: Final = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .gif .mpg .mpeg .wmv .flv .ts .3gp .ogv".split()  # noqa: SIM905
-)
 TRIALS: Final = "output1.json"  # beside BdSLW60's raw recordings: where each trial begins and ends
 _COLUMNS: Final = ("file", "label", "signer", "start", "end")
 _LAYOUT: Final = "LABEL/SIGNER/VIDEO or LABEL/VIDEO"
@@ -80,14 +78,19 @@ def find_videos(source: Path, *, signer: str = UNKNOWN_SIGNER) -> FoundVideos:
         raise DataError(f"{source}: no such folder; expected videos as {_LAYOUT}, or a .csv file")
     if tables := sorted(source.rglob(TRIALS)):
         return _from_recordings(source, tables)
-    paths = [path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    paths.sort(key=lambda path: natural_order(str(path)))
+    paths = videos_in(source)
     if not paths:
         raise DataError(f"{source}: no videos there; expected {_LAYOUT}")
     trials = {path: trial for path in paths if isinstance(trial := _trial(path.stem), Trial)}
     if len(trials) > len(paths) / 2:
         return _from_trials(source, paths, trials)
     return _from_folder(source, paths, signer)
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """Return the video files in a folder and its subfolders, in the order of their names."""
+    paths = [path for path in folder.rglob("*") if is_video(path) and path.is_file()]
+    return sorted(paths, key=lambda path: natural_order(str(path)))
 
 
 def _from_folder(source: Path, paths: Sequence[Path], signer: str) -> FoundVideos:
@@ -215,9 +218,7 @@ def _from_recordings(source: Path, tables: Sequence[Path]) -> FoundVideos:
     """
     parts, bad = [], []
     for table in tables:
-        files = {
-            path.stem: path for path in sorted(table.parent.rglob("*")) if path.suffix.lower() in SUFFIXES
-        }
+        files = {path.stem: path for path in videos_in(table.parent)}
         for name, hand, number, trial in _trials_of(table):
             where = f"{table}: {name}, trial {number}"
             found = _trial(f"{Path(name).stem}_trial_{number}_{hand[:1]}")
