@@ -188,7 +188,7 @@ def test_the_landmarker_s_name_travels_from_the_videos_to_the_bundle(
     for words in (
         ["data", "extract", "videos"],
         ["data", "split", "--test", "bob"],
-        ["train", *sets, "-o", "runs/r"],
+        ["train", "datasets/videos", *sets, "-o", "runs/r"],
         ["export", "--onnx", "--camera", "--no-tune", "--max-batch", "2"],
     ):
         done = spoter_kit(tmp_path, *words)

@@ -55,6 +55,10 @@ def parity(
         Path | None,
         typer.Option(help="Run nothing: judge the facts of this file, that -o wrote, or of this BUNDLE."),
     ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of videos: compare the landmarker with MediaPipe instead, and the labels."),
+    ] = None,
     bisect: Annotated[
         bool,
         typer.Option(
@@ -80,6 +84,9 @@ def parity(
     from spoter_toolkit.parity.report import read_report
     from spoter_toolkit.workspace import newest_bundle
 
+    if videos:
+        _compare_videos(bundle or newest_bundle(), videos, out=out, force=force, json=json)
+        return
     for option, target in (("-o", out), ("--html", html)):
         if target:
             check_target(target, force=force, option=option)
@@ -126,6 +133,52 @@ def parity(
         raise typer.Exit(ANSWER_IS_NO)
     if not (json or judge):
         next_step("spoter-kit bench {}", source)
+
+
+def _compare_videos(bundle: Path, folder: Path, *, out: Path | None, force: bool, json: bool) -> None:
+    """Compare the landmarker with MediaPipe on videos, and the labels that the bundle gives."""
+    from spoter_runtime.camera.mediapipe import MediaPipeLandmarker
+    from spoter_runtime.files import write_json
+    from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.data.extract.videos import videos_in
+    from spoter_toolkit.input_files import check_target
+    from spoter_toolkit.parity.videos import SURE, compare_on_videos
+
+    if out:
+        check_target(out, force=force)
+    files = videos_in(folder) if folder.is_dir() else [folder]
+    recognizer = Recognizer.load(bundle)
+    with progress_bar() as on_progress:
+        found = compare_on_videos(
+            files, MediaPipeLandmarker(), recognizer.landmarker(), recognizer, on_progress=on_progress
+        )
+    values = {"bundle": str(bundle), "landmarkers": [facts.as_json() for facts in found]}
+    if out:
+        write_json(out, values)
+    if json:
+        emit_json(values)
+        return
+    emit_table(
+        f"{bundle}: the landmarker against MediaPipe on {len(files)} videos, in shoulder widths",
+        ("videos", "frames", "hands", "found by both", "body", "labels", f"margin above {SURE}"),
+        [
+            (
+                facts.change,
+                facts.frames,
+                f"{facts.hands.distance or 0:.4f}",
+                f"{facts.hands.both} of {facts.hands.either}",
+                f"{facts.parts[0].distance or 0:.4f}",
+                f"{facts.agree} of {facts.windows}",
+                f"{facts.sure_agree} of {facts.sure}",
+            )
+            for facts in found
+        ],
+    )
+    for flip in [flip for flip in found[0].flips if flip.margin > SURE][:3]:
+        print(
+            f"flip: {flip.video} from frame {flip.frame}: {flip.reference} → {flip.candidate}, margin "
+            f"{flip.margin:.2f}; a hand that one of them misses in {flip.hands} frames"
+        )
 
 
 def _check_nothing_is_to_run(options: Mapping[str, object]) -> None:
