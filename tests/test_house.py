@@ -62,7 +62,7 @@ ORDER = {
         "__main__",
     ),
     "spoter_toolkit.bench": (
-        "host statistics",
+        "camera host statistics",
         "settings worker",
         "records",
         "analysis scenarios",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import struct
 
@@ -194,3 +195,53 @@ def test_a_camera_gives_frames_until_the_caller_stops():
     frames.close()
     assert {frame.rgb.shape for frame in first} == {(120, 160, 3)}
     assert [frame.t_ms for frame in first] == pytest.approx([0, 100, 200, 300, 400])
+
+
+def test_a_frame_of_8k_is_read(tmp_path):
+    (frame,) = video_frames(
+        write(tmp_path / "8k.mkv", [picture(12, 7680, 4320)], codec="mjpeg", pix_fmt="yuvj420p")
+    )
+    assert frame.rgb.shape == (4320, 7680, 3)
+    assert is_red(frame.rgb[3, 3])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EBUSY, "another program uses this camera"),
+        (errno.ENODEV, "the camera was unplugged"),
+        (errno.EACCES, "permission denied"),
+    ],
+)
+def test_a_camera_that_cannot_be_used_says_why(code, said, monkeypatch):
+    """The errors that the system gives for it, where no camera is at hand to take away."""
+
+    def refused(*arguments, **options):
+        av.error.err_check(-code)
+
+    monkeypatch.setattr(av, "open", refused)
+    with pytest.raises(DataError, match=said):
+        next(camera_frames("testsrc", input_format="lavfi"))
+
+
+def test_a_camera_that_is_unplugged_while_it_runs_is_said():
+    class Gone:
+        """A container that gives one frame and then what the system says of a camera that has left."""
+
+        streams = type("S", (), {"video": [type("V", (), {"average_rate": 30, "thread_count": 1})()]})()
+
+        def decode(self, stream):
+            frame = av.VideoFrame.from_ndarray(picture(0), format="rgb24")
+            frame.pts = 0
+            yield frame
+            raise OSError(errno.ENODEV, "No such device")
+
+        def close(self):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(av, "open", lambda *_, **__: Gone())
+        frames = camera_frames("testsrc", input_format="lavfi")
+        next(frames)
+        with pytest.raises(DataError, match="the camera was unplugged"):
+            next(frames)

@@ -24,6 +24,8 @@ from spoter_toolkit.cli.console import (
     show_table,
 )
 
+CAMERA_ROUNDS = 6
+
 if TYPE_CHECKING:
     from spoter_toolkit.bench.analysis.result import BenchResult
     from spoter_toolkit.bench.settings import BenchSettings
@@ -37,7 +39,9 @@ def bench(
     ] = None,
     scenario: Annotated[
         str | None,
-        typer.Option(help="With commas: latency, offline, server, start, memory, energy; default: all."),
+        typer.Option(
+            help="With commas: latency, offline, server, start, memory, energy; default: all. Or camera."
+        ),
     ] = None,
     batch: Annotated[str | None, typer.Option(help="Clips a call, with commas; default: 1,16.")] = None,
     frames: Annotated[str | None, typer.Option(help="Frames a clip; default: 30,60,164.")] = None,
@@ -77,6 +81,9 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="A first look: one clip, one length, few rounds.")
     ] = False,
+    videos: Annotated[
+        Path | None, typer.Option(help="Videos for --scenario camera, which measures the landmarker alone.")
+    ] = None,
     against: Annotated[Path | None, typer.Option(help="Report of an earlier run, to compare with.")] = None,
     fail_if: Annotated[
         str | None,
@@ -106,7 +113,12 @@ def bench(
     from spoter_toolkit.data.lengths import lengths_from_path
     from spoter_toolkit.workspace import newest_bundle
 
+    if scenario == "camera":
+        bench_camera(videos, rounds=rounds or CAMERA_ROUNDS, out=out, force=force, json=json)
+        return
     with from_options():
+        if videos:
+            raise ConfigError("--videos: are for the scenario camera", fix="--scenario camera")
         if fail_if is not None and not against:
             raise ConfigError("--fail-if: compares with an earlier run", fix="--against REPORT")
         bound = None if fail_if is None else bound_from_text(fail_if)
@@ -151,6 +163,35 @@ def bench(
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit verify {}", opened.folder)
+
+
+def bench_camera(videos: Path | None, *, rounds: int, out: Path | None, force: bool, json: bool) -> None:
+    """Measure the landmarker on videos, and print a row for each part of a frame's time."""
+    from spoter_runtime.errors import UsageError
+    from spoter_runtime.files import write_json
+    from spoter_toolkit.bench.camera import measure_camera
+    from spoter_toolkit.data.extract.videos import videos_in
+    from spoter_toolkit.input_files import check_target
+
+    if videos is None:
+        raise UsageError("--scenario camera: measures on videos", fix="--videos FOLDER")
+    if out:
+        check_target(out, force=force)
+    with progress_bar() as on_progress:
+        found = measure_camera(
+            videos_in(videos) if videos.is_dir() else [videos], rounds=rounds, on_progress=on_progress
+        )
+    if out:
+        write_json(out, found.as_json())
+    if json:
+        emit_json(found.as_json())
+        return
+    threads = sorted({one.threads for one in found.rounds})
+    print(f"{'milliseconds a frame':<22}" + "".join(f"{f'{n} threads':>12}" for n in threads))
+    for part, *cells in found.rows():
+        print(f"{part:<22}" + "".join(f"{cell:>12}" for cell in cells))
+    wall, processor = sorted(found.starts_s)[len(found.starts_s) // 2]
+    print(f"cold process to the first landmark: {wall:.2f} s, processor {processor:.2f} s")
 
 
 def show(result: BenchResult, *, json: bool) -> None:

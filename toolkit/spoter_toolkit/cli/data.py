@@ -240,6 +240,9 @@ def show(
         Path | None,
         typer.Option("--out", "-o", help="Draw the clip's skeleton, or the lengths: .png, .pdf or .svg."),
     ] = None,
+    over: Annotated[
+        Path | None, typer.Option(help="Draw the clip over the frames of this video, which it was made from.")
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -249,6 +252,7 @@ def show(
     from spoter_toolkit.cli.data_view import dataset_json, print_clip, print_dataset
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.data.drawing import check_picture, draw_clip, draw_lengths
+    from spoter_toolkit.data.extract.videos import pictures_of
     from spoter_toolkit.data.facts import clip_named, describe
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.workspace import newest_dataset
@@ -261,7 +265,8 @@ def show(
         row = clip_named(opened, clip)
         if out:
             title = f"{row.id}   ·   label {row.label}   ·   signer {row.signer}"
-            draw_clip(opened.poses_of(row), out, title=title, fps=row.fps)
+            pictures = pictures_of(over, row.frames) if over else None
+            draw_clip(opened.poses_of(row), out, title=title, fps=row.fps, pictures=pictures)
         if json:
             emit_json(asdict(row))
         else:

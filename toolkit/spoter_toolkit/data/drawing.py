@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from spoter_runtime.errors import DataError
 from spoter_runtime.files import replacing
@@ -65,7 +67,14 @@ def draw_lengths(dataset: Dataset, path: Path) -> None:
     save_picture(figure, path)
 
 
-def draw_clip(poses_TLD: Float32Array, path: Path, *, title: str = "", fps: float = 30.0) -> None:
+def draw_clip(
+    poses_TLD: Float32Array,
+    path: Path,
+    *,
+    title: str = "",
+    fps: float = 30.0,
+    pictures: Sequence[npt.NDArray[np.uint8]] | None = None,
+) -> None:
     """Draw a clip's skeleton over time: eight of its frames, and the paths of both wrists.
 
     Args:
@@ -73,6 +82,7 @@ def draw_clip(poses_TLD: Float32Array, path: Path, *, title: str = "", fps: floa
         path: a PNG, PDF or SVG file.
         title: above the picture.
         fps: frames a second, for the times under the frames.
+        pictures: the video's frames, one for each of the clip's, to draw it on; None draws it on white.
 
     Raises:
         DataError: another suffix, or no landmark is detected at all.
@@ -94,6 +104,8 @@ def draw_clip(poses_TLD: Float32Array, path: Path, *, title: str = "", fps: floa
     for place, frame in enumerate(frames):
         axes = figure.add_subplot(grid[place // 4, place % 4])
         _frame_axes(axes, points)
+        if pictures is not None:
+            _draw_picture(axes, pictures[frame])
         _draw_skeleton(axes, points[frame])
         axes.set_title(f"frame {frame + 1}, {frame / fps:.2f} s", fontsize=9)
         if not seen_TL[frame].any():
@@ -112,6 +124,12 @@ def _draw_skeleton(axes: Axes, points_LD: Float32Array, *, fade: float = 1.0) ->
             if part.start <= bone[0] < part.stop:
                 axes.plot(*points_LD[list(bone)].T, linewidth=width, solid_capstyle="round", **style)
         axes.plot(*points_LD[part].T, ".", markersize=size, **style)
+
+
+def _draw_picture(axes: Axes, picture: npt.NDArray[np.uint8]) -> None:
+    """Fill the axes with a frame: its corners are (0, 0) and (1, 1), its sides in their own ratio."""
+    height, width, _ = picture.shape
+    axes.imshow(picture, extent=(0, 1, 1, 0), aspect=height / width)
 
 
 def _draw_wrist_paths(axes: Axes, points: Float32Array) -> None:

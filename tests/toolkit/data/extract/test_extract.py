@@ -228,3 +228,24 @@ def test_a_full_disk_is_said_and_nothing_that_was_done_is_lost(home, videos, mon
     assert "the disk is full" in done.stderr
     assert len(kept(home)) == 2
     assert spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1").returncode == 0
+
+
+def test_a_clip_is_drawn_over_its_video_and_no_other(home, videos):
+    assert spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1").returncode == 0
+    words = "data", "show", "d", "--clip", "father/ann/1", "-o"
+    assert spoter_kit(home, *words, "plain.png").returncode == 0
+    done = spoter_kit(home, *words, "over.png", "--over", videos / "father" / "ann" / "1.gif")
+    assert done.returncode == 0, done.stderr
+    import matplotlib.pyplot as plt
+
+    drawn = [plt.imread(home / name).reshape(-1, 4) for name in ("plain.png", "over.png")]
+    colours = [len(np.unique(pixels, axis=0)) for pixels in drawn]
+    assert colours[1] > 3 * colours[0]  # photographs
+    with av.open(str(home / "short.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "bgr0"
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    done = spoter_kit(home, *words, "no.png", "--over", "short.mkv")
+    assert done.returncode == 1
+    assert "short.mkv: has 1 frames, the clip has 30. Fix: name the video" in done.stderr

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from spoter_runtime.camera.video import Frame, video_frames
 from spoter_runtime.clip_files import is_video
 from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.files import read_text
@@ -91,6 +92,22 @@ def videos_in(folder: Path) -> list[Path]:
     """Return the video files in a folder and its subfolders, in the order of their names."""
     paths = [path for path in folder.rglob("*") if is_video(path) and path.is_file()]
     return sorted(paths, key=lambda path: natural_order(str(path)))
+
+
+def pictures_of(video: Path, frames: int) -> list[Frame]:
+    """Return all frames of the video that a clip was made from, to draw on.
+
+    Raises:
+        DataError: it cannot be read, or it has another number of frames.
+    """
+    pictures = [frame.rgb for _, frame in zip(range(frames + 1), video_frames(video), strict=False)]
+    if len(pictures) != frames:
+        more = "more than " if len(pictures) > frames else ""
+        raise DataError(
+            f"{video}: has {more}{min(len(pictures), frames)} frames, the clip has {frames}",
+            fix="name the video that the clip was made from, whole and not trimmed",
+        )
+    return pictures
 
 
 def _from_folder(source: Path, paths: Sequence[Path], signer: str) -> FoundVideos:
