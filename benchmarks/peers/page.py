@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spoter_runtime.statistics import Ratio
-from spoter_toolkit.bench.analysis.verdict import claim_in_words, explained
+from spoter_toolkit.bench.analysis.claim_words import claim_in_words, explained
 from spoter_toolkit.bench.statistics import paired_ratio
 from spoter_toolkit.report.table import markdown_table
 

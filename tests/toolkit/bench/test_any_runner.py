@@ -14,7 +14,7 @@ from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
-from spoter_toolkit.bench.analysis.verdict import claim_in_words
+from spoter_toolkit.bench.analysis.claim_words import claim_in_words
 from spoter_toolkit.bench.scenarios.interleave import time_interleaved
 from spoter_toolkit.bench.statistics import paired_ratio
 

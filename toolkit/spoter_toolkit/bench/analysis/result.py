@@ -12,9 +12,9 @@ import numpy as np
 from spoter_runtime.statistics import Claim, Ratio
 from spoter_toolkit.backends import CPU_BACKENDS, split_backend
 from spoter_toolkit.bench.analysis.caveats import caveats_of
+from spoter_toolkit.bench.analysis.claim_words import claim_in_words
 from spoter_toolkit.bench.analysis.compare import Against, Bound, EarlierRun, compare_runs
 from spoter_toolkit.bench.analysis.drift import Drifted, find_drift
-from spoter_toolkit.bench.analysis.verdict import claim_in_words
 from spoter_toolkit.bench.records import STRATEGY_IN_WORDS, BenchRecords, Rounds, Timing
 from spoter_toolkit.bench.settings import Case, backend_of
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED, paired_ratio, percentile_ms
@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The claim in words, with its interval; see `spoter_toolkit.bench.analysis.verdict`."""
+        """The claim in words, with its interval; see `spoter_toolkit.bench.analysis.claim_words`."""
         return claim_in_words(self.ratio)
 
 

@@ -6,9 +6,9 @@ import math
 from typing import Any, Final
 
 from spoter_runtime.statistics import Ratio
+from spoter_toolkit.bench.analysis.claim_words import explained
 from spoter_toolkit.bench.analysis.compare import Against
 from spoter_toolkit.bench.analysis.result import BenchResult, Target
-from spoter_toolkit.bench.analysis.verdict import explained
 from spoter_toolkit.bench.records import STRATEGY_IN_WORDS
 from spoter_toolkit.report.table import Table, table_of
 from spoter_toolkit.report.words import format_sig3, plural

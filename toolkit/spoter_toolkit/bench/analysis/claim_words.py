@@ -1,4 +1,4 @@
-"""Say in words what a ratio of times claims, and why it claims nothing."""
+"""The sentence that a ratio of times claims, or the reason why it claims no difference."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _TIMES_BEYOND: Final = 2.0  # "1.5–6.3 times as long" is easier to read than "
 _CLOSE_TO_1: Final = 1.1  # below it, one digit after the point would say nothing
 
 _EXPLAINED: Final[dict[Claim, str]] = {
-    "not sure": "not sure: most rounds lean to one side, but of equal backends more than "
-    f"{CLAIM_P:.0%} of the runs would lean as much. Run again with more --rounds.",
+    "not sure": "not sure: most rounds lean to one side, but not significantly "
+    f"(p > {CLAIM_P:g}). Run again with more --rounds.",
     "not enough rounds": f"not enough rounds: with fewer than {ROUNDS_TO_CLAIM} that agree nothing is "
     f"claimed. Run again with --rounds {ROUNDS_TO_CLAIM} or more; for the start-up, without --quick.",
 }
 
 
 def claim_in_words(ratio: Ratio) -> str:
-    """Return the claim of a ratio of times, baseline ÷ backend, with its interval where it is a difference.
+    """Return the claim of a ratio of times, baseline ÷ backend; a difference comes with its interval.
 
-    ``"faster by 18–23 %"``: the baseline takes so much longer; ``"slower by 9–12 %"``: the backend takes so
-    much longer; ``"slower: 1.5–6.3 times as long"`` where the interval goes beyond twice.
+    ``"faster by 18–23 %"``: the baseline takes 18–23 % longer. ``"slower by 9–12 %"``: the backend takes
+    9–12 % longer. ``"slower: 1.5–6.3 times as long"``: the form of an interval that goes beyond 2.
     """
     claim = ratio.claim
     if claim not in ("faster", "slower") or ratio.low is None or ratio.high is None:
@@ -38,6 +38,6 @@ def claim_in_words(ratio: Ratio) -> str:
 
 
 def explained(claims: Iterable[Claim]) -> str:
-    """Return the meaning of claims of no difference, and the remedy; empty where none needs explaining."""
+    """Return the meaning and the remedy of ``"not sure"`` and ``"not enough rounds"``; empty without them."""
     found = set(claims)
     return " ".join(sentence for claim, sentence in _EXPLAINED.items() if claim in found)

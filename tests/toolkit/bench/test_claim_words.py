@@ -12,10 +12,10 @@ import pytest
 
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.statistics import Ratio
+from spoter_toolkit.bench.analysis.claim_words import claim_in_words, explained
 from spoter_toolkit.bench.analysis.drift import find_drift
 from spoter_toolkit.bench.analysis.result import analyse
 from spoter_toolkit.bench.analysis.serialize import values_from_result
-from spoter_toolkit.bench.analysis.verdict import claim_in_words, explained
 from spoter_toolkit.bench.host.monitor import MachineRound, MachineWatch, core_mhz
 from spoter_toolkit.bench.host.nvml import gpu_bytes, gpu_clocks, gpu_joules
 from spoter_toolkit.bench.records import BenchRecords, Timing
@@ -76,8 +76,8 @@ def test_a_verdict_that_claims_nothing_is_explained_below_its_table():
     (sure,) = (t for t in tables(analyse(records())) if t.title.startswith("Ratio"))
     assert sure.note == ""
     assert explained(["not sure", "no difference detectable"]) == (
-        "not sure: most rounds lean to one side, but of equal backends more than 1% of the runs would lean "
-        "as much. Run again with more --rounds."
+        "not sure: most rounds lean to one side, but not significantly (p > 0.01). "
+        "Run again with more --rounds."
     )
 
 
