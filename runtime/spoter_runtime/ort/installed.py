@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any, Final, Literal
 
-from spoter_runtime.errors import BackendError, require, warn
+from spoter_runtime.errors import BackendError, require
+from spoter_runtime.ort.telemetry import FIRST_WITH_TELEMETRY, switch_telemetry_off, warn_of_telemetry
 
 # Every distribution that installs the module `onnxruntime`; two of them overwrite each other's files.
 _DISTRIBUTIONS: Final = (
@@ -22,13 +21,6 @@ _DISTRIBUTIONS: Final = (
     "onnxruntime-rocm",
     "onnxruntime-training",
 )
-
-
-# ONNX Runtime 1.29 and later report to Microsoft over the network unless this is 1 when they are imported;
-# `disable_telemetry_events()` after the import does not stop it (seen with 1.32).
-_TELEMETRY_SWITCH: Final = "ORT_DISABLE_TELEMETRY"
-_FIRST_WITH_TELEMETRY: Final = "1.29"
-_switched = False  # whether this process has set the switch, or found it set
 
 
 def installed_distributions() -> dict[str, str]:
@@ -89,7 +81,7 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
             f"{names}",
             fix=f"pip uninstall -y {' '.join(sorted(found))} && pip install 'spoter-kit[{extra}]'",
         )
-    too_late = _switch_telemetry_off()
+    too_late = switch_telemetry_off()
     ort = require("onnxruntime", extra=extra)
     if not hasattr(ort, "InferenceSession"):  # Python takes what is left of its folder for a package
         name = next(iter(found), "onnxruntime")
@@ -97,36 +89,9 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
             f"{name} is installed, but its files are gone, as after another build of it was uninstalled",
             fix=f"pip install --force-reinstall --no-deps {name}",
         )
-    if too_late and not is_older(ort.__version__, _FIRST_WITH_TELEMETRY):
-        warn(
-            f"onnxruntime {ort.__version__} was imported before spoter_runtime imports it, and "
-            f"{_TELEMETRY_SWITCH} was not set then: it may report to Microsoft from this process. Fix: set "
-            f"{_TELEMETRY_SWITCH}=1 in the environment of the process, or in os.environ before the first "
-            "import of onnxruntime"
-        )
+    if too_late and not is_older(ort.__version__, FIRST_WITH_TELEMETRY):
+        warn_of_telemetry(ort.__version__)
     return ort
-
-
-def _switch_telemetry_off() -> bool:
-    """Set ONNX Runtime's switch unless it is set; tell, at the first call, whether that comes too late."""
-    global _switched
-    first, _switched = not _switched, True
-    set_already = bool(os.environ.get(_TELEMETRY_SWITCH))
-    if not set_already:
-        os.environ[_TELEMETRY_SWITCH] = "1"
-    if not first or "onnxruntime" not in sys.modules:
-        return False
-    wanted_off = os.environ[_TELEMETRY_SWITCH].lower() in ("1", "true")
-    return not set_already or (wanted_off and _has_telemetry_open())
-
-
-def _has_telemetry_open() -> bool:
-    """Tell whether this process has the file open in which ONNX Runtime collects its reports (Linux)."""
-    for descriptor in Path("/proc/self/fd").glob("*"):
-        with contextlib.suppress(OSError):
-            if ".onnxruntime" in descriptor.readlink().parts:
-                return True
-    return False
 
 
 def check_provider(provider: Provider) -> None:
