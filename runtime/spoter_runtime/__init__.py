@@ -61,7 +61,7 @@ __all__ = [
     "verify_bundle",
 ]
 
-# Loaded when they are first asked for: what recognises needs neither, and a cold start would wait for both.
+# Loaded lazily: recognising needs neither, and importing both would slow a cold start.
 _LATER = {"Finding": "doctor", "diagnose": "doctor", "VerifyReport": "verify", "verify_bundle": "verify"}
 
 

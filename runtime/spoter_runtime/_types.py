@@ -1,4 +1,4 @@
-"""How long work reports while it runs; drawing is the command's business alone."""
+"""The type of the progress callback."""
 
 from __future__ import annotations
 

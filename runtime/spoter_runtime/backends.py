@@ -27,11 +27,11 @@ from spoter_runtime.runner import Runner
 
 
 class Opened(NamedTuple):
-    """A runner, and how it came to be the one.
+    """The runner that `open_runner` chose, and the reasons.
 
     Attributes:
         artefact: the file that it runs.
-        why: for each backend that was tried, why it was taken or passed over.
+        why: backend → why it was taken or skipped, for each that was tried.
     """
 
     runner: Runner
@@ -39,7 +39,7 @@ class Opened(NamedTuple):
     why: dict[str, str]
 
     def passed_over(self, bundle: Bundle) -> dict[str, str]:
-        """Return why each backend that the bundle has a file of its own for was tried and not taken."""
+        """Return backend → why it was skipped, for the backends that the bundle has a special file for."""
         having = dict.fromkeys(BACKEND_OF[a.engine.library] for a in bundle.artefacts if a.engine)
         if self.artefact.precision in bundle.by_precision("ort"):
             having[FUSED] = None
@@ -47,7 +47,7 @@ class Opened(NamedTuple):
 
 
 class _Wish(NamedTuple):
-    """What `open_runner` was asked for, whatever the backend."""
+    """The arguments of `open_runner` that apply to any backend."""
 
     precision: str
     session: SessionSettings
@@ -60,9 +60,9 @@ _Open = Callable[[Bundle, _Wish], tuple[Runner, Artefact]]
 def _onnx_runtime(provider: Provider) -> _Open:
     def open_(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
         artefact = bundle.onnx(wish.precision)
-        check_provider(provider)  # before a file is read that nothing here can run
-        # A folder for each file: the providers name what they keep after the graph, and two models of one
-        # architecture differ in nothing but their weights.
+        check_provider(provider)  # before reading a file that nothing here can run
+        # A folder for each file: the providers name cache entries after the graph, and two models of one
+        # architecture have the same graph.
         cache = cache_folder() / f"ort-{provider}" / artefact.sha256[:16]
 
         def load(file: Path) -> OrtRunner:
@@ -92,13 +92,13 @@ def onnx_file_of(bundle: Bundle, backend: str, precision: str) -> Artefact:
 
 
 def session_for(kind: str, session: SessionSettings) -> SessionSettings:
-    """Return how a file of a kind is run, `Artefact.kind`: one of ONNX Runtime's is optimised already."""
+    """Return the settings for a file of a kind (`Artefact.kind`); ``"ort"`` files are optimised already."""
     return replace(session, optimise=False) if kind == "ort" else session
 
 
 def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
     artefact = onnx_file_of(bundle, FUSED, wish.precision)
-    # The file says it too, to whoever can load it: where the operator is missing, this is the clearer error.
+    # The metadata states it too, but an ONNX Runtime without the operator cannot load the file to read that.
     needed, version = artefact.requires.get("onnxruntime", ""), import_onnxruntime().__version__
     check_version(needed, version, str(bundle.folder / artefact.path))
     settings = session_for(artefact.kind, wish.session)
@@ -136,7 +136,7 @@ BACKENDS: Final[dict[str, _Open]] = {
     "ort-cpu": _onnx_runtime("cpu"),
 }
 
-# They build an engine while they load, for seconds or minutes: only where somebody asks for it.
+# Loading these builds an engine, for seconds or minutes: only for callers who name them.
 _ONLY_BY_NAME: Final = ("ort-tensorrt", "ort-tensorrt-rtx")
 
 
@@ -152,8 +152,7 @@ def open_runner(
 ) -> Opened:
     """Open the best backend for a bundle on this machine.
 
-    An engine that was built and never executed has proven nothing: where nobody asked for it by name, it is
-    taken only after it has replayed the bundle's goldens here.
+    An engine that no GPU has executed yet must pass the golden test here first, unless `backend` names it.
 
     Args:
         bundle: from `read_bundle`.
@@ -162,10 +161,10 @@ def open_runner(
         threads: threads inside one operator, on a CPU; None leaves it to the engine.
         allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
             for a bundle whose author you trust.
-        config: to run it on the CPU, from `read_tuned`; taken where no better backend is there, or where its
-            own was asked for.
-        rejected: backend → the answers that it gave here and that are not the bundle's; such a backend is
-            taken only where it is asked for by name.
+        config: the tuned configuration for the CPU, from `read_tuned`; used when its backend is chosen, which
+            comes before the other CPU backend.
+        rejected: backend → why it failed the golden test when `tune` ran here; such a backend is used only if
+            `backend` names it.
 
     Raises:
         BackendError: an unknown backend, or none that works; the reason for each is in the message.
@@ -179,10 +178,10 @@ def open_runner(
     if backend is not None:
         runner, artefact = _open(backend, bundle, wish, config)
         return Opened(runner=runner, artefact=artefact, why={backend: "asked for"})
-    bundle.onnx(precision)  # a precision that the bundle has not is no backend's fault
+    bundle.onnx(precision)  # raises if the bundle lacks the precision: no backend's fault
     why: dict[str, str] = {}
     kind: type[SpoterError] = BackendError
-    # The tuned backend goes before the other one on the CPU; the sort leaves all else in its order.
+    # The sort is stable: it only puts the tuned CPU backend before the other one.
     for name in sorted(
         BACKENDS, key=lambda name: config is not None and name in ON_CPU and name != config.backend
     ):
@@ -197,7 +196,7 @@ def open_runner(
         except BundleError:
             raise  # a damaged bundle is no backend's fault
         except SpoterError as error:
-            # Its text alone: its traceback holds the engine and its memory, which the next one needs.
+            # Keep only the text: the traceback would keep the engine's memory, which the next backend needs.
             why[name] = str(error)
             kind = MissingExtraError if isinstance(error, MissingExtraError) else BackendError
         else:
@@ -214,7 +213,7 @@ def _open(name: str, bundle: Bundle, wish: _Wish, config: ExecutionConfig | None
         return BACKENDS[name](bundle, wish)
     prepared = read_prepared(config.prepared) if config.prepared else None
     if prepared is not None:
-        with contextlib.suppress(BackendError):  # what cannot be loaded is made anew, below
+        with contextlib.suppress(BackendError):  # fall back to optimising the bundle's file, below
             artefact = onnx_file_of(bundle, name, wish.precision)
             settings = replace(config.session, optimise=False)
             return OrtRunner(prepared, settings=settings, name=name), artefact
@@ -222,7 +221,7 @@ def _open(name: str, bundle: Bundle, wish: _Wish, config: ExecutionConfig | None
 
 
 def open_later(bundle: Bundle, precision: str, config: ExecutionConfig) -> Callable[[], Runner]:
-    """Return what opens a way on the CPU from the files that lie there now, whatever becomes of them.
+    """Return a function that opens a configuration on the CPU from today's files, even if they are replaced.
 
     Raises:
         BackendError, BundleError: the bundle has no such file, or it cannot be read.
@@ -245,7 +244,7 @@ def open_later(bundle: Bundle, precision: str, config: ExecutionConfig) -> Calla
 def _open_proven(
     name: str, bundle: Bundle, wish: _Wish, config: ExecutionConfig | None
 ) -> tuple[Runner, Artefact, str]:
-    """Return a runner, its file, and what to say about it; one that does not prove itself is closed."""
+    """Return a runner, its file and the remark of `_proven_here`; close the runner if that raises."""
     runner, artefact = _open(name, bundle, wish, config)
     try:
         return runner, artefact, _proven_here(runner, artefact, bundle)
@@ -255,7 +254,7 @@ def _open_proven(
 
 
 def _proven_here(runner: Runner, artefact: Artefact, bundle: Bundle) -> str:
-    """Replay the goldens through an engine that no GPU has executed yet; return what to say about it.
+    """Run the golden test on an engine that no GPU has executed yet; return a remark, empty for others.
 
     Raises:
         BackendError: its answers are not those of the model.

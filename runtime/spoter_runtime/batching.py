@@ -1,4 +1,4 @@
-"""Logits of many clips of different lengths: little padding, every core at work, order kept."""
+"""Compute the logits of many clips: batches of similar lengths, on several threads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from spoter_runtime.engine_calls import ENGINE_CALLS
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
 from spoter_runtime.runner import Int32Array, Runner, pad_clips
 
-# More padding than this share of a batch, and another call is cheaper: measured, a call of one clip of 60
-# frames takes 1.3 times as long a clip as one of eight.
+# With more padding than this share of a batch, a second call is cheaper. Measured at 60 frames: a batch of
+# one takes 1.3 times as long per clip as a batch of eight.
 MOST_PADDING: Final = 0.1
 
 
@@ -33,13 +33,13 @@ class Answered(NamedTuple):
 
 
 def batches_of(lengths: Sequence[int], most_clips: int) -> list[list[int]]:
-    """Return places of clips that share a call: of similar length, long ones first.
+    """Return batches of indices into `lengths`: clips of similar length together, longest first.
 
-    Long ones first, so that no core is left with one while the others have nothing more to do.
+    Longest first, so that no core ends with a long batch while the others are idle.
 
     Args:
         lengths: frames of each clip.
-        most_clips: in a call.
+        most_clips: largest batch.
     """
     batches: list[list[int]] = []
     frames = 0  # of the clips in the last batch, without padding
@@ -61,10 +61,10 @@ def infer_many(
     """Return the logits of each clip, in the order given.
 
     Args:
-        runner: called from several threads at once where there is more than one worker.
+        runner: must be thread-safe if there is more than one worker.
         clips: (frames, 54, 2) each, from `check_clip`.
-        workers: calls at the same time.
-        most_clips: in a call; None takes what the contract allows.
+        workers: concurrent calls.
+        most_clips: largest batch; None means the contract's.
 
     Raises:
         BackendError: the engine failed.
@@ -90,7 +90,7 @@ def infer_many(
 def _in_threads(
     answer: Callable[[list[int]], list[Answered]], batches: list[list[int]], workers: int
 ) -> list[list[Answered]]:
-    """Return each batch's answers; this thread answers too, and alone where no other can be started.
+    """Return the answers of each batch, computed by up to `workers` threads, this one included.
 
     No pool of concurrent.futures: it refuses to work while Python is ending, and a process that is forked
     during its import can never import it.
@@ -107,7 +107,7 @@ def _in_threads(
                 except IndexError:  # another thread was quicker
                     return
                 answers[place] = answer(batches[place])
-        except BaseException as error:  # noqa: BLE001  (of whatever thread, it is raised below)
+        except BaseException as error:  # noqa: BLE001  (raised below, in the caller's thread)
             errors.append(error)
             waiting.clear()
 
@@ -125,7 +125,7 @@ def _in_threads(
 
 
 def _batch_of(clips: list[Float32Array]) -> tuple[Float32Array, Int32Array]:
-    """Return what `pad_clips` does, without a copy of a clip that is alone."""
+    """Return `pad_clips(clips)`; a single clip is not copied."""
     if len(clips) > 1:
         return pad_clips(clips)
     frames = len(clips[0])

@@ -1,4 +1,4 @@
-"""The graph contract: what every artefact takes and gives, whatever engine runs it."""
+"""The graph contract: the inputs, outputs and labels of every artefact, on any engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUIRES_KEY: Final = "spoter_kit.requires"  # where it says which ONNX Runtime 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """One class. `name` is unique and is what predictions and files use; the rest is for people."""
+    """One class. `name` is unique, and predictions and files use it; the other fields are for display."""
 
     name: str
     gloss: str = ""
@@ -27,7 +27,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphContract:
-    """Shapes, ranges and labels that an artefact claims, and that parity proves.
+    """The shapes, ranges and labels that an artefact claims and parity proves.
 
     Attributes:
         labels: one per column of the logits, in order.
@@ -76,18 +76,18 @@ class GraphContract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One optimisation profile: the shapes that an engine takes, and the one that it is tuned for.
+    """One optimisation profile of an engine: the shapes it takes, and the shape it is tuned for.
 
     Attributes:
-        batch: least, tuned for, most clips.
-        frames: least, tuned for, most frames.
+        batch: clips: least, tuned for, most.
+        frames: frames: least, tuned for, most.
     """
 
     batch: tuple[int, int, int]
     frames: tuple[int, int, int]
 
     def takes(self, batch: int, frames: int) -> bool:
-        """Tell whether a batch of this shape fits."""
+        """Return True if a batch of this shape fits."""
         return self.batch[0] <= batch <= self.batch[2] and self.frames[0] <= frames <= self.frames[2]
 
     def __str__(self) -> str:
@@ -110,6 +110,6 @@ def uncovered(profiles: tuple[Profile, ...], contract: GraphContract) -> str | N
 
 
 def _corners(ranges: list[tuple[int, int, int]], most: int) -> list[int]:
-    """Return 1, the most, and what lies just outside each range, as far as it is within 1..most."""
+    """Return 1, `most`, and the values of 1..most just outside each range."""
     outside = {low - 1 for low, _, _ in ranges} | {high + 1 for _, _, high in ranges}
     return sorted({1, most} | {value for value in outside if 1 <= value <= most})

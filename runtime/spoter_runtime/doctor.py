@@ -1,4 +1,4 @@
-"""Say what is installed, which backends really run here, and how to get what is missing."""
+"""Diagnose this machine: installed packages, backends that run a test graph, fixes for what is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.ort.installed import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
 
-# Extra → the distributions that it brings. The cpu extra is not here: its backend says more.
+# Extra → its distributions. The cpu extra is left out: its backend's finding says more.
 _EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "gpu": ("onnxruntime-gpu",),
     "trt": ("tensorrt", "cuda-bindings", "filelock"),
@@ -46,11 +46,10 @@ class Finding:
     """One line of the diagnosis.
 
     Attributes:
-        status: ``"missing"`` where something is not here (a package, a driver, a GPU), ``"broken"`` where all
-            is here and does not work.
-        fix: a command to paste, or what to do; empty where nothing is wrong.
-        builds: of a TensorRT backend, whether it builds engines here; None elsewhere. `status` is about
-            running them: TensorRT-RTX builds on machines without a GPU.
+        status: ``"missing"``: a package, a driver or a GPU is absent; ``"broken"``: all are there, but fail.
+        fix: a command to paste, or advice; empty if nothing is wrong.
+        builds: whether a TensorRT backend builds engines here (TensorRT-RTX needs no GPU for it); None for
+            everything else. `status` is about running engines.
     """
 
     kind: _Kind
@@ -62,7 +61,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at this machine: Python, GPU, packages by extra, and every backend by running a graph on it."""
+    """Return the findings: Python, GPU, packages by extra, and every backend, which runs a small graph."""
     return [
         _machine(),
         _gpu(),
@@ -225,7 +224,7 @@ def _failure(
     *,
     builds: bool | None = None,
 ) -> Finding:
-    """Return the finding that an error makes."""
+    """Return an error as a finding."""
     if isinstance(error, SpoterError):
         detail, fix = error.message, error.fix
     else:

@@ -1,11 +1,11 @@
-"""Calls into an engine at the two moments that engines do not survive: the end of Python, and a fork.
+"""Protect engine calls at interpreter exit and after a fork.
 
-At its end, Python stops every other thread when that thread comes back from the engine's C++ code, and the
-C++ code answers with an abort ("terminate called without an active exception"). So a call that is running
-then is waited for, and another thread cannot begin one any more.
+At exit, Python kills each thread that returns from the engine's C++ code, and the C++ code aborts the process
+("terminate called without an active exception"). So exit waits for running calls and lets no thread but the
+main one begin another.
 
-A forked process has none of the threads that a session computes with: running the session, or destroying
-it, waits for them forever. So such a session is refused, and never destroyed.
+A forked process lacks the threads that a session computes with: running or destroying the session would wait
+for them forever. So an inherited session is refused and never destroyed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from spoter_runtime.errors import BackendError
 
 
 class _EngineCalls:
-    """``with ENGINE_CALLS:`` around each call into an engine; the end of Python waits for it.
+    """Context manager around each engine call: interpreter exit waits until running calls are done.
 
-    Calls of the main thread are not counted: it is the one that ends Python, so it is in no call then.
+    Calls of the main thread are not counted: exit happens on that thread, outside of any call.
 
     Attributes:
-        ended: whether Python is ending, and other threads than the main one can begin no call.
+        ended: True once Python is exiting; threads other than the main one can begin no call then.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class _EngineCalls:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Let no other thread begin a call, and wait for those that run."""
+        """Refuse new calls of other threads, and wait for the running ones."""
         with self._changed:
             self.ended = True
             self._changed.wait_for(lambda: self._running == 0)
@@ -64,8 +64,8 @@ def _is_main_thread() -> bool:
 
 ENGINE_CALLS = _EngineCalls()
 
-# Held while a session is opened on the CPU, and while this process is forked: ONNX Runtime has locks of its
-# own, and one that is held meanwhile is never let go of in the forked process.
+# Held while a session is opened on the CPU, and during a fork: a lock of ONNX Runtime that is held during the
+# fork would stay locked in the child for ever.
 OPENING = threading.RLock()
 
 _sessions: WeakSet[Any] = WeakSet()
@@ -73,19 +73,19 @@ _inherited: list[Any] = []  # sessions of the process that this one was forked f
 
 
 def keep_from_forks(session: Any) -> None:
-    """Let no forked process destroy this session, which would wait for threads that are not there."""
+    """Register a session, so that a forked process never destroys it: that would wait for missing threads."""
     _sessions.add(session)
 
 
 def check_process(opened_in: int, name: str) -> None:
-    """Refuse a session that another process has opened.
+    """Raise unless this process opened the session.
 
     Args:
-        opened_in: the process's id.
-        name: the backend's.
+        opened_in: id of the process that opened it.
+        name: the backend's name.
 
     Raises:
-        BackendError: this process was forked from it.
+        BackendError: a parent process opened it before a fork.
     """
     if opened_in != os.getpid():
         raise BackendError(
@@ -95,7 +95,7 @@ def check_process(opened_in: int, name: str) -> None:
 
 
 def _after_fork() -> None:
-    vars(ENGINE_CALLS).update(vars(_EngineCalls()))  # the calls are those of threads that are not here
+    vars(ENGINE_CALLS).update(vars(_EngineCalls()))  # the counted calls run in the parent's threads
     _inherited.extend(_sessions)
     _sessions.clear()
     OPENING.release()

@@ -26,8 +26,8 @@ class SpoterError(Exception):
     """Base of every error raised on purpose; ``str(error)`` is written for the user: message, then fix.
 
     Attributes:
-        message: what is wrong and where, without the fix.
-        fix: what to do about it, best a command to paste; empty where nothing is known.
+        message: the fault and its place, without the fix.
+        fix: the remedy, best a command to paste; empty if none is known.
     """
 
     def __init__(self, message: object = "", *, fix: str = "") -> None:
@@ -83,12 +83,12 @@ class ExportError(SpoterError):
 
 
 def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.7) -> str:
-    """Return how an error about an unknown name goes on: the nearest known one, or all of them.
+    """Return the hint of an error about an unknown name: the nearest known name, or all of them.
 
     Args:
-        name: what was written.
-        known: what could have been.
-        cutoff: how near it has to be, 0..1; see `difflib.get_close_matches`.
+        name: the unknown name.
+        known: the valid names.
+        cutoff: least similarity, 0..1; see `difflib.get_close_matches`.
     """
     import difflib  # not at the top: every start of the device imports this file
 
@@ -98,11 +98,7 @@ def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.7) -> st
 
 @contextmanager
 def from_options() -> Iterator[None]:
-    """Within it options are read, and no files: a wrong value is one of the command line.
-
-    Raises:
-        UsageError: for a ConfigError.
-    """
+    """Context manager for parsing options: re-raises ConfigError as UsageError (exit code 2)."""
     try:
         yield
     except ConfigError as error:
@@ -110,7 +106,7 @@ def from_options() -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-    """Warn the caller of this package: the warning names the caller's line, not one of ours."""
+    """Issue a warning that names the line of code that called this package."""
     import sys
     import warnings
 
@@ -123,20 +119,20 @@ def warn(text: str) -> None:
 
 
 def exit_code_of(error: SpoterError) -> int:
-    """Return what a command exits with after `error`: 2 where the command line is wrong, else 1."""
+    """Return the exit code after `error`: 2 for a wrong command line, else 1."""
     return 2 if isinstance(error, UsageError) else 1
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import and return an optional module, or say which extra installs it.
+    """Import and return an optional module.
 
     Args:
         module: dotted name, for example ``"onnxruntime"``.
-        extra: the extra of this distribution that brings it, for example ``"cpu"``.
+        extra: the extra of spoter-kit that installs it, for example ``"cpu"``.
 
     Raises:
-        MissingExtraError: that very module is absent. A module that is present but fails to import
-            (a broken CUDA library, say) raises its own error: that one tells more.
+        MissingExtraError: the module is not installed; the fix names the extra. A module that is installed
+            but fails to import (a broken CUDA library, say) raises its own error, which tells more.
     """
     try:
         return importlib.import_module(module)
@@ -150,5 +146,5 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 
 def is_installed(module: str) -> bool:
-    """Tell whether a top-level module could be imported, without importing it."""
+    """Return True if a top-level module is installed; does not import it."""
     return importlib.util.find_spec(module) is not None

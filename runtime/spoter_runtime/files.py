@@ -1,4 +1,4 @@
-"""Hash files, and write them so that no reader ever sees half of one."""
+"""Hash files, and write them atomically."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from spoter_runtime.errors import SpoterError
 
 
 def cache_folder() -> Path:
-    """Return where things are kept that can be made again, `XDG_CACHE_HOME` or ``~/.cache``; not created.
+    """Return spoter-kit's folder in `XDG_CACHE_HOME` or ``~/.cache``; does not create it.
 
-    A user without a home folder gets a place in which there is nothing, and nothing can be made.
+    A user without a home folder gets a path that can never exist.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spoter-kit"
@@ -27,10 +27,10 @@ def cache_folder() -> Path:
 
 
 def check_regular(path: Path) -> os.stat_result:
-    """Return a file's status; refuse a pipe, which would be waited for, and a device, read forever.
+    """Return the status of a regular file.
 
     Raises:
-        OSError: it is not there, or no regular file.
+        OSError: no such file, or not a regular one: reading a pipe would block, a device would never end.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -60,12 +60,12 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit it takes the name, otherwise it is removed.
+    """Yield a temporary path for a new file or folder; rename it to `path` on success, else delete it.
 
-    Works for files and for folders. The old file or folder stays whole until the new one is complete.
+    The old file or folder stays whole until the new one is complete.
 
     Raises:
-        OSError: the disk is full or the place is read-only; `path` is then as it was before.
+        OSError: the disk is full or the folder is read-only; `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
@@ -77,12 +77,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def move_into_place(new: Path, path: Path) -> None:
-    """Give a complete file or folder the name `path`.
+    """Rename a complete file or folder to `path`, replacing the old one.
 
-    An old folder of that name may afterwards be at `new`; the caller removes it.
+    The old folder may end up at `new`; the caller removes it.
 
     Raises:
-        OSError: both are then as they were before.
+        OSError: neither has changed.
     """
     if new.is_dir() and path.exists():
         _swap_folder(new, path)
@@ -91,10 +91,9 @@ def move_into_place(new: Path, path: Path) -> None:
 
 
 def _swap_folder(new: Path, path: Path) -> None:
-    """Rename a complete folder into place; a rename cannot replace a folder that is not empty.
+    """Replace a folder, which a rename alone cannot do: exchange the names, or move the old one aside first.
 
-    In one step where the system can exchange two names: `new` is then the old folder, for the caller to
-    remove.
+    After an exchange `new` is the old folder, for the caller to remove.
     """
     if _exchange(new, path):
         return
@@ -109,8 +108,8 @@ def _swap_folder(new: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step; False where the system or the file system cannot (renameat2, Linux)."""
-    import ctypes  # not at the top: what only reads needs no other library
+    """Swap two names atomically (renameat2, Linux); return False if that is not supported."""
+    import ctypes  # not at the top: only writing needs it
 
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
@@ -123,7 +122,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def recover(path: Path) -> None:
-    """Put a folder back as `put_back` does, and delete what other kills have left; the caller is alone."""
+    """Clean up after killed writers: `put_back`, then delete temporary files. Needs the folder's lock."""
     put_back(path)
     for kind in ("old", "tmp"):
         for left in _left_beside(path, kind):
@@ -131,7 +130,7 @@ def recover(path: Path) -> None:
 
 
 def put_back(path: Path) -> None:
-    """Give a folder its name back that a kill between two renames has taken from it."""
+    """Restore a folder that a kill between the two renames of `_swap_folder` left without its name."""
     if path.exists() or not (left := _left_beside(path, "old")):
         return
     with contextlib.suppress(FileNotFoundError):  # another process has put it back
@@ -139,14 +138,14 @@ def put_back(path: Path) -> None:
 
 
 def _left_beside(path: Path, kind: str) -> list[Path]:
-    import glob  # not at the top: what only reads needs neither this nor shutil
+    import glob  # not at the top: only writing needs this and shutil
 
-    name, random = glob.escape(path.name), "[0-9a-f]" * 8  # "*" would find those of a longer name too
+    name, random = glob.escape(path.name), "[0-9a-f]" * 8  # "*" would match longer names too
     return list(path.parent.glob(f".{name}.{random}.{kind}"))
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all that is in it; nothing happens where there is none."""
+    """Delete a file, or a folder and its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         import shutil  # as above
 
@@ -156,7 +155,7 @@ def remove(path: Path) -> None:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Give a file that nobody changes a second name; copy it where the file system has no hard links."""
+    """Hard-link a file; copy it if the file system has no hard links. Neither name may be written to."""
     try:
         os.link(source, target)
     except OSError:
@@ -166,7 +165,7 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 def is_replaceable(path: Path, marker: str) -> bool:
-    """Tell whether ``--force`` may replace a path: nothing, an empty folder, or one that holds `marker`."""
+    """Return True if ``--force`` may replace a path: absent, an empty folder, or a folder with `marker`."""
     if not path.exists():
         return True
     return path.is_dir() and ((path / marker).exists() or not any(path.iterdir()))
@@ -182,19 +181,19 @@ def check_replaceable(
     note: str = "",
     or_else: str = "",
 ) -> None:
-    """Check that a folder may be written: `is_replaceable`, and with `force` if it holds `marker`.
+    """Raise unless a folder may be written: absent, empty, or with `marker` and `force`.
 
     Args:
-        path: of the folder.
-        marker: file in every folder of the kind that may be replaced.
-        force: whether one of that kind may be replaced.
-        foreign: what is said of a folder of another kind, as in ``"is no bundle"``.
-        error: to raise.
-        note: end of what is said of a folder of that kind.
-        or_else: end of the fix, for a command that can do more than replace it.
+        path: the folder.
+        marker: name of a file that each replaceable folder holds.
+        force: allow to replace such a folder.
+        foreign: the message about a folder without the marker, as in ``"is no bundle"``.
+        error: class of the error to raise.
+        note: end of the message about a folder with the marker.
+        or_else: end of its fix, for a command with another remedy than ``--force``.
 
     Raises:
-        SpoterError: of the kind `error`.
+        SpoterError: an instance of `error`.
     """
     if not is_replaceable(path, marker):
         raise error(f"{path}: exists already and {foreign}", fix="choose another -o")
@@ -211,5 +210,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` atomically as indented JSON; a NaN is refused, because JSON has none."""
+    """Write `value` atomically as indented JSON; raise a ValueError for a NaN, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""Fixes to paste for a clip that is not an array of floats, one for each kind that people have."""
+"""Fixes to paste for a clip that is not an array of floats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALIKE = (
 
 
 def fix_of_values(values: Any) -> str:
-    """Return the fix for values that numpy makes no array of, or not the array that was meant."""
+    """Return the fix for values that numpy cannot convert, or converts wrongly."""
     parts = values if isinstance(values, list | tuple) else (values,)
     each = "[{} for frame in landmarks]" if parts is values else "{}"
     one = "frame" if parts is values else "landmarks"
@@ -34,7 +34,7 @@ def fix_of_values(values: Any) -> str:
 
 
 def _torch_calls(tensor: Any) -> str:
-    """Return the calls that make a numpy array of a tensor; empty where it has no values to take."""
+    """Return the method calls that convert a tensor to numpy; empty if it holds no values."""
     if tensor.is_nested or tensor.device.type == "meta":
         return ""
     dense = "" if str(tensor.layout) == "torch.strided" else ".to_dense()"
@@ -44,7 +44,7 @@ def _torch_calls(tensor: Any) -> str:
 
 
 def fix_of_dtype(array: npt.NDArray[Any], values: Any) -> str:
-    """Return the fix for an array of another type than floats, and the values that it was made of."""
+    """Return the fix for an array that is not of floats; `values` is the array's source."""
     if array.dtype.kind == "c":
         return "landmarks.real.astype('float32')"
     if array.dtype.kind in "SU" and array.ndim == 0:
@@ -66,5 +66,5 @@ def fix_of_dtype(array: npt.NDArray[Any], values: Any) -> str:
 
 
 def is_masked(values: Any) -> bool:
-    """Tell whether a numpy array has masked values, which numpy would take for landmarks like the others."""
+    """Return True for a numpy array with masked values, whose data numpy would use as landmarks."""
     return isinstance(values, np.ndarray) and bool(np.any(getattr(values, "mask", False)))

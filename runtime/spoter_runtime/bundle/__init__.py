@@ -1,1 +1,1 @@
-"""The bundle folder: what its files are, and how they are read."""
+"""Read the bundle folder: manifest, files, engines' descriptions, goldens."""

@@ -1,4 +1,4 @@
-"""What an engine is: the description that a bundle keeps of one TensorRT or TensorRT-RTX plan."""
+"""The description that a bundle keeps of one TensorRT or TensorRT-RTX engine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, Final
 from spoter_runtime.bundle.libraries import LIBRARIES, Library
 from spoter_runtime.contract import Profile
 
-# The start of a TensorRT-RTX plan, as version 1.7 writes it: magic, the layout's version, size of the file,
-# version of the library, one bit a compute capability. It is not documented; a test builds engines and reads
-# it back.
+# The header of a TensorRT-RTX plan as version 1.7 writes it: magic, the layout's version, size of the file,
+# version of the library, one bit a compute capability. Undocumented; a test builds engines and reads it back.
 RTX_MAGIC: Final = b"vtrt"
 RTX_HEADER_BYTES: Final = 64
 _RTX_HEADER: Final = struct.Struct("<4s4xI4xQ4B4xI")
@@ -20,21 +19,21 @@ _RTX_BITS: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine was built from, by what, and for what.
+    """The source, the library and the target machine of an engine.
 
     Attributes:
-        library: whose plan it is.
-        version: of that library, all its numbers as its ``__version__`` gives them: ``"10.3.0"`` has three.
+        library: the library that built the plan and runs it.
+        version: the library's full ``__version__``, ``"10.3.0"``.
         compute_capabilities: ``"8.6"``, …: the GPUs it was built for.
-        system: operating system as `platform.system` says it; engines do not travel between systems.
-        machine: processor as `platform.machine` says it.
+        system: operating system, as in `platform.system`; an engine runs on no other.
+        machine: processor, as in `platform.machine`.
         profiles: in the engine's order.
-        buckets: frame counts, rising, that the runner pads to: a CUDA graph holds for one shape.
-        onnx_sha256: of the ONNX file of the same bundle that it was built from.
-        host_code: whether loading it runs code that it carries (a plan with a lean runtime inside).
+        buckets: rising frame counts that the runner pads to: each shape needs a CUDA graph of its own.
+        onnx_sha256: hash of the bundle's ONNX file that it was built from.
+        host_code: whether loading it runs code from the plan on the CPU (a plan with a lean runtime inside).
         built: facts of the build: seconds, layer types and the types of their outputs, month.
         executed: facts of a run on a GPU: machine, month, largest logit difference, labels that agree; None
-            while it was only built.
+            if it was only built.
     """
 
     library: Library
@@ -83,7 +82,7 @@ def _three(values: Any) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RtxHeader:
-    """What the first bytes of a TensorRT-RTX plan say about it."""
+    """The header of a TensorRT-RTX plan."""
 
     size_bytes: int
     version: str
@@ -91,7 +90,7 @@ class RtxHeader:
 
 
 def rtx_header(plan: bytes) -> RtxHeader | None:
-    """Read the header of a TensorRT-RTX plan; None where the bytes are not one that is known here."""
+    """Parse the header of a TensorRT-RTX plan; None for another magic, layout or an unknown GPU bit."""
     if len(plan) < RTX_HEADER_BYTES or not plan.startswith(RTX_MAGIC):
         return None
     _, layout, size_bytes, *version, bits = _RTX_HEADER.unpack_from(plan)

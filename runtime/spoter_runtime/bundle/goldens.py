@@ -1,4 +1,4 @@
-"""Replay a bundle's goldens through a runner: the proof that travels, run on the device."""
+"""The golden test: replay a bundle's stored inputs on the device and compare the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spoter_runtime.errors import NotFiniteError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner
 
-_NAMED: Final = 3  # goldens that differ and are named in a sentence
+_NAMED: Final = 3  # differing goldens that a sentence names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,9 @@ class Differing:
     """A golden whose answer is not the reference's.
 
     Attributes:
-        golden: its place in the bundle's goldens.npz, from 0.
-        frames: of its clip.
-        max_logit_diff: largest absolute difference; None where an answer is not a number.
+        golden: its index in the bundle's goldens.npz.
+        frames: frames of its clip.
+        max_logit_diff: largest absolute difference; None if a logit is not finite.
         label_agrees: whether the best label is the reference's.
     """
 
@@ -41,17 +41,17 @@ class Differing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """What a runner made of the goldens.
+    """The result of a golden test.
 
     Attributes:
         clips: goldens replayed.
         labels_agree: goldens whose best label is the reference's.
-        max_logit_diff: largest absolute difference from the reference's logits, of the goldens whose answer
-            is a number; None where there is none.
-        tolerance: what the bundle allows for the artefact.
-        strict: whether every label has to agree. In fp32 it has; in less, a label may turn where two logits
-            are closer to each other than twice the tolerance.
-        differing: the goldens beyond the tolerance, without a number, or with another label.
+        max_logit_diff: largest absolute difference from the reference's logits over the finite answers; None
+            if no answer is finite.
+        tolerance: the largest difference that the bundle allows for the artefact.
+        strict: whether every label must agree, as in fp32. In lower precisions a label may flip where two
+            logits are closer than twice the tolerance.
+        differing: the goldens beyond the tolerance, not finite, or with another label.
     """
 
     clips: int
@@ -63,7 +63,7 @@ class Replay:
 
     @property
     def passed(self) -> bool:
-        """True when no logit is further off than the tolerance and the labels agree as they must."""
+        """True if every difference is within the tolerance and, if `strict`, every label agrees."""
         if self.max_logit_diff is None or any(one.max_logit_diff is None for one in self.differing):
             return False
         agrees = self.labels_agree == self.clips or not self.strict
@@ -78,7 +78,7 @@ class Replay:
         }
 
     def __str__(self) -> str:
-        """Return the facts in words."""
+        """Return the result as one sentence."""
         largest = "none is a number" if self.max_logit_diff is None else f"{self.max_logit_diff:.2e}"
         words = (
             f"{self.labels_agree} of {self.clips} goldens agree, largest logit difference "
@@ -92,12 +92,12 @@ class Replay:
 
 
 def replay_goldens(runner: Runner, goldens: Goldens, artefact: Artefact) -> Replay:
-    """Run the goldens one clip at a time and without padding: the way a device meets them.
+    """Run the goldens one clip at a time, without padding, and compare the answers with the stored ones.
 
-    A golden whose logits are not finite differs, and the others are run all the same.
+    Logits that are not finite count as a difference; the other goldens still run.
 
     Raises:
-        InputError, BackendError: as `Runner.infer`, but for logits that are not finite.
+        InputError, BackendError: as `Runner.infer`, except NotFiniteError.
     """
     lengths = [int(length) for length in goldens.lengths_N]
     logits_NC = np.concatenate(
@@ -110,7 +110,7 @@ def replay_goldens(runner: Runner, goldens: Goldens, artefact: Artefact) -> Repl
 
 
 def compared(logits_NC: Float32Array, goldens: Goldens, artefact: Artefact) -> Replay:
-    """Compare the goldens' logits, however they were computed, with the reference's."""
+    """Compare logits computed for the goldens with the stored ones."""
     lengths = [int(length) for length in goldens.lengths_N]
     difference_N = np.abs(logits_NC - goldens.logits_NC).max(1)
     number_N = np.isfinite(difference_N)
@@ -134,7 +134,7 @@ def compared(logits_NC: Float32Array, goldens: Goldens, artefact: Artefact) -> R
 
 
 def _answer(runner: Runner, poses_1TD: Float32Array) -> Float32Array:
-    """Return the logits of one clip; NaN for all of them where one is not finite."""
+    """Return the logits of one clip; all NaN if one is not finite."""
     try:
         return runner.infer(poses_1TD, np.array([poses_1TD.shape[1]], np.int32))
     except NotFiniteError:
@@ -142,6 +142,6 @@ def _answer(runner: Runner, poses_1TD: Float32Array) -> Float32Array:
 
 
 def threshold(value: float) -> str:
-    """Return a threshold as it was set: with a digit less, a failure could contradict itself."""
+    """Return a threshold with all its digits: a rounded one could contradict the failure beside it."""
     short = f"{value:.0e}"
     return short if float(short) == value else f"{value:g}"

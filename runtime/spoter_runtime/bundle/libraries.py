@@ -1,6 +1,6 @@
-"""The two libraries that run an engine, and what each is called elsewhere.
+"""The names of the two engine libraries, in modules, backends and messages.
 
-Apart from `spoter_runtime.bundle.engine_spec`, because every start needs these names and few need an engine.
+Separate from `spoter_runtime.bundle.engine_spec`: every start needs these names, few need an engine.
 """
 
 from __future__ import annotations

@@ -45,16 +45,16 @@ _MANIFEST_BYTES: Final = 1 << 24  # 2,000 times what 60 labels and two files tak
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """One runnable file of a bundle.
+    """A file of a bundle that an engine runs.
 
     Attributes:
         path: relative to the bundle, with forward slashes.
         kind: ``"onnx"``, ``"ort"`` for an ONNX file that ONNX Runtime has optimised, or ``"engine"`` for a
             TensorRT plan.
         precision: ``"fp32"``, ``"fp16"``, …
-        requires: what a machine needs, for people and for preflight: ``{"onnxruntime": ">=1.20"}``.
-        max_logit_diff: how far its logits may be from the reference, on any device.
-        engine: what the plan was built by and for; None for an ONNX file.
+        requires: the machine's requirements, for people and for preflight: ``{"onnxruntime": ">=1.20"}``.
+        max_logit_diff: the largest difference from the reference's logits that is allowed, on any device.
+        engine: the description of a TensorRT plan; None for an ONNX file.
     """
 
     path: str
@@ -85,7 +85,7 @@ class Artefact:
 
 
 class Goldens(NamedTuple):
-    """Inputs with the reference's answers, kept to be replayed on the device.
+    """Stored inputs with the reference's answers, for the golden test.
 
     Attributes:
         poses_NTD: (N, T, 108) float32, padded with zeros.
@@ -122,10 +122,10 @@ class Bundle:
         return {artefact.path: artefact.sha256 for artefact in self.artefacts} | self.files
 
     def onnx(self, precision: str = "fp32") -> Artefact:
-        """Return the ONNX artefact of a precision, which any runtime takes.
+        """Return the ONNX artefact (kind ``"onnx"``) of a precision.
 
         Raises:
-            BundleError: there is none; the message names those that there are.
+            BundleError: there is none; the message names the precisions that the bundle has.
         """
         found = self.by_precision("onnx")
         if precision not in found:
@@ -136,7 +136,7 @@ class Bundle:
         return found[precision]
 
     def by_precision(self, kind: str) -> dict[str, Artefact]:
-        """Return the ONNX artefacts of a kind, ``"onnx"`` or ``"ort"``."""
+        """Return precision → artefact of a kind, ``"onnx"`` or ``"ort"``."""
         return {artefact.precision: artefact for artefact in self.artefacts if artefact.kind == kind}
 
     def engines(self, library: Library, precision: str) -> list[Artefact]:
@@ -158,7 +158,7 @@ class Bundle:
         return found
 
     def export_fix(self, library: Library, precision: str, *options: str) -> str:
-        """Return the fix that builds an engine on this machine, or says that none can be."""
+        """Return the text of a fix: the command that builds the engine, or why it cannot be built here."""
         if precision == "int8":
             return "take ort-cpu for int8, which is for CPUs; engines are fp32 or fp16"
         precisions = () if precision == "fp32" else (f"--precision {precision}",)
@@ -166,10 +166,10 @@ class Bundle:
         return f"spoter-kit export {command}, or python -m spoter_export {command}"
 
     def read(self, path: str) -> bytes:
-        """Return a file's bytes after comparing them with the manifest.
+        """Return a file's bytes after checking them against the manifest's hash.
 
         Raises:
-            BundleError: the file is missing, not listed, or not the bytes that were written.
+            BundleError: the file is missing, not listed, or has another hash.
         """
         with self._listed(path) as (file, expected):
             identity(file)
@@ -178,9 +178,9 @@ class Bundle:
         return content
 
     def load(self, path: str, load: Callable[[Path], _Loaded]) -> _Loaded:
-        """Return what `load` makes of a file, after comparing it with the manifest.
+        """Return `load(file)` after checking the file against the manifest's hash.
 
-        For an engine that reads files itself: `read` would hold the bytes beside what it makes of them.
+        For engines that read files themselves; `read` would keep a second copy of the weights in memory.
 
         Raises:
             BundleError: as `read`, or the file was replaced while it was loaded.
@@ -189,19 +189,19 @@ class Bundle:
             return load_checked(file, expected, load)
 
     def keep(self, path: str) -> KeptFile:
-        """Return a file of now, to be loaded later.
+        """Keep a file open, to load it later even if it is replaced; its hash is checked then.
 
         Raises:
-            BundleError: it is missing or not listed; whether it is as written is found when it is loaded.
+            BundleError: it is missing or not listed.
         """
         with self._listed(path) as (file, expected):
             return KeptFile(file, expected)
 
     def check_files(self) -> int:
-        """Hash every file of the bundle and return how many there are.
+        """Check the hash of every file of the bundle; return the number of files.
 
         Raises:
-            BundleError: as `read`, for the first file that is not as it was written.
+            BundleError: as `read`, for the first file that fails.
         """
         paths = sorted(self.hashes())
         for path in paths:
@@ -211,7 +211,7 @@ class Bundle:
 
     @contextmanager
     def _listed(self, path: str) -> Iterator[tuple[Path, str]]:
-        """Yield where a listed file lies and its hash; within, what cannot be read is a BundleError."""
+        """Yield a listed file's path and hash; an OSError inside the block becomes a BundleError."""
         hashes, file = self.hashes(), self.folder / path
         if path not in hashes:
             raise BundleError(f"{self.folder}: {path} is not listed in {MANIFEST}")
@@ -280,7 +280,7 @@ def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """Hash the manifest without its seal, in a form that indentation does not change."""
+    """Return the hash of a manifest's values, without its seal; indentation does not count."""
     rest = {key: value for key, value in content.items() if key != "manifest_sha256"}
     text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -290,8 +290,8 @@ def read_bundle(folder: Path | str) -> Bundle:
     """Read and check a bundle's manifest.
 
     Raises:
-        BundleError: no bundle there, damaged or foreign manifest, newer schema, a path that leaves the
-            bundle, or a listed file that is missing.
+        BundleError: no bundle, a damaged or foreign manifest, a newer schema, a path outside the bundle, or
+            a listed file that is missing.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -332,7 +332,7 @@ def _read_manifest(path: Path) -> Any:
     """Return the JSON of a manifest.
 
     Raises:
-        BundleError: it is not there, no file, larger than any manifest, or no JSON.
+        BundleError: no such file, not a file, larger than any manifest, or not JSON.
     """
     folder = path.parent
     try:

@@ -1,4 +1,4 @@
-"""CUDA's runtime through cuda-bindings, every call checked: memory, a stream, captured graphs."""
+"""CUDA's runtime through cuda-bindings, every call checked: memory, streams, graphs."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _OUT_OF_MEMORY: Final = "cudaErrorMemoryAllocation"
 
 @functools.cache  # asked for in every call
 def import_cudart() -> Any:
-    """Import `cuda.bindings.runtime`, which needs no GPU and no driver to be imported.
+    """Import `cuda.bindings.runtime`; needs neither a GPU nor a driver.
 
     Raises:
         MissingExtraError: cuda-bindings is not installed.
     """
-    # The namespace first: other distributions share the folder `cuda`, and an absent `cuda.bindings` would be
-    # taken for a broken one.
+    # First `cuda.bindings`: other distributions share the namespace `cuda`, and `require` would report an
+    # absent `cuda.bindings` as a broken one.
     require("cuda.bindings", extra="trt")
     return require("cuda.bindings.runtime", extra="trt")
 
 
 def check(call: str, result: tuple[Any, ...]) -> Any:
-    """Return what a CUDA call gave beside its error code: None, the one value, or a tuple of them.
+    """Check a CUDA call's error code; return its values: None, a single one, or a tuple.
 
     Args:
-        call: what was called, for the message.
-        result: what cuda-bindings returned: the code, then the values.
+        call: name of the function, for the message.
+        result: the error code, then the values, as cuda-bindings returns them.
 
     Raises:
-        BackendError: the code is not success; the message has CUDA's name and text for it.
+        BackendError: the call failed; the message has CUDA's name and text of the error.
     """
     error, *values = result
     if int(error) != _SUCCESS:
@@ -54,7 +54,7 @@ def _text(error: Any) -> str:
 
 
 def _release(call: str, result: tuple[Any, ...]) -> None:
-    """Report a failed release, and go on: there is more to release, and mostly an error being raised."""
+    """Log a failed release instead of raising: the remaining resources must be released too."""
     try:
         check(call, result)
     except BackendError as error:
@@ -65,19 +65,19 @@ class DeviceBuffer:
     """Memory on the GPU.
 
     Attributes:
-        address: where it begins, aligned to 256 bytes.
-        size_bytes: as asked for.
+        address: its first byte, aligned to 256.
+        size_bytes: the requested size.
     """
 
     def __init__(self, size_bytes: int, what: str) -> None:
-        """Allocate.
+        """Allocate the memory.
 
         Args:
             size_bytes: at least 1.
-            what: it is for, for the message.
+            what: purpose of the buffer, for the message.
 
         Raises:
-            BackendError: the GPU has not that much left, or cannot be used.
+            BackendError: too little free memory, or the GPU cannot be used.
         """
         cudart = import_cudart()
         result = cudart.cudaMalloc(size_bytes)
@@ -92,17 +92,17 @@ class DeviceBuffer:
 
 
 class PinnedArray:
-    """Memory on the host that the GPU copies from and to by itself.
+    """Pinned host memory, for asynchronous copies.
 
     Attributes:
-        array: one-dimensional view of it; it must not be used after `close`.
+        array: one-dimensional view of the memory; invalid after `close`.
     """
 
     def __init__(self, size: int, dtype: npt.DTypeLike, what: str) -> None:
         """Allocate `size` elements.
 
         Raises:
-            BackendError: there is not that much pinned memory, or CUDA cannot be used.
+            BackendError: too little pinned memory, or CUDA cannot be used.
         """
         cudart = import_cudart()
         size_bytes = size * np.dtype(dtype).itemsize
@@ -135,14 +135,14 @@ def _left() -> str:
 
 
 class Stream:
-    """A queue of work on the GPU that does not wait for the default stream.
+    """A non-blocking CUDA stream: its work does not wait for the default stream.
 
     Attributes:
-        handle: the number that engines take.
+        handle: the stream as an integer, for engines.
     """
 
     def __init__(self) -> None:
-        """Create it.
+        """Create the stream.
 
         Raises:
             BackendError: CUDA cannot be used.
@@ -153,18 +153,18 @@ class Stream:
         self._open = True
 
     def synchronize(self) -> None:
-        """Wait until all of its work is done.
+        """Wait until all queued work is done.
 
         Raises:
-            BackendError: some of that work failed.
+            BackendError: some of the work failed.
         """
         check("cudaStreamSynchronize", import_cudart().cudaStreamSynchronize(self.handle))
 
     def to_device(self, buffer: DeviceBuffer, source: PinnedArray, size_bytes: int) -> None:
-        """Queue a copy of the first `size_bytes` to the GPU.
+        """Copy the first `size_bytes` bytes of `source` to `buffer`, asynchronously on this stream.
 
         Raises:
-            BackendError: it cannot be queued.
+            BackendError: the copy cannot be queued.
         """
         cudart = import_cudart()
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -172,10 +172,10 @@ class Stream:
         check("cudaMemcpyAsync to the GPU", result)
 
     def to_host(self, target: PinnedArray, buffer: DeviceBuffer, size_bytes: int) -> None:
-        """Queue a copy of the first `size_bytes` from the GPU.
+        """Copy the first `size_bytes` bytes of `buffer` to `target`, asynchronously on this stream.
 
         Raises:
-            BackendError: it cannot be queued.
+            BackendError: the copy cannot be queued.
         """
         cudart = import_cudart()
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
@@ -183,20 +183,20 @@ class Stream:
         check("cudaMemcpyAsync from the GPU", result)
 
     def close(self) -> None:
-        """Destroy it; a second call does nothing."""
+        """Destroy the stream; a second call does nothing."""
         if self._open:
             self._open = False
             _release("cudaStreamDestroy", import_cudart().cudaStreamDestroy(self.handle))
 
 
 class Graph:
-    """Work that was recorded once and is launched as a whole: same shapes, same addresses."""
+    """A CUDA graph: work recorded once and launched as a whole, with the same shapes and addresses."""
 
     def __init__(self, stream: Stream, work: Callable[[], None]) -> None:
-        """Record what `work` queues on the stream; nothing of it runs.
+        """Record the work that `work` queues on the stream, without running it.
 
         Raises:
-            BackendError: some of the work cannot be recorded; the stream can be used again.
+            BackendError: the work cannot be recorded; the stream stays usable.
         """
         self._executable: Any = None
         cudart = import_cudart()
@@ -210,19 +210,19 @@ class Graph:
         """Queue the recorded work on a stream.
 
         Raises:
-            BackendError: it cannot be queued.
+            BackendError: the launch cannot be queued.
         """
         check("cudaGraphLaunch", import_cudart().cudaGraphLaunch(self._executable, stream.handle))
 
     def close(self) -> None:
-        """Destroy it; no launch of it may be running. A second call does nothing."""
+        """Destroy the graph, which must not be running; a second call does nothing."""
         if self._executable is not None:
             executable, self._executable = self._executable, None
             _release("cudaGraphExecDestroy", import_cudart().cudaGraphExecDestroy(executable))
 
 
 def _record(cudart: Any, stream: Stream, work: Callable[[], None]) -> Any:
-    # Thread-local: what other threads do with CUDA meanwhile neither enters the graph nor spoils it.
+    # Thread-local: CUDA calls of other threads are neither recorded nor do they spoil the recording.
     mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     check("cudaStreamBeginCapture", cudart.cudaStreamBeginCapture(stream.handle, mode))
     try:
@@ -238,7 +238,7 @@ def _record(cudart: Any, stream: Stream, work: Callable[[], None]) -> Any:
 
 
 def _abandon(cudart: Any, stream: Stream) -> None:
-    """End a recording that failed, or the stream stays in capture mode for ever."""
+    """End a failed recording; otherwise the stream stays in capture mode."""
     error, recorded = cudart.cudaStreamEndCapture(stream.handle)
     if int(error) == _SUCCESS and int(recorded):
         _release("cudaGraphDestroy", cudart.cudaGraphDestroy(recorded))
@@ -246,6 +246,6 @@ def _abandon(cudart: Any, stream: Stream) -> None:
 
 
 def _forget_last_error(cudart: Any) -> None:
-    # Or a later call may report this failure as its own. The engine library may have a CUDA runtime of its
-    # own inside, as cuda-bindings may have: there this reaches only what cuda-bindings remembers.
+    # Clear the sticky error, or a later call reports it as its own. The engine library may contain a CUDA
+    # runtime of its own, as may cuda-bindings: then this clears only the error that cuda-bindings keeps.
     cudart.cudaGetLastError()

@@ -1,4 +1,4 @@
-"""The GPU of this machine, and the packages that reach it: found, or named with what is wrong."""
+"""Find the GPU of this machine, or say why none can be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Gpu:
         name: ``"NVIDIA GeForce RTX 3060"``.
         compute_capability: ``"8.6"``.
         memory_bytes: all of it, used or not.
-        driver_cuda: the newest CUDA that the driver takes, ``"13.0"``.
+        driver_cuda: the newest CUDA version that the driver supports, ``"13.0"``.
     """
 
     name: str
@@ -31,11 +31,11 @@ def find_gpu(index: int = 0) -> Gpu:
     """Return a GPU that CUDA can use.
 
     Args:
-        index: as CUDA counts, after ``CUDA_VISIBLE_DEVICES``.
+        index: in CUDA's order, after ``CUDA_VISIBLE_DEVICES``.
 
     Raises:
         MissingExtraError: cuda-bindings is not installed.
-        BackendError: no driver, too old a driver, no GPU, or not so many.
+        BackendError: no driver, a driver that is too old, no GPU, or fewer than `index` + 1.
     """
     cudart = import_cudart()
     driver = _driver_version(cudart)
@@ -59,19 +59,19 @@ def find_gpu(index: int = 0) -> Gpu:
 def _driver_version(cudart: Any) -> int:
     try:
         return int(check("cudaDriverGetVersion", cudart.cudaDriverGetVersion()))
-    except RuntimeError:  # cuda-bindings 12.8 and older, where there is no libcuda; newer ones give 0
+    except RuntimeError:  # no libcuda: cuda-bindings 12.8 and older raise, newer ones return 0
         return 0
 
 
 def no_gpu_error(error: str, *, driver: int, runtime: int, count: int, index: int = 0) -> BackendError | None:
-    """Return why there is no GPU to use, from CUDA's answers; None where there is one.
+    """Return the error that says why GPU `index` cannot be used; None if it can.
 
     Args:
-        error: CUDA's name for what counting the GPUs gave, ``"cudaSuccess"`` if it could.
-        driver: the newest CUDA of the driver, 12040 for 12.4; 0 where there is no driver.
-        runtime: the CUDA of cuda-bindings, in the same way.
-        count: how many GPUs there are.
-        index: which of them is wanted.
+        error: CUDA's name of the error of counting the GPUs, ``"cudaSuccess"`` for none.
+        driver: the newest CUDA version of the driver, 12040 for 12.4; 0 without a driver.
+        runtime: the CUDA version of cuda-bindings, in the same form.
+        count: number of GPUs.
+        index: the wanted GPU.
     """
     if driver == 0:
         return no_driver_error()
@@ -98,10 +98,10 @@ def no_gpu_error(error: str, *, driver: int, runtime: int, count: int, index: in
 
 
 def no_driver_error(detail: str = "") -> BackendError:
-    """Return the error that there is no driver.
+    """Return the error for a missing driver.
 
     Args:
-        detail: who says so, and in which words; empty leaves it out.
+        detail: the loader's own words; may be empty.
     """
     said = f" ({detail})" if detail else ""
     return BackendError(

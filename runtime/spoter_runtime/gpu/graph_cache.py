@@ -1,4 +1,4 @@
-"""CUDA graphs by the shape that they were recorded for: an LRU cache that also says when to record."""
+"""An LRU cache of CUDA graphs, keyed by input shape; it also decides when to record one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Graph = TypeVar("Graph")
 
 
 class GraphCache(Generic[Shape, Graph]):
-    """Keep a graph for each shape, at most so many; the least recently used one is given up.
+    """An LRU cache of CUDA graphs, one for each shape.
 
-    A shape that cannot be recorded is kept too, as None: it is not tried again.
+    A shape whose recording failed is stored as None, and is not tried again.
     """
 
     def __init__(
@@ -24,13 +24,13 @@ class GraphCache(Generic[Shape, Graph]):
         calls_before: int = 0,
         evicts: bool = True,
     ) -> None:
-        """Begin without graphs.
+        """Create an empty cache.
 
         Args:
-            most: graphs to keep; None keeps all, 0 records none.
-            discard: called with each graph that is given up.
+            most: largest number of graphs; None for no limit, 0 records none.
+            discard: called with each evicted graph.
             calls_before: calls of a shape that run without a graph before one is recorded.
-            evicts: False where the engine cannot free a graph: once there are `most`, no other is recorded.
+            evicts: False if the engine cannot free a graph: once there are `most`, no other is recorded.
         """
         self._most = most
         self._discard = discard
@@ -49,13 +49,13 @@ class GraphCache(Generic[Shape, Graph]):
         return shape in self._graphs
 
     def get(self, shape: Shape) -> Graph | None:
-        """Return a shape's graph, which is then the last one used; None where there is none."""
+        """Return a shape's graph and mark it as the most recently used; None if there is none."""
         if shape in self._graphs:
             self._graphs.move_to_end(shape)
         return self._graphs.get(shape)
 
     def is_due(self, shape: Shape) -> bool:
-        """Count a call of a shape; tell whether a graph is to be recorded for it now."""
+        """Count a call of a shape; return True if a graph should be recorded for it now."""
         if shape in self._graphs or self._most == 0:
             return False
         calls = self._calls.get(shape, 0)
@@ -72,7 +72,7 @@ class GraphCache(Generic[Shape, Graph]):
             self._give_up(self._graphs.popitem(last=False)[1])
 
     def clear(self) -> None:
-        """Give up every graph, the oldest first."""
+        """Discard every graph, the least recently used first."""
         while self._graphs:
             self._give_up(self._graphs.popitem(last=False)[1])
 

@@ -1,4 +1,4 @@
-"""The installed packages that reach a GPU: import an engine library, or name what is wrong with it."""
+"""Import an engine library, and find faults of the installed GPU packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
 from spoter_runtime.errors import BackendError, MissingExtraError, is_installed, require
 
-# The distributions that hold an engine library, whole or in parts; Jetson's packages have the first name too.
+# The distributions of each engine library or of its parts; Jetson's packages have the first name too.
 _SUFFIXES: Final = ("", *(f"-cu{cuda}{part}" for cuda in (12, 13) for part in ("", "-bindings", "-libs")))
 
 
@@ -26,7 +26,7 @@ _CUDA_LIBRARIES: Final = (
 )
 
 
-# Their names do not say for which CUDA they are, their versions do; NVIDIA's have no suffix from CUDA 13 on.
+# Distributions whose version gives the CUDA version; NVIDIA's names have no suffix from CUDA 13 on.
 _NAMED_BY_VERSION: Final = ("cuda-bindings", "nvidia-cuda-runtime", "nvidia-cublas")
 
 
@@ -35,7 +35,7 @@ def import_engine_library(library: Library) -> Any:
 
     Raises:
         MissingExtraError: it is not installed.
-        BackendError: it is installed in part, or does not load; the message has the loader's own words.
+        BackendError: a part is missing, or it does not load; the message quotes the loader.
     """
     try:
         return require(library, extra=EXTRAS[library])
@@ -53,9 +53,9 @@ def import_engine_library(library: Library) -> Any:
 
 
 def mixed_cuda_packages() -> list[BackendError]:
-    """Return an error for each fault of the installed packages that reach the GPU; mostly none.
+    """Return an error for each fault of the installed GPU packages.
 
-    Looks at the metadata alone: nothing is imported.
+    Reads only their metadata; imports nothing.
     """
     problems = [
         _half_installed(library, installed)
@@ -77,12 +77,12 @@ def mixed_cuda_packages() -> list[BackendError]:
 def _mixed(by_cuda: dict[int, dict[str, str]], kept: int) -> BackendError:
     wrong = sorted(name for cuda, names in by_cuda.items() if cuda != kept for name in names)
     lists = " and ".join(f"for CUDA {cuda} ({_listed(names)})" for cuda, names in sorted(by_cuda.items()))
-    if any(name.startswith("nvidia-") for name in wrong):  # another framework's, and it would break without
+    if any(name.startswith("nvidia-") for name in wrong):  # another framework needs them
         fix = f"give the engine an environment of its own, or install that framework's build for CUDA {kept}"
     elif wrong == ["cuda-bindings"]:
         fix = f"pip install 'cuda-bindings=={kept}.*'"
     else:
-        # They share a module's files: what stays has lost some of them.
+        # The distributions share a module's files: uninstalling one removes files of the other.
         again = " ".join(f"'{name}=={version}'" for name, version in sorted(by_cuda[kept].items()))
         fix = f"pip uninstall -y {' '.join(wrong)} && pip install --force-reinstall --no-deps {again}"
         if "cuda-bindings" in wrong:
@@ -98,7 +98,7 @@ def _half_installed(library: Library, installed: dict[str, str]) -> BackendError
 
 
 def _cuda_of(name: str, version: str) -> int | None:
-    """Return the CUDA that a distribution is for; None where neither its name nor its version says."""
+    """Return a distribution's CUDA major version; None if neither its name nor its version gives it."""
     if name in _NAMED_BY_VERSION:
         return int(version.partition(".")[0]) or None  # 0: a placeholder that points to another package
     return next((cuda for cuda in (12, 13) if f"-cu{cuda}" in name), None)
