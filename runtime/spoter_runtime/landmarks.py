@@ -60,7 +60,7 @@ MIRRORED: Final = (
     *range(12, 33),
 )
 
-# MediaPipe Pose indices that each body point is the mean of; the neck is between the shoulders.
+# MediaPipe Pose indices whose mean is each body point; the neck is between the shoulders.
 MEDIAPIPE_POSE: Final[tuple[tuple[int, ...], ...]] = (
     *((0,), (11, 12), (5,), (2,), (8,), (7,), (12,), (11,), (14,), (13,), (16,), (15,)),
 )
@@ -130,25 +130,24 @@ def landmarks_from_mediapipe(
 
 
 def _missing(points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """True where a point is not detected: a NaN in x or y, or exactly (0, 0)."""
+    """Return a mask of the points that were not detected: NaN in x or y, or exactly (0, 0)."""
     return np.asarray(np.isnan(points).any(axis=-1) | (points == 0).all(axis=-1))
 
 
 def _any_detected(points: npt.NDArray[Any]) -> bool:
-    """Tell whether `detected` would find any, in fewer operations; for points that are finite or NaN."""
+    """Return `detected(points).any()` in fewer operations, for points that are finite or NaN."""
     sizes = np.abs(points)
-    # fmax passes over a NaN, which is what a missing x or y leaves; of nothing else it makes one, and no
-    # comparison with that is true.
+    # fmax ignores NaN, which a missing x or y leaves; fmax of all-NaN is NaN, and NaN compares false.
     return float(np.fmax.reduce(sizes[..., 0] + sizes[..., 1], axis=None)) > 0
 
 
 def detected(clip_TLD: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """True where a landmark was detected; the last axis of the input is (x, y)."""
+    """Return a mask of the detected landmarks; the input's last axis is (x, y)."""
     return ~_missing(clip_TLD)
 
 
 def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: bool = False) -> Float32Array:
-    """Return a clip as contiguous float32 (frames, 54, 2), or say what is wrong with it.
+    """Check a clip and return it as contiguous float32 (frames, 54, 2).
 
     Args:
         clip: array-like (frames, 54, 2) or (frames, 108), any float type; NaN or (0, 0) = not detected.
@@ -189,7 +188,7 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
             "resample it: Recognizer.load(bundle, long='resample'), spoter-kit predict --long resample",
         )
     check_coordinates(array, where=where)
-    # The first frame is enough for most clips; looking at all takes as long as the other checks together.
+    # The first frame settles most clips; checking all frames takes as long as the other checks together.
     if not allow_empty and not _any_detected(array[0]) and not _any_detected(array):
         raise InputError(
             f"{where}: no landmark is detected in any of its {len(array)} frames, so there is "
@@ -199,10 +198,10 @@ def check_clip(clip: Any, *, max_frames: int, where: str = "clip", allow_empty: 
 
 
 def array_from(values: Any, where: str) -> npt.NDArray[Any]:
-    """Return anything that numpy makes an array of, of whatever type and shape.
+    """Return `np.asarray(values)`.
 
     Raises:
-        InputError: numpy does not, or it would take masked values for others.
+        InputError: numpy cannot convert the values, or they are masked.
     """
     if type(values) is np.ndarray:
         return values
@@ -214,7 +213,7 @@ def array_from(values: Any, where: str) -> npt.NDArray[Any]:
         return np.asarray(values)
     except MemoryError:
         raise
-    except Exception as error:  # of whatever kind the library raises that the values are of
+    except Exception as error:  # each library's tensors raise errors of their own
         uneven = isinstance(error, ValueError) and isinstance(values, list | tuple)
         what = "rows of different sizes do" if uneven else f"a {type(values).__name__} does"
         raise InputError(
@@ -223,13 +222,13 @@ def array_from(values: Any, where: str) -> npt.NDArray[Any]:
 
 
 def check_coordinates(points: npt.NDArray[Any], *, where: str) -> None:
-    """Refuse an infinity, and a coordinate that is no image coordinate; NaN passes (not detected).
+    """Raise for an infinity or a coordinate beyond `COORDINATE_LIMIT`; NaN passes (not detected).
 
     Raises:
         InputError: names the first bad value and its index.
     """
-    # The largest that is a number; where all are NaN, NaN, which is not larger than anything. As a Python
-    # number: float16 would take the limit for infinity, and find nothing beyond it.
+    # fmax ignores NaN, and all-NaN compares false. As a Python number: in float16 the limit itself would be
+    # infinity.
     if points.size and float(np.fmax.reduce(np.abs(points), axis=None)) > COORDINATE_LIMIT:
         with np.errstate(invalid="ignore"):
             bad = np.abs(points) > np.float32(COORDINATE_LIMIT)
@@ -244,7 +243,7 @@ def check_coordinates(points: npt.NDArray[Any], *, where: str) -> None:
 def resample_clip(clip_TLD: Float32Array, frames: int) -> Float32Array:
     """Return the clip with `frames` frames, each a copy of the nearest original one.
 
-    Nearest and not linear: interpolating between a detected and a missing landmark invents a place.
+    Not linear: interpolating between a detected and a missing landmark would invent a position.
     """
     positions = (np.arange(frames) + 0.5) * len(clip_TLD) / frames
     return np.ascontiguousarray(clip_TLD[np.minimum(positions.astype(int), len(clip_TLD) - 1)])

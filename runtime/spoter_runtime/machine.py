@@ -1,4 +1,4 @@
-"""What this machine is, as far as speed depends on it; nothing that names a person."""
+"""The facts of this machine that speed depends on; none identifies a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
-# What the speed of matrix products depends on, and a processor's name does not always tell.
+# CPU features that matrix products depend on; the processor's name does not always imply them.
 _FEATURES: Final = {
     *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimddp", "i8mm", "bf16", "sve"),
@@ -21,14 +21,14 @@ _FEATURES: Final = {
 
 
 def usable_cores() -> int:
-    """Return how many logical cores this process may keep busy, a container's quota rounded up."""
+    """Return the number of logical cores this process may use; a container's quota is rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = quota_cores()
     return cores if quota is None else max(1, math.ceil(min(cores, quota)))
 
 
 def quota_cores() -> float | None:
-    """Return how much of the processor a container may use, in cores; None where the system does not tell."""
+    """Return a container's CPU quota in cores; None without one."""
     try:
         quota, _, period = _CPU_QUOTA.read_text(encoding="utf-8").partition(" ")
         return math.inf if quota == "max" else int(quota) / int(period)
@@ -37,7 +37,7 @@ def quota_cores() -> float | None:
 
 
 def cpu_features() -> list[str]:
-    """Return the instructions for matrix products that the processor has, as Linux names them."""
+    """Return the processor's instruction sets for matrix products, by Linux's names."""
     flags = next(iter(cpuinfo("flags") or cpuinfo("Features")), "")
     return sorted(_FEATURES & set(flags.split()))
 
@@ -51,7 +51,7 @@ def cpu_model() -> str:
 
 
 def cpuinfo(field: str) -> list[str]:
-    """Return a field's value for every logical core, empty where the system does not tell."""
+    """Return a /proc/cpuinfo field for every logical core; empty without that file or field."""
     try:
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:

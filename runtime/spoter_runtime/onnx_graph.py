@@ -1,4 +1,4 @@
-"""What a GPU session must know of an ONNX file before it is loaded, read without the onnx package."""
+"""Read the metadata and the float nodes of an ONNX file, without the onnx package."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TENSOR_DATA_TYPE, _TENSOR_NAME = 2, 8
 
 _FLOATS: Final = frozenset({1, 10, 11, 16})  # FLOAT, FLOAT16, DOUBLE, BFLOAT16 of TensorProto.DataType
 
-_SHAPES: Final = frozenset({"Shape", "Size"})  # they look at a tensor, not at its values
+_SHAPES: Final = frozenset({"Shape", "Size"})  # they read a tensor's shape, not its values
 
-# What these give is no float, whatever they take: masks and counts may be computed anywhere.
+# Operators whose outputs are never floats: masks and counts may be computed anywhere.
 _ENDS_OF_FLOATS: Final = _SHAPES | {
     "And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual",
     "NonZero", "Not", "Or", "Xor",
@@ -25,13 +25,13 @@ _ENDS_OF_FLOATS: Final = _SHAPES | {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxGraph:
-    """A part of an ONNX file.
+    """The parts of an ONNX file that a GPU session needs before loading.
 
     Attributes:
-        metadata: the file's own key → value.
-        names: of all nodes.
-        float_names: of the nodes that compute on floats: values of a float input or of the weights flow into
-            them. The rest is arithmetic on shapes, and on masks.
+        metadata: the file's metadata, key → value.
+        names: names of all nodes.
+        float_names: names of the nodes that compute on float inputs or weights; the others compute shapes and
+            masks.
     """
 
     metadata: dict[str, str]
@@ -59,7 +59,7 @@ def read_onnx(content: bytes) -> OnnxGraph:
 
 
 def _float_names(nodes: list[_Fields], floats: set[str]) -> frozenset[str]:
-    """Return the nodes that `floats` flow into; ONNX has nodes in the order in which they are computed."""
+    """Return the names of the nodes that depend on the tensors `floats`; nodes are in execution order."""
     names = set()
     for node in nodes:
         op_type = _text(node[_NODE_OP_TYPE])
@@ -122,5 +122,5 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _text(values: list[Any]) -> str:
-    """Return the last value as text, as protobuf does; empty where there is none."""
+    """Return a string field: protobuf takes the last value; empty if there is none."""
     return str(values[-1], "utf-8") if values else ""

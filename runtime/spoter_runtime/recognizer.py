@@ -32,12 +32,12 @@ LongClips = Literal["error", "resample"]
 _said: set[str] = set()
 _NONE: Final = object()
 
-STREAM_CLIPS = 256  # looked at together by `Recognizer.stream`: enough of one length for full batches
+STREAM_CLIPS = 256  # window of `Recognizer.stream`: enough clips of similar length for full batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction:
-    """What was recognised in one clip. Equal to nothing but itself: arrays do not compare as a whole.
+    """The sign recognised in one clip. Compares by identity, because it holds an array.
 
     Attributes:
         sign: the best label with its gloss, Bengali and romanised form.
@@ -61,7 +61,7 @@ class Prediction:
         return self.sign.name
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """Return the `k` best (label, score), best first; all of them where there are fewer.
+        """Return the `k` best (label, score), best first; fewer if the model has fewer labels.
 
         Raises:
             InputError: `k` is less than 1.
@@ -75,10 +75,10 @@ class Prediction:
 
 
 class Many:
-    """How a recognizer answers many clips at once: as many calls at a time as there are cores.
+    """Answers many clips with concurrent calls; one single-threaded call per core by default.
 
-    The runner for it is opened when it is first needed: one thread a call, where one clip alone has all of
-    them. Where it cannot be opened any more, the runner for one clip answers.
+    Its runner is opened lazily: it uses one thread per call, the runner for single clips uses all threads. If
+    it cannot be opened, the runner for single clips answers.
     """
 
     def __init__(
@@ -106,22 +106,22 @@ class Many:
         try:
             self._runner = open()
         except (SpoterError, OSError) as error:
-            self.workers = 1  # that runner has all cores in each call
+            self.workers = 1  # the runner for single clips uses all cores in each call
             reason = error.message if isinstance(error, SpoterError) else str(error)
             warn(
                 f"many clips are answered one after another, which is slower: {reason}. "
                 "Fix: Recognizer.load it again"
             )
-        self._open = None  # and its file is closed
+        self._open = None  # this closes the kept file
 
 
 class _Origin(NamedTuple):
-    """What a recognizer was loaded from: another process loads it from there.
+    """The source of a recognizer, from which another process loads it.
 
     Attributes:
-        path: absolute.
-        options: those of `Recognizer.load`.
-        model: what tells it from another that lies there later.
+        path: absolute path.
+        options: arguments of `Recognizer.load`.
+        model: the model's hash or contract, which tells whether the path still holds the same model.
     """
 
     path: Path
@@ -134,9 +134,8 @@ class Recognizer:
 
     Attributes:
         runner: the engine in use.
-        why: for each backend that was tried, why it was taken or passed over.
-        passed_over: of `why`, the backends that the bundle has a file of their own for and that were not
-            taken.
+        why: backend → why it was taken or skipped, for each that was tried.
+        passed_over: the part of `why` about skipped backends for which the bundle has a special file.
     """
 
     def __init__(
@@ -178,12 +177,12 @@ class Recognizer:
             path: the bundle, or the ONNX file.
             backend: one of `spoter_runtime.backends.BACKENDS`; None for the best that works here.
             precision: ``"fp32"``, or another that the bundle has.
-            threads: on a CPU; None takes every core, or what `spoter_runtime.tuning.search` has found here.
-            long: what to do with a clip longer than the model takes: ``"error"``, or ``"resample"`` it.
+            threads: threads on a CPU; None means the tuned number, or else one per core.
+            long: treatment of a clip longer than the model takes: ``"error"``, or ``"resample"``.
             allow_host_code: take TensorRT engines that bring code which runs on the CPU of this process; only
                 for a bundle whose author you trust.
-            tuned: whether to look for what `tune` has found for this bundle on this machine. A file of
-                another machine, version or bundle is left aside, with a warning.
+            tuned: use the result of `tune` for this bundle on this machine, if there is one. A result of
+                another machine, version or bundle is ignored, with a warning.
 
         Raises:
             BundleError: missing, damaged, newer, or not a bundle.
@@ -224,7 +223,7 @@ class Recognizer:
         )
         config = configs.get("many")
         if config and backend not in (None, config.backend):
-            config = None  # the backend that was asked for, for many clips too
+            config = None  # the named backend is used for many clips too
         many = _many(bundle, precision, opened.runner, threads, config)
         passed_over = opened.passed_over(bundle) if backend is None else {}
         recognizer = cls(opened.runner, why=opened.why, passed_over=passed_over, long=long, many=many)
@@ -233,7 +232,7 @@ class Recognizer:
         return recognizer
 
     def __copy__(self) -> Recognizer:
-        """Return itself: nothing in it can be changed, and threads may share it."""
+        """Return itself: it is immutable, and threads may share it."""
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recognizer:
@@ -241,10 +240,10 @@ class Recognizer:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be pickled as the path and the options of `load`: it is loaded and verified where it arrives.
+        """Pickle the path and the options of `load`; unpickling loads the model again and checks its hash.
 
         Raises:
-            BackendError: it was made of a runner, not loaded.
+            BackendError: the recognizer was made from a runner, without `load`.
         """
         if self._origin is None:
             raise BackendError(
@@ -327,10 +326,10 @@ class Recognizer:
 
         Args:
             clips: each as in `predict`.
-            names: how errors name them; None counts from "clip 0".
+            names: the clips' names in errors; None counts from "clip 0".
 
         Raises:
-            InputError: names the first clip that cannot be used; nothing is predicted then.
+            InputError: a clip cannot be used; the message names the first. Nothing is predicted.
         """
         if self._process != os.getpid():
             self._load_after_fork()
@@ -339,29 +338,30 @@ class Recognizer:
         return [self._prediction(answer) for answer in answers]
 
     def stream(self, clips: Iterable[Any], *, names: Iterable[str] | None = None) -> Iterator[Prediction]:
-        """Yield the sign in each clip, in the order given, from a source that may have no end.
+        """Yield the sign in each clip, in the order given; the source may be endless.
 
-        `STREAM_CLIPS` clips are taken from the source at a time, so memory does not grow with it.
+        Takes `STREAM_CLIPS` clips from the source at a time, so memory is bounded.
 
         Args:
             clips: each as in `predict`.
-            names: how errors name them; None counts from "clip 0".
+            names: the clips' names in errors; None counts from "clip 0".
 
         Raises:
-            InputError: names the first clip that cannot be used; those taken together with it are lost.
+            InputError: a clip cannot be used; the message names the first. The other clips of its window are
+                lost.
         """
         named = _named(clips, names)
         while window := list(itertools.islice(named, STREAM_CLIPS)):
             yield from self.predict_many([clip for clip, _ in window], names=[name for _, name in window])
 
     def _load_after_fork(self) -> None:
-        """Take the place of one that another process has loaded, whose threads this one does not have.
+        """Load the model again in a forked process, which lacks the threads of the parent's session.
 
         Raises:
-            BackendError: it cannot be loaded here again.
+            BackendError: the model cannot be loaded again.
         """
         if self._origin is None:
-            return  # the runner knows whether it can be used here
+            return  # a runner of the caller's own decides itself
         if self.runner.name not in ON_CPU:
             raise BackendError(
                 f"{self.runner.name}: loaded before this process was forked, and a GPU cannot be used then",
@@ -382,7 +382,7 @@ class Recognizer:
         if self._long == "error":
             return check_clip(clip, max_frames=limit, where=where)
         array = array_from(clip, where)
-        if not array.ndim:  # of a generator, say: the fix depends on the values themselves
+        if not array.ndim:  # numpy could not convert it (a generator, say): let `check_clip` raise with a fix
             return check_clip(clip, max_frames=limit, where=where)
         frames = len(array)
         checked = check_clip(array, max_frames=max(frames, limit), where=where)
@@ -404,7 +404,7 @@ _last_arrived: list[Recognizer] = []
 
 
 def _arrived(kind: type[Recognizer], origin: _Origin) -> Recognizer:
-    """Return a recogniser that another process sent; the last one is kept: a pool sends it with each task."""
+    """Unpickle a recognizer; the last one is cached, because a pool sends it with each task."""
     for last in _last_arrived:
         if type(last) is kind and last._origin == origin:
             return last
@@ -414,10 +414,10 @@ def _arrived(kind: type[Recognizer], origin: _Origin) -> Recognizer:
 
 
 def _load_again(kind: type[Recognizer], origin: _Origin) -> Recognizer:
-    """Return the recogniser that was loaded from somewhere.
+    """Return a recognizer loaded from the same source again.
 
     Raises:
-        BundleError: as `Recognizer.load`, or another model lies there now.
+        BundleError: as `Recognizer.load`, or the path holds another model now.
     """
     recognizer = kind.load(origin.path, **origin.options)
     if recognizer._origin is None or recognizer._origin.model != origin.model:
@@ -429,10 +429,10 @@ def _load_again(kind: type[Recognizer], origin: _Origin) -> Recognizer:
 
 
 def _named(clips: Iterable[Any], names: Iterable[str] | None) -> Iterator[tuple[Any, str]]:
-    """Return each clip with its name.
+    """Return (clip, name) pairs.
 
     Raises:
-        InputError: the clips are not several, or the names are not as many.
+        InputError: `clips` is not iterable, or the numbers of clips and names differ.
     """
     try:
         each = iter(clips)
@@ -460,7 +460,7 @@ def _tuned(bundle: Bundle, precision: str) -> Tuned | None:
     try:
         return read_tuned(bundle, precision)
     except BackendError as error:
-        if str(error) not in _said:  # once a process, wherever it is loaded
+        if str(error) not in _said:  # warn once per process
             _said.add(str(error))
             warn(str(error))
         return None
@@ -469,7 +469,7 @@ def _tuned(bundle: Bundle, precision: str) -> Tuned | None:
 def _many(
     bundle: Bundle, precision: str, runner: Runner, threads: int | None, config: ExecutionConfig | None
 ) -> Many | None:
-    """Return how many clips are answered beside a runner for one; None where it does that as well."""
+    """Return the runner for many clips; None if the runner for single clips is as fast."""
     if runner.name not in ON_CPU or threads is not None or (config is None and usable_cores() == 1):
         return None
     config = config or default_batch_config(runner.name)
@@ -478,7 +478,7 @@ def _many(
 
 
 def _shares(logits: list[float]) -> list[float]:
-    """Return the softmax, in Python: for some dozens of numbers after a model has run, faster than numpy."""
+    """Return the softmax; for some dozens of numbers after a model has run, Python is faster than numpy."""
     most = max(logits)
     exponentials = [math.exp(logit - most) for logit in logits]
     total = sum(exponentials)

@@ -1,4 +1,4 @@
-"""Runner: one checked door, `infer`, over whatever engine computes the logits."""
+"""Runner: the base class of all backends; its `infer` checks inputs and outputs."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Runner(abc.ABC):
         return self.infer_checked(*check_batch(poses_NTD, lengths_N, self.contract))
 
     def infer_checked(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
-        """Do what `infer` does with what `check_batch` returns, or `pad_clips` of clips from `check_clip`."""
+        """Return the logits of a checked batch, from `check_batch` or `pad_clips`."""
         try:
             with ENGINE_CALLS:
                 logits = self._infer(poses_NTD, lengths_N)
         except SpoterError:
             raise
-        except Exception as error:  # an engine of anybody's; its kind of error says nothing to a caller
+        except Exception as error:  # each engine raises errors of its own
             raise BackendError(
                 f"{self.name}: failed on poses {poses_NTD.shape}: {type(error).__name__}: {error}"
             ) from error
@@ -73,7 +73,7 @@ class Runner(abc.ABC):
         """Compute the logits of a batch that has already been checked."""
 
     def close(self) -> None:  # noqa: B027  (most engines hold nothing that the garbage collector cannot free)
-        """Give back the engine's memory; the runner must not be used afterwards."""
+        """Free the engine's memory; the runner must not be used afterwards."""
 
     def __enter__(self) -> Runner:
         return self
@@ -83,9 +83,9 @@ class Runner(abc.ABC):
 
 
 def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tuple[Float32Array, Int32Array]:
-    """Return contiguous float32 poses and int32 lengths that the contract allows, or raise InputError.
+    """Check a batch against the contract; return contiguous float32 poses and int32 lengths.
 
-    Few operations of numpy: after a model has run, its weights fill the caches, and each operation costs
+    Uses few numpy operations: after a model has run, its weights fill the caches, and each operation takes
     some twenty microseconds instead of one.
     """
     poses = array_from(poses_NTD, "poses")
@@ -103,7 +103,7 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
         lengths = np.array([frames] * batch, np.int32)
     else:
         lengths = _checked_lengths(lengths_N, batch, frames)
-        # zeros for the padding, so that an error's index is the one the caller knows
+        # zeros in the padding keep the caller's indices in errors
         if lengths.min() < frames:
             real = np.where((np.arange(frames) < lengths[:, None])[..., None], poses, np.float32(0))
     check_coordinates(real, where="poses")
@@ -124,7 +124,7 @@ def _checked_lengths(lengths_N: Any, batch: int, frames: int) -> Int32Array:
 
 
 def pad_clips(clips: list[Float32Array], fill: float = 0.0) -> tuple[Float32Array, Int32Array]:
-    """Return clips (frames, 54, 2) of any lengths as one batch (N, T, 108) with its lengths (N,)."""
+    """Pad clips (frames, 54, 2) to one batch (N, T, 108); return it with the lengths (N,)."""
     lengths = np.array([len(clip) for clip in clips], np.int32)
     poses = np.full((len(clips), int(lengths.max()), NUM_FEATURES), fill, np.float32)
     for row, clip in zip(poses, clips, strict=True):

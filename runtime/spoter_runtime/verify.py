@@ -1,4 +1,4 @@
-"""Verify a bundle on this device: hashes, then its goldens through its own engine, with numpy alone."""
+"""Verify a bundle on this device: check its hashes, then run the golden test."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from spoter_runtime.errors import BundleError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """Facts of one replay, and whether they stay within the bundle's own tolerance.
+    """The result of `verify_bundle`.
 
     Attributes:
         artefact: the file that was run.
-        files: how many files were hashed and found as written.
+        files: number of files whose hash was checked.
         machine: processor and operating system.
-        passed_over: why each engine of the bundle was not taken, where none was asked for by name.
+        passed_over: backend → why it was skipped, for those with a special file; empty if one was named.
     """
 
     bundle: str
@@ -37,7 +37,7 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """True when the goldens' answers are the reference's."""
+        """True if the golden test passed."""
         return self.replay.passed
 
     def summary(self) -> str:

@@ -1,7 +1,7 @@
-"""CUDA graphs through ONNX Runtime: a model's kernels, recorded once for a shape and launched together.
+"""CUDA graphs through ONNX Runtime: the kernels of a model, recorded once for each shape.
 
-A model of this size is three hundred kernels of a few microseconds each, and launching them one by one takes
-longer than running them: one clip of 60 frames 2.2 ms on an H100, as a graph 0.75.
+A model of this size has three hundred kernels of a few microseconds each, and launching them one by one takes
+longer than running them: one clip of 60 frames takes 2.2 ms on an H100, 0.75 ms as a graph.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 # Frames are padded up to a multiple of this, so that few shapes occur.
 BUCKET: Final = 16
 
-# Clips × frames, with padding, of a batch that is recorded: 1.8 MB of landmarks, which stay on the GPU. The
-# larger a batch, the less of its time is the launching of kernels.
+# Largest batch to record, in clips × padded frames: 1.8 MB of landmarks, which stay on the GPU. In larger
+# batches the launch of kernels matters less.
 MOST_FRAMES: Final = 4096
 
 _NOT_RECORDED: Final = "-1"  # ONNX Runtime's own word for a call without a graph
@@ -33,7 +33,7 @@ _NOT_RECORDED: Final = "-1"  # ONNX Runtime's own word for a call without a grap
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What a recorded graph reads and writes: it holds the addresses, so they stay for good."""
+    """The buffers of a recorded graph; the graph holds their addresses, so they are never freed."""
 
     poses: Any
     lengths: Any
@@ -45,23 +45,23 @@ class _Recorded:
 class GraphedSession:
     """Run an ``onnxruntime.InferenceSession`` as CUDA graphs, one for each shape of its inputs.
 
-    A clip alone is recorded in each padded length, when it first occurs. Several clips make far more shapes,
-    most of which never come again: they are recorded at their second call, and ONNX Runtime cannot give up a
-    graph, so only so many. All others run without one. Thread-safe: one call at a time, because a graph has
-    one set of buffers.
+    A single clip is recorded at the first call of each padded length. Batches of several clips have many
+    shapes that never recur, so they are recorded at a shape's second call. ONNX Runtime cannot free a graph;
+    at most `most` are kept. All other batches run without a graph. Thread-safe: one call at a time, because a
+    graph has one set of buffers.
     """
 
     def __init__(
         self, ort: Any, session: Any, contract: GraphContract, *, most: int, device: str = "cuda"
     ) -> None:
-        """Record nothing yet.
+        """Wrap a session; nothing is recorded yet.
 
         Args:
             ort: the module `onnxruntime`.
             session: made with the provider's option ``enable_cuda_graph``.
-            contract: of its model.
-            most: shapes of several clips that are recorded.
-            device: where the session computes, as ONNX Runtime calls it.
+            contract: contract of the model.
+            most: largest number of graphs for batches of several clips.
+            device: the session's device, in ONNX Runtime's words.
         """
         self._ort = ort
         self._session = session
@@ -69,8 +69,8 @@ class GraphedSession:
         self._device = device
         self._alone: GraphCache[tuple[int, int], _Recorded] = GraphCache()
         self._several: GraphCache[tuple[int, int], _Recorded] = GraphCache(most, calls_before=1, evicts=False)
-        # Never one twice, also when its first call was interrupted: the graph of that number may be there
-        # already, and would read buffers that are gone.
+        # Never reuse a number, not even of an interrupted first call: its graph may exist already, and would
+        # read freed buffers.
         self._numbers = itertools.count(1)
         self._staged = np.zeros(MOST_FRAMES * NUM_FEATURES, np.float32)
         self._apart = self._options(_NOT_RECORDED)
@@ -93,11 +93,11 @@ class GraphedSession:
     def _record(
         self, shape: tuple[int, int], poses_NTD: Float32Array, lengths_N: Int32Array
     ) -> tuple[_Recorded | None, Float32Array]:
-        """Return a shape's graph and the logits of its first batch; None where recording fails."""
+        """Return a shape's graph, None if recording fails, and the logits of its first batch."""
         try:
             recorded = self._bound(*shape)
             return recorded, self._replay(recorded, shape, poses_NTD, lengths_N)
-        except Exception as error:  # noqa: BLE001  (the answer is worth more than the graph)
+        except Exception as error:  # noqa: BLE001  (fall back to running without a graph)
             logits_NC = self._run_apart(poses_NTD, lengths_N)
             _log.warning("%d clips of %d frames run without a CUDA graph: %s", *shape, error)
             return None, logits_NC
@@ -133,7 +133,7 @@ class GraphedSession:
         recorded.poses.update_inplace(staged_NTD)
         recorded.lengths.update_inplace(lengths_N)
         self._session.run_with_iobinding(recorded.binding, recorded.options)
-        logits_NC: Float32Array = recorded.logits.numpy().copy()  # on a CPU it is the buffer itself
+        logits_NC: Float32Array = recorded.logits.numpy().copy()  # on a CPU, numpy() is the buffer itself
         return logits_NC
 
     def _run_apart(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
@@ -148,5 +148,5 @@ class GraphedSession:
 
 
 def padded_frames(frames: int, max_frames: int) -> int:
-    """Return the frames that a batch is padded to, never more than the model takes."""
+    """Return the padded length of a batch: a multiple of `BUCKET`, at most `max_frames`."""
     return min(-(-frames // BUCKET) * BUCKET, max_frames)

@@ -1,4 +1,4 @@
-"""How a file is run on a CPU: session settings and batches; and files optimised for this machine."""
+"""How a bundle runs on a CPU: backend, session settings, batch size; and its optimised files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from spoter_runtime.files import cache_folder
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.ort.session import SessionSettings
 
-MOST_CLIPS: Final = 8  # in a call, for many clips, where nothing was measured; more gain little
+MOST_CLIPS: Final = 8  # default batch size for many clips; larger ones gain little
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionConfig:
-    """Backend, session settings and batches with which a bundle is run on a CPU.
+    """How a bundle runs on a CPU: backend, session settings, batch size, parallel calls.
 
     Attributes:
-        backend: of `spoter_runtime.backends.BACKENDS`.
-        session: how ONNX Runtime runs the file.
-        prepared: sha256 of a copy of the file that ONNX Runtime has optimised here; empty for none.
-        workers: calls at the same time, for many clips.
-        most_clips: in a call, for many clips.
+        backend: one of `spoter_runtime.backends.BACKENDS`.
+        session: ONNX Runtime's settings.
+        prepared: sha256 of a copy of the file that ONNX Runtime optimised for this machine; empty for none.
+        workers: concurrent calls for many clips.
+        most_clips: batch size for many clips.
     """
 
     backend: str
@@ -61,7 +61,7 @@ class ExecutionConfig:
 
 
 def default_batch_config(backend: str, most_clips: int = MOST_CLIPS) -> ExecutionConfig:
-    """Return one single-threaded call per core; the default for many clips when nothing was tuned."""
+    """Return the untuned configuration for many clips: one single-threaded call per core."""
     return ExecutionConfig(
         backend=backend,
         session=SessionSettings(threads=1),
@@ -71,12 +71,12 @@ def default_batch_config(backend: str, most_clips: int = MOST_CLIPS) -> Executio
 
 
 def prepared_path(sha256: str) -> Path:
-    """Return where a file lies that ONNX Runtime has optimised for this machine."""
+    """Return the path of a file that `tune` optimised for this machine."""
     return cache_folder() / "tuned" / f"{sha256[:32]}.onnx"
 
 
 def read_prepared(sha256: str) -> bytes | None:
-    """Return the bytes of such a file; None where it is gone or has other bytes.
+    """Return the bytes of a file that `tune` optimised; None if it is missing or changed.
 
     Not the path: a concurrent `tune` may delete the file before ONNX Runtime opens it.
     """
@@ -88,7 +88,7 @@ def read_prepared(sha256: str) -> bytes | None:
 
 
 def keep_prepared(sha256: str) -> KeptFile | None:
-    """Return such a file, to be loaded later; None where it is gone."""
+    """Return a file that `tune` optimised, to load it later; None if it is missing."""
     try:
         return KeptFile(prepared_path(sha256), sha256)
     except OSError:

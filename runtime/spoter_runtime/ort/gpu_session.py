@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: a session that computes there, or the reason why it cannot."""
+"""Open an ONNX Runtime session on a GPU, or say why it cannot be opened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GpuProvider = Literal["cuda", "tensorrt", "tensorrt-rtx"]
 # https://nvidia.github.io/TensorRT-RTX-EP-ABI/installation.html
 _RTX_PACKAGE: Final = "onnxruntime-ep-nv-tensorrt-rtx"
 
-# Kinds of nodes that ONNX Runtime's optimisers make for shapes; what they make for values has other kinds.
+# Types of the nodes that ONNX Runtime's optimisers add to compute shapes; nodes for values have other types.
 _SHAPE_OPS: Final = frozenset({"Cast", "Concat", "Gather", "Shape", "Size", "Slice", "Squeeze", "Unsqueeze"})
 
 _registering = threading.Lock()
@@ -46,23 +46,23 @@ def gpu_session(
     cache: Path | None = None,
     graphs: bool = False,
 ) -> Any:
-    """Return an ``onnxruntime.InferenceSession`` whose float arithmetic all runs on that provider.
+    """Return an ``onnxruntime.InferenceSession`` whose float arithmetic all runs on the provider.
 
     Args:
         ort: the module `onnxruntime`.
-        content: an ONNX file.
-        graph: of that file, from `read_onnx`.
-        options: ``SessionOptions``; entries are added to it.
-        provider: which one.
-        where: how an error names the file.
-        profile: shapes of poses and lengths that TensorRT builds for; None where the file's own are fixed.
-        cache: folder where TensorRT keeps what it built; None keeps nothing.
-        graphs: let CUDA record graphs, where ONNX Runtime can: see `records_graphs`, and run such a session
-            through `spoter_runtime.ort.cuda_graphs`.
+        content: the bytes of an ONNX file.
+        graph: the same file, from `read_onnx`.
+        options: ``SessionOptions``; this function adds entries.
+        provider: the execution provider.
+        where: the file's name in errors.
+        profile: shapes of poses and lengths that TensorRT builds for; None if the file has fixed shapes.
+        cache: folder for the engines that TensorRT builds; None keeps none.
+        graphs: record CUDA graphs if ONNX Runtime can (see `records_graphs`); run such a session through
+            `spoter_runtime.ort.cuda_graphs`.
 
     Raises:
-        BackendError: the provider is not installed, does not load, takes no GPU here, or leaves nodes to
-            others.
+        BackendError: the provider is not installed, does not load, finds no GPU, or leaves float nodes to
+            another provider.
     """
     name = PROVIDER_NAMES[provider]
     check_installed(ort, provider)
@@ -93,13 +93,13 @@ def gpu_session(
     except BackendError:
         raise
     except Exception as error:
-        cuda = re.search(r"CUDA failure \d+: [^;]*\w", str(error))  # the rest is C++ for pages
+        cuda = re.search(r"CUDA failure \d+: [^;]*\w", str(error))  # the rest is a long C++ trace
         reason = _loader_error(ort, provider) or BackendError(cuda[0] if cuda else str(error).strip())
         raise BackendError(
             f"{where}: ONNX Runtime {ort.__version__} cannot load it on {name}: {reason.message}",
             fix=reason.fix,
         ) from error
-    if name not in session.get_providers():  # ONNX Runtime has said so on stderr, and goes on with the CPU
+    if name not in session.get_providers():  # ONNX Runtime wrote to stderr and fell back to the CPU
         lost = _loader_error(ort, provider) or BackendError(
             "its libraries load, but it takes no GPU", fix="see `nvidia-smi`"
         )
@@ -112,7 +112,7 @@ def check_installed(ort: Any, provider: GpuProvider) -> None:
     """Check that this ONNX Runtime has the provider, without loading it.
 
     Raises:
-        BackendError: it has not, or is too old to tell where nodes run.
+        BackendError: it lacks the provider, or is too old to report where nodes run.
     """
     name = PROVIDER_NAMES[provider]
     if provider == "tensorrt-rtx" and not is_installed(_RTX_PACKAGE.replace("-", "_")):
@@ -128,12 +128,12 @@ def check_installed(ort: Any, provider: GpuProvider) -> None:
 
 
 def check_driver(provider: GpuProvider) -> None:
-    """Check that NVIDIA's driver is there.
+    """Check that NVIDIA's driver is installed.
 
-    Asked before ONNX Runtime is: without a driver that writes lines of its own to stderr, and uses the CPU.
+    Call it before ONNX Runtime loads, which without a driver writes to stderr and falls back to the CPU.
 
     Raises:
-        BackendError: the system's loader does not find it.
+        BackendError: the system's loader does not find the driver.
     """
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -143,7 +143,7 @@ def check_driver(provider: GpuProvider) -> None:
 
 
 def records_graphs(session: Any) -> bool:
-    """Tell whether a session was loaded with CUDA graphs."""
+    """Return True if a session was loaded with CUDA graphs."""
     options: dict[str, str] = session.get_provider_options().get(PROVIDER_NAMES["cuda"], {})
     return options.get("enable_cuda_graph") == "1"
 
@@ -157,13 +157,13 @@ def provider_options(
 ) -> dict[str, str]:
     """Return the provider's options, and make the cache's folder.
 
-    For CUDA: no TF32, so that fp32 is what it says. For the two TensorRTs: the shapes of the profile, and the
-    cache, which is left out where its folder cannot be made. TensorRT's provider leaves TF32 on and has no
-    option against it (microsoft/onnxruntime#26029): ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it
-    off. TensorRT-RTX's plug-in has none either, and does not say what it does.
+    For CUDA: TF32 off, so that fp32 is exact. For TensorRT and TensorRT-RTX: the profile's shapes, and the
+    cache if its folder can be made. TensorRT's provider leaves TF32 on and has no option to turn it off
+    (microsoft/onnxruntime#26029); ``NVIDIA_TF32_OVERRIDE=0`` in the environment does. TensorRT-RTX's plug-in
+    has no such option either; its use of TF32 is undocumented.
     """
     if provider == "cuda":
-        # TF32 is on by default, and then fp32 has a mantissa of 10 bits.
+        # TF32, the default, rounds fp32 to a mantissa of 10 bits.
         return {"use_tf32": "0"} | ({"enable_cuda_graph": "1"} if graphs else {})
     prefix = "trt" if provider == "tensorrt" else "nv"
     options: dict[str, str] = {}
@@ -189,16 +189,16 @@ def _made(cache: Path) -> bool:
     return True
 
 
-def stranded_nodes(assignment: Iterable[Any], graph: OnnxGraph, name: str) -> list[str]:
-    """Return the nodes that compute on floats outside a provider, ``"MatMul 'name' (CPUExecutionProvider)"``.
+def cpu_fallback_nodes(assignment: Iterable[Any], graph: OnnxGraph, name: str) -> list[str]:
+    """Return the float nodes that run outside a provider: ``"MatMul 'name' (CPUExecutionProvider)"``.
 
-    Arithmetic on shapes belongs on the CPU: its results are needed there to launch the rest. A node is told
-    by its name in the file; one that an optimiser made, by its kind.
+    Shape arithmetic belongs on the CPU, which needs its results to launch kernels. Nodes of the file are
+    recognised by name, nodes that an optimiser added by operator type.
 
     Args:
         assignment: from ``InferenceSession.get_provider_graph_assignment_info``.
-        graph: of the same file.
-        name: of the provider where the nodes should be, as ONNX Runtime calls it.
+        graph: the same file, from `read_onnx`.
+        name: ONNX Runtime's name of the provider.
     """
     return [
         f"{node.op_type} {node.name!r} ({part.ep_name})"
@@ -213,14 +213,14 @@ def stranded_nodes(assignment: Iterable[Any], graph: OnnxGraph, name: str) -> li
 def _check_assignment(
     assignment: list[Any], graph: OnnxGraph, name: str, provider: GpuProvider, where: str
 ) -> None:
-    stranded = stranded_nodes(assignment, graph, name)
-    if not stranded:
+    fallback = cpu_fallback_nodes(assignment, graph, name)
+    if not fallback:
         return
     package = _RTX_PACKAGE if provider == "tensorrt-rtx" else "onnxruntime-gpu"
-    more = f" and {len(stranded) - 5} more" if len(stranded) > 5 else ""
+    more = f" and {len(fallback) - 5} more" if len(fallback) > 5 else ""
     raise BackendError(
-        f"{where}: {name} left {len(stranded)} of {len(graph.names)} nodes to others: "
-        f"{', '.join(stranded[:5])}{more}",
+        f"{where}: {name} left {len(fallback)} of {len(graph.names)} nodes to others: "
+        f"{', '.join(fallback[:5])}{more}",
         fix=f"pip install -U {package}",
     )
 
@@ -236,7 +236,7 @@ def _rtx_fix() -> str:
 
 
 def _rtx_devices(ort: Any) -> list[Any]:
-    """Return the GPUs that the plug-in takes; it is registered once a process."""
+    """Return the GPUs that the plug-in supports; registers the plug-in once per process."""
     plugin = importlib.import_module(_RTX_PACKAGE.replace("-", "_"))
     name = plugin.get_ep_name()
 
@@ -258,8 +258,8 @@ def _rtx_devices(ort: Any) -> list[Any]:
 
 
 def _load_libraries(ort: Any, provider: GpuProvider) -> None:
-    """Load CUDA, and TensorRT, from their Python packages, where the system's loader does not look."""
-    with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find; stdout is for results
+    """Load CUDA and TensorRT from their Python packages, which the system's loader does not search."""
+    with contextlib.redirect_stdout(sys.stderr):  # it prints missing libraries; stdout is for results
         ort.preload_dlls()
     if provider == "tensorrt" and is_installed("tensorrt"):
         with contextlib.suppress(ImportError, OSError, RuntimeError):  # the system may have another
@@ -267,10 +267,10 @@ def _load_libraries(ort: Any, provider: GpuProvider) -> None:
 
 
 def _loader_error(ort: Any, provider: GpuProvider) -> BackendError | None:
-    """Return the error of the system's loader about the provider's library; None if the library loads.
+    """Return the system loader's error about the provider's library; None if the library loads.
 
-    ONNX Runtime writes that to stderr and keeps it from its callers. Only after it has failed: loaded by
-    anybody else before, the library would not find its host.
+    ONNX Runtime only writes that error to stderr. Call this only after ONNX Runtime has failed: the library
+    cannot be loaded before its host.
     """
     if provider == "tensorrt-rtx":
         return None

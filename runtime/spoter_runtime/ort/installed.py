@@ -1,4 +1,4 @@
-"""The ONNX Runtime that is installed: which package, which version, which providers."""
+"""Find and import the installed ONNX Runtime: package, version, providers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _DISTRIBUTIONS: Final = (
 
 def installed_distributions() -> dict[str, str]:
     """Return name → version of every installed distribution that provides ONNX Runtime."""
-    # Read from the names of their folders, ``onnxruntime_gpu-1.32.0.dist-info``: importing importlib.metadata
-    # takes a tenth of a cold start.
+    # Read from folder names such as ``onnxruntime_gpu-1.32.0.dist-info``: importing importlib.metadata takes
+    # a tenth of a cold start.
     wanted = {name.replace("-", "_"): name for name in _DISTRIBUTIONS}
     found: dict[str, str] = {}
     for folder in sys.path:
@@ -39,14 +39,14 @@ def installed_distributions() -> dict[str, str]:
             if entry.endswith(".dist-info"):
                 name, _, version = entry.removesuffix(".dist-info").partition("-")
                 if name in wanted:
-                    found.setdefault(wanted[name], version)  # the first on the path is what is imported
+                    found.setdefault(wanted[name], version)  # Python imports the first on the path
     return {name: found[name] for name in _DISTRIBUTIONS if name in found}
 
 
 Provider = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
 
-# As ONNX Runtime calls them.
+# ONNX Runtime's names of the providers.
 PROVIDER_NAMES: Final[dict[Provider, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -59,18 +59,18 @@ PROVIDERS: Final[tuple[Provider, ...]] = tuple(PROVIDER_NAMES)
 
 
 def import_onnxruntime(provider: Provider = "cpu") -> Any:
-    """Import ONNX Runtime with its telemetry off; refuse when there is none, or more than one.
+    """Import ONNX Runtime with its telemetry off.
 
-    Sets ``ORT_DISABLE_TELEMETRY=1`` in this process's environment, unless the user has set it. Warns once
-    where ONNX Runtime was imported before without it: its telemetry may be running then.
+    Sets ``ORT_DISABLE_TELEMETRY=1`` in this process's environment, unless the user has set it. Warns once if
+    ONNX Runtime was imported earlier without it: its telemetry may be running.
 
     Args:
-        provider: what it is wanted for; the fix in an error installs a build that has it.
+        provider: the provider needed; the fix of an error installs a build that has it.
 
     Raises:
         MissingExtraError: none is installed.
-        BackendError: two distributions own the same files, and which one runs is chance; or its files
-            are gone.
+        BackendError: several distributions are installed and overwrite each other's files; or the files are
+            gone.
     """
     extra = "gpu" if provider in ("cuda", "tensorrt") else "cpu"
     found = installed_distributions()
@@ -83,7 +83,7 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
         )
     too_late = switch_telemetry_off()
     ort = require("onnxruntime", extra=extra)
-    if not hasattr(ort, "InferenceSession"):  # Python takes what is left of its folder for a package
+    if not hasattr(ort, "InferenceSession"):  # an empty folder is left, and imports
         name = next(iter(found), "onnxruntime")
         raise BackendError(
             f"{name} is installed, but its files are gone, as after another build of it was uninstalled",
@@ -95,10 +95,10 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
 
 
 def check_provider(provider: Provider) -> None:
-    """Check that this ONNX Runtime has a provider, without loading it, or what is needed to load it.
+    """Check that this ONNX Runtime was built with a provider; loads neither the provider nor its libraries.
 
     Raises:
-        MissingExtraError, BackendError: as `import_onnxruntime`; or it has not.
+        MissingExtraError, BackendError: as `import_onnxruntime`, or it lacks the provider.
     """
     name = PROVIDER_NAMES[provider]
     ort = import_onnxruntime(provider)
@@ -113,29 +113,29 @@ def check_provider(provider: Provider) -> None:
 
 
 def gpu_build_fix() -> str:
-    """Return the command that puts the build with CUDA in the place of what is installed."""
+    """Return the command that replaces the installed build by the one with CUDA."""
     others = " ".join(name for name in sorted(installed_distributions()) if name != "onnxruntime-gpu")
     if others:
         return f"pip uninstall -y {others} && pip install 'spoter-kit[gpu]'"
-    return "pip install --force-reinstall --no-deps onnxruntime-gpu"  # it is there, and has lost files
+    return "pip install --force-reinstall --no-deps onnxruntime-gpu"  # installed, but files are missing
 
 
 def is_older(version: str, least: str) -> bool:
-    """Compare the first two numbers of two versions; nothing is older than an empty one."""
+    """Return True if the first two numbers of a version are below those of `least`; empty means none."""
     here, needed = (tuple(int(part) for part in re.findall(r"\d+", text)[:2]) for text in (version, least))
     return here < needed
 
 
 def check_version(needed: str, version: str, where: str) -> None:
-    """Refuse a version that may load a file, and do something else than it says: 1.24 heeds no length.
+    """Raise if ONNX Runtime is too old for a file: 1.24 loads Attention but ignores `lengths`.
 
     Args:
-        needed: ``">=1.25"``, or nothing.
-        version: of the ONNX Runtime that is here.
-        where: how an error names the file.
+        needed: ``">=1.25"``; empty for any version.
+        version: the installed version.
+        where: the file's name in errors.
 
     Raises:
-        BackendError: names the version that the file needs.
+        BackendError: the version is too old; the message names the needed one.
     """
     least = needed.removeprefix(">=")
     if is_older(version, least):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spoter_runtime.ort.gpu_session import GpuProvider
 
 
-_TUNED_FRAMES = 60  # two seconds of video: one clip of an isolated sign, which is what TensorRT tunes for
+_TUNED_FRAMES = 60  # TensorRT tunes for two seconds of video: one clip of an isolated sign
 
 
 class OrtRunner(Runner):
@@ -44,22 +44,22 @@ class OrtRunner(Runner):
 
         Args:
             model: a path, or the bytes of the file.
-            threads: threads inside one operator, on the CPU; None leaves it to ONNX Runtime (one per core).
-            settings: all that can be chosen of a session, `threads` among it.
-            provider: what computes. ``"tensorrt"`` and ``"tensorrt-rtx"`` build an engine here, which takes
-                seconds to minutes. The first rounds fp32 matrix products to TF32 and has no option against
-                it: ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it off.
-            cache: folder where those two keep what they built; None keeps nothing. One for each model: what
-                is kept is named after the graph and not after its weights.
-            graphs: how many shapes of several clips ``"cuda"`` keeps a CUDA graph for, beside those of one
-                clip; see `GraphedSession`. 0 launches each kernel by itself, without padding.
-            name: the backend's; None calls it after the provider.
+            threads: threads inside one operator, on the CPU; None means ONNX Runtime's default, one per core.
+            settings: the session's settings, instead of `threads`.
+            provider: execution provider. ``"tensorrt"`` and ``"tensorrt-rtx"`` build an engine here, which
+                takes seconds to minutes. The first rounds fp32 matrix products to TF32 and has no option
+                against it: ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns it off.
+            cache: folder for the engines of those two; None keeps none. Use one folder for each model: its
+                files are named after the graph, not after the weights.
+            graphs: largest number of CUDA graphs that ``"cuda"`` keeps for batches of several clips; see
+                `GraphedSession`. 0 launches each kernel separately, without padding.
+            name: name of the backend; None derives it from the provider.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
-            BackendError: two of them are, ONNX Runtime cannot load the file or is older than it says, the
-                provider does not run here, or it leaves float arithmetic to others.
-            BundleError: the file is not there, or carries no contract of ours.
+            BackendError: two builds of it are installed, it cannot load the file or is too old for it, the
+                provider does not run here, or it leaves float arithmetic to another one.
+            BundleError: no such file, or one without a contract of ours.
         """
         if provider not in PROVIDERS:
             raise BackendError(f"provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
@@ -105,10 +105,7 @@ def _on_gpu(
     where: str,
     graphs: int,
 ) -> tuple[Any, GraphContract, GraphedSession | None]:
-    """Return the session, the contract, and what runs it as CUDA graphs where it can be.
-
-    TensorRT must know the shapes before it loads the file.
-    """
+    """Return the session, its contract, and a `GraphedSession` if it can record CUDA graphs."""
     # Not at the top: a device without a GPU does not load what it cannot use.
     from spoter_runtime.contract import Profile
     from spoter_runtime.onnx_graph import read_onnx

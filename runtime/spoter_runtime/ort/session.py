@@ -7,7 +7,7 @@ import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spoter_runtime.checked_file import is_file
 from spoter_runtime.contract import METADATA_KEY, REQUIRES_KEY, GraphContract
@@ -15,18 +15,14 @@ from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING
 from spoter_runtime.errors import BackendError, BundleError
 from spoter_runtime.ort.installed import check_version, import_onnxruntime
 
-if TYPE_CHECKING:
-    pass
-
-
 _MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
 
 
 def whole_threads(threads: Any) -> int:
-    """Return a number of threads as an int, from numpy's whole numbers too.
+    """Return a number of threads as an int; takes numpy's integers too.
 
     Raises:
-        BackendError: it is no whole number, or none that a machine has.
+        BackendError: not a whole number, or outside 1..256.
     """
     try:
         number = operator.index(threads)
@@ -42,11 +38,11 @@ class SessionSettings:
     """How ONNX Runtime runs a file on the CPU; the defaults are its own.
 
     Attributes:
-        threads: inside one operator; None takes one a core.
-        spin: let threads that have nothing to do wait awake.
-        arena: keep memory that a call has used for the next one.
-        without: names of its optimisers that are left out.
-        optimise: let it rewrite the graph; without, each operator is run as the file says.
+        threads: threads inside one operator; None means one per core.
+        spin: let idle threads spin instead of sleeping.
+        arena: keep the memory of a call for the next one.
+        disabled_optimizers: names of ONNX Runtime's graph optimisers to turn off.
+        optimise: let ONNX Runtime optimise the graph.
     """
 
     threads: int | None = None
@@ -60,7 +56,7 @@ class SessionSettings:
             object.__setattr__(self, "threads", whole_threads(self.threads))
 
     def __str__(self) -> str:
-        """Return what is not as ONNX Runtime has it by itself, and the threads."""
+        """Return the thread count and the non-default settings, in words."""
         threads = (
             "a thread a core" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
         )
@@ -110,13 +106,13 @@ class SessionSettings:
 
 
 def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_cpu: bool = False) -> None:
-    """Write an ONNX file as ONNX Runtime rewrites it for this machine's CPU.
+    """Write an ONNX file after ONNX Runtime's graph optimisation for this machine's CPU.
 
     Args:
-        model: the file's bytes.
-        settings: of the session that rewrites it.
-        path: where it is written.
-        any_cpu: leave out what depends on the processor.
+        model: bytes of the original file.
+        settings: settings of the session that optimises it.
+        path: the file to write.
+        any_cpu: leave out optimisations that depend on the processor.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -137,7 +133,7 @@ def cpu_session(
     """Return the session and the file's metadata."""
     source = _readable(model)
     try:
-        # enable_fallback=0: or a file that cannot be loaded is tried again, with a remark on stdout.
+        # enable_fallback=0: otherwise ONNX Runtime retries a failed load and prints to stdout.
         with OPENING:
             session = ort.InferenceSession(
                 source,
@@ -152,10 +148,10 @@ def cpu_session(
 
 
 def check_model_file(path: Path | str) -> None:
-    """Refuse a path at which no file lies: ONNX Runtime would wait for a pipe, and read a device forever.
+    """Raise unless a path is a regular file: ONNX Runtime would block on a pipe, and read a device forever.
 
     Raises:
-        BundleError: there is nothing, or something else.
+        BundleError: no such file, or not a regular one.
     """
     if not is_file(path):
         what = "is not a file" if os.path.lexists(path) else "no such file"
@@ -163,7 +159,7 @@ def check_model_file(path: Path | str) -> None:
 
 
 def _readable(model: Path | str | bytes) -> str | bytes:
-    """Return a path as ONNX Runtime takes it; the file's bytes where its name is no Unicode."""
+    """Return a model for ONNX Runtime: the path, or the bytes if the path is not valid Unicode."""
     if isinstance(model, bytes):
         return model
     try:
@@ -174,7 +170,7 @@ def _readable(model: Path | str | bytes) -> str | bytes:
 
 
 def contract_from_metadata(ort: Any, metadata: dict[str, str], where: str) -> GraphContract:
-    """Return what a file says of itself, where this ONNX Runtime is new enough for it."""
+    """Return the contract in a file's metadata, after checking the required version of ONNX Runtime."""
     check_version(metadata.get(REQUIRES_KEY, ""), ort.__version__, where)
     if METADATA_KEY not in metadata:
         raise BundleError(

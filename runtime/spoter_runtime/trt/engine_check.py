@@ -1,4 +1,4 @@
-"""Whether a loaded engine's tensors and profiles are those that its bundle describes."""
+"""Check that a loaded engine's tensors and profiles match its bundle."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ _AXES: Final = {POSES: ("batch", "frames"), LENGTHS: ("batch",), LOGITS: ("batch
 
 
 def describe_engine(engine: Any) -> dict[str, str]:
-    """Return what an engine says of itself: each tensor's mode, type, place and shape, and each profile."""
+    """Return an engine's description: each tensor's mode, type, location and shape, and each profile."""
     described = {}
     for i in range(engine.num_io_tensors):
         name = engine.get_tensor_name(i)
         mode, dtype = engine.get_tensor_mode(name).name, engine.get_tensor_dtype(name).name
         place, shape = engine.get_tensor_location(name).name, tuple(engine.get_tensor_shape(name))
-        # Axes that vary by their names: one of a single possible size may be told as that size or as -1.
+        # Dynamic axes are compared by name: TensorRT may report an axis with one possible size as that size
+        # or as -1.
         axes = _AXES.get(name, ())[: len(shape)]
         described[name] = f"{mode} {dtype} {place} {[*axes, *shape[len(axes) :]]}"
     for i in range(engine.num_optimization_profiles):
@@ -30,7 +31,7 @@ def describe_engine(engine: Any) -> dict[str, str]:
 
 
 def expected_engine(spec: EngineSpec, contract: GraphContract) -> dict[str, str]:
-    """Return what `describe_engine` gives for an engine that is what its bundle says."""
+    """Return the result of `describe_engine` that a bundle's entry implies."""
     expected = {
         POSES: f"INPUT FLOAT DEVICE {[*_AXES[POSES], NUM_FEATURES]}",
         LENGTHS: f"INPUT INT32 DEVICE {[*_AXES[LENGTHS]]}",
@@ -43,10 +44,10 @@ def expected_engine(spec: EngineSpec, contract: GraphContract) -> dict[str, str]
 
 
 def check_engine(library: Any, engine: Any, spec: EngineSpec, contract: GraphContract) -> None:
-    """Refuse an engine whose tensors or profiles are not those of its bundle.
+    """Raise if an engine's tensors or profiles differ from its bundle's entry.
 
     Raises:
-        BackendError: names the first difference, expected against got.
+        BackendError: the message has the first difference, expected against got.
     """
     found = difference(describe_engine(engine), expected_engine(spec, contract))
     if found is not None:
@@ -57,7 +58,7 @@ def check_engine(library: Any, engine: Any, spec: EngineSpec, contract: GraphCon
 
 
 def difference(found: dict[str, str], expected: dict[str, str]) -> str | None:
-    """Return the first entry that two descriptions differ in, in words; None where they are equal."""
+    """Return the first difference of two descriptions, in words; None if they are equal."""
     for what in [*expected, *(found.keys() - expected.keys())]:
         if found.get(what) != expected.get(what):
             return f"{what}: expected {expected.get(what, 'none')}, got {found.get(what, 'none')}"

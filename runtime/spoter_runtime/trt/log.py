@@ -1,4 +1,4 @@
-"""What an engine library says while it builds or runs, and a runtime of it that says why there is none."""
+"""Collect an engine library's messages, and create its runtime with a clear error if that fails."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from spoter_runtime.errors import BackendError
 
 _log = logging.getLogger(__name__)
 
-_MOST_ERRORS: Final = 3  # the first ones tell the cause; what comes after them follows from it
+_MOST_ERRORS: Final = 3  # the first errors give the cause, later ones are consequences
 
 
 class EngineLog:
-    """What an engine library says: errors are kept for our messages, warnings go to `logging`.
+    """Collects an engine library's errors for our messages; its warnings go to `logging`.
 
     Attributes:
-        logger: to be given to the library; it must live as long as what was made with it.
+        logger: logger object for the library; must outlive every object made with it.
     """
 
     def __init__(self, library: Any) -> None:
@@ -32,7 +32,7 @@ class EngineLog:
                 if severity in severe:
                     errors.append(" ".join(msg.split()))
                 elif severity == warning:
-                    # Of no consequence: both loggers are heard. Nobody can act on it.
+                    # Harmless: both loggers work, and nobody can act on it.
                     harmless = "differs from one already registered" in msg
                     _log.log(logging.DEBUG if harmless else logging.WARNING, "%s: %s", library.__name__, msg)
 
@@ -40,7 +40,7 @@ class EngineLog:
         self._errors = errors
 
     def take(self) -> str:
-        """Return the first errors since the last call, each once, and forget all of them."""
+        """Return the first distinct errors since the last call, and clear all."""
         said, self._errors[:] = list(dict.fromkeys(self._errors)), []
         return "; ".join(said[:_MOST_ERRORS]) or "the library gave no reason"
 
@@ -49,16 +49,16 @@ def engine_runtime(library: Any, log: EngineLog) -> Any:
     """Return the library's ``Runtime``, which loads engines.
 
     Args:
-        library: from `import_engine_library`; TensorRT only where `find_gpu` found one: without, it makes a
-            runtime that crashes the process when it is freed.
-        log: hears the library from now on.
+        library: from `import_engine_library`. TensorRT needs a GPU from `find_gpu`: without one, freeing its
+            runtime crashes the process.
+        log: receives the library's messages.
 
     Raises:
-        BackendError: there is none; the library's reason is in the message.
+        BackendError: the library cannot create a runtime; the message has its reason.
     """
     try:
         runtime = library.Runtime(log.logger)
-    except TypeError as error:  # how pybind11 says that there is none
+    except TypeError as error:  # pybind11 raises this if the factory returned null
         raise BackendError(
             f"{library.__name__} {library.__version__} cannot make a runtime here: {log.take()}",
             fix="see what `nvidia-smi` says of the driver and the GPU",

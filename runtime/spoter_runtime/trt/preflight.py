@@ -1,7 +1,7 @@
-"""Preflight: which engine of a bundle fits this machine, and why each of the others does not.
+"""Preflight: choose the engine of a bundle that fits this machine, and say why the others do not fit.
 
-An engine is bound to a library's version, a kind of GPU, a system and one ONNX file. The libraries find most
-of that out too, but late, and in words that do not say what to do.
+An engine needs the library version, the GPU and the system that it was built for, and belongs to one ONNX
+file. The libraries check most of that too, but late, and without a fix.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _COPY: Final = "copy the whole bundle again"
 
-# What TensorRT-RTX's EngineInvalidityDiagnostics mean.
+# The meaning of TensorRT-RTX's EngineInvalidityDiagnostics.
 INVALIDITY: Final = {
     "VERSION_MISMATCH": "built by another version",
     "UNSUPPORTED_CC": "not for this GPU's compute capability",
@@ -36,7 +36,7 @@ INVALIDITY: Final = {
     "MALFORMED_ENGINE": "not an engine of this version, or damaged",
     "CUDA_ERROR": "the CUDA driver or runtime is not installed properly",
 }
-# What to do about those that another engine does not mend.
+# Fixes for those that building another engine does not solve.
 _CURES: Final = {
     "OLD_CUDA_DRIVER": "update NVIDIA's driver",
     "OLD_CUDA_RUNTIME": "pip install -U 'spoter-kit[rtx]'",
@@ -47,15 +47,15 @@ _CURES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What an engine has to fit.
+    """The facts of a machine that an engine must fit.
 
     Attributes:
-        system: as `platform.system` says it.
-        machine: processor as `platform.machine` says it.
-        libraries: version of each engine library that loads.
-        missing: for each that does not, the error.
-        gpu: the first that CUDA shows; None where there is none.
-        no_gpu: the error where there is none.
+        system: operating system, as in `platform.system`.
+        machine: processor, as in `platform.machine`.
+        libraries: engine library → version, for each that loads.
+        missing: engine library → error, for each that does not load.
+        gpu: CUDA's first GPU; None without one.
+        no_gpu: the error of looking for a GPU, if there is none.
     """
 
     system: str
@@ -67,10 +67,10 @@ class Machine:
 
 
 def this_machine(libraries: Sequence[Library] = LIBRARIES) -> Machine:
-    """Look at this machine.
+    """Return the facts of this machine.
 
     Args:
-        libraries: those to look for; each takes a tenth of a second to import.
+        libraries: engine libraries to import; each takes a tenth of a second.
     """
     versions: dict[Library, str] = {}
     missing: dict[Library, SpoterError] = {}
@@ -106,13 +106,13 @@ def choose_engine(
 
     Args:
         bundle: from `read_bundle`.
-        library: whose engine.
-        precision: ``"fp32"``, …
-        machine: None looks at this one, and only if the bundle has such an engine at all.
-        allow_host_code: take engines that bring code which runs on the CPU of this process.
+        library: the engine library.
+        precision: precision of the engine: ``"fp32"``, …
+        machine: the machine to fit; None examines this one, only if the bundle has such an engine.
+        allow_host_code: allow engines that bring code which runs on the CPU of this process.
 
     Raises:
-        BackendError: it has none, or none that fits; the message says why for each.
+        BackendError: no engine, or none that fits; the message gives each reason.
     """
     engines = bundle.engines(library, precision)
     machine = machine or this_machine((library,))
@@ -136,15 +136,15 @@ def _with_fix(error: SpoterError, fix: str) -> BackendError:
 def reason_against(
     artefact: Artefact, bundle: Bundle, machine: Machine, *, allow_host_code: bool = False
 ) -> BackendError | None:
-    """Return why an engine cannot be run on a machine, None if nothing speaks against it.
+    """Return the first reason why an engine cannot run on a machine; None if it can.
 
-    The manifest is asked first, then the file, then the library; the first reason is the one returned. It has
-    a fix of its own where to build the engine anew, on this machine, is not the cure.
+    Checks the manifest, then the file's header, then the library. The error has a fix if rebuilding the
+    engine on this machine is not the cure.
 
     Args:
-        artefact: one with an engine.
-        bundle: that it is from.
-        machine: that it is to run on.
+        artefact: an artefact with an engine.
+        bundle: the artefact's bundle.
+        machine: the machine to run on.
         allow_host_code: see `choose_engine`.
     """
     spec = artefact.engine
@@ -164,13 +164,13 @@ def reason_against(
         return _with_fix(error, _COPY)
     if spec.library == "tensorrt_rtx":
         return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, artefact.path)
-    return None  # TensorRT tells only while it loads
+    return None  # TensorRT can check an engine only by loading it
 
 
 def _reasons_in_manifest(
     artefact: Artefact, spec: EngineSpec, bundle: Bundle, machine: Machine, allow_host_code: bool
 ) -> Iterator[BackendError]:
-    """Yield the reasons that the manifest alone shows, the most fundamental first."""
+    """Yield the reasons found in the manifest, the most fundamental first."""
     if spec.library not in machine.libraries:
         missing = machine.missing.get(spec.library) or BackendError(f"{spec.library} is not installed")
         yield _with_fix(missing, f"pip install 'spoter-kit[{EXTRAS[spec.library]}]'")
@@ -204,7 +204,7 @@ def _reasons_in_manifest(
 
 
 def _version_reason(spec: EngineSpec, installed: str) -> str | None:
-    # Both record all four numbers in the plan and compare them; Jetson's packages have but three.
+    # Both libraries compare all four numbers of the version; Jetson's packages have only three.
     built, here = (re.findall(r"\d+", version)[:4] for version in (spec.version, installed))
     shared = min(len(built), len(here))
     if shared >= 3 and built[:shared] == here[:shared]:
@@ -216,19 +216,19 @@ def _version_reason(spec: EngineSpec, installed: str) -> str | None:
 def _gpu_reason(spec: EngineSpec, gpu: Gpu, bundle: Bundle, precision: str) -> BackendError:
     built_for = ", ".join(spec.compute_capabilities)
     reason = f"built for GPUs of compute capability {built_for}; {gpu.name} has {gpu.compute_capability}"
-    if spec.library == "tensorrt":  # it builds for the GPU that it finds
+    if spec.library == "tensorrt":  # it builds for the GPU of this machine
         return BackendError(reason)
     wanted = f"--compute-capability {gpu.compute_capability}"
     return BackendError(reason, fix=bundle.export_fix(spec.library, precision, wanted))
 
 
 def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[BackendError]:
-    """Yield the reasons that the file's first bytes show."""
+    """Yield the reasons found in the header of a TensorRT-RTX plan."""
     if not plan.startswith(RTX_MAGIC):
         yield BackendError(f"begins with {plan[: len(RTX_MAGIC)]!r}, not as an engine of TensorRT-RTX does")
         return
     header = rtx_header(plan)
-    if header is None:  # a layout that is not known here: its library is
+    if header is None:  # an unknown layout: ask the library
         return
     if header.version != spec.version:
         yield BackendError(f"its header says version {header.version}, the manifest {spec.version}")
@@ -240,7 +240,7 @@ def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[BackendErr
 
 
 def _rtx_verdict(plan: bytes, path: str) -> BackendError | None:
-    """Ask TensorRT-RTX itself; no other library can tell without loading the engine."""
+    """Return TensorRT-RTX's own reason against a plan; None if it has none. TensorRT has no such check."""
     library: Any = import_engine_library("tensorrt_rtx")
     log = EngineLog(library)
     try:
@@ -252,7 +252,7 @@ def _rtx_verdict(plan: bytes, path: str) -> BackendError | None:
     found = [name for name, bit in bits.items() if int(bit) & int(diagnostics)]
     said = "; ".join(INVALIDITY.get(name, name) for name in found) or log.take().rstrip(".")
     if validity == library.EngineValidity.INVALID:
-        # It names none, not even CUDA_ERROR, where it cannot ask CUDA for the GPU (1.7.1).
+        # It gives no reason, not even CUDA_ERROR, if it cannot query the GPU (1.7.1).
         fix = next((_CURES[name] for name in found or ["CUDA_ERROR"] if name in _CURES), "")
         return BackendError(f"{library.__name__} {library.__version__} refuses it: {said}", fix=fix)
     if validity == library.EngineValidity.SUBOPTIMAL:

@@ -1,6 +1,6 @@
 """TrtRunner: a TensorRT or TensorRT-RTX engine on an NVIDIA GPU.
 
-Nothing here has to be traced by a framework: numpy in, one copy to the GPU, the engine, one copy back.
+Per call: one copy to the GPU, the engine, one copy back.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from spoter_runtime.trt.shape_choice import Shape, choose_shape
 
 _log = logging.getLogger(__name__)
 
-_BYTES: Final = 4  # of a float32, and of an int32
+_BYTES: Final = 4  # size of a float32 and of an int32
 
 
 class TrtRunner(Runner):
     """Run an engine on the first GPU that CUDA shows.
 
-    Thread-safe: a lock lets one batch through at a time, for all of them share buffers and a stream.
+    Thread-safe: one batch at a time, because all share buffers and a stream.
     """
 
     def __init__(
@@ -51,31 +51,30 @@ class TrtRunner(Runner):
         runtime_cache: Path | None = None,
         allow_host_code: bool = False,
     ) -> None:
-        """Load an engine and take all the memory that it will ever need.
+        """Load an engine and allocate all memory that it needs.
 
         Args:
-            plan: the bytes of the engine; see `spoter_runtime.trt.preflight` for what to check before.
-            spec: what the bundle says of it.
-            contract: of the model that it was built from.
-            graphs: how many shapes to keep a CUDA graph for; frames are padded up to the spec's buckets, so
-                that few shapes occur. 0 runs without graphs and without padding. TensorRT-RTX keeps its own
-                graphs, any number above 0 turns them on.
-            runtime_cache: file where TensorRT-RTX keeps the kernels that it compiles on this machine, read
-                now and written by `close`; None compiles them anew in every process. TensorRT has no use for
-                it.
-            allow_host_code: let the engine bring code that runs on the CPU of this process; only for a file
-                whose author you trust.
+            plan: bytes of the engine; check it with `spoter_runtime.trt.preflight` first.
+            spec: the bundle's description of the engine.
+            contract: contract of the model.
+            graphs: largest number of CUDA graphs, one per shape; frames are padded up to the spec's buckets,
+                so that few shapes occur. 0 turns graphs and padding off. TensorRT-RTX manages its own graphs;
+                any number above 0 turns them on.
+            runtime_cache: file for the kernels that TensorRT-RTX compiles on this machine, read now and
+                written by `close`; None compiles them in every process. TensorRT ignores it.
+            allow_host_code: let the engine run code that it brings on the CPU of this process; only for a
+                file whose author you trust.
 
         Raises:
             MissingExtraError: the library, or cuda-bindings, is not installed.
-            BackendError: no usable GPU, not enough memory, or the engine cannot be loaded, or is not what
-                its spec or the contract say.
+            BackendError: no usable GPU, too little memory, or the engine cannot be loaded or does not match
+                `spec` and `contract`.
         """
         self.name = BACKEND_OF[spec.library]
         self.contract = contract
         self._lock = threading.Lock()
         library = import_engine_library(spec.library)
-        find_gpu()  # says what is missing; the libraries only say that something is
+        find_gpu()  # its errors name the missing part; the libraries' errors do not
         try:
             execution = _Execution(
                 library, plan, spec, contract, name=self.name, graphs=graphs, cache_path=runtime_cache,
@@ -86,14 +85,14 @@ class TrtRunner(Runner):
         except Exception as error:
             raise BackendError(f"{self.name}: cannot load the engine: {error}") from error
         self._execution = execution
-        # Also when nobody calls `close`: GPU memory is worth more than host memory.
+        # Free the GPU memory even if nobody calls `close`.
         self._release = weakref.finalize(self, execution.close)
 
     @property
     def unrecorded(self) -> dict[Shape, str]:
-        """Shapes that run without a CUDA graph, each with why it could not be recorded; mostly none.
+        """Shape → why no CUDA graph could be recorded for it; empty if all could.
 
-        TensorRT-RTX keeps its graphs itself and does not tell: always empty.
+        Always empty for TensorRT-RTX, which manages its graphs itself.
         """
         with self._lock:
             return dict(self._execution.unrecorded)
@@ -110,21 +109,21 @@ class TrtRunner(Runner):
                 raise BackendError(f"{self.name}: failed on poses {poses_NTD.shape}: {error}") from error
 
     def close(self) -> None:
-        """Give back the GPU's memory; a second call does nothing, and `infer` raises from now on."""
+        """Free the GPU memory; a second call does nothing, and `infer` raises from now on."""
         with self._lock:
             self._release()
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """A CUDA graph with its own context: to change a context's shape spoils what was recorded with it."""
+    """A CUDA graph with an execution context of its own: changing a context's shape would break the graph."""
 
     context: Any
     graph: Graph
 
 
 class _Execution:
-    """All that lives on the GPU for one engine; not thread-safe, and knows nothing of its runner."""
+    """The GPU resources of one engine; not thread-safe, and without a reference to its runner."""
 
     def __init__(
         self,
@@ -147,7 +146,7 @@ class _Execution:
         self._rtx_graphs = graphs > 0
         self._log = EngineLog(library)
         self._contexts: list[Any] = []
-        # TensorRT-RTX compiles kernels for a shape while it already runs it: only it knows when to record.
+        # TensorRT-RTX compiles kernels for a shape while it runs: only it knows when to record.
         self._records = graphs > 0 and not self._is_rtx
         self._recorded: GraphCache[Shape, _Recorded] = GraphCache(
             graphs, discard=lambda recorded: recorded.graph.close()
@@ -175,7 +174,7 @@ class _Execution:
         return runtime, engine
 
     def _allocate(self, stack: ExitStack) -> None:
-        """Take buffers for the largest batch of any profile."""
+        """Allocate buffers for the largest batch of any profile."""
         most_clips = max(profile.batch[2] for profile in self._spec.profiles)
         most = max(profile.batch[2] * profile.frames[2] for profile in self._spec.profiles) * NUM_FEATURES
         self._stream = Stream()
@@ -190,7 +189,7 @@ class _Execution:
             self._on_host[name] = PinnedArray(size, dtype, name)
             stack.callback(self._on_host[name].close)
         if not self._is_rtx:
-            # One for all contexts, because only one runs at a time.
+            # One buffer for all contexts: only one context runs at a time.
             size_bytes = max(self._engine.device_memory_size_v2, 1)
             self._scratch = DeviceBuffer(size_bytes, "the engine's activations")
             stack.callback(self._scratch.close)
@@ -225,7 +224,7 @@ class _Execution:
         return config
 
     def _rtx_cache(self) -> Any:
-        """Return the compiled kernels of earlier processes, or an empty cache; None where none is wanted."""
+        """Return the cache of compiled kernels, read or empty; None without `runtime_cache`."""
         if self._cache_path is None:
             return None
         config = self._engine.create_runtime_config()
@@ -239,7 +238,7 @@ class _Execution:
         except OSError as error:
             _log.warning("%s: cannot be read, kernels are compiled anew: %s", self._cache_path, error)
             return cache
-        # False for one of another version, GPU or driver; `close` writes a new one.
+        # False for a cache of another version, GPU or driver; `close` writes a new one.
         if not kept or not cache.deserialize(kept):
             _log.info("%s: not for this machine, kernels are compiled anew", self._cache_path)
         return cache
@@ -286,14 +285,14 @@ class _Execution:
         return answer
 
     def _fill(self, poses_NTD: Float32Array, lengths_N: Int32Array, shape: Shape) -> None:
-        """Put a batch where the GPU fetches it, padded with zeros."""
+        """Copy a batch into the pinned buffers, padded with zeros."""
         batch, frames, _ = poses_NTD.shape
         size = batch * shape.frames * NUM_FEATURES
         padded = self._on_host[POSES].array[:size].reshape(batch, shape.frames, NUM_FEATURES)
         padded[:, :frames] = poses_NTD
         padded[:, frames:] = 0
         self._on_host[LENGTHS].array[:batch] = lengths_N
-        # So that work which never ran is found, and is not the answer to the batch before.
+        # NaN detects work that never ran; otherwise the previous batch's answer would be returned.
         self._on_host[LOGITS].array[: batch * self._classes] = np.nan
 
     def _set_shape(self, context: Any, shape: Shape) -> None:
@@ -319,17 +318,17 @@ class _Execution:
         stream.to_host(self._on_host[LOGITS], self._on_gpu[LOGITS], size_bytes)
 
     def _record(self, shape: Shape) -> None:
-        """Keep a CUDA graph for a shape that has just run; where that fails, remember to run it without."""
+        """Record a CUDA graph for the shape that has just run; on failure, remember to run it without one."""
         self._recorded[shape] = None
         try:
             context = self._new_context(shape.profile)
             self._set_shape(context, shape)
-            self._enqueue(context, shape)  # a context does outstanding work in the first run of a new shape
+            self._enqueue(context, shape)  # a shape's first run does one-time work, not to be recorded
             self._stream.synchronize()
             graph = Graph(self._stream, lambda: self._enqueue(context, shape))
             self._recorded[shape] = _Recorded(context, graph)
             self.unrecorded.pop(shape, None)
-        except Exception as error:  # noqa: BLE001  (the answer is there already, whatever fails here)
+        except Exception as error:  # noqa: BLE001  (the batch has its answer already)
             self.unrecorded[shape] = str(error)
             _log.warning("%s: %s runs without a CUDA graph: %s", self._name, shape, error)
 
@@ -337,7 +336,7 @@ class _Execution:
         return BackendError(f"{self._name}: {what}: {self._log.take()}")
 
     def close(self) -> None:
-        """Give everything back: graphs, contexts, the engine, then the memory that they used."""
+        """Free everything: graphs, contexts, the engine, then their memory."""
         with self._memory:
             self._recorded.clear()
             try:

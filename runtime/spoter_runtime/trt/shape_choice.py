@@ -1,4 +1,4 @@
-"""Which profile and padding serve a batch."""
+"""Choose the profile and the padded shape for a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spoter_runtime.contract import Profile
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The shape that a CUDA graph is recorded for: the profile's index, clips, frames with padding."""
+    """The shape of a CUDA graph: index of the profile, clips, padded frames."""
 
     profile: int
     batch: int
@@ -19,16 +19,16 @@ class Shape:
 def choose_shape(
     profiles: tuple[Profile, ...], buckets: tuple[int, ...], batch: int, frames: int
 ) -> Shape | None:
-    """Return the profile for a batch, and the frames to pad it to; None where no profile takes it.
+    """Return a batch's profile and padded shape; None if no profile takes the batch.
+
+    Chooses the profile with the fewest clips × frames at most, since the engine is tuned better for a narrow
+    range; of equal ones the first. Uses only buckets that the profile takes.
 
     Args:
-        profiles: of the engine, in its order.
-        buckets: frame counts to pad to, rising; none: no padding.
-        batch: clips.
-        frames: of the batch, before padding.
-
-    The profile is the one that allows the fewest clips × frames: the narrower the range, the better the
-    engine is tuned to it; then the first. A bucket counts only if that profile takes it.
+        profiles: profiles of the engine, in its order.
+        buckets: rising frame counts to pad to; empty for no padding.
+        batch: number of clips.
+        frames: frames of the batch before padding.
     """
     fitting = [i for i, profile in enumerate(profiles) if profile.takes(batch, frames)]
     if not fitting:

@@ -16,8 +16,8 @@ from spoter_runtime.onnx_graph import OnnxGraph, read_onnx
 from spoter_runtime.ort.gpu_session import (
     check_driver,
     check_installed,
+    cpu_fallback_nodes,
     provider_options,
-    stranded_nodes,
 )
 from spoter_runtime.ort.installed import PROVIDER_NAMES
 from spoter_runtime.ort.runner import OrtRunner
@@ -48,35 +48,35 @@ def assignment(content):
 
 
 @pytest.mark.parametrize("provider", ON_GPU.values())
-def test_every_float_node_on_the_cpu_is_stranded_and_no_shape_is(content, assignment, provider):
+def test_every_float_node_on_the_cpu_falls_back_and_no_shape_is(content, assignment, provider):
     graph = read_onnx(content)
-    stranded = stranded_nodes(assignment, graph, provider)
+    fallback = cpu_fallback_nodes(assignment, graph, provider)
     nodes = [node for part in assignment for node in part.get_nodes()]
-    assert stranded == [
+    assert fallback == [
         f"{node.op_type} {node.name!r} (CPUExecutionProvider)"
         for node in nodes
         # Transpositions are moved by an optimiser, which gives them other names.
         if node.name in graph.float_names or (node.name not in graph.names and node.op_type == "Transpose")
     ]
-    kinds = {text.partition(" ")[0] for text in stranded}
+    kinds = {text.partition(" ")[0] for text in fallback}
     assert kinds >= {"MatMul", "Gemm", "LayerNormalization", "Softmax", "Add", "Concat", "Slice"}
     assert "Shape" not in kinds
-    assert len(stranded) < len(nodes)
+    assert len(fallback) < len(nodes)
 
 
 def test_a_kind_of_node_with_two_roles_is_told_by_its_name(content, assignment):
-    stranded = set(stranded_nodes(assignment, read_onnx(content), CUDA))
+    fallback = set(cpu_fallback_nodes(assignment, read_onnx(content), CUDA))
     kinds = {"Concat": set(), "Slice": set()}
     for node in (node for part in assignment for node in part.get_nodes()):
         if node.op_type in kinds:
-            kinds[node.op_type].add(f"{node.op_type} {node.name!r} (CPUExecutionProvider)" in stranded)
+            kinds[node.op_type].add(f"{node.op_type} {node.name!r} (CPUExecutionProvider)" in fallback)
     assert kinds == {"Concat": {True, False}, "Slice": {True, False}}
 
 
 def test_a_node_that_the_file_has_not_is_told_by_its_kind(assignment):
-    stranded = {text.partition(" ")[0] for text in stranded_nodes(assignment, NO_NAMES, CUDA)}
-    assert stranded >= {"MatMul", "Add", "Reshape", "Transpose"}
-    assert not stranded & {"Shape", "Gather", "Concat", "Slice"}
+    fallback = {text.partition(" ")[0] for text in cpu_fallback_nodes(assignment, NO_NAMES, CUDA)}
+    assert fallback >= {"MatMul", "Add", "Reshape", "Transpose"}
+    assert not fallback & {"Shape", "Gather", "Concat", "Slice"}
 
 
 def test_arithmetic_on_shapes_alone_strands_nothing(onnx_model):
@@ -90,7 +90,7 @@ def test_arithmetic_on_shapes_alone_strands_nothing(onnx_model):
     )
     content = model.SerializeToString()
     assert {node.name for part in _cpu_assignment(content) for node in part.get_nodes()} == {"shape", "twice"}
-    assert stranded_nodes(_cpu_assignment(content), read_onnx(content), CUDA) == []
+    assert cpu_fallback_nodes(_cpu_assignment(content), read_onnx(content), CUDA) == []
 
 
 PROFILE = Profile(batch=(1, 2, 8), frames=(1, 60, 99))
