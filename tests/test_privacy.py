@@ -318,6 +318,9 @@ KIT = {
     "tune": ("small.spoter", "--seconds", "1"),
     "doctor": (),
     "import-checkpoint": ("notebook.pth", "-o", "imported"),
+    "landmarker fetch": ("--from", "originals"),
+    "landmarker verify": (),
+    "data extract": ("videos", "-o", "seen", "--workers", "1"),
     "--help": (),
 }
 RUNTIME = {
@@ -326,6 +329,8 @@ RUNTIME = {
     "tune": ("small.spoter", "--seconds", "1"),
     "doctor": (),
 }
+# Nobody is in the video that is made here: the networks run on each frame, and then no clip is left.
+ENDS_WITH = {"data extract": 1}
 VERBS = [("spoter_toolkit", verb) for verb in KIT] + [("spoter_runtime", verb) for verb in RUNTIME]
 VERBS.append(("spoter_export", "--rtx"))
 
@@ -368,7 +373,7 @@ def long_lived(trace, bundle_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ran(trace, long_lived, tmp_path_factory):
+def ran(trace, long_lived, tmp_path_factory, request):
     """Run every verb under strace; return (module, verb) → (exit code, output, unasked)."""
     folder = tmp_path_factory.mktemp("verbs")
     clips = np.random.default_rng(0).random((12, 20, 54, 2), np.float32)
@@ -379,9 +384,19 @@ def ran(trace, long_lived, tmp_path_factory):
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, clip)
     _notebook_checkpoint(folder / "notebook.pth")
+    _empty_video(folder / "videos" / "tea" / "s1" / "1.mkv")
+    missing = ""
+    try:
+        landmarker = request.getfixturevalue("landmarker_folder")
+        shutil.copytree(landmarker.parent / "originals", folder / "originals")
+    except pytest.skip.Exception as error:
+        missing = str(error)
     home = folder / "home"
     results = {}
     for (module, verb), arguments in _commands().items():
+        if missing and verb in ("landmarker fetch", "landmarker verify", "data extract"):
+            results[module, verb] = missing
+            continue
         traced = trace(
             *("-m", module, *arguments),
             home=home,
@@ -402,13 +417,28 @@ def _notebook_checkpoint(path):
     torch.save({"model_state_dict": weights, "model_config": declared | {"num_classes": 2}}, path)
 
 
+def _empty_video(path):
+    import av
+
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for _ in range(5):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "verb"), VERBS, ids=lambda value: value.replace(" ", "-"))
 def test_no_verb_looks_anything_up_or_leaves_the_machine(ran, module, verb):
     if module == "spoter_export" and not is_installed("tensorrt_rtx"):
         pytest.skip("TensorRT-RTX is not installed: no engine can be built")
+    if isinstance(ran[module, verb], str):
+        pytest.skip(ran[module, verb])
     code, output, unasked = ran[module, verb]
-    assert code == 0, output
+    assert code == ENDS_WITH.get(verb, 0), output
     assert unasked == []
 
 

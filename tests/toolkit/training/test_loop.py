@@ -74,6 +74,7 @@ def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dat
         "synthetic": True,
         "split": tiny.split,
         "coordinates": "image",
+        "landmarker": "",
         "processes": 1,
         "leak_allowed": False,
     }
