@@ -110,7 +110,7 @@ def _tune(bundle: str, precision: str, seconds: float) -> int:
     tuned = tune(found, precision=precision, seconds=seconds)
     for row in tuned.measured:
         if "refused" in row:
-            print(f"refused: {row['config']}: {row['refused']}", file=sys.stderr)
+            print(f"refused: {row['way']}: {row['refused']}", file=sys.stderr)
     for situation, config in tuned.configs.items():
         print(f"{situation}\t{config}\t{tuned.reasons[situation]}")
     print(tuned_path(found, precision))
