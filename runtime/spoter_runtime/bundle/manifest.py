@@ -224,21 +224,17 @@ class Bundle:
             ) from error
 
     def frame_counts(self) -> dict[int, int]:
-        """Return frames → clips of the data that the model was trained on; empty where nobody knows.
+        """Return frames → number of clips of the model's training data; empty if unknown.
 
         Raises:
-            BundleError: the provenance holds something else in its place.
+            BundleError: the provenance holds no such counts.
         """
         data = self.provenance.get("data")
-        counts = data.get("frame_counts") if isinstance(data, dict) else None
-        where = f"{self.folder}: frame_counts in its provenance"
+        content = data.get("frame_counts") if isinstance(data, dict) else None
         try:
-            found = {int(frames): int(clips) for frames, clips in (counts or {}).items()}
-        except (AttributeError, TypeError, ValueError) as error:
-            raise BundleError(f"{where} are no counts: {error}") from error
-        if any(clips < 0 for clips in found.values()) or sum(found.values()) > _MOST_CLIPS:
-            raise BundleError(f"{where}: expected 0..{_MOST_CLIPS} clips")
-        return found
+            return frame_counts_from_json({} if content is None else content)
+        except ValueError as error:
+            raise BundleError(f"{self.folder}: frame_counts in its provenance: {error}") from error
 
     def goldens(self) -> Goldens:
         """Load the golden inputs and reference logits.
@@ -264,6 +260,27 @@ class Bundle:
                 f"at least one, and {self.contract.num_classes} classes"
             )
         return goldens
+
+
+def frame_counts_from_json(content: Any) -> dict[int, int]:
+    """Return frames → number of clips, by rising frames and without zeros, from ``{"44": 3, "60": 1}``.
+
+    Raises:
+        ValueError: no object, no frames, or a number of clips that is not whole or below 0.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("is no histogram of lengths")
+    counts: dict[int, int] = {}
+    for frames, clips in content.items():
+        if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
+            raise ValueError(f"{frames!r} is no number of frames")
+        if type(clips) is not int or clips < 0:
+            raise ValueError(f"{clips!r} clips of {frames} frames")
+        if clips:
+            counts[int(frames)] = clips
+    if sum(counts.values()) > _MOST_CLIPS:
+        raise ValueError(f"{sum(counts.values())} clips, expected at most {_MOST_CLIPS}")
+    return dict(sorted(counts.items()))
 
 
 def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:

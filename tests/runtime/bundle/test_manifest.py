@@ -412,3 +412,21 @@ def test_a_bundle_tells_the_lengths_of_its_training_data(bundle_copy, reseal):
     assert read_bundle(bundle_copy).frame_counts() == {9: 2, 60: 1}
     reseal(bundle_copy, lambda manifest: manifest["provenance"].update(data=None))
     assert read_bundle(bundle_copy).frame_counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({"0": 1}, "'0' is no number of frames"),
+        ({"4_4": 1}, "'4_4' is no number of frames"),
+        ({"44": 1.5}, r"1\.5 clips of 44 frames"),
+        ({"44": True}, "True clips of 44 frames"),
+        ({"44": -1}, "-1 clips of 44 frames"),
+        ({"44": 10**7, "45": 1}, "10000001 clips, expected at most 10000000"),
+        ([44], "is no histogram of lengths"),
+    ],
+)
+def test_lengths_of_training_data_that_are_no_counts_are_refused(bundle_copy, reseal, counts, reason):
+    reseal(bundle_copy, lambda manifest: manifest["provenance"]["data"].update(frame_counts=counts))
+    with pytest.raises(BundleError, match=f"frame_counts in its provenance: {reason}"):
+        read_bundle(bundle_copy).frame_counts()

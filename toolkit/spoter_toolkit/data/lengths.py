@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from spoter_runtime.bundle.manifest import Bundle
+from spoter_runtime.bundle.manifest import Bundle, frame_counts_from_json
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import BundleError, DataError
+from spoter_runtime.errors import DataError
 from spoter_toolkit.input_files import LENGTHS, json_of
 
 # BdSLW60's clips have 9 to 164 frames, 44 on average. The generated lengths follow a beta distribution with
@@ -55,9 +55,6 @@ class ClipLengths:
         return tuple(int(length) for length in np.random.default_rng(seed).permutation(chosen))
 
 
-_MOST_CLIPS: Final = 10**9  # of one length; beyond any data, and sums of it stay exact
-
-
 def lengths_from_path(path: Path, contract: GraphContract) -> ClipLengths:
     """Read the lengths of a DATASET, or a JSON file with a histogram.
 
@@ -75,10 +72,13 @@ def lengths_from_path(path: Path, contract: GraphContract) -> ClipLengths:
         counts = dict(Counter(clip.frames for clip in dataset.clips))
         source = f"{dataset.origin.kind} dataset, {len(dataset.clips)} clips"
     else:
-        counts = _counts(json_of(path, LENGTHS), str(path))
+        try:
+            counts = frame_counts_from_json(json_of(path, LENGTHS))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}", fix=LENGTHS.fix) from error
         source = f"{path.name}, {sum(counts.values())} clips"
     if not counts:
-        raise DataError(f"{path}: has no clips")
+        raise DataError(f"{path}: has no clips", fix=LENGTHS.fix)
     if max(counts) > contract.max_frames:
         raise DataError(
             f"{path}: clips of up to {max(counts)} frames, the bundle's contract takes "
@@ -89,19 +89,12 @@ def lengths_from_path(path: Path, contract: GraphContract) -> ClipLengths:
 
 
 def lengths_from_bundle(bundle: Bundle) -> ClipLengths:
-    """Return the lengths of the data that a bundle was trained on, or generated ones where it knows none.
+    """Return the lengths of a bundle's training data, or generated ones if the bundle knows none.
 
     Raises:
-        BundleError: what it says is no histogram.
+        BundleError: as `Bundle.frame_counts`.
     """
-    data = bundle.provenance.get("data")
-    content = data.get("frame_counts") if isinstance(data, dict) else None
-    if not content:
-        return generated_lengths(bundle.contract.max_frames)
-    try:
-        counts = _counts(content, f"{bundle.folder}: frame_counts in its provenance")
-    except DataError as error:
-        raise BundleError(error.message, fix=error.fix) from error
+    counts = bundle.frame_counts()
     most = bundle.contract.max_frames
     kept = {frames: clips for frames, clips in counts.items() if frames <= most}
     if not kept:
@@ -123,24 +116,3 @@ def generated_lengths(max_frames: int = MOST_FRAMES) -> ClipLengths:
     clips = np.ceil(_GENERATED_CLIPS * density / density.sum()).astype(int)
     counts = {int(f): int(n) for f, n in zip(frames, clips, strict=True) if f <= max_frames}
     return ClipLengths(counts=counts or {max_frames: 1}, source="generated, like BdSLW60")
-
-
-def _counts(content: Any, where: str) -> dict[int, int]:
-    """Return frames → clips, sorted, from what a JSON file holds.
-
-    Raises:
-        DataError: it is no histogram, or an empty one.
-    """
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: is no histogram of lengths", fix=f"{LENGTHS.fix}")
-    counts = {}
-    for frames, clips in content.items():
-        if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
-            raise DataError(f"{where}: {frames!r} is no number of frames", fix=f"{LENGTHS.fix}")
-        if not isinstance(clips, int) or isinstance(clips, bool) or not 0 <= clips <= _MOST_CLIPS:
-            raise DataError(f"{where}: {clips!r} clips of {frames} frames", fix=f"{LENGTHS.fix}")
-        if clips:
-            counts[int(frames)] = clips
-    if not counts:
-        raise DataError(f"{where}: has no clips", fix=f"{LENGTHS.fix}")
-    return dict(sorted(counts.items()))
