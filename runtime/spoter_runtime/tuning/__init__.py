@@ -1,1 +1,1 @@
-"""The fastest settings on this machine: the search for them and the file that keeps them."""
+"""Search the fastest settings on this machine, and keep them in a file."""

@@ -1,4 +1,4 @@
-"""tune: measure the ways to run a bundle on this machine, and keep the fastest that gives its answers."""
+"""tune: measure execution configurations on this machine, keep the fastest that passes the golden test."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ from spoter_runtime.runner import Runner, pad_clips
 from spoter_runtime.statistics import ROUNDS_NEEDED, ROUNDS_TO_CLAIM, Ratio, ratio_of_rounds
 from spoter_runtime.tuning.store import SITUATIONS, Situation, Tuned, cannot_keep, write_tuned
 
-# What ONNX Runtime does by itself and is slower than leaving it on some processors.
+# ONNX Runtime's default optimisers that slow some processors down.
 _DOUBTFUL: Final = ("SkipLayerNormFusion",)
 _MANY_CLIPS: Final = 48
 _CLIPS_A_CALL: Final = (1, 4, 8, 16)
 
-_ROUNDS: Final = 40  # more tell little more
-_CLEARLY: Final = 1.1  # a candidate that is surely slower than the best by so much is left out
-_ROUND_NS: Final = 20_000_000  # at least so long is a candidate measured in a round
+_ROUNDS: Final = 40  # most rounds; more gain little
+_CLEARLY: Final = 1.1  # candidates slower than the best by this factor drop out
+_ROUND_NS: Final = 20_000_000  # shortest time of a candidate's turn in a round
 
 
 @dataclass(slots=True)
 class _Candidate:
-    """A way that gives the bundle's answers here, and the nanoseconds a clip that it took, round by round."""
+    """A configuration that passed the golden test, and its nanoseconds per clip in each round."""
 
     config: ExecutionConfig
     runner: Runner
     clips_ns: list[float] = field(default_factory=list)
 
     def ratio_to(self, other: _Candidate) -> Ratio:
-        """Return how many times as long as the other it took, over the rounds that both have."""
+        """Return this candidate's time ÷ the other's, over the rounds that both have."""
         return ratio_of_rounds([own / its for own, its in zip(self.clips_ns, other.clips_ns, strict=False)])
 
     def is_clearly_slower_than(self, best: _Candidate) -> bool:
-        """Tell whether it surely takes more than `_CLEARLY` times as long as the fastest."""
-        # The bootstrap of 40 rounds takes 11 ms, half a turn: first a look at the medians.
+        """Return True if its time is significantly more than `_CLEARLY` times the best's."""
+        # Medians first: the bootstrap of 40 rounds takes 11 ms, half a turn.
         if statistics.median(self.clips_ns) <= _CLEARLY * statistics.median(best.clips_ns):
             return False
         low = self.ratio_to(best).low
@@ -75,20 +75,20 @@ def tune(
     seconds: float = 20.0,
     on_progress: OnProgress | None = None,
 ) -> Tuned:
-    """Find the fastest way on this machine's CPU for one clip and for many, and write it down.
+    """Find the fastest configurations on this CPU for one clip and for many, and store them.
 
-    The file lies in the cache folder; `Recognizer.load` reads it. Every way first replays the bundle's
-    goldens: one that gives other answers is never chosen. An interrupted run writes nothing.
+    The file is in the cache folder; `Recognizer.load` reads it. A configuration that fails the golden test is
+    never chosen. An interrupted run writes nothing.
 
     Args:
         bundle: from `read_bundle`.
-        precision: of the files to run.
-        seconds: of measuring, all in all; opening sessions comes on top.
+        precision: precision of the files to run.
+        seconds: total measuring time, without opening sessions.
         on_progress: called with (done, total, what).
 
     Raises:
-        ConfigError: `seconds` is no positive number.
-        BackendError: no way gives the bundle's answers here, or what is found cannot be kept.
+        ConfigError: `seconds` is not a positive number.
+        BackendError: no configuration passes the golden test, or the cache folder cannot be written to.
         BundleError: the bundle has no file of that precision.
     """
     check_seconds(seconds)
@@ -96,7 +96,7 @@ def tune(
     _check_place()
     goldens = bundle.goldens()
     tuned = Tuned(configs={}, reasons={})
-    for situation in reversed(SITUATIONS):  # many clips first: they show what is wrong in company alone
+    for situation in reversed(SITUATIONS):  # many clips first: they find faults that only batches show
         configs = (
             _single_configs(bundle, precision) if situation == "one" else _batch_configs(bundle, precision)
         )
@@ -108,7 +108,7 @@ def tune(
         finally:
             for candidate in candidates:
                 candidate.runner.close()
-        # What was measured last stands first, as everywhere: one clip, then many.
+        # Restore the usual order: one clip, then many.
         tuned.configs = {situation: _prepared(bundle, precision, config, goldens)} | tuned.configs
         tuned.reasons = {situation: reasons} | tuned.reasons
         rows = [_row(situation, candidate, candidates[0]) for candidate in candidates]
@@ -119,21 +119,13 @@ def tune(
 
 
 def check_seconds(seconds: float) -> None:
-    """Check a time to measure for.
-
-    Raises:
-        ConfigError: it is no positive number, or has no end.
-    """
+    """Raise a ConfigError unless a measuring time is positive and finite."""
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds={seconds}: expected a positive number")
 
 
 def _check_place() -> None:
-    """Check that something can be kept, before it is measured.
-
-    Raises:
-        BackendError: it cannot.
-    """
+    """Raise a BackendError if the cache folder cannot be written to."""
     folder = cache_folder() / "tuned"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,19 +136,19 @@ def _check_place() -> None:
 
 
 def _files(bundle: Bundle, precision: str) -> list[str]:
-    """Return the backends that have a file, the one that is taken without tuning first."""
+    """Return the CPU backends that have a file in the bundle, the untuned default first."""
     return [name for name in ON_CPU if name != FUSED or precision in bundle.by_precision("ort")]
 
 
 def _single_configs(bundle: Bundle, precision: str) -> list[ExecutionConfig]:
-    """Return the ways for one clip; the first is what is taken without tuning."""
+    """Return the configurations for one clip, the untuned default first."""
     cores = usable_cores()
     configs = []
     for backend in _files(bundle, precision):
         for threads in dict.fromkeys((None, 1)) if cores > 1 else (None,):
             plain = SessionSettings(threads=threads)
             sessions = [plain, replace(plain, arena=False)]
-            if backend != FUSED:  # that file is optimised already
+            if backend != FUSED:  # the fused file is optimised already
                 sessions.append(replace(plain, disabled_optimizers=_DOUBTFUL))
             if threads is None and cores > 1:
                 sessions.append(replace(plain, spin=False))
@@ -165,7 +157,7 @@ def _single_configs(bundle: Bundle, precision: str) -> list[ExecutionConfig]:
 
 
 def _batch_configs(bundle: Bundle, precision: str) -> list[ExecutionConfig]:
-    """Return the ways for many clips; the first is what is taken without tuning."""
+    """Return the configurations for many clips, the untuned default first."""
     configs = []
     for backend in _files(bundle, precision):
         limit = bundle.contract.max_batch
@@ -185,21 +177,21 @@ def _opened(
     goldens: Goldens,
     rejected: dict[str, str],
 ) -> tuple[list[_Candidate], list[tuple[ExecutionConfig, str]]]:
-    """Open each way and replay the goldens through it, one by one and as many at once as it takes.
+    """Open each configuration and run the golden test, one clip at a time and in its batches.
 
     Args:
-        bundle: what is tuned.
-        precision: of its files.
-        configs: to be opened.
-        goldens: the bundle's.
-        rejected: backend → its answers, where they are not the bundle's; it is added to. No configuration
-            of such a backend is taken, whatever gives the right answers through it.
+        bundle: the bundle to tune.
+        precision: precision of its files.
+        configs: the configurations to open.
+        goldens: the bundle's goldens.
+        rejected: backend → why it failed the golden test; this function adds to it. A single failure rejects
+            all configurations of a backend.
 
     Returns:
-        Those that give the bundle's answers; and the others, each with the reason.
+        The candidates that passed, and (configuration, reason) of the others.
 
     Raises:
-        BackendError: there are none of the first.
+        BackendError: no configuration passed.
     """
     candidates: list[_Candidate] = []
     refused: list[tuple[ExecutionConfig, str]] = []
@@ -218,12 +210,12 @@ def _opened(
         refused.append((candidate.config, rejected[candidate.config.backend]))
     if not candidates:
         reasons = "\n".join(f"  {config}: {reason}" for config, reason in refused)
-        raise BackendError(f"{bundle.folder}: no way to run it gives its answers here:\n{reasons}")
+        raise BackendError(f"{bundle.folder}: no configuration passes the golden test here:\n{reasons}")
     return candidates, refused
 
 
 def wrong_answers(opened: Opened, config: ExecutionConfig, goldens: Goldens) -> str:
-    """Return what is wrong with a way's answers to the goldens; nothing where nothing is."""
+    """Return why a configuration fails the golden test; an empty string if it passes."""
     try:
         replay = replay_goldens(opened.runner, goldens, opened.artefact)
         if replay.passed and config.most_clips > 1:
@@ -236,13 +228,13 @@ def wrong_answers(opened: Opened, config: ExecutionConfig, goldens: Goldens) -> 
 def _replayed_together(
     runner: Runner, config: ExecutionConfig, goldens: Goldens, artefact: Artefact
 ) -> Replay:
-    """Replay the goldens as clips come in this way: in batches, several at a time."""
+    """Replay the goldens in the configuration's batches and parallel calls."""
     answers = infer_many(runner, goldens.clips(), workers=config.workers, most_clips=config.most_clips)
     return compared(np.stack([answer.logits_C for answer in answers]), goldens, artefact)
 
 
 def _one_clip(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]:
-    """Return a call with one clip of a usual length; it gives the number of clips."""
+    """Return a function that runs one clip of median length and returns the number of clips."""
     frames = statistics.median_low(_lengths(bundle, goldens, 1))
     clip = pad_clips([_clip_of(goldens, frames)])
 
@@ -254,7 +246,7 @@ def _one_clip(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]:
 
 
 def _many_clips(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]:
-    """Return a call with clips of the lengths that the model was trained on."""
+    """Return a function that runs clips of the training data's lengths and returns their number."""
     clips = [_clip_of(goldens, frames) for frames in _lengths(bundle, goldens, _MANY_CLIPS)]
 
     def call(candidate: _Candidate) -> int:
@@ -266,7 +258,7 @@ def _many_clips(bundle: Bundle, goldens: Goldens) -> Callable[[_Candidate], int]
 
 
 def _lengths(bundle: Bundle, goldens: Goldens, count: int) -> list[int]:
-    """Return lengths spread as those of the training data, or where that is not known as the goldens'."""
+    """Return `count` quantiles of the training data's lengths; of the goldens' if those are unknown."""
     known = [frames for frames, clips in bundle.frame_counts().items() for _ in range(clips)]
     lengths = sorted(known or goldens.lengths_N.tolist())
     limit = bundle.contract.max_frames
@@ -274,7 +266,7 @@ def _lengths(bundle: Bundle, goldens: Goldens, count: int) -> list[int]:
 
 
 def _clip_of(goldens: Goldens, frames: int) -> Float32Array:
-    """Return a clip of so many frames: a golden's, from its beginning again where it is shorter."""
+    """Return a clip with `frames` frames: the longest golden, repeated as needed."""
     place = int(goldens.lengths_N.argmax())
     golden = goldens.poses_NTD[place, : goldens.lengths_N[place]]
     return golden[np.arange(frames) % len(golden)].reshape(frames, NUM_LANDMARKS, 2)
@@ -288,16 +280,16 @@ def _race(
     what: Situation,
     on_progress: OnProgress | None,
 ) -> None:
-    """Let all take their turns, round by round; what is clearly slower drops out after a few."""
+    """Measure the candidates in interleaved rounds; clearly slower ones drop out."""
     end_ns = time.perf_counter_ns() + round(seconds * 1e9)
     running = list(candidates)
     for candidate in running:
-        call(candidate)  # buffers, caches
+        call(candidate)  # warm-up: buffers, caches
     for done in range(_ROUNDS):
         for candidate in running if done % 2 else reversed(running):
             candidate.clips_ns.append(_ns_a_clip(candidate, call))
         if on_progress:
-            on_progress(done + 1, _ROUNDS, f"tuning for {what}: {len(running)} ways")
+            on_progress(done + 1, _ROUNDS, f"tuning for {what}: {len(running)} configurations")
         if done + 1 >= ROUNDS_NEEDED:
             best = min(running, key=lambda candidate: statistics.median(candidate.clips_ns))
             running = [c for c in running if c is candidates[0] or not c.is_clearly_slower_than(best)]
@@ -316,7 +308,7 @@ def _ns_a_clip(candidate: _Candidate, call: Callable[[_Candidate], int]) -> floa
 
 
 def _chosen(candidates: Sequence[_Candidate]) -> tuple[ExecutionConfig, str]:
-    """Return the fastest way, and why; what is taken without tuning where nothing is surely faster."""
+    """Return the fastest configuration and the reason; the default unless another is significantly faster."""
     default = candidates[0]
     rounds = max(len(candidate.clips_ns) for candidate in candidates)
     full = [candidate for candidate in candidates if len(candidate.clips_ns) == rounds]
@@ -324,20 +316,18 @@ def _chosen(candidates: Sequence[_Candidate]) -> tuple[ExecutionConfig, str]:
     ratio = default.ratio_to(best)
     if best is default or ratio.claim != "faster":
         own = statistics.median(default.clips_ns) / 1e6
-        return default.config, f"{own:.3g} ms a clip; none of {len(candidates)} ways is surely faster"
+        why = f"{own:.3g} ms a clip; none of {len(candidates)} configurations is surely faster"
+        return default.config, why
     ms = statistics.median(best.clips_ns) / 1e6
     return best.config, (
         f"{ms:.3g} ms a clip, {ratio.estimate:.2f} times as fast as without tuning (95 %: at least "
-        f"{ratio.low:.2f}); the fastest of {len(candidates)} ways"
+        f"{ratio.low:.2f}); the fastest of {len(candidates)} configurations"
     )
 
 
 def _prepared(bundle: Bundle, precision: str, config: ExecutionConfig, goldens: Goldens) -> ExecutionConfig:
-    """Keep the file as ONNX Runtime has optimised it: the next start need not do it again.
-
-    What it wrote gives the goldens' answers, or is not kept.
-    """
-    if config.backend == FUSED:  # that file is optimised already
+    """Store the optimised file for faster starts, if it passes the golden test; return the configuration."""
+    if config.backend == FUSED:  # the fused file is optimised already
         return config
     artefact = onnx_file_of(bundle, config.backend, precision)
     with tempfile.TemporaryDirectory(dir=cache_folder() / "tuned") as folder:  # of this process alone

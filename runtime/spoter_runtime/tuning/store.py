@@ -1,6 +1,6 @@
-"""What `tune` has found for a bundle on this machine, kept in a small file that `Recognizer.load` reads.
+"""Store the result of `tune` for a bundle on this machine, in a small file that `Recognizer.load` reads.
 
-The file lies in the cache folder, not in the bundle: a bundle travels, what is fastest does not.
+The file is in the cache folder, not in the bundle: a bundle travels to other machines, the result must not.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ SITUATIONS: Final[tuple[Situation, ...]] = ("one", "many")
 
 @dataclass(slots=True, kw_only=True)
 class Tuned:
-    """The fastest way for each situation that was found, in one precision.
+    """The fastest configuration for one clip and for many, in one precision.
 
     Attributes:
-        ways: situation → way.
-        because: situation → what was measured, in words.
-        wrong: backend → what its answers were here, where they are not the bundle's.
-        measured: every way with its samples, or why it was refused; empty where it was read.
+        configs: situation → configuration.
+        reasons: situation → the measured times, in words.
+        rejected: backend → why it failed the golden test here.
+        measured: every configuration with its samples or the reason of its refusal; empty if read from the
+            file.
     """
 
     configs: dict[str, ExecutionConfig]
@@ -51,7 +52,7 @@ class Tuned:
 
 
 def this_machine() -> dict[str, Any]:
-    """Return what the speed of a session depends on."""
+    """Return the facts of this machine that the speed of a session depends on."""
     return {
         "cpu": cpu_model(),
         "architecture": platform.machine(),
@@ -62,13 +63,15 @@ def this_machine() -> dict[str, Any]:
 
 
 def tuned_path(bundle: Bundle, precision: str) -> Path:
-    """Return where a bundle's file lies; it is named after the bundle's ONNX files."""
+    """Return the path of a bundle's file; its name has a part of the ONNX file's hash."""
     digest = bundle.onnx(precision).sha256[:16]
     return cache_folder() / "tuned" / f"{bundle.name}-{precision}-{digest}.json"
 
 
 def write_tuned(bundle: Bundle, precision: str, tuned: Tuned) -> Path:
-    """Write what was found, atomically; return the path. What was prepared before and is not now is removed.
+    """Write the result of `tune` atomically; return the path.
+
+    Deletes optimised files of the previous tuning that the new one does not use.
 
     Raises:
         BackendError: the disk is full, or the cache folder is read-only.
@@ -91,15 +94,15 @@ def write_tuned(bundle: Bundle, precision: str, tuned: Tuned) -> Path:
 
 
 def cannot_keep(error: OSError) -> BackendError:
-    """Return the error that what is found cannot be kept here."""
+    """Return the error for a cache folder that cannot be written to."""
     return BackendError(
-        f"{cache_folder()}: cannot be written to ({error.strerror}), and what is found is kept there",
+        f"{cache_folder()}: cannot be written to ({error.strerror}), and tune keeps its result there",
         fix="XDG_CACHE_HOME=FOLDER in the environment, of tuning and of recognising",
     )
 
 
 def _prepared_of(path: Path) -> set[str]:
-    """Return what the file of an earlier tuning has prepared; nothing where there is none of ours."""
+    """Return the hashes of the optimised files of an earlier tuning; empty without a valid file."""
     try:
         configs = json.loads(path.read_text(encoding="utf-8"))["ways"]
         found = {config["prepared"] for config in configs.values()}
@@ -113,16 +116,15 @@ def _is_sha256(value: Any) -> bool:
 
 
 def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
-    """Return what was found for a bundle on this machine; None where nothing was.
+    """Return the result of `tune` for a bundle on this machine; None if it was not tuned.
 
     Raises:
-        BackendError: the file cannot be used: damaged, of another machine, another version of ONNX Runtime or
-            another bundle; the message says what to do.
+        BackendError: the file is damaged, or of another machine, version of ONNX Runtime or bundle.
     """
     path = tuned_path(bundle, precision)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        # Not before it is known that there is a file: looking at the machine takes a start milliseconds.
+        # Only if there is a file: examining the machine takes milliseconds of a start.
         expected = {"schema_version": SCHEMA, "machine": this_machine(), "files": _files(bundle, precision)}
         foreign = [_difference(key, content[key], of) for key, of in expected.items() if content[key] != of]
         if not foreign:
@@ -141,10 +143,10 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
 
 
 def _config(value: dict[str, Any]) -> ExecutionConfig:
-    """Return a configuration that `ExecutionConfig.as_json` gave, checked against this machine.
+    """Return a configuration from `ExecutionConfig.as_json`, checked against this machine.
 
     Raises:
-        KeyError, TypeError, ValueError, BackendError: it is another.
+        KeyError, TypeError, ValueError, BackendError: malformed, or not for this machine.
     """
     config = ExecutionConfig.from_json(value)
     if config.backend not in ON_CPU:

@@ -89,7 +89,7 @@ def test_a_way_that_is_clearly_slower_drops_out_and_the_others_go_on_until_a_cla
     config, reason = _chosen(candidates)
     assert config.backend == "fast"
     times = "2.00 times as fast as without tuning (95 %: at least 2.00)"
-    assert reason == f"2 ms a clip, {times}; the fastest of 3 ways"
+    assert reason == f"2 ms a clip, {times}; the fastest of 3 configurations"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_another_way_than_the_default_is_taken_where_it_is_surely_faster(other_n
 def test_the_reason_says_what_was_measured(bundle):
     for reasons in tune(bundle, seconds=0.2).reasons.values():
         assert " ms a clip" in reasons
-        assert "times as fast as without tuning" in reasons or "ways is surely faster" in reasons
+        assert "times as fast as without tuning" in reasons or "configurations is surely faster" in reasons
 
 
 def with_other_answers(path):
@@ -134,7 +134,9 @@ def test_a_way_with_other_answers_is_never_chosen(bundle_copy, plant, clip):
 def test_where_every_way_is_wrong_nothing_is_chosen(bundle_copy, plant):
     for kind, file in (("onnx", "model.onnx"), ("ort", "model.ort.onnx")):
         bundle = plant(bundle_copy, with_other_answers(bundle_copy / file), kind=kind)
-    with pytest.raises(BackendError, match=r"no way to run it gives its answers here:\n  ort-cpu-fused, "):
+    with pytest.raises(
+        BackendError, match=r"no configuration passes the golden test here:\n  ort-cpu-fused, "
+    ):
         tune(bundle, seconds=0.2)
     assert read_tuned(bundle, "fp32") is None
 
@@ -336,7 +338,7 @@ def test_nothing_tuned_needs_no_file_and_says_nothing(bundle):
 def test_a_cache_that_cannot_be_written_is_found_before_anything_is_measured(bundle, cache, monkeypatch):
     monkeypatch.setattr("spoter_runtime.tuning.search._opened", None)
     cache.write_text("a file")
-    with pytest.raises(BackendError, match=r"cannot be written to \(.*\), and what is found is kept there"):
+    with pytest.raises(BackendError, match=r"cannot be written to \(.*\), and tune keeps its result there"):
         tune(bundle, seconds=0.2)
     assert Recognizer.load(bundle.folder).runner.name == "ort-cpu-fused"
 

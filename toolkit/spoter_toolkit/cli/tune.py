@@ -1,4 +1,4 @@
-"""`spoter-kit tune`: the fastest way to run a bundle on this machine."""
+"""`spoter-kit tune`: find the fastest settings for a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def tune(
         return
     emit_table(
         "what was measured",
-        ("for", "way", "ms a clip", "time of the untuned way"),
+        ("for", "configuration", "ms a clip", "÷ the default's"),
         [_measured(row) for row in tuned.measured],
     )
     emit_table(
         str(path),
-        ("for", "way", "because"),
+        ("for", "configuration", "because"),
         [(_situation(name), str(config), tuned.reasons[name]) for name, config in tuned.configs.items()],
     )
     next_step("spoter-kit predict --bundle {} clip.npy", found.folder)
 
 
 def _measured(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Return a way as a line of the table; one that was refused with the reason."""
+    """Return a table row: situation, configuration, ms per clip, time relative to the default."""
     if "refused" in row:
         return _situation(row["situation"]), row["way"], "refused", row["refused"]
     ms = statistics.median(row["clips_ns"]) / 1e6
