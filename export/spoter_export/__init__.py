@@ -1,1 +1,1 @@
-"""Any nn.Module with the graph contract: to ONNX, to a bundle, and the proof that they agree."""
+"""Export any nn.Module with the graph contract to ONNX and to a bundle, and prove that they agree."""

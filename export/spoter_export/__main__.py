@@ -18,7 +18,7 @@ from spoter_runtime.errors import SpoterError, exit_code_of, from_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Add engines to a bundle; return 0 done, 1 our error, 2 usage."""
+    """Add engines to a bundle; return the exit code: 0 done, 1 error of ours, 2 wrong usage."""
     arguments = option_parser().parse_args(argv)
     capability, profile = arguments.compute_capability, arguments.profile
     try:

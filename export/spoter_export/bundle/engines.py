@@ -1,6 +1,6 @@
-"""add_engines: plan engines from a bundle's data, build them, and run them where there is a GPU.
+"""add_engines: plan engines from a bundle's data, build them, and prove them if there is a GPU.
 
-No torch and no onnx: this runs on the device too, because TensorRT builds an engine on the GPU it is for.
+Needs no torch and no onnx: it also runs on the device, because TensorRT builds for the GPU that it runs on.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_runtime.trt.runner import TrtRunner
 
-ENGINES: Final = "engines"  # in a bundle
+ENGINES: Final = "engines"  # folder in a bundle
 ENGINE_PRECISIONS: Final = ("fp32", "fp16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedEngine:
-    """An engine that is in the bundle now.
+    """An engine that was added to a bundle.
 
     Attributes:
-        plan: its shapes, and their expected padding.
-        proof: its answers over all shapes and on the goldens; None where it was only built.
-        not_executed: why it was only built; empty where it was executed.
+        plan: the engine's shapes and their expected padding.
+        proof: the comparison with ONNX Runtime over the grid; None if the engine was only built.
+        not_executed: why the engine was only built; empty if it was executed.
     """
 
     artefact: Artefact
@@ -69,41 +69,40 @@ def add_engines(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> tuple[AddedEngine, ...]:
-    """Build an engine from each of a bundle's ONNX files and put them into it, all or none.
+    """Build an engine in each precision and add them to a bundle, all or none.
 
-    One process at a time changes a bundle; a second one waits. Where a GPU is there, the engine replays the
-    bundle's goldens and is compared with ONNX Runtime over the whole grid before it is let in.
+    On a machine with a GPU, each engine must pass the golden test and the comparison with ONNX Runtime over
+    the whole grid. One process at a time changes a bundle; others wait.
 
     Args:
         folder: the bundle.
         library: ``"tensorrt"`` builds for the GPU of this machine, ``"tensorrt_rtx"`` for those named below.
-        precisions: of the ONNX files to build from.
+        precisions: precisions of the ONNX files to build from.
         compute_capabilities: ``"8.6"``, …, for TensorRT-RTX; None for its default.
-        profiles: instead of those planned from the lengths of the clips that the run was trained on.
-        execute: run them where there is a GPU; without, they count as built only, and are proven later.
-        force: build engines anew that are there already.
+        profiles: instead of profiles planned from the lengths of the training data.
+        execute: run the engines if there is a GPU; otherwise they count as built only.
+        force: rebuild engines that the bundle has already.
         on_progress: called with (done, total, what).
 
     Raises:
         BackendError: the library, the driver or the GPU is missing; the message says which.
-        BundleError: no bundle, a damaged one, or none with such an ONNX file.
-        ConfigError: profiles that leave out shapes of the contract; a compute capability the library has not;
-            a precision that is not for engines.
-        ExportError: the library cannot build it, the engine is there already, or its answers are not the
-            model's.
+        BundleError: no bundle, a damaged one, or one without such an ONNX file.
+        ConfigError: profiles that do not cover the contract; a compute capability that the library lacks; a
+            precision that is not for engines.
+        ExportError: the library cannot build the engine, the bundle has it already, or its answers are wrong.
         MissingExtraError: the library is not installed.
     """
     check_engine_precisions(precisions)
     precisions = list(dict.fromkeys(precisions))
-    folder = Path(os.path.realpath(folder))  # a link stays a link, and "." has a name
-    read_bundle(folder)  # before the lock: a wrong name shall not wait
+    folder = Path(os.path.realpath(folder))  # replace the folder, not a link to it; "." has no name
+    read_bundle(folder)  # before the lock: report a wrong name at once
     with bundle_lock(folder, on_progress):
         bundle = read_bundle(folder)
-        bundle.check_files()  # or damaged files would be sealed anew
+        bundle.check_files()  # otherwise the new manifest would seal damaged files
         plan = plan_from_bundle(bundle, profiles)
         if not force:  # before the build: TensorRT's may take minutes
             check_absent(bundle, library, precisions, compute_capabilities)
-        # Before the build, too: two ONNX Runtimes in one environment are found now, not after minutes.
+        # Before the build too: detect two ONNX Runtimes in one environment now, not after minutes.
         reference = reference_of(bundle) if execute else None
         added, content = [], {}
         for precision in precisions:
@@ -129,8 +128,7 @@ def check_engine_precisions(precisions: Sequence[str]) -> None:
     """Check that engines can be built in each of the precisions.
 
     Raises:
-        ConfigError: one of them is int8, which is for CPUs: its file quantises activations while the model
-            runs, and TensorRT has no such operator.
+        ConfigError: a precision is int8, which is for CPUs: TensorRT has no dynamic quantisation.
     """
     if "int8" in precisions:
         fits = ",".join(name for name in dict.fromkeys(precisions) if name in ENGINE_PRECISIONS) or "fp32"
@@ -143,15 +141,15 @@ def check_engine_precisions(precisions: Sequence[str]) -> None:
 
 
 def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) -> ProfilePlan:
-    """Plan shapes from the lengths that a bundle remembers of its training data.
+    """Plan an engine's shapes from the lengths of a bundle's training data.
 
     Args:
         bundle: from `read_bundle`.
-        profiles: take these instead of planned ones.
+        profiles: profiles to use instead of planned ones.
 
     Raises:
-        BundleError: the bundle's lengths cannot be counts of clips.
-        ConfigError: the profiles leave out a shape of the contract.
+        BundleError: as `Bundle.frame_counts`.
+        ConfigError: the profiles do not cover the contract.
     """
     counts = bundle.frame_counts()
     lengths = [frames for frames, clips in counts.items() for _ in range(clips)]
@@ -165,11 +163,7 @@ def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) 
 def check_absent(
     bundle: Bundle, library: Library, precisions: Sequence[str], compute_capabilities: Sequence[str] | None
 ) -> None:
-    """Check that the bundle has none of the engines that this machine would build.
-
-    Raises:
-        ExportError: it has one.
-    """
+    """Raise an ExportError if the bundle already has an engine that this machine would build."""
     version = import_engine_library(library).__version__
     if library == "tensorrt":
         compute_capabilities = (find_gpu().compute_capability,)
@@ -183,14 +177,14 @@ def check_absent(
 def path_of(
     precision: str, library: Library, version: str, system: str, machine: str, capabilities: Sequence[str]
 ) -> str:
-    """Name an engine after its requirements: engines for several devices lie side by side in a bundle."""
+    """Return an engine's path in a bundle; it names the requirements, so those of several devices differ."""
     numbers = "-".join(capability.replace(".", "") for capability in capabilities)
     where = f"{system}-{machine}".lower()
     return f"{ENGINES}/{precision}.{library}-{version}.{where}.sm{numbers}.engine"
 
 
 def artefact_of(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
-    """Return the entry of a built engine in the bundle's manifest."""
+    """Return the manifest entry of a built engine."""
     spec = built.spec
     capabilities = spec.compute_capabilities
     return Artefact(
@@ -210,7 +204,7 @@ def artefact_of(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
 
 
 def reference_of(bundle: Bundle) -> Runner | None:
-    """Open the fp32 ONNX file, to compare engines with; None where ONNX Runtime is not installed."""
+    """Open the fp32 ONNX file as the reference for engines; None if ONNX Runtime is not installed."""
     try:
         return OrtRunner(bundle.read(bundle.onnx().path))
     except MissingExtraError:
@@ -224,10 +218,10 @@ def executed(
     reference: Runner | None,
     on_progress: OnProgress | None,
 ) -> AddedEngine:
-    """Run an engine on this machine's GPU, if there is one that fits.
+    """Prove an engine on this machine's GPU; return it with the proof, or the reason why it did not run.
 
     Raises:
-        ExportError: it cannot be loaded on the GPU that it is for, or its answers are not the model's.
+        ExportError: it cannot be loaded on the GPU that it is for, or its answers are wrong.
     """
     artefact, spec = engine.artefact, built.spec
     try:
@@ -265,7 +259,13 @@ def executed(
 
 
 def replace_bundle(bundle: Bundle, added: Sequence[AddedEngine], content: dict[str, bytes]) -> None:
-    """Replace the bundle by one with the engines: a reader finds the old or the new one, never a mixture."""
+    """Add engines to a bundle folder on disk; a concurrent reader sees the old bundle or the new one.
+
+    Args:
+        bundle: the bundle to change.
+        added: the engines, with their manifest entries and proofs.
+        content: path in the bundle → bytes of the engine.
+    """
     new = {engine.artefact.path for engine in added}
     proofs = [proof for proof in read_proofs(bundle) if proof.artefact not in new]
     artefacts = [artefact for artefact in bundle.artefacts if artefact.path not in new]
@@ -274,7 +274,7 @@ def replace_bundle(bundle: Bundle, added: Sequence[AddedEngine], content: dict[s
         for path, plan in content.items():
             target = temporary / path
             target.parent.mkdir(exist_ok=True)
-            target.unlink(missing_ok=True)  # it may be a link to the old bundle's file
+            target.unlink(missing_ok=True)  # it may be a hard link to the old bundle's file
             target.write_bytes(plan)
         describe_bundle(
             temporary,

@@ -1,4 +1,4 @@
-"""The files that describe a bundle: parity.json, the model card, the manifest. No torch, no onnx."""
+"""Write the files that describe a bundle: parity.json, the model card, the manifest. Needs no torch."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ PARITY_SCHEMA: Final = 4
 
 @contextmanager
 def bundle_lock(folder: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
-    """Let one process at a time change a bundle; the others wait, and a killed one lets go.
-
-    A folder that a killed process has left without its name is put back, and its temporary files are removed.
-    """
+    """Lock a bundle, so that one process at a time changes it; first clean up after killed processes."""
     filelock = require("filelock", extra="export")
     lock = lock_of(folder)
     try:
@@ -54,9 +51,9 @@ def bundle_lock(folder: Path, on_progress: OnProgress | None = None) -> Iterator
 
 
 def lock_of(folder: Path) -> Any:
-    """Return the `filelock.FileLock` of a folder; the system releases it when its process ends."""
+    """Return the `filelock.FileLock` of a folder; the system releases it when the process ends."""
     filelock = require("filelock", extra="export")
-    # Not beside the folder: one lock for all of its names, and nothing of ours in people's folders.
+    # In the cache folder: one lock for all names of the folder, and no file of ours among the user's.
     name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]
     locks = Path(tempfile.gettempdir()) / f"spoter-kit-{getpass.getuser()}"
     locks.mkdir(parents=True, exist_ok=True)
@@ -64,11 +61,7 @@ def lock_of(folder: Path) -> Any:
 
 
 def check_bundle_folder(folder: Path, *, force: bool) -> None:
-    """Check that a bundle can be written to a folder; `force` replaces a bundle and nothing else.
-
-    Raises:
-        ExportError: something is there already.
-    """
+    """Raise an ExportError if the folder exists; `force` allows to replace a bundle, and nothing else."""
     check_replaceable(folder, MANIFEST, force=force, foreign="is no bundle", error=ExportError)
 
 
@@ -81,7 +74,7 @@ def describe_bundle(
     proofs: Sequence[Proof],
     provenance: dict[str, Any],
 ) -> None:
-    """Write parity.json, MODEL_CARD.md and last bundle.json into a folder that has all other files."""
+    """Write parity.json, MODEL_CARD.md and bundle.json into a folder that has all other files."""
     write_json(folder / PARITY, proofs_json(proofs))
     write_text(folder / MODEL_CARD, card_from_facts(name, contract, artefacts, proofs, provenance))
     bundle = Bundle(

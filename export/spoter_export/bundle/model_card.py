@@ -1,4 +1,4 @@
-"""The bundle's MODEL_CARD.md, written from facts alone: nothing is claimed that was not measured."""
+"""Write the bundle's MODEL_CARD.md from measured facts."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _data_lines(provenance: dict[str, Any]) -> list[str]:
 
 
 def _file_cells(artefact: Artefact) -> tuple[str, ...]:
-    """Return a row about a file; an engine that was built has not been executed by that."""
+    """Return the table row of a file; an engine that was only built is marked as not executed."""
     built, executed = "exported", "ONNX Runtime, CPU: see the proof"
     if artefact.kind == "ort":
         built = "exported, then optimised by ONNX Runtime"

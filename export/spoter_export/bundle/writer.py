@@ -1,4 +1,4 @@
-"""Write a bundle: export, prove, and only then put everything in its place, atomically."""
+"""Write a bundle: export, prove, then move it into place atomically."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from spoter_runtime.runner import Runner, pad_clips
 
 _GOLDEN_CLIPS: Final = 16
 
-# The requirements of a file of each kind, `Artefact.requires`.
+# kind → `Artefact.requires`
 _REQUIRES: Final = {
     "onnx": {"onnxruntime": ">=1.20", "opset": str(OPSET)},
     "ort": {"onnxruntime": f">={ORT_WITH_ATTENTION}", "opset": str(OPSET_OF_ATTENTION)},
@@ -49,7 +49,7 @@ _REQUIRES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A bundle that was written, with the proofs of its files."""
+    """A written bundle with the proofs of its files."""
 
     bundle: Bundle
     proofs: tuple[Proof, ...]
@@ -68,23 +68,23 @@ def export_bundle(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Exported:
-    """Export a module to ONNX, run every file over its whole grid, and write a bundle.
+    """Export a module to ONNX, prove every file over the shape grid, and write a bundle.
 
     Args:
-        module: ``forward(poses, lengths) -> logits`` as the contract says.
-        contract: the claims of the bundle, which are proven.
+        module: ``forward(poses, lengths) -> logits``, as the contract says.
+        contract: the shapes and labels that the bundle claims, and that are proven.
         folder: ``<name>.spoter``; an existing one is only replaced with `force`.
-        provenance: where the weights come from; plain JSON values, shown in the model card.
-        clips: of people, to compare on; generated ones are always used too.
-        keep_goldens: whether some of `clips` may travel in the bundle. Landmarks of people are personal.
-        precisions: files for each; fp32 is always among them, because the others are made from it.
-        landmarker: to be put into the bundle, which then goes from a video to a label by itself; None: none.
+        provenance: source of the weights; plain JSON values, shown in the model card.
+        clips: clips of people to compare on, besides generated ones.
+        keep_goldens: whether some of `clips` may travel in the bundle. Landmarks of people are personal data.
+        precisions: precisions of the files; fp32 is always included, because the others are made from it.
+        landmarker: put into the bundle, which then goes from a video to a label by itself; None: none.
         force: replace an existing bundle.
         on_progress: called with (done, total, what).
 
     Raises:
-        ExportError: `folder` exists, the graph is not what the contract says, a precision has nothing to do
-            in it, or parity fails; nothing is written then.
+        ExportError: `folder` exists, the graph does not match the contract, a precision would change nothing,
+            or parity fails; nothing is written.
         ConfigError: an unknown precision.
         OSError: the disk is full or read-only; nothing is left behind.
     """
@@ -94,12 +94,12 @@ def export_bundle(
         policy_of(precision)
     reference = Remembering(TorchRunner(module, contract))
     artefacts, proofs = [], []
-    # The folder first: a place that cannot be written to is better found before the proof than after it.
+    # Create the folder first: find a read-only place before the proof, not after it.
     with bundle_lock(folder, on_progress), replacing(folder) as temporary:
         temporary.mkdir()
         if on_progress:
             on_progress(0, 0, "exporting to ONNX")
-        fp32_of: dict[str, onnx.ModelProto] = {}  # kind → the graph that the other precisions are made from
+        fp32_of: dict[str, onnx.ModelProto] = {}  # kind → fp32 graph
         for kind, precision, graph in graphs_of(module, contract, precisions, clips):
             fp32 = fp32_of.setdefault(kind, graph)
             content: bytes = graph.SerializeToString(deterministic=True)
@@ -112,7 +112,7 @@ def export_bundle(
             proofs.append(proof)
             (temporary / artefact.path).write_bytes(content)
         goldens = goldens_from(reference, clips if keep_goldens else None)
-        # numpy stamps every entry with 1980, so equal goldens make equal bytes.
+        # numpy dates every entry 1980, so equal goldens give equal bytes.
         arrays = {"poses": goldens.poses_NTD, "lengths": goldens.lengths_N, "logits": goldens.logits_NC}
         np.savez_compressed(temporary / GOLDENS, allow_pickle=False, **arrays)
         if landmarker:
@@ -133,12 +133,12 @@ def graphs_of(
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Yield (kind, precision, graph) of each file that a bundle gets.
 
-    A file of kind ``"ort"`` comes where the model has attention that one operator can do, and where this
-    ONNX Runtime can run it; none in fp16, which the CPU computes in fp32.
+    Kind ``"ort"`` is made if the model's attention can become one operator and this ONNX Runtime can run it;
+    not in fp16, which the CPU computes in fp32.
 
     Raises:
-        ExportError: a weight, or a value on some clip, is beyond what fp16 holds; it is named. Or a precision
-            has nothing to do in this graph.
+        ExportError: a weight, or a value on some clip, is beyond fp16's range; it is named. Or a precision
+            would change nothing in this graph.
     """
     exported = onnx_from_module(module, contract)
     batches = probe_batches(contract)
@@ -157,7 +157,7 @@ def graphs_of(
                 graph = fp16_from_fp32(graph)
             if kind == "ort":
                 graph = optimised_by_onnxruntime(graph)
-                # In the file too: alone, without its bundle, an older ONNX Runtime would run it wrongly.
+                # Also in the file's metadata: without the bundle, an older ONNX Runtime would run it wrongly.
                 graph.metadata_props.add(key=REQUIRES_KEY, value=_REQUIRES[kind]["onnxruntime"])
                 check_graph(graph, contract, opset=OPSET_OF_ATTENTION, domains=(ORT_DOMAIN,))
             else:
@@ -166,7 +166,7 @@ def graphs_of(
 
 
 def runs_attention() -> bool:
-    """Tell whether this ONNX Runtime can prove a file that is made for it; warn where it cannot."""
+    """Return True if this ONNX Runtime runs the operator Attention correctly; warn if not."""
     version = import_onnxruntime().__version__
     if not is_older(version, ORT_WITH_ATTENTION):
         return True
@@ -180,7 +180,7 @@ def runs_attention() -> bool:
 
 
 def artefact_of(content: bytes, kind: str, precision: str) -> Artefact:
-    """Return the entry in the manifest of an ONNX file with these bytes."""
+    """Return the manifest entry of an ONNX file with these bytes."""
     stem = "model" if precision == "fp32" else f"model.{precision}"
     return Artefact(
         path=f"{stem}.ort.onnx" if kind == "ort" else f"{stem}.onnx",
@@ -194,19 +194,15 @@ def artefact_of(content: bytes, kind: str, precision: str) -> Artefact:
 
 
 def runner_of(graph: onnx.ModelProto, content: bytes, artefact: Artefact) -> Runner:
-    """Open a graph, whose bytes are given too, as its proof runs it."""
-    if artefact.precision == "fp16":  # the CPU provider would keep most of its tensors in fp32
+    """Return the runner that proves a file; `content` is the graph's bytes."""
+    if artefact.precision == "fp16":  # otherwise the CPU provider keeps most tensors in fp32
         return OrtRunner(rounded_from_fp16(graph).SerializeToString(), name=ROUNDED)
     name = FUSED if artefact.kind == "ort" else None
     return OrtRunner(content, settings=session_for(artefact.kind, SessionSettings()), name=name)
 
 
 def check_proven(proof: Proof) -> None:
-    """Check that a file is the module it came from.
-
-    Raises:
-        ExportError: it is not; the first failures are named.
-    """
+    """Raise an ExportError with the first failures if a proof failed."""
     if failures := proof.verdict.failures:
         shown = "\n".join(f"  {failure}" for failure in failures[:10])
         raise ExportError(
@@ -216,7 +212,7 @@ def check_proven(proof: Proof) -> None:
 
 
 def goldens_from(reference: Runner, clips: ClipSet | None = None) -> Goldens:
-    """Return clips of many lengths with the reference's logits, each computed alone and without padding."""
+    """Return clips of many lengths with the reference's logits, computed one by one without padding."""
     real = [clips.clips[i] for i in spread_by_length(clips.clips, _GOLDEN_CLIPS)] if clips else []
     kept = [*real, *generated_clips(reference.contract, seed=0).clips]
     poses, lengths = pad_clips(kept)

@@ -1,7 +1,7 @@
-"""Find the first tensor at which a graph leaves a model, and the smallest graph that shows it.
+"""Find the first tensor that a graph computes differently from another form of the model.
 
-Every tensor that both forms have by name is computed from the other form's values of the tensors just before
-it: an error shows where it is made, not where it has grown, and rounding does not add up on the way.
+Each tensor that both forms have by name is computed from the other form's values of the tensors just before
+it: so an error shows in the node that makes it, and rounding does not accumulate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SMALLEST: Final = "smallest.onnx"
 TENSORS: Final = "tensors.npz"
 FACTS: Final = "divergence.json"
 
-# How far a tensor may be off when it is computed from the other form's values, as a share of its largest
+# Largest difference of a tensor that is computed from the other form's values, as a share of its largest
 # magnitude. Measured on trained models, full batches of 100 frames: fp32 at most 3e-6 (a LayerNorm), fp16
 # 2e-3 (sums of 512 products), dynamic int8 2e-2 (one scale for a whole tensor).
 TOLERANCES: Final = {"fp32": 3e-5, "fp16": 1e-2, "int8": 1e-1}
@@ -45,18 +45,18 @@ class Divergence:
     """The first tensor that a graph computes differently from the same values.
 
     Attributes:
-        tensor: its name in the graph.
-        operator: the type of the node that computes it, ``"LayerNormalization"``.
-        module: path of the module that it came from; None where the exporter did not say.
-        weights: initializers that were read on the way.
-        difference: largest difference, as a share of the tensor's largest magnitude; infinite where shapes,
-            whole numbers or the places of NaN differ. None where the graph could not compute it.
-        tolerance: the largest difference that its precision explains.
-        error: why it could not be computed.
-        graph: the smallest graph that still shows it.
-        inputs: its inputs.
-        expected: the tensor as the other form has it.
-        got: the tensor as the graph computes it; None where there is an error.
+        tensor: the tensor's name in the graph.
+        operator: type of the node that computes it, ``"LayerNormalization"``.
+        module: path of its torch module; None if the exporter did not record one.
+        weights: initializers that `graph` reads.
+        difference: largest difference as a share of the tensor's largest magnitude; infinite if shapes, whole
+            numbers or the positions of NaN differ. None if the tensor could not be computed.
+        tolerance: the largest difference that the precision's rounding explains.
+        error: why the tensor could not be computed; None if it could.
+        graph: the smallest graph that shows the difference.
+        inputs: inputs of `graph`.
+        expected: the tensor in the other form.
+        got: the tensor that the graph computes; None with an error.
     """
 
     tensor: str
@@ -73,7 +73,7 @@ class Divergence:
 
     @property
     def is_rounding(self) -> bool:
-        """True where the precision explains the difference."""
+        """True if `difference` is at most `tolerance`; False if the tensor could not be computed."""
         return self.difference is not None and self.difference <= self.tolerance
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Divergence:
         return f"{what}: by {self.difference:.1e} of its magnitude, {self.tolerance:.0e} is rounding"
 
     def write(self, folder: Path) -> None:
-        """Write the graph, its inputs with both answers, and the facts; replaces the folder when complete.
+        """Write the smallest graph, its inputs, both answers and the facts into a folder, replacing it.
 
         Raises:
             OSError: the disk is full or the place is read-only.
@@ -119,18 +119,18 @@ def first_divergence(
     optimise: bool = False,
     module_of: Mapping[str, str] | None = None,
 ) -> Divergence | None:
-    """Compute each tensor of a graph from another form's values, and return the first that differs.
+    """Return the first tensor that a graph computes differently from another form of the model.
 
     Args:
-        suspect: the graph; its tensors are matched by name.
-        values: of the other form, from `values_of_graph` or `values_of_program`; the inputs are among them.
-        precision: of the suspect, which explains rounding, see `TOLERANCES`.
-        optimise: let ONNX Runtime rewrite each piece of the graph. What it fuses may need several nodes to
-            show: pieces of growing size are tried.
+        suspect: the graph; its tensors are matched with `values` by name.
+        values: tensors of the other form, inputs included, from `values_of_graph` or `values_of_program`.
+        precision: precision of the suspect, for the tolerance; see `TOLERANCES`.
+        optimise: let ONNX Runtime optimise each piece of the graph. Its fusions may need several nodes to
+            show an error, so pieces of growing size are tried.
         module_of: tensor → module, from `trace_module`.
 
     Returns:
-        None where every tensor that both have is the same.
+        The divergence; None if all tensors that both have are the same.
     """
     pieces = Pieces(suspect, values, precision=precision, optimise=optimise, module_of=module_of or {})
     for tensor in pieces.tensors:
@@ -143,10 +143,10 @@ def first_divergence(
 
 
 class Pieces:
-    """Cuts pieces out of a graph, between tensors whose values are known, and runs them.
+    """Cuts pieces out of a graph, between tensors with known values, and runs them.
 
     Attributes:
-        tensors: names of the computed tensors whose values are known.
+        tensors: names of the computed tensors with known values.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Pieces:
         self.tensors = [name for name in self._made if name in values]
 
     def reaches(self, tensor: str) -> Iterator[int]:
-        """Yield how far back a piece may begin: from the nodes just before to the whole graph."""
+        """Yield the sizes of pieces to try, in nodes before the tensor: from 1 to the whole graph."""
         reach, place = 1, self._place_of(self._made[tensor])
         while reach <= place:
             yield reach
@@ -176,7 +176,7 @@ class Pieces:
         yield place + 1
 
     def compute(self, tensor: str, reach: int) -> Divergence:
-        """Compare a tensor, computed from known values that are made `reach` or more nodes before it."""
+        """Compute a tensor from known values at least `reach` nodes before it, and return the comparison."""
         graph, inputs = self._piece(self._made[tensor], reach)
         expected, got, difference, message = self._known[tensor], None, None, None
         try:
@@ -189,7 +189,7 @@ class Pieces:
             tensor=tensor,
             operator=producer.op_type if producer is not None else "",
             module=self._module_of.get(tensor),
-            # The other constants are the export's own.
+            # The other constants were added by the export.
             weights=tuple(constant.name for constant in graph.graph.initializer if "." in constant.name),
             difference=difference,
             tolerance=TOLERANCES[self._precision],
@@ -205,7 +205,7 @@ class Pieces:
         return -1 if producer is None else self._place[producer]
 
     def _piece(self, target: ir.Value, reach: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
-        """Return the graph that computes a value from known ones, and these."""
+        """Return the graph that computes a value from known ones, and the known values."""
         latest = self._place_of(target) - reach
         wanted, seen, fed = [target], set[ir.Value](), set[ir.Value]()
         while wanted:
@@ -220,18 +220,18 @@ class Pieces:
         for value in graph.inputs:
             array = self._known[name_of(value)]
             if value.dtype is not None:
-                with np.errstate(over="ignore"):  # beyond fp16 it becomes infinite there too
+                with np.errstate(over="ignore"):  # beyond fp16's range the graph gives infinity too
                     array = array.astype(value.dtype.numpy())
             value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
             value.shape = ir.Shape([None] * array.ndim)
             inputs[name_of(value)] = array
         piece = ir.to_proto(ir.Model(graph, ir_version=self._model.ir_version))
-        # Rounded, or ONNX Runtime would compute within a piece in fp32.
+        # With rounding, otherwise ONNX Runtime computes inside a piece in fp32.
         return rounded_from_fp16(piece) if self._precision == "fp16" else piece, inputs
 
 
 def relative_difference(got: Array, expected: Array) -> float:
-    """Return the largest difference as a share of the largest magnitude, see `Divergence.difference`."""
+    """Return the value of `Divergence.difference` for two tensors."""
     if got.shape != expected.shape:
         return np.inf
     if got.dtype.kind != "f" or expected.dtype.kind != "f":
@@ -253,7 +253,7 @@ def relative_difference(got: Array, expected: Array) -> float:
 def values_of_graph(
     model: onnx.ModelProto, poses_NTD: Float32Array, lengths_N: Int32Array
 ) -> dict[str, Array]:
-    """Return every tensor that ONNX Runtime computes on the way, the inputs among them, not optimised."""
+    """Return name → value of every tensor of a graph, inputs included, run unoptimised by ONNX Runtime."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
@@ -264,10 +264,7 @@ def values_of_graph(
 
 
 def values_of_program(traced: Traced, poses_NTD: Float32Array, lengths_N: Int32Array) -> dict[str, Array]:
-    """Return every tensor that torch computes on the way, by the name that it has in the graph.
-
-    The logits bear another name in the graph and are therefore listed under that.
-    """
+    """Return name → value of every tensor of a torch program, by the names of the ONNX graph."""
     recorded: dict[str, Array] = {POSES: poses_NTD, LENGTHS: lengths_N}
 
     class Recording(torch.fx.Interpreter):
@@ -288,7 +285,7 @@ def values_of_program(traced: Traced, poses_NTD: Float32Array, lengths_N: Int32A
 
 
 def run_graph(model: onnx.ModelProto, inputs: Values, *, optimise: bool) -> dict[str, Array]:
-    """Return the outputs of a graph by name.
+    """Run a graph; return output name → value.
 
     Raises:
         BackendError: ONNX Runtime cannot load or run it.

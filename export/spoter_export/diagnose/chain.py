@@ -1,4 +1,4 @@
-"""Split a difference along the chain from the module to the backend, and name the first link that breaks."""
+"""Compare consecutive steps of a chain of runners; find the first pair that differs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from spoter_runtime.runner import Runner, pad_clips
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One form of the model.
+    """One step of the chain: a form of the model.
 
     Attributes:
-        name: as the report shall say it.
-        open: opens it; a `SpoterError` that it raises is the step's error.
-        policy: how far it may be from the step before it, and how far padding may move it.
+        name: the step's name in reports.
+        open: opens its runner; a `SpoterError` becomes the step's error.
+        policy: the allowed difference from the step before, and the allowed effect of padding.
     """
 
     name: str
@@ -36,15 +36,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """The difference between one step and the last before it that answered.
+    """The comparison of a step with the last working step before it.
 
     Attributes:
-        before: name of that step; None for the first.
-        max_logit_diff: from it, each clip alone; None for the first, and where there is an error.
-        max_padding_diff: between each clip alone and all of them padded in one batch.
-        error: why the step could not answer.
-        holds: whether both are within the step's policy.
-        clip: place of the clip that shows most of it; the first where there is an error.
+        before: name of the step before; None for the first step.
+        max_logit_diff: largest difference from the step before, clips run one by one; None for the first
+            step, and with an error.
+        max_padding_diff: largest difference between clips run one by one and all padded in one batch.
+        error: why the step failed; None if it ran.
+        holds: whether both differences are within the step's policy.
+        clip: index of the clip with the largest difference; 0 with an error.
     """
 
     step: str
@@ -60,7 +61,7 @@ class Link:
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return the fault of the step in one sentence; empty where the step holds."""
+        """Return the fault of the step in one sentence; empty if it holds."""
         if self.holds:
             return ""
         if self.error is not None:
@@ -73,11 +74,11 @@ class Link:
 
 
 def links_of(steps: Sequence[Step], clips: Sequence[Float32Array]) -> tuple[Link, ...]:
-    """Run every step on the same clips and compare it with the one before.
+    """Run every step on the same clips and compare it with the step before.
 
     Args:
-        steps: from the module to the backend.
-        clips: (frames, 54, 2), of several lengths, as many as fit into one batch.
+        steps: the steps from the module to the backend.
+        clips: (frames, 54, 2), of several lengths; at most one batch.
     """
     links: list[Link] = []
     before: tuple[str, Float32Array] | None = None
@@ -110,7 +111,7 @@ def links_of(steps: Sequence[Step], clips: Sequence[Float32Array]) -> tuple[Link
 
 
 def first_broken(links: Sequence[Link]) -> Link | None:
-    """Return the first link that does not hold; None where all do."""
+    """Return the first link that does not hold; None if all hold."""
     return next((link for link in links if not link.holds), None)
 
 
@@ -123,7 +124,7 @@ def first_module_moved_by_padding(module: nn.Module, clip: Float32Array, frames:
         frames: length to which the clip is padded, with NaN.
 
     Returns:
-        None where no submodule's does; ``""`` is the module itself.
+        The path, ``""`` for the module itself; None if no submodule depends on the padding.
     """
     poses_NTD, lengths_N = (torch.from_numpy(array) for array in pad_clips([clip]))
     padding = torch.full((1, frames - len(clip), poses_NTD.shape[2]), torch.nan)
@@ -137,7 +138,7 @@ def first_module_moved_by_padding(module: nn.Module, clip: Float32Array, frames:
 
 
 def outputs_of(module: nn.Module, poses: Tensor, lengths: Tensor) -> list[tuple[str, Tensor]]:
-    """Return each submodule's output in the order they are done: inner ones before those that hold them."""
+    """Run the module; return path and output of each submodule in execution order, inner ones first."""
     found: list[tuple[str, Tensor]] = []
 
     def keep(path: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -158,10 +159,10 @@ def outputs_of(module: nn.Module, poses: Tensor, lengths: Tensor) -> list[tuple[
 
 
 class ProgramRunner(TorchRunner):
-    """The program of `torch.export` that an ONNX file is written from."""
+    """Runs the program of `torch.export` from which an ONNX file is written."""
 
     def __init__(self, program: torch.export.ExportedProgram, contract: GraphContract) -> None:
-        """Take the program; it was traced in eval mode, on the CPU, and knows no other."""
+        """Wrap the program, which was traced in eval mode on the CPU."""
         self.module = program.module()
         self.contract = contract
         self.name = "torch, exported program"

@@ -1,4 +1,4 @@
-"""run_parity: the differences of two runners on the same inputs, as facts that `judge` judges.
+"""run_parity: compare two runners on the same inputs; the differences are facts for `judge`.
 
 Shapes: N clips, T frames, D features (108), C classes.
 """
@@ -31,15 +31,15 @@ from spoter_runtime.runner import Int32Array, Runner, pad_clips
 _INVARIANCE_CLIPS: Final = 16
 _BATCH: Final = 32
 _TOP: Final = 5
-# Padding values; training may have used others. None of them may change an answer. Noise has no one value.
+# Padding values, none of which may change an answer; None is noise.
 _FILLS: Final = {"zeros": 0.0, "noise": None, "nan": np.nan, "huge": 1e30, "infinity": np.inf}
 
 
 class Remembering(Runner):
-    """Answers like another runner, and computes each batch once: a reference for many candidates."""
+    """Wraps a runner and caches its answers: a reference for many candidates."""
 
     def __init__(self, runner: Runner) -> None:
-        """Remember the answers of `runner`, which stays the caller's to close."""
+        """Wrap `runner`; the caller closes it."""
         self.name = runner.name
         self.contract = runner.contract
         self._runner = runner
@@ -56,7 +56,7 @@ class Remembering(Runner):
 
 
 def infer_batches(runner: Runner, clips: Sequence[Float32Array], batch: int = 1) -> Float32Array:
-    """Return logits (N, C) of clips of any lengths, run in batches in the given order: ragged on purpose."""
+    """Return logits (N, C) of clips of any lengths, in batches of the given order, hence with padding."""
     batches = (list(clips[i : i + batch]) for i in range(0, len(clips), batch))
     return np.concatenate([runner.infer(*pad_clips(clips)) for clips in batches])
 
@@ -69,20 +69,20 @@ def run_parity(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> ParityFacts:
-    """Compare a candidate with its reference over the shape grid, on clips, and under changes without effect.
+    """Compare a candidate with its reference: over the shape grid, on clips, and for invariance to padding.
 
     Args:
         reference: usually the PyTorch model.
         candidate: any backend with the same contract.
-        sets: clips of people; generated ones are always run too, so there may be none. Those of people are
-            run again under each of `spoter_export.parity.perturbations.CHANGES`.
-        seed: of the generated clips.
+        sets: more clips, besides the generated ones. Clips of people are run again under each of
+            `spoter_export.parity.perturbations.CHANGES`.
+        seed: seed of the generated clips.
         on_progress: called with (done, total, what).
 
     Raises:
-        InputError: a clip that the contract does not allow.
-        BundleError: the two runners have different contracts: other labels, another order, other ranges.
-        BackendError: the reference failed. Where the candidate fails, that is a fact, not an error.
+        InputError: the contract does not allow a clip.
+        BundleError: the runners' contracts differ in labels, order or ranges.
+        BackendError: the reference failed. A failure of the candidate is a fact, not an error.
     """
     if candidate.contract != reference.contract:
         raise BundleError(
@@ -174,18 +174,18 @@ def _clip_facts(reference: Runner, candidate: Runner, group: ClipSet) -> ClipFac
 
 
 def invariance_of(runner: Runner, clips: Sequence[Float32Array], *, seed: int) -> list[Invariance]:
-    """Return how far a runner's logits move with padding, batch composition and order.
+    """Return how far a runner's logits move with padding, batch composition and batch order.
 
     Args:
         runner: any backend.
         clips: (frames, 54, 2), any lengths.
-        seed: of the noise and the order.
+        seed: seed of the noise and the order.
     """
     rng = np.random.default_rng((seed, 2))
     order = rng.permutation(len(clips))
     zeros = [np.where(detected(clip)[..., None], clip, np.float32(0)) for clip in clips]
     longest, batch = runner.contract.max_frames, min(runner.contract.max_batch, _BATCH)
-    # Where the runner cannot answer, the changes that compare with these answers say so, each for itself.
+    # If the runner fails here, each change that needs these answers records the error.
     alone = cache(lambda: infer_batches(runner, clips))
     together = cache(lambda: infer_batches(runner, clips, batch))
 
@@ -222,7 +222,7 @@ def invariance_of(runner: Runner, clips: Sequence[Float32Array], *, seed: int) -
 def _padded(
     clip: Float32Array, frames: int, fill: float | None, rng: np.random.Generator
 ) -> tuple[Float32Array, Int32Array]:
-    """Return a clip as a batch, padded to a number of frames with a value, or with noise for None."""
+    """Return a clip as a batch of one, padded with `fill` to `frames` frames; None pads with noise."""
     poses, lengths = pad_clips([clip])
     shape = (1, frames - len(clip), NUM_FEATURES)
     padding = rng.uniform(0, 1, shape) if fill is None else np.full(shape, fill)

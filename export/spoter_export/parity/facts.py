@@ -1,4 +1,4 @@
-"""The facts of a parity run as plain data, that can be stored and judged again by other thresholds."""
+"""The facts of a parity run as plain data, to store and to judge again by other thresholds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from spoter_export.probes import GENERATED, GOLDENS, SYNTHETIC, Lengths
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridPoint:
-    """One shape that was run on both runners.
+    """The comparison of one input shape.
 
     Attributes:
-        lengths: ``"full"`` when every clip fills its frames, ``"ragged"`` when they differ.
-        error: why the candidate could not run it; the differences are then None.
+        lengths: ``"full"``: every clip has all frames; ``"ragged"``: the lengths differ.
+        error: why the candidate failed; the differences are then None.
     """
 
     batch: int
@@ -33,15 +33,15 @@ class GridPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFact:
-    """The answers of two runners to one clip.
+    """The comparison of one clip.
 
     Attributes:
         max_logit_diff: largest absolute difference of a logit.
-        reference, candidate: their best labels.
-        reference_margin, candidate_margin: between a runner's best two logits.
-        top5_agree: whether the best five labels are the same five.
-        label: the signed word; None where it is not known.
-        signer: name of the signer; None where it is not known.
+        reference, candidate: best label of each runner.
+        reference_margin, candidate_margin: difference of each runner's best two logits.
+        top5_agree: whether the sets of the best five labels are equal.
+        label: the signed word; None if unknown.
+        signer: name of the signer; None if unknown.
     """
 
     name: str
@@ -57,17 +57,17 @@ class ClipFact:
 
     @property
     def is_flip(self) -> bool:
-        """True where the best labels differ."""
+        """True if the best labels differ."""
         return self.reference != self.candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFacts:
-    """The answers of two runners to the clips of one source, run in ragged batches.
+    """The comparison of the clips of one source, run in ragged batches.
 
     Attributes:
-        change: the change that was made to each clip before; None: none.
-        error: why the candidate could not answer; there are no clips then.
+        change: the change made to each clip first; None for none.
+        error: why the candidate failed; `clips` is then empty.
     """
 
     source: str
@@ -77,7 +77,7 @@ class ClipFacts:
 
     @property
     def is_of_people(self) -> bool:
-        """True for clips that people signed: not for generated ones, and not for a bundle's goldens."""
+        """True for clips that people signed; False for generated clips and a bundle's goldens."""
         return self.source not in (GENERATED, GOLDENS)
 
     @property
@@ -87,33 +87,33 @@ class ClipFacts:
 
     @property
     def max_logit_diff(self) -> float:
-        """The largest difference over all clips; 0 where there was no answer."""
+        """The largest difference over all clips; 0 without answers."""
         return max((clip.max_logit_diff for clip in self.clips), default=0.0)
 
     @property
     def labels_agree(self) -> int:
-        """Clips whose best label is the same."""
+        """Number of clips with equal best labels."""
         return len(self.clips) - len(self.flips)
 
     @property
     def top5_agree(self) -> int:
-        """Clips whose best five labels are the same five."""
+        """Number of clips with equal sets of the best five labels."""
         return sum(clip.top5_agree for clip in self.clips)
 
     @property
     def flips(self) -> tuple[ClipFact, ...]:
-        """Clips whose best labels differ."""
+        """The clips whose best labels differ."""
         return tuple(clip for clip in self.clips if clip.is_flip)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invariance:
-    """How far a runner's logits move when something changes that must not matter.
+    """How far a runner's logits move under a change that must not matter.
 
     Attributes:
         change: ``"padding …"`` with zeros, noise, nan, huge or infinity; ``"missing as (0, 0)"`` instead of
             NaN; ``"batch composition"`` or ``"batch order"``.
-        error: why the runner could not answer after the change; the difference is then None.
+        error: why the runner failed after the change; the difference is then None.
     """
 
     runner: str
@@ -125,10 +125,10 @@ class Invariance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFact:
-    """A weight in 8 bits beside the one that it stands for.
+    """The comparison of an int8 weight with its fp32 original.
 
     Attributes:
-        steps: the largest error of its values, in quantisation steps of their column; rounding leaves 0.5.
+        steps: the largest error of a value, in quantisation steps of its column; rounding allows 0.5.
     """
 
     name: str
@@ -140,7 +140,7 @@ class ParityFacts:
     """All that one parity run found.
 
     Attributes:
-        weights: of an int8 file; answers alone do not show a scale that is a little wrong.
+        weights: comparisons of an int8 file's weights; answers alone do not show a slightly wrong scale.
     """
 
     reference: str
@@ -181,6 +181,6 @@ class ParityFacts:
 
 
 def kind_of_clips(groups: Sequence[ClipFacts]) -> str:
-    """Return "generated clips" where nobody signed the clips of a data set, else "clips of people"."""
+    """Return ``"clips of people"``, or ``"generated clips"`` if a data set's clips are generated."""
     synthetic = groups and all(group.source.startswith(SYNTHETIC) for group in groups)
     return "generated clips" if synthetic else "clips of people"

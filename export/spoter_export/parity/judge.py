@@ -1,4 +1,4 @@
-"""judge: the verdict of a policy on the facts of a parity run, and which flips rounding does not explain."""
+"""judge: the verdict of a policy on the facts of a parity run."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from spoter_export.parity.facts import ClipFact, ClipFacts, ParityFacts, kind_of
 from spoter_export.parity.policy import ERROR_ON_PEOPLE, Policy, policy_of
 from spoter_runtime.bundle.goldens import threshold
 
-Z_95: Final = 1.959964  # of a normal distribution, 95 % lie within so many standard deviations
-_SHOWN: Final = 3  # flips that a failure names
+Z_95: Final = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+_SHOWN: Final = 3  # flips named in a failure
 _ROUNDED: Final = 0.501  # steps between a weight and its rounded value, with room for float32's own rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A policy's judgement of some facts: passed when there are no failures."""
+    """A policy's judgement of some facts."""
 
     failures: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """True when nothing failed."""
+        """True if there are no failures."""
         return not self.failures
 
 
 def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdict:
-    """Compare facts with thresholds; each failure says what, where, and by how much.
+    """Return the verdict of a policy on facts; each failure says what, where, and by how much.
 
     Args:
         facts: from `run_parity`.
-        policy: thresholds.
-        precision: of the candidate; the flipped labels that it explains are not up to the policy.
+        policy: the thresholds.
+        precision: precision of the candidate; it decides which flips rounding explains, whatever the policy.
     """
     failures = [*grid_failures(facts, policy, precision)]
     for clips in facts.clips:
@@ -62,9 +62,9 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
 
 
 def grid_failures(facts: ParityFacts, policy: Policy, precision: str) -> Iterator[str]:
-    """Yield a failure for the shapes without an answer, and one for the shapes that differ: the worst.
+    """Yield one failure for shapes without an answer, and one for the worst difference.
 
-    Labels that turn where the logits are further off than the precision explains fail under any policy.
+    Flipped labels with a logit difference beyond the precision's rounding fail under any policy.
     """
     total, explained = len(facts.grid), policy_of(precision).max_logit_diff
     if silent := [point for point in facts.grid if point.max_logit_diff is None]:
@@ -100,8 +100,8 @@ def clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> Iterator[
             f"{where}: logits differ by {worst.max_logit_diff:.1e} on {worst.name}, allowed "
             f"{threshold(policy.max_logit_diff)}; {len(beyond)} clips are beyond that"
         )
-    # A share below all of them counts for people's clips alone: on others a model may be unsure of all. Of a
-    # mirrored signer, say, it may be so unsure that rounding turns more labels. Each flip is looked at below.
+    # A required share below 100 % applies to unchanged clips of people only: on other clips, such as a
+    # mirrored signer's, a model may be so unsure that rounding flips more labels. Each flip is judged below.
     share = policy.min_label_agreement
     counts = facts.change is None and (share == 1.0 or facts.is_of_people)
     if counts and facts.labels_agree < share * count:
@@ -121,9 +121,8 @@ def clip_failures(facts: ClipFacts, policy: Policy, precision: str) -> Iterator[
 def unexplained_flips(facts: ClipFacts, precision: str) -> tuple[ClipFact, ...]:
     """Return the flips that the rounding of a precision does not explain.
 
-    A label can turn only where the best two logits are closer than twice the error, on both sides. The error
-    that counts here is the one that this project has measured for the precision, not what a policy allows:
-    thresholds must not be able to hide a flip.
+    Rounding can flip a label only if both runners' best two logits are closer than twice the error. The error
+    is the one measured for the precision, not the policy's: thresholds must not hide a flip.
     """
     error = policy_of(precision).max_logit_diff
     if facts.is_of_people:
@@ -134,9 +133,9 @@ def unexplained_flips(facts: ClipFacts, precision: str) -> tuple[ClipFact, ...]:
 
 
 def worst_group(facts: ClipFacts, by: str) -> tuple[str, int, int] | None:
-    """Return the class (`by` ``"label"``) or signer (``"signer"``) with the lowest agreement.
+    """Return (name, agreeing clips, clips) of the label or signer with the lowest agreement.
 
-    The answer is (name, agree, clips). None where clips do not say, or every label agrees.
+    `by` is ``"label"`` or ``"signer"``. None if clips have none, or all clips agree.
     """
     groups: dict[str, list[bool]] = defaultdict(list)
     for clip in facts.clips:
@@ -149,7 +148,7 @@ def worst_group(facts: ClipFacts, by: str) -> tuple[str, int, int] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """The share of agreeing labels.
+    """A share of agreeing labels with its interval.
 
     Attributes:
         low, high: 95 % interval of the share (Wilson 1927).
@@ -167,7 +166,7 @@ class Agreement:
 
 
 def agreement(agree: int, clips: int) -> Agreement:
-    """Return the share of agreeing labels with Wilson's score interval at 95 %, of one clip or more."""
+    """Return the share of agreeing labels with Wilson's 95 % score interval; `clips` is at least 1."""
     z, share = Z_95, agree / clips
     middle = (share + z * z / (2 * clips)) / (1 + z * z / clips)
     half = z / (1 + z * z / clips) * math.sqrt(share * (1 - share) / clips + z * z / (4 * clips * clips))

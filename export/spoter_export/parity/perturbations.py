@@ -1,4 +1,4 @@
-"""Changes that cameras, trackers and people make to a clip; parity also runs people's clips under each."""
+"""Realistic changes of a clip: by cameras, trackers and signers. Parity runs clips of people under each."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from spoter_runtime.landmarks import (
 
 Change = Callable[[Float32Array, np.random.Generator], Float32Array]
 
-# Clips of a source that each change is run on: a share of 256 clips is known to about 6 points.
+# Largest number of clips per source and change: a share of 256 clips is known to about 6 points.
 CHANGED_CLIPS: Final = 256
 
-_LOST_HANDS: Final = 0.3  # of the frames, for each hand; in BdSLW60 41 % of the hand points are missing
+_LOST_HANDS: Final = 0.3  # share of frames, for each hand; BdSLW60 lacks 41 % of the hand points
 _LOST_FRAMES: Final = 0.25
-_JITTER: Final = 0.02  # standard deviation, in shoulder widths; a hand is about half a shoulder width
+_JITTER: Final = 0.02  # standard deviation in shoulder widths; a hand is about half a shoulder width
 
 
 def changed_sets(group: ClipSet, *, max_frames: int, seed: int) -> list[ClipSet]:
-    """Return up to `CHANGED_CLIPS` of a source's clips, once under each of `CHANGES`.
+    """Return up to `CHANGED_CLIPS` clips of a source, once under each of `CHANGES`.
 
     Args:
-        group: people's clips.
-        max_frames: the most that the model takes; a clip played slower keeps within it.
-        seed: of the losses and of the noise.
+        group: clips of people.
+        max_frames: the model's limit, for clips that are slowed down.
+        seed: seed of the losses and the noise.
     """
     rows = spread_by_length(group.clips, CHANGED_CLIPS)
     sets = []
@@ -55,7 +55,7 @@ def changed_sets(group: ClipSet, *, max_frames: int, seed: int) -> list[ClipSet]
 
 
 def never_found(hand: slice) -> Change:
-    """Return the change that takes away a hand."""
+    """Return a change that removes a hand from all frames."""
 
     def change(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
         clip[:, hand] = np.nan
@@ -65,7 +65,7 @@ def never_found(hand: slice) -> Change:
 
 
 def lose_hands(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
-    """Take each hand away in some of the frames."""
+    """Return a clip in which each hand is missing in some frames."""
     for hand in (LEFT_HAND, RIGHT_HAND):
         clip[rng.random(len(clip)) < _LOST_HANDS, hand] = np.nan
     return clip

@@ -1,4 +1,4 @@
-"""Thresholds for the facts of a parity run: a policy for each precision, which a TOML file can change."""
+"""The thresholds for facts of a parity run: a policy for each precision, changeable by a TOML file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Policy:
     """Thresholds for the facts of one precision; the defaults are those of fp32.
 
     Attributes:
-        max_logit_diff: measured on trained models, ONNX Runtime stays within 3e-6 of torch on people's clips
-            and over the grid, within 4e-5 on a clip that shows one still point; 1e-4 leaves room for other
-            processors' orders of summation.
-        max_invariance_diff: measured within 6e-6 on trained models, in torch and in ONNX Runtime, on CPUs and
-            on an H200.
-        min_label_agreement: share of clips whose best label is the same; where it is less than all, only of
-            people's clips.
-        min_clips: people's clips without which no agreement on labels is claimed; 0 asks for none.
+        max_logit_diff: largest difference from torch. Measured on trained models: 3e-6 on clips of people and
+            over the grid, 4e-5 on a clip of one still point. 1e-4 allows for other processors' order of
+            summation.
+        max_invariance_diff: largest effect of padding, batch composition and order. Measured on trained
+            models: 6e-6, in torch and ONNX Runtime, on CPUs and on an H200.
+        min_label_agreement: share of clips with equal best labels; below 1 it applies to clips of people
+            only.
+        min_clips: fewest clips of people for a claim on labels; 0 for no minimum.
     """
 
     max_logit_diff: float = 1e-4
@@ -55,28 +55,24 @@ POLICIES: Final = {
 }
 
 
-# The largest error of a trained model's logits on people's clips, with half as much again as room.
+# The largest error of a trained model's logits on clips of people, times 1.5.
 ERROR_ON_PEOPLE: Final = {"fp32": 1e-4, "fp16": 1.2e-2, "int8": 6e-2}
 
 
 def policy_of(precision: str) -> Policy:
-    """Return the thresholds of a precision.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """Return the thresholds of a precision; raise a ConfigError if there are none."""
     if precision not in POLICIES:
         raise ConfigError(f"precision {precision!r}: expected one of {', '.join(POLICIES)}")
     return POLICIES[precision]
 
 
 def policies_from_table(table: dict[str, Any], *, where: str) -> dict[str, Policy]:
-    """Return thresholds by precision from a parsed TOML file, one table for each: ``[fp16]``.
+    """Return precision → thresholds from a parsed TOML file with one table per precision: ``[fp16]``.
 
-    A threshold that a table does not name keeps its default.
+    Thresholds that a table lacks keep their defaults.
 
     Raises:
-        ConfigError: an unknown precision or key, with the nearest valid one, or a value that is no threshold.
+        ConfigError: an unknown precision or key, or a value that is not a threshold.
     """
     keys = [field.name for field in fields(Policy)]
     policies = dict(POLICIES)
@@ -98,10 +94,6 @@ def policies_from_table(table: dict[str, Any], *, where: str) -> dict[str, Polic
 
 
 def check_known(name: str, known: list[str], where: str) -> None:
-    """Check a name in a file of thresholds.
-
-    Raises:
-        ConfigError: it is unknown; the nearest known one is named.
-    """
+    """Raise a ConfigError with the nearest known name if a name is unknown."""
     if name not in known:
         raise ConfigError(f"{where}: unknown {name!r}; {nearest_known(name, known, cutoff=0.5)}")

@@ -1,4 +1,4 @@
-"""Proof: the facts about one file of a bundle with a verdict on them, as parity.json keeps them."""
+"""Proof: the facts about one file of a bundle, and the verdict on them; an entry of parity.json."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.runner import Runner
 
-# The name of the runner that stands for an fp16 file on a CPU, see `spoter_export.precision.fp16`.
+# Name of the runner that proves an fp16 file on a CPU, see `spoter_export.precision.fp16`.
 ROUNDED: Final = "ort-cpu, all rounded to fp16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """Facts about one artefact and a verdict on them, as parity.json keeps them.
+    """The facts about one artefact, and the verdict on them; an entry of parity.json.
 
     Attributes:
-        artefact: the file that the candidate ran, relative to its bundle.
-        precision: of that file.
-        sha256: of that file.
+        artefact: path of the candidate's file in the bundle.
+        precision: precision of the file.
+        sha256: hash of the file.
         on_gpu: whether a GPU computed the candidate's answers.
     """
 
@@ -40,7 +40,7 @@ class Proof:
 
     @property
     def backend(self) -> str:
-        """The backend that was proven, as `spoter-kit parity --backend` takes it: ``"ort-cpu:fp16"``."""
+        """The proven backend, in the form of `spoter-kit parity --backend`: ``"ort-cpu:fp16"``."""
         name = "ort-cpu" if self.facts.candidate == ROUNDED else self.facts.candidate
         return name if self.precision == "fp32" else f"{name}:{self.precision}"
 
@@ -75,7 +75,7 @@ class Proof:
         )
 
     def judged_by(self, policy: Policy) -> Proof:
-        """Return the same facts with the verdict of other thresholds; nothing is run."""
+        """Return a proof with the same facts, judged by other thresholds."""
         return replace(self, policy=policy, verdict=judge(self.facts, policy, self.precision))
 
 
@@ -91,9 +91,9 @@ def prove(
     weights: Sequence[WeightFact] = (),
     on_progress: OnProgress | None = None,
 ) -> Proof:
-    """Run `run_parity` on an artefact, and judge it; without a policy by that of its precision.
+    """Compare an artefact's runner with the reference, and judge it, by default by its precision's policy.
 
-    `weights` are facts about the file itself, from `spoter_export.precision.int8.weight_facts`.
+    `weights` are facts about the file, from `spoter_export.precision.int8.weight_facts`.
     """
     policy = policy or policy_of(artefact.precision)
     facts = run_parity(reference, candidate, sets, seed=seed, on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""Proofs as rows of tables: a row for each proof, for each of its facts, for each change of the clips."""
+"""Table rows for proofs, their facts, and changed clips."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from spoter_runtime.bundle.manifest import Artefact
 
 NOT_EXECUTED: Final = "not executed"
 NO_CHANGE: Final = "as recorded"
-_CLAIMED: Final = 0.95  # share of labels that clips of people should at least be able to show
+_CLAIMED: Final = 0.95  # lower bound of label agreement that the clips of people should suffice to show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofRow:
-    """One backend in one precision, as text; a proof that is missing has a verdict and a reason alone.
+    """The row of one backend in one precision; without a proof it has only a verdict and a reason.
 
     Attributes:
         verdict: ``"holds"``, ``"FAILS (2 failures)"`` or `NOT_EXECUTED`.
-        largest, allowed: logit difference.
-        moved: by padding, batch composition and order.
-        where: it ran, or why it did not.
+        largest, allowed: logit difference, and its limit.
+        moved: logit difference by padding, batch composition and order.
+        where: the machine that it ran on, or why it did not run.
     """
 
     backend: str
@@ -47,7 +47,7 @@ class ProofRow:
 
     @property
     def name(self) -> str:
-        """The backend with its precision, named once."""
+        """The backend with its precision."""
         return self.backend if self.precision in self.backend else f"{self.backend} {self.precision}"
 
 
@@ -63,13 +63,13 @@ def proof_rows(
     artefacts: Sequence[Artefact] = (),
     not_executed: Mapping[str, str] | None = None,
 ) -> list[ProofRow]:
-    """Return a row for each stored proof, in their order, then one for each that is missing.
+    """Return a row for each proof, in their order, then one for each backend without a proof.
 
     Args:
-        proofs: from a bundle's parity.json, or of a new parity run.
-        artefacts: the bundle's. They tell which GPU an engine ran on; an engine without a proof gets a row.
-        not_executed: backend, ``:fp16`` behind it for another precision than fp32 → why it was not run, empty
-            where nobody knows. One that has a proof is left out.
+        proofs: from a bundle's parity.json, or from a new parity run.
+        artefacts: the bundle's artefacts: they name an engine's GPU, and give rows to engines without proofs.
+        not_executed: backend, with ``:fp16`` for another precision than fp32 → why it was not run, empty if
+            unknown. Backends with a proof are left out.
     """
     by_path = {artefact.path: artefact for artefact in artefacts}
     rows = [_proof_row(proof, by_path.get(proof.artefact)) for proof in proofs]
@@ -99,7 +99,7 @@ def _proof_row(proof: Proof, artefact: Artefact | None) -> ProofRow:
     by_clips = [None if clips.error else clips.max_logit_diff for clips in facts.clips]
     flips = sum(len(group.flips) for group in facts.clips)
     unexplained = sum(len(unexplained_flips(group, proof.precision)) for group in facts.clips)
-    where = "a GPU" if proof.on_gpu else "CPU"  # a proof of an ONNX file does not name its processor
+    where = "a GPU" if proof.on_gpu else "CPU"  # proofs of ONNX files do not name the processor
     if artefact and artefact.engine and (executed := artefact.engine.executed):
         where = f"{executed['gpu']}, {executed['month']}"
     return ProofRow(
@@ -116,7 +116,7 @@ def _proof_row(proof: Proof, artefact: Artefact | None) -> ProofRow:
 
 
 def largest_in_words(values: Sequence[float | None]) -> str:
-    """Return the largest difference and how many cases gave none; a NaN is larger than any number."""
+    """Return the largest difference and the number of cases without one; NaN counts as the largest."""
     found = [value for value in values if value is not None]
     if not found:
         return "no answer"
@@ -126,7 +126,7 @@ def largest_in_words(values: Sequence[float | None]) -> str:
 
 
 def _labels(facts: ParityFacts) -> str:
-    """Return how many labels agree; the interval is claimed for clips of people alone."""
+    """Return the number of agreeing labels, with an interval for clips of people."""
     unchanged = [group for group in facts.clips if group.change is None]
     people = [group for group in unchanged if group.is_of_people]
     groups = people or unchanged
@@ -139,7 +139,7 @@ def _labels(facts: ParityFacts) -> str:
 
 
 def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
-    """Return the facts as table rows: what was run, the largest difference, labels."""
+    """Return a proof's facts as table rows: inputs, largest difference, labels."""
     facts = proof.facts
     ran = [point.max_logit_diff for point in facts.grid if point.max_logit_diff is not None]
     grid = f"{max(ran):.1e}" if ran else "none ran"
@@ -160,7 +160,7 @@ def fact_rows(proof: Proof) -> list[tuple[str, str, str]]:
 
 
 def agreement_in_words(facts: ClipFacts, precision: str) -> str:
-    """Return how many labels agree, for people's clips with the interval, and the unexplained flips."""
+    """Return the number of agreeing labels, an interval for clips of people, and the unexplained flips."""
     if facts.error is not None:
         return "no answer"
     count = len(facts.clips)
@@ -177,19 +177,19 @@ def agreement_in_words(facts: ClipFacts, precision: str) -> str:
 
 
 class FewClips(NamedTuple):
-    """The remark that a proof compared too few clips of people to say much about labels."""
+    """The caveat that a proof compared too few clips of people to say much about labels."""
 
     message: str
     fix: str
 
 
 def few_clips(facts: ParityFacts) -> FewClips | None:
-    """Return a remark where the clips of people are too few to say much about labels; None otherwise."""
+    """Return a caveat if the clips of people are too few to say much about labels; else None."""
     groups = [g for g in facts.clips if g.is_of_people and not g.change and g.clips]
     clips = sum(len(group.clips) for group in groups)
     if not clips or (found := agreement(sum(g.labels_agree for g in groups), clips)).low >= _CLAIMED:
         return None
-    needed = math.ceil(Z_95**2 * _CLAIMED / (1 - _CLAIMED))  # so many that agree have that lower end
+    needed = math.ceil(Z_95**2 * _CLAIMED / (1 - _CLAIMED))  # so many agreeing clips give that lower end
     return FewClips(
         message=f"{clips} {kind_of_clips(groups)} say little about labels: the share that agrees may be "
         f"{found.low:.0%}",
@@ -199,13 +199,13 @@ def few_clips(facts: ParityFacts) -> FewClips | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessRow:
-    """The answers to the clips of one source under one change.
+    """The row of one source's clips under one change.
 
     Attributes:
-        change: `NO_CHANGE`, or the change that was made to each clip.
-        reference_accuracy, candidate_accuracy: share of right labels; None where labels are not known.
-        kept: share of clips to which the candidate answers as it does to the unchanged clip.
-        agree: clips whose best label is the reference's.
+        change: the change made to each clip, or `NO_CHANGE`.
+        reference_accuracy, candidate_accuracy: share of correct labels; None if labels are unknown.
+        kept: share of clips with the same candidate label as the unchanged clip.
+        agree: number of clips with the reference's label.
         max_logit_diff: largest absolute difference from the reference.
     """
 
@@ -239,7 +239,7 @@ ROBUSTNESS_COLUMNS: Final = (
 
 
 def robustness_rows(facts: ParityFacts) -> list[RobustnessRow]:
-    """Return a row for each change of each source, behind one for the same clips without any."""
+    """Return rows of each source: the unchanged clips, then one row for each change."""
     rows = []
     for clean in facts.clips:
         changed = [g for g in facts.clips if g.source == clean.source and g.change and g.clips]

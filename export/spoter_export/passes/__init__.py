@@ -1,1 +1,1 @@
-"""ONNX to ONNX: each pass rewrites a graph without changing its answers."""
+"""Passes: each rewrites an ONNX graph without changing its answers."""

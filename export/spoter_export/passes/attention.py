@@ -1,4 +1,4 @@
-"""Passes for attention: fewer products, fewer transpositions, or one operator.
+"""Passes that rewrite attention: fewer products, fewer transpositions, or one operator.
 
 Shapes: N clips, S tokens, Q queries, E width of a token, H heads, d width of a head.
 """
@@ -14,19 +14,19 @@ import onnx_ir as ir
 from spoter_export.passes.attention_pattern import Attention, Linear, attentions, linear_at, real_tokens
 from spoter_export.passes.graph import Array, Name, NewNodes, infer_shapes, only_reader, sizes_of
 
-# The first opset in which Attention takes a number of tokens; the other operators mean the same as in 20.
+# The first opset in which Attention takes the number of real tokens; the other operators are as in 20.
 OPSET_OF_ATTENTION: Final = 24
-# The first ONNX Runtime that uses this number: 1.24 ignores it and attends to padding, older ones lack the
+# The first ONNX Runtime that uses the number: 1.24 ignores it and attends to padding, older ones lack the
 # operator.
 ORT_WITH_ATTENTION: Final = "1.25"
 _SWAP_HEADS: Final = (0, 2, 1, 3)  # (N, S, H, d) → (N, H, S, d), and back
 
-# Makes the nodes from each clip's query (N, H E) to the sums over its tokens, named by the last argument.
+# (new nodes, attention, queries (N, H E), name) → the weighted sums of the tokens
 Attend = Callable[[NewNodes, Attention, ir.Value, str], ir.Value]
 
 
 def pack_projections(model: ir.Model) -> None:
-    """Compute queries, keys and values in one product, scaled beforehand, and split them by constant shapes.
+    """Compute queries, keys and values in one product with scaled weights, and split it by constant shapes.
 
     Requires: self-attention with an additive mask.
     Ensures: one product with a weight, one transposition for all three and one of the keys.
@@ -55,12 +55,12 @@ def pack_projections(model: ir.Model) -> None:
 
 
 def attend_in_one_operator(model: ir.Model) -> None:
-    """Leave all between the projections and the joined heads to ONNX's operator Attention.
+    """Replace the nodes between the projections and the joined heads by ONNX's operator Attention.
 
-    It takes the number of real tokens instead of a mask, and tokens as they are: nothing is transposed.
+    The operator takes the number of real tokens instead of a mask, and needs no transposition.
 
-    Requires: self-attention; a mask that excludes the tokens beyond each clip's length, and no others.
-    Ensures: one node for each attention; the opset that it came with.
+    Requires: self-attention; a mask that excludes exactly the tokens beyond each clip's length.
+    Ensures: one node for each attention; opset 24.
     """
     infer_shapes(model)
     new = NewNodes(model)
@@ -76,31 +76,31 @@ def attend_in_one_operator(model: ir.Model) -> None:
 
 
 def absorb_single_query(model: ir.Model) -> None:
-    """Attend with one query without computing keys and values.
+    """Absorb the weights of keys and values into the layers before and after, if there is one query per clip.
 
-    q·(W x + b) is (q W)·x and a number that no softmax sees; the shares of the values add up to 1, so that
-    sum(share (W x + b)) is (sum(share x)) W + b. The products of weights that this leaves are computed here.
+    q·(W x + b) = (q W)·x + q·b, and the softmax cancels q·b; the softmax sums to 1, so sum(p (W x + b)) =
+    sum(p x) W + b. The products of weights are computed here.
 
-    Requires: one query a clip, keys and values from the same tokens, a linear layer behind.
-    Ensures: no product with a weight over all tokens.
+    Requires: one query per clip, keys and values from the same tokens, a linear layer after the attention.
+    Ensures: no product of a weight with all tokens.
     """
     absorb(model, attend_step_by_step)
 
 
 def absorb_single_query_into_one_operator(model: ir.Model) -> None:
-    """Rewrite as `absorb_single_query` does, and leave the attending to the operator Attention.
+    """Rewrite as `absorb_single_query` does, with the operator Attention for the rest.
 
     Multi-query attention: all heads share the tokens as keys and values. Without a length mask the attention
     falls back to `absorb_single_query`.
 
-    Requires: as there; a mask as for `attend_in_one_operator`.
-    Ensures: no product with a weight over all tokens, one node for the attention; the opset it came with.
+    Requires: as `absorb_single_query`; a mask as for `attend_in_one_operator`.
+    Ensures: no product of a weight with all tokens, one node for the attention; opset 24.
     """
     absorb(model, attend_to_tokens)
 
 
 def projected(new: NewNodes, attention: Attention, *, scale: float) -> ir.Value:
-    """Return queries, scaled, keys and values as one tensor (N, S, 3 E)."""
+    """Add one product for queries, keys and values; return its output (N, S, 3 E)."""
     queries, keys, values = attention.queries, attention.keys, attention.values
     by = np.float32(scale)
     together = f"{attention.name}_projected"
@@ -115,7 +115,15 @@ def projected(new: NewNodes, attention: Attention, *, scale: float) -> ir.Value:
 def attention_operator(
     new: NewNodes, parts: Sequence[ir.Value], real: tuple[ir.Value, int], name: Name, **attributes: float
 ) -> ir.Value:
-    """Return the output of an operator Attention over the real tokens; all attentions share the counts."""
+    """Add an ONNX Attention node that ignores padding tokens; return its output. Raises the opset to 24.
+
+    Args:
+        new: the nodes of the rewrite.
+        parts: queries, keys and values.
+        real: the tensor of lengths, and the number of tokens before the frames, from `real_tokens`.
+        name: name of the output, or the value that it replaces.
+        attributes: attributes of the node.
+    """
     lengths, before = real
     opsets = new.model.graph.opset_imports
     opsets[""] = max(opsets[""], OPSET_OF_ATTENTION)
@@ -126,7 +134,7 @@ def attention_operator(
 
 
 def absorb(model: ir.Model, attend: Attend) -> None:
-    """Rewrite each attention with one query a clip, `attend` making the nodes that attend to the tokens."""
+    """Rewrite each attention with one query per clip; `attend` adds the nodes between the two layers."""
     infer_shapes(model)
     new = NewNodes(model)
     for found in attentions(model.graph):
@@ -141,10 +149,10 @@ def absorb(model: ir.Model, attend: Attend) -> None:
             continue
         asking, answering = products_of_weights(found, behind)
         row = new.constant("row", np.array([0, -1]))
-        # Its width in numbers: where that of the tokens is not known, onnx takes Attention's to be 0.
+        # A constant width: if the tokens' width is unknown, onnx infers 0 for Attention's.
         wide = len(answering.weight)
         wide_row = new.constant(f"rows_{wide}", np.array([-1, wide]))
-        # One row a clip: a product over it is a Gemm, and stays fp32 where products over tokens go to int8.
+        # One row per clip, hence a Gemm, which stays fp32 when products over tokens go to int8.
         query = new.op("Reshape", [found.queries.source, row], f"{name}_row")
         asked = gemm(new, asking, query, f"{name}_asked")
         attended = attend(new, found, asked, f"{name}_attended")
@@ -155,13 +163,13 @@ def absorb(model: ir.Model, attend: Attend) -> None:
 
 
 def gemm(new: NewNodes, layer: Linear, rows: ir.Value, name: str) -> ir.Value:
-    """Return a linear layer of rows."""
+    """Add a Gemm for a linear layer of rows; return its output."""
     weight, bias = new.constant(f"{name}_weight", layer.weight), new.constant(f"{name}_bias", layer.bias)
     return new.op("Gemm", [rows, weight, bias], name)
 
 
 def attend_step_by_step(new: NewNodes, attention: Attention, asked: ir.Value, attended: str) -> ir.Value:
-    """Return the weighted sums of the tokens (N, H, E), by operators of any opset."""
+    """Add the attention in operators of any opset; return the weighted sums of the tokens (N, H, E)."""
     tokens, name, heads = attention.keys.source, attention.name, attention.heads
     width = len(attention.keys.weight)
     in_heads = new.constant(f"heads_{heads}_{width}", np.array([0, heads, width]))
@@ -175,18 +183,18 @@ def attend_step_by_step(new: NewNodes, attention: Attention, asked: ir.Value, at
 
 
 def attend_to_tokens(new: NewNodes, attention: Attention, asked: ir.Value, attended: str) -> ir.Value:
-    """Return the weighted sums of the tokens (N, 1, H E), by one operator if the mask is one of lengths."""
+    """Add the attention as one operator if its mask is of lengths; return the weighted sums (N, 1, H E)."""
     real = real_tokens(attention.mask)
     if real is None:
         return attend_step_by_step(new, attention, asked, attended)
     query = new.op("Unsqueeze", [asked, new.constant("of_heads", np.array([1]))], f"{attention.name}_asking")
     tokens, heads = attention.keys.source, {"q_num_heads": attention.heads, "kv_num_heads": 1}
-    # The scale is in the weights already.
+    # The weights contain the scale already.
     return attention_operator(new, [query, tokens, tokens], real, attended, scale=1.0, **heads)
 
 
 def products_of_weights(attention: Attention, behind: Linear) -> tuple[Linear, Linear]:
-    """Return the layer from a query to its product with the keys' weights, and from sums to the output."""
+    """Return the query layer with the keys' weights absorbed, and the output layer with the values'."""
     heads = attention.heads
 
     def by_head(values: Array) -> list[Array]:

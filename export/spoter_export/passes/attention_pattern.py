@@ -1,7 +1,7 @@
 """Find attention in a graph: softmax(queries · keys + mask) · values, as torch exports it.
 
-torch writes three products, shapes that are computed from shapes, a transposition in three steps, and a scale
-for the queries and one for the keys, in every layer.
+For every layer torch exports three products, computed shapes, a transposition in three steps, and separate
+scales of queries and keys.
 
 Shapes: N clips, S tokens, Q queries, E width of a token, H heads, d width of a head.
 """
@@ -17,12 +17,12 @@ import onnx_ir as ir
 
 from spoter_export.passes.graph import Array, Input, made_by, name_of, only_reader, sizes_of, weight_of
 
-_PADDING_SCORE: Final = -1e4  # added to a score before exp, at most; exp(-104) is an exact 0 in float32
+_PADDING_SCORE: Final = -1e4  # a mask adds this or less to a padded score; exp(-104) is 0 in float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """A product with a weight (in, out) and a bias behind it, of one tensor."""
+    """A linear layer of the tensor `source`: weight (in, out) and bias."""
 
     source: ir.Value
     weight: Array
@@ -31,15 +31,15 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """The values around a softmax.
+    """An attention in a graph.
 
     Attributes:
         queries, keys, values: the linear layers whose outputs are split into heads.
-        name: of the queries' tensor; new tensors are called after it.
-        scale: of the queries and the keys together.
-        mask: the tensor (N, 1, 1, S) that is added to the scores.
-        scores, masked, shares, context: the tensors on the way, in heads.
-        joined: the tensor (N, Q, E) with the heads together again.
+        name: name of the queries' tensor; prefix of new names.
+        scale: product of the scales of queries and keys.
+        mask: tensor (N, 1, 1, S) that is added to the scores.
+        scores, masked, shares, context: the tensors in between, split into heads.
+        joined: tensor (N, Q, E) of the joined heads.
     """
 
     heads: int
@@ -57,12 +57,12 @@ class Attention:
 
     @property
     def is_of_one_tensor(self) -> bool:
-        """True where queries, keys and values come from the same tokens."""
+        """True if queries, keys and values come from the same tokens."""
         return self.queries.source is self.keys.source is self.values.source
 
 
 def attentions(graph: ir.Graph) -> Iterator[Attention]:
-    """Yield each attention of a graph; the graph may be rewritten in between."""
+    """Yield each attention of a graph; the caller may rewrite the graph meanwhile."""
     for node in list(graph):
         if node.op_type == "Softmax" and node.graph is graph:
             found = attention_at(node)
@@ -71,7 +71,7 @@ def attentions(graph: ir.Graph) -> Iterator[Attention]:
 
 
 def attention_at(softmax: ir.Node) -> Attention | None:
-    """Return the attention that a softmax is part of; None where it is part of something else."""
+    """Return the attention around a softmax; None if there is none."""
     shares = softmax.outputs[0]
     masked, context = made_by(softmax.inputs[0], "Add"), only_reader(shares)
     if masked is None or context is None or context.op_type != "MatMul" or context.inputs[0] is not shares:
@@ -106,10 +106,10 @@ def attention_at(softmax: ir.Node) -> Attention | None:
 
 
 def before_heads(value: Input) -> tuple[ir.Value, int, float] | None:
-    """Go back from one factor to the tensor that was split into heads.
+    """Trace a factor of the scores back to the tensor before the split into heads.
 
     Returns:
-        That tensor, the number of heads, and the product of the factors on the way.
+        The tensor, the number of heads, and the product of the scales in between.
     """
     scale, heads = 1.0, None
     while value is not None and (node := value.producer()) is not None:
@@ -121,7 +121,7 @@ def before_heads(value: Input) -> tuple[ir.Value, int, float] | None:
         elif node.op_type != "Transpose":
             break
         value = node.inputs[0]
-    # The split itself is the reshape that was met last, to (N, S, H, d).
+    # The last reshape found is the split, to (N, S, H, d).
     sizes = known_sizes(heads)
     if value is None or len(sizes) != 4 or sizes[2] is None or sizes[2] < 1:
         return None
@@ -129,7 +129,7 @@ def before_heads(value: Input) -> tuple[ir.Value, int, float] | None:
 
 
 def known_sizes(shape: Input) -> list[int | None]:
-    """Return the sizes of a shape that a Reshape takes, None for those that are computed."""
+    """Return the sizes in a Reshape's shape input; None for computed ones."""
     constant, together = weight_of(shape), made_by(shape, "Concat")
     if constant is not None:
         return [int(size) for size in constant]
@@ -138,7 +138,7 @@ def known_sizes(shape: Input) -> list[int | None]:
 
 
 def linear_at(value: Input) -> Linear | None:
-    """Return the linear layer that makes a tensor, or the part of one that a Split leaves of it."""
+    """Return the linear layer that computes a tensor, also through a Split; None if there is none."""
     split, add = made_by(value, "Split"), made_by(value, "Add")
     if value is not None and split is not None:
         return part_of_linear(split, list(split.outputs).index(value))
@@ -152,7 +152,7 @@ def linear_at(value: Input) -> Linear | None:
 
 
 def part_of_linear(split: ir.Node, place: int) -> Linear | None:
-    """Return the columns of a linear layer that become one output of a Split."""
+    """Return the part of a linear layer that computes output `place` of a Split."""
     whole = linear_at(split.inputs[0])
     if whole is None or split.attributes.get_int("axis", 0) not in (-1, 2):
         return None
@@ -168,14 +168,14 @@ def part_of_linear(split: ir.Node, place: int) -> Linear | None:
 
 
 def real_tokens(mask: ir.Value) -> tuple[ir.Value, int] | None:
-    """Return the tensor of lengths, and how many tokens come before the frames; None for another mask."""
-    if sizes_of(mask)[1:3] != (1, 1):  # of other tokens than those that are attended to
+    """Return the tensor of lengths and the number of tokens before the frames; None for another mask."""
+    if sizes_of(mask)[1:3] != (1, 1):  # a mask that depends on the query or head
         return None
     node, before = mask.producer(), 0
     while node is not None and node.op_type in ("Pad", "Reshape", "Squeeze", "Unsqueeze"):
         if node.op_type == "Pad":
             amounts = weight_of(node.inputs[1])
-            # By zeros, in front of the last axis; a value, or axes, would be further inputs.
+            # Padded with zeros at the start of the last axis; a value, or axes, would be further inputs.
             further = any(value is not None for value in node.inputs[2:])
             if amounts is None or further or node.attributes.get_string("mode", "constant") != "constant":
                 return None

@@ -1,4 +1,4 @@
-"""Passes that compute constants at export, and fold operators into the weights behind them."""
+"""Passes that compute constants at export, and fold operators into the weights that follow."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from spoter_export.passes.graph import (
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Compute the nodes whose inputs are all constants, and keep the results as constants.
+    """Replace each node with constant inputs by its result, which engines then need not compute at each load.
 
-    Requires: a node all of whose inputs are constants.
-    Ensures: none is left; engines need not do it whenever they load the file.
+    Requires: a node whose inputs are all constants.
+    Ensures: no such node.
     """
     new = NewNodes(model)
     for node in list(model.graph):
@@ -34,10 +34,10 @@ def fold_constants(model: ir.Model) -> None:
 
 
 def fold_feature_weights(model: ir.Model) -> None:
-    """Multiply one factor per feature into the weights of the product behind it.
+    """Fold a multiplication by one factor per feature into the weight of the MatMul that follows.
 
-    Requires: Mul by a constant with a factor for each feature, read by nothing but a MatMul with a weight.
-    Ensures: that MatMul alone.
+    Requires: Mul by a constant with a factor for each feature, read only by a MatMul with a weight.
+    Ensures: no Mul before that MatMul.
     """
     new = NewNodes(model)
     for node in list(model.graph):
@@ -53,10 +53,10 @@ def fold_feature_weights(model: ir.Model) -> None:
 
 
 def fold_feature_order(model: ir.Model) -> None:
-    """Put the rows of a weight into the order in which the features are before they are transposed.
+    """Replace a transposition of features by a reordering of the rows of the weight that follows.
 
-    Requires: Transpose of the last two axes, Reshape that makes them one, both read by nothing but the next,
-        and a MatMul with a weight.
+    Requires: Transpose of the last two axes, Reshape that joins them, MatMul with a weight, each read only by
+        the next.
     Ensures: no transposition.
     """
     infer_shapes(model)

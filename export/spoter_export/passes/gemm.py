@@ -1,4 +1,4 @@
-"""Passes that keep tokens as rows of one matrix, so that a linear layer and its additions are one Gemm."""
+"""Passes that flatten tokens to rows of one matrix, so that a linear layer and its additions are one Gemm."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from spoter_export.passes.graph import (
     weight_of,
 )
 
-# Operators on each token alone, or on two tensors of tokens.
+# Elementwise operators over tokens, and LayerNormalization.
 _BY_ELEMENT: Final = frozenset({"Add", "Gelu", "LayerNormalization", "Relu"})
 
 
 def rows_as_gemm(model: ir.Model) -> None:
-    """Keep tokens (N, S, E) as rows (N S, E) from one linear layer to the next.
+    """Flatten tokens (N, S, E) to rows (N S, E) between linear layers, and replace MatMul and Add by Gemm.
 
-    ONNX has an operator with a bias for matrices only; engines put an activation into the same loop.
+    ONNX's only product with a bias is Gemm, for matrices; engines fuse an activation into it.
 
     Requires: MatMul of a tensor (N, S, E) with a weight, then Add of a bias.
-    Ensures: a Gemm in their place; additions, activations and LayerNormalization between them on rows;
-        reshapes where something else reads or makes tokens.
+    Ensures: a Gemm instead; additions, activations and LayerNormalization between Gemms work on rows;
+        reshapes before and after other operators.
     """
     infer_shapes(model)
     rows = Rows(model)
@@ -53,7 +53,7 @@ def rows_as_gemm(model: ir.Model) -> None:
 
 
 def bias_of(node: ir.Node) -> ir.Node | None:
-    """Return the addition of a bias behind a product over tokens; None for anything else."""
+    """Return the Add of a bias that follows a product over tokens; None if there is none."""
     if node.op_type != "MatMul" or len(sizes_of(node.inputs[0])) != 3:
         return None
     weight, add = weight_of(node.inputs[1]), only_reader(node.outputs[0])
@@ -65,13 +65,13 @@ def bias_of(node: ir.Node) -> ir.Node | None:
 
 
 class Rows:
-    """The tokens of a graph that are there as rows of one matrix.
+    """The token tensors of a graph that were flattened to rows.
 
     Attributes:
-        new: nodes that are not yet in the graph.
-        rows: name of tokens → the same as rows.
-        only_rows: names of the tokens that are there as rows only, so far.
-        source: name of tokens → the tokens that they were made of, whose N and S they have.
+        new: nodes to insert into the graph.
+        rows: name of a token tensor → its rows.
+        only_rows: names of token tensors that exist only as rows so far.
+        source: name of a token tensor → the tensor with the same N and S that it was computed from.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -81,7 +81,7 @@ class Rows:
         self.source: dict[str | None, ir.Value] = {}
 
     def takes(self, node: ir.Node) -> bool:
-        """Tell whether a node works by element on tokens of one shape, some of them there as rows only."""
+        """Return True for an elementwise node on tokens of one shape, some of which exist only as rows."""
         tensors = [value for value in node.inputs if value is not None and weight_of(value) is None]
         small = all(weight.ndim <= 1 for value in node.inputs if (weight := weight_of(value)) is not None)
         shapes = {tuple(size if isinstance(size, int) else None for size in sizes_of(v)) for v in tensors}
@@ -97,7 +97,7 @@ class Rows:
         self.make(add, "Gemm", [self.as_rows(tokens, len(weight)), product.inputs[1], bias], like=tokens)
 
     def by_element(self, node: ir.Node) -> None:
-        """Make the node again, on rows."""
+        """Replace an elementwise node by the same node on rows."""
         last_sizes = (size for value in node.inputs for size in sizes_of(value)[-1:])
         width = next(size for size in last_sizes if isinstance(size, int))
         inputs = [
@@ -108,7 +108,7 @@ class Rows:
         self.make(node, node.op_type, inputs, like=like).attributes.update(node.attributes)
 
     def make(self, node: ir.Node, op_type: str, inputs: list[Input], *, like: ir.Value) -> ir.Node:
-        """Make a node on rows in the place of one on tokens that have the N and S of `like`."""
+        """Add a node on rows that replaces `node`; `like` has the N and S of its tokens."""
         tokens = node.outputs[0].name
         self.rows[tokens] = self.new.op(op_type, inputs, f"{tokens}_rows")
         self.source[tokens] = self.source.get(like.name, like)
@@ -123,7 +123,7 @@ class Rows:
         return self.rows[tokens.name]
 
     def restore_tokens(self, *values: Input) -> None:
-        """Reshape rows to tokens again where a value is there as rows only."""
+        """Reshape rows back to tokens, for values that exist only as rows."""
         for value in values:
             if value is None or value.name not in self.only_rows:
                 continue
@@ -136,13 +136,13 @@ class Rows:
 
 
 def add_in_gemm(model: ir.Model) -> None:
-    """Let Gemm's C input be the rows that its output is added to, and move the bias elsewhere.
+    """Fold the residual Add into Gemm's C input; move the bias into the LayerNormalization before it.
 
-    The bias moves into that of the LayerNormalization before, and out of the layers that read this as well.
+    The other layers that read this LayerNormalization subtract the moved bias.
 
     Requires: rows from a LayerNormalization, added to the output of a Gemm on other rows; all other readers
         of these rows are Gemms.
-    Ensures: a Gemm with those rows as its third factor, no Add.
+    Ensures: a Gemm with those rows as its C input, no Add.
     """
     new = NewNodes(model)
     for add in [node for node in model.graph if node.op_type == "Add"]:
@@ -175,7 +175,7 @@ def add_in_gemm(model: ir.Model) -> None:
 
 
 def shift(new: NewNodes, norm: ir.Node, bias: Array) -> ir.Value:
-    """Put a LayerNormalization with another bias beside one, and return its output."""
+    """Add a copy of a LayerNormalization with `bias` added to its own; return the output."""
     name = f"{norm.outputs[0].name}_with_bias"
     shifted = new.op("LayerNormalization", [*norm.inputs[:2], new.constant(f"{name}_bias", bias)], name)
     new.nodes[-1].attributes.update(norm.attributes)
@@ -184,7 +184,7 @@ def shift(new: NewNodes, norm: ir.Node, bias: Array) -> ir.Value:
 
 
 def weight_and_bias(layer: ir.Node) -> tuple[Array, Array] | None:
-    """Return weight (in, out) and bias (out,) of a node that is rows · weight + bias; None for others."""
+    """Return weight (in, out) and bias (out,) of a node that computes rows · weight + bias; else None."""
     if layer.op_type != "Gemm" or len(layer.inputs) != 3:
         return None
     settings = layer.attributes

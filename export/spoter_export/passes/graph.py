@@ -1,4 +1,4 @@
-"""Operations on an onnx-ir graph for the passes: look around a value, make nodes, put them in place."""
+"""Graph operations for the passes, on onnx-ir: inspect values, add and replace nodes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from onnx_ir.passes import common
 from spoter_runtime.errors import ExportError
 
 Array: TypeAlias = npt.NDArray[Any]
-Input: TypeAlias = ir.Value | None  # None is an optional input that is left out
-Name: TypeAlias = str | ir.Value  # of a new value: a name, or the old value that the new one stands for
+Input: TypeAlias = ir.Value | None  # None: an optional input without a value
+Name: TypeAlias = str | ir.Value  # name of a new value, or the old value that it replaces
 Attribute: TypeAlias = int | float | Sequence[int]
 
-_SIZES: Final = "spoter_kit.sizes"  # in a value's `meta`, which is not written into the file
+_SIZES: Final = "spoter_kit.sizes"  # key in a value's `meta`, which is not saved
 
 
 def made_by(value: Input, op_type: str) -> ir.Node | None:
-    """Return the node that computes a value, if the node has this type."""
+    """Return the node that computes a value if it has this type; else None."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op_type else None
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:
-    """Return the one node that reads a value; None if no node, several nodes or the caller read it."""
+    """Return the only node that reads a value; None if several or none do, or it is a graph output."""
     uses = value.uses()
     return next(iter(uses)).node if len(uses) == 1 and not value.is_graph_output() else None
 
@@ -39,25 +39,25 @@ def weight_of(value: Input) -> Array | None:
 
 
 def name_of(value: str | Input) -> str:
-    """Return a value's name, or the name itself; empty for an input that is left out."""
+    """Return the name of a value or name; empty for None."""
     if isinstance(value, str):
         return value
     return "" if value is None or value.name is None else value.name
 
 
 def sizes_of(value: Input) -> tuple[int | str | None, ...]:
-    """Return a value's shape as `infer_shapes` found it; empty where the rank is unknown.
+    """Return a value's shape, from `infer_shapes`; empty if the rank is unknown.
 
-    An axis that varies has a name or None. Two axes of one name have one size.
+    A dynamic axis is a name or None; axes with the same name have the same size.
     """
     found: tuple[int | str | None, ...] = () if value is None else value.meta.get(_SIZES, ())
     return found
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Let `sizes_of` know the shape of every value that onnx can tell.
+    """Infer the shapes of all values, for `sizes_of`.
 
-    Not by onnx-ir's own pass, which changes the order of the constants and takes twice as long.
+    onnx-ir's own pass reorders the constants and takes twice as long.
     """
     graph = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True).graph
     found = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
@@ -73,11 +73,7 @@ def remove_unused(model: ir.Model) -> None:
 
 
 def check_valid(model: onnx.ModelProto, problem: str, *, fix: str = "") -> None:
-    """Check that a model is valid ONNX.
-
-    Raises:
-        ExportError: it is not; the message is `problem` and the reason.
-    """
+    """Raise an ExportError, with `problem` and the reason, if a model is not valid ONNX."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -94,21 +90,21 @@ def proto_from_ir(model: ir.Model) -> onnx.ModelProto:
 
 
 class NewNodes:
-    """Nodes that are made for a graph, one after another, and then put into it.
+    """Builds nodes, then inserts them into a graph.
 
     Attributes:
-        nodes: those that are not in the graph yet.
+        nodes: built nodes that are not in the graph yet.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.nodes: list[ir.Node] = []
-        self._old: list[tuple[ir.Value, ir.Value]] = []  # (old value, the new one that stands for it)
+        self._old: list[tuple[ir.Value, ir.Value]] = []  # (old value, its replacement)
 
     def op(self, op_type: str, inputs: Sequence[Input], name: Name, **attributes: Attribute) -> ir.Value:
-        """Make a node with one output, both named after `name`, and return the output.
+        """Build a node with one output, both named after `name`; return the output.
 
-        A value as the name is an old one: its readers get the new output once the nodes are in the graph.
+        If `name` is a value, the output replaces it when the nodes are inserted.
         """
         output = ir.Value(name=name_of(name))
         self.add(op_type, inputs, [output], **attributes)
@@ -119,19 +115,19 @@ class NewNodes:
     def add(
         self, op_type: str, inputs: Sequence[Input], outputs: Sequence[ir.Value], **attributes: Attribute
     ) -> None:
-        """Make a node with these outputs, named after the first."""
+        """Build a node with these outputs, named after the first."""
         settings, name = dict(sorted(attributes.items())), f"node_{outputs[0].name}"
         self.nodes.append(ir.node(op_type, inputs, settings, outputs=outputs, name=name))
 
     def op_once(
         self, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: Attribute
     ) -> ir.Value:
-        """Return the output of the node of this name that reads the same; make the node if there is none."""
+        """Return the output of an existing node with this name and inputs; build it if there is none."""
         there = (node.outputs[0] for node in inputs[0].consumers() if node.name == f"node_{name}")
         return next(there, None) or self.op(op_type, inputs, name, **attributes)
 
     def constant(self, name: str, value: npt.ArrayLike) -> ir.Value:
-        """Return a constant of this name, or of the name with a number; equal constants are kept once."""
+        """Return a constant with this name, or with a number appended; equal constants are shared."""
         array, free, number = np.array(value, order="C"), name, 1
         constants = self.model.graph.initializers
         while (held := constants.get(free)) is not None:
@@ -144,7 +140,7 @@ class NewNodes:
         return made
 
     def put(self, before: ir.Node | None) -> None:
-        """Insert the nodes made so far before a node, or at the end."""
+        """Insert the built nodes before a node, or at the end for None."""
         graph, nodes, old = self.model.graph, self.nodes, self._old
         self.nodes, self._old = [], []
         if before is None:
@@ -157,6 +153,6 @@ class NewNodes:
             value.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def replace(self) -> None:
-        """Insert the nodes where the last old value is computed, and remove the nodes that become unused."""
+        """Insert the built nodes where the last replaced value is computed; remove unused nodes."""
         self.put(self._old[-1][0].producer())
         remove_unused(self.model)

@@ -1,7 +1,8 @@
-"""lowered: an exported graph with less to do for the same answers, pass by pass.
+"""lowered: apply passes that make an exported graph faster without changing its answers.
 
-Each pass states its requirement and its result, is checked against the graph before it, and leaves nodes
-alone that do not meet the requirement: any module may be exported. `benchmarks/lowering.py` measures them.
+Each pass states what it requires and ensures, and its graph is checked against the graph before. Nodes that
+do not meet the requirement stay as they are, so any module may be exported. `benchmarks/lowering.py` measures
+the passes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from spoter_runtime.runner import Int32Array
 
 Pass = Callable[[ir.Model], None]
 
-# Of the logits' largest magnitude, between the graphs before and after a pass. Measured: 7e-7.
+# Largest difference of logits before and after a pass, as a share of their largest magnitude. Measured: 7e-7.
 TOLERANCE: Final = 1e-5
 
 # In this order.
@@ -43,11 +44,11 @@ _FOLDED: Final[tuple[Pass, ...]] = (
     fold_feature_order,
     constant_shapes,
 )
-# For any runtime, before int8: its quantiser takes MatMul, not Gemm.
+# For any runtime, and before int8, whose quantiser takes MatMul, not Gemm.
 SIMPLER: Final[tuple[Pass, ...]] = (*_FOLDED, absorb_single_query, pack_projections)
-# For any runtime: standard operators, of an opset that all of them know.
+# For any runtime: standard operators of opset 20.
 PORTABLE: Final[tuple[Pass, ...]] = (*SIMPLER, rows_as_gemm, add_in_gemm)
-# For ONNX Runtime: one operator for the middle of each attention, from a newer opset.
+# For ONNX Runtime: the operator Attention, from opset 24.
 SIMPLER_FOR_ORT: Final[tuple[Pass, ...]] = (
     *_FOLDED,
     attend_in_one_operator,
@@ -58,16 +59,16 @@ FOR_ORT: Final[tuple[Pass, ...]] = (*SIMPLER_FOR_ORT, rows_as_gemm, add_in_gemm)
 
 
 def passes_for(kind: str, precision: str) -> tuple[Pass, ...]:
-    """Return the passes that come before the precision for a bundle's file of a kind, `Artefact.kind`."""
+    """Return the passes for a file of a kind (`Artefact.kind`), to apply before changing the precision."""
     if kind == "ort":
         return SIMPLER_FOR_ORT if precision == "int8" else FOR_ORT
     return SIMPLER if precision == "int8" else PORTABLE
 
 
 def optimised_by_onnxruntime(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph as ONNX Runtime's optimisers leave it, without those that depend on the processor.
+    """Return the graph after ONNX Runtime's optimisers, except those that depend on the processor.
 
-    A session that need not run them again loads in 20 ms instead of 52 (AMD EPYC, ONNX Runtime 1.32).
+    A session then loads in 20 ms instead of 52 (AMD EPYC, ONNX Runtime 1.32).
 
     Raises:
         BackendError: ONNX Runtime cannot load it.
@@ -78,7 +79,7 @@ def optimised_by_onnxruntime(model: onnx.ModelProto) -> onnx.ModelProto:
         optimised = onnx.load(path)
     used = {node.domain for node in optimised.graph.node} | {""}
     for entry in [entry for entry in optimised.opset_import if entry.domain not in used]:
-        optimised.opset_import.remove(entry)  # ONNX Runtime names every domain that it knows
+        optimised.opset_import.remove(entry)  # ONNX Runtime imports every domain that it knows
     return optimised
 
 
@@ -88,18 +89,18 @@ def lowered(
     *,
     batches: Sequence[tuple[Float32Array, Int32Array]] = (),
 ) -> onnx.ModelProto:
-    """Return the graph after some passes; the one that was given is left as it is.
+    """Return a copy of the graph after some passes.
 
     Args:
         model: from `onnx_from_module`.
-        passes: to apply, in this order.
-        batches: poses and lengths on which each pass has to give the logits of the graph before it.
+        passes: passes in the order of application.
+        batches: poses and lengths to check each pass with: the logits must stay the same.
 
     Raises:
-        ExportError: the graph after a pass is not valid ONNX, or gives other logits; the pass is named.
+        ExportError: a pass gave an invalid graph or other logits; the pass is named.
     """
     edited = ir.from_proto(model)
-    answers: list[Float32Array] = []  # of the graph as it is
+    answers: list[Float32Array] = []  # logits of the current graph
     for apply in passes:
         apply(edited)
         after = proto_from_ir(edited)
@@ -117,10 +118,10 @@ def same_answers(
     batches: Sequence[tuple[Float32Array, Int32Array]],
     before: Sequence[Float32Array],
 ) -> list[Float32Array]:
-    """Return the logits of the graph that a pass made, if they are those of the graph before it.
+    """Check a pass by its logits, and return them.
 
     Raises:
-        ExportError: they are not, or the graph cannot be run; the pass is named.
+        ExportError: the logits differ from those before, or the graph cannot be run; the pass is named.
     """
     try:
         answers = logits_of(model, batches)

@@ -1,4 +1,4 @@
-"""constant_shapes: reshapes by constants instead of shapes that are computed from shapes."""
+"""constant_shapes: replace computed shapes of Reshape by constants."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from spoter_export.passes.graph import Input, NewNodes, infer_shapes, made_by, s
 
 
 def constant_shapes(model: ir.Model) -> None:
-    """Reshape by constants where torch writes a shape that is put together from sizes of the inputs.
+    """Replace a Reshape's shape that torch computes from sizes of the inputs by a constant.
 
-    Requires: a Reshape by a Concat of constants and sizes of other tensors; all of these sizes but one are
-        known to be those of the same axes before it.
-    Ensures: a constant in the place of the Concat: 0 for a size that stays, -1 for the one that is left.
+    Requires: a Reshape by a Concat of constants and sizes of other tensors; all of these sizes but one equal
+        the same axis of the Reshape's input.
+    Ensures: a constant instead of the Concat: 0 for a size that stays, -1 for the remaining one.
     """
     infer_shapes(model)
     new = NewNodes(model)
@@ -25,7 +25,7 @@ def constant_shapes(model: ir.Model) -> None:
 
 
 def constant_shape(reshape: ir.Node) -> list[int] | None:
-    """Return the constant that reshapes as a computed shape does; None where there is no such constant."""
+    """Return the constant shape that equals a Reshape's computed one; None if there is none."""
     together = made_by(reshape.inputs[1], "Concat")
     before = sizes_of(reshape.inputs[0])
     if together is None or not before:
@@ -39,7 +39,7 @@ def constant_shape(reshape: ir.Node) -> list[int] | None:
             shape.append(size)
         else:
             return None
-    # A name stands for a size that varies; the same name on the same axis is the same size.
+    # A name is a dynamic size; the same name means the same size.
     stays = [isinstance(size, str) and before[i : i + 1] == (size,) for i, size in enumerate(shape)]
     left = [i for i, size in enumerate(shape) if isinstance(size, str) and not stays[i]]
     if len(left) > 1 or any(size in (0, -1) for size in shape):
@@ -48,7 +48,7 @@ def constant_shape(reshape: ir.Node) -> list[int] | None:
 
 
 def name_of_size(part: Input) -> str | None:
-    """Return the name of the size that a tensor of one element holds; None where it holds something else."""
+    """Return the name of the axis whose size a one-element tensor holds; None if it holds something else."""
     node = made_by(part, "Shape")
     if node is None:
         return None
