@@ -1,4 +1,4 @@
-"""The inputs of parity: the shape grid, generated clips, and clips of people with their labels."""
+"""The inputs of parity: the shape grid, generated clips, clips of people."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from spoter_runtime.runner import Int32Array, pad_clips
 
 GRID_BATCHES: Final = (1, 2, 7, 32)
 GRID_FRAMES: Final = (1, 2, 37, 60, 164, 299)
-GENERATED: Final = "generated"  # the two sources that are not people's clips
+GENERATED: Final = "generated"  # this source and the next are not clips of people
 GOLDENS: Final = "goldens"
-SYNTHETIC: Final = "synthetic"  # begins the source of generated signing, which is data, but of nobody
+SYNTHETIC: Final = "synthetic"  # prefix of the source of a generated data set
 Lengths = Literal["full", "ragged"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSet:
-    """Clips of one source, with their names, labels and signers where these are known.
+    """Clips of one source, with their names, labels and signers if known.
 
     Attributes:
-        source: where they come from, as reports shall say it.
+        source: name of the source in reports.
         clips: (frames, 54, 2) each.
-        names: one for each clip; empty: they are counted.
-        labels: the signed words, one for each clip; empty where they are not known.
-        signers: one for each clip; empty where they are not known.
-        change: the change that was made to each clip; None: they are as they were recorded.
+        names: one for each clip; empty to number them.
+        labels: the signed words, one for each clip; empty if unknown.
+        signers: one for each clip; empty if unknown.
+        change: the change made to each clip; None for none.
     """
 
     source: str
@@ -56,7 +56,7 @@ class ClipSet:
 
 
 def grid_points(contract: GraphContract) -> list[tuple[int, int, Lengths]]:
-    """Return every (batch, frames, lengths) of the grid that the contract allows, its corners included."""
+    """Return each (batch, frames, lengths) of the shape grid that the contract allows, with its corners."""
     batches = sorted({b for b in GRID_BATCHES if b <= contract.max_batch} | {contract.max_batch})
     frames = sorted({f for f in GRID_FRAMES if f <= contract.max_frames} | {contract.max_frames})
     kinds: tuple[Lengths, ...] = ("full", "ragged")
@@ -64,13 +64,13 @@ def grid_points(contract: GraphContract) -> list[tuple[int, int, Lengths]]:
 
 
 def generated_poses(rng: np.random.Generator, batch: int, frames: int) -> Float32Array:
-    """Return (batch, frames, 108) landmarks that move smoothly in 0..1, about a third of them missing."""
+    """Return landmarks (batch, frames, 108) that move smoothly in 0..1, about a third of them missing."""
     start = rng.uniform(0.1, 0.9, (batch, 1, NUM_LANDMARKS, 2))
-    # Shoulders at random places may fall together, and normalisation divides by their distance.
+    # Fixed shoulders: random ones may coincide, and normalisation divides by their distance.
     start[:, :, RIGHT_SHOULDER] = start[:, :, LEFT_SHOULDER] - rng.uniform(0.15, 0.4, (batch, 1, 1)) * [1, 0]
     drift = rng.normal(0, 0.01, (batch, frames, NUM_LANDMARKS, 2)).cumsum(axis=1)
     poses = (start + drift).astype(np.float32)
-    # Hands come and go as wholes; (0, 0) and NaN both mean that a landmark was not detected.
+    # Whole hands go missing, as (0, 0) or NaN, which both mean "not detected".
     for hand in (LEFT_HAND, RIGHT_HAND):
         gone = rng.random((batch, frames)) < 0.4
         poses[:, :, hand][gone] = np.nan if rng.random() < 0.5 else 0.0
@@ -80,7 +80,7 @@ def generated_poses(rng: np.random.Generator, batch: int, frames: int) -> Float3
 
 
 def generated_clips(contract: GraphContract, seed: int) -> ClipSet:
-    """Return clips of several lengths, and ones that hardly show anything or go to the edge of the values."""
+    """Return clips of several lengths, some almost empty, some with extreme coordinates."""
     rng = np.random.default_rng((seed, 1))
     lengths = [min(frames, contract.max_frames) for frames in (1, 2, 9, 44, 100)]
     poses = [generated_poses(rng, 1, frames) for frames in (*lengths, lengths[3])]
@@ -90,15 +90,15 @@ def generated_clips(contract: GraphContract, seed: int) -> ClipSet:
 
 
 def changed_clips(clip: Float32Array, rng: np.random.Generator) -> dict[str, Float32Array]:
-    """Return a clip (frames, 54, 2) with almost all of it missing, with no size, or far from usual values."""
+    """Return name → variant of a clip (frames, 54, 2): almost empty, without extent, or extreme."""
     no_hands, one_hand, nothing, one_point, no_width = (clip.copy() for _ in range(5))
     no_hands[:, LEFT_HAND.start :] = np.nan
     one_hand[:, LEFT_HAND] = 0.0
     nothing[:] = np.nan
     one_point[:, 1:] = np.nan
-    one_point[:, 0] = 0.3  # still: nothing in the clip has a size
+    one_point[:, 0] = 0.3  # one still point: no extent
     no_width[:, RIGHT_SHOULDER] = clip[:, LEFT_SHOULDER]
-    # Everything at another place and size in every frame, as a tracker does that loses people.
+    # Another position and size in every frame, as from a tracker that loses the person.
     size, place = rng.uniform(0.2, 2, (len(clip), 1, 1)), rng.uniform(-1, 1, (len(clip), 1, 2))
     found = (clip != 0).any(2, keepdims=True)  # NaN stays NaN anyway
     return {
@@ -110,7 +110,7 @@ def changed_clips(clip: Float32Array, rng: np.random.Generator) -> dict[str, Flo
         "frozen": np.repeat(clip[:1], len(clip), axis=0),
         "mirrored": mirrored(clip, rng),
         "jumping": np.where(found, (clip * size + place).astype(np.float32), clip),
-        # Not further: a model without normalisation has logits of this size, and float32 rounds accordingly.
+        # Not larger: a model without normalisation has logits of this size, and float32 rounds accordingly.
         "far outside the picture": clip * np.float32(20),
         "tiny in the picture": clip * np.float32(1e-4),
     }
@@ -125,7 +125,7 @@ def mirrored(clip: Float32Array, rng: np.random.Generator) -> Float32Array:
 
 
 def probe_batches(contract: GraphContract) -> list[tuple[Float32Array, Int32Array]]:
-    """Return generated clips as batches for a quick check: several, one alone, and one with padding."""
+    """Return three generated batches: ragged clips, the longest clip alone, and that clip half padded."""
     clips = sorted(generated_clips(contract, seed=0).clips, key=len, reverse=True)
     several = pad_clips(clips[: contract.max_batch], fill=np.nan)
     poses_1TD, lengths_1 = pad_clips([clips[0]])
@@ -137,7 +137,7 @@ def probe_batches(contract: GraphContract) -> list[tuple[Float32Array, Int32Arra
 
 
 def spread_by_length(clips: Sequence[Float32Array], count: int) -> list[int]:
-    """Return the indices of up to `count` of the clips, from the shortest to the longest."""
+    """Return up to `count` indices of clips, evenly spread from the shortest to the longest."""
     order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
     if len(order) > count:
         order = [order[i] for i in np.linspace(0, len(order) - 1, count).astype(int)]

@@ -1,4 +1,4 @@
-"""onnx_from_module: any module with the graph contract becomes one clean, checked, reproducible ONNX file."""
+"""onnx_from_module: export a module with the graph contract to a checked, reproducible ONNX file."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from spoter_runtime.landmarks import NUM_FEATURES
 
 # 20, not 23 or 24: there the exporter writes Attention with a mask that ONNX Runtime's CPU provider rejects.
 OPSET: Final = 20
-ORT_DOMAIN: Final = "com.microsoft"  # of ONNX Runtime's own operators
+ORT_DOMAIN: Final = "com.microsoft"  # domain of ONNX Runtime's own operators
 
-# Example sizes. A batch or a length of 0 or 1 freezes its axis although the file declares it dynamic; sizes
-# equal to each other or to a constant of the model (60, 54, 108, 300) could be taken for the same symbol.
+# Example sizes. 0 or 1 would freeze the axis although the file declares it dynamic; sizes equal to each other
+# or to a constant of the model (60, 54, 108, 300) could become the same symbol.
 EXAMPLE_BATCH: Final = 3
 EXAMPLE_FRAMES: Final = 37
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traced:
-    """A module's ONNX graph, and where its tensors come from.
+    """A module's ONNX graph, and the origin of its tensors.
 
     Attributes:
-        model: the graph, as `onnx_from_module` returns it.
-        program: the torch program that it was written from; most of its nodes bear the names of tensors.
-        module_of: tensor → path of the module that makes it, ``"encoder_layers.0.norm1"``; ``""`` is the top.
+        model: the graph, as from `onnx_from_module`.
+        program: torch's program; most of its nodes have the names of the graph's tensors.
+        module_of: tensor → path of the module that computes it, ``"encoder_layers.0.norm1"``; ``""`` is the
+            top.
     """
 
     model: onnx.ModelProto
@@ -49,28 +50,28 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
     """Export a module to ONNX with dynamic batch and frames axes.
 
     Args:
-        module: ``forward(poses, lengths) -> logits`` as the contract says, on the CPU; put into eval mode.
-        contract: goes into the file's metadata, so that a lone file explains itself.
+        module: ``forward(poses, lengths) -> logits``, as the contract says, on the CPU; this sets eval mode.
+        contract: the contract, which is stored in the file's metadata.
 
     Returns:
-        A model of standard operators at opset 20, weights inside, whose bytes depend only on the weights, the
-        contract and the versions of torch, onnx and onnxscript. It has been checked for form, not yet run:
-        that is `spoter_export.parity.compare`'s work.
+    A model of standard operators at opset 20, weights inside, whose bytes depend only on the weights, the
+    contract and the versions of torch, onnx and onnxscript. Its form was checked, its answers were not;
+    see `spoter_export.parity.compare`.
 
     Raises:
-        ExportError: torch cannot export the module, or the graph is not what the contract says.
+    ExportError: torch cannot export the module, or the graph does not match the contract.
     """
     return trace_module(module, contract).model
 
 
 def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
-    """Export a module as `onnx_from_module` does, and keep where each tensor comes from.
+    """Export a module as `onnx_from_module` does; return also the program and the module of each tensor.
 
     Raises:
         ExportError: see `onnx_from_module`.
     """
     poses, lengths, dynamic_shapes = example_of(contract)
-    # The exporter's remarks on its own internals, and on torchvision's absence, are nothing to the user.
+    # The exporter's warnings, about its internals and about missing torchvision, do not help the user.
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
@@ -89,7 +90,7 @@ def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
                 verbose=False,
             )
     except Exception as error:  # the exporter's own errors have no common base
-        reason = error.__cause__ or error  # torch wraps the reason in a page of advice
+        reason = error.__cause__ or error  # torch wraps the cause in long advice
         first_line = str(reason).partition("\n")[0]
         raise ExportError(
             f"torch {torch.__version__} cannot export the module: {type(reason).__name__}: {first_line}"
@@ -107,7 +108,7 @@ def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
 
 
 def modules_of(graph: onnx.GraphProto, paths: set[str]) -> dict[str, str]:
-    """Return tensor → module from the exporter's remarks; a tensor without a remark is left out."""
+    """Return tensor → module path, from the exporter's metadata; tensors without metadata are left out."""
     found = {}
     for node in graph.node:
         remarks = {entry.key: entry.value for entry in node.metadata_props}
@@ -119,14 +120,14 @@ def modules_of(graph: onnx.GraphProto, paths: set[str]) -> dict[str, str]:
 
 
 def example_of(contract: GraphContract) -> tuple[Tensor, Tensor, tuple[dict[int, Any], dict[int, Any]]]:
-    """Return poses, lengths and the axes that vary, for torch to trace a module with.
+    """Return example poses, example lengths and the dynamic axes, for tracing.
 
     Raises:
-        ExportError: the contract takes a single frame only.
+        ExportError: the contract allows only one frame.
     """
     if contract.max_frames < 2:
         raise ExportError("max_frames is 1: an example of one frame would freeze the frames axis")
-    # Fewer frames than the example only where the model holds no more; a batch has no such limit.
+    # The model may have a limit of frames below the example's; it has none for the batch.
     frames = min(EXAMPLE_FRAMES, contract.max_frames)
     poses = torch.rand(EXAMPLE_BATCH, frames, NUM_FEATURES, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([frames, max(1, frames // 2), 1], dtype=torch.int32)
@@ -136,10 +137,10 @@ def example_of(contract: GraphContract) -> tuple[Tensor, Tensor, tuple[dict[int,
 
 
 def strip_remarks(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove all but the model: stack traces and paths, doc strings, intermediate shapes.
+    """Remove stack traces, paths, doc strings and intermediate shapes.
 
     Raises:
-        ExportError: there is control flow in the graph.
+        ExportError: the graph has control flow.
     """
     for owner in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
         del owner.metadata_props[:]
@@ -156,23 +157,23 @@ def strip_remarks(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of the standard operators that a graph uses."""
+    """Return a graph's opset version."""
     return next(int(entry.version) for entry in model.opset_import if entry.domain == "")
 
 
 def check_graph(
     model: onnx.ModelProto, contract: GraphContract, *, opset: int = OPSET, domains: Collection[str] = ()
 ) -> None:
-    """Check a graph's form against the contract: names, types, axes, opset, operators, weights inside.
+    """Check a graph's names, types, axes, opset and operators, and that it contains its weights.
 
     Args:
         model: the graph.
-        contract: the form that it must have.
-        opset: the version of the standard operators.
-        domains: of the operators that it may have besides the standard ones.
+        contract: the expected names, types and axes.
+        opset: the expected opset.
+        domains: domains of allowed operators besides the standard ones.
 
     Raises:
-        ExportError: names the first thing that differs.
+        ExportError: something differs; the message has the first difference.
     """
     check_valid(model, "the graph is not valid ONNX")
     expected: dict[str, tuple[Any, list[str | int]]] = {

@@ -1,4 +1,4 @@
-"""The PyTorch module as a `Runner`: parity's reference, and a peer of the engines."""
+"""PyTorch modules as `Runner`: parity's reference, and backends of the bench."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spoter_runtime.gpu.graph_cache import GraphCache
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Int32Array, Runner
 
-_GRAPHS: Final = 16  # CUDA graphs kept, one for each shape
+_GRAPHS: Final = 16  # largest number of CUDA graphs, one per shape
 
 
 class TorchRunner(Runner):
-    """Run any module ``forward(poses, lengths) -> logits`` in eval mode, on the device it is on.
+    """Runs any module ``forward(poses, lengths) -> logits`` in eval mode, on the module's device.
 
     Attributes:
-        dtype: of the floats that the module takes; ``torch.float64`` makes a reference for GPUs.
+        dtype: float type of the module; ``torch.float64`` makes a reference for GPUs.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class TorchRunner(Runner):
         self.device = next(self.module.parameters()).device
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
-        # A copy of read-only arrays alone, such as a memory-mapped clip: torch has no read-only tensors.
+        # Copies only read-only arrays, such as a memory-mapped clip: torch has no read-only tensors.
         poses, lengths = (
             torch.from_numpy(np.require(array, requirements="W")) for array in (poses_NTD, lengths_N)
         )
         try:
             with torch.inference_mode():
                 logits = self._forward(poses.to(self.device, self.dtype), lengths.to(self.device))
-                # To the CPU: that waits for a GPU. A copy: torch's memory may be reused.
+                # The transfer waits for a GPU. A copy, because torch may reuse the memory.
                 array: Float32Array = logits.to("cpu", torch.float32).numpy().copy()
         except Exception as error:  # out of memory, no compiler for Inductor, a capture that fails, …
             raise BackendError(
@@ -56,7 +56,7 @@ class TorchRunner(Runner):
         return array
 
     def close(self) -> None:
-        """Free the module and the memory that torch keeps on a GPU."""
+        """Free the module and torch's cached GPU memory."""
         del self.module
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -67,11 +67,11 @@ class TorchRunner(Runner):
 
 
 class CompiledTorchRunner(TorchRunner):
-    """The module through ``torch.compile`` with dynamic shapes: the first calls compile, for seconds each."""
+    """Runs the module through ``torch.compile`` with dynamic shapes: the first calls compile for seconds."""
 
     def __init__(self, module: nn.Module, contract: GraphContract, *, name: str) -> None:
         super().__init__(module, contract, name=name)
-        # Or it would go on in eager mode after some shapes, and be measured as if it were compiled.
+        # Otherwise torch falls back to eager mode after some shapes, and the bench would not notice.
         self._compiled = torch.compile(self.module, dynamic=True, fullgraph=True)
 
     def _forward(self, poses: Tensor, lengths: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class CompiledTorchRunner(TorchRunner):
 
 
 class CapturedGraph(NamedTuple):
-    """A CUDA graph of the module for one shape, with its buffers."""
+    """A CUDA graph of the module for one shape, and its buffers."""
 
     graph: torch.cuda.CUDAGraph
     poses: Tensor
@@ -89,7 +89,7 @@ class CapturedGraph(NamedTuple):
 
 
 class GraphedTorchRunner(TorchRunner):
-    """The module as CUDA graphs, one for each shape in an LRU cache.
+    """Runs the module as CUDA graphs, one per shape, in an LRU cache.
 
     Thread-safe: one call at a time, because a graph has one set of buffers.
     """
@@ -104,7 +104,7 @@ class GraphedTorchRunner(TorchRunner):
             return super()._infer(poses_NTD, lengths_N)
 
     def close(self) -> None:
-        """Free the graphs too."""
+        """Free the graphs and the module."""
         self._captured.clear()
         super().close()
 
@@ -121,7 +121,8 @@ class GraphedTorchRunner(TorchRunner):
     def _capture(self, clips: int, frames: int, features: int) -> CapturedGraph:
         poses = torch.zeros(clips, frames, features, dtype=self.dtype, device=self.device)
         lengths = torch.full((clips,), frames, dtype=torch.int32, device=self.device)
-        # Once outside the graph, on the stream of its own that capturing needs: libraries set themselves up.
+        # Run once outside the graph, on the stream that capturing needs: libraries initialise at the first
+        # call.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -175,7 +175,7 @@ def add_in_gemm(model: ir.Model) -> None:
 
 
 def shift(new: NewNodes, norm: ir.Node, bias: Array) -> ir.Value:
-    """Add a copy of a LayerNormalization with `bias` added to its own; return the output."""
+    """Add a copy of a LayerNormalization with another bias; return its output."""
     name = f"{norm.outputs[0].name}_with_bias"
     shifted = new.op("LayerNormalization", [*norm.inputs[:2], new.constant(f"{name}_bias", bias)], name)
     new.nodes[-1].attributes.update(norm.attributes)

@@ -1,14 +1,14 @@
-"""fp16_from_fp32: the same ONNX graph with arithmetic in half precision, every cast written out.
+"""fp16_from_fp32: convert an ONNX graph to half precision, with explicit casts.
 
-TensorRT is strongly typed: what the file says is what runs, so the precision is put into the file.
+TensorRT networks are strongly typed, so the precision must be in the file.
 
-An own pass, because the known ones add too many casts. For a BdSL_SPOTER with the same nodes kept in fp32,
-against 3 here: `onnxruntime.transformers.float16` (1.32) adds 397, for it sends every tensor of the part that
-shall stay fp32 through fp16 and back, the graph's inputs among them, and leaves the nodes in an order that
-ONNX forbids; onnxconverter-common (1.16) adds 153. Both clip a weight that does not fit and go on.
+The known converters add too many casts. For a BdSL_SPOTER with the same nodes kept in fp32, this module adds
+3; `onnxruntime.transformers.float16` (1.32) adds 397, because it sends every fp32 tensor through fp16 and
+back, the graph's inputs included, and leaves the nodes in an invalid order; onnxconverter-common (1.16) adds
+153. Both clip weights beyond fp16's range silently.
 
-bf16 is not offered: its one benefit is range, and no value of the models comes near the end of fp16's. Its
-price is several times the error: see benchmarks/results/fp16-intel-xeon-2026-11.md.
+bf16 is not offered: it only adds range, which these models do not need, at several times the error: see
+benchmarks/results/fp16-intel-xeon-2026-11.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from spoter_runtime.runner import Int32Array
 FP16_MAX: Final = 65504.0
 
 _PRODUCTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
-# Operators that only move values: a weight that goes through one on its way to a product stays that weight.
+# Operators that only move values: a weight behind one is still a weight.
 _MOVES: Final = frozenset(
     {
         *("Concat", "Expand", "Gather", "Identity", "Reshape", "Slice"),
@@ -42,10 +42,10 @@ _MOVES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargestValue:
-    """The largest finite magnitude that the fp16 part of a graph has to hold.
+    """The largest finite magnitude in the fp16 part of a graph.
 
     Attributes:
-        made_by: operator and node, ``"MatMul 'node_MatMul_195'"``.
+        made_by: operator and node that compute it, ``"MatMul 'node_MatMul_195'"``.
     """
 
     magnitude: float
@@ -56,22 +56,23 @@ class LargestValue:
 def fp16_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -> onnx.ModelProto:
     """Return the graph with fp16 arithmetic between its first product with a weight and its last one.
 
-    All before the first product stays fp32: landmarks, masks and lengths need the range. So does the
-    last product: rounding close logits would make them equal, and it costs no cast more. Between them nothing
-    is kept by default: LayerNormalization and the additions around it in fp32 take a third off the largest
-    difference and cost 27 casts, Softmax takes nothing off.
+    Everything before the first product stays fp32: landmarks, masks and lengths need the range. So does the
+    last product, without an extra cast: rounding could make close logits equal. Nothing between is kept by
+    default: LayerNormalization and the additions around it in fp32 would take a third off the largest
+        difference for 27
+    casts, Softmax nothing.
 
     Args:
-        model: from `onnx_from_module`; it is left as it is.
-        keep_fp32: types of operators, or names of nodes, that stay fp32 as well.
+        model: from `onnx_from_module`; not modified.
+        keep_fp32: operator types, or node names, to keep in fp32 too.
 
     Returns:
-        A model with the same inputs, outputs and metadata; one cast a tensor, weights of the fp16 part stored
-        in fp16 only.
+        A model with the same inputs, outputs and metadata; one cast per tensor, and weights of the fp16 part
+        only in fp16.
 
     Raises:
-        ExportError: there is nothing between two products with weights, `keep_fp32` names an unknown operator
-            or node, or a weight does not fit.
+        ExportError: the graph has no two products with weights, `keep_fp32` names an unknown operator or
+            node, or a weight is beyond fp16's range.
     """
     edited = typed(model)
     region = fp16_nodes(edited.graph, keep_fp32)
@@ -83,14 +84,14 @@ def fp16_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
 
 
 def rounded_from_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the fp16 graph in a form that ONNX Runtime's CPU provider rounds wherever the graph says so.
+    """Return a form of an fp16 graph in which ONNX Runtime's CPU provider rounds every fp16 tensor.
 
-    Where that provider has no fp16 kernel it computes in fp32, and it drops the casts between such nodes at
-    every optimisation level (1.32): most tensors of the models are then never rounded, and a proof would be
-    too kind. Two reshapes to the tensor's own shape behind every fp16 tensor run in fp16 and hold the casts
-    in place; a single one between two nodes without a kernel is moved to fp32 with them (then 66 of 110
-    roundings held). To be deleted when a graph's own casts stay. For proofs only: it is slow. It stands
-    for an engine that keeps every tensor in fp16 and sums in fp32; one that fuses nodes rounds less often.
+    The provider computes nodes without an fp16 kernel in fp32, and drops the casts between them at every
+    optimisation level (1.32): most tensors are never rounded, and a proof would be too optimistic. Two
+    reshapes to the tensor's own shape after every fp16 tensor run in fp16 and keep the casts; a single one
+    moves to fp32 with its neighbours (then 66 of 110 roundings held). Delete this when a graph's own casts
+    stay. Slow; for proofs only. It models an engine that keeps every tensor in fp16 and sums in fp32; an
+    engine that fuses nodes rounds less.
     """
     rounded = typed(model)
     for node in list(rounded.graph):
@@ -115,19 +116,19 @@ def check_fp16_range(
     *,
     keep_fp32: Collection[str] = (),
 ) -> LargestValue:
-    """Run the fp32 graph and check that fp16 holds every value that the fp16 part would compute.
+    """Run the fp32 graph and check that every value of the fp16 part is within fp16's range.
 
     Args:
         model: the fp32 graph.
-        batches: poses (N, T, 108) and lengths (N,), as `pad_clips` returns them; at least one.
+        batches: poses (N, T, 108) and lengths (N,), from `pad_clips`; at least one.
         keep_fp32: as for `fp16_from_fp32`.
 
     Returns:
-        The largest magnitude of all batches.
+        The largest magnitude over all batches.
 
     Raises:
-        ExportError: a value beyond 65504; names the first such node in the graph. An infinity of the fp32
-            graph itself (a mask of -inf, say) is none: fp16 holds it as well.
+        ExportError: a finite value is beyond 65504; the first such node is named. Infinities of the fp32
+            graph (a mask of -inf, say) are allowed, because fp16 has them too.
     """
     watched = typed(model)
     graph = watched.graph
@@ -154,20 +155,20 @@ def check_fp16_range(
 
 
 def typed(model: onnx.ModelProto) -> ir.Model:
-    """Return a copy of a model in which every value knows its type."""
+    """Return a copy of a model with the types of all values inferred."""
     return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
 
 
 def is_fp32(value: Input) -> bool:
-    """Tell whether a value of a typed graph is an fp32 tensor."""
+    """Return True for an fp32 tensor of a typed graph."""
     return value is not None and value.dtype == ir.DataType.FLOAT
 
 
 def fp16_nodes(graph: ir.Graph, keep_fp32: Collection[str]) -> set[ir.Node | None]:
-    """Return the nodes that shall compute in fp16.
+    """Return the nodes to compute in fp16.
 
     Raises:
-        ExportError: there are none, or `keep_fp32` names an operator or a node that is not there.
+        ExportError: there are none, or `keep_fp32` names an unknown operator or node.
     """
     nodes = list(graph)
     unknown = set(keep_fp32) - {name for node in nodes for name in (node.name, node.op_type)}
@@ -179,7 +180,7 @@ def fp16_nodes(graph: ir.Graph, keep_fp32: Collection[str]) -> set[ir.Node | Non
         for node in nodes
         if node.op_type in _PRODUCTS and len(weights.intersection(node.inputs[:2])) == 1
     }
-    behind: set[Input] = set()  # fp32 tensors from the first product on
+    behind: set[Input] = set()  # fp32 tensors that depend on a product
     region: set[ir.Node | None] = set()
     for node in nodes:
         if node in products or behind.intersection(node.inputs):
@@ -191,14 +192,14 @@ def fp16_nodes(graph: ir.Graph, keep_fp32: Collection[str]) -> set[ir.Node | Non
             region.discard(node)
             if node not in products:
                 tail.update(behind.intersection(node.inputs))
-    # A Cast says its type itself and stays as it is.
+    # A Cast states its own type and stays unchanged.
     kept = {*keep_fp32, "Cast"}
     region -= {node for node in nodes if kept.intersection((node.op_type, node.name))}
     if not products & region:
         raise ExportError("no product with a weight comes before the last one: fp16 has nothing to do here")
     for node in reversed(
         nodes
-    ):  # nodes that move weights for fp16 nodes only: the file then stores fp16 only
+    ):  # nodes that move weights only for fp16 nodes, so that the file stores these weights in fp16 only
         readers = {use.node for value in node.outputs for use in value.uses()}
         if weights.issuperset(node.outputs) and readers <= region:
             region.add(node)
@@ -206,7 +207,7 @@ def fp16_nodes(graph: ir.Graph, keep_fp32: Collection[str]) -> set[ir.Node | Non
 
 
 def moved_weights(graph: ir.Graph) -> set[Input]:
-    """Return the fp32 constants, and the values that are made of them alone by moving."""
+    """Return the fp32 constants, and the values that moving operators make from them."""
     weights: set[Input] = set(filter(is_fp32, graph.initializers.values()))
     for node in graph:
         sources = set(filter(is_fp32, node.inputs))
@@ -216,10 +217,10 @@ def moved_weights(graph: ir.Graph) -> set[Input]:
 
 
 def store_weights(graph: ir.Graph, region: Collection[ir.Node | None]) -> None:
-    """Store in fp16 the weights that the region reads; constants that others read too are there in both.
+    """Convert the weights that the region reads to fp16; a weight that other nodes read too is kept in both.
 
     Raises:
-        ExportError: a weight does not fit.
+        ExportError: a weight is beyond fp16's range.
     """
     constants = list(graph.initializers.values())
     graph.initializers.clear()
@@ -241,7 +242,7 @@ def fitting_half(weight: ir.Value, reader: ir.Node) -> Array:
     """Return a weight in fp16.
 
     Raises:
-        ExportError: it does not fit; the reader is named.
+        ExportError: the weight is beyond fp16's range; `reader` is named.
     """
     values = weight_of(weight)
     assert values is not None  # it is a constant
@@ -252,7 +253,7 @@ def fitting_half(weight: ir.Value, reader: ir.Node) -> Array:
     if lost.size:
         reason = f"{lost[np.abs(lost).argmax()]:.6g} does not fit fp16, which holds {FP16_MAX:.0f}"
     elif values.size == 1 and values.any() and not half.any():
-        # A lone number is most often there to keep a division finite.
+        # A scalar is usually an epsilon that keeps a division finite.
         reason = f"{values.item():.6g} becomes 0 in fp16"
     if reason:
         raise ExportError(
@@ -263,7 +264,7 @@ def fitting_half(weight: ir.Value, reader: ir.Node) -> Array:
 
 
 def cast_between(graph: ir.Graph, region: Collection[ir.Node | None]) -> None:
-    """Cast each tensor that the other precision reads, once, right behind the node that computes it."""
+    """Cast each tensor that the other precision reads, once, right after the node that computes it."""
     casts: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
         for place, value in enumerate(node.inputs):
@@ -287,7 +288,7 @@ def cast_between(graph: ir.Graph, region: Collection[ir.Node | None]) -> None:
 
 
 def layer_near(graph: ir.Graph, tensor: ir.Value) -> str:
-    """Return the layer of the module that a tensor is near: the first parameter that meets it on its way."""
+    """Return the module layer of the first parameter downstream of a tensor, for messages."""
     reached: set[Input] = {tensor}
     for node in graph:
         if reached.intersection(node.inputs) or tensor in node.outputs:
@@ -299,7 +300,7 @@ def layer_near(graph: ir.Graph, tensor: ir.Value) -> str:
 
 
 def session_of_magnitudes(model: ir.Model, tensors: Iterable[ir.Value]) -> Any:
-    """Return a session of the graph whose outputs are the largest finite magnitudes of the tensors."""
+    """Return a session whose outputs are the largest finite magnitudes of the tensors."""
     ort = import_onnxruntime()
     new = NewNodes(model)
     zero = new.constant("watch_zero", np.zeros((), np.float32))

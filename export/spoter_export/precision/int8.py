@@ -1,19 +1,17 @@
-"""int8_from_fp32: the same ONNX graph with its large products in whole numbers, for CPUs.
+"""int8_from_fp32: quantise the large products of an ONNX graph to int8, for CPUs.
 
-Dynamic quantisation: weights are rounded when the file is made, activations while the model runs, each tensor
-to 256 steps between its least and its largest value (standard operators).
-`onnxruntime.quantization` writes them; this module decides which products, and how fine. Measured in
+Dynamic quantisation: weights are rounded at export, activations while the model runs, each tensor to 256
+steps between its least and largest value, by standard operators. `onnxruntime.quantization` rewrites the
+graph; this module chooses the products and the range of the weights. Measured in
 benchmarks/results/int8-amd-epyc-2026-11.md:
 
-- Weights stay within -64..64. A CPU without VNNI adds two products of a byte with a signed byte in 16 bits
-  and saturates: with weights up to 127, the answers are wrong there, and differ from other CPUs. Up to 64
-  nothing saturates, and every CPU computes the same sums; only a float sum in another order may still round a
-  value to the neighbouring step.
-- Only products behind a LayerNormalization, which bounds every row. One scale serves a whole tensor, its
-  padding and all clips of a batch: without that bound, a clip far outside of the picture takes the steps away
-  from the others. The projection of the landmarks alone would make most of the error.
-- A scale for each row would make padding harmless, but in standard operators it costs all that the products
-  gain.
+- Weights stay within -64..64. A CPU without VNNI adds two products of a byte and a signed byte in 16 bits and
+  saturates: with weights up to 127 its answers are wrong. Up to 64 nothing saturates, and every CPU computes
+  the same integer sums; only a float sum in another order may still round a value to the neighbouring step.
+- Only products after a LayerNormalization, which bounds every row. One scale serves a whole tensor, with its
+  padding and all clips of a batch: without the bound, a clip far outside of the picture would coarsen the
+  steps of the others. Quantising the projection of the landmarks alone would make most of the error.
+- A scale for each row would make padding harmless, but in standard operators it costs all that int8 gains.
 """
 
 from __future__ import annotations
@@ -35,9 +33,9 @@ from spoter_runtime.ort.installed import import_onnxruntime
 
 # A sum of two products of a byte and a weight fits 16 bits: 2 x 255 x 64 = 32,640.
 EXACT_WEIGHT: Final = 64
-_FAR: Final = 1e9  # steps: more than any weight is away, and finite, because JSON has no infinity
+_FAR: Final = 1e9  # stands for infinitely many steps, because JSON has no infinity
 
-# Operators whose output stays within bounds that the file itself sets, whatever the input.
+# Operators whose output is bounded for any input.
 _BOUNDS: Final = frozenset(
     {
         *("LayerNormalization", "Sigmoid", "Softmax", "Tanh", "Shape"),
@@ -45,23 +43,23 @@ _BOUNDS: Final = frozenset(
     }
 )
 
-# Metadata that tells the quantiser that shapes are inferred, so that it does not warn.
+# Metadata that tells the quantiser that shapes are inferred, to avoid its warning.
 _PREPARED: Final = ("onnx.quant.pre_process", "onnxruntime.quant")
 
 
 def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -> onnx.ModelProto:
-    """Return the graph with its products behind a LayerNormalization computed in 8 bits.
+    """Return the graph with its products after a LayerNormalization in int8.
 
-    A product counts where it is a MatMul with a weight, as of a linear layer on every frame. A layer on one
-    row a clip, which torch exports as Gemm, stays fp32: it takes no time.
+    Products are MatMuls with a weight: linear layers on every frame. Layers on one row per clip, which torch
+    exports as Gemm, stay fp32: they take no time.
 
     Args:
-        model: from `onnx_from_module`; it is left as it is.
-        keep_fp32: names of nodes that stay fp32 as well.
+        model: from `onnx_from_module`; not modified.
+        keep_fp32: names of nodes to keep in fp32 too.
 
     Returns:
-        A model of standard operators with the same inputs, outputs and metadata, weights of those products
-        stored in 8 bits with a scale a column. Equal models give equal bytes.
+        A model of standard operators with the same inputs, outputs and metadata; the products' weights are
+        int8 with one scale per column. Equal models give equal bytes.
 
     Raises:
         ExportError: there is no such product, `keep_fp32` names an unknown node, or the quantiser fails.
@@ -78,7 +76,7 @@ def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
         )
     quantised = quantised_by_onnxruntime(model, products)
     lowered = onnx.ModelProto()
-    lowered.CopyFrom(model)  # for its metadata: the quantiser leaves notes of its own there
+    lowered.CopyFrom(model)  # a copy, because the quantiser adds metadata
     lowered.graph.CopyFrom(quantised.graph)
     lowered.graph.name = model.graph.name
     del lowered.graph.value_info[:]  # engines infer shapes; stale ones only mislead
@@ -87,7 +85,7 @@ def int8_from_fp32(model: onnx.ModelProto, *, keep_fp32: Collection[str] = ()) -
 
 
 def bounded_products(graph: onnx.GraphProto) -> list[NodeProto]:
-    """Return each MatMul with a weight that landmarks reach only through a LayerNormalization or the like."""
+    """Return each MatMul with a weight whose input is bounded by a LayerNormalization or the like."""
     weights = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     unbounded = {POSES}
     products = []
@@ -100,11 +98,11 @@ def bounded_products(graph: onnx.GraphProto) -> list[NodeProto]:
 
 
 def weight_facts(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[WeightFact, ...]:
-    """Compare each weight in 8 bits, times its scale, with the one of the same name in an fp32 file.
+    """Compare each int8 weight, times its scale, with the weight of the same name in an fp32 file.
 
     Args:
-        int8: of `int8_from_fp32`, or the same optimised by ONNX Runtime.
-        fp32: the bundle's file of the same kind.
+        int8: from `int8_from_fp32`, maybe optimised by ONNX Runtime.
+        fp32: the bundle's fp32 file of the same kind.
     """
     weights = {tensor.name: tensor for tensor in fp32.graph.initializer}
     tensors = {tensor.name: tensor for tensor in int8.graph.initializer}
@@ -115,7 +113,7 @@ def weight_facts(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[WeightFa
             numpy_helper.to_array(tensor).astype(np.float64)
             for tensor in (weights[name], tensors[f"{name}_quantized"], tensors[f"{name}_scale"])
         )
-        # Of a scale of 0, or none, every weight is infinitely many steps away; JSON has no such number.
+        # With a scale of 0 or NaN, every weight is infinitely many steps away.
         with np.errstate(divide="ignore", invalid="ignore"):
             steps = np.nan_to_num(np.abs(values * scale - weight) / np.abs(scale), nan=_FAR, posinf=_FAR)
         steps = np.where(values * scale == weight, 0.0, steps)
@@ -124,10 +122,10 @@ def weight_facts(int8: onnx.ModelProto, fp32: onnx.ModelProto) -> tuple[WeightFa
 
 
 def check_exact(model: onnx.ModelProto) -> None:
-    """Check that no CPU can cut off a sum of the products: every weight within -64..64, no zero point.
+    """Check that no CPU saturates: every int8 weight is within -64..64 and has no zero point.
 
     Raises:
-        ExportError: names the first tensor that is not so, or says that there is no such product at all.
+        ExportError: a tensor is not so; the first is named. Or there is no int8 product.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
@@ -144,18 +142,18 @@ def check_exact(model: onnx.ModelProto) -> None:
 
 
 def quantised_by_onnxruntime(model: onnx.ModelProto, products: list[str]) -> onnx.ModelProto:
-    """Return the graph with the products of these names rewritten by ONNX Runtime's quantiser.
+    """Return the graph with the named products quantised by ONNX Runtime.
 
     Raises:
-        ExportError: it cannot, or leaves some as they were.
+        ExportError: the quantiser fails, or leaves a product unchanged.
     """
-    import_onnxruntime()  # where it is missing, the error names the package
+    import_onnxruntime()  # raises an error that names the package if it is missing
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source = onnx.ModelProto()  # the quantiser changes its input
     source.CopyFrom(model)
     source.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
-    # Or the quantiser's calls of `logging.info` would set up the root logger for the whole process.
+    # Without a handler, the quantiser's calls of `logging.info` would configure the root logger.
     root, silent = logging.getLogger(), logging.NullHandler()
     root.addHandler(silent)
     try:
@@ -169,7 +167,7 @@ def quantised_by_onnxruntime(model: onnx.ModelProto, products: list[str]) -> onn
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=True,
-                # For the outputs of ONNX Runtime's own operators, whose type onnx cannot infer.
+                # Types for the outputs of ONNX Runtime's own operators, which onnx cannot infer.
                 extra_options={"DefaultTensorType": TensorProto.FLOAT},
             )
             lowered = onnx.load(target)

@@ -1,4 +1,4 @@
-"""Plan an engine's shapes: the profiles it is tuned for, and the frame counts that a runner pads to."""
+"""Plan an engine's shapes: its optimisation profiles, and the frame counts that a runner pads to."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from spoter_runtime.contract import GraphContract, Profile, uncovered
 from spoter_runtime.errors import ConfigError, InputError
 
-# The profile of batches is tuned for these. A batch is as long as its longest clip: of sorted clips that is
-# the median on average, of 16 drawn at random the 96th percentile. Most callers lie between.
+# The batch profile is tuned for this batch and percentile. A batch is as long as its longest clip: on average
+# the median for sorted clips, the 96th percentile for 16 random clips; most callers are in between.
 TUNED_BATCH: Final = 16
 BATCH_PERCENTILE: Final = 0.9
 
@@ -24,13 +24,13 @@ _PROFILE: Final = re.compile(r"(\d+)x(\d+),(\d+)x(\d+),(\d+)x(\d+)", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:
-    """Share of the computed frames that are padding, 0..1, expected over the clips that were planned for.
+    """Expected share of padding among the computed frames, 0..1.
 
     Attributes:
-        single: clips one at a time, each padded to its bucket.
-        sorted_batches: clips sorted by length, cut into batches, each padded to its longest clip's bucket.
-        unsorted_batches: batches drawn at random.
-        longest: every clip padded to the contract's most frames, for comparison.
+        single: for single clips, each padded to its bucket.
+        sorted_batches: for clips sorted by length and cut into batches, padded to the longest clip's bucket.
+        unsorted_batches: for random batches.
+        longest: for clips padded to the contract's `max_frames`, for comparison.
         batch: clips in a batch.
     """
 
@@ -47,9 +47,9 @@ class ProfilePlan:
 
     Attributes:
         profiles: in the engine's order.
-        buckets: frame counts, rising, that a runner pads to, so that one CUDA graph serves many lengths.
-        padding: its expected share with these buckets.
-        source: the lengths that it was planned for, in words.
+        buckets: rising frame counts that a runner pads to, so that one CUDA graph serves many lengths.
+        padding: expected padding with these buckets.
+        source: origin of the lengths, in words.
     """
 
     profiles: tuple[Profile, ...]
@@ -61,16 +61,16 @@ class ProfilePlan:
 def plan_profiles(
     frame_counts: Sequence[int] | None, contract: GraphContract, *, buckets: int = 8
 ) -> ProfilePlan:
-    """Plan two profiles, one clip at a time and batches, and the best buckets for these clips.
+    """Plan a profile for single clips, one for batches, and the best buckets for the expected lengths.
 
-    Both profiles take every number of frames. The engine is tuned for the bucket of the median length in the
-    profile of a single clip, and of the 90th percentile in the profile of batches.
+    Both profiles take every number of frames. The single-clip profile is tuned for the bucket of the median
+    length, the batch profile for the bucket of the 90th percentile.
 
     Args:
-        frame_counts: frames of each clip that is expected. None or empty: every length is taken to be equally
-            frequent, and `source` says so. Clips longer than the contract's most are left out and counted.
-        contract: the profiles cover it.
-        buckets: so many, or one a length where that is fewer.
+        frame_counts: frames of each expected clip. None or empty assumes that all lengths are equally
+            frequent. Clips longer than the contract allows are left out; `source` states their number.
+        contract: the contract that the profiles must cover.
+        buckets: number of buckets; at most one per length.
 
     Raises:
         InputError: a clip has no frames, or all are longer than the contract allows.
@@ -83,7 +83,7 @@ def plan_profiles(
     bucket_of = np.asarray(ends)[np.searchsorted(ends, np.arange(ends[-1] + 1))]  # length → its bucket
     most_frames, most_clips = contract.max_frames, contract.max_batch
     batch = min(TUNED_BATCH, most_clips)
-    # The least lengths that half, and nine tenths, of the clips do not exceed.
+    # The 50th and the 90th percentile.
     shares = np.array([0.5, BATCH_PERCENTILE]) * clips.sum()
     median, high = bucket_of[np.searchsorted(np.cumsum(clips), shares)].tolist()
     profiles = [Profile(batch=(1, 1, 1), frames=(1, median, most_frames))]
@@ -94,10 +94,10 @@ def plan_profiles(
 
 
 def parse_profile(text: str) -> Profile:
-    """Read a profile from a command line: ``"1x1,1x60,1x299"``, clips × frames of min, opt and max.
+    """Parse a profile of the command line: ``"1x1,1x60,1x299"``, clips × frames of min, opt and max.
 
     Raises:
-        ConfigError: another form, or min <= opt <= max does not hold.
+        ConfigError: another form, or not min <= opt <= max.
     """
     match = _PROFILE.fullmatch(text.replace(" ", "").lower())
     if not match:
@@ -109,7 +109,7 @@ def parse_profile(text: str) -> Profile:
     if min(numbers) < 1:
         raise ConfigError(f"profile {text!r}: a shape of nothing", fix=option_of([(1, 1), opt, high]))
     if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
-        # The nearest profile that is one: opt moved into the range, the range turned round where it must be.
+        # Suggest the nearest valid profile: min and max swapped if needed, opt moved into the range.
         columns = [sorted(column) for column in zip(low, high, strict=True)]
         inside = [min(max(o, a), b) for o, (a, b) in zip(opt, columns, strict=True)]
         shapes = [[column[0] for column in columns], inside, [column[1] for column in columns]]
@@ -125,7 +125,7 @@ def check_profiles(profiles: Sequence[Profile], contract: GraphContract) -> None
     """Check that profiles cover the contract and nothing beyond it.
 
     Raises:
-        ConfigError: names the profile that reaches outside, or a shape that none takes.
+        ConfigError: a profile exceeds the contract, or no profile takes some shape; the message names it.
     """
     most = f"{contract.max_batch}x{contract.max_frames}"
     for profile in profiles:
@@ -146,14 +146,14 @@ def check_profiles(profiles: Sequence[Profile], contract: GraphContract) -> None
 
 
 def option_of(shapes: Sequence[Sequence[int]]) -> str:
-    """Return shapes as an option of the command line: ``--profile 1x1,1x60,1x299``."""
+    """Return a profile's shapes as a command-line option: ``--profile 1x1,1x60,1x299``."""
     return "--profile " + ",".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def lengths_histogram(
     frame_counts: Sequence[int] | None, contract: GraphContract
 ) -> tuple[NDArray[np.int64], str]:
-    """Return the number of clips of each length 0..max_frames, and the source of the lengths in words.
+    """Return the number of clips of each length 0..max_frames, and the origin of the lengths in words.
 
     Raises:
         InputError: a clip has no frames, or all are longer than the contract allows.
@@ -178,22 +178,22 @@ def lengths_histogram(
 
 
 def best_buckets(clips: NDArray[np.int64], most_buckets: int) -> tuple[int, ...]:
-    """Return the bucket ends, the last one being the longest length, that pad the fewest frames.
+    """Return the bucket ends with the least padding; the last one is the longest length.
 
-    Exact, by dynamic programming: an end that is not a length of some clip could be lowered at no cost, so
-    only those are tried. `least[j]` is the padding of all clips up to `ends[j]`, a bucket ending there.
+    Exact, by dynamic programming. Only lengths of clips are tried as ends: any other end could be lowered
+    without more padding. `least[j]` is the least padding of all clips up to `ends[j]` if a bucket ends there.
     """
     ends = np.union1d(np.flatnonzero(clips), [len(clips) - 1])
     number = np.concatenate([[0], np.cumsum(clips[ends])])
     frames = np.concatenate([[0], np.cumsum(clips[ends] * ends)])
-    # waste[i, j]: frames padded by a bucket that begins after ends[i - 1] and ends at ends[j]
+    # waste[i, j]: padding of a bucket from after ends[i - 1] to ends[j]
     waste = ends * (number[1:] - number[:-1, None]) - (frames[1:] - frames[:-1, None])
     impossible = np.iinfo(np.int64).max // 4
     waste[np.tril_indices(len(ends), -1)] = impossible
     least = waste[0]
     begins = []
     for _ in range(min(most_buckets, len(ends)) - 1):
-        # Another bucket after the best of those so far, or one that begins at 0 as before.
+        # Append a bucket to the best ones so far, or keep a single bucket from 0.
         totals = np.concatenate([[0], least[:-1]])[:, None] + waste
         begins.append(totals.argmin(0))
         least = totals.min(0)
@@ -208,10 +208,10 @@ def best_buckets(clips: NDArray[np.int64], most_buckets: int) -> tuple[int, ...]
 
 
 def halve_widest(ends: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Return `count` buckets, or one for each length: the widest is halved until there are as many.
+    """Halve the widest bucket until there are `count`, or one for each length.
 
-    It costs the clips of the plan nothing, and spares others: if all clips had 20 frames, one of 21 frames
-    would be padded to the contract's most.
+    This reduces the padding of unplanned lengths: if all planned clips had 20 frames, one of 21 frames would
+    be padded to the contract's `max_frames`.
     """
     chosen = [0, *ends]
     while len(chosen) <= min(count, ends[-1]):
@@ -221,7 +221,7 @@ def halve_widest(ends: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def expected_padding(clips: NDArray[np.int64], bucket_of: NDArray[np.int64], batch: int) -> Padding:
-    """Return the share of padding over a histogram of lengths, each padded to its bucket."""
+    """Return the expected padding of a histogram of lengths, each padded to its bucket."""
     lengths = np.arange(len(clips))
     total = int(clips.sum())
     real = int(clips @ lengths)
@@ -229,7 +229,7 @@ def expected_padding(clips: NDArray[np.int64], bucket_of: NDArray[np.int64], bat
     longest = in_order[np.minimum(np.arange(batch - 1, total + batch - 1, batch), total - 1)]
     sizes = np.full(len(longest), batch)
     sizes[-1] = total - batch * (len(longest) - 1)
-    # A batch drawn at random is at most this long with the probability that each of its clips is.
+    # P(random batch is at most this long) = P(clip is at most this long) ** batch
     at_most = (np.cumsum(clips) / total) ** batch
     expected = float(bucket_of @ np.diff(at_most, prepend=0.0))
     return Padding(

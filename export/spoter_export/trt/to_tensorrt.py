@@ -1,4 +1,4 @@
-"""engine_from_onnx: an ONNX file becomes a TensorRT or TensorRT-RTX engine whose description is read back."""
+"""engine_from_onnx: build a TensorRT or TensorRT-RTX engine from an ONNX file, and check it."""
 
 from __future__ import annotations
 
@@ -29,24 +29,23 @@ from spoter_runtime.trt.log import EngineLog
 
 _log = logging.getLogger(__name__)
 
-# GPUs that a TensorRT-RTX engine is built for unless others are named: Ampere, Ada and Blackwell. One engine
-# holds them all at the size of one. Not 7.5, which refuses fp32 matrix products, nor 12.1, which TensorRT-RTX
-# 1.4 does not know.
+# Default GPUs of a TensorRT-RTX engine: Ampere, Ada and Blackwell; more GPUs do not make the engine larger.
+# Not 7.5, which rejects fp32 matrix products, nor 12.1, which TensorRT-RTX 1.4 does not know.
 RTX_COMPUTE_CAPABILITIES: Final = ("8.0", "8.6", "8.9", "12.0")
 
-# NaN is this graph's mark of a missing landmark: nothing may be simplified as if there were none. Set where
-# the library knows it (TensorRT 10.3 does not); TensorRT-RTX 1.7 writes the same engine, byte for byte.
-# DISTRIBUTIVE_INDEPENDENCE, a clip's answer not depending on its company, is refused with several profiles.
+# NaN marks a missing landmark, so simplifications that assume no NaN are wrong. Set if the library has the
+# flag (TensorRT 10.3 does not); TensorRT-RTX 1.7 builds the same bytes with it. DISTRIBUTIVE_INDEPENDENCE
+# (answers independent of batch composition) is rejected with several profiles.
 _STRICT_NANS: Final = "STRICT_NANS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltEngine:
-    """An engine, not yet run.
+    """A built engine that was not run yet.
 
     Attributes:
-        plan: the file's bytes.
-        spec: its source, its library and its GPUs; `built` holds the facts of the build.
+        plan: bytes of the engine.
+        spec: description of the engine; `built` has the facts of the build.
     """
 
     plan: bytes = field(repr=False)
@@ -65,30 +64,28 @@ def engine_from_onnx(
 ) -> BuiltEngine:
     """Build an engine from the bytes of an ONNX file with the graph contract.
 
-    The network is strongly typed: each tensor has the type that the ONNX file gives it, and fp32 matrix
-    products are not rounded to TF32. TensorRT builds on the GPU that the engine is for, TensorRT-RTX on any
-    machine. Ctrl-C, and an exception in `on_progress`, stop the build at its next step and are raised again.
-    A rebuild is the same program but not always the same bytes: TensorRT-RTX 1.7 may number and order what it
-    names inside anew where batches are dynamic.
+    The network is strongly typed: each tensor has its type in the ONNX file, and TF32 is off. TensorRT builds
+    only for the GPU of this machine, TensorRT-RTX on any machine. Ctrl-C, or an exception in `on_progress`,
+    stops the build at its next step and propagates. Rebuilds are equivalent, but not always byte for byte:
+    with dynamic batches TensorRT-RTX 1.7 may number and order internal names differently.
 
     Args:
-        model: the file, weights inside.
+        model: bytes of the ONNX file, weights inside.
         library: ``"tensorrt"`` (10.3 or newer) or ``"tensorrt_rtx"`` (1.4 or newer).
-        contract: of the file's inputs and output.
-        plan: profiles that cover the contract, and buckets, which only the description keeps.
-        compute_capabilities: ``"8.6"``, …: TensorRT-RTX alone; None means `RTX_COMPUTE_CAPABILITIES`.
-            TensorRT builds for the GPU of this machine.
-        timing_cache: TensorRT alone; a file that makes a rebuild on the same GPU quicker. It is replaced as a
-            whole at the end, also where it is of another GPU or version; of two builds at a time the later
-            one's timings stay. A file that cannot be read or written is done without.
+        contract: the file's contract.
+        plan: profiles that cover the contract, and buckets, which are only recorded.
+        compute_capabilities: ``"8.6"``, …, for TensorRT-RTX only; None means `RTX_COMPUTE_CAPABILITIES`.
+        timing_cache: file that makes a rebuild on the same GPU faster, for TensorRT only. It is replaced at
+            the end, even if it is of another GPU or version; of concurrent builds the last one wins. An
+            unreadable or read-only file is ignored.
         on_progress: called from another thread; `done` never falls and ends at `total`.
 
     Raises:
-        ConfigError: an option that this library does not have, or profiles that do not fit the contract.
+        ConfigError: an option that the library lacks, or profiles that do not fit the contract.
         MissingExtraError: the library is not installed.
         BackendError: the library or, for TensorRT, a GPU cannot be used here.
-        ExportError: the file is not what the contract says, no engine can be built from it, or the engine is
-            not the one that was asked for.
+        ExportError: the file does not match the contract, the build fails, or the engine differs from the
+            request.
     """
     check_profiles(plan.profiles, contract)
     if library == "tensorrt" and compute_capabilities is not None:
@@ -101,7 +98,7 @@ def engine_from_onnx(
     trt = import_engine_library(library)
     rtx = library == "tensorrt_rtx"
     targets = tuple(dict.fromkeys(compute_capabilities or RTX_COMPUTE_CAPABILITIES)) if rtx else ()
-    # Before a Builder is made: without a GPU, TensorRT's own message names an error number and a source line.
+    # Before creating a Builder: without a GPU, TensorRT's own message has only an error number.
     capabilities = targets or (find_gpu().compute_capability,)
     build = EngineBuild(trt, rtx)
     build.read(model, contract)
@@ -140,10 +137,10 @@ def engine_from_onnx(
 
 
 def parse_compute_capabilities(text: str) -> tuple[str, ...]:
-    """Read ``"8.6,SM89,120"`` as ``("8.6", "8.9", "12.0")``: rising, each once.
+    """Parse ``"8.6,SM89,120"`` to ``("8.6", "8.9", "12.0")``, sorted and unique.
 
     Raises:
-        ConfigError: something that is not a compute capability.
+        ConfigError: a part is not a compute capability.
     """
     found = set()
     for name in text.replace(",", " ").split():
@@ -159,7 +156,7 @@ def parse_compute_capabilities(text: str) -> tuple[str, ...]:
 
 
 class EngineBuild:
-    """One build: holds the library's objects, which must outlive it, and checks each of their answers."""
+    """One build: owns the library's objects, and checks the result of each call."""
 
     def __init__(self, trt: Any, rtx: bool) -> None:
         self._trt = trt
@@ -167,7 +164,7 @@ class EngineBuild:
         self._log = EngineLog(trt)
         try:
             self._builder = trt.Builder(self._log.logger)
-        except TypeError as error:  # how pybind11 says that there is none
+        except TypeError as error:  # pybind11 raises this if the factory returned null
             raise BackendError(f"{self._title} cannot make a builder here: {self._log.take()}") from error
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._made(self._builder.create_network(flags), "network")
@@ -176,8 +173,8 @@ class EngineBuild:
         self._targets: Sequence[str] = ()
 
     def read(self, model: bytes, contract: GraphContract) -> None:
-        """Parse the file and compare its inputs and output with the contract."""
-        # Kept: layers refer to weights that it owns.
+        """Parse the ONNX file, and check its inputs and output against the contract."""
+        # Keep the parser: it owns the weights of the layers.
         self._parser = self._made(self._trt.OnnxParser(self._network, self._log.logger), "ONNX parser")
         if not self._parser.parse(model):
             texts = []
@@ -205,9 +202,9 @@ class EngineBuild:
             raise ExportError(f"the ONNX file's inputs and output: expected {wanted}, got {got}")
 
     def set_flags(self) -> None:
-        """Let nothing be computed in another precision than the file says."""
+        """Set the flags that keep the precision of the file."""
         flags = self._trt.BuilderFlag
-        self._config.clear_flag(flags.TF32)  # set by default: fp32 matrix products with 10 bits of mantissa
+        self._config.clear_flag(flags.TF32)  # on by default: rounds fp32 products to 10 bits of mantissa
         if _STRICT_NANS in flags.__members__:
             self._config.set_flag(flags.__members__[_STRICT_NANS])
 
@@ -223,7 +220,7 @@ class EngineBuild:
             self._profiles.append(made)
 
     def set_compute_capabilities(self, targets: Sequence[str]) -> None:
-        """Build for these GPUs; none means the one that is here."""
+        """Build for these GPUs; empty means the GPU of this machine."""
         if not targets:
             return
         known = {
@@ -246,7 +243,7 @@ class EngineBuild:
                 )
 
     def attach_timing_cache(self, path: Path) -> Any:
-        """Attach the timings of a file; those of another GPU or version are left aside."""
+        """Attach the timing cache of a file, or an empty one if the file is of another GPU or version."""
         content = b""
         try:
             content = path.read_bytes()
@@ -260,13 +257,13 @@ class EngineBuild:
             cache = self._made(self._config.create_timing_cache(b""), "timing cache")
             if not self._config.set_timing_cache(cache, False):
                 raise BackendError(f"{self._title} does not take an empty timing cache: {self._log.take()}")
-        self._log.take()  # errors about an unusable file are not the reason of a later failure
+        self._log.take()  # discard errors about the cache file, so that a later failure does not report them
         return cache
 
     def run(self, progress: BuildProgress) -> bytes:
-        """Build, and return the plan."""
-        # In a thread of its own: Python raises Ctrl-C in the main thread, which then waits here and is never
-        # inside a callback, whose exceptions the library prints and drops.
+        """Build the engine; return its plan."""
+        # In a separate thread: Ctrl-C interrupts the main thread, which waits here. Inside a callback, the
+        # library would print and drop the exception.
         monitor = monitor_for(self._trt, progress)
         self._config.progress_monitor = monitor
         with ThreadPoolExecutor(1) as threads:
@@ -289,7 +286,7 @@ class EngineBuild:
         return bytes(memory)
 
     def profiles(self) -> tuple[Profile, ...]:
-        """Return the profiles as the library holds them."""
+        """Return the profiles as the library reports them."""
         found = []
         for made in self._profiles:
             shapes = [tuple(shape) for shape in made.get_shape(POSES)]
@@ -298,7 +295,7 @@ class EngineBuild:
         return tuple(found)
 
     def network_facts(self) -> dict[str, Any]:
-        """Return the number of layers, and for each type of layer the types of its outputs, counted."""
+        """Return the number of layers, and the number of outputs by layer type and data type."""
         types: dict[str, Counter[str]] = {}
         network = self._network
         for layer in (network.get_layer(i) for i in range(network.num_layers)):
@@ -316,7 +313,7 @@ class EngineBuild:
 
 
 def write_timings(cache: Any, path: Path) -> None:
-    """Write a timing cache to a file; where that fails, warn that a rebuild will take as long again."""
+    """Write a timing cache to a file; warn if that fails, because a rebuild will not be faster."""
     memory = cache.serialize()
     if memory is None:
         _log.warning("%s: the timings of this build cannot be kept", path)
@@ -329,14 +326,14 @@ def write_timings(cache: Any, path: Path) -> None:
 
 
 def check_header(plan: bytes, version: str, targets: Iterable[str]) -> None:
-    """Check that the header of a TensorRT-RTX plan names the version and the GPUs that were asked for.
+    """Check the version, the GPUs and the size in the header of a TensorRT-RTX plan.
 
     Raises:
-        ExportError: it names others, or another size.
+        ExportError: one of them differs from the expected one.
     """
     header = rtx_header(plan)
     if header is None:
-        # Not an error: the layout is not documented, and a newer version may have another.
+        # Not an error: the layout is undocumented, and a newer version may change it.
         _log.warning("the header of this TensorRT-RTX %s engine is not known here: not compared", version)
         return
     asked = (len(plan), version, sorted(targets))
