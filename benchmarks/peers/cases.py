@@ -60,7 +60,7 @@ def take_turns(
     """
     samples: dict[str, list[list[int]]] = {name: [] for name in asked}
     failed: dict[str, str] = {}
-    for number, name in interleaved([*asked], rounds):
+    for number, name in interleaved([*asked], rounds, warm_up=1):
         if name in failed:
             continue
         try:
@@ -81,7 +81,7 @@ def cold_starts(
     samples: dict[str, list[list[int]]] = {name: [] for name in start}
     peaks: dict[str, list[int]] = {name: [] for name in start}
     failed: dict[str, str] = {}
-    for number, name in interleaved([*start], rounds):  # the first round fills the page cache
+    for number, name in interleaved([*start], rounds, warm_up=1):  # the first round fills the page cache
         begin_ns = time.perf_counter_ns()
         try:
             with start[name]() as asked:

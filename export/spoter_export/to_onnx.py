@@ -54,12 +54,12 @@ def onnx_from_module(module: nn.Module, contract: GraphContract) -> onnx.ModelPr
         contract: the contract, which is stored in the file's metadata.
 
     Returns:
-    A model of standard operators at opset 20, weights inside, whose bytes depend only on the weights, the
-    contract and the versions of torch, onnx and onnxscript. Its form was checked, its answers were not;
-    see `spoter_export.parity.compare`.
+        A model of standard operators at opset 20, weights inside, whose bytes depend only on the weights, the
+        contract and the versions of torch, onnx and onnxscript. Its form was checked, its answers were not;
+        see `spoter_export.parity.compare`.
 
     Raises:
-    ExportError: torch cannot export the module, or the graph does not match the contract.
+        ExportError: torch cannot export the module, or the graph does not match the contract.
     """
     return trace_module(module, contract).model
 

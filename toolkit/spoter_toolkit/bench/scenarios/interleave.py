@@ -14,16 +14,16 @@ Name = TypeVar("Name")
 def interleave(
     names: Sequence[Name], rounds: int, *, warm_up: int = 0
 ) -> Iterator[tuple[int, Sequence[Name]]]:
-    """Yield each round's number and the order of its turns: every other round goes backwards.
+    """Yield (round, names in order): every other round is in reverse order.
 
-    The measured rounds are numbered from 0, those that warm up have numbers below 0.
+    Measured rounds count from 0; the `warm_up` rounds before them are negative.
     """
     for number in range(-warm_up, rounds):
         yield number, names if number % 2 == 0 else names[::-1]
 
 
-def interleaved(names: Sequence[Name], rounds: int, *, warm_up: int = 1) -> Iterator[tuple[int, Name]]:
-    """Yield (round, name) for every name in every round, numbers and order as in `interleave`."""
+def interleaved(names: Sequence[Name], rounds: int, *, warm_up: int = 0) -> Iterator[tuple[int, Name]]:
+    """Yield (round, name) one turn at a time, in the order of `interleave`; warm-up rounds are negative."""
     for number, order in interleave(names, rounds, warm_up=warm_up):
         for name in order:
             yield number, name
@@ -32,12 +32,12 @@ def interleaved(names: Sequence[Name], rounds: int, *, warm_up: int = 1) -> Iter
 def time_interleaved(
     engines: Mapping[str, Infers], poses_NTD: Float32Array, rounds: int, *, min_calls: int, min_ns: int = 0
 ) -> dict[str, list[list[int]]]:
-    """Return name → nanoseconds of each call, round by round, of engines in this process.
+    """Time engines of this process in turn; return name → nanoseconds of each call, round by round.
 
-    One more round comes first, to warm up; each round has `min_calls` and takes `min_ns` at least.
+    One warm-up round comes first. Each round has at least `min_calls` calls and takes at least `min_ns`.
     """
     samples: dict[str, list[list[int]]] = {name: [] for name in engines}
-    for number, name in interleaved([*engines], rounds):
+    for number, name in interleaved([*engines], rounds, warm_up=1):
         engine = engines[name]
         taken = timed(lambda engine=engine: engine.infer(poses_NTD), min_calls, min_ns)  # type: ignore[misc]
         if number >= 0:
