@@ -16,7 +16,7 @@ from spoter_runtime.runner import Runner
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.runs.run import Run, find_run, read_run
 
-# On the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
+# Torch on the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
 TORCH_BACKENDS: Final = ("torch", "torch-cuda", "torch-cuda-compile", "torch-cuda-graph")
 CPU_BACKENDS: Final = ("torch", FUSED, "ort-cpu")
 BACKENDS: Final = (*TORCH_BACKENDS, *DEVICE_BACKENDS)
@@ -24,14 +24,14 @@ BACKENDS: Final = (*TORCH_BACKENDS, *DEVICE_BACKENDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedBackend:
-    """A runner, and the bundle's file that it runs; no file for torch, which runs the RUN's weights."""
+    """A runner and the bundle's file that it runs; None for torch, which runs the RUN's weights."""
 
     runner: Runner
     artefact: Artefact | None
 
 
 def split_backend(name: str) -> tuple[str, str]:
-    """Return backend and precision of ``"trt:fp16"``; without a colon it is fp32.
+    """Split a name such as ``"trt:fp16"`` into backend and precision, fp32 by default.
 
     Raises:
         ConfigError: unknown backend, or torch in another precision than fp32.
@@ -45,14 +45,14 @@ def split_backend(name: str) -> tuple[str, str]:
 
 
 def split_choice(backend: str | None, precision: str | None) -> tuple[str | None, str]:
-    """Return backend and precision of ``--backend ort-cpu:int8``, or of ``--precision int8`` beside it.
+    """Return the backend and precision of ``--backend ort-cpu:int8`` or of ``--precision int8``.
 
     Args:
-        backend: as `split_backend` takes it; None leaves the choice to the runtime.
-        precision: None takes that of the backend's name.
+        backend: as in `split_backend`; None lets the runtime choose.
+        precision: None means the one in `backend`.
 
     Raises:
-        ConfigError: as `split_backend`, or the two name different precisions.
+        ConfigError: as `split_backend`, or the two precisions differ.
     """
     if backend is None:
         return None, precision or "fp32"
@@ -63,7 +63,7 @@ def split_choice(backend: str | None, precision: str | None) -> tuple[str | None
 
 
 def backends_of(bundle: Bundle) -> list[str]:
-    """Return every backend that a bundle could run on, in each precision that the bundle has a file of."""
+    """Return each backend that a bundle has a file for, with each precision: ``"ort-cpu:fp16"``."""
     has = {kind: [a.precision for a in bundle.artefacts if a.kind == kind] for kind in ("onnx", "ort")}
     others = [
         f"{name}:{precision}"
@@ -77,19 +77,19 @@ def backends_of(bundle: Bundle) -> list[str]:
 def open_backend(
     name: str, bundle: Bundle, *, run: Path | None = None, threads: int | None = None
 ) -> OpenedBackend:
-    """Open `bundle` on one backend; imports torch only for those of `TORCH_BACKENDS`.
+    """Open a bundle on one backend; imports torch only for `TORCH_BACKENDS`.
 
     Args:
-        name: one of `BACKENDS`, ``:fp16`` behind it for another precision than fp32.
+        name: one of `BACKENDS`, with ``:fp16`` for another precision than fp32.
         bundle: from `read_bundle`.
         run: the RUN that the bundle was made from, for torch; None looks where the bundle says.
-        threads: threads inside one operator; None leaves it to the engine.
+        threads: threads inside one operator; None means the engine's default.
 
     Raises:
         ConfigError: unknown name.
-        BackendError: it cannot be opened here.
+        BackendError: the backend cannot be opened here.
         BundleError: the bundle has no artefact of that precision.
-        CheckpointError: torch was asked for and the run is gone, or is not the one of this bundle.
+        CheckpointError: the run for torch is missing, or not the one of this bundle.
     """
     backend, precision = split_backend(name)
     if backend in TORCH_BACKENDS:
@@ -103,18 +103,18 @@ def open_backend(
 def find_source(
     path: Path, *, backend: str | None = None, run: Path | None = None, data: Path | None = None
 ) -> tuple[Run | Bundle, Dataset]:
-    """Return a RUN or a BUNDLE, and the data set to run it on; no engine is imported.
+    """Read a RUN or a BUNDLE and its data set, without importing an engine.
 
     Args:
         path: a RUN or a BUNDLE folder.
         backend: see `open_source`.
         run: for a BUNDLE, the RUN it was made from; None looks in ``runs/``.
-        data: a DATASET; None for the one that the run was trained on.
+        data: a DATASET; None means the run's training data.
 
     Raises:
-        ConfigError: a backend that a RUN does not have.
+        ConfigError: a RUN does not run on the backend.
         CheckpointError: the RUN has no weights yet.
-        DataError: no data is given, and the training's data is not there.
+        DataError: `data` is None and the training data is missing.
         SpoterError: the source itself cannot be read.
     """
     source = read_bundle(path) if (path / MANIFEST).is_file() else read_run(path)
@@ -135,15 +135,15 @@ def find_source(
 def open_source(
     source: Run | Bundle, backend: str | None = None, *, run: Path | None = None
 ) -> tuple[Runner, Mapping[str, str]]:
-    """Return a RUN or a BUNDLE as a runner, and backend → why it was not taken where none is named.
+    """Open a RUN or a BUNDLE; return its runner, and backend → why it was skipped, if none is named.
 
     Args:
         source: from `find_source`.
-        backend: one of `BACKENDS`; None is torch for a RUN and the best that works here for a BUNDLE.
+        backend: one of `BACKENDS`; None means torch for a RUN, and the best that works here for a BUNDLE.
         run: see `find_source`.
 
     Raises:
-        SpoterError: it cannot be opened here.
+        SpoterError: the source cannot be opened here.
     """
     if isinstance(source, Run):
         model = source.load_model()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Enough to meet every label and length of a test split; `spoter-kit parity` runs all of a dataset.
 EXPORT_CLIPS: Final = 256
-TUNE_SECONDS: Final = 4.0  # a precision; `spoter-kit tune` takes longer and is surer
+TUNE_SECONDS: Final = 4.0  # per precision; `spoter-kit tune` takes longer and is more reliable
 _PACKAGES: Final = ("spoter-kit", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -89,17 +89,17 @@ def engine_settings(
     compute_capability: str | None = None,
     profiles: Sequence[str] = (),
 ) -> EngineSettings | None:
-    """Return the engines that options ask for; None where they ask for none.
+    """Return the settings for building engines; None if `libraries` is empty.
 
     Args:
-        libraries: to build for.
-        precisions: of the ONNX files, and of the engines.
-        compute_capability: of the GPUs for TensorRT-RTX, as in ``"8.6,8.9"``.
-        profiles: shapes, as in ``"1x1,1x60,1x299"``.
+        libraries: engine libraries to build for.
+        precisions: precisions of the ONNX files and of the engines.
+        compute_capability: GPUs for TensorRT-RTX: ``"8.6,8.9"``.
+        profiles: shapes: ``"1x1,1x60,1x299"``.
 
     Raises:
-        ConfigError: an unknown precision, or one that is not for engines; a wrong profile; an option
-            without the engine that it is for.
+        ConfigError: an unknown precision, or one that is not for engines; a wrong profile; --profile without
+            --trt or --rtx; --compute-capability without --rtx.
     """
     if compute_capability is not None and "tensorrt_rtx" not in libraries:
         raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
@@ -136,19 +136,19 @@ def export(
     Args:
         source: RUN or BUNDLE.
         out: the bundle, ``NAME.spoter``; None takes ``bundles/RUN.spoter``.
-        precisions: of the ONNX files, and of the engines.
-        engines: to build; None builds none.
-        data: a DATASET to prove it on; None takes the one that the run was trained on.
-        max_batch: the largest batch that the bundle claims, and that is run.
+        precisions: precisions of the ONNX files and of the engines.
+        engines: engines to build; None builds none.
+        data: a DATASET to prove the bundle on; None means the run's training data.
+        max_batch: the largest batch that the bundle claims and the proof runs.
         keep_goldens: whether some clips of the data may travel in the bundle.
-        tune_seconds: to measure for a precision; 0 does not tune.
+        tune_seconds: measuring time per precision; 0 does not tune.
         camera: put the landmarker of the user's cache into the bundle.
-        force: replace an existing bundle, or engines that are there.
+        force: replace an existing bundle, or existing engines.
         on_progress: called with (done, total, what).
 
     Raises:
-        SpoterError: run, data or place cannot be used, or the exported graph fails its proof. Engines that
-            cannot be built are in the report instead.
+        SpoterError: run, data or output folder cannot be used, or the exported graph fails its proof. A
+            failed build of an engine is in the report instead.
     """
     if (source / MANIFEST).is_file():
         report = ExportReport(folder=source)
@@ -186,13 +186,13 @@ def export(
 def with_tuning(
     report: ExportReport, precisions: Sequence[str], seconds: float, on_progress: OnProgress | None
 ) -> ExportReport:
-    """Tune the precisions that a CPU runs; where that fails the bundle is complete all the same."""
+    """Tune the precisions for CPUs; a failure goes into the report, because the bundle is complete."""
     assert report.exported is not None
     found: dict[str, Tuned] = {}
     failed: dict[str, SpoterError] = {}
     for precision in precisions:
         if precision == "fp16":
-            continue  # the CPU computes it in fp32: nobody takes it there for speed
+            continue  # the CPU computes fp16 in fp32, so it is never the fastest
         try:
             found[precision] = tune(
                 report.exported.bundle, precision=precision, seconds=seconds, on_progress=on_progress
@@ -211,7 +211,7 @@ def with_engines(
     force: bool,
     on_progress: OnProgress | None,
 ) -> ExportReport:
-    """Add the engines of each library; one that cannot be built leaves everything else as it is."""
+    """Build the engines of each library; a failure goes into the report."""
     engines: list[AddedEngine] = []
     failed: dict[Library, SpoterError] = {}
     for library in settings.libraries:
@@ -233,12 +233,12 @@ def with_engines(
 def proof_clips(
     dataset: Dataset | None, *, limit: int | None = EXPORT_CLIPS, all_splits: bool = False
 ) -> ClipSet | None:
-    """Return clips to prove a model on: ones that it was not trained on where there are any.
+    """Return clips to prove a model on, preferably ones that it was not trained on.
 
     Args:
-        dataset: the test split is taken before the val split; None gives None.
-        limit: take this many, of all lengths; None takes all.
-        all_splits: take the clips of every split.
+        dataset: the data set, whose test split is preferred to the val split; None returns None.
+        limit: largest number of clips, evenly spread by length; None for all.
+        all_splits: use the clips of every split.
     """
     if dataset is None:
         return None
@@ -257,15 +257,15 @@ def proof_clips(
 
 
 def provenance_of(run: Run, training_data: Dataset | None) -> dict[str, Any]:
-    """Return what a bundle states about the run that it was made from.
+    """Return a bundle's provenance: facts of its run and its training data.
 
     Args:
-        run: with weights.
-        training_data: `Run.training_data`; None leaves out how many of its clips have how many frames.
+        run: a run with weights.
+        training_data: `Run.training_data`; None leaves out the histogram of lengths.
     """
     data = dict(run.data) if run.data else None
     if data:
-        del data["folder"]  # says nothing on another machine
+        del data["folder"]  # meaningless on another machine
         data["frame_counts"] = None
         if training_data:
             clips = training_data.clips_in("train") or training_data.clips

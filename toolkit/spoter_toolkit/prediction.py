@@ -40,7 +40,7 @@ def predict_files(
     long: LongClips = "error",
     mirror: bool = False,
 ) -> FilePredictions:
-    """Recognise the sign in each clip.
+    """Return the predicted sign of each clip, with clip names, the backend, and why others were skipped.
 
     Args:
         sources: .npy files, videos of one sign each, folders of either, or DATASETs.

@@ -1,4 +1,4 @@
-"""Summarise samples: percentiles where there are enough of them, ratios of two backends or two runs."""
+"""Summarise samples: percentiles if there are enough, ratios of two backends or two runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLES_NEEDED: Final[dict[int, int]] = {50: 11, 90: 64, 99: 662}
 
 
 def percentile_ms(samples_ns: Sequence[int], percent: int) -> float | None:
-    """Return a percentile of `SAMPLES_NEEDED` in milliseconds, None where the samples are too few for it."""
+    """Return the 50th, 90th or 99th percentile in milliseconds; None with too few samples for it."""
     if len(samples_ns) < SAMPLES_NEEDED[percent]:
         return None
     return float(np.percentile(samples_ns, percent)) / 1e6
@@ -24,9 +24,10 @@ def percentile_ms(samples_ns: Sequence[int], percent: int) -> float | None:
 def paired_ratio(
     numerator_ns: Sequence[Sequence[int]], denominator_ns: Sequence[Sequence[int]], *, seed: int
 ) -> Ratio | None:
-    """Compare two backends by the samples of each round; a disturbance of the machine disturbs both.
+    """Return the ratio of two interleaved backends, with an interval from the ratios of the rounds.
 
-    Rounds that only one of them has are left out; None where no round is common to both.
+    A disturbance of the machine affects both. Rounds that only one has are left out; None without a common
+    one.
     """
     ratios = [
         float(np.median(above) / np.median(below))
@@ -36,10 +37,10 @@ def paired_ratio(
 
 
 def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float], *, seed: int) -> Ratio:
-    """Compare two runs at different times by a figure of each round: the ratio of its medians.
+    """Return median(numerator) ÷ median(denominator) of two separate runs, with a bootstrap interval.
 
-    A disturbance of one run does not disturb the other, so the interval is wider than that of rounds in turn.
-    The bootstrap draws the rounds of each run anew.
+    Each value is the figure of one round. The bootstrap resamples each run on its own, so the interval is
+    wider than that of interleaved rounds.
     """
     rounds = min(len(numerator), len(denominator))
     low = high = None

@@ -28,8 +28,8 @@ class ClipLengths:
     """A histogram of lengths.
 
     Attributes:
-        counts: frames → how many clips have so many.
-        source: where it is from, for people.
+        counts: frames → number of clips.
+        source: origin of the histogram, in words.
     """
 
     counts: dict[int, int]
@@ -37,16 +37,16 @@ class ClipLengths:
 
     @property
     def mean(self) -> float:
-        """Frames of a clip on average."""
+        """Mean number of frames."""
         return sum(frames * clips for frames, clips in self.counts.items()) / sum(self.counts.values())
 
     def __str__(self) -> str:
         return f"{self.source}: {min(self.counts)}–{max(self.counts)} frames, mean {self.mean:.0f}"
 
     def sample(self, number: int, *, seed: int) -> tuple[int, ...]:
-        """Return lengths at evenly spread ranks of the histogram, its ends included, in random order.
+        """Return `number` evenly spaced quantiles of the histogram, its ends included, in random order.
 
-        So few clips drawn at random would not have its mean.
+        A random sample of this size would have another mean.
         """
         frames = np.array(sorted(self.counts))
         ends = np.cumsum([self.counts[int(length)] for length in frames])

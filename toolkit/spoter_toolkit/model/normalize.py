@@ -124,8 +124,7 @@ def _robust_centre(values_NGkT: Tensor, valid_N11T: Tensor) -> Tensor:
 
     Args:
         values_NGkT: G groups of k coordinates; each group has a median of its own.
-        valid_N11T: 1 or 0, floating point. Where no frame is valid, what is returned is finite and means
-            nothing.
+        valid_N11T: 1 or 0, floating point. Where no frame is valid, the result is an arbitrary finite number.
     """
     weight = torch.maximum(valid_N11T, 1 - valid_N11T.amax(3, keepdim=True))  # no sum of them is 0
     share = weight / weight.sum(3, keepdim=True)
@@ -142,12 +141,12 @@ def _robust_centre(values_NGkT: Tensor, valid_N11T: Tensor) -> Tensor:
 def _hands_in_their_boxes(points_NT2L: Tensor, weight_NT1L: Tensor, floor_N111: Tensor) -> Tensor:
     """Return each hand's points relative to the middle of its box, in units of the longer side: -0.5..0.5.
 
-    Points that were not found come back as something finite.
+    Points that were not found become arbitrary finite numbers.
 
     Args:
-        points_NT2L: of the left hand, then of the right one.
-        weight_NT1L: 1 for a point that was found, 0 for another.
-        floor_N111: the smallest side.
+        points_NT2L: points of the left hand, then of the right hand.
+        weight_NT1L: 1 for a point that was found, else 0.
+        floor_N111: lower bound of a box's side.
     """
     points, weight = (x.reshape(*x.shape[:3], 2, -1) for x in (points_NT2L, weight_NT1L))
     away = (1 - weight) * (torch.finfo(points.dtype).max / 4)  # twice of it is still finite

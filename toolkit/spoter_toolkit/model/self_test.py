@@ -16,7 +16,7 @@ from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import BdslSpoter, Spoter, count_parameters
 
 _BATCH, _FRAMES = 8, 75  # the seed's own forward check
-# A key's bias adds the same to every score of a softmax row, which the softmax takes out again.
+# A key's bias adds the same number to every score of a softmax row, and the softmax cancels it.
 _NO_GRADIENT: Final = "W_k.bias"
 
 
@@ -80,7 +80,7 @@ def _gradients(model: Spoter, poses: Tensor, lengths: Tensor, labels: Tensor) ->
 
 
 def _adaptations(model: Spoter, poses: Tensor, lengths: Tensor, labels: Tensor) -> str | None:
-    """Each part that makes this model what it is must change its answer."""
+    """Return the fault if a part of the model has no effect on its answer, or padding has one; else None."""
     parts = {"class token": model.class_token, "position table": model.positional_encoding.pe}
     if isinstance(model, BdslSpoter):
         parts["landmark weights"] = model.signing_space_weights

@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.W_o = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, asking_NQE: Tensor, tokens_NSE: Tensor, mask_N11S: Tensor) -> Tensor:
-        """Return what the asking tokens attend to (N, Q, E)."""
+        """Return the attention's output (N, Q, E) for the query tokens."""
         queries, keys, values = self.W_q(asking_NQE), self.W_k(tokens_NSE), self.W_v(tokens_NSE)
         probability = self.dropout if self.training else 0.0
         output: Tensor = self.W_o(_attend(queries, keys, values, mask_N11S, self.num_heads, probability))
@@ -66,7 +66,7 @@ class CulturalAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, class_N1E: Tensor, tokens_NSE: Tensor, mask_N11S: Tensor) -> Tensor:
-        """Return what the class token attends to (N, 1, E)."""
+        """Return the attention's output (N, 1, E) for the class token."""
         width = class_N1E.shape[2]
         queries = F.linear(class_N1E, self.in_proj_weight[:width], self.in_proj_bias[:width])
         keys_values = F.linear(tokens_NSE, self.in_proj_weight[width:], self.in_proj_bias[width:])
@@ -124,7 +124,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens_NSE: Tensor, mask_N11S: Tensor, *, class_only: bool = False) -> Tensor:
-        """Return the next layer's tokens (N, S, E), or of the class token alone (N, 1, E)."""
+        """Return the layer's output (N, S, E); with `class_only` the class token's alone (N, 1, E)."""
         kept_NQE = tokens_NSE[:, :1] if class_only else tokens_NSE
         attended_NQE = self.self_attention(kept_NQE, tokens_NSE, mask_N11S)
         kept_NQE = self.norm1(kept_NQE + self.dropout(attended_NQE))
@@ -192,8 +192,8 @@ class Spoter(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the encoder's tokens (N, S, E) and the additive attention mask (N, 1, 1, S).
 
-        With `class_only` the last layer computes the class token alone (N, 1, E): the notebook computes all
-        of them, but where a head reads only that one, the others change no answer.
+        With `class_only` the last layer computes attention for the class token only (N, 1, E), which is all
+        that the head reads; the notebook computes all tokens.
         """
         features_NTD = self.weigh(self.normalize(poses_NTD, lengths_N))
         frames_NTE = self.input_projection(features_NTD)
@@ -207,7 +207,7 @@ class Spoter(nn.Module):
         return tokens_NSE, mask_N11S
 
     def weigh(self, features_NTD: Tensor) -> Tensor:
-        """Return the features as they enter the projection; plain SPOTER takes them as they are."""
+        """Return the features unchanged; BdslSpoter overrides this with a learned weight per landmark."""
         return features_NTD
 
 
@@ -254,5 +254,5 @@ def model_from_config(config: ModelConfig) -> Spoter:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many numbers a model learns; buffers such as the position table do not count."""
+    """Return the number of learned parameters; buffers such as the position table do not count."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -33,15 +33,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-DIVERGENCE: Final = "divergence.json"  # marks a folder that a bisection has written
+DIVERGENCE: Final = "divergence.json"  # marks the folder of a bisection
 
 
 def read_policies(path: Path | None) -> dict[str, Policy]:
-    """Return thresholds by precision from a TOML file; None gives those of this project.
+    """Return precision → thresholds from a TOML file; None returns the defaults.
 
     Raises:
         DataError: no such file, or it cannot be read.
-        ConfigError: not TOML, an unknown precision or key, or a value that is no threshold.
+        ConfigError: not TOML, an unknown precision or key, or a value that is not a threshold.
     """
     if path is None:
         return dict(POLICIES)
@@ -55,11 +55,7 @@ def read_policies(path: Path | None) -> dict[str, Policy]:
 
 
 def check_candidates(names: Sequence[str]) -> None:
-    """Check that backends are known, and that torch, the reference, is none of them.
-
-    Raises:
-        ConfigError: one is not.
-    """
+    """Raise a ConfigError for an unknown backend, and for torch, which is the reference."""
     for name in names:
         split_backend(name)
     if "torch" in names:
@@ -84,21 +80,21 @@ def prove_bundle(
     Args:
         path: the BUNDLE.
         run: the RUN it was made from; None looks where the bundle says.
-        data: a DATASET; None takes the one that the run was trained on, where it is still there.
-        all_splits: compare on every clip of the data; else on those that the model was not trained on.
-        backends: names as `open_backend` takes them; each of these has to run. None takes every backend of
-            the device in every precision that the bundle has.
-        policies: thresholds by precision.
-        seed: of the generated clips.
-        bisect_into: for each backend that fails, write ``BUNDLE-BACKEND`` here: the first tensor that
-            differs, and the smallest graph that shows it. None does not look for it.
-        force: replace such folders.
+        data: a DATASET; None means the run's training data, if it is still there.
+        all_splits: compare on every clip of the data, not only on clips that the model was not trained on.
+        backends: names as in `open_backend`, each of which must run. None means every backend of the device
+            in every precision of the bundle; those that cannot run are skipped.
+        policies: precision → thresholds.
+        seed: seed of the generated clips.
+        bisect_into: folder in which to write ``BUNDLE-BACKEND`` for each failed backend: the first tensor
+            that differs, and the smallest graph that shows it. None does not bisect.
+        force: replace existing folders of bisections.
         on_progress: called with (done, total, what).
 
     Raises:
-        ConfigError: an unknown backend, torch itself, or a folder to write that is there already.
-        BackendError: none was named, and none can be opened here.
-        SpoterError: a backend that was named cannot be opened here; or bundle, run or data cannot be used.
+        ConfigError: an unknown backend, torch itself, or a folder of a bisection that exists.
+        BackendError: no backend can be opened here.
+        SpoterError: a named backend cannot be opened here; or bundle, run or data cannot be used.
     """
     bundle = read_bundle(path)
     names = list(backends or [name for name in backends_of(bundle) if name not in TORCH_BACKENDS])
@@ -141,7 +137,10 @@ def prove_bundle(
 
 
 def _bisected(found: Localization, place: Path) -> dict[str, Any] | str:
-    """Bisect the broken link and write the tensor that differs; a sentence where nothing can be written."""
+    """Bisect a failed localization, write the divergence under `place`, and return it as JSON.
+
+    Returns a message (str) instead if no tensor differs, or the bisection fails.
+    """
     try:
         divergence = found.bisect()
     except SpoterError as error:
@@ -164,25 +163,22 @@ def prove_backends(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> tuple[list[Proof], dict[str, str]]:
-    """Compare backends with a reference.
+    """Compare backends with a reference; return the proofs, and backend → why it did not run.
 
     Args:
         bundle: from `read_bundle`.
         reference: the PyTorch model that it was made from.
-        people: clips to compare on besides the generated ones and the bundle's goldens.
-        backends: names as `open_backend` takes them.
-        run: the RUN it was made from, for torch on a GPU; None looks where the bundle says.
-        all_have_to_run: raise where one cannot be opened, instead of going on with the others.
-        policies: thresholds by precision.
-        seed: of the generated clips.
+        people: clips of people to compare on, besides generated ones and the bundle's goldens.
+        backends: names as in `open_backend`.
+        run: the RUN that the bundle was made from, for torch on a GPU; None looks where the bundle says.
+        all_have_to_run: raise if a backend cannot be opened, instead of skipping it.
+        policies: precision → thresholds.
+        seed: seed of the generated clips.
         on_progress: called with (done, total, what).
 
-    Returns:
-        A proof for each backend that runs here, and for each of the others the reason.
-
     Raises:
-        BackendError: none can be opened here.
-        SpoterError: one cannot be opened here, and all have to run.
+        BackendError: no backend can be opened here.
+        SpoterError: a backend cannot be opened here, and `all_have_to_run`.
     """
     reference = Remembering(reference)
     sets = [*([people] if people else []), ClipSet(source=GOLDENS, clips=bundle.goldens().clips())]
@@ -217,10 +213,9 @@ def prove_backends(
 
 
 def _as_proven(name: str, runner: Runner, artefact: Artefact, bundle: Bundle) -> Runner:
-    """Return the runner that stands for a backend in its proof.
+    """Return the runner that proves a backend: for fp16 on a CPU, one that rounds every tensor.
 
-    The CPU provider keeps most of fp16's tensors in fp32 and would hide what a GPU meets, so every tensor is
-    rounded, as in the proof that the bundle brings.
+    The CPU provider itself keeps most fp16 tensors in fp32, which would hide a GPU's rounding.
     """
     if split_backend(name) != ("ort-cpu", "fp16"):
         return runner
@@ -235,7 +230,7 @@ def _as_proven(name: str, runner: Runner, artefact: Artefact, bundle: Bundle) ->
 
 
 def _weights(bundle: Bundle, artefact: Artefact) -> tuple[WeightFact, ...]:
-    """Return how far the weights of an int8 file are from those of the fp32 file of its kind."""
+    """Return the comparisons of an int8 file's weights with the fp32 file's; empty for other files."""
     if artefact.precision != "int8":
         return ()
     import onnx

@@ -36,7 +36,7 @@ def empty_figure(width_in: float, height_in: float) -> Figure:
 
 
 def line_style(place: int) -> dict[str, Any]:
-    """Return colour, dashes and mark of the backend at a place in the list."""
+    """Return Matplotlib line options (color, linestyle, marker) for the backend at index `place`."""
     return {
         "color": COLOURS[place % len(COLOURS)],
         "linestyle": DASHES[place % len(DASHES)],

@@ -1,4 +1,4 @@
-"""Say which circumstances make a run's figures mean less than they seem to."""
+"""Find the circumstances that make a run's figures less reliable."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from spoter_toolkit.bench.settings import WARM_UP, allows
 from spoter_toolkit.bench.worker.protocol import ROOFLINE
 from spoter_toolkit.report.words import plural
 
-_BUSY: Final = 0.25  # load average per core before the run, or cores that others used, that is worth a caveat
-_STOLEN: Final = 0.02  # share of the processor's time that other guests of the host took
-_SHOWN: Final = 5  # drifts that are named one by one
-_UNSETTLED: Final = 0.1  # share of the turns with an unsettled warm-up that is worth a caveat
+_BUSY: Final = 0.25  # limit of the load average per core before the run, and of cores used by others
+_STOLEN: Final = 0.02  # limit of the share of processor time that other guests of the host took
+_SHOWN: Final = 5  # largest number of drifts to name one by one
+_UNSETTLED: Final = 0.1  # limit of the share of turns with an unsettled warm-up
 
 
 def caveats_of(records: BenchRecords, drifts: Sequence[Drifted]) -> tuple[str, ...]:
-    """Return one sentence, without its full stop, for each circumstance."""
+    """Return the caveats of a run: one sentence each, without its full stop."""
     return (
         *caveats_of_scenarios(records),
         *caveats_of_load(records),
@@ -28,7 +28,7 @@ def caveats_of(records: BenchRecords, drifts: Sequence[Drifted]) -> tuple[str, .
 
 
 def caveats_of_scenarios(records: BenchRecords) -> list[str]:
-    """Return the caveats about cases and scenarios that were not measured, or not as they should be."""
+    """Return the caveats about cases and scenarios that are missing or incomplete."""
     cores = records.environment["usable_cores"]
     caveats = []
     if records.stopped_after is not None:

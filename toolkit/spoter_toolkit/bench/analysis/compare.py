@@ -1,4 +1,4 @@
-"""Compare a run with an earlier one, and fail a build only where the difference is sure."""
+"""Compare a run with an earlier one, and fail a build only for a significant difference."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from spoter_toolkit.bench.settings import BenchSettings, Case
 from spoter_toolkit.bench.statistics import unpaired_ratio
 from spoter_toolkit.input_files import BENCH_REPORT, json_of
 
-SCHEMA_VERSION: Final = 2  # of bench.json
+SCHEMA_VERSION: Final = 2  # schema of bench.json
 
 Metric = Literal["p50", "clips_per_s"]
-_MACHINE_FACTS: Final = (  # of the environment, that tell one machine from another
+_MACHINE_FACTS: Final = (  # facts of the environment that identify a machine
     *("cpu", "architecture", "logical_cores", "usable_cores", "cpu_quota_cores"),
     *("governor", "system", "kernel", "python"),
 )
 _COMPARED: Final = "latency"  # the scenario whose times are compared
-_LOOP_MOVES: Final = 0.05  # change of the fixed loop's time from which on the machine is another
+_LOOP_MOVES: Final = 0.05  # least change of the fixed loop's time that counts as a change of the machine
 _BOUND: Final = re.compile(r"\s*(p50|clips_per_s)\s*([<>])\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """A limit of the metric's ratio, this run ÷ the earlier one; a ratio `above` (or else below) it fails."""
+    """The limit of a metric's ratio, this run ÷ the earlier one; a ratio beyond it fails the build."""
 
     metric: Metric
     above: bool

@@ -1,4 +1,4 @@
-"""Find a machine or a backend that changed its speed between the rounds: a step, or a trend."""
+"""Find a machine or a backend whose speed changed between the rounds: a step, or a trend."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from spoter_runtime.statistics import ROUNDS_NEEDED
 
-DRIFT_AT_LEAST: Final = 0.05  # a smaller change of speed is not worth a reader's attention
-_BESIDE_STEP: Final = 3  # a step needs so many rounds on either side: one or two are a disturbance
+DRIFT_AT_LEAST: Final = 0.05  # least change of speed that is reported
+_BESIDE_STEP: Final = 3  # least rounds on either side of a step: one or two are a disturbance
 
-# Share of series without a drift that are flagged. A report looks at some hundred series.
+# Share of false alarms among series without a drift. A report examines some hundred series.
 _FALSE_ALARMS: Final = 1e-3
 _SIMULATED: Final = 20_000
 
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How the rounds of one series changed."""
+    """The change of speed in one series of rounds."""
 
     kind: Literal["step", "trend"]  # a step between two rounds, or a trend over all of them
     # the later time ÷ the earlier one, less 1: 0.3 is 30 % slower. Of a trend, from the first round to the
@@ -52,12 +52,12 @@ class Drifted:
 
 
 def find_drift(rounds_ns: Sequence[Sequence[int]]) -> Drift | None:
-    """Return how a series of rounds drifted, None where chance and noise explain it, or rounds are too few.
+    """Return the drift of a series of rounds; None if noise explains the changes, or with too few rounds.
 
-    The logarithms of the rounds' medians are fitted by every step and by a straight line; the residual is the
-    noise, at least as large as the spread within the rounds makes their medians uncertain. A drift is flagged
-    where the best fit's change, as a multiple of its noise, is one that only `_FALSE_ALARMS` of the series
-    without a drift reach (simulated for this number of rounds), and the change is `DRIFT_AT_LEAST` or more.
+    Fits every step and a straight line to the logarithms of the rounds' medians. The noise is the residual,
+    but at least the standard error of the medians. The strength of a fit is its change ÷ the standard error
+    of the change. A drift needs a strength that only `_FALSE_ALARMS` of series without drift exceed
+    (simulated for this number of rounds), and a change of `DRIFT_AT_LEAST`.
     """
     count = len(rounds_ns)
     if count < ROUNDS_NEEDED:
@@ -82,14 +82,14 @@ def log_median_error(samples_ns: Sequence[int]) -> float:
         return 0.0
     logs = np.log(np.asarray(samples_ns, np.float64))
     quartiles = np.percentile(logs, (25, 75))
-    deviation = float(quartiles[1] - quartiles[0]) / 1.349  # of a normal distribution
-    return 1.2533 * deviation / float(np.sqrt(len(samples_ns)))  # of a median; of a mean it would be 1
+    deviation = float(quartiles[1] - quartiles[0]) / 1.349  # for a normal distribution
+    return 1.2533 * deviation / float(np.sqrt(len(samples_ns)))  # 1.2533: a median's; a mean has 1
 
 
 def fit_changes(series: Floats) -> tuple[Floats, Floats]:
-    """Return the change that each fit finds in (series, rounds), and the change's standard error.
+    """Fit (series, rounds); return each fit's change and the change's standard error.
 
-    The columns are the steps from `_BESIDE_STEP` rounds on, the last one is the straight line.
+    Columns: the steps from round `_BESIDE_STEP` on, then the straight line.
     """
     count = series.shape[1]
     changes, noises = [], []
@@ -110,7 +110,7 @@ def fit_changes(series: Floats) -> tuple[Floats, Floats]:
 
 
 def change_errors(count: int) -> Floats:
-    """Return the standard error of each fit's change where that of a single round is 1."""
+    """Return the standard error of each fit's change, for rounds with a standard error of 1."""
     places = np.arange(_BESIDE_STEP, count - _BESIDE_STEP + 1)
     times = np.arange(count) - (count - 1) / 2
     return np.append(np.sqrt(1 / places + 1 / (count - places)), (count - 1) / np.sqrt(times @ times))
@@ -118,7 +118,7 @@ def change_errors(count: int) -> Floats:
 
 @lru_cache
 def strength_of_noise(count: int) -> float:
-    """Return the strength that the strongest fit of pure noise exceeds in `_FALSE_ALARMS` of the series."""
+    """Return the critical strength for `count` rounds: 0.1 % of series without drift exceed it."""
     noise = np.random.default_rng(0).standard_normal((_SIMULATED, count))
     changes, noises = fit_changes(noise)
     strongest = (np.abs(changes) / noises).max(1)

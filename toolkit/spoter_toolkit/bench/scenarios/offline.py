@@ -14,7 +14,11 @@ from spoter_toolkit.data.lengths import ClipLengths
 def batches_of(
     lengths: Sequence[int], size: int, strategy: PaddingStrategy
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    """Return the lengths of clips in batches of `size`, and the frames to which each batch is padded."""
+    """Split `lengths` into batches of at most `size`; return the batches and each batch's padded length.
+
+    Strategies: ``"longest"`` pads every batch to the longest clip of all, ``"batch"`` and ``"sorted"`` to the
+    longest of the batch; ``"sorted"`` sorts the lengths first.
+    """
     ordered = sorted(lengths) if strategy == "sorted" else lengths
     batches = tuple(tuple(ordered[start : start + size]) for start in range(0, len(ordered), size))
     longest = max(lengths)
@@ -35,14 +39,14 @@ def measure_offline(
     strategies: Sequence[PaddingStrategy] = PADDING_STRATEGIES,
     scenario: str = "offline",
 ) -> tuple[OfflinePasses, ...]:
-    """Let the workers with the most threads take turns at passes over the same clips.
+    """Time passes over the same clips, on the workers with the most threads, in turn.
 
     Args:
-        session: of this run.
-        lengths: from which the clips are drawn.
-        max_batch: of the contract.
-        strategies: of padding.
-        scenario: ``"offline"``; or ``"energy"``, where the energy meters are read around each turn.
+        session: the session of this run.
+        lengths: the histogram to draw clips from.
+        max_batch: the contract's largest batch.
+        strategies: padding strategies.
+        scenario: ``"offline"``, or ``"energy"`` to read the energy meters around each turn.
     """
     settings, meters = session.settings, scenario == "energy"
     threads = settings.thread_counts[-1]
@@ -58,7 +62,7 @@ def measure_offline(
                 "batches": batches,
                 "frames": frames,
                 "warm_up": WARM_UP,
-                "warm_passes": int(number == 0),  # every shape is new then
+                "warm_passes": int(number == 0),  # in the first round every shape is new
                 "min_passes": 1,
                 "min_ns": round(1e9 * settings.offline_seconds / settings.rounds),
                 "meters": meters,
