@@ -1,4 +1,4 @@
-"""Hold the records of a run: raw samples of each scenario, lost workers, skipped backends."""
+"""The records of a run: raw samples of each scenario, lost workers, skipped backends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflinePasses:
-    """The passes of one backend over the same clips with one padding strategy."""
+    """The passes of one backend with one padding strategy; all over the same clips."""
 
     backend: str
     threads: int
@@ -55,12 +55,12 @@ class OfflinePasses:
     clips: int
     padding: float  # share of padding among the computed frames
     rounds_ns: Rounds  # wall time of every pass, round by round
-    # energy meter → joules, for each round; empty where no meter was read
+    # energy meter → joules of each round; empty if no meter was read
     joules: tuple[dict[str, float], ...] = ()
 
     @property
     def passes(self) -> int:
-        """Passes in all rounds."""
+        """Number of passes in all rounds."""
         return sum(map(len, self.rounds_ns))
 
     @property
@@ -78,19 +78,19 @@ class OfflinePasses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """The answers of one backend to clips that arrive at one rate."""
+    """The latencies of one backend for clips that arrive at one rate."""
 
     backend: str
     threads: int
     rate: float  # clips due per second, on average
     bound_ms: float
     rounds_ns: Rounds  # latency of every answered clip from the moment it was due, round by round
-    unanswered: tuple[int, ...]  # clips without an answer when twice the time was over, round by round
+    unanswered: tuple[int, ...]  # clips without an answer after twice the time, round by round
     elapsed_ns: tuple[int, ...]  # from a round's beginning to its last answer
 
     @property
     def clips(self) -> int:
-        """Clips that were due, answered or not."""
+        """Number of clips that were due, answered or not."""
         return sum(map(len, self.rounds_ns)) + sum(self.unanswered)
 
     @property
@@ -104,7 +104,7 @@ class Served:
         return sum(ns <= 1e6 * self.bound_ms for ns in chain.from_iterable(self.rounds_ns)) / self.clips
 
     def percentile_ms(self, percent: int) -> float | None:
-        """Return p50, p90 or p99 of a latency; None with too few clips, infinite with too few answers."""
+        """Return the percentile 50, 90 or 99; None with too few clips, infinite with too few answers."""
         if self.clips < SAMPLES_NEEDED[percent]:
             return None
         latencies = [*chain.from_iterable(self.rounds_ns), *[math.inf] * sum(self.unanswered)]
@@ -113,14 +113,14 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HighestRate:
-    """The highest rate at which a backend keeps the bound, found by halving."""
+    """The highest rate at which a backend keeps the latency bound, found by bisection."""
 
     backend: str
-    # the percentile that has to be within the bound: 99 where half the capacity brings enough clips for it in
-    # the shortest trial, else 90
+    # the percentile that must be within the bound: 99 if half the capacity gives enough clips for it in the
+    # shortest trial, else 90
     percent: int
-    rate: float | None  # None where even the lowest rate that was tried breaks the bound
-    # (rate, percentile in ms, whether it was within the bound), in the order they were tried
+    rate: float | None  # None if even the lowest rate tried breaks the bound
+    # (rate, percentile in ms, whether it was within the bound), in order of the trials
     trials: tuple[tuple[float, float | None, bool], ...]
 
 
@@ -144,13 +144,13 @@ class Start:
 
     @property
     def process_ns(self) -> int:
-        """The rest: creating the process, starting Python, the pipe."""
+        """The remaining time: creating the process, starting Python, the pipe."""
         return self.total_ns - self.import_ns - self.load_ns - self.first_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Peak resident memory of one worker at four moments, in bytes; None where it cannot be read."""
+    """Peak resident memory of one worker at four moments, in bytes; None if it cannot be read."""
 
     backend: str
     threads: int
@@ -166,7 +166,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A worker that died or hung: during which step, and how it ended."""
+    """A lost worker: its step, and how it died or hung."""
 
     backend: str
     threads: int
@@ -176,10 +176,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRecords:
-    """Everything that one run has measured, and why the rest is missing."""
+    """All measurements of one run, and why others are missing."""
 
     bundle: str  # the bundle's name
-    model_sha256: str  # of its fp32 ONNX file
+    model_sha256: str  # hash of its fp32 ONNX file
     month: str  # ``2026-11``
     settings: BenchSettings
     contract: GraphContract
@@ -192,15 +192,15 @@ class BenchRecords:
     start_frames: int
     memory: tuple[Memory, ...] = ()
     skipped: dict[str, str]  # backend → why it cannot run here
-    failures: tuple[Failure, ...] = ()  # workers that were lost; the samples they gave before are kept
-    lengths: ClipLengths | None = None  # of the clips of `offline`, `server` and `energy`
+    failures: tuple[Failure, ...] = ()  # lost workers; their earlier samples are kept
+    lengths: ClipLengths | None = None  # lengths of the clips of `offline`, `server` and `energy`
     offline: tuple[OfflinePasses, ...] = ()
     server: ServerRecord | None = None
-    # offline passes with joules; empty where no meter can be read, for the reason `no_energy`
+    # offline passes with joules; empty if no meter can be read, for the reason `no_energy`
     energy: tuple[OfflinePasses, ...] = ()
     no_energy: str | None = None
     machine: tuple[MachineRound, ...] = ()
-    # steps that were done of all, where the run was stopped early
+    # (completed steps, all steps) if the run was stopped early
     stopped_after: tuple[int, int] | None = None
 
     @property
@@ -213,7 +213,7 @@ class BenchRecords:
 
     @property
     def served(self) -> Sequence[Served]:
-        """The answers of each backend to arriving clips, empty without the scenario `server`."""
+        """The records of arriving clips of each backend; empty without the scenario `server`."""
         return self.server.served if self.server else ()
 
     @property

@@ -1,4 +1,4 @@
-"""Run the bench: the scenarios one after the other, on the workers of one session, then the analysis."""
+"""Run the bench: the scenarios on the workers of one session, then the analysis."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def run_bench(
     """Measure a bundle on every backend that runs here, and analyse the samples.
 
     First the start-up: fresh processes, the backends in turn. Then one process for each backend and thread
-    count stays alive, and in every round each of them does each of its cases; the backend that goes first
-    changes from round to round. The other scenarios follow in the same way.
+    count stays alive and runs each of its cases in every round; every other round goes in reverse order. The
+    other scenarios follow in the same way.
 
     Args:
         bundle: from `read_bundle`, or its folder.
         settings: None for the defaults, cut to what the bundle takes.
         run: the RUN that the bundle was made from, for torch; None looks at the place that the bundle names.
-        against: from `spoter_toolkit.bench.analysis.compare.earlier_run`, to compare with.
-        bound: by which that comparison is judged.
+        against: earlier run to compare with, from `spoter_toolkit.bench.analysis.compare.earlier_run`.
+        bound: limit for the comparison.
         on_progress: called with (done, total, what) after every step.
-        stop: once it is set, the run ends after the current step; the result has the samples until then.
-        slow_down: backend → share of each call's time that its workers wait after it;
-            ``benchmarks/a_against_a.py`` tests with it that a slow-down is found.
+        stop: set it to end the run after the current step; the samples until then are kept.
+        slow_down: backend → share of each call's time to wait after the call; ``benchmarks/a_against_a.py``
+            tests with it that a slow-down is found.
 
     Returns:
         The records and their analysis. They name the backends that cannot run and the workers that were lost.
@@ -84,7 +84,7 @@ def run_bench(
 
 
 def measure(session: Session, bundle: Bundle) -> BenchRecords:
-    """Go through the scenarios of a session; return their records.
+    """Run the scenarios of a session; return the records.
 
     Raises:
         BackendError: no backend ran.
@@ -96,7 +96,7 @@ def measure(session: Session, bundle: Bundle) -> BenchRecords:
     if {"offline", "server", "energy"} & set(settings.scenarios):
         lengths = settings.lengths or lengths_from_bundle(bundle)
     described = environment() | {"load_average_before": load_average()}
-    # Counts the steps: goes through the scenarios without a worker.
+    # Dry run without workers, to count the steps.
     rehearsal = Session(bundle=bundle.folder, settings=settings, out={*settings.backends, ROOFLINE})
     measure_scenarios(rehearsal, bundle, lengths, energy=no_energy is None)
     session.steps = rehearsal.done
@@ -131,7 +131,7 @@ def measure(session: Session, bundle: Bundle) -> BenchRecords:
 def measure_scenarios(
     session: Session, bundle: Bundle, lengths: ClipLengths | None, *, energy: bool
 ) -> dict[str, Any]:
-    """Go through the scenarios; return the fields of `BenchRecords` that hold their samples."""
+    """Run the scenarios after the start-up; return the fields of `BenchRecords` with their samples."""
     settings, wanted = session.settings, set(session.settings.scenarios)
     cases = settings.cases(bundle.contract)
     measured: dict[str, Any] = {"starts": {}}
@@ -166,7 +166,7 @@ def measure_scenarios(
 
 
 def environment_after(session: Session, bundle: Bundle) -> dict[str, Any]:
-    """Return the state of the machine and of the workers at the end."""
+    """Return the facts about the machine and the workers that are known only after the run."""
     gpu = gpu_clocks()
     thread_counts = sorted({case.threads for case in session.settings.cases(bundle.contract)})
     return {

@@ -1,4 +1,4 @@
-"""Choose the cases and the settings of one run."""
+"""The settings and the cases of one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
 NOTEBOOK_BATCH: Final = 16
 NOTEBOOK_FRAMES: Final = 100
 
-START_UP_FRAMES: Final = 60  # of the clip that a fresh process answers, where the contract takes them
+START_UP_FRAMES: Final = 60  # length of the clip for a fresh process, or the contract's most if less
 
 # The cases of the curves, on the fewest threads: one clip of each length, and clips of one length in batches.
 CURVE_FRAMES: Final = (8, 16, 30, 60, 100, 164, 299)
@@ -36,7 +36,7 @@ CURVE_BATCH_FRAMES: Final = 60
 WARM_UP: Final = {"min_calls": 2, "block_ns": 10_000_000, "limit_ns": 250_000_000, "tolerance": 0.05}
 FIRST_WARM_UP: Final = WARM_UP | {"min_calls": 10, "limit_ns": 1_000_000_000}
 
-OFFLINE_CLIPS: Final = 96  # of one pass
+OFFLINE_CLIPS: Final = 96  # clips of one pass
 BOUND_MS: Final = 33.0  # the time between two frames of a camera at 30 frames per second
 
 _MAX_SECONDS: Final = 3600.0
@@ -67,7 +67,7 @@ class BenchSettings:
         ConfigError: a value out of range, or one that is named twice.
     """
 
-    # as `spoter_toolkit.backends.open_backend` takes them; the first that runs is the baseline
+    # as in `spoter_toolkit.backends.open_backend`; the first that runs is the baseline
     backends: tuple[str, ...] = BACKENDS
     batches: tuple[int, ...] = (1, 16)  # clips per call
     frames: tuple[int, ...] = (30, 60, 164)  # frames per clip
@@ -77,20 +77,20 @@ class BenchSettings:
     notebook: bool = True  # also the notebook's own case
     curve: bool = True  # also cases along the lengths and the batches, on the fewest threads
     floor: bool = True  # also the GEMM roofline of each case: the model's matrix products alone
-    rounds: int = 10  # how often each backend has its turn at each case
+    rounds: int = 10  # turns of each backend at each case
     seconds_per_case: float = 0.6  # measured time per case and backend, over all rounds; warm-up comes on top
     starts: int = 8  # fresh processes per backend
-    # of the clips of `offline`, `server` and `energy`; None for those of the training data
+    # lengths of the clips of `offline`, `server` and `energy`; None for those of the training data
     lengths: ClipLengths | None = None
     offline_batch: int = NOTEBOOK_BATCH  # clips per batch of `offline`, at most what the contract takes
     offline_seconds: float = 3.0  # measured time per padding strategy and backend, over all rounds
     rate: float | None = None  # clips that arrive per second; None for half of the first backend's capacity
     bound_ms: float = BOUND_MS  # time within which an arriving clip should be answered
     find_rate: bool = False  # also search the highest rate that keeps the bound
-    server_seconds: float = 10.0  # time in which clips arrive, per backend and over all rounds
+    server_seconds: float = 10.0  # time of arriving clips per backend, over all rounds
     pin: bool = False  # keep each worker on as many cores as it has threads
-    reply_timeout_s: float = 120.0  # a worker that is silent for longer is taken to hang
-    seed: int = 0  # of the bootstrap, of the order of the clips, and of their arrival
+    reply_timeout_s: float = 120.0  # a worker that is silent for longer counts as hung
+    seed: int = 0  # seed of the bootstrap, the order of the clips, and their arrival
 
     def __post_init__(self) -> None:
         for name in self.backends:
@@ -128,7 +128,7 @@ class BenchSettings:
 
     @property
     def min_calls_per_round(self) -> int:
-        """Fewest calls that are measured in a turn: enough for a median over all rounds."""
+        """Fewest calls to measure in a turn: enough for a median over all rounds."""
         return math.ceil(SAMPLES_NEEDED[50] / self.rounds)
 
     @property
@@ -137,7 +137,7 @@ class BenchSettings:
         return tuple(sorted(self.threads or {1, usable_cores()}))
 
     def cases(self, contract: GraphContract) -> tuple[Case, ...]:
-        """Return the grid, and the notebook's case and the curves as far as the contract allows them.
+        """Return the grid, plus the notebook's case and the curves as far as the contract allows.
 
         Raises:
             ConfigError: the contract does not allow a batch or a number of frames of the grid.
@@ -154,7 +154,7 @@ class BenchSettings:
             for threads in self.thread_counts
             for batch in self.batches
             for frames in self.frames
-            # Many clips on one thread of several are what the curve along the batches shows.
+            # Many clips on a single thread are measured by the batch curve.
             if batch == 1 or self.threads is not None or threads == most
         ]
         if self.curve:
@@ -181,10 +181,10 @@ QUICK: Final[dict[str, Any]] = {
 
 
 def settings_for(contract: GraphContract, *, quick: bool = False, **asked: Any) -> BenchSettings:
-    """Return the settings: those asked for, over the quick ones, over the defaults.
+    """Return the settings: the defaults, overridden by the quick ones, overridden by `asked` (None is unset).
 
-    Batches and frames that were not asked for are cut to the contract's limits. Where either was asked for,
-    the curves are left out unless they were asked for too. A field that is None was not asked for.
+    Default batches and frames are cut to the contract's limits. If `asked` sets batches or frames, the curves
+    are off unless set too.
 
     Raises:
         ConfigError: as `BenchSettings`.
@@ -213,15 +213,15 @@ def notebook_case(cores: int) -> Case:
 
 
 def allows(contract: GraphContract, case: Case) -> bool:
-    """Tell whether a contract takes the batch and the frames of a case."""
+    """Return True if a contract takes the batch and the frames of a case."""
     return case.batch <= contract.max_batch and case.frames <= contract.max_frames
 
 
 def check_values(what: str, values: tuple[Any, ...], most: float | None) -> None:
-    """Check that there are values, each named once, and each within 1..most; None checks no number.
+    """Check that values are not empty, distinct and within 1..most; `most` None checks no range.
 
     Raises:
-        ConfigError: there is none, one is named twice, or is out of range.
+        ConfigError: they are not.
     """
     if not values:
         raise ConfigError(f"{what}: expected at least one value, got none")

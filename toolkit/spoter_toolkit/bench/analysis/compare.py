@@ -43,10 +43,10 @@ class Bound:
 
 
 def bound_from_text(text: str) -> Bound:
-    """Read ``"p50 > 1.05"``.
+    """Parse a bound such as ``"p50 > 1.05"``.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: another form.
     """
     match = _BOUND.fullmatch(text)
     if match is None:
@@ -59,7 +59,7 @@ def bound_from_text(text: str) -> Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierRun:
-    """The compared part of an earlier run; `loop_ms` is the time of the fixed loop, None if unknown."""
+    """The parts of an earlier run to compare with; `loop_ms` is the fixed loop's time, None if unknown."""
 
     model_sha256: str
     environment: dict[str, Any]
@@ -68,10 +68,10 @@ class EarlierRun:
 
 
 def earlier_run(path: Path) -> EarlierRun:
-    """Read an earlier run's bench.json, or that in its report folder.
+    """Read the bench.json of an earlier run, given the file or its folder.
 
     Raises:
-        DataError: no such file, one of another kind or schema, or one without samples.
+        DataError: no such file, another kind of file or schema, or no samples in it.
     """
     path = path / "bench.json" if path.is_dir() else path
     content = json_of(path, BENCH_REPORT)
@@ -98,10 +98,10 @@ def earlier_run(path: Path) -> EarlierRun:
 
 
 def check_comparable(earlier: EarlierRun, settings: BenchSettings, contract: GraphContract) -> None:
-    """Check before anything is measured that there will be something to compare.
+    """Check, before measuring, that this run will share a backend and case with the earlier one.
 
     Raises:
-        DataError: no backend and case of the earlier run will be measured.
+        DataError: it will not.
     """
     cases = settings.cases(contract) if _COMPARED in settings.scenarios else ()
     if not any((name, case) in earlier.timings for name in settings.backends for case in cases):
@@ -113,7 +113,7 @@ def check_comparable(earlier: EarlierRun, settings: BenchSettings, contract: Gra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """One backend on one case, this run against the earlier one."""
+    """The comparison of one backend on one case with the earlier run."""
 
     backend: str
     case: Case
@@ -125,21 +125,21 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Against:
-    """A run compared with an earlier one."""
+    """The comparison of a run with an earlier one."""
 
-    bound: Bound | None  # None where nothing is judged: the median of a call is compared then
+    bound: Bound | None  # None: the medians are compared, and nothing is judged
     # every backend and case that both runs have; empty for a run that is not complete
     gates: tuple[Gate, ...]
     differences: tuple[str, ...]  # between the two runs besides the program, each as ``name: then → now``
 
     @property
     def failed(self) -> bool:
-        """True where a ratio is surely beyond the bound."""
+        """True if a ratio is significantly beyond the bound."""
         return any(gate.verdict == "beyond" for gate in self.gates)
 
     @property
     def note(self) -> str:
-        """An explanation of the gates for readers; empty where nothing needs explaining."""
+        """An explanation of the gates for readers; may be empty."""
         if self.bound is None:
             return (
                 "Compared: the median of a call, of every backend and case that both runs have. Nothing "
@@ -154,10 +154,10 @@ class Against:
 
 
 def compare_runs(records: BenchRecords, earlier: EarlierRun, bound: Bound | None) -> Against:
-    """Compare a run with an earlier one, and judge every ratio where there is a bound.
+    """Compare a run with an earlier one, and judge every ratio by the bound, if any.
 
-    Where a fixed loop of Python takes another time than then, the machine changed its speed, and its share of
-    a ratio is unknown: a side is claimed only where it holds with the loop's change taken out and left in.
+    If a fixed Python loop takes another time than then, the host changed speed; a difference is claimed only
+    if it holds with and without the correction.
 
     Raises:
         DataError: the runs have no backend and case in common.
@@ -189,16 +189,16 @@ def compare_runs(records: BenchRecords, earlier: EarlierRun, bound: Bound | None
 
 
 def loop_ratio(records: BenchRecords, earlier: EarlierRun) -> float:
-    """Return the fixed loop's time ÷ its time in the earlier run; 1 where it is unknown, or moved little."""
+    """Return the fixed loop's time ÷ its time in the earlier run; 1 if unknown or almost unchanged."""
     now = median_loop_ms([(state.scenario, state.loop_ns) for state in records.machine])
     ratio = now / earlier.loop_ms if now and earlier.loop_ms else 1.0
     return 1.0 if 1 - _LOOP_MOVES < ratio < 1 + _LOOP_MOVES else ratio
 
 
 def median_loop_ms(loops: Sequence[tuple[str, Sequence[int]]]) -> float | None:
-    """Return the fixed loop's median time over (scenario, times in ns) of rounds; None without rounds.
+    """Return the fixed loop's median time, from (scenario, times in ns) of each round; None without rounds.
 
-    Over the rounds whose times are compared, if there are any: in others the machine's speed may differ.
+    Uses the rounds of the compared scenario if there are any: in others the machine's speed may differ.
     """
     compared = [ns for scenario, loop_ns in loops for ns in loop_ns if scenario == _COMPARED]
     loops_ns = compared or [ns for _, loop_ns in loops for ns in loop_ns]
@@ -206,7 +206,7 @@ def median_loop_ms(loops: Sequence[tuple[str, Sequence[int]]]) -> float | None:
 
 
 def environment_facts(environment: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts that tell one machine, or one installation, from another."""
+    """Return the facts of an environment that identify the machine and the installation."""
     facts = {name: environment.get(name) for name in _MACHINE_FACTS}
     facts["gpu"] = (environment.get("gpu") or {}).get("name")
     return facts | {name: version or "not installed" for name, version in environment["packages"].items()}
@@ -220,7 +220,7 @@ def by_round(timing: Timing, metric: Metric) -> Sequence[float]:
 
 
 def judge_gate(ratio: Ratio, bound: Bound, without: float) -> Literal["beyond", "within", "cannot tell"]:
-    """Return the verdict of a gate; `without` is the factor that takes the machine's change of speed out."""
+    """Return the verdict of a gate; `without` is the factor that corrects the host's change of speed."""
     if ratio.low is None or ratio.high is None:
         return "cannot tell"
     ends = (ratio.low, ratio.high, ratio.low * without, ratio.high * without)

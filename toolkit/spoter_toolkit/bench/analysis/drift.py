@@ -27,10 +27,9 @@ class Drift:
     """The change of speed in one series of rounds."""
 
     kind: Literal["step", "trend"]  # a step between two rounds, or a trend over all of them
-    # the later time ÷ the earlier one, less 1: 0.3 is 30 % slower. Of a trend, from the first round to the
-    # last
+    # later time ÷ earlier time - 1: 0.3 is 30 % slower; for a trend from the first round to the last
     change: float
-    from_round: int  # the first round after the step, counted from 1; for a trend 1
+    from_round: int  # first round after the step, from 1; for a trend 1
     rounds: int
 
     def __str__(self) -> str:
@@ -41,7 +40,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drifted:
-    """A series of rounds that changed its speed; `backend` is None for the machine itself."""
+    """A series of rounds with a drift; `backend` is None for the machine itself."""
 
     backend: str | None
     what: str

@@ -35,13 +35,13 @@ NOT_MEASURED: Final = (
 )
 
 
-# (what, threads, case) as in `Comparison` → backend → rounds, for everything that backends did side by side.
+# (what, threads, case) as in `Comparison` → backend → rounds, for all interleaved measurements.
 Series = dict[tuple[str, int | None, Case | None], dict[str, Rounds]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """The distribution of the calls of one backend on one case."""
+    """The latency distribution of one backend on one case."""
 
     backend: str
     case: Case
@@ -53,7 +53,7 @@ class Latency:
 
     @property
     def median_ms(self) -> float | None:
-        """The median; None with too few calls for it."""
+        """The median; None with too few calls."""
         return self.percentiles_ms[50]
 
 
@@ -61,16 +61,16 @@ class Latency:
 class Comparison:
     """Time of `baseline` ÷ time of `backend`: above 1 where `backend` is the faster one."""
 
-    what: str  # both did: a case's shape, `START_UP`, ``"offline, …"``, ``"server"``
-    threads: int | None  # of the workers; None for the start-up
-    case: Case | None  # for a case, else None
+    what: str  # the measurement: a case's shape, `START_UP`, ``"offline, …"``, ``"server"``
+    threads: int | None  # threads of the workers; None for the start-up
+    case: Case | None  # None if the measurement is not a case
     baseline: str
     backend: str
     ratio: Ratio
 
     @property
     def claim(self) -> Claim:
-        """Whether `backend` is surely faster or slower, or why no difference is claimed."""
+        """The claim: faster, slower, or why no difference is claimed."""
         return self.ratio.claim
 
     @property
@@ -85,7 +85,7 @@ class RooflineRatio:
 
     case: Case
     backend: str
-    floor_ms: float  # of the roofline; the name is that of bench.json
+    floor_ms: float  # time of the roofline; the field's name in bench.json
     ratio: Ratio
 
 
@@ -94,7 +94,7 @@ class Target:
     """One of the notebook's four targets for one backend."""
 
     name: str
-    value: float | None  # in the unit that `name` states; None where it was not measured, as is `passed`
+    value: float | None  # in the unit of `name`; None, like `passed`, if not measured
     passed: bool | None
 
 
@@ -105,15 +105,15 @@ class BenchResult:
     records: BenchRecords
     latencies: tuple[Latency, ...]  # of `records.timings`, in their order
     roofline: tuple[Latency, ...]  # of `records.roofline`, in their order
-    # backend → percentiles of its answers to arriving clips; infinite with too few answers
+    # backend → percentiles of the latency of arriving clips; infinite with too few answers
     served_ms: dict[str, dict[int, float | None]]
     start_ms: dict[str, dict[str, float]]  # backend → part of `START_PARTS` → median over its starts
-    comparisons: tuple[Comparison, ...]  # every other backend with the baseline, in everything that both did
-    roofline_ratios: tuple[RooflineRatio, ...]  # of every backend of the processor, paired by round
-    drifts: tuple[Drifted, ...]  # series of rounds that changed their speed, the machine's first
+    comparisons: tuple[Comparison, ...]  # every other backend with the baseline, in each common measurement
+    roofline_ratios: tuple[RooflineRatio, ...]  # every CPU backend ÷ its roofline, paired by round
+    drifts: tuple[Drifted, ...]  # series with a drift, the machine's first
     targets: dict[str, tuple[Target, ...]]  # backend → the notebook's four targets on its own case
-    caveats: tuple[str, ...]  # circumstances that make the figures mean less than they seem to
-    against: Against | None = None  # the comparison with an earlier run; None where there is none
+    caveats: tuple[str, ...]  # circumstances that make the figures less reliable
+    against: Against | None = None  # the comparison with an earlier run, if any
 
 
 def analyse(
@@ -148,7 +148,7 @@ def analyse(
 
 
 def latency_of(timing: Timing) -> Latency:
-    """Return the distribution of the calls of one backend on one case."""
+    """Return the latency distribution of one backend on one case."""
     samples_ns = timing.samples_ns
     low, middle, high = np.percentile(samples_ns, (25, 50, 75)) / 1e6
     return Latency(
@@ -163,7 +163,7 @@ def latency_of(timing: Timing) -> Latency:
 
 
 def series_of(records: BenchRecords) -> Series:
-    """Return the rounds of everything that backends did side by side."""
+    """Return the rounds of all interleaved measurements."""
     series: Series = {}
     for timing in records.timings:
         key = timing.case.shape, timing.case.threads, timing.case
@@ -172,7 +172,7 @@ def series_of(records: BenchRecords) -> Series:
         what = f"offline, {STRATEGY_IN_WORDS[passes.strategy]}"
         series.setdefault((what, passes.threads, None), {})[passes.backend] = passes.rounds_ns
     for served in records.served:
-        # A low rate may leave a round without a clip; an overloaded server answers only the lucky clips.
+        # A low rate may leave a round without a clip; an overloaded server answers only some clips.
         if all(served.rounds_ns) and not any(served.unanswered):
             series.setdefault(("server", served.threads, None), {})[served.backend] = served.rounds_ns
     for backend, starts in records.starts.items():
@@ -182,7 +182,7 @@ def series_of(records: BenchRecords) -> Series:
 
 
 def compare_backends(records: BenchRecords, series: Series) -> tuple[Comparison, ...]:
-    """Compare every other backend with the baseline in everything that both did."""
+    """Return the comparison of every other backend with the baseline in each common measurement."""
     seed = records.settings.seed
     return tuple(
         Comparison(what=what, threads=threads, case=case, baseline=baseline, backend=backend, ratio=ratio)
@@ -195,7 +195,7 @@ def compare_backends(records: BenchRecords, series: Series) -> tuple[Comparison,
 
 
 def compare_with_roofline(records: BenchRecords) -> tuple[RooflineRatio, ...]:
-    """Return how many times its roofline each backend of the processor takes, paired by round."""
+    """Return time ÷ roofline of each CPU backend and case, paired by round."""
     rooflines = {timing.case: timing for timing in records.roofline}
     ratios = []
     for timing in records.timings:
@@ -211,12 +211,12 @@ def compare_with_roofline(records: BenchRecords) -> tuple[RooflineRatio, ...]:
 
 
 def find_drifts(records: BenchRecords, series: Series) -> tuple[Drifted, ...]:
-    """Return every series of rounds that changed its speed: the machine's first, then the roofline's."""
+    """Return every series of rounds with a drift: the machine's first, then the roofline's."""
     machine = tuple(state.loop_ns for state in records.machine)
     looked_at: list[tuple[str | None, str, Rounds]] = [(None, "a fixed loop before each round", machine)]
     looked_at += [(timing.backend, str(timing.case), timing.rounds_ns) for timing in records.roofline]
     for (what, threads, case), by_backend in series.items():
-        if threads is not None:  # starts are too few
+        if threads is not None:  # there are too few starts
             name = str(case or f"{what} on {plural(threads, 'thread')}")
             looked_at += [(backend, name, rounds) for backend, rounds in by_backend.items()]
     return tuple(
@@ -227,7 +227,7 @@ def find_drifts(records: BenchRecords, series: Series) -> tuple[Drifted, ...]:
 
 
 def judge_targets(records: BenchRecords, latencies: Sequence[Latency], backend: str) -> tuple[Target, ...]:
-    """Judge the notebook's four targets on its own case, on all cores of this machine."""
+    """Return the notebook's four targets for a backend, judged on the notebook's case on all cores."""
     case = records.notebook_case
     latency = next((one for one in latencies if (one.backend, one.case) == (backend, case)), None)
     peaks = [m.after_runs for m in records.memory if (m.backend, m.threads) == (backend, case.threads)]

@@ -15,7 +15,7 @@ from spoter_toolkit.report.json_text import json_text
 
 
 def json_from_result(result: BenchResult) -> str:
-    """Return the content of bench.json: raw samples included, each round's on one line."""
+    """Return the content of bench.json, with the raw samples of each round on one line."""
     return json_text(values_from_result(result)) + "\n"
 
 
@@ -105,7 +105,7 @@ def server_values(server: ServerRecord, served_ms: dict[str, dict[int, float | N
 
 
 def trial_values(rate: float, ms: float | None, kept: bool) -> tuple[float, float | None, bool, str | None]:
-    """Return one trial of the search, with the reason where its percentile is null."""
+    """Return one trial of the search, with the reason if its percentile is null."""
     return rate, None if why_null(ms) else ms, kept, why_null(ms)
 
 
@@ -135,7 +135,7 @@ def percentile_values(percentiles_ms: dict[int, float | None], samples: int) -> 
 
 
 def why_null(value: float | None) -> str | None:
-    """Return why JSON, which knows no infinity, has no number for a percentile; None where it has one."""
+    """Return why a percentile is null in JSON (too few samples, or infinite); None if it is a number."""
     if value is None:
         return "too few samples"
     return None if math.isfinite(value) else "no answer: it lies among the clips without one"

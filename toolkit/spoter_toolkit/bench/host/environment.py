@@ -24,7 +24,7 @@ _GOVERNOR: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def environment() -> dict[str, Any]:
-    """Return plain JSON values that describe this machine; None for a value that it does not tell.
+    """Return plain JSON values that describe this machine; None for unknown values.
 
     No host name, no user name, no path.
     """
@@ -57,5 +57,5 @@ def environment() -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """Return the mean number of runnable processes in the last minute; None where it is not known."""
+    """Return the load average of the last minute; None if unknown."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

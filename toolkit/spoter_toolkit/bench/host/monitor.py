@@ -1,4 +1,4 @@
-"""Measure the machine's own speed before each round, and the load that other programs put on it."""
+"""Measure the machine's speed and the load by other programs before each round."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LOOP_STEPS: Final = 40_000  # about 2 ms on the machines of 2020
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRound:
-    """State of the machine at the beginning of a round; None for a value that the system does not tell."""
+    """State of the machine at the beginning of a round; None for unknown values."""
 
-    scenario: str  # that is measured in the round
+    scenario: str  # scenario of the round
     round: int  # from 1
     loop_ns: tuple[int, ...]  # times of a fixed loop of Python
     mhz: tuple[int, ...] | None  # frequency of each core
@@ -31,7 +31,7 @@ class MachineRound:
 
 
 class MachineWatch:
-    """Looks at the machine once a round, and compares with the look before."""
+    """Reads the machine's state before each round; load is counted since the previous reading."""
 
     def __init__(self) -> None:
         self._before: tuple[Any, dict[int, float]] | None = None
@@ -51,12 +51,12 @@ class MachineWatch:
         )
 
     def _since_before(self, pids: Iterable[int]) -> tuple[float | None, float | None]:
-        """Return the share of stolen time since the look before, and the cores that others used."""
+        """Return the share of stolen time, and the cores used by others, since the previous reading."""
         now, own_s = psutil.cpu_times(), {pid: process_s(pid) for pid in pids}
         before, self._before = self._before, (now, own_s)
         if before is None:
             return None, None
-        # `guest` and `guest_nice` come behind these, and are counted in `user` and `nice` already.
+        # The following fields, `guest` and `guest_nice`, are already counted in `user` and `nice`.
         passed = {name: getattr(now, name) - getattr(before[0], name) for name in now._fields[:8]}
         total = sum(passed.values())
         if total <= 0:
@@ -68,7 +68,7 @@ class MachineWatch:
 
 
 def process_s(pid: int) -> float:
-    """Return the processor time that a process has used; 0 for one that has ended."""
+    """Return the processor time of a process in seconds; 0 if it has ended."""
     try:
         times = psutil.Process(pid).cpu_times()
     except psutil.Error:
@@ -77,7 +77,7 @@ def process_s(pid: int) -> float:
 
 
 def pss_bytes(pid: int) -> int | None:
-    """Return a process's memory, pages shared with others divided by their number; None except on Linux."""
+    """Return a process's proportional set size (PSS); None except on Linux."""
     try:
         return getattr(psutil.Process(pid).memory_full_info(), "pss", None)
     except psutil.Error:
@@ -85,7 +85,7 @@ def pss_bytes(pid: int) -> int | None:
 
 
 def fixed_loop_ns() -> int:
-    """Return the time of a loop that always does the same work."""
+    """Return the time of a loop with a fixed amount of work."""
     begin_ns = time.perf_counter_ns()
     value = 1
     for _ in range(_LOOP_STEPS):
@@ -94,7 +94,7 @@ def fixed_loop_ns() -> int:
 
 
 def core_mhz() -> tuple[int, ...] | None:
-    """Return every core's frequency at this moment."""
+    """Return the current frequency of each core; None if unknown."""
     try:
         return tuple(round(core.current) for core in psutil.cpu_freq(percpu=True)) or None
     except (OSError, NotImplementedError):  # not readable in some containers

@@ -1,4 +1,4 @@
-"""Ask NVML for the GPUs' clocks, memory and energy; without its package or a driver there is no answer."""
+"""Read the GPUs' clocks, memory and energy through NVML, if its package and a driver are installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuClocks:
-    """State of the first GPU at a moment; None for a value that NVML does not give."""
+    """State of the first GPU; None for values that NVML does not report."""
 
     sm_mhz: float | None
     memory_mhz: float | None
@@ -19,7 +19,7 @@ class GpuClocks:
 
 
 def asked(question: Callable[[Any], Any]) -> Any:
-    """Return the answer to a question put to the module pynvml; None where NVML cannot answer."""
+    """Return `question(pynvml)`; None if NVML is missing or reports an error."""
     if importlib.util.find_spec("pynvml") is None:
         return None
     import pynvml
@@ -47,9 +47,9 @@ def gpu_clocks() -> GpuClocks | None:
 
 
 def gpu_bytes(pid: int) -> int | None:
-    """Return the GPU memory that a process holds on all GPUs; None where NVML does not list the process.
+    """Return the memory of a process on all GPUs; None if NVML does not list the process.
 
-    In a container it often does not: it knows the processes by the numbers they have outside.
+    NVML uses process ids of the host, so inside a container it often does not.
     """
 
     def held(nvml: Any) -> list[int]:
@@ -61,7 +61,7 @@ def gpu_bytes(pid: int) -> int | None:
 
 
 def gpu_joules() -> list[float]:
-    """Return the joules that each GPU has counted so far; empty where they do not count."""
+    """Return each GPU's energy counter in joules; empty if NVML reports none."""
     joules = asked(lambda nvml: [nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1e3 for gpu in gpus(nvml)])
     return joules or []
 

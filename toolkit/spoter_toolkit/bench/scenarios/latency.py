@@ -14,10 +14,10 @@ from spoter_toolkit.bench.worker.protocol import ROOFLINE
 
 
 def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ...]:
-    """Let the workers take turns at the cases, round after round.
+    """Time each case on each worker, in interleaved rounds.
 
     Returns:
-        In the order of the cases and of the backends in the settings, the roofline last.
+        The timings by case, then by backend in the order of the settings, the roofline last.
     """
     settings = session.settings
     answers: dict[tuple[Case, str], list[dict[str, Any]]] = {}
@@ -48,7 +48,7 @@ def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ..
 
 
 def call_once(session: Session, cases: Sequence[Case]) -> None:
-    """Let every worker do each case once, for the memory that it takes."""
+    """Run each case once on every worker, so that its memory can be read."""
     once = {"warm_up": WARM_UP, "min_calls": 1, "min_ns": 0}
     for _, names in session.rounds("memory", session.settings.backends, count=1):
         for case in cases:
@@ -59,7 +59,7 @@ def call_once(session: Session, cases: Sequence[Case]) -> None:
 
 
 def read_memory(session: Session) -> tuple[Memory, ...]:
-    """Return the memory of each worker after all its work; of a lost worker, the last that it told."""
+    """Return the memory of each worker after all its work; for a lost worker, the last reported values."""
     memory = []
     for (name, threads), opened in session.opened.items():
         if name == ROOFLINE:

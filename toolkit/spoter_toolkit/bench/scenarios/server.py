@@ -13,16 +13,16 @@ from spoter_toolkit.bench.settings import OFFLINE_CLIPS, WARM_UP
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
 from spoter_toolkit.data.lengths import ClipLengths
 
-LOAD: Final = 0.5  # of the first backend's capacity, where no rate is asked for
+LOAD: Final = 0.5  # default rate, as a share of the first backend's capacity
 SEARCH_STEPS: Final = 6  # halvings of 0..capacity: the rate is found to 1/64 of it
-# Shortest trial, as a share of the whole scenario's time; longer where fewer clips come than the percentile
-# needs, up to the whole.
+# Shortest trial, as a share of the scenario's time; longer, up to all of it, if the percentile needs more
+# clips.
 SEARCH_SHARE: Final = 0.2
-_SPARE: Final = 1.2  # times the clips that are needed: how many really come is chance
+_SPARE: Final = 1.2  # factor on the number of clips needed, because arrivals are random
 
 
 def measure_server(session: Session, lengths: ClipLengths) -> ServerRecord:
-    """Let the workers with the most threads take turns at the same arriving clips, drawn from `lengths`."""
+    """Time the same arriving clips, drawn from `lengths`, on the workers with the most threads, in turn."""
     settings = session.settings
     clips = lengths.sample(OFFLINE_CLIPS, seed=settings.seed)
     capacity = find_capacities(session, clips)
@@ -45,7 +45,7 @@ def measure_server(session: Session, lengths: ClipLengths) -> ServerRecord:
 
 
 def find_capacities(session: Session, clips: tuple[int, ...]) -> dict[str, float]:
-    """Return backend → clips per second, one after the other without a pause."""
+    """Return backend → clips per second of single clips without a pause."""
     capacity = {}
     request = {
         "do": "offline",
@@ -67,7 +67,7 @@ def find_capacities(session: Session, clips: tuple[int, ...]) -> dict[str, float
 def serve(
     session: Session, name: str, doing: str, number: int, arrivals: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Let clips arrive at one backend; the same number gives the same arrival times to every backend."""
+    """Let clips arrive at one backend; `number` seeds the arrival times, so all backends get the same."""
     seed = session.settings.seed * 1_000_003 + number
     request = {"do": "serve", "seed": seed, "warm_up": WARM_UP} | arrivals
     return session.ask(name, session.settings.thread_counts[-1], doing, request)
@@ -89,7 +89,7 @@ def served_of(session: Session, name: str, rate: float, answers: Sequence[dict[s
 def find_highest_rates(
     session: Session, clips: tuple[int, ...], capacity: dict[str, float]
 ) -> tuple[HighestRate, ...]:
-    """Halve between 0 and each backend's capacity, the backends in turn."""
+    """Search the highest rate of each backend by bisection between 0 and its capacity."""
     longest_s = session.settings.server_seconds
     shortest_s = SEARCH_SHARE * longest_s
     bounds = {name: (0.0, rate) for name, rate in capacity.items()}

@@ -1,4 +1,4 @@
-"""Hold the live workers of one run: whose turn it is, how far the run is, which workers were lost."""
+"""The live workers of one run: turns, progress, lost workers."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Session:
     run: Path | None = None
     on_progress: OnProgress | None = None
     steps: int = 0  # how many steps the whole run has, for the progress
-    # set from outside, it ends the run early: no worker is asked any more, the samples stay
+    # set by the caller to end the run early: no more requests, the samples are kept
     stop: Event = field(default_factory=Event)
-    # backend → share by which its workers are slowed down, to test that the bench finds it
+    # backend → share by which its workers are slowed down, to test that the bench detects it
     slow_down: dict[str, float] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)  # backends of which a worker has loaded its model
+    running: set[str] = field(default_factory=set)  # backends with a worker that has loaded its model
     out: set[str] = field(default_factory=set)  # backends that are not started again
     # (backend, threads) → its live process
     workers: dict[tuple[str, int], LineProcess] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Session:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The backends, and the roofline behind them where it is measured."""
+        """The backends, and last the roofline if it is measured."""
         return (*self.settings.backends, *((ROOFLINE,) if self.settings.floor else ()))
 
     def start_worker(self, name: str, threads: int) -> LineProcess:
@@ -67,7 +67,7 @@ class Session:
         return start_worker(self.bundle, backend_of(name), threads, timeout_s=timeout_s, options=options)
 
     def open(self, names: Sequence[str], thread_counts: Iterable[int]) -> None:
-        """Start the workers that stay alive, one after the other; wait until each has loaded its model."""
+        """Start the long-lived workers one after the other; wait until each has loaded its model."""
         for threads in thread_counts:
             for name in names:
                 if name not in self.out and not self.stop.is_set():
@@ -80,14 +80,14 @@ class Session:
                 self.step(f"loading: {name}, {plural(threads, 'thread')}")
 
     def note_opened(self, name: str, opened: dict[str, Any]) -> dict[str, Any]:
-        """Note that a backend runs here, and the size of its model; return the worker's first answer."""
+        """Record that a backend runs here, and the size of its model; return the worker's first answer."""
         self.running.add(name)
         if name != ROOFLINE:
             self.model_bytes[name] = opened["model_bytes"]
         return opened
 
     def note_not_opened(self, name: str, threads: int, doing: str, error: Exception) -> None:
-        """Note that a worker could not load its model: its backend cannot run here, or it was lost."""
+        """Record that a worker could not load its model: its backend cannot run here, or it was lost."""
         if self.stop.is_set():
             return  # the signal that stopped the run may have ended it
         if isinstance(error, BackendError) and name not in self.running:
@@ -100,9 +100,9 @@ class Session:
     def rounds(
         self, scenario: str, names: Sequence[str], count: int | None = None
     ) -> Iterator[tuple[int, Sequence[str]]]:
-        """Yield each round's number, from 0, and the order of its turns, until the run is stopped.
+        """Yield (round, backends in order) from round 0, until the run is stopped.
 
-        Before each of the `count` rounds (None: of the settings) the machine's state is recorded.
+        Records the machine's state before each round. `count` None means the settings' number of rounds.
         """
         for number, order in interleave(names, self.settings.rounds if count is None else count):
             if self.stop.is_set():
@@ -113,7 +113,7 @@ class Session:
             yield number, order
 
     def ask(self, name: str, threads: int, doing: str, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Return a live worker's answer; None where no such worker lives, or the run was stopped."""
+        """Send a request to a worker and return its answer; None if it is lost, or the run was stopped."""
         worker = self.workers.get((name, threads))
         if worker is None or self.stop.is_set():
             return None
@@ -126,7 +126,7 @@ class Session:
         return answer
 
     def lost(self, name: str, threads: int, doing: str, error: Exception) -> None:
-        """Note that a worker died or hung; it has no turn any more."""
+        """Record that a worker died or hung; it gets no more turns."""
         if self.stop.is_set():
             return  # the signal that stopped the run may have ended it
         self.workers.pop((name, threads), None)
@@ -134,7 +134,7 @@ class Session:
         self.failures.append(Failure(backend=name, threads=threads, doing=doing, reason=reason))
 
     def step(self, what: str) -> None:
-        """Report that one step is done, whether there was a worker for it or not."""
+        """Report one step as done."""
         if self.stop.is_set():
             return
         self.done += 1

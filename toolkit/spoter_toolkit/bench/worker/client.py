@@ -1,4 +1,4 @@
-"""Talk to a worker from outside: start it, ask it, notice when it dies or hangs."""
+"""Client of a worker: start it, send requests, detect that it died or hangs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any, Final
 
 from spoter_runtime.errors import BackendError
 
-# Libraries read these once, when they load; they are set for the worker alone.
+# Libraries read these once, at import; they are set only for the worker.
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _CLOSE_TIMEOUT_S: Final = 5.0
 
 
 class WorkerLost(Exception):
-    """A worker died or hung; the text says how. It never reaches the user: the session catches it."""
+    """A worker died or hung; the text says how. The session catches it."""
 
 
 class LineProcess:
@@ -60,7 +60,7 @@ class LineProcess:
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        """Wait for the next line; a worker of the bench writes its first one when its model is loaded.
+        """Wait for the next answer; a worker's first one comes unasked, when its model is loaded.
 
         Raises:
             BackendError: the engine failed; the text is the worker's own.
@@ -78,7 +78,7 @@ class LineProcess:
         timer.cancel()
         if silent.is_set():
             raise WorkerLost(f"no answer within {self._timeout_s:g} s, so it was ended")
-        if not line.endswith("\n"):  # none, or the half line of a worker that died while it wrote
+        if not line.endswith("\n"):  # no line, or half a line: the worker died
             raise WorkerLost(self.death_in_words())
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
@@ -101,7 +101,7 @@ class LineProcess:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if raised[0] is not None:  # nobody waits for its answer any more
+        if raised[0] is not None:  # its answer is not needed any more
             self._process.kill()
         self.close()
 
@@ -129,7 +129,7 @@ def start_worker(
 def worker_environment(threads: int) -> dict[str, str]:
     """Return the environment of a worker.
 
-    Without PYTHONDONTWRITEBYTECODE: it would compile the modules of a checkout at every start, which is
+    Removes PYTHONDONTWRITEBYTECODE, with which every start would compile the modules, and that time is
     measured.
     """
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -15,16 +15,16 @@ RAPL: Final = Path("/sys/class/powercap")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """The count of a meter."""
+    """The reading of an energy meter."""
 
-    joules: float  # counted so far, from any beginning
-    wraps_at: float | None  # the count at which it begins again at 0; None if it does not
+    joules: float  # counter value, with an arbitrary start
+    wraps_at: float | None  # value at which the counter wraps to 0; None if it does not
 
 
 def read_meters(rapl: Path = RAPL) -> dict[str, Reading]:
-    """Return the count of every readable meter, by name: ``"package-0"``, ``"gpu-0"``.
+    """Return name → reading of every readable meter: ``"package-0"``, ``"gpu-0"``.
 
-    The zones inside a processor's package are left out: the package has counted them.
+    Zones inside a processor's package are left out, because the package includes them.
     """
     readings = {}
     for zone in rapl_zones(rapl):
@@ -39,7 +39,7 @@ def read_meters(rapl: Path = RAPL) -> dict[str, Reading]:
 
 
 def used_joules(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str, float]:
-    """Return the joules that each meter counted between two readings; a counter that wrapped is continued."""
+    """Return meter → joules between two readings; handles counters that wrapped."""
     used = {}
     for name in sorted(before.keys() & after.keys()):
         joules = after[name].joules - before[name].joules
@@ -48,7 +48,7 @@ def used_joules(before: dict[str, Reading], after: dict[str, Reading]) -> dict[s
 
 
 def why_not_readable(rapl: Path = RAPL) -> str | None:
-    """Return why no meter can be read here; None where one can."""
+    """Return why no meter can be read here; None if one can."""
     if read_meters(rapl):
         return None
     if zones := rapl_zones(rapl):

@@ -1,10 +1,10 @@
-"""Name what a worker can measure, and the engine that each backend imports."""
+"""Names that workers and their clients share: the roofline, and each backend's engine module."""
 
 from typing import Final
 
 ROOFLINE: Final = "floor"  # the GEMM roofline's name as a backend, in bench.json too
 
-# Backend → the module whose import is timed apart from loading the model, and the extra that brings it.
+# Backend → the engine's module, whose import is timed separately, and the extra that installs it.
 ENGINES: Final = {
     "torch": ("torch", "export"),
     "torch-cuda": ("torch", "export"),

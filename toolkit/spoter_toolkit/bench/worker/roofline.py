@@ -1,4 +1,4 @@
-"""Measure the GEMM roofline of a case: the time of the model's matrix products alone on this machine.
+"""The GEMM roofline of a case: the time of only the model's matrix products on this machine.
 
 Every MatMul and Gemm of the bundle's fp32 ONNX file, weights and attention alike, with the operand shapes
 that they have for the case, in one graph of only those products, in their order, on ONNX Runtime's own
@@ -33,16 +33,16 @@ class Product:
     """One matrix product of the model for one case."""
 
     kind: str  # ``"MatMul"`` or ``"Gemm"``
-    shapes: tuple[Shape, Shape]  # of the two operands, as the node gets them
+    shapes: tuple[Shape, Shape]  # shapes of the two operands
     weights: tuple[bool, bool]  # which operands are the same for every clip
     result: Shape
     transposed: tuple[bool, bool] = (False, False)  # which operands a Gemm takes transposed
 
 
 class Roofline:
-    """Times like an engine, but computes the products alone: its `infer` gives no answer.
+    """An engine for timing that computes only the products; its `infer` returns nothing.
 
-    The graph of a number of clips and frames is made at its first call: warm up before timing.
+    The first call for a number of clips and frames builds the graph: warm up before timing.
     """
 
     def __init__(self, model: bytes, threads: int) -> None:
@@ -57,7 +57,7 @@ class Roofline:
         self._ready: dict[Shape, tuple[Any, Any]] = {}
 
     def infer(self, poses_NTD: Any, lengths_N: Any = None) -> None:
-        """Multiply as the model would for so many clips of so many frames; the values do not matter."""
+        """Compute the model's products for a batch of this shape; the values do not matter."""
         shape = poses_NTD.shape[:2]
         if shape not in self._ready:
             self._ready[shape] = session_of_products(self._products.find(*shape), self._threads)
@@ -66,7 +66,7 @@ class Roofline:
 
 
 class ProductFinder:
-    """Finds the matrix products of a model for a case: runs it, and reads the shapes of their operands."""
+    """Finds the matrix products of a model for a case, by running it and reading the operands' shapes."""
 
     def __init__(self, model: bytes) -> None:
         """Read the model; see `Roofline`."""
@@ -116,14 +116,14 @@ class ProductFinder:
 def varying_values(graph: GraphProto) -> set[str]:
     """Return the names of all values that depend on a graph's inputs."""
     varying = {value.name for value in graph.input} - {constant.name for constant in graph.initializer}
-    for node in graph.node:  # ONNX wants them in the order they are computed
+    for node in graph.node:  # ONNX requires execution order
         if varying & set(node.input):
             varying |= set(node.output)
     return varying
 
 
 def session_of_products(products: Sequence[Product], threads: int) -> tuple[Any, Any]:
-    """Return a session that computes only these products, and its inputs and results bound to buffers."""
+    """Return a session that computes only these products, and a binding of its inputs and outputs."""
     from onnx import TensorProto, helper, numpy_helper
 
     ort = import_onnxruntime()
@@ -167,7 +167,7 @@ def session_of_products(products: Sequence[Product], threads: int) -> tuple[Any,
 
 
 def plain_session(model: bytes, threads: int) -> Any:
-    """Return a session that runs the graph unoptimised: a rewrite would drop products that look alike."""
+    """Return a session without graph optimisation, which would merge equal products."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3

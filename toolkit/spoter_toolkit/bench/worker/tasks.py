@@ -1,4 +1,4 @@
-"""Answer a worker's requests: time single calls, passes over many clips, clips that arrive.
+"""The tasks of a worker: time single calls, passes over many clips, arriving clips.
 
 Every task runs in the worker's process, takes the engine and the request's fields, and returns plain JSON
 values. ``infer`` gives an array on the host: on a GPU a sample holds both transfers, and all its work.
@@ -20,7 +20,7 @@ _SPIN_NS: Final = 200_000  # busy wait before a clip arrives: a sleep may end la
 
 
 class Infers(Protocol):
-    """A `spoter_runtime.runner.Runner`, or an object that can be timed as one."""
+    """A `spoter_runtime.runner.Runner`, or another object with its `infer`."""
 
     def infer(self, poses_NTD: Any, lengths_N: Any = None) -> Any:
         """Compute a batch; see `spoter_runtime.runner.Runner.infer`."""
@@ -34,7 +34,7 @@ class Slowed:
         self._share = share
 
     def infer(self, poses_NTD: Any, lengths_N: Any = None) -> Any:
-        """Do the engine's call, then wait without sleeping."""
+        """Call the engine, then busy-wait."""
         begin_ns = time.perf_counter_ns()
         answer = self._engine.infer(poses_NTD, lengths_N)
         end_ns = time.perf_counter_ns()
@@ -75,11 +75,11 @@ def offline(
         engine: to be measured.
         batches: lengths of the clips of each batch.
         frames: to which each batch is padded.
-        warm_up: arguments of `warmed_up`, which is done on the first batch.
-        warm_passes: whole passes before that, where the shapes are new.
+        warm_up: arguments of `warmed_up`, which runs on the first batch.
+        warm_passes: whole passes before that, for new shapes.
         min_passes: fewest passes to measure.
         min_ns: shortest time to measure.
-        meters: read the energy meters too; ``joules`` is what each has counted during these passes.
+        meters: read the energy meters too; ``joules`` is the energy of the measured passes.
     """
     import numpy as np
 
@@ -109,19 +109,19 @@ def offline(
 def serve(
     engine: Infers, *, lengths: list[int], rate: float, seconds: float, seed: int, warm_up: dict[str, Any]
 ) -> dict[str, Any]:
-    """Answer single clips that arrive at random times, one after the other.
+    """Time single clips that arrive at random times, answered one after the other.
 
-    A latency counts from the moment at which its clip was due, not from the start of its call: a slow answer
-    makes those behind it late, as it would in a service. Clips that still wait when twice the time is over
-    are not answered. ``elapsed_ns`` goes to the last answer, and is at least `seconds`.
+    Latency counts from the moment when the clip was due, not from the start of its call: a slow answer delays
+    the following ones, as in a service. Clips that still wait after twice the time stay unanswered.
+    ``elapsed_ns`` ends at the last answer, and is at least `seconds`.
 
     Args:
         engine: to be measured.
-        lengths: of the clips, in the order they arrive; again from the first after the last.
+        lengths: lengths of the clips in order of arrival, repeated as needed.
         rate: clips per second, on average.
         seconds: time in which clips arrive.
-        seed: of the arrival times.
-        warm_up: arguments of `warmed_up`, which is done on the first clip.
+        seed: seed of the arrival times.
+        warm_up: arguments of `warmed_up`, which runs on the first clip.
     """
     clips = {length: generated_clips(1, length) for length in set(lengths)}
     due_ns = arrivals_ns(rate, seconds, seed)
@@ -145,7 +145,7 @@ def serve(
 
 
 def memory(engine: Infers) -> dict[str, Any]:
-    """Return the most GPU memory that torch has reserved; None where torch uses no GPU."""
+    """Return the peak GPU memory reserved by torch; None if torch uses no GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {"torch_gpu_bytes": None}
@@ -160,14 +160,14 @@ TASKS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
 def warmed_up(
     call: Callable[[], object], *, min_calls: int, block_ns: int, limit_ns: int, tolerance: float
 ) -> dict[str, Any]:
-    """Call in blocks until the speed is constant; ``settled`` is False where the limit came first.
+    """Call in blocks until the speed is constant; ``settled`` is False if the limit came first.
 
     Args:
-        call: to be warmed up.
+        call: the function to warm up.
         min_calls: fewest calls, unless the limit comes first.
-        block_ns: a block is as many calls as fill this time, and one at least.
-        limit_ns: give up after this time, and two blocks.
-        tolerance: settled when the medians of two blocks in a row differ by this share at most.
+        block_ns: length of a block in time; at least one call.
+        limit_ns: time limit; two blocks run in any case.
+        tolerance: largest relative difference of the medians of two consecutive blocks.
     """
     calls, earlier, begin_ns = 0, None, time.perf_counter_ns()
     while True:
@@ -203,7 +203,7 @@ def arrivals_ns(rate: float, seconds: float, seed: int) -> list[int]:
 
 
 def wait_until(moment_ns: int, *, sleep: bool = True) -> None:
-    """Wait for a moment of `time.perf_counter_ns`; sleep for most of the time, where that is allowed."""
+    """Wait until `time.perf_counter_ns` reaches a moment; with `sleep`, sleep for most of the time."""
     left_ns = moment_ns - time.perf_counter_ns()
     if sleep and left_ns > _SPIN_NS:
         time.sleep((left_ns - _SPIN_NS) / 1e9)
@@ -214,7 +214,7 @@ def wait_until(moment_ns: int, *, sleep: bool = True) -> None:
 def generated_clips(batch: int, frames: int) -> Float32Array:
     """Return (batch, frames, 108) float32 coordinates spread over 0..1, the same every time.
 
-    Multiples of the golden ratio, modulo 1: no random generator has to be imported.
+    Multiples of the golden ratio, modulo 1, need no import of a random generator.
     """
     import numpy as np
 
@@ -225,10 +225,9 @@ def generated_clips(batch: int, frames: int) -> Float32Array:
 
 
 def peak_rss_bytes() -> int | None:
-    """Return the most memory this process has held so far; None where the system does not say.
+    """Return the peak resident memory of this process; None if unknown.
 
-    On Linux from /proc: getrusage there begins with the size of the process that started this one, and psutil
-    knows no peak.
+    On Linux from /proc, because getrusage includes the peak of the parent process, and psutil has no peak.
     """
     try:
         status = Path("/proc/self/status").read_text()
