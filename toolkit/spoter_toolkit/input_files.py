@@ -1,4 +1,4 @@
-"""Take the paths that a user names: say what is wrong with one before any work is spent on it."""
+"""Check the paths that a user names, before any work."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from spoter_runtime.files import read_text
 class Kind:
     """A kind of JSON file."""
 
-    what: str  # it is, for people
-    fix: str  # what to name where another kind was named
-    keys: frozenset[str]  # that only files of this kind have; empty where there are none
+    what: str  # name of the kind in messages
+    fix: str  # fix for a file of another kind
+    keys: frozenset[str]  # keys that identify this kind; empty if there are none
 
 
 BENCH_REPORT: Final = Kind(
@@ -46,7 +46,7 @@ _KINDS: Final = (
     Kind(what="what --bisect has found", fix="", keys=frozenset({"tensor", "operator"})),
 )
 
-# errno → what is wrong, and what to do.
+# errno → (reason, fix)
 _WRONG: Final = {
     errno.ENOENT: ("no such file", "check the path"),
     errno.EISDIR: ("is a folder", "name a file"),
@@ -59,12 +59,12 @@ _WRONG: Final = {
 
 
 def reason_of(error: OSError) -> tuple[str, str]:
-    """Return in plain words what the system could not do, and a fix; no fix where none is known."""
+    """Return the reason of a system error in plain words, and a fix, which may be empty."""
     return _WRONG.get(error.errno or 0, (error.strerror or str(error), ""))
 
 
 def error_from_os(error: OSError) -> SpoterError:
-    """Return what the system could not do as an error of ours: what, where, fix."""
+    """Return a system error as a SpoterError with a fix."""
     said, fix = reason_of(error)
     return SpoterError(f"{error.filename}: {said}" if error.filename else said, fix=fix)
 
@@ -73,12 +73,12 @@ def text_of(path: Path, *, expected: str, fix: str) -> str:
     """Return the text of a file.
 
     Args:
-        path: that was named.
-        expected: what should be there, for people.
-        fix: what to do where it is not.
+        path: the file.
+        expected: the expected kind of file, for the message.
+        fix: fix for a missing file.
 
     Raises:
-        DataError: no such file, a folder, one that may not be read, or no UTF-8.
+        DataError: no such file, a folder, no permission, or not UTF-8.
     """
     try:
         return read_text(path)
@@ -89,10 +89,10 @@ def text_of(path: Path, *, expected: str, fix: str) -> str:
 
 
 def json_of(path: Path, kind: Kind) -> Any:
-    """Return what a JSON file holds that should be of a kind.
+    """Return the content of a JSON file of a kind.
 
     Raises:
-        DataError: as `text_of`, no JSON, or a file that is known to be of another kind.
+        DataError: as `text_of`, not JSON, or a file of another known kind.
     """
     text = text_of(path, expected=kind.what, fix=kind.fix)
     try:
@@ -106,15 +106,15 @@ def json_of(path: Path, kind: Kind) -> Any:
 
 
 def check_target(path: Path, *, force: bool, option: str = "-o") -> None:
-    """Check that a file may and can be written.
+    """Check that a file can be written.
 
     Args:
-        path: of the file.
-        force: whether it may replace another file.
-        option: that names it.
+        path: the file.
+        force: allow to replace an existing file.
+        option: the option that names it, for the fix.
 
     Raises:
-        DataError: it is a folder, it exists and `force` is not given, or nothing can be written there.
+        DataError: a folder, an existing file without `force`, or a place that cannot be written to.
     """
     if path.is_dir():
         raise DataError(f"{path}: is a folder, expected a file to write", fix=f"{option} {path / 'NAME'}")
@@ -124,10 +124,10 @@ def check_target(path: Path, *, force: bool, option: str = "-o") -> None:
 
 
 def check_place(path: Path, *, option: str = "-o") -> None:
-    """Check that something can be made at a path; folders above it that are missing will be made.
+    """Check that a path can be created; missing parent folders count as possible.
 
     Raises:
-        DataError: a file is where a folder has to be, or nothing may be written there.
+        DataError: a parent is a file, or is not writable.
     """
     nearest = next(parent for parent in path.parents if parent.exists())
     if not nearest.is_dir():

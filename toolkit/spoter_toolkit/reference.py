@@ -1,4 +1,4 @@
-"""Open the PyTorch model that a bundle was made from as a runner."""
+"""Open the PyTorch model of a bundle as a runner."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def open_reference(
         bundle: from `read_bundle`.
         run: see `find_run`.
         backend: one of `spoter_toolkit.backends.TORCH_BACKENDS`.
-        threads: torch's threads in this whole process; None leaves them as they are.
+        threads: torch's threads, for the whole process; None does not change them.
 
     Raises:
-        BackendError: a GPU was asked for and torch can use none.
+        BackendError: the backend needs a GPU and torch can use none.
         CheckpointError: see `find_run`.
     """
     if backend != "torch" and torch.version.cuda is None:

@@ -1,4 +1,4 @@
-"""The folders of a project: find the newest run, bundle and data set; name runs and replace them safely."""
+"""The folders of a project: find the newest run, bundle and data set; name, lock and replace runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from spoter_toolkit.data.dataset import DATASET_JSON
 RUNS: Final = Path("runs")
 BUNDLES: Final = Path("bundles")
 DATASETS: Final = Path("datasets")
-LAST: Final = "last"  # runs/last points at the newest run
-RUN_JSON: Final = "run.json"  # in a RUN
-RUN_WEIGHTS: Final = "model.safetensors"  # in a RUN
+LAST: Final = "last"  # link in runs/ to the newest run
+RUN_JSON: Final = "run.json"  # file of a RUN
+RUN_WEIGHTS: Final = "model.safetensors"  # file of a RUN
 
-# In a run that is made to replace another one. Found under the other one's name, the two have changed places.
+# File in a run that will replace another one; in the folder of that name, it shows that the two were
+# exchanged.
 _REPLACES: Final = ".replaces"
 
 
@@ -48,16 +49,16 @@ def newest_dataset(folder: Path = DATASETS) -> Path:
 
 
 def newest_with(folder: Path, pattern: str) -> Path | None:
-    """Return the folder of the newest file that matches a pattern; None where there is none.
+    """Return the folder of the newest file that matches a pattern; None if none does.
 
-    Hidden folders do not count: a kill in the middle of a write has left them.
+    Ignores hidden folders, which are incomplete: a killed process left them.
     """
     found = [path for path in folder.glob(pattern) if not path.parent.name.startswith(".")]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def last_run(folder: Path = RUNS) -> Path:
-    """Return the run that `runs/last` points at.
+    """Return the run that the link `runs/last` names.
 
     Raises:
         CheckpointError: there is none.
@@ -70,7 +71,7 @@ def last_run(folder: Path = RUNS) -> Path:
 
 
 def new_run_folder(out: Path | None, name: str, *, force: bool = False) -> Path:
-    """Return a path for a new run: `out` if it is given, else the next free ``runs/<name>-N``.
+    """Return the path of a new run: `out`, or the next free ``runs/<name>-N``.
 
     Raises:
         CheckpointError: see `check_run_target`.
@@ -83,22 +84,22 @@ def new_run_folder(out: Path | None, name: str, *, force: bool = False) -> Path:
 
 
 def without_link(folder: Path) -> Path:
-    """Return a folder by its own name, not by a link or ``.``: a folder must not replace a link."""
+    """Resolve links and ``.`` in a folder's path, so that a folder does not replace a link."""
     if folder.name in ("", ".."):
         return folder.resolve()
     return Path(os.path.relpath(folder.resolve())) if folder.is_symlink() else folder
 
 
 def check_run_target(folder: Path, *, force: bool, or_else: str = "") -> None:
-    """Check that a run can be written to a folder; an empty folder is free.
+    """Check that a run can be written to a folder: absent, empty, or a run with `force`.
 
     Args:
-        folder: of the run.
-        force: whether an existing run may be replaced.
-        or_else: the end of the fix, for a verb that can do more than replace a run.
+        folder: the run's folder.
+        force: allow to replace an existing run.
+        or_else: end of the fix, for a verb with another remedy than ``--force``.
 
     Raises:
-        CheckpointError: a run is there and `force` is not given, or something else is there.
+        CheckpointError: the folder holds a run and `force` is not given, or holds something else.
     """
     check_replaceable(
         folder,
@@ -113,10 +114,10 @@ def check_run_target(folder: Path, *, force: bool, or_else: str = "") -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time write a folder; clean up after a process that was killed.
+    """Lock a folder for writing; first clean up after killed processes.
 
     Raises:
-        CheckpointError: another process is writing it.
+        CheckpointError: another process holds the lock.
     """
     from spoter_export.bundle.files import lock_of  # not at the top: finding a folder needs no lock
 
@@ -132,7 +133,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         hidden = hidden_beside(folder)
         for place in (folder, hidden):
             recover(place)
-        if not (hidden / _REPLACES).exists():  # a kill in the middle of `replace_run`
+        if not (hidden / _REPLACES).exists():  # `replace_run` was killed
             remove(hidden)
             remove(folder / _REPLACES)
         yield
@@ -143,8 +144,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
 def place_to_train(folder: Path, *, resume: bool) -> Path:
     """Return the folder that a training writes to.
 
-    An existing run stays whole until the new one is complete; until then the new one is in a hidden folder
-    beside it. A resumed training continues in the hidden folder, if there is one.
+    To keep an existing run until the new one is complete, the training writes to a hidden folder beside it. A
+    resumed training continues in the hidden folder, if there is one.
     """
     put_back(folder)
     hidden = hidden_beside(folder)
@@ -153,20 +154,20 @@ def place_to_train(folder: Path, *, resume: bool) -> Path:
 
 
 def hidden_beside(folder: Path) -> Path:
-    """Return the hidden folder in which the run is made that replaces the one at `folder`."""
+    """Return the hidden folder for a run that will replace the one at `folder`."""
     return folder.with_name(f".{folder.name}.new-run")
 
 
 def mark_as_replacing(hidden: Path) -> None:
-    """Note in a run that it replaces the one beside it."""
+    """Mark a hidden run as the replacement of the one beside it."""
     (hidden / _REPLACES).touch()
 
 
 def replace_run(hidden: Path, folder: Path) -> None:
-    """Give a complete run the name of the one that it replaces, and delete that one.
+    """Move a complete hidden run to its name, and delete the run that it replaces.
 
-    A kill leaves one of the two under the name, or, where the system cannot exchange two names in one step,
-    for `put_back` to put there. The mark tells which of the two has the name.
+    After a kill, one of the two has the name, or, if the system cannot exchange names atomically, `put_back`
+    gives it to one. The mark tells which of the two it is.
     """
     move_into_place(hidden, folder)
     remove(hidden)  # the old run now

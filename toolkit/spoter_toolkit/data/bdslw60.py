@@ -17,7 +17,7 @@ from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
 from spoter_toolkit.data.names import natural_order
 
-FPS: Final = 30.0  # of its recordings
+FPS: Final = 30.0  # frame rate of its recordings
 SIGNERS: Final = tuple(f"U{n}" for n in range(1, 19))
 OFFICIAL_TEST: Final = ("U4", "U8")  # user-independent; the authors name no validation signers
 
@@ -28,12 +28,12 @@ _RECORDING: Final = re.compile(r"U\d+W\d+[A-Z]*(?:_\d+)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What the name of a trial says."""
+    """The facts in a trial's name."""
 
-    name: str  # the name itself, without suffix
+    name: str  # the whole name, without suffix
     signer: str  # "U13"
     word: str  # "W2"
-    recording: str  # "U13W2F": what the trial was cut out of
+    recording: str  # "U13W2F": the recording that the trial was cut from
     hand: str  # "L" or "R": the signing hand
 
 
@@ -48,10 +48,7 @@ def words() -> tuple[Label, ...]:
 
 
 def labels_named(names: Iterable[str]) -> tuple[Label, ...]:
-    """Return the labels with these names, sorted, numbers by their value.
-
-    Where all of them are words of BdSLW60 they bring its glosses.
-    """
+    """Return labels for these names, in natural order; with glosses if all are words of BdSLW60."""
     unique = sorted(set(names), key=natural_order)
     known = {label.name: label for label in words()}
     if known.keys() >= set(unique):
@@ -60,7 +57,7 @@ def labels_named(names: Iterable[str]) -> tuple[Label, ...]:
 
 
 def trial_from_name(name: str) -> Trial:
-    """Read signer, word, recording and signing hand out of a trial's name, given without suffix.
+    """Parse a trial's name, without suffix: signer, word, recording, signing hand.
 
     Raises:
         DataError: the name does not follow the scheme, or its word is none of the 60.

@@ -26,14 +26,14 @@ MAX_FRAMES: Final = 299  # what the models take (a table of 300 positions, one f
 SPLITS: Final = ("train", "val", "test")
 MIN_FPS: Final = 0.1
 MAX_FPS: Final = 1000.0
-UNKNOWN_SIGNER: Final = "unknown"  # where a source does not say who signed
+UNKNOWN_SIGNER: Final = "unknown"  # signer of clips whose source names none
 
 Coordinates = Literal["image", "normalised"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One row of clips.csv. `start` and `frames` cut the clip out of poses.npy."""
+    """One row of clips.csv; the clip is `frames` rows of poses.npy from `start` on."""
 
     id: str
     label: str
@@ -41,22 +41,22 @@ class Clip:
     start: int
     frames: int
     fps: float
-    split: str = ""  # "train", "val", "test", or empty: not split yet, or left out of the split
-    source: str = ""  # the recording that the clip was made from; clips of one recording have the same source
+    split: str = ""  # "train", "val", "test", or empty: not split yet, or left out
+    source: str = ""  # the clip's recording, shared by all clips cut from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a dataset came from."""
+    """The origin of a dataset."""
 
     kind: str  # the importer or generator: "synthetic", "asl33", …
     source: str = ""  # file or folder names, or the generator's settings, for people
     licence: str = ""  # as stated by the source, or empty
     synthetic: bool = False  # True when nobody signed this
-    landmarker: str = ""  # the name of the landmarker that found the landmarks; empty where nobody knows
-    # reason → how many clips of the source are not in the dataset
+    landmarker: str = ""  # name of the landmarker that found the landmarks; empty: unknown
+    # reason → number of clips of the source that are not in the dataset
     skipped: dict[str, int] = field(default_factory=dict)
-    # what was done to clips, or assumed of them → how many of the dataset's clips
+    # a change to clips, or an assumption about them → number of clips
     notes: dict[str, int] = field(default_factory=dict)
 
 
@@ -68,14 +68,14 @@ class Dataset:
     poses_FLD: npt.NDArray[np.float32]  # (total frames, 54, 2) float32, memory-mapped, NaN = not detected
     clips: tuple[Clip, ...]  # the rows of clips.csv, in order
     labels: tuple[Label, ...]  # every label, sorted as in dataset.json; a model's classes are in this order
-    # "image": as detected, to be normalised by the model; "normalised": already
+    # "image": as detected, for the model to normalise; "normalised": normalised already
     coordinates: Coordinates
     origin: Origin
     split: str  # how the split was made, for reports; empty before `data split`
     sha256: str  # hash over the data files, to tell one dataset from another
 
     def poses_of(self, clip: Clip) -> Float32Array:
-        """Return one clip's landmarks (frames, 54, 2), a read-only view into the file."""
+        """Return one clip's landmarks (frames, 54, 2), a read-only view of the file."""
         return self.poses_FLD[clip.start : clip.start + clip.frames]
 
     def clips_in(self, split: str) -> tuple[Clip, ...]:
@@ -92,15 +92,15 @@ class Dataset:
 
 
 def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
-    """Open a dataset and check that it is what was written.
+    """Open a dataset and check its files.
 
     Args:
         folder: a DATASET folder.
         check_hashes: compare the files with the hashes in dataset.json (about 1 s per 2 GB).
 
     Raises:
-        DataError: not a dataset, a file is missing, truncated or changed, a newer schema, or rows that
-            do not fit the poses.
+        DataError: not a dataset; a file is missing, truncated or changed; a newer schema; or clips.csv does
+            not fit the poses.
     """
     folder = Path(folder)
     put_back(folder)
@@ -130,7 +130,7 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
         origin = Origin(**meta["origin"])
     except TypeError as error:
         raise DataError(f"{folder / DATASET_JSON}: labels or origin cannot be read: {error}") from error
-    # Everything that decides what a model learns: both data files, the order of the labels, coordinates.
+    # The hash covers all that training depends on: both data files, the order of the labels, the coordinates.
     parts = [meta["sha256"], meta["labels"], meta["coordinates"], meta["split"]]
     identity = json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
     return Dataset(
@@ -146,7 +146,7 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return dataset.json after checking that its fields are there.
+    """Return the content of dataset.json after checking its fields.
 
     Raises:
         DataError: no such file, no JSON, a newer schema, or a field is missing.

@@ -32,12 +32,12 @@ from spoter_toolkit.data.dataset import (
     read_meta,
 )
 
-LongClips = Literal["error", "resample", "cut"]  # what becomes of a clip of more than MAX_FRAMES
+LongClips = Literal["error", "resample", "cut"]  # treatment of clips with more than MAX_FRAMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewClip:
-    """A clip on its way into a dataset: everything of `Clip` but its place in poses.npy."""
+    """A clip to write into a dataset: the fields of `Clip`, and landmarks instead of `start`, `frames`."""
 
     id: str
     label: str
@@ -46,8 +46,8 @@ class NewClip:
     poses_TLD: npt.NDArray[Any]  # (frames, 54, 2) floats, NaN or (0, 0) = not detected
     split: str = ""
     source: str = ""
-    where: str = ""  # how an error names it: file, row; the id where empty
-    notes: tuple[str, ...] = ()  # what was done to it or assumed of it; `Origin.notes` counts them
+    where: str = ""  # its name in errors: file, row; empty for the id
+    notes: tuple[str, ...] = ()  # changes and assumptions, counted in `Origin.notes`
 
 
 def write_dataset(
@@ -66,21 +66,20 @@ def write_dataset(
 
     Args:
         folder: where to; an existing dataset is only replaced with `force`.
-        clips: any order; ids must be unique, labels among `labels`. An error stands for a clip of the source
-            that cannot be read.
-        labels: the classes, in the order of the model's logits; those without a clip are dropped.
+        clips: clips in any order, with unique ids and labels of `labels`; an error stands for an unreadable
+            clip.
+        labels: the classes, in the order of the model's logits; labels without a clip are dropped.
         coordinates: whether poses are as detected or already normalised.
-        origin: where the clips came from.
-        split: how the split was made, where the clips bring one.
-        long: a clip of more than `MAX_FRAMES` frames is refused as one that cannot be used, or resampled
-            to that many, or cut after them; `Origin.notes` then counts it.
-        skip_bad: leave out clips that the models cannot take and count them in `Origin.skipped`,
-            instead of refusing the whole import.
+        origin: origin of the clips.
+        split: how the split was made, if the clips have one.
+        long: refuse clips of more than `MAX_FRAMES` frames, resample them, or cut them; `Origin.notes` counts
+            changed clips.
+        skip_bad: leave out unusable clips and count them in `Origin.skipped`, instead of refusing all.
         force: replace an existing dataset.
 
     Raises:
-        DataError: the folder exists, a clip cannot be used (all such clips are counted, the first few
-            named), an id twice, an unknown label, or no clip at all. Nothing is written then.
+        DataError: the folder exists, clips cannot be used (with their number and the first names), an id
+            occurs twice, an unknown label, or no clip at all. Nothing is written.
         OSError: the disk is full or read-only; nothing is left behind.
     """
     folder = Path(folder)
@@ -134,18 +133,14 @@ def write_dataset(
 
 
 def check_dataset_folder(folder: Path, *, force: bool) -> None:
-    """Check that a dataset can be written to a folder; `force` replaces a dataset and nothing else.
-
-    Raises:
-        DataError: something is there already.
-    """
+    """Raise a DataError if the folder exists; `force` allows to replace a dataset, and nothing else."""
     check_replaceable(folder, DATASET_JSON, force=force, foreign="is no dataset", error=DataError)
 
 
 def _checked_clips(
     clips: Iterable[NewClip | SpoterError], labels: set[str], long: LongClips
 ) -> tuple[list[NewClip], list[SpoterError]]:
-    """Return the clips that can be used, as they will be written, and an error for each of the others."""
+    """Return the usable clips, as they will be written, and an error for each of the others."""
     kept: list[NewClip] = []
     bad: list[SpoterError] = []
     ids = set()
@@ -191,13 +186,13 @@ def _shortened(new: NewClip, long: LongClips) -> NewClip:
 
 
 def _write_poses(path: Path, clips: Sequence[Float32Array]) -> None:
-    """Write the clips one after the other; not through a memory map, which dies on a full disk."""
+    """Write the clips one after the other; a memory map would crash on a full disk."""
     shape = (sum(len(poses) for poses in clips), NUM_LANDMARKS, 2)
     with path.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for poses in clips:
-            # one way to say "not detected", so that equal clips have equal bytes
+            # NaN for every landmark not detected, so that equal clips have equal bytes
             marked = np.where(detected(poses)[..., None], poses, np.float32(np.nan))
             file.write(marked.astype("<f4").tobytes())
 
@@ -210,10 +205,7 @@ def _write_clips(path: Path, clips: Iterable[Clip]) -> None:
 
 
 def rewrite_split(dataset: Dataset) -> None:
-    """Write the dataset's clips and split name over those of its folder; the poses stay as they are.
-
-    The new folder is complete before it takes the name: a kill leaves the old split or the new one.
-    """
+    """Replace the clips and the split name in the dataset's folder atomically; the poses stay."""
     meta = read_meta(dataset.folder)
     with replacing(dataset.folder) as temporary:
         temporary.mkdir()
@@ -225,11 +217,7 @@ def rewrite_split(dataset: Dataset) -> None:
 
 
 def check_resplit(dataset: Dataset, *, force: bool) -> None:
-    """Refuse to replace a split that is there.
-
-    Raises:
-        DataError: the dataset has a split and `force` is not given.
-    """
+    """Raise a DataError if the dataset has a split and `force` is not given."""
     if dataset.split and not force:
         raise DataError(
             f"{dataset.folder}: is split already ({dataset.split})", fix="replace the split with --force"

@@ -1,4 +1,4 @@
-"""Count what is in a data set: clips, frames, labels, signers, splits, lengths, missing landmarks."""
+"""Count a data set's clips, frames, labels, signers, splits, lengths, missing landmarks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTS: Final = {"body": BODY, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitFacts:
-    """One split of a dataset: ``"train"``, ``"val"``, ``"test"``, or ``""``: in none."""
+    """One split of a dataset: ``"train"``, ``"val"``, ``"test"``, or ``""`` for clips in none."""
 
     name: str
     clips: int
@@ -36,24 +36,24 @@ class SplitFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """The contents of a dataset, counted."""
+    """The facts of a dataset."""
 
     clips: int
     frames: int
     duration_s: float  # of all clips, by their frame rates
     clips_of_label: dict[str, int]  # label → clips, in the order of the labels
     clips_of_signer: dict[str, int]  # signer → clips
-    splits: tuple[SplitFacts, ...]  # those that have clips, in the order train, val, test, none
+    splits: tuple[SplitFacts, ...]  # splits with clips, in the order train, val, test, none
     length_percentiles: dict[int, float]  # percentile → frames; 0 and 100 are the shortest and longest clip
-    # (first, last, clips): clips of first..last frames; the bins are equally wide
+    # (first, last, clips): bins of equal width, each with the number of clips of first..last frames
     length_histogram: tuple[tuple[int, int, int], ...]
-    # "body", "left hand", "right hand" → part of its landmarks not detected, 0..1
+    # "body", "left hand", "right hand" → share of landmarks not detected, 0..1
     missing: dict[str, float]
-    frames_without_hands: float  # part of the frames in which no landmark of either hand is detected, 0..1
+    frames_without_hands: float  # share of frames without a detected hand landmark, 0..1
 
 
 def describe(dataset: Dataset) -> DatasetFacts:
-    """Count what is in a dataset; reads all its landmarks once."""
+    """Return the facts of a dataset; reads all its landmarks once."""
     clips = dataset.clips
     lengths = np.array([clip.frames for clip in clips])
     labels, signers = Counter(clip.label for clip in clips), Counter(clip.signer for clip in clips)
@@ -90,7 +90,7 @@ def describe(dataset: Dataset) -> DatasetFacts:
 
 
 def length_histogram(lengths: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
-    """Return at most 12 bins whose width is 1, 2 or 5 times a power of ten."""
+    """Return (first, last, clips) of at most 12 bins, with a width of 1, 2 or 5 times a power of ten."""
     first, last = int(lengths.min()), int(lengths.max())
     width = next(
         step * 10**power for power in range(6) for step in (1, 2, 5) if last - first < 11 * step * 10**power

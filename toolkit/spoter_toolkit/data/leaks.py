@@ -1,4 +1,4 @@
-"""Refuse a split in which one part knows something of another."""
+"""Refuse splits that leak: shared signers or identical clips in two parts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from spoter_runtime.errors import DataError
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 from spoter_toolkit.data.names import listed, natural_order
 
-# A split whose name begins like this has the same signers in train and test, because someone asked for it.
+# Prefix of a split's name if the user allowed the same signers in train and test.
 SIGNERS_SHARED: Final = ("by clip", "by recording")
 
 
 def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool) -> Dataset:
-    """Return the dataset with the splits of `clips`; labels that train never has and leaks are refused.
+    """Return the dataset with a new split, after checking it for leaks and labels unknown to train.
 
     Args:
-        dataset: whose clips they are.
-        clips: all of them, each with its split.
-        words: the split's name.
-        drop_unseen: leave clips of labels that train never has out, instead of refusing them.
+        dataset: the dataset.
+        clips: all its clips with their new splits.
+        words: name of the split.
+        drop_unseen: leave out clips whose label train lacks, instead of raising.
 
     Raises:
-        DataError: such labels, no clip for test, or see `check_no_leak`.
+        DataError: train lacks a label, test has no clip, or see `check_no_leak`.
     """
     trained = {clip.label for clip in clips if clip.split == "train"}
     unseen = sorted({clip.label for clip in clips} - trained, key=natural_order)
@@ -51,14 +51,13 @@ def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen:
 
 
 def check_no_leak(dataset: Dataset) -> None:
-    """Refuse a dataset in which one split knows something of another.
+    """Raise if the splits of a dataset leak.
 
-    A signer in two splits is refused unless the split's name says that signers are shared
-    (`SIGNERS_SHARED`); a clip whose landmarks are identical to one of another split always is. Clips in no
-    split do not count.
+    A leak is a signer in two splits, unless the split's name says that signers are shared (`SIGNERS_SHARED`),
+    or two clips with identical landmarks in different splits. Clips in no split do not count.
 
     Raises:
-        DataError: names the signers, or the first two clips.
+        DataError: there is a leak; the message names the signers, or the first two clips.
     """
     if not dataset.split.startswith(SIGNERS_SHARED):
         splits_of = defaultdict(set)
@@ -84,7 +83,7 @@ def check_no_leak(dataset: Dataset) -> None:
 
 
 def grouped_clips(dataset: Dataset, by: str) -> list[list[Clip]]:
-    """Return clips that must stay together: identical ones, and those of one recording."""
+    """Return groups of clips that must stay in one split: identical clips, and those with equal `by`."""
     parent = {clip.id: clip.id for clip in dataset.clips}
 
     def root(id_: str) -> str:
@@ -106,6 +105,6 @@ def grouped_clips(dataset: Dataset, by: str) -> list[list[Clip]]:
 
 
 def content_of(dataset: Dataset, clip: Clip) -> bytes:
-    """Return a hash of a clip's landmarks; all missing ones are alike, and so are 0 and -0."""
+    """Return a hash of a clip's landmarks; missing landmarks are equal, and so are 0 and -0."""
     poses_TLD = np.nan_to_num(dataset.poses_of(clip), nan=0.0) + 0.0
     return hashlib.sha256(poses_TLD.tobytes()).digest()

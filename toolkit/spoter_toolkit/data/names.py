@@ -15,7 +15,7 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names with commas; of more than twenty names the first twenty, and how many more there are."""
+    """Return names separated by commas: at most the first twenty, then the number of others."""
     names = list(names)
     return ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
 
@@ -24,7 +24,7 @@ def check_known(asked: Collection[str], known: Collection[str], *, what: str, wh
     """Check that every name exists.
 
     Raises:
-        DataError: gives the first unknown name, and the known names that are most similar.
+        DataError: a name is unknown; the message has the first, and the most similar known names.
     """
     for name in asked:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Split a dataset into train, val and test so that nothing of the test is known to the training."""
+"""Split a dataset into train, val and test without leaks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spoter_toolkit.data.leaks import finished_split, grouped_clips
 from spoter_toolkit.data.names import check_known, listed, natural_order
 from spoter_toolkit.data.split_file import split_from_file
 
-TEST_SHARE: Final = 0.2  # of the clips, where no signers are named
+TEST_SHARE: Final = 0.2  # share of clips, if no signers are named
 VAL_SHARE: Final = 0.1
 
 By = Literal["signer", "bdslw60", "recording", "clip"]  # how a dataset is split
@@ -49,8 +49,8 @@ def split_dataset(
         force: replace a split that is there.
 
     Raises:
-        UsageError: options that do not fit each other.
-        DataError: the split is there already, or would leak, or cannot be made of these clips.
+        UsageError: options that exclude each other.
+        DataError: the dataset has a split already, or the split would leak or is impossible.
     """
     if file and (test or val or by == "bdslw60"):
         raise UsageError("--from says which clips are test and val; leave --test, --val and bdslw60 out")
@@ -83,18 +83,17 @@ def split_by_signer(
     """Return the dataset split by whole signers; `rewrite_split` writes it.
 
     Args:
-        dataset: any; splits it already has are forgotten.
-        test: signers of the test split. Empty: signers are drawn so that about `TEST_SHARE` of the clips
-            are test and, where `val` is empty too, about `VAL_SHARE` val, and train has every label.
-            Few signers leave no val, two leave one for train and one for test.
+        dataset: any dataset; its splits are replaced.
+        test: signers of the test split. Empty draws signers so that about `TEST_SHARE` of the clips are test
+            and, if `val` is empty too, about `VAL_SHARE` val, and train has every label. Few signers leave no
+            val; two give one for train and one for test.
         val: signers of the validation split.
-        seed: of that draw.
-        drop_unseen: leave clips of val and test out where train never has their label, instead of
-            refusing the split.
+        seed: seed of the draw.
+        drop_unseen: leave out clips of val and test whose label train lacks, instead of raising.
 
     Raises:
-        DataError: one signer only, an unknown one among others, a signer that is not there or is named
-            twice, no signer left for train, a label that train never has, or see `check_no_leak`.
+        DataError: only one signer, an unknown signer among others, a named signer that does not exist or
+            occurs twice, no signer left for train, a label that train lacks, or see `check_no_leak`.
     """
     signers = sorted({clip.signer for clip in dataset.clips}, key=natural_order)
     check_known([*test, *val], signers, what="signer", where=dataset.folder)
@@ -158,14 +157,14 @@ def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: boo
 def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip", seed: int = 0) -> Dataset:
     """Return the dataset split by clips at random, label by label; its name says that signers are shared.
 
-    Figures from such a split say how well a model knows these signers, not how well it knows signs.
+    Scores on such a split hold for these signers only, not for new ones.
 
     Args:
-        dataset: any; splits it already has are forgotten.
-        by: ``"clip"``: every clip on its own, but identical ones together; ``"recording"``: clips of
-            one recording (`Clip.source`) together too.
-        seed: of the draw. `TEST_SHARE` and `VAL_SHARE` of each label's clips are test and val, as nearly as
-            whole groups allow; each label keeps at least one group for train.
+        dataset: any dataset; its splits are replaced.
+        by: ``"clip"`` keeps identical clips together; ``"recording"`` also clips of one recording
+            (`Clip.source`).
+        seed: seed of the draw. About `TEST_SHARE` and `VAL_SHARE` of each label's clips are test and val, in
+            whole groups; at least one group of each label is train.
 
     Raises:
         DataError: there are too few clips for a test split.
@@ -192,11 +191,11 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
 
 
 def draw_signers(clips: Sequence[Clip], seed: int) -> tuple[list[str], list[str]]:
-    """Draw signers for test and val: about the shares of the clips, and train keeps every label."""
+    """Return random signers for test and val, by the shares of clips; train keeps every label."""
     names = sorted({clip.signer for clip in clips}, key=natural_order)
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     test = signers_near_share(clips, order, TEST_SHARE, taken=[])
-    if not test:  # few signers: the one with fewest clips that train can do without
+    if not test:  # few signers: take the one with the fewest clips that leaves train every label
         by_size = sorted(order, key=Counter(clip.signer for clip in clips).__getitem__)
         test = [next((name for name in by_size if train_can_spare(clips, [name])), by_size[0])]
     val = signers_near_share(clips, [name for name in order if name not in test], VAL_SHARE, taken=test)
@@ -204,7 +203,7 @@ def draw_signers(clips: Sequence[Clip], seed: int) -> tuple[list[str], list[str]
 
 
 def signers_near_share(clips: Sequence[Clip], order: list[str], share: float, taken: list[str]) -> list[str]:
-    """Take signers, in order, for as long as each brings their part of the clips nearer to the share."""
+    """Return signers, in order, as long as each brings their share of clips nearer to `share`."""
     sizes = Counter(clip.signer for clip in clips)
     wanted, chosen, have = share * len(clips), list[str](), 0
     for name in order:
@@ -216,7 +215,7 @@ def signers_near_share(clips: Sequence[Clip], order: list[str], share: float, ta
 
 
 def train_can_spare(clips: Sequence[Clip], signers: Collection[str]) -> bool:
-    """Return whether every label still has a clip when these signers are taken out."""
+    """Return True if every label still has a clip without these signers."""
     left = {clip.label for clip in clips if clip.signer not in signers}
     return left == {clip.label for clip in clips}
 

@@ -1,4 +1,4 @@
-"""Split a dataset as a file says: for published splits, WLASL's among them."""
+"""Split a dataset by a file, for published splits such as WLASL's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spoter_toolkit.data.leaks import finished_split, grouped_clips
 from spoter_toolkit.data.names import listed, natural_order
 from spoter_toolkit.input_files import text_of
 
-# How published splits call the three parts; "" leaves a clip out.
+# Name in published splits → our split; "" leaves a clip out.
 SPLIT_NAMES: Final = {name: name for name in ("", *SPLITS)} | {
     "validation": "val",
     "valid": "val",
@@ -33,21 +33,21 @@ def split_from_file(
     by: Literal["signer", "recording", "clip"] = "signer",
     drop_unseen: bool = False,
 ) -> Dataset:
-    """Return the dataset with the splits that a file names; clips that the file does not name are left out.
+    """Return the dataset with the splits of a file; clips that the file does not name are in no split.
 
     Args:
-        dataset: any; splits it already has are forgotten.
+        dataset: any dataset; its splits are replaced.
         path: CSV with the columns ``id`` and ``split``, or JSON ``{id: split}``; WLASL's
             ``{id: {"subset": split, …}}`` too. An id is a clip's id, the last part of one (``s1/book/69241``
             is ``69241``), or the name of its source without suffix. Splits are train, val (also validation,
             valid or dev) and test.
-        by: what no two splits may share. ``"signer"`` refuses a signer in two splits; ``"recording"`` and
-            ``"clip"`` allow that, and the split's name says so.
+        by: unit that no two splits may share. ``"signer"`` refuses a signer in two splits; ``"recording"``
+            and ``"clip"`` allow it, and the split's name says so.
         drop_unseen: see `split_by_signer`.
 
     Raises:
-        DataError: the file cannot be read, names one clip twice or none of the dataset's, an id fits several
-            clips, a recording is in two splits although `by` is ``"recording"``, or see `check_no_leak`.
+        DataError: the file cannot be read, names a clip twice, or names no clip of the dataset; an id matches
+            several clips; with ``by="recording"`` a recording is in two splits; or see `check_no_leak`.
     """
     named = read_split_file(path)
     splits = splits_of_clips(dataset, named, path)
@@ -76,10 +76,10 @@ def split_from_file(
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Return id → split of a file, as `split_from_file` takes one.
+    """Return id → split from a file in the form of `split_from_file`.
 
     Raises:
-        DataError: no such file, not of that form, an unknown split, or an id that stands there twice.
+        DataError: no such file, another form, an unknown split, or an id that occurs twice.
     """
     text = text_of(path, expected="a split of clips", fix=_FORM)
     rows = _json_rows(text, path) if path.suffix == ".json" else _csv_rows(text, path)
@@ -121,10 +121,10 @@ def _csv_rows(text: str, path: Path) -> list[tuple[str, str, Any]]:
 
 
 def splits_of_clips(dataset: Dataset, named: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Return clip id → split; ids of the file that fit no clip are left out.
+    """Return clip id → split; ids of the file that match no clip are ignored.
 
     Raises:
-        DataError: an id fits several clips, a clip is in two splits, or no id fits.
+        DataError: an id matches several clips, a clip is in two splits, or no id matches.
     """
     by_id = {clip.id: clip for clip in dataset.clips}
     by_name: dict[str, dict[str, Clip]] = defaultdict(dict)
@@ -153,11 +153,7 @@ def splits_of_clips(dataset: Dataset, named: Mapping[str, str], path: Path) -> d
 
 
 def check_recordings(dataset: Dataset, clips: list[Clip], path: Path) -> None:
-    """Check that the clips of each recording are in one split.
-
-    Raises:
-        DataError: they are not.
-    """
+    """Raise a DataError if clips of one recording are in two splits."""
     split_of = {clip.id: clip.split for clip in clips}
     for group in grouped_clips(dataset, "recording"):
         found = {split_of[clip.id]: clip for clip in group if split_of[clip.id]}

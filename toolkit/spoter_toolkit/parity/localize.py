@@ -1,4 +1,4 @@
-"""Localize a failure: the link between torch and a backend that breaks, and the first tensor that differs."""
+"""Localize a failure: find the broken link between torch and a backend, and the first tensor that differs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from spoter_runtime.ort.session import SessionSettings
 from spoter_runtime.runner import pad_clips
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, open_backend, split_backend
 
-_WORST: Final = 8  # clips of the proof on which a backend was furthest off: the chain is run on them too
+_WORST: Final = 8  # clips with the largest differences in the proof, to run the chain on too
 
 _EAGER: Final = "torch, eager"
 _PROGRAM: Final = "torch, exported program"
@@ -48,12 +48,12 @@ _LOWERED: Final = "ONNX exported now, lowered"
 def localize_failed(
     bundle: Bundle, module: nn.Module, proofs: Sequence[Proof], people: ClipSet | None = None
 ) -> list[Localization]:
-    """Return `localize` for the backend of each proof that failed; torch's own backends have no chain.
+    """Localize the failure of each failed proof, except of torch's own backends.
 
     Args:
         bundle: from `read_bundle`.
-        module: the model that it was made from.
-        proofs: of the bundle's backends.
+        module: the PyTorch model of the bundle.
+        proofs: proofs of the bundle's backends.
         people: the clips of people that the proofs ran on.
     """
     traced = functools.cache(lambda: trace_module(module, bundle.contract))
@@ -65,7 +65,7 @@ def localize_failed(
 
 
 def worst_clips(proof: Proof, people: ClipSet) -> list[Float32Array]:
-    """Return the clips of people on which a backend was furthest off."""
+    """Return the clips of people with the largest differences in a proof."""
     clips = {people.name_of(i): clip for i, clip in enumerate(people.clips)}
     facts = [
         clip
@@ -85,14 +85,14 @@ def localize(
     *,
     traced: Callable[[], Traced] | None = None,
 ) -> Localization:
-    """Compare each form of a model between torch and a backend with the form before it.
+    """Return the chain of the model's forms from torch to a backend, each compared with the one before.
 
     Args:
         bundle: from `read_bundle`.
-        module: the model that it was made from.
-        backend: as `open_backend` takes it.
-        clips: to run beside the generated ones.
-        traced: returns `trace_module(module)`, which takes seconds; None calls it here.
+        module: the PyTorch model of the bundle.
+        backend: name as in `open_backend`.
+        clips: clips to run besides generated ones.
+        traced: returns `trace_module(module)`, which takes seconds and can be shared; None calls it here.
     """
     return Localization(
         bundle=bundle,
@@ -105,17 +105,17 @@ def localize(
 
 @dataclass(frozen=True, kw_only=True)  # no slots: links are kept
 class Localization:
-    """The chain from torch to one backend: the forms of one model, each made when it is first needed."""
+    """The chain from torch to one backend; each form of the model is made lazily."""
 
     bundle: Bundle
     module: nn.Module
-    backend: str  # as `open_backend` takes it
+    backend: str  # name as in `open_backend`
     clips: Sequence[Float32Array]
     traced: Callable[[], Traced]
 
     @functools.cached_property
     def links(self) -> tuple[Link, ...]:
-        """The difference found at each step, on the clips."""
+        """The comparison of each step with the one before, on the clips."""
         return links_of(self.steps(), self.clips)
 
     @property
@@ -124,7 +124,7 @@ class Localization:
         return first_broken(self.links)
 
     def steps(self) -> list[Step]:
-        """Return the steps from the module to what was run."""
+        """Return the steps from the module to the backend."""
         bundle, contract = self.bundle, self.bundle.contract
         name, precision = split_backend(self.backend)
         fp32, last = policy_of("fp32"), policy_of(precision)
@@ -138,7 +138,7 @@ class Localization:
         ]
         file, policy = self.file, policy_of(self.file.precision)
         if file.precision == "fp16":
-            # As its proof ran it: the CPU provider would keep most tensors in fp32, and hide the fault.
+            # As in its proof: the CPU provider would keep most tensors in fp32 and hide the fault.
             steps.append(
                 Step(
                     name=f"{file.path}, every tensor rounded",
@@ -156,24 +156,24 @@ class Localization:
 
     @property
     def file(self) -> Artefact:
-        """The bundle's file that the backend runs, or that its engine was built from."""
+        """The bundle's ONNX file that the backend runs, or that its engine was built from."""
         return onnx_file_of(self.bundle, *split_backend(self.backend))
 
     def lowered(self, kind: str, precision: str) -> onnx.ModelProto:
-        """Lower the graph as an export would; what a pass breaks is to be seen in the chain."""
+        """Return the graph lowered as in an export, but unchecked: a broken pass shall show in the chain."""
         return lowered(self.traced().model, passes_for(kind, precision))
 
     def runner_of(self, file: Artefact) -> OrtRunner:
-        """Return a file of the bundle on the CPU provider."""
+        """Return a runner of a bundle's file on the CPU provider."""
         settings = session_for(file.kind, SessionSettings())
         return OrtRunner(self.bundle.read(file.path), settings=settings)
 
     def graph_of(self, file: Artefact) -> onnx.ModelProto:
-        """Return the graph in a file of the bundle."""
+        """Return the graph of a bundle's file."""
         return onnx.load_from_string(self.bundle.read(file.path))
 
     def not_two_graphs(self, link: Link) -> ConfigError:
-        """Return the error of a broken link that is not between two graphs, so cannot be bisected."""
+        """Return the error for a broken link that cannot be bisected, because a step is not a graph."""
         if link.step == self.backend:
             what, fix = f"{link.step} tells no tensors", "build it again, or look at the builder's log"
             return ConfigError(f"--bisect: {what}", fix=fix)
@@ -186,7 +186,7 @@ class Localization:
         return ConfigError(f"--bisect: {what}", fix="look at the PyTorch model itself")
 
     def bisect(self) -> Divergence | None:
-        """Return the first tensor at which the broken link differs; None where no tensor does.
+        """Return the first tensor at which the broken link differs; None if no tensor differs.
 
         Raises:
             ConfigError: no link is broken, or its two steps are not two graphs.
@@ -197,7 +197,7 @@ class Localization:
             raise ConfigError(f"{self.backend}: no link of the chain is broken, so nothing can be bisected")
         if link.step in (_EAGER, _PROGRAM, self.backend):
             raise self.not_two_graphs(link)
-        # The telling clip in company, so that it meets padding, or others do.
+        # The clip in a batch with the longest other one, so that one of them is padded.
         company = max(range(len(self.clips)), key=lambda i: (i != link.clip, len(self.clips[i])))
         batch = pad_clips([self.clips[i] for i in dict.fromkeys((link.clip, company))], fill=np.nan)
         plain = self.traced().model
@@ -221,12 +221,12 @@ class Localization:
 
 
 def opened(model: onnx.ModelProto, *, optimise: bool = True) -> OrtRunner:
-    """Return a graph on the CPU provider."""
+    """Return a runner of a graph on the CPU provider."""
     return OrtRunner(model.SerializeToString(), settings=SessionSettings(optimise=optimise))
 
 
 def _modules_in(graph: onnx.ModelProto, module_of: Mapping[str, str]) -> dict[str, str]:
-    """Return tensor → module; what the lowering made bears the name of a tensor it stands for, and more."""
+    """Return tensor → module; a tensor that lowering made has the name of an original one as its prefix."""
     found = {}
     for name in (name for node in graph.graph.node for name in node.output):
         known = name

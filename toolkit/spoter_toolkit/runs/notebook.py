@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from spoter_toolkit.model.spoter import Spoter
 
-# Of BdSL_SPOTER's notebook class: a second head that its forward never reads.
+# Prefix of the unused second head in the notebook's BdSL_SPOTER.
 _UNUSED_HEAD: Final = "classifier."
 
 
@@ -38,14 +38,14 @@ class ImportedCheckpoint:
 
 
 def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
-    """Read a checkpoint that the notebook wrote, without running any code that it may hold.
+    """Read a checkpoint of the notebook into a model, without running code from the file.
 
-    The sizes come from the tensors themselves; ``model_config``, which alone knows the number of heads, must
-    agree with them. The model gets what the notebook did: no normalisation, planar landmark weights.
+    The tensors give the sizes; ``model_config`` gives the number of heads, and must agree with them. The
+    model is as in the notebook: no normalisation, planar landmark weights.
 
     Raises:
-        CheckpointError: missing, truncated or foreign file, a pickle of other things than tensors, no state
-            dict, or sizes that do not fit each other.
+        CheckpointError: a missing, truncated or foreign file, a pickle of other objects than tensors, no
+            state dict, or inconsistent sizes.
     """
     path = Path(path)
     content = load_tensors(path)
@@ -83,10 +83,10 @@ def model_from_notebook(path: Path | str) -> ImportedCheckpoint:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Return what ``torch.save`` wrote, without running any code that the file may hold.
+    """Load a file of ``torch.save``, without running code from it.
 
     Raises:
-        CheckpointError: no such file, a damaged or foreign one, or a pickle of other things than tensors.
+        CheckpointError: a missing, damaged or foreign file, or a pickle of other objects than tensors.
     """
     try:
         check_regular(path)
@@ -94,7 +94,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file", fix="check the path") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    import torch  # not at the top: a typo in the path need not wait for it
+    import torch  # not at the top: report a typo in the path at once
 
     try:
         if zipfile.is_zipfile(path):  # torch does not compare the checksums in it
@@ -125,12 +125,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def config_from_weights(weights: dict[str, Tensor], declared: dict[str, Any], path: Path) -> ModelConfig:
-    """Return the sizes of the tensors as a config.
+    """Return the config that the tensors' sizes imply.
 
     Args:
         weights: the state dict.
-        declared: ``model_config``, which must agree with them; only the number of heads is taken from it.
-        path: of the checkpoint.
+        declared: ``model_config``; gives the number of heads, and must agree with the tensors.
+        path: the checkpoint, for messages.
 
     Raises:
         CheckpointError: not a SPOTER state dict, or sizes that do not fit each other.
@@ -181,14 +181,14 @@ def import_checkpoint(
     """Turn a notebook checkpoint into a RUN folder.
 
     Args:
-        path: what the notebook's ``torch.save`` wrote.
+        path: file of the notebook's ``torch.save``.
         folder: the RUN to write.
-        labels: one a class, in the order of the logits; None numbers them, because the file does not say.
+        labels: one per class, in the order of the logits; None numbers them, because the file has no labels.
         force: replace an existing run.
 
     Raises:
-        CheckpointError: see `model_from_notebook`; or the number of labels is not that of the classes, or
-            `folder` exists, or a training writes it now.
+        CheckpointError: as `model_from_notebook`; the number of labels is wrong, `folder` exists, or a
+            training is writing it.
     """
     folder = without_link(folder)
     check_run_target(folder, force=force)

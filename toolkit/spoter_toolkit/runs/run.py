@@ -1,4 +1,4 @@
-"""RUN folders: read and write run.json, and find the run and the data that something was made from."""
+"""RUN folders: read and write run.json, find a bundle's run and a run's training data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Run:
 
     Attributes:
         info: the whole of run.json: config, seed, versions, commit, data, metrics.
-        data: what the model was trained on (folder, sha256, split, …); None for an imported checkpoint.
+        data: facts of the training data (folder, sha256, split, …); None for an imported checkpoint.
     """
 
     folder: Path
@@ -42,18 +42,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run's name, which its bundle gets too."""
+        """The run's name, also its bundle's."""
         return str(self.info["name"])
 
     @property
     def data(self) -> dict[str, Any] | None:
-        """What the model was trained on, as run.json states it."""
+        """The facts of the training data in run.json; None for an imported checkpoint."""
         data: dict[str, Any] | None = self.info["data"]
         return data
 
     @property
     def is_finished(self) -> bool:
-        """False for a training that was stopped and not resumed."""
+        """False for a stopped training that was not resumed."""
         return bool(self.info["status"] != "running")
 
     def contract(self, max_batch: int = 32) -> GraphContract:
@@ -86,7 +86,7 @@ class Run:
         """Return the model with this run's weights, in eval mode, on the CPU.
 
         Raises:
-            CheckpointError: no weights, damaged ones, or ones of other sizes than run.json states.
+            CheckpointError: the weights are missing, damaged, or of other sizes than in run.json.
         """
         path = self.weights_path()  # before torch is imported
         from spoter_toolkit.runs.weights import model_from_weights
@@ -94,10 +94,10 @@ class Run:
         return model_from_weights(path, self.config)
 
     def training_data(self) -> Dataset | None:
-        """Return the data set that the run was trained on; None if the run was imported, or the data moved.
+        """Return the run's training data; None if the run was imported, or the folder is gone.
 
         Raises:
-            DataError: the folder holds other data than the run was trained on.
+            DataError: the folder holds other data now.
         """
         if self.data is None or not Path(self.data["folder"]).is_dir():
             return None
@@ -151,11 +151,11 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
 
     Args:
         bundle: from `read_bundle`.
-        run: where it is; None looks at ``runs/<its name>``, then at the last run.
+        run: the RUN's folder; None tries ``runs/<name>``, then the last run.
 
     Raises:
-        BundleError: the bundle was made without spoter-kit's runs.
-        CheckpointError: it is not there, or its weights are not those of the bundle.
+        BundleError: the bundle was not made from a RUN.
+        CheckpointError: no such RUN, or it has other weights.
     """
     made_from = bundle.provenance.get("run")
     if not isinstance(made_from, dict) or not {"name", "weights_sha256"} <= made_from.keys():
@@ -164,7 +164,7 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
         )
     folder = run or RUNS / made_from["name"]
     if run is None and not folder.is_dir():
-        folder = RUNS / LAST  # a run that was made elsewhere with -o
+        folder = RUNS / LAST  # for a run made elsewhere with -o
         weights = folder / RUN_WEIGHTS
         if not weights.is_file() or sha256_of(weights) != made_from["weights_sha256"]:
             raise CheckpointError(
@@ -195,7 +195,7 @@ def write_run_json(
     metrics: dict[str, Any],
     origin: str,
 ) -> None:
-    """Write run.json: config, labels, where the weights come from, versions and commit."""
+    """Write run.json: config, labels, origin of the weights, versions and commit."""
     write_json(
         folder / RUN_JSON,
         {
@@ -215,7 +215,7 @@ def write_run_json(
 
 
 def installed_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
-    """Return package → version, for those that are installed."""
+    """Return package → version of the installed ones."""
     versions = {}
     for package in packages:
         try:
@@ -226,7 +226,7 @@ def installed_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Return this source tree's commit, with ``-dirty`` where files differ from it; None outside git."""
+    """Return this source tree's commit, with ``-dirty`` for local changes; None outside git."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -236,7 +236,7 @@ def source_commit() -> str | None:
             timeout=10,
             check=True,
         )
-        # An installed copy may lie in somebody else's repository, whose commit says nothing of this source.
+        # An installed copy may be inside a foreign repository, whose commit is irrelevant.
         subprocess.run(
             ["git", "ls-files", "--error-unmatch", Path(__file__).name],
             cwd=Path(__file__).parent,

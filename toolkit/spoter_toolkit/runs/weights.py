@@ -1,4 +1,4 @@
-"""A run's weights: safetensors on disk, checked against the model that they are for."""
+"""A run's weights: safetensors on disk, checked against the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_weights(model: Spoter, weights: dict[str, Tensor], *, where: str) -> No
     """Copy weights into a model after comparing every name and shape.
 
     Raises:
-        CheckpointError: names the missing, the unknown and the first wrongly shaped tensor.
+        CheckpointError: a tensor is missing, unknown or of another shape; the message names it.
     """
     own = model.state_dict()
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())

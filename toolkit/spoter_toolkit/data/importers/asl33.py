@@ -1,4 +1,4 @@
-"""Find clips in the asl33 layout: a folder whose data.npz holds MediaPipe Holistic landmarks of all clips."""
+"""Import the asl33 layout: a folder whose data.npz has MediaPipe Holistic landmarks of all clips."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ class Asl33Entry:
 def find_asl33(source: Path, settings: ImportSettings) -> Source[Asl33Entry]:
     """Find the clips of a folder with data.npz in the asl33 layout.
 
-    The source does not say its frame rate. A clip's `source` is its recording batch: 30 clips that were
-    recorded in one go.
+    The frame rate is unknown. A clip's `source` is its recording batch of 30 clips.
 
     Args:
         source: the folder, or its data.npz: ``pose`` (F, 33, 3) x, y, visibility; ``lh``, ``rh``
             (F, 21, 2); zeros where not detected; ``offset`` (N + 1) cuts the F frames into N clips;
             ``label`` (N) indexes ``label_names``; ``signer`` (N); ``name`` (N) ``<word>/<number>``.
-        settings: its frame rate counts.
+        settings: gives the frame rate.
 
     Raises:
         DataError: not that layout, or damaged.

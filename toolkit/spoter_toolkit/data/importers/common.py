@@ -1,4 +1,4 @@
-"""Shared by the importers: settings, a source whose clips were found, and the choice of clips."""
+"""Shared code of the importers: settings, sources, and the choice of clips."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from spoter_toolkit.data.dataset import MAX_FPS, MIN_FPS, UNKNOWN_SIGNER, Coordi
 from spoter_toolkit.data.dataset_writer import LongClips, NewClip
 from spoter_toolkit.data.names import check_known
 
-# Taken where neither the source nor the user says: most cameras. Only durations depend on it.
+# Frame rate if neither the source nor the user gives one. Only durations depend on it.
 DEFAULT_FPS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSettings:
-    """The clips to take from a source, and what to do with clips that do not fit.
+    """The clips to take from a source, and the treatment of clips that do not fit.
 
     Raises:
         ConfigError: fps is outside `MIN_FPS`..`MAX_FPS`, or a label is both taken and left out.
@@ -29,9 +29,9 @@ class ImportSettings:
     without: tuple[str, ...] = ()  # leave these labels out
     signers: tuple[str, ...] = ()  # take only these; empty: all
     shared_labels: bool = False  # take only labels that every (chosen) signer has
-    signer: str = UNKNOWN_SIGNER  # of clips whose source names no signer
-    fps: float | None = None  # frames a second, instead of what the source says or `DEFAULT_FPS`
-    normalised: bool = False  # the clips are normalised already: a model trained on them does not do it again
+    signer: str = UNKNOWN_SIGNER  # signer of clips whose source names none
+    fps: float | None = None  # frame rate; None means the source's, or else `DEFAULT_FPS`
+    normalised: bool = False  # the clips are normalised already, so that a model must not do it again
     long: LongClips = "error"  # see `write_dataset`
     skip_bad: bool = False  # see `write_dataset`
 
@@ -47,11 +47,11 @@ class ImportSettings:
 
     @property
     def coordinates(self) -> Coordinates:
-        """The coordinates that a dataset of these clips states."""
+        """The value of a dataset's field `coordinates`."""
         return "normalised" if self.normalised else "image"
 
     def rate(self, from_source: float | None) -> tuple[float, tuple[str, ...]]:
-        """Return a clip's frames a second, and a note if neither the user nor the source gives it."""
+        """Return a clip's frame rate, and a note if neither the user nor the source gives one."""
         if self.fps is not None:
             return self.fps, ()
         if from_source is not None and 0 < from_source < float("inf"):
@@ -76,16 +76,16 @@ E = TypeVar("E", bound=Entry)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Generic[E]):
-    """A foreign source whose clips were found, but not read yet."""
+    """A foreign source with its list of clips, which are not read yet."""
 
-    name: str  # of the file or folder, for `Origin`
+    name: str  # name of the file or folder, for `Origin`
     entries: Sequence[E]  # one for each clip
-    # returns the clip of an entry; raises DataError or InputError, which name the clip
+    # reads the clip of an entry; its DataError or InputError names the clip
     read: Callable[[E], NewClip]
-    unit: str  # of `entries`, for progress: "files"
-    licence: str = ""  # the first line of the source's licence file; empty where there is none
-    bad: Sequence[SpoterError] = ()  # clips for which not even an entry could be made
-    # corrects all clips together, where the fault of one shows only among others
+    unit: str  # unit of `entries` in the progress: "files"
+    licence: str = ""  # the first line of the source's licence file, if any
+    bad: Sequence[SpoterError] = ()  # errors of clips without an entry
+    # corrects all clips together, for faults that a single clip does not show
     mend: Callable[[list[NewClip | SpoterError]], list[NewClip | SpoterError]] | None = None
 
 
@@ -95,7 +95,7 @@ Format = Callable[[Path, ImportSettings], Source[Any]]  # finds the clips of a s
 def chosen(
     entries: Sequence[E], settings: ImportSettings, *, where: object
 ) -> tuple[list[E], dict[str, int]]:
-    """Return the entries that the settings ask for, in order, and reason → how many were left out.
+    """Return the entries that the settings select, in order, and reason → number of entries left out.
 
     Raises:
         DataError: an unknown label or signer, or nothing is left.
@@ -122,7 +122,7 @@ def chosen(
 
 
 def licence_of(folder: Path) -> str:
-    """Return the first line of a LICENSE file in the folder, or an empty string where there is none."""
+    """Return the first line of the folder's LICENSE file; empty without one."""
     for path in filter(Path.is_file, sorted(folder.glob("LICEN[CS]E*"))):
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[0].strip() if lines else ""

@@ -41,7 +41,7 @@ def import_dataset(
         kind: one of `FORMATS`, whose functions describe the formats.
         source: file or folder.
         out: the DATASET folder to write.
-        settings: which clips to take, and what to do with clips that cannot be used; None: all.
+        settings: the choice of clips and the treatment of unusable ones; None takes all.
         force: replace an existing dataset.
         on_progress: called with (clips done, clips in all, what).
 

@@ -1,4 +1,4 @@
-"""Find clips in the notebook's landmark JSON: a file a clip, named as BdSLW60 names its trials."""
+"""Import the notebook's landmark JSON: one file per clip, named like BdSLW60's trials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POINTS: Final = {"pose": 33, "left": 21, "right": 21}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFile:
-    """A file, and what its name says of the trial."""
+    """A file, with the facts in its name."""
 
     path: Path
     trial: Trial
@@ -49,14 +49,13 @@ def find_notebook_json(source: Path, settings: ImportSettings) -> Source[TrialFi
     or null for every frame, or a list with such a pair for every frame. Points may also be one flat list a
     frame, and the hands ``left_hand_landmarks`` and ``right_hand_landmarks``.
 
-    MediaPipe Hands names the hands of a mirrored picture; on others its "left" is the signer's right. Where
-    most hands lie at the other side's wrist of the body, left and right are swapped in the whole source;
-    `Origin.notes` says so.
+    MediaPipe Hands expects a mirrored picture; in others its "left" is the signer's right hand. If most hands
+    are at the body's other wrist, left and right are swapped in the whole source, which `Origin.notes`
+    states.
 
     Args:
-        source: the folder, searched with its subfolders. A file whose name does not follow the scheme is a
-            clip that cannot be used.
-        settings: its frame rate counts.
+        source: the folder, searched with its subfolders. A file with another name is an unusable clip.
+        settings: gives the frame rate.
 
     Raises:
         DataError: no such files.
@@ -168,7 +167,7 @@ def points_of(frames: Any, part: str) -> npt.NDArray[np.float64]:
 
 
 def rate_of(data: dict[str, Any]) -> float | None:
-    """Return the frames a second that a file states, or None."""
+    """Return a file's frame rate; None if it has none."""
     for key in ("metadata", "video_info"):
         about = data.get(key)
         fps = about.get("fps") if isinstance(about, dict) else None

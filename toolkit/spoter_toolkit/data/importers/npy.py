@@ -1,4 +1,4 @@
-"""Find clips in a folder of .npy files: `<label>/<signer>/<clip>.npy`, or `<label>/<clip>.npy`."""
+"""Import a folder of .npy files: `<label>/<signer>/<clip>.npy`, or `<label>/<clip>.npy`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LAYOUT: Final = "<label>/<signer>/<clip>.npy or <label>/<clip>.npy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NpyEntry:
-    """A file, and what its path says."""
+    """A file, with the facts in its path."""
 
     path: Path
     id: str
@@ -31,7 +31,7 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
     Args:
         source: a folder of ``<label>/<signer>/<clip>.npy`` or ``<label>/<clip>.npy``, each (frames, 54, 2)
             or (frames, 108) floats, NaN or (0, 0) = not detected.
-        settings: its `signer` is the signer of clips that lie in no folder for one.
+        settings: its `signer` is for clips without a signer's folder.
 
     Raises:
         DataError: no such files.

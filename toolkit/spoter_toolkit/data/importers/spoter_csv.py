@@ -1,4 +1,4 @@
-"""Find clips in the original SPOTER's CSV: a row a clip, a column a coordinate, a list of frames a cell.
+"""Import the original SPOTER's CSV: one row per clip, one column per coordinate, a list of frames per cell.
 
 Column names: github.com/matyasbohacek/spoter, datasets/czech_slr_dataset.py and normalization/.
 """
@@ -29,7 +29,7 @@ from spoter_toolkit.data.names import natural_order
 _NECK: Final = BODY_NAMES.index("neck")
 _NOSE: Final = BODY_NAMES.index("nose")
 _FINGER_JOINTS: Final = {"cmc": "CMC", "mcp": "MCP", "pip": "PIP", "dip": "DIP", "ip": "IP", "tip": "Tip"}
-# The three ways in which its files name the hands; its loader reads them all as 0 and 1.
+# The three spellings of the hands; SPOTER's loader reads all as 0 and 1.
 _HANDS: Final = {"left": "left", "right": "right", "0": "left", "1": "right"}
 
 
@@ -52,12 +52,12 @@ def find_spoter_csv(source: Path, settings: ImportSettings) -> Source[CsvRow]:
     may also be ``Left`` or ``0``), ``labels``; a ``signer`` and a ``video_fps`` column are used where there
     are any. x = 0 means not detected. Labels are kept as they are written, whether counted from 0 or 1.
 
-    Some files have y pointing up (Apple's Vision made them). Where noses are below shoulders y is turned,
-    so that every dataset has image coordinates; `Origin.notes` says so.
+    In some files (from Apple's Vision) y points up. If noses are below shoulders, y is flipped to image
+    coordinates, which `Origin.notes` states.
 
     Args:
         source: the file, or a folder in which every ``*.csv`` is such a file.
-        settings: its `signer` is the signer in files without that column.
+        settings: its `signer` is for files without that column.
 
     Raises:
         DataError: not such a file, or truncated.
@@ -68,7 +68,7 @@ def find_spoter_csv(source: Path, settings: ImportSettings) -> Source[CsvRow]:
     if source.is_dir() and not paths:
         raise DataError(f"{source}: no .csv file in this folder")
     for path in paths or [source]:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             raise DataError(f"{path}: not a file", fix="name a .csv file, or a folder of them")
 
     def read(row: CsvRow) -> NewClip:
@@ -207,7 +207,7 @@ def _cell(row: CsvRow, column: str) -> list[float]:
 
 
 def rate_of(row: CsvRow) -> float | None:
-    """Return a row's frames a second; None where there is no such column or value.
+    """Return a row's frame rate; None without such a column or value.
 
     Raises:
         DataError: the value is no number.
@@ -222,9 +222,9 @@ def rate_of(row: CsvRow) -> float | None:
 
 
 def with_y_down(clips: list[NewClip | SpoterError]) -> list[NewClip | SpoterError]:
-    """Turn y where it points up in the whole source, judged by where noses are above shoulders."""
+    """Flip y in all clips if it points up, judged by the positions of noses and shoulders."""
     heights = [clip.poses_TLD[..., 1] for clip in clips if isinstance(clip, NewClip)]
-    with np.errstate(invalid="ignore"):  # an infinity is refused later, where clips are checked
+    with np.errstate(invalid="ignore"):  # the check of clips rejects infinities later
         drops = [y_TL[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(axis=1) - y_TL[:, _NOSE] for y_TL in heights]
     seen = np.concatenate([drop[np.isfinite(drop)] for drop in drops] or [np.empty(0)])
     if not len(seen) or np.median(seen) >= 0:

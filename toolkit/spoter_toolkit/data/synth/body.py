@@ -49,12 +49,12 @@ class Body:
     hand: float
     head: float  # height of the nose above the shoulders
     face: float  # half the distance between the ears
-    elbow_out: float  # how far the elbows point sideways: 0 straight down, 1 down and out alike
+    elbow_out: float  # sideways direction of the elbows: 0 straight down, 1 equally down and out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """How a signer stands in the picture."""
+    """The position of a signer in the picture."""
 
     scale: float  # width of the shoulders, in picture heights
     x: float  # where the middle of the shoulders is, in picture widths
@@ -64,13 +64,13 @@ class Camera:
 
 
 def pose_body(body: Body, wrists_AT3: Array, postures_ATP: Array, *, left_handed: bool) -> Array:
-    """Return the landmarks (frames, 54, 3) of a body whose wrists go where they are told.
+    """Return the landmarks (frames, 54, 3) of a body with given wrist positions and hand postures.
 
     Args:
         body: the proportions.
-        wrists_AT3: (2, frames, 3) where the dominant and the other wrist should be, each in the space of
-            its own side (x < 0 is outwards for both); a place out of reach is drawn nearer.
-        postures_ATP: (2, frames, 11) the hands.
+        wrists_AT3: (2, frames, 3) positions of the dominant and the other wrist, each in the space of its own
+            side (x < 0 is outwards for both); unreachable positions are moved nearer.
+        postures_ATP: (2, frames, 11) postures of the hands.
         left_handed: the dominant arm is the left one.
     """
     elbows_AT3, wrists_AT3, hinges_AT3 = _bend_arms(body, wrists_AT3)
@@ -112,7 +112,7 @@ def _head_and_shoulders(body: Body) -> Array:
 
 
 def _bend_arms(body: Body, targets_AT3: Array) -> tuple[Array, Array, Array]:
-    """Solve the two bones of each arm; return elbows, wrists and the unit axes that the elbows turn about."""
+    """Solve the inverse kinematics of both arms; return elbows, wrists and the elbows' unit axes."""
     reach = targets_AT3 - _SHOULDER
     distance = np.linalg.norm(reach, axis=-1, keepdims=True)
     along = reach / np.maximum(distance, 1e-9)

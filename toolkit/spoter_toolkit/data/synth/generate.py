@@ -1,6 +1,6 @@
-"""Generated signing as a dataset: distinct motions by signers who differ. Nobody signed any of it.
+"""Generate a dataset of distinct motions by different generated signers.
 
-What a sign, a signer and a performance are is in `signing`; the body and the camera in `body`.
+Signs, signers and performances are in `signing`; the body and the camera in `body`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from spoter_toolkit.data.synth.signing import (
     with_accent,
 )
 
-MAX_SIGNS: Final = 100  # of which any two can still be made to differ in two features
+MAX_SIGNS: Final = 100  # limit at which any two signs can still differ in two features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthSettings:
-    """What to generate. A sign, a signer or a clip is the same however many others there are.
+    """Settings of the generator. A sign, a signer or a clip does not depend on the number of others.
 
     Raises:
         ConfigError: a value out of its range.
@@ -71,18 +71,18 @@ class SynthSettings:
         )
 
     def labels(self) -> tuple[Label, ...]:
-        """Return the classes; they have no gloss, because they are words of no language."""
+        """Return the classes, without glosses, because they are not words of a language."""
         return tuple(Label(name=f"synthetic-{sign + 1:02d}") for sign in range(self.signs))
 
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """Return split → its signers: about a sixth are test, a twelfth val (one at least of each)."""
+        """Return split → signers: about a sixth are test, a twelfth val, at least one of each."""
         names = tuple(f"s{signer + 1:02d}" for signer in range(self.signers))
         test = max(1, round(self.signers / 6))
         val = max(1, round(self.signers / 12))
         return {"train": names[: -test - val], "val": names[-test - val : -test], "test": names[-test:]}
 
     def split_in_words(self) -> str:
-        """Return who is in which split, as the dataset and every report state it."""
+        """Return the split's name, with the signers of each part."""
         parts = (
             f"{split} {names[0]}" + (f"..{names[-1]}" if len(names) > 1 else "")
             for split, names in self.splits().items()
@@ -155,10 +155,10 @@ def generated_clip(seed: int, frames: int) -> Float32Array:
 
     Args:
         seed: not negative; chooses the sign, the signer and the performance.
-        frames: exactly how many, 1 or more. Any length is the whole sign: few frames are a fast one.
+        frames: number of frames, at least 1; the clip is always the whole sign, faster with fewer frames.
 
     Returns:
-        Image coordinates, about 0..1; NaN where a detector would find nothing, never in every frame.
+        Image coordinates, about 0..1; NaN for landmarks that a detector would miss, never in every frame.
 
     Raises:
         InputError: fewer than 1 frame.

@@ -30,7 +30,7 @@ FPS: Final = 30.0
 MIN_FRAMES: Final = 9  # the lengths of BdSLW60: 9..164 frames, mean 44.2
 MAX_FRAMES: Final = 164
 
-# Where hands get lost. Over twelve seeds 31 to 41 % of hand points are missing; in BdSLW60 it is 41 %.
+# Causes of missing hands. Over twelve seeds 31 to 41 % of hand points are missing; in BdSLW60 it is 41 %.
 _PICTURE_END: Final = (1.0, 0.97)  # right and lower edge of what a hand detector finds
 _EDGE: Final = 0.04  # in pictures: one standard deviation of the detector's luck
 _RAISED: Final = 0.4  # a hand at rest is clasped or seen edge-on: so far up it is found half the time,
@@ -41,10 +41,10 @@ _BODY_LOST: Final = 2.9  # standard deviations: about 0.2 % of frames
 
 Hands = Literal["one", "mirrored", "alternating", "resting on"]
 
-# How often signs use one hand, both alike, both in turn, or one over the other that stays still.
+# Frequency of one-handed, mirrored, alternating and resting-on-the-other-hand signs.
 _HANDS: Final[dict[Hands, float]] = {"one": 0.36, "mirrored": 0.32, "alternating": 0.12, "resting on": 0.2}
 
-# Where the dominant wrist is, in the space of `body`; the hand reaches on from there.
+# Positions of the dominant wrist, in the space of `body`.
 _PLACES: Final = {
     "forehead": (-0.36, -0.36, 0.35),
     "temple": (-0.66, -0.30, 0.25),
@@ -95,12 +95,12 @@ _SHAPES: Final = {
 _RELAXED: Final = np.array([0.3, 0.25, 0.3, 0.35, 0.4, 0.1, 0.2, 0.3, 1.4, 0.1, 0.0])
 
 
-# What a generator is for: each thing has its own, so that no draw depends on what else is drawn.
+# Each kind of object has its own random generator, so that no draw depends on the others.
 SIGN, SIGNER, ACCENT, CLIP, LONE_CLIP = range(5)
 
 
 def generator(seed: int, thing: int, *index: int) -> np.random.Generator:
-    """Return the generator of one thing (`SIGN`, …), numbered where there are several."""
+    """Return the random generator of an object, by kind (`SIGN`, …) and index."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(thing, *index)))
 
 
@@ -121,12 +121,12 @@ class Sign:
     shift_3: Array  # off the place
 
     def features(self) -> tuple[str, str, str, str]:
-        """Return the choices that tell signs apart."""
+        """Return the features that distinguish signs."""
         return self.hands, self.place, self.path, self.shape
 
 
 def draw_signs(seed: int, count: int) -> list[Sign]:
-    """Return prototypes of which any two differ in two features at least; of two, the later gives way."""
+    """Return prototypes, any two of which differ in at least two features."""
     signs: list[Sign] = []
     while len(signs) < count:
         rng = generator(seed, SIGN, len(signs))
@@ -138,7 +138,7 @@ def draw_signs(seed: int, count: int) -> list[Sign]:
 
 
 def draw_sign(rng: np.random.Generator) -> Sign:
-    """Return some sign."""
+    """Return a random sign."""
     hands = list(_HANDS)[rng.choice(len(_HANDS), p=list(_HANDS.values()))]
     path = str(rng.choice(list(_PATHS)))
     if hands == "alternating" and path in _WRIST_STAYS:
@@ -171,7 +171,7 @@ def _posture(shape: str, rng: np.random.Generator) -> Array:
 
 
 def with_accent(sign: Sign, rng: np.random.Generator) -> Sign:
-    """Return the sign as one signer makes it."""
+    """Return a sign with one signer's accent."""
     return replace(
         sign,
         angle=sign.angle + rng.normal(0, 0.15),
@@ -199,7 +199,7 @@ class Signer:
 
 
 def draw_signer(seed: int, signer: int) -> Signer:
-    """Return the signer of that number; 2, 6, 10, … are left-handed, so that few signers have one too."""
+    """Return a signer by number; 2, 6, 10, … are left-handed, so that a few signers include one."""
     rng = generator(seed, SIGNER, signer)
     habit = np.concatenate([rng.normal(0, 0.06, 8), rng.normal(0, [0.2, 0.12, 0.08])])
     # Most let the arms hang; some keep the hands together low in front, where few detectors see them.
@@ -233,7 +233,7 @@ def draw_signer(seed: int, signer: int) -> Signer:
 
 
 def draw_frames(signer: Signer, rng: np.random.Generator) -> int:
-    """Return how long a clip of this signer is; the sign has no say, or its length would give it away."""
+    """Return a clip's length, which depends on the signer only, so that it does not reveal the sign."""
     frames = 41.6 * signer.slowness * np.exp(rng.normal(0, 0.33))
     return int(np.clip(round(frames), MIN_FRAMES, MAX_FRAMES))
 
@@ -270,7 +270,7 @@ def _blend(rest: Array, active_ATX: Array, raised_AT: Array) -> Array:
 
 
 def _timing(frames: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return how far each arm is raised (2, frames) and how far the sign has gone (frames,), both 0..1.
+    """Return how far each arm is raised (2, frames) and the sign's progress (frames,), both 0..1.
 
     The arms rise, the sign is made, held for a moment, and the arms sink; where the clip was cut, the
     beginning and the end at rest are partly missing, as in recordings.
@@ -318,7 +318,7 @@ def _arms(sign: Sign, signer: Signer, phase_T: Array, rng: np.random.Generator) 
 
 
 def _path(sign: Sign, phase_T: Array) -> Array:
-    """Return the wrist's way (T, 3) about its place, of extent about -1..1, turned to the sign's angle."""
+    """Return the wrist's path (T, 3) around its place, about -1..1, rotated by the sign's angle."""
     turn_T = 2 * np.pi * sign.repeats * phase_T
     zero_T = np.zeros_like(phase_T)
     along_T, across_T = {
@@ -340,7 +340,7 @@ def _path(sign: Sign, phase_T: Array) -> Array:
 def _is_lost(
     hand_TLD: Array, raised_T: Array, signer: Signer, rng: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
-    """Return in which frames a detector misses a hand: at rest, out of the picture, fast, or by bad luck."""
+    """Return a mask of the frames in which a detector misses a hand: at rest, outside, fast, or by chance."""
     centre_T2 = hand_TLD.mean(axis=1)
     inside_T = np.hstack([centre_T2, _PICTURE_END - centre_T2]).min(axis=1) / _EDGE
     view_T = np.minimum(inside_T, (raised_T - _RAISED) / _RAISED_STEP)
