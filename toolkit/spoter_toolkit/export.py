@@ -51,9 +51,9 @@ class ExportReport:
     """The results of an export."""
 
     folder: Path  # the BUNDLE
-    run: Run | None = None  # that the bundle was made from; None where engines were added to a bundle
-    data: Dataset | None = None  # that the bundle was proven on; None where there was none
-    exported: Exported | None = None  # the bundle with its proofs; None where engines were added to a bundle
+    run: Run | None = None  # the bundle's run; None if engines were added to a bundle
+    data: Dataset | None = None  # the data of the proof, if any
+    exported: Exported | None = None  # the bundle with its proofs; None if engines were added to a bundle
     # precision → the fastest settings on this machine
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
     not_tuned: Mapping[str, SpoterError] = field(default_factory=dict)  # precision → why there are none

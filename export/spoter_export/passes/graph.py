@@ -81,7 +81,7 @@ def check_valid(model: onnx.ModelProto, problem: str, *, fix: str = "") -> None:
 
 
 def proto_from_ir(model: ir.Model) -> onnx.ModelProto:
-    """Return a model as protobuf: no unused nodes, each node behind those that it reads."""
+    """Return a model as protobuf, without unused nodes and in execution order."""
     remove_unused(model)
     model.graph.sort()
     proto = ir.to_proto(model)

@@ -118,8 +118,8 @@ class Gate:
     backend: str
     case: Case
     ratio: Ratio  # of the metric, this run ÷ the earlier one
-    # ``"beyond"`` and ``"within"`` where the whole interval is on that side of the limit; ``"cannot tell"``
-    # where the limit lies inside it, or there are too few rounds for one. None where no limit was set
+    # ``"beyond"`` or ``"within"`` if the whole interval is on that side of the limit, ``"cannot tell"`` if
+    # the limit is inside it or there are too few rounds; None without a limit
     verdict: Literal["beyond", "within", "cannot tell"] | None
 
 
