@@ -58,6 +58,7 @@ ORDER = {
         "backends",
         "evaluation parity",
         "bench training",
+        "story",
         "cli",
         "__main__",
     ),

@@ -299,7 +299,7 @@ KIT = {
     "data split": ("mine", "--by", "clip"),
     "data show": ("made", "-o", "lengths.png"),
     "train": ("made", "--recipe", "demo", *_SMALL, "--tensorboard", "-o", "run"),
-    "eval": ("run", "-o", "confusion.png"),
+    "eval": ("run", "-o", "eval.html"),
     "export": (
         "run",
         "--onnx",

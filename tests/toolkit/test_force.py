@@ -156,6 +156,7 @@ def test_a_forced_training_killed_at_any_moment_leaves_the_old_run_or_the_new_on
         ("i", ["data", "import", "npy", "clips", "-o", "i"], 300),
         ("p.png", ["data", "show", "d", "-o", "p.png"], 1000),
         ("c.png", ["eval", "r", "-o", "c.png"], 1000),
+        ("e.html", ["eval", "r", "-o", "e.html"], 1000),
         ("b.spoter", ["export", "r", "-o", "b.spoter", "--no-tune", "--max-batch", 2], 20_000),
         ("f.json", ["parity", "b.spoter", "--run", "r", "--backend", "ort-cpu", "-o", "f.json"], 3000),
         (
@@ -194,13 +195,13 @@ def test_a_demo_that_fails_leaves_the_one_that_was_there(
         raise OSError("the disk is full")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spoter_toolkit.cli.train.train", fails)
+    monkeypatch.setattr("spoter_toolkit.training.loop.train", fails)
     for name in ("demo", ".demo.0a1b2c3d.tmp"):  # the second is of one that was killed
         Path(name).mkdir()
         Path(name, ".made-by-spoter-kit-demo").touch()
     Path("demo/old").touch()
     with pytest.raises(OSError, match="the disk is full"):
-        demo(force=True, out=Path("demo"), seed=0)
+        demo(force=True, out=Path("demo"), seed=0, no_open=True)
     assert {path.name for path in Path().iterdir()} == {"demo"}
     assert Path("demo/old").exists()
 

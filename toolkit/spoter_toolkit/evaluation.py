@@ -25,6 +25,7 @@ from spoter_toolkit.backends import find_source, open_source, split_backend
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 
 _MOST_CONFUSED: Final = 10  # pairs of labels
+_WORST: Final = 4  # clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,16 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClipAnswer:
+    """The answer to one clip, its score, and the score of the clip's own label, each 0..1."""
+
+    clip: Clip
+    answer: str
+    score: float
+    own_score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """The scores of a model on some clips; shares are 0..1."""
 
@@ -56,12 +67,13 @@ class Scores:
     macro_f1: float  # mean F1 over the labels that have clips here
     signers: tuple[SignerScore, ...]
     confused: tuple[Confusion, ...]
+    worst: tuple[ClipAnswer, ...]  # the clips whose own label got the least, the least first
     labels: tuple[str, ...]
     confusion_CC: npt.NDArray[np.int64]  # clips by true label (row) and best label (column)
 
     def summary(self) -> dict[str, Any]:
-        """Return everything but the matrix, as plain JSON values."""
-        left_out = ("labels", "confusion_CC")
+        """Return everything but the matrix and the worst clips, as plain JSON values."""
+        left_out = ("labels", "confusion_CC", "worst")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
@@ -244,8 +256,30 @@ def scores_from_logits(
             for signer in np.unique(signers)
         ),
         confused=most_confused(confusion_CC, names),
+        worst=worst_answers(logits_NC, true_N, clips, names),
         labels=names,
         confusion_CC=confusion_CC,
+    )
+
+
+def worst_answers(
+    logits_NC: npt.NDArray[np.float32],
+    true_N: npt.NDArray[np.int64],
+    clips: Sequence[Clip],
+    names: Sequence[str],
+) -> tuple[ClipAnswer, ...]:
+    """Return the answers to the clips whose own label got the least."""
+    shares_NC = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
+    shares_NC /= shares_NC.sum(1, keepdims=True)
+    own_N, best_N = shares_NC[np.arange(len(clips)), true_N], shares_NC.argmax(1)
+    return tuple(
+        ClipAnswer(
+            clip=clips[i],
+            answer=names[best_N[i]],
+            score=float(shares_NC[i, best_N[i]]),
+            own_score=float(own_N[i]),
+        )
+        for i in np.argsort(own_N, kind="stable")[:_WORST]
     )
 
 

@@ -15,6 +15,7 @@ from spoter_runtime.bundle.libraries import BACKEND_OF
 from spoter_runtime.bundle.manifest import Artefact
 
 NOT_EXECUTED: Final = "not executed"
+HOLDS: Final = "holds"
 NO_CHANGE: Final = "as recorded"
 _CLAIMED: Final = 0.95  # lower bound of label agreement that the clips of people should suffice to show
 
@@ -39,6 +40,11 @@ class ProofRow:
     flips: str = ""
     moved: str = ""
     where: str
+
+    @property
+    def holds(self) -> bool:
+        """True where the proof was run and holds."""
+        return self.verdict == HOLDS
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -105,7 +111,7 @@ def _proof_row(proof: Proof, artefact: Artefact | None) -> ProofRow:
     return ProofRow(
         backend=facts.candidate,
         precision=proof.precision,
-        verdict="holds" if not failures else f"FAILS ({failures} failure{'s' * (failures > 1)})",
+        verdict=HOLDS if not failures else f"FAILS ({failures} failure{'s' * (failures > 1)})",
         largest=largest_in_words([*(point.max_logit_diff for point in facts.grid), *by_clips]),
         allowed=threshold(proof.policy.max_logit_diff),
         labels=_labels(facts),

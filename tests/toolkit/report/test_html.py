@@ -1,8 +1,7 @@
-"""The pages of bench and parity need nothing from anywhere, hold every figure, and run nobody's script."""
+"""Every page shows its verdict, then a chart; it needs nothing from anywhere and runs nobody's script."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
@@ -11,11 +10,9 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from in_process import spoter_kit
@@ -26,19 +23,22 @@ from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import DataError, MissingExtraError
 from spoter_toolkit.bench.analysis.result import analyse
 from spoter_toolkit.bench.records import BenchRecords, Failure, Memory, Start, Timing
+from spoter_toolkit.bench.report.charts import headline_chart, tail_chart
 from spoter_toolkit.bench.report.folder import write_report
 from spoter_toolkit.bench.report.html import html_from_result
-from spoter_toolkit.bench.report.latency_plot import latency_figure
-from spoter_toolkit.bench.report.percentile_plot import percentile_figure, tail_figure
 from spoter_toolkit.bench.report.summary import headline_case, summary_of
 from spoter_toolkit.bench.report.tables import tables
 from spoter_toolkit.bench.settings import BenchSettings, Case
 from spoter_toolkit.cli.app import app
+from spoter_toolkit.evaluation import Evaluation, scores_from_logits
 from spoter_toolkit.parity.page import html_from_report
 from spoter_toolkit.parity.report import ParityReport
+from spoter_toolkit.report.charts import Bar, BarChart, Confusion, Line, LineChart, ticks_between
 from spoter_toolkit.report.html import Page, Section, cells_of, html_from_page, is_figures
-from spoter_toolkit.report.picture import picture_from_figure
+from spoter_toolkit.report.skeleton import skeleton_of
 from spoter_toolkit.report.table import Table
+from spoter_toolkit.story import Recognised, Story, html_from_story
+from spoter_toolkit.training.page import html_from_evaluation, html_from_run
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 HOSTILE = "<script>alert('x')</script> \" onload=y & <b>"
@@ -58,6 +58,7 @@ class Parsed(HTMLParser):
         self.elements = []
         self.open = []
         self.text = ""
+        self.said = []  # (the open elements, text)
         self.feed(html)
         self.close()
         assert self.open == []
@@ -76,6 +77,8 @@ class Parsed(HTMLParser):
     def handle_data(self, data):
         if "style" not in self.open:
             self.text += data
+            if data.strip():
+                self.said.append((tuple(self.open), data.strip()))
 
     def all(self, tag):
         return [attrs for name, attrs, _ in self.elements if name == tag]
@@ -126,14 +129,16 @@ def check_sound(html):
     for tag, attrs, _ in parsed.elements:
         for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
             if name in attrs:
-                local = attrs[name].startswith(("#", "data:image/svg+xml;base64,")) or attrs[name] == "data:,"
-                assert local, (tag, attrs)
+                # A link may lead to a page beside this one; nothing is loaded.
+                beside = tag == "a" and re.fullmatch(r"[\w/-]+\.html", attrs[name])
+                assert beside or attrs[name].startswith("#") or attrs[name] == "data:,", (tag, attrs)
         assert tag not in ("script", "iframe", "object", "embed", "form", "base"), tag
         assert tag != "link" or attrs["href"] == "data:,"
         assert not [name for name in attrs if name.startswith("on")], (tag, attrs)
         for target in re.findall(r"url\((.*?)\)", " ".join(value or "" for value in attrs.values())):
             assert target.startswith("#")
-        assert tag != "img" or (attrs["src"].startswith("data:") and attrs["alt"])
+        assert tag != "img"  # charts are drawn in the page
+        assert attrs.get("role") != "img" or attrs["aria-label"]
     assert "@import" not in html
     assert "url(" not in html.partition("</style>")[0]
     ids = Counter(attrs["id"] for _, attrs, _ in parsed.elements if "id" in attrs)
@@ -143,7 +148,7 @@ def check_sound(html):
         pointed += [attrs["href"][1:]] if attrs.get("href", "").startswith("#") else []
         pointed += attrs.get("aria-labelledby", "").split()
         assert set(pointed) <= set(ids), attrs
-    tags = Counter(tag for tag, _, _ in parsed.elements)
+    tags = Counter(tag for tag, _, place in parsed.elements if "svg" not in place)
     assert tags["h1"] == tags["title"] == 1
     assert tags["table"] == tags["caption"]
     assert all(attrs.get("scope") in ("row", "col") for attrs in parsed.all("th"))
@@ -152,13 +157,75 @@ def check_sound(html):
     assert any(meta.get("name") == "viewport" for meta in parsed.all("meta"))
     (policy,) = [meta["content"] for meta in parsed.all("meta") if "http-equiv" in meta]
     assert policy.startswith("default-src 'none'")
+    check_pictures_first(parsed)
     return parsed
 
 
-def test_the_page_of_a_bench_needs_nothing_and_is_sound(page):
-    parsed = check_sound(page)
-    assert "http" not in re.sub(r"base64,[\w+/=]+", "", page).replace("http-equiv", "")
-    assert len(parsed.all("img")) == 1 + 2 + 1  # the batch of two lengths, thread counts, the tail
+def check_pictures_first(parsed):
+    """Check that the verdict comes first, then a chart, and that tables and caveats are folded."""
+    visible = [(place, text) for place, text in parsed.said if "body" in place]
+    assert "h1" in visible[0][0]
+    for name, attrs, place in parsed.elements:
+        if name == "table" and attrs.get("class") != "verdicts":
+            assert "details" in place
+        assert name != "details" or "open" not in attrs
+
+
+def sentences_of(parsed):
+    """Return every sentence that a reader sees without opening anything; charts and links have none."""
+    skipped = {"details", "table", "svg", "nav", "footer", "ul"}
+    blocks = {}
+    for place, text in parsed.said:
+        block = next((tag for tag in place if tag in ("h1", "h2", "p", "figcaption")), None)
+        if block and not skipped & set(place):
+            blocks.setdefault((block, len(blocks) if block != "p" else text), []).append(text)
+    return [s for texts in blocks.values() for s in re.split(r"(?<=[.!?:])\s+", " ".join(texts)) if s]
+
+
+def check_reads_easily(html):
+    """Check a page of plain names: a chart before the first section, sentences of at most 15 words."""
+    parsed = check_sound(html)
+    shown = [name for name, _, _ in parsed.elements]
+    assert shown.index("figure") < shown.index("section")
+    found = sentences_of(parsed)
+    assert len(found) > 3
+    assert [sentence for sentence in found if len(sentence.split()) > 15] == []
+    return parsed
+
+
+def figures_of(html, kind):
+    return re.findall(rf'<figure class="{kind}-figure">.*?</figure>', html, re.DOTALL)
+
+
+def test_the_page_of_a_bench_needs_nothing_and_shows_who_is_faster_first(page):
+    parsed = check_reads_easily(page)
+    assert "http" not in page.replace("http-equiv", "")
+    assert parsed.said[1][1] == "Fastest here: ort-cpu, 1.00 ms"  # behind the title of the tab
+    headline, memory, start = figures_of(page, "bars")
+    assert headline.index("ort-cpu") < headline.index("torch")
+    assert "2.01× as fast (2.00–2.03)" in headline or "2.00× as fast (2.00–2.00)" in headline
+    assert "<b>2.01 ms</b> <span>= 1×</span>" in headline
+    assert "<b>200 MB</b>" in memory
+    assert "<b>800 ms</b>" in start
+    assert len(figures_of(page, "lines")) == 2  # two lengths on one thread, the slowest calls
+
+
+def test_the_intervals_of_the_bars_are_the_middle_half_of_the_calls(page):
+    fastest, _ = headline_chart(bench_result()).bars
+    samples_ms = np.array(timing("ort-cpu", CASES[0], 1.0).samples_ns) / 1e6
+    assert (fastest.low, fastest.value, fastest.high) == pytest.approx(
+        np.percentile(samples_ms, (25, 50, 75))
+    )
+
+
+def test_a_slower_backend_and_one_without_a_sure_difference_say_so():
+    scales = {"torch": 1.0, "ort-cpu": 1.0, "trt": 2.0}
+    timings = tuple(timing(name, CASES[0], scale) for name, scale in scales.items())
+    settings = BenchSettings(backends=tuple(scales), threads=(1, 2))
+    notes = {b.name: b.note for b in headline_chart(bench_result(timings=timings, settings=settings)).bars}
+    assert notes["torch"] == "= 1×"
+    assert notes["ort-cpu"].startswith("no sure difference (")
+    assert notes["trt"].startswith("2.00× the time (")
 
 
 def test_the_page_has_every_table_of_the_report_cell_by_cell(page):
@@ -188,9 +255,11 @@ def test_a_curve_along_the_batches_is_drawn_and_told_in_words(exported):
         for name, scale in (("torch", 2.0), ("ort-cpu", 1.0))
     )
     curved = bench_result(timings=(*bench_result().records.timings, *along))
-    parsed = check_sound(html_from_result(curved, exported.bundle))
-    assert len(parsed.all("img")) == 1 + 1 + 2 + 1
-    assert "Throughput against clips a call: torch, clips of 60 frames, clips a second: " in parsed.text
+    html = html_from_result(curved, exported.bundle)
+    check_reads_easily(html)
+    chart = figures_of(html, "lines")[1]
+    assert "Clips a second against clips a call: 60 frames a clip. torch: " in chart
+    assert [f">{batch}</text>" in chart for batch in (1, 2, 4, 8)] == [True, True, True, False]
 
 
 def test_a_run_without_latency_or_starts_has_a_page_too(exported):
@@ -229,6 +298,7 @@ def test_too_few_calls_and_rounds_are_told_and_claim_nothing(exported):
         "1 clip of 60 frames on 1 thread, median of a call: torch too few calls"
     )
     assert "too few rounds for an interval" in summary_of(result)[0]
+    assert {bar.shown for bar in headline_chart(result).bars} == {"too few calls"}
     text = check_sound(html_from_result(result, exported.bundle)).text
     assert "too few samples (6)" in text
     assert "not enough rounds: with fewer than 8 that agree nothing is claimed." in text
@@ -264,14 +334,18 @@ def test_a_bundle_whose_proof_cannot_be_read_still_gets_its_page(bundle_copy):
     assert str(bundle_copy.parent) not in html
 
 
-def test_losses_and_caveats_are_said_before_the_summary(exported):
+def test_losses_and_caveats_open_from_one_line_above_the_sections(exported):
     failure = Failure(backend="ort-cpu", threads=2, doing="round 2", reason="was ended by SIGKILL")
     html = html_from_result(
         replace(bench_result(failures=(failure,)), caveats=("the machine was busy",)), exported.bundle
     )
-    before = Parsed(html).text.partition("What was found")[0].split("Bench of tiny")[2]
-    assert "the machine was busy." in before
-    assert "1 worker lost on the way: ort-cpu, 2 threads: was ended by SIGKILL." in before
+    parsed = check_sound(html)
+    said = [text for place, text in parsed.said if "details" in place and "section" not in place]
+    assert said == [
+        "2 caveats: read before you compare",
+        "1 worker lost on the way: ort-cpu, 2 threads: was ended by SIGKILL.",
+        "the machine was busy.",
+    ]
 
 
 def test_text_from_outside_runs_nothing(exported):
@@ -286,22 +360,6 @@ def test_text_from_outside_runs_nothing(exported):
     assert parsed.text.count(HOSTILE) >= 6
 
 
-def drawn_in(picture):
-    """Return the SVG of a picture as XML."""
-    return ElementTree.fromstring(base64.b64decode(picture.source.partition("base64,")[2]))
-
-
-def test_a_backends_name_in_a_picture_is_text():
-    figure = Figure()
-    figure.subplots().set_title(HOSTILE)
-    picture = picture_from_figure(figure, alt=HOSTILE, caption=HOSTILE)
-    assert not [element for element in drawn_in(picture).iter() if element.tag.endswith("script")]
-    section = Section(name="a", title="b", pictures=[picture])
-    parsed = check_sound(html_from_page(Page(title="t", facts={}, summary=(), sections=(section,))))
-    assert [attrs["alt"] for attrs in parsed.all("img")] == [HOSTILE]
-    assert parsed.text.count(HOSTILE) == 1
-
-
 def test_bengali_survives_and_says_that_it_is_bengali(exported):
     html = html_from_result(bench_result(bundle=f"model {BENGALI} 2"), exported.bundle)
     assert f'model <span lang="bn">{BENGALI}</span> 2' in html
@@ -313,69 +371,84 @@ def test_the_same_result_gives_the_same_page(exported, page):
     assert html_from_result(again, exported.bundle) == page
 
 
-def test_a_picture_needs_no_other_file():
-    figure = Figure()
-    axes = figure.subplots()
-    axes.errorbar([1, 2], [3, 4], yerr=[0.1, 0.2], fmt="-o", color="#D55E00")
-    picture = picture_from_figure(figure, alt="a", caption="b")
-    elements = list(drawn_in(picture).iter())
-    assert elements[0].tag.endswith("svg")
-    assert not [element for element in elements if element.tag.endswith("image")]
-    links = [value for element in elements for name, value in element.attrib.items() if name.endswith("href")]
-    assert links
-    assert all(link.startswith("#") for link in links)
-    assert any("#d55e00" in element.get("style", "") for element in elements)
-
-
-def test_every_percentile_with_enough_calls_is_drawn_where_it_was_measured():
-    result = bench_result()
-    axes = percentile_figure(result, 1).axes[0]
-    drawn = sorted(line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "None")
-    on_one = [one.percentiles_ms for one in result.latencies if one.case.threads == 1]
-    assert all(ms[90] and ms[99] is None for ms in on_one)
-    assert drawn == sorted(ms[percent] for ms in on_one for percent in (50, 90))
-
-
-def shown_labels(axis):
-    low, high = axis.get_view_interval()
-    ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
-    return [label for label in axis.get_major_formatter().format_ticks(ticks) if label]
-
-
-@pytest.mark.parametrize("calls", [1, 20])
-@pytest.mark.parametrize("scale", [0.97, 1.0, 3.3, 7.7])
-def test_every_axis_of_a_picture_has_two_labels_at_least(calls, scale):
+@pytest.mark.parametrize("ends", [(0.97, 1.03), (0.001, 0.9), (1, 1.0001), (3, 3), (0.2, 40_000)])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_every_axis_has_few_and_round_ticks_between_its_ends(ends, scale):
     """Of a quick run all calls of one backend may lie within a few per cent."""
-    one = bench_result(timings=(timing("ort-cpu", CASES[0], scale, rounds=12, calls=calls),))
-    figures = (percentile_figure(one, 1), tail_figure(one, CASES[0]), latency_figure(one, (1,)))
-    logarithmic = [axes.xaxis for figure in figures[:2] for axes in figure.axes]
-    logarithmic += [axes.yaxis for figure in figures[1:] for axes in figure.axes]
-    assert len(logarithmic) == 4
-    for axis in logarithmic:
-        labels = shown_labels(axis)
-        assert len(set(labels)) == len(labels) >= 2
+    ticks = ticks_between(*ends, scale)
+    assert 1 <= len(ticks) <= 7
+    assert len(set(ticks)) == len(ticks)
+    assert all(ends[0] * 0.999 <= tick <= ends[1] * 1.001 for tick in ticks)
+    assert len(ticks) > 1 or ends[0] == ends[1]
 
 
-def test_the_names_of_axes_fit_into_pictures_of_many_backends():
-    names = ("ort-cpu-fused", "ort-cpu", "ort-cpu-fused:int8", "ort-cpu:int8")
-    many = bench_result(timings=tuple(timing(name, case, 1.0) for case in CASES for name in names))
-    for figure in (percentile_figure(many, 1), tail_figure(many, CASES[0]), latency_figure(many, (1,))):
-        figure.draw_without_rendering()
-        for axes in figure.axes:
-            for text in (axes.xaxis.label, axes.yaxis.label):
-                extent = text.get_window_extent()
-                assert extent.y0 >= 0, text
-                assert extent.y1 <= figure.bbox.height, text
+def test_a_line_chart_keeps_its_points_within_its_frame():
+    points = ((1, 0.2), (8, 7.0), (299, 40.0))
+    chart = LineChart(
+        caption="c",
+        alt="a",
+        lines=[Line(name="n", points=points, place=0)],
+        x="x",
+        y="y",
+        x_scale="log",
+        y_scale="log",
+    )
+    placed = chart.placed(chart.lines[0])
+    frame = chart.frame
+    assert all(
+        frame["left"] <= x <= frame["right"] and frame["top"] <= y <= frame["bottom"] for x, y in placed
+    )
+    assert [x for x, _ in placed] == sorted(x for x, _ in placed)
+    assert [y for _, y in placed] == sorted((y for _, y in placed), reverse=True)
 
 
-def test_the_tail_ends_at_the_slowest_call_of_all():
-    result = bench_result()
-    lines = tail_figure(result, CASES[0]).axes[0].lines
-    assert len(lines) == 2
-    for line, timed in zip(lines, result.records.timings, strict=False):
-        slowest_ms = max(timed.samples_ns) / 1e6
-        assert (line.get_xdata()[0], line.get_ydata()[0]) == (slowest_ms, 1 / len(timed.samples_ns))
-        assert line.get_ydata()[-1] == 1
+def test_bars_are_shares_of_the_longest_one_with_its_thin_line():
+    bars = [Bar(name="a", value=1.0, low=0.5, high=4.0, shown="1"), Bar(name="b", value=2.0, shown="2")]
+    chart = BarChart(caption="c", bars=bars)
+    assert [chart.percent(value) for value in (1.0, 2.0, 4.0)] == ["25.00%", "50.00%", "100.00%"]
+    assert BarChart(caption="c", bars=[Bar(name="a", value=0.0, shown="0")]).percent(0.0) == "0.00%"
+
+
+def test_the_labels_of_a_confusion_are_text_that_the_browser_shapes():
+    chart = Confusion(caption="c", labels=[BENGALI, HOSTILE], counts=[[3, 1], [0, 2]])
+    section = Section(name="a", title="b", charts=[chart])
+    html = html_from_page(Page(verdict="v", title="t", sections=(section,)))
+    parsed = check_sound(html)
+    drawn = [text for place, text in parsed.said if place[-2:] == ("svg", "text")]
+    assert drawn.count(BENGALI) == 2
+    assert f"{BENGALI}, recognised as {HOSTILE}: 1" in parsed.text
+    assert [cell[:3] for cell in chart.cells] == [(0, 0, 3), (0, 1, 1), (1, 1, 2)]
+
+
+def test_a_moving_skeleton_stands_still_for_who_asked_for_that_and_on_paper():
+    poses = np.random.default_rng(0).random((60, 54, 2)).astype(np.float32)
+    poses[0] = np.nan
+    moving = skeleton_of(poses, caption="c", alt="a clip", fps=30, moving=True)
+    assert len(moving.frames) == 48
+    assert moving.seconds == 2.0
+    assert moving.frames[0].paths == {}
+    html = html_from_page(Page(verdict="v", title="t", lead=[moving]))
+    check_sound(html)
+    assert "animation-duration:2.0s" in html
+    for condition in ("(prefers-reduced-motion: reduce)", "print"):
+        rules = html.partition(f"@media {condition} {{")[2].partition("@media")[0]
+        assert ".reel { animation: none; transform: translateX(var(--middle)) }" in rules
+
+
+@pytest.mark.parametrize("seen", [(), (0,), (0, 1), tuple(range(54))])
+def test_a_skeleton_is_drawn_of_whatever_was_detected_and_stays_inside(seen):
+    poses = np.full((9, 54, 2), np.nan, np.float32)
+    poses[:, list(seen)] = 100 * np.random.default_rng(1).random((9, len(seen), 2))
+    still = skeleton_of(poses, caption="c", alt="a")
+    assert len(still.frames) == 8
+    numbers = [
+        float(n) for f in still.frames for path in f.paths.values() for n in re.findall(r"[\d.-]+", path)
+    ]
+    assert all(0 <= number <= still.side for number in numbers)
+    assert bool(numbers) == (len(seen) > 1)
+    heads = [frame.head for frame in still.frames if frame.head]
+    assert all(y - radius >= 0 for _, y, radius in heads)
+    check_sound(html_from_page(Page(verdict="v", title="t", lead=[still])))
 
 
 def test_a_row_of_empty_cells_gives_its_room_to_the_reason():
@@ -390,10 +463,17 @@ def test_a_row_of_empty_cells_gives_its_room_to_the_reason():
     assert [is_figures(figures, column) for column in range(4)] == [False, True, False, False]
 
 
+def test_the_tail_ends_at_the_slowest_call_of_all():
+    result = bench_result()
+    lines = tail_chart(result, CASES[0]).lines
+    assert len(lines) == 2
+    for line, timed in zip(lines, result.records.timings, strict=False):
+        assert line.points[-1] == (max(timed.samples_ns) / 1e6, 1 / len(timed.samples_ns))
+        assert line.points[0][1] == 1
+
+
 def test_a_page_without_sections_is_sound():
-    check_sound(
-        html_from_page(Page(title="t", facts={}, summary=(), sections=(Section(name="a", title="b"),)))
-    )
+    check_sound(html_from_page(Page(verdict="v", title="t", sections=(Section(name="a", title="b"),))))
 
 
 # --- parity
@@ -409,12 +489,22 @@ def test_the_page_of_a_parity_run_has_facts_flips_and_failures(exported):
     flip = replace(group.clips[0], name=HOSTILE, candidate=BENGALI, reference_margin=0.3, label="cha")
     facts = replace(proof.facts, clips=(replace(group, clips=(flip, *group.clips[1:])),))
     failing = replace(proof, facts=facts).judged_by(proof.policy)
-    parsed = check_sound(html_from_report(report_of(failing, not_run={"trt": HOSTILE})))
+    html = html_from_report(report_of(failing, not_run={"trt": HOSTILE}))
+    parsed = check_sound(html)
+    assert [text for place, text in parsed.said if "h1" in place] == ["✗", "Same model: no"]
+    (grid,) = figures_of(html, "grid")
+    assert (
+        '<td class="no"><span class="symbol" aria-hidden="true">✗</span><span class="heard">no</span>' in grid
+    )
+    assert '<td class="none"><span class="symbol" aria-hidden="true">–</span>' in grid
+    assert f"{HOSTILE}, signed cha: torch says" in parsed.text  # the worst clip is the one with another label
     assert "Parity FAILS (2 failures) for ort-cpu fp32" in parsed.text
     assert failing.verdict.failures[1] in parsed.text
-    assert parsed.text.count(HOSTILE) == 3  # the failure, the clip, the reason
+    assert parsed.text.count(HOSTILE) == 4  # the failure, the worst clip, its row, the reason
     assert "Not executed, so without a proof: trt fp32." in parsed.text
-    assert "Parity holds." in check_sound(html_from_report(report_of(proof))).text
+    holding = check_reads_easily(html_from_report(report_of(proof)))
+    assert [text for place, text in holding.said if "h1" in place] == ["✓", "Same model: yes"]
+    assert "Parity holds." in holding.text
 
 
 def test_the_step_that_breaks_is_named_with_its_chain(exported):
@@ -441,12 +531,106 @@ def test_parity_writes_a_page_of_stored_facts(bundle_folder, tmp_path):
     ]
     assert CliRunner().invoke(app, command).exit_code == 0
     html = page.read_text(encoding="utf-8")
-    assert "Parity holds for ort-cpu fp32" in check_sound(html).text
+    assert "Parity holds for ort-cpu fp32" in check_reads_easily(html).text
+    assert len(figures_of(html, "skeleton")) == 1  # the worst clip, a golden or a generated one
     assert str(bundle_folder.parent) not in html
     again = CliRunner().invoke(app, command)
     assert isinstance(again.exception, DataError)
     assert "exists already. Fix: choose another" in str(again.exception)
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+
+
+# --- training, evaluation, the demo
+
+
+@pytest.fixture(scope="module")
+def evaluation(tiny):
+    """Answers to the test clips, of which one is wrong."""
+    clips = tiny.clips_in("test")
+    names = [label.name for label in tiny.labels]
+    logits = np.array([[4.0 * (clip.label == name) for name in names] for clip in clips], np.float32)
+    logits[0] = np.roll(logits[0], 1)
+    return Evaluation(
+        source=tiny.folder / "run",
+        backend="torch",
+        dataset=tiny,
+        split="test",
+        scores=scores_from_logits(logits, clips, tiny.labels),
+        passed_over={},
+    )
+
+
+METRICS = [
+    {"epoch": epoch, "train_loss": 2 / epoch, "train_accuracy": 1 - 0.5 / epoch, "seconds": 1.0}
+    | ({"val_loss": 3 / epoch, "val_accuracy": 1 - 0.7 / epoch} if epoch > 1 else {})
+    for epoch in (1, 2, 3)
+]
+
+
+def test_the_page_of_an_evaluation_shows_who_is_confused_and_the_worst_clips(evaluation):
+    scores, count = evaluation.scores, len(evaluation.dataset.clips_in("test"))
+    html = html_from_evaluation(evaluation)
+    parsed = check_reads_easily(html)
+    assert parsed.said[1][1].startswith(f"{count - 1} of {count} clips recognised (")
+    assert "nobody signed them" in parsed.text
+    (confusion,) = figures_of(html, "confusion")
+    assert confusion.count('class="wrong"') == 1
+    wrong, *others = scores.worst
+    assert wrong.clip.label != wrong.answer
+    assert wrong.own_score < 0.1
+    assert all(one.clip.label == one.answer for one in others)
+    strips = figures_of(html, "skeleton")
+    assert len(strips) == len(scores.worst)
+    assert f"{wrong.clip.id}: {wrong.clip.label}, recognised as {wrong.answer}" in strips[0]
+    assert "worst" not in scores.summary()  # the JSON stays as it was
+
+
+def test_the_page_of_a_training_has_its_curves_with_and_without_validation(evaluation):
+    html = html_from_run("mine", evaluation.dataset, METRICS, evaluation.scores)
+    check_reads_easily(html)
+    accuracy, loss = figures_of(html, "lines")
+    assert accuracy.count("<polyline") == loss.count("<polyline") == 2
+    alone = [{name: value for name, value in row.items() if "val" not in name} for row in METRICS]
+    html = html_from_run("mine", evaluation.dataset, alone, None)
+    assert "Trained for 3 epochs" in check_sound(html).text
+    assert [chart.count("<polyline") for chart in figures_of(html, "lines")] == [1, 1]
+    check_sound(html_from_run("mine", evaluation.dataset, [], None))
+
+
+def test_a_bengali_word_stands_beside_its_label(evaluation):
+    first, *others = evaluation.dataset.labels
+    dataset = replace(evaluation.dataset, labels=(replace(first, bengali=BENGALI), *others))
+    html = html_from_evaluation(replace(evaluation, dataset=dataset))
+    assert f">{first.name} {BENGALI}</text>" in html
+
+
+def test_the_story_of_the_demo_goes_from_the_signs_to_the_device(evaluation, exported):
+    clip = evaluation.dataset.clips_in("test")[0]
+    report = ParityReport(name="small", bundle=exported.bundle, proofs=read_proofs(exported.bundle))
+    scores = {clip.label: 0.9, "another": 0.1}
+    story = Story(
+        evaluation=evaluation,
+        metrics=METRICS,
+        parity=report,
+        bench=bench_result(),
+        recognised=Recognised(clip=clip, scores=scores, files=7, goldens=31, verified=True),
+        pages={"the speed": "bench/bench.html"},
+    )
+    html = html_from_story(story)
+    parsed = check_reads_easily(html)
+    films = figures_of(html, "skeleton")
+    assert len(films) == 1 + len(evaluation.dataset.labels)
+    assert all('class="reel"' in film for film in films)
+    assert f"Recognised as {clip.label}, score 0.90." in films[0]
+    assert "All clips are generated: nobody signed them." in parsed.text
+    assert "replayed 31 stored clips: the same answers." in parsed.text
+    order = [
+        html.index(f'<section id="{name}"') for name in ("signs", "training", "parity", "speed", "device")
+    ]
+    assert order == sorted(order)
+    assert {"href": "bench/bench.html"} in parsed.all("a")
+    differs = replace(story, recognised=replace(story.recognised, verified=False))
+    assert "31 stored clips: OTHER ANSWERS." in check_sound(html_from_story(differs)).text
 
 
 # --- the command

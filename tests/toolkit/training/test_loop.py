@@ -63,9 +63,12 @@ def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dat
         "last.pt",
         "curves.png",
         "confusion.png",
+        "report.html",
     }
     assert [row["epoch"] for row in read_metrics(run.folder)] == [1, 2, 3]
     assert all({"train_loss", "val_loss", "val_accuracy"} <= row.keys() for row in read_metrics(run.folder))
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "<title>Training of run</title>" in page
     assert run.info["status"] == "done"
     assert run.info["data"] == {
         "folder": str(tiny.folder),

@@ -36,7 +36,8 @@ def eval_(
         Path | None, typer.Option(help="For a BUNDLE: the RUN it was made from, where it has moved.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Draw the confusion matrix: .png, .pdf or .svg.")
+        Path | None,
+        typer.Option("-o", "--out", help="Write a page, .html; or the confusion alone, .png, .pdf or .svg."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     force: ForceOption = False,
@@ -44,6 +45,7 @@ def eval_(
 ) -> float:
     """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
     from spoter_runtime.errors import from_options
+    from spoter_runtime.files import write_text
     from spoter_toolkit.backends import split_backend
     from spoter_toolkit.cli.landmarker import have_landmarker
     from spoter_toolkit.data.drawing import check_picture
@@ -58,7 +60,7 @@ def eval_(
             split_backend(backend)
     if out:
         check_target(out, force=force)
-        check_picture(out)
+        check_picture(out, also=(".html",))
     if data and is_videos(data):
         have_landmarker(yes=yes)
         split = "all"
@@ -73,7 +75,11 @@ def eval_(
         )
     say_passed_over(found.passed_over)
     scores, dataset = found.scores, found.dataset
-    if out:
+    if out and out.suffix.lower() == ".html":
+        from spoter_toolkit.training.page import html_from_evaluation
+
+        write_text(out, html_from_evaluation(found))
+    elif out:
         from spoter_toolkit.training.plots import draw_confusion
 
         draw_confusion(scores, out, title=f"{found.source.name} on {found.backend}, {split}: {dataset.split}")

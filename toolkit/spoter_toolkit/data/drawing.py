@@ -29,14 +29,15 @@ _SPLIT_COLOURS: Final = {"train": "#5b6770", "val": "#e69f00", "test": "#0072b2"
 _WRISTS: Final = {"left hand": 11, "right hand": 10}  # of the body: seen more often than the hands'
 
 
-def check_picture(path: Path) -> None:
-    """Check that a path ends like a picture that can be drawn.
+def check_picture(path: Path, *, also: Sequence[str] = ()) -> None:
+    """Check that a path ends like a picture that can be drawn, or in one of the suffixes `also`.
 
     Raises:
         DataError: another suffix.
     """
-    if path.suffix.lower() not in PICTURES:
-        raise DataError(f"{path}: a picture's name ends in {', '.join(PICTURES)}")
+    endings = (*PICTURES, *also)
+    if path.suffix.lower() not in endings:
+        raise DataError(f"{path}: a picture's name ends in {', '.join(endings)}")
 
 
 def draw_lengths(dataset: Dataset, path: Path) -> None:

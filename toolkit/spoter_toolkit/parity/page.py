@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from spoter_export.parity.facts import ClipFacts
 from spoter_export.parity.judge import unexplained_flips
 from spoter_export.parity.proof import Proof
 from spoter_export.parity.report import (
@@ -14,13 +16,19 @@ from spoter_export.parity.report import (
     ROBUSTNESS_COLUMNS,
     ProofRow,
     fact_rows,
+    few_clips,
     proof_rows,
     robustness_rows,
 )
+from spoter_export.probes import GOLDENS, ClipSet, generated_clips
+from spoter_runtime.bundle.goldens import threshold
+from spoter_runtime.landmarks import Float32Array, detected
 from spoter_toolkit.parity.report import ParityReport
+from spoter_toolkit.report.charts import Cell, Grid
 from spoter_toolkit.report.html import Page, Section, html_from_page
+from spoter_toolkit.report.skeleton import skeleton_of
 from spoter_toolkit.report.table import Table
-from spoter_toolkit.report.words import without_places
+from spoter_toolkit.report.words import plural, without_places
 
 if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link  # imports torch
@@ -39,17 +47,50 @@ def html_from_report(report: ParityReport) -> str:
     not_run = {backend: without_places(why, *folders) for backend, why in report.not_run.items()}
     rows = proof_rows(report.proofs, bundle.artefacts if bundle else (), not_run)
     seeds = ", ".join(dict.fromkeys(str(proof.facts.seed) for proof in report.proofs))
+    held = sum(proof.verdict.passed for proof in report.proofs)
+    worst = worst_clip_section(report)
+    few = [found.message for proof in report.proofs if (found := few_clips(proof.facts))]
     page = Page(
+        verdict=f"Same model: {'yes' if report.passed else 'no'}",
         title=f"Parity of {report.name}",
-        facts={proof.artefact: f"sha256 {proof.sha256}" for proof in report.proofs} | {"seed": seeds},
-        summary=findings_from_rows(rows),
+        about=f"Proofs that hold: {held} of {len(report.proofs)}.",
+        passed=report.passed,
+        lead=[verdict_grid(rows)],
+        caveats=[f"{message}." for message in dict.fromkeys(few)],
         sections=[
-            matrix_section(rows, "Each backend against the model that was trained, in PyTorch on the CPU."),
+            *([worst] if worst else []),
             *([_chain_section(report)] if report.chains else []),
+            proofs_section(
+                rows, "Each backend beside the trained model, which runs in PyTorch on the CPU.", grid=False
+            ),
             *(_proof_section(number, proof) for number, proof in enumerate(report.proofs, 1)),
         ],
+        facts={proof.artefact: f"sha256 {proof.sha256}" for proof in report.proofs} | {"seed": seeds},
     )
     return html_from_page(page)
+
+
+def verdict_grid(rows: Sequence[ProofRow]) -> Grid:
+    """Return backends × precisions: whether each gives the answers of the trained model."""
+    precisions = sorted({row.precision for row in rows}, key=lambda name: (name != "fp32", name))
+    found: dict[str, dict[str, Cell]] = {}
+    for row in rows:
+        backend, _, how = row.backend.partition(", ")
+        found.setdefault(backend, {})[row.precision] = _cell(row, how)
+    empty = Cell(state="none")
+    return Grid(
+        caption="✓ gives the answers of the trained model, ✗ does not, – was not run.",
+        corner="backend",
+        columns=precisions,
+        rows=[(name, [cells.get(p, empty) for p in precisions]) for name, cells in found.items()],
+    )
+
+
+def _cell(row: ProofRow, how: str) -> Cell:
+    if row.verdict == NOT_EXECUTED:
+        return Cell(state="none")
+    differs = f"differs by {row.largest} of {row.allowed} allowed"
+    return Cell(state="yes" if row.holds else "no", text=f"{differs}; {how}" if how else differs)
 
 
 def findings_from_rows(rows: Sequence[ProofRow]) -> list[str]:
@@ -64,16 +105,62 @@ def findings_from_rows(rows: Sequence[ProofRow]) -> list[str]:
     return [*found, *([f"Not executed, so without a proof: {', '.join(unrun)}."] if unrun else [])]
 
 
-def matrix_section(rows: Sequence[ProofRow], said: str) -> Section:
+def proofs_section(rows: Sequence[ProofRow], said: str, *, grid: bool = True) -> Section:
     """Return the section of backends × precisions, with a sentence on where its rows come from."""
-    cells = [row.cells for row in rows]
-    table = Table(title=PROOFS_TITLE, columns=PROOF_COLUMNS, rows=cells, sentences=True)
+    table = Table(title=PROOFS_TITLE, columns=PROOF_COLUMNS, rows=[row.cells for row in rows], sentences=True)
     return Section(
         name="parity",
-        title="Parity",
+        title="Same answers",
         paragraphs=(said,),
+        charts=[verdict_grid(rows)] if rows and grid else [],
+        layout="wide",
+        folded={"In words": findings_from_rows(rows)} if rows else {},
         tables=[table] if rows else [],
     )
+
+
+def worst_clip_section(report: ParityReport) -> Section | None:
+    """Return the clip with the worst answer as a skeleton, with both answers; None where no clip was run.
+
+    A clip with another label comes before all others; then those of the data, for people see what they show.
+    """
+    found = [
+        (clip.is_flip, group.is_of_people, _nan_last(clip.max_logit_diff), proof, group, clip)
+        for proof in report.proofs
+        for group in proof.facts.clips
+        if group.change is None
+        for clip in group.clips
+    ]
+    if not found:
+        return None
+    *_, proof, group, clip = max(found, key=lambda one: one[:3])
+    poses = _poses_of(report, proof, group, clip.name)
+    signed = f", signed {clip.label}" if clip.label else ""
+    names = f"{proof.facts.reference} says {clip.reference}, {proof.backend} says {clip.candidate}."
+    caption = f"{clip.name}{signed}: {names}"
+    allowed = threshold(proof.policy.max_logit_diff)
+    differs = f"Its logits differ by {clip.max_logit_diff:.1e}, allowed {allowed}."
+    if poses is None or not detected(poses).any():
+        said = (caption, differs, "Its landmarks cannot be drawn: not at hand, or none was detected.")
+        return Section(name="worst", title="The worst clip", paragraphs=said)
+    drawn = skeleton_of(poses, caption=caption, alt=caption)
+    return Section(name="worst", title="The worst clip", paragraphs=(differs,), charts=[drawn], layout="wide")
+
+
+def _nan_last(difference: float) -> float:
+    return math.inf if math.isnan(difference) else difference
+
+
+def _poses_of(report: ParityReport, proof: Proof, group: ClipFacts, name: str) -> Float32Array | None:
+    """Return the landmarks of a clip that was compared; None where they are not at hand."""
+    sets = [report.clips] if report.clips else []
+    if report.bundle:
+        sets.append(generated_clips(report.bundle.contract, proof.facts.seed))
+        sets.append(ClipSet(source=GOLDENS, clips=report.bundle.goldens().clips()))
+    for clips in sets:
+        if clips.source == group.source:
+            return next((poses for i, poses in enumerate(clips.clips) if clips.name_of(i) == name), None)
+    return None
 
 
 def chain_table(backend: str, chain: Sequence[Link]) -> Table:
@@ -101,7 +188,9 @@ def _chain_section(report: ParityReport) -> Section:
         said.append(f"{backend}: {where}.")
     said += [f"{backend}: {where}." for backend, where in report.divergences.items()]
     tables = [chain_table(backend, chain) for backend, chain in report.chains.items()]
-    return Section(name="blame", title="Where it breaks", points=said, tables=tables)
+    return Section(
+        name="blame", title="Where it breaks", folded={"Each backend that fails": said}, tables=tables
+    )
 
 
 def _proof_section(number: int, proof: Proof) -> Section:
@@ -127,10 +216,9 @@ def _proof_section(number: int, proof: Proof) -> Section:
     return Section(
         name=f"proof-{number}",
         title=f"{proof.facts.candidate}, {proof.precision}",
-        paragraphs=("It fails in:",) if failures else ("Parity holds.",),
-        points=failures,
+        paragraphs=() if failures else ("Parity holds.",),
+        folded={f"It fails in {plural(len(failures), 'way')}": failures} if failures else {},
         tables=[facts, *([changed] if changed.rows else []), *([table] if flips else [])],
-        new_page=True,
     )
 
 

@@ -133,6 +133,7 @@ def prove_bundle(
         not_run=not_run,
         chains={found.backend: found.links for found in failed},
         bisected={found.backend: _bisected(found, places[found.backend]) for found in failed if places},
+        clips=people,
     )
 
 

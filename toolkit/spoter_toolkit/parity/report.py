@@ -11,7 +11,7 @@ from spoter_export.bundle.files import proofs_from_json, proofs_json
 from spoter_export.parity.policy import Policy
 from spoter_export.parity.proof import Proof
 from spoter_export.parity.report import robustness_rows
-from spoter_export.probes import GENERATED, GOLDENS, grid_points
+from spoter_export.probes import GENERATED, GOLDENS, ClipSet, grid_points
 from spoter_runtime.bundle.manifest import PARITY, Bundle, read_bundle
 from spoter_runtime.errors import BundleError, DataError
 from spoter_toolkit.input_files import PARITY_FACTS, json_of
@@ -34,6 +34,7 @@ class ParityReport:
     chains: Mapping[str, tuple[Link, ...]] = field(default_factory=dict)
     # backend → `Divergence.as_json`, or a sentence where no tensor was found
     bisected: Mapping[str, Any] = field(default_factory=dict)
+    clips: ClipSet | None = None  # of the data, as recorded; None where facts were read from a file
 
     @property
     def passed(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,14 +51,6 @@ def finish_panel(panel: Axes, *, x: str, y: str, grid: str = "both") -> None:
     panel.grid(axis=grid, color="0.9")  # type: ignore[arg-type]  # a Literal in the stubs
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-
-
-def add_legend(figure: Figure, backends: Sequence[str]) -> None:
-    """Name the backends below a figure whose lines have the `line_style` of their places."""
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], label=backend, **line_style(place)) for place, backend in enumerate(backends)]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 3), frameon=False)
 
 
 def label_log_axis(axis: Axis, written: Callable[[float], str] = "{:g}".format) -> None:

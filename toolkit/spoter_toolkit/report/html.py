@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from spoter_runtime._version import __version__
 from spoter_runtime.errors import require
-from spoter_toolkit.report.picture import Picture
+from spoter_toolkit.report.charts import BarChart, Confusion, Grid, LineChart
+from spoter_toolkit.report.skeleton import Skeleton
 from spoter_toolkit.report.table import Table
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+Chart: TypeAlias = BarChart | LineChart | Grid | Confusion | Skeleton
 
 _TEMPLATE: Final = "page.html.j2"
 # Letters and signs of the Bengali block, the danda that it shares, joiners; words and signs between them.
@@ -27,37 +29,48 @@ _FIGURE: Final = re.compile(r"[-−+]?\d")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of a page with a heading: paragraphs, then a list, pictures, tables; empty ones are left out.
+    """A part of a page with a heading: paragraphs, charts, lists and tables; empty ones are left out.
 
     Attributes:
         name: of the place in the page, for links: letters and hyphens, another for each section.
-        new_page: where it is printed.
+        layout: ``"pictures"`` sets charts side by side, ``"films"`` small ones, ``"wide"`` each alone.
+        folded: summary → sentences that a click on it shows.
+        tables: each folded below its title.
+        links: text → a page beside this one.
     """
 
     name: str
     title: str
     paragraphs: Sequence[str] = ()
-    points: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
+    charts: Sequence[Chart] = ()
+    layout: Literal["pictures", "films", "wide"] = "pictures"
+    folded: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
-    new_page: bool = False
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A report for people.
+    """A report for people: the verdict, one picture, then the rest.
 
     Attributes:
-        facts: name → value, below the title.
-        summary: a sentence for each main result.
-        warnings: sentences that a reader must know before believing the summary.
+        verdict: the first line.
+        title: the page's subject, below the verdict and in the browser's tab.
+        about: a sentence behind the title, below the verdict.
+        passed: draws the verdict with ✓ or ✗; None: with neither.
+        lead: the chart that a reader looks for, before everything else.
+        caveats: sentences that a reader must know before believing the figures; one line opens them.
+        facts: name → value, at the end: versions, hashes.
     """
 
+    verdict: str
     title: str
-    facts: dict[str, str]
-    summary: Sequence[str]
-    warnings: Sequence[str] = ()
+    about: str = ""
+    passed: bool | None = None
+    lead: Sequence[Chart] = ()
+    caveats: Sequence[str] = ()
     sections: Sequence[Section] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def html_from_page(page: Page) -> str:
@@ -67,13 +80,19 @@ def html_from_page(page: Page) -> str:
         MissingExtraError: jinja2 is not installed.
     """
     jinja2 = require("jinja2", extra="toolkit")
-    source = files("spoter_toolkit.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("spoter_toolkit.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["bengali"] = with_bengali_marked
-    functions = {"layout": layout_of, "is_long": is_long, "cells": cells_of, "is_figures": is_figures}
-    html: str = environment.from_string(source).render(page=page, version=__version__, **functions)
+    environment.globals |= {
+        **{"layout": layout_of, "is_long": is_long, "cells": cells_of, "is_figures": is_figures},
+        **{"page": page, "version": __version__},
+    }
+    html: str = environment.get_template(_TEMPLATE).render()
     return html
 
 

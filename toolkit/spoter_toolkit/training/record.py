@@ -13,18 +13,20 @@ import torch
 
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.errors import CheckpointError
-from spoter_runtime.files import remove, replacing
+from spoter_runtime.files import remove, replacing, write_text
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.evaluation import infer_clips, scores_from_logits
 from spoter_toolkit.model.spoter import Spoter
 from spoter_toolkit.runs.run import read_run, write_run_json
 from spoter_toolkit.runs.weights import load_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
+from spoter_toolkit.training.page import html_from_run
 from spoter_toolkit.training.plots import draw_confusion, draw_curves
 from spoter_toolkit.workspace import check_run_target, hidden_beside, mark_as_replacing
 
 LAST: Final = "last.pt"
 METRICS: Final = "metrics.jsonl"
+REPORT: Final = "report.html"
 EVAL_BATCH: Final = 64
 
 
@@ -139,10 +141,11 @@ class RunRecord:
                 raise CheckpointError(f"{self.folder}: was begun with {name} {then}, now it is {now}")
 
     def finish(self, val: tuple[Clip, ...], progress: Progress) -> None:
-        """Draw the curves and the confusion of the kept weights, and complete run.json."""
+        """Draw the curves and the confusion of the kept weights, write the page, and complete run.json."""
         folder, dataset = self.folder, self.dataset
         draw_curves(read_metrics(folder), folder / "curves.png")
         metrics: dict[str, Any] = {"epochs": progress.epoch}
+        scores = None
         if val:
             run = read_run(folder)
             runner = TorchRunner(run.load_model(), run.contract(EVAL_BATCH))
@@ -151,6 +154,8 @@ class RunRecord:
             title = f"{self.target.name}, val ({dataset.split})"
             draw_confusion(scores, folder / "confusion.png", title=title)
             metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
+        page = html_from_run(self.target.name, dataset, read_metrics(folder), scores)
+        write_text(folder / REPORT, page)
         self._write_info(folder, "done", metrics)
 
     def _write_info(self, folder: Path, status: str, metrics: dict[str, Any]) -> None:

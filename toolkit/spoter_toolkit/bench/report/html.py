@@ -1,4 +1,4 @@
-"""Compose the page of a bench: summary, pictures, the stored proofs, tables, the machine."""
+"""Compose the page of a bench: who is faster, small charts, the stored proofs, tables, the machine."""
 
 from __future__ import annotations
 
@@ -10,113 +10,98 @@ from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.errors import BundleError
 from spoter_toolkit.backends import split_backend
 from spoter_toolkit.bench.analysis.result import NOT_MEASURED, BenchResult
-from spoter_toolkit.bench.report.batch_plot import batch_curves, batch_figure
-from spoter_toolkit.bench.report.latency_plot import batches_with_lengths, latency_figure
-from spoter_toolkit.bench.report.markdown import method_in_words
-from spoter_toolkit.bench.report.percentile_plot import percentile_figure, tail_figure
-from spoter_toolkit.bench.report.summary import (
-    curves_in_words,
-    headline_case,
-    latencies_in_words,
-    losses_in_words,
-    summary_of,
+from spoter_toolkit.bench.report.charts import (
+    headline_chart,
+    length_charts,
+    memory_chart,
+    start_chart,
+    tail_chart,
+    throughput_charts,
 )
+from spoter_toolkit.bench.report.markdown import method_in_words
+from spoter_toolkit.bench.report.summary import headline_case, losses_in_words, summary_of
 from spoter_toolkit.bench.report.tables import environment_table, problem_table, tables
 from spoter_toolkit.bench.settings import backend_of
-from spoter_toolkit.parity.page import findings_from_rows, matrix_section
-from spoter_toolkit.report.html import Page, Section, html_from_page
-from spoter_toolkit.report.picture import Picture, picture_from_figure
-from spoter_toolkit.report.words import format_sig3, plural, without_places
+from spoter_toolkit.parity.page import proofs_section
+from spoter_toolkit.report.html import Chart, Page, Section, html_from_page
+from spoter_toolkit.report.words import without_places
 
 
 def html_from_result(result: BenchResult, bundle: Bundle) -> str:
     """Return the report as one HTML page; the stored proofs of the bundle are shown beside the times.
 
     Raises:
-        MissingExtraError: jinja2 or matplotlib is not installed.
+        MissingExtraError: jinja2 is not installed.
     """
     records = result.records
-    proven, proofs = proof_section(bundle, result)
-    pictures = pictures_of(result)
-    problems = problem_table(result)
-    lost = losses_in_words(result)
+    headline, lost = headline_chart(result), losses_in_words(result)
     page = Page(
+        verdict=verdict_of(result),
         title=f"Bench of {records.bundle}",
-        facts={
-            "processor": str(records.environment["cpu"]),
-            "month": records.month,
-            "model": f"sha256 {records.model_sha256}",
-        },
-        summary=[*summary_of(result), *proven],
-        warnings=[*(f"{caveat}." for caveat in result.caveats), *([f"{lost}."] if lost else [])],
+        about=f"{records.environment['cpu']}, {records.month}.",
+        lead=[headline] if headline else (),
+        caveats=[*([f"{lost}."] if lost else []), *(f"{caveat}." for caveat in result.caveats)],
         sections=(
-            *([Section(name="pictures", title="Pictures", pictures=pictures)] if pictures else []),
-            proofs,
-            Section(
-                name="figures",
-                title="Figures",
-                paragraphs=(method_in_words(result).replace("`", ""),),
-                tables=tables(result),
-                new_page=True,
-            ),
-            Section(
-                name="not-measured",
-                title="Not measured",
-                paragraphs=("These figures say nothing about:",),
-                points=NOT_MEASURED,
-                tables=[problems] if problems.rows else [],
-                new_page=True,
-            ),
-            Section(name="environment", title="Environment", tables=[environment_table(records.environment)]),
+            *(section for section in chart_sections(result) if section.charts),
+            proof_section(bundle, result),
+            figures_section(result),
+            Section(name="environment", title="The machine", tables=[environment_table(records.environment)]),
         ),
+        facts={"model": f"sha256 {records.model_sha256}"},
     )
     return html_from_page(page)
 
 
-def pictures_of(result: BenchResult) -> list[Picture]:
-    """Return latency by batch, throughput, percentiles by thread count, and the tail of the headline case."""
-    pictures = []
-    by_length = sorted(result.latencies, key=lambda latency: latency.case.frames)
-    for batch in batches_with_lengths(result):
-        what = f"Median latency against frames, {plural(batch, 'clip')} a call"
-        alt = f"{what}. {latencies_in_words([one for one in by_length if one.case.batch == batch])}"
-        caption = f"{what}. Bars hold the middle half of the calls."
-        pictures.append(picture_from_figure(latency_figure(result, (batch,)), alt=alt, caption=caption))
-    if curves := batch_curves(result):
-        caption = f"Throughput against clips a call: {curves_in_words(curves)}"
-        pictures.append(picture_from_figure(batch_figure(curves), alt=caption, caption=caption))
-    for threads in sorted({one.case.threads for one in result.latencies if one.median_ms is not None}):
-        what = f"Percentiles of a call on {plural(threads, 'thread')}"
-        shown = [one for one in result.latencies if one.case.threads == threads]
-        caption = f"{what}: filled mark p50, bar p90, open mark p99; one with too few calls is not drawn."
-        alt = f"{what}. {latencies_in_words(shown)}"
-        pictures.append(picture_from_figure(percentile_figure(result, threads), alt=alt, caption=caption))
-    if result.latencies:
-        case = headline_case(result)
-        slowest = [
-            f"{one.backend}: slowest of {one.calls} calls {format_sig3(one.slowest_ms)} ms"
-            for one in result.latencies
-            if one.case == case
-        ]
-        what = f"The slowest calls, {case}"
-        caption = f"{what}: the further right a line goes before it falls, the longer a caller may wait."
-        figure = tail_figure(result, case)
-        pictures.append(picture_from_figure(figure, alt=f"{what}. {'; '.join(slowest)}.", caption=caption))
-    return pictures
+def verdict_of(result: BenchResult) -> str:
+    """Return the page's first line: the backend with the least median time."""
+    headline = headline_chart(result)
+    if headline is None:
+        return f"Bench of {result.records.bundle}: no latency was measured"
+    first = headline.bars[0]
+    return f"Fastest here: {first.name}, {first.shown}"
 
 
-def proof_section(bundle: Bundle, result: BenchResult) -> tuple[list[str], Section]:
-    """Return the bundle's stored proofs as sentences and as a table; the bench compares no answers itself."""
+def chart_sections(result: BenchResult) -> list[Section]:
+    """Return a section for each scenario with a chart; those that were not measured have none."""
+    start, memory = start_chart(result), memory_chart(result)
+    tail = [tail_chart(result, headline_case(result))] if result.latencies else []
+    charts: dict[str, tuple[str, list[Chart]]] = {
+        "latency": ("Latency by length", [*length_charts(result)]),
+        "throughput": ("Throughput", [*throughput_charts(result)]),
+        "memory": ("Memory", [memory] if memory else []),
+        "start": ("Start-up", [start] if start else []),
+        "tail": ("Slow calls", [*tail]),
+    }
+    return [Section(name=name, title=title, charts=shown) for name, (title, shown) in charts.items()]
+
+
+def figures_section(result: BenchResult) -> Section:
+    """Return every figure: in words, in tables, how it was measured, and what was not."""
+    problems = problem_table(result)
+    method = method_in_words(result).replace("`", "")
+    return Section(
+        name="figures",
+        title="All figures",
+        folded={
+            "In words": summary_of(result),
+            "How it was measured": (method,),
+            "Not measured": NOT_MEASURED,
+        },
+        tables=[*tables(result), *([problems] if problems.rows else [])],
+    )
+
+
+def proof_section(bundle: Bundle, result: BenchResult) -> Section:
+    """Return the bundle's stored proofs; the bench compares no answers itself."""
     not_run = {
         name: why
         for name, why in result.records.skipped.items()
         if split_backend(backend_of(name))[0] in DEVICE_BACKENDS
     }
-    said = "From the proofs that the bundle carries; the bench measures times and compares no answers."
+    said = "These proofs come with the bundle. The bench measures times and compares no answers."
     proofs: tuple[Proof, ...] = ()
     try:
         proofs = read_proofs(bundle)
     except BundleError as error:
         said = f"The bundle's proofs cannot be read: {without_places(str(error), bundle.folder)}."
-    rows = proof_rows(proofs, bundle.artefacts, not_run)
-    return findings_from_rows(rows), matrix_section(rows, said)
+    return proofs_section(proof_rows(proofs, bundle.artefacts, not_run), said)

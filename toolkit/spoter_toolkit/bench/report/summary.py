@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from spoter_toolkit.bench.analysis.result import START_UP, BenchResult, Comparison, Latency
+from spoter_toolkit.bench.analysis.result import START_UP, BenchResult, Comparison
 from spoter_toolkit.bench.records import STRATEGY_IN_WORDS
 from spoter_toolkit.bench.settings import START_UP_FRAMES, Case
 from spoter_toolkit.report.words import format_sig3, plural
@@ -121,21 +121,3 @@ def losses_in_words(result: BenchResult) -> str:
     failures = result.records.failures
     lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in failures)
     return f"{plural(len(failures), 'worker')} lost on the way: {lost}" if failures else ""
-
-
-def latencies_in_words(latencies: Sequence[Latency]) -> str:
-    """Return the medians of cases, a part of the sentence for each backend and thread count."""
-    lines: dict[str, list[str]] = {}
-    for latency in latencies:
-        line = f"{latency.backend} on {plural(latency.case.threads, 'thread')}"
-        lines.setdefault(line, []).append(f"{median_in_words(latency.median_ms)} at {latency.case.shape}")
-    return "; ".join(f"{line}: {', '.join(points)}" for line, points in lines.items()) + "."
-
-
-def curves_in_words(curves: Mapping[str, Sequence[Latency]]) -> str:
-    """Return the clips per second along the batches, a part of the sentence for each backend."""
-    said = []
-    for backend, latencies in curves.items():
-        points = ", ".join(f"{format_sig3(one.clips_per_s)} at {one.case.batch}" for one in latencies)
-        said.append(f"{backend}, clips of {latencies[0].case.frames} frames, clips a second: {points}")
-    return "; ".join(said) + "."
