@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
+from PIL import Image  # comes with matplotlib
 
 # The demo's page → the name of its pictures.
 PAGES: Final = {

@@ -15,6 +15,7 @@ from spoter_runtime.files import replacing
 from spoter_runtime.landmarks import BONES, LEFT_HAND, Float32Array, detected
 from spoter_toolkit.data.dataset import SPLITS, Dataset
 from spoter_toolkit.data.facts import PARTS, length_histogram
+from spoter_toolkit.report.fonts import set_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,7 +171,8 @@ def save_picture(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
+    set_fonts(figure)
     with warnings.catch_warnings(), replacing(path) as temporary:
-        # a label in a script that the font lacks is drawn as boxes; that is no reason to write on stderr
+        # a title in a script that no font here has is drawn as boxes; that is no reason to write on stderr
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI)

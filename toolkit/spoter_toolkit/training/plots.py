@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from spoter_toolkit.data.drawing import save_picture
 from spoter_toolkit.evaluation import Scores
+from spoter_toolkit.report.fonts import writable
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -40,7 +41,7 @@ def draw_confusion(scores: Scores, path: Path, *, title: str) -> None:
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [scores.labels[i] for i in present]
+    names = writable([scores.labels[i] for i in present])
     size = 8 if len(present) <= 20 else 6
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
