@@ -424,15 +424,18 @@ def test_a_moving_skeleton_stands_still_for_who_asked_for_that_and_on_paper():
     poses = np.random.default_rng(0).random((60, 54, 2)).astype(np.float32)
     poses[0] = np.nan
     moving = skeleton_of(poses, caption="c", alt="a clip", fps=30, moving=True)
-    assert len(moving.frames) == 48
+    assert len(moving.frames) == 40
     assert moving.seconds == 2.0
     assert moving.frames[0].paths == {}
     html = html_from_page(Page(verdict="v", title="t", lead=[moving]))
     check_sound(html)
-    assert "animation-duration:2.0s" in html
+    assert html.count("animation-delay:") == 40
+    assert "animation-delay:1.95s" in html
+    assert "--seconds:2.0s" in html
     for condition in ("(prefers-reduced-motion: reduce)", "print"):
         rules = html.partition(f"@media {condition} {{")[2].partition("@media")[0]
-        assert ".reel { animation: none; transform: translateX(var(--middle)) }" in rules
+        assert ".reel > g { animation: none }" in rules
+        assert ".reel > g:nth-child(20) { visibility: visible }" in rules
 
 
 @pytest.mark.parametrize("seen", [(), (0,), (0, 1), tuple(range(54))])

@@ -13,7 +13,7 @@ from spoter_runtime.landmarks import BODY, BONES, LEFT_HAND, RIGHT_HAND, Float32
 SIDE: Final = 200  # of one frame, in the drawing's own units
 _MARGIN: Final = 8
 _STILL_FRAMES: Final = 8
-_MOST_MOVING: Final = 48  # frames: a longer clip is thinned out
+_MOVING_FRAMES: Final = 40  # of any clip: page.html.j2 shows each for 2.5 % of the time
 _FACE: Final = range(2, 6)  # eyes and ears: a circle stands for the head
 _NOSE, _NECK = 0, 1
 _HEAD: Final = 0.45  # radius of the head, in distances from nose to neck
@@ -65,9 +65,8 @@ def skeleton_of(
         moving: see `Skeleton`.
     """
     count = len(poses_TLD)
-    chosen = np.unique(np.linspace(0, count - 1, _MOST_MOVING if moving else _STILL_FRAMES).round()).astype(
-        int
-    )
+    wanted = np.linspace(0, count - 1, _MOVING_FRAMES if moving else _STILL_FRAMES).round().astype(int)
+    chosen = wanted if moving else np.unique(wanted)
     points_TLD = _fitted(poses_TLD)
     frames = [_frame(points_TLD[t], f"{t / (fps or 30.0):.1f} s") for t in chosen]
     seconds = count / (fps or 30.0)
