@@ -18,8 +18,8 @@ from spoter_runtime._version import __version__
 from spoter_runtime.backends import BACKENDS
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.clip_files import is_video, load_clip
-from spoter_runtime.doctor import diagnose
-from spoter_runtime.errors import SpoterError, nearest_known
+from spoter_runtime.doctor import diagnose, summary
+from spoter_runtime.errors import SpoterError, let_streams_write_any_letter, nearest_known
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 
@@ -39,29 +39,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     tuning.add_argument("bundle")
     tuning.add_argument("--precision", default="fp32", help="of the files to run; default: fp32")
     tuning.add_argument("--seconds", type=_seconds, default=20.0, help="of measuring; default: 20")
-    verbs.add_parser("doctor", help="what is installed, what runs, what is missing")
+    doctor = verbs.add_parser("doctor", help="say what runs here, and what could run")
+    for verb in (predict, verify, tuning, doctor):
+        loudness = verb.add_mutually_exclusive_group()
+        loudness.add_argument("-v", "--verbose", action="store_true", help="print all there is")
+        loudness.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     for verb in (predict, verify):
         known = ", ".join(BACKENDS)
         verb.add_argument("--backend", type=_backend, help=f"{known}; default: the best that works here")
         verb.add_argument("--precision", default="fp32", help="of the file to run; default: fp32")
+    let_streams_write_any_letter()
     arguments = parser.parse_args(argv)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no line of our code
     try:
-        if arguments.verb == "predict":
-            return _predict(
-                arguments.bundle, arguments.clips, arguments.backend, arguments.precision, arguments.top
-            )
-        if arguments.verb == "verify":
-            return _verify(arguments.bundle, arguments.backend, arguments.precision)
-        if arguments.verb == "tune":
-            return _tune(arguments.bundle, arguments.precision, arguments.seconds)
-        return _doctor()
+        return _run(arguments)
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the verb; return the exit code."""
+    if arguments.quiet:
+        warnings.simplefilter("ignore")
+    run = {"predict": _predict, "verify": _verify, "tune": _tune, "doctor": _doctor}[arguments.verb]
+    return run(arguments)
+
+
+def _tell(arguments: argparse.Namespace, *lines: str) -> None:
+    """Print lines of a result; nothing after ``-q``."""
+    if not arguments.quiet:
+        print(*lines, sep="\n")
 
 
 def _backend(name: str) -> str:
@@ -79,56 +90,65 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _predict(bundle: str, clips: list[str], backend: str | None, precision: str, top: int) -> int:
-    recognizer = Recognizer.load(bundle, backend, precision=precision)
-    _say_passed_over(recognizer.passed_over)
-    for path in clips:
+def _predict(given: argparse.Namespace) -> int:
+    recognizer = Recognizer.load(given.bundle, given.backend, precision=given.precision)
+    _say_passed_over(given, recognizer.passed_over)
+    for path in given.clips:
         if is_video(path):
             prediction = recognizer.predict_video(path)
         else:
             prediction = recognizer.predict(load_clip(path), name=path)
-        best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(top))
+        best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(given.top))
         times = f"{prediction.latency_ms:.1f} ms"
         if video := prediction.video:
             times = f"decode {video.decode_ms:.0f} ms, landmarks {video.landmarks_ms:.0f} ms, model {times}"
-        print(f"{path}\t{best}\t{times}")
+        _tell(given, f"{path}\t{best}\t{times}")
     return 0
 
 
-def _verify(bundle: str, backend: str | None, precision: str) -> int:
-    report = verify_bundle(bundle, backend, precision=precision)
-    _say_passed_over(report.passed_over)
-    print(report.summary())
-    return 0 if report.passed else 3
+def _verify(given: argparse.Namespace) -> int:
+    report = verify_bundle(given.bundle, given.backend, precision=given.precision)
+    _say_passed_over(given, report.passed_over)
+    if report.passed:
+        _tell(given, *report.lines())
+        return 0
+    print(*report.lines(), sep="\n")
+    return 3
 
 
-def _tune(bundle: str, precision: str, seconds: float) -> int:
+def _tune(given: argparse.Namespace) -> int:
     from spoter_runtime.tuning.search import tune  # not at the top: no start needs it
     from spoter_runtime.tuning.store import tuned_path
 
-    found = read_bundle(bundle)
-    tuned = tune(found, precision=precision, seconds=seconds)
-    for row in tuned.measured:
-        if "refused" in row:
-            print(f"refused: {row['way']}: {row['refused']}", file=sys.stderr)
+    found = read_bundle(given.bundle)
+    tuned = tune(found, precision=given.precision, seconds=given.seconds)
+    refused = [row for row in tuned.measured if "refused" in row]
+    if refused and not given.quiet:
+        print(f"{len(refused)} configurations are refused here (-v: why)", file=sys.stderr)
     for situation, config in tuned.configs.items():
-        print(f"{situation}\t{config}\t{tuned.reasons[situation]}")
-    print(tuned_path(found, precision))
+        _tell(given, f"{situation}\t{config}\t{tuned.reasons[situation]}")
+    if given.verbose:
+        _tell(given, *(f"refused: {row['way']}: {row['refused']}" for row in refused))
+    _tell(given, str(tuned_path(found, given.precision)))
     return 0
 
 
-def _say_passed_over(passed_over: dict[str, str]) -> None:
-    for name, why in passed_over.items():
+def _say_passed_over(given: argparse.Namespace, passed_over: dict[str, str]) -> None:
+    for name, why in () if given.quiet else passed_over.items():
         print(f"{name} was not taken: {why}", file=sys.stderr)
 
 
-def _doctor() -> int:
+def _doctor(given: argparse.Namespace) -> int:
     findings = diagnose()
-    for finding in findings:
-        print(f"{finding.status:8} {finding.name:16} {finding.detail}")
-        if finding.fix:
-            print(f"{'':8} {'':16} Fix: {finding.fix}")
-    return 0 if any(f.status == "ok" and f.kind == "backend" for f in findings) else 3
+    runs = any(f.status == "ok" and f.kind == "backend" for f in findings)
+    if given.verbose:
+        for finding in findings:
+            print(f"{finding.status:8} {finding.name:16} {finding.detail}")
+            if finding.fix:
+                print(f"{'':8} {'':16} Fix: {finding.fix}")
+    if not (given.quiet and runs):
+        print(*summary(findings), sep="\n")
+    return 0 if runs else 3
 
 
 if __name__ == "__main__":

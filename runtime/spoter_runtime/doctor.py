@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -75,6 +76,29 @@ def diagnose() -> list[Finding]:
         _engine_library("tensorrt", "trt"),
         _engine_library("tensorrt_rtx", "trt-rtx"),
     ]
+
+
+def summary(findings: Sequence[Finding]) -> list[str]:
+    """Return the findings in a few lines: the backends that run here, and those that could, with the fix.
+
+    A fix that several backends need stands there once.
+    """
+    backends = [finding for finding in findings if finding.kind == "backend"]
+    runs = ", ".join(finding.name for finding in backends if finding.status == "ok") or "no backend"
+    lines = [f"runs here: {runs}"]
+    fixes: dict[str, list[str]] = {}
+    for finding in backends:
+        if finding.status == "missing":
+            fixes.setdefault(finding.fix, []).append(finding.name)
+    gpu = next((finding for finding in findings if finding.name == "gpu"), None)
+    if fixes:
+        needs = " with an NVIDIA GPU" if gpu and gpu.status != "ok" else ""
+        lines.append(f"could run{needs}:")
+        lines += [f"  {', '.join(names)} ({fix})" for fix, names in fixes.items()]
+    if builds := [finding.name for finding in backends if finding.builds and finding.status != "ok"]:
+        lines.append(f"builds engines here, and runs none: {', '.join(builds)}")
+    lines += [f"BROKEN: {f.name}: {f.detail}. Fix: {f.fix}" for f in findings if f.status == "broken"]
+    return lines
 
 
 def _machine() -> Finding:

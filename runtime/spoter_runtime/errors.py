@@ -118,6 +118,15 @@ def warn(text: str) -> None:
     warnings.warn(text, stacklevel=level)
 
 
+def let_streams_write_any_letter() -> None:
+    """Let stdout and stderr write what their encoding lacks as an escape: Bengali on a Latin terminal."""
+    import sys
+
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+
 def exit_code_of(error: SpoterError) -> int:
     """Return the exit code after `error`: 2 for a wrong command line, else 1."""
     return 2 if isinstance(error, UsageError) else 1

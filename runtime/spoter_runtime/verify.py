@@ -41,11 +41,17 @@ class VerifyReport:
         return self.replay.passed
 
     def summary(self) -> str:
-        """Return the report in one sentence."""
-        return (
-            f"{self.bundle} on {self.backend} in {self.precision}, {self.machine}: {self.files} files as "
-            f"written; {self.replay}: {'verified' if self.passed else 'NOT VERIFIED'}"
-        )
+        """Return the report in one line."""
+        return "; ".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """Return the verdict, the figures, and the machine, a line each."""
+        verdict = "verified" if self.passed else "NOT VERIFIED"
+        return [
+            f"{self.bundle}: {verdict} on {self.backend} in {self.precision}",
+            str(self.replay),
+            f"{self.files} files as written; {self.machine}",
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values, the facts of the replay among the others."""

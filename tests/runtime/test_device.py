@@ -68,7 +68,7 @@ def test_the_runtime_works_where_nothing_else_can_be_imported(python, bundle_fol
     assert f"\t{Recognizer.load(bundle_folder).predict(make_clip()).label} " in done.stdout
     done = python("-m", "spoter_runtime", "verify", bundle_folder, absent=absent)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("verified\n")
+    assert ": verified on ort-cpu-fused in fp32\n" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,11 @@ def test_the_wheel_alone_recognises_verifies_and_diagnoses(device, bundle_folder
 
     done = run("-m", "spoter_runtime", "verify", bundle_folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("verified\n")
+    assert ": verified on ort-cpu-fused in fp32\n" in done.stdout
 
     done = run("-m", "spoter_runtime", "doctor")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "runs here: ort-cpu, ort-cpu-fused")
+    done = run("-m", "spoter_runtime", "doctor", "--verbose")
     assert done.returncode == 0
     assert "missing  torch" in done.stdout
     assert "Fix: pip install 'spoter-kit[export]'" in done.stdout

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from spoter_runtime.backends import BACKENDS
-from spoter_runtime.doctor import Finding, diagnose
+from spoter_runtime.doctor import Finding, diagnose, summary
 from spoter_runtime.errors import SpoterError
 from spoter_runtime.gpu.device import find_gpu
 
@@ -26,9 +26,9 @@ def _distribution(folder, name, version):
 
 
 def _lines(done):
-    """Return name → its line and the line of its fix."""
+    """Return name → its line and the line of its fix, of the list that ``-v`` prints before the summary."""
     assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    lines = done.stdout.partition("runs here: ")[0].splitlines()
     fixes = [*lines[1:], ""]
     return {line.split()[1]: (line, fix.strip()) for line, fix in zip(lines, fixes, strict=True)}
 
@@ -75,10 +75,48 @@ def test_only_engine_libraries_build(findings):
     assert {name for name, finding in findings.items() if finding.builds is not None} == {"trt", "trt-rtx"}
 
 
-def test_doctor_sees_two_runtimes(python, tmp_path):
-    lines = _lines(
-        python("-m", "spoter_runtime", "doctor", path=[_distribution(tmp_path, "onnxruntime-gpu", "1.99.0")])
+def _backend(name, status="ok", fix="", **more):
+    return Finding(kind="backend", name=name, status=status, detail=f"about {name}", fix=fix, **more)
+
+
+def test_the_summary_names_what_runs_and_each_fix_once():
+    install, driver = "pip install 'spoter-kit[gpu]'", "install the driver"
+    lines = summary(
+        [
+            Finding(kind="machine", name="gpu", status="missing", detail="no driver", fix=driver),
+            Finding(kind="package", name="torch", status="missing", detail="not installed", fix="no backend"),
+            _backend("ort-cpu"),
+            _backend("ort-cuda", "missing", install),
+            _backend("ort-tensorrt", "missing", install),
+            _backend("trt-rtx", "missing", driver, builds=True),
+        ]
     )
+    assert lines == [
+        "runs here: ort-cpu",
+        "could run with an NVIDIA GPU:",
+        f"  ort-cuda, ort-tensorrt ({install})",
+        f"  trt-rtx ({driver})",
+        "builds engines here, and runs none: trt-rtx",
+    ]
+
+
+def test_the_summary_of_a_bare_machine_and_of_a_broken_one():
+    install = "pip install 'spoter-kit[cpu]'"
+    gpu = Finding(kind="machine", name="gpu", status="ok", detail="a GPU")
+    assert summary([gpu, _backend("ort-cpu", "missing", install)]) == [
+        "runs here: no backend",
+        "could run:",
+        f"  ort-cpu ({install})",
+    ]
+    assert summary([gpu, _backend("ort-cpu"), _backend("trt", "broken", "install it again")]) == [
+        "runs here: ort-cpu",
+        "BROKEN: trt: about trt. Fix: install it again",
+    ]
+
+
+def test_doctor_sees_two_runtimes(python, tmp_path):
+    beside = _distribution(tmp_path, "onnxruntime-gpu", "1.99.0")
+    lines = _lines(python("-m", "spoter_runtime", "doctor", "-v", path=[beside]))
     uninstall = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
     assert lines["ort-cpu"][0].startswith("broken   ort-cpu")
     assert lines["ort-cpu"][1] == f"{uninstall} 'spoter-kit[cpu]'"
@@ -87,7 +125,7 @@ def test_doctor_sees_two_runtimes(python, tmp_path):
 
 
 def test_doctor_without_any_runtime_says_what_to_install(python):
-    done = python("-m", "spoter_runtime", "doctor", absent=["onnxruntime"])
+    done = python("-m", "spoter_runtime", "doctor", "-v", absent=["onnxruntime"])
     assert done.returncode == 3
     lines = _lines(done)
     assert lines["ort-cpu"][1] == "Fix: pip install 'spoter-kit[cpu]'"
@@ -95,7 +133,7 @@ def test_doctor_without_any_runtime_says_what_to_install(python):
 
 
 def test_doctor_needs_no_gpu_package(python):
-    done = python("-m", "spoter_runtime", "doctor", absent=["cuda"])
+    done = python("-m", "spoter_runtime", "doctor", "-v", absent=["cuda"])
     assert done.returncode == 0
     lines = _lines(done)
     assert lines["gpu"][0].startswith("missing  gpu")
@@ -104,7 +142,7 @@ def test_doctor_needs_no_gpu_package(python):
 
 
 def test_onnxruntime_with_cuda_takes_the_place_of_the_other(python):
-    line, fix = _lines(python("-m", "spoter_runtime", "doctor"))["onnxruntime-gpu"]
+    line, fix = _lines(python("-m", "spoter_runtime", "doctor", "-v"))["onnxruntime-gpu"]
     if line.startswith("ok"):
         pytest.skip("onnxruntime-gpu is installed")
     assert line.startswith("missing  onnxruntime-gpu")
@@ -131,7 +169,7 @@ def test_an_engine_library_that_does_not_load_is_broken_and_shows_its_own_face(
     package = tmp_path / "broken" / "tensorrt"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(source)
-    done = python("-m", "spoter_runtime", "doctor", path=[package.parent])
+    done = python("-m", "spoter_runtime", "doctor", "-v", path=[package.parent])
     assert done.returncode == 0
     line, _ = _lines(done)["trt"]
     assert line.startswith("broken   trt")
@@ -140,7 +178,7 @@ def test_an_engine_library_that_does_not_load_is_broken_and_shows_its_own_face(
 
 def test_an_empty_folder_of_that_name_is_no_engine_library(python, tmp_path):
     (tmp_path / "path" / "tensorrt").mkdir(parents=True)
-    done = python("-m", "spoter_runtime", "doctor", path=[tmp_path / "path"])
+    done = python("-m", "spoter_runtime", "doctor", "-v", path=[tmp_path / "path"])
     assert done.returncode == 0
     assert not _lines(done)["trt"][0].startswith("ok")
 
@@ -148,7 +186,7 @@ def test_an_empty_folder_of_that_name_is_no_engine_library(python, tmp_path):
 def test_packages_for_two_versions_of_cuda_are_named(python, tmp_path):
     _distribution(tmp_path, "tensorrt-cu12", "10.16.1.11")
     done = python(
-        "-m", "spoter_runtime", "doctor", path=[_distribution(tmp_path, "tensorrt-cu13", "11.4.0.106")]
+        "-m", "spoter_runtime", "doctor", "-v", path=[_distribution(tmp_path, "tensorrt-cu13", "11.4.0.106")]
     )
     assert done.returncode == 0
     assert "broken   cuda " in done.stdout

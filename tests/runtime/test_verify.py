@@ -43,7 +43,9 @@ def test_an_honest_bundle_is_verified(bundle_folder):
     assert 0 <= replay.max_logit_diff <= replay.tolerance == 1e-4
     assert (report.artefact, report.precision) == ("model.ort.onnx", "fp32")
     assert report.as_json() | {"passed": True, "clips": replay.clips, "tolerance": 1e-4} == report.as_json()
-    assert report.summary().endswith("(allowed 1e-04): verified")
+    assert report.lines()[0] == "small: verified on ort-cpu-fused in fp32"
+    assert report.lines()[1].endswith("(allowed 1e-04)")
+    assert report.summary() == "; ".join(report.lines())
 
 
 def test_one_golden_logit_a_little_off_is_not_verified(with_goldens):
@@ -53,7 +55,9 @@ def test_one_golden_logit_a_little_off_is_not_verified(with_goldens):
     report = verify_bundle(with_goldens(edit))
     assert not report.passed
     assert report.replay.max_logit_diff == pytest.approx(2e-4, rel=0.2)
-    assert re.search(r"golden 3 \(\d+ frames?\) off by [12]\.\d\de-04: NOT VERIFIED$", report.summary())
+    verdict, facts, _ = report.lines()
+    assert verdict == "small: NOT VERIFIED on ort-cpu-fused in fp32"
+    assert re.search(r"golden 3 \(\d+ frames?\) off by [12]\.\d\de-04$", facts)
 
 
 def test_a_golden_that_is_not_a_number_is_not_verified(with_goldens):
@@ -138,7 +142,7 @@ def test_a_model_of_another_contract_is_refused(bundle_copy, reseal):
 def test_the_command_exits_0_for_an_honest_bundle(python, bundle_folder):
     done = python("-m", "spoter_runtime", "verify", bundle_folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("verified\n")
+    assert done.stdout.startswith("small: verified on ort-cpu-fused in fp32\n")
 
 
 def test_the_command_exits_3_when_a_golden_was_changed(python, with_goldens):
@@ -148,7 +152,8 @@ def test_the_command_exits_3_when_a_golden_was_changed(python, with_goldens):
     done = python("-m", "spoter_runtime", "verify", with_goldens(edit))
     assert (done.returncode, done.stderr) == (3, "")
     assert "largest logit difference 1.00e+00 (allowed 1e-04); golden 0 (" in done.stdout
-    assert re.search(r"; and \d+ more: NOT VERIFIED\n$", done.stdout)
+    assert re.search(r"; and \d+ more$", done.stdout.splitlines()[1])
+    assert "NOT VERIFIED" in done.stdout.splitlines()[0]
 
 
 def test_the_command_exits_1_when_a_file_was_damaged(python, bundle_copy):

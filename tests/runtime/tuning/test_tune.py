@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -371,6 +372,20 @@ def test_the_devices_command_prints_each_way_and_the_file(bundle, capsys):
     one, many, path = capsys.readouterr().out.splitlines()
     assert (one.split("\t")[0], many.split("\t")[0]) == ("one", "many")
     assert path == str(tuned_path(bundle, "fp32"))
+
+
+def test_the_devices_command_says_which_ways_are_refused(bundle_copy, plant, cache, capsys):
+    graph = onnx.load(bundle_copy / "model.ort.onnx")
+    for node in graph.graph.node:
+        if node.op_type == "Attention":
+            node.op_type = "AttentionOfTheFuture"
+    folder = str(plant(bundle_copy, graph.SerializeToString(), kind="ort").folder)
+    assert command.main(["tune", folder, "--seconds", "0.2"]) == 0
+    assert re.fullmatch(r"\d+ ways are refused here \(-v: why\)\n", capsys.readouterr().err)
+    assert command.main(["tune", folder, "--seconds", "0.2", "-v"]) == 0
+    refused = re.findall(r"^refused: (.*)", capsys.readouterr().out, re.MULTILINE)
+    assert refused
+    assert all(line.startswith("ort-cpu-fused, ") for line in refused)
 
 
 def test_a_device_without_torch_and_onnx_tunes(bundle, python, cache):
