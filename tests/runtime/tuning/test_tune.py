@@ -381,7 +381,7 @@ def test_the_devices_command_says_which_ways_are_refused(bundle_copy, plant, cac
             node.op_type = "AttentionOfTheFuture"
     folder = str(plant(bundle_copy, graph.SerializeToString(), kind="ort").folder)
     assert command.main(["tune", folder, "--seconds", "0.2"]) == 0
-    assert re.fullmatch(r"\d+ ways are refused here \(-v: why\)\n", capsys.readouterr().err)
+    assert re.fullmatch(r"\d+ configurations are refused here \(-v: why\)\n", capsys.readouterr().err)
     assert command.main(["tune", folder, "--seconds", "0.2", "-v"]) == 0
     refused = re.findall(r"^refused: (.*)", capsys.readouterr().out, re.MULTILINE)
     assert refused

@@ -19,24 +19,30 @@ _UNSETTLED: Final = 0.1  # limit of the share of turns with an unsettled warm-up
 
 
 def caveats_of(records: BenchRecords, drifts: Sequence[Drifted]) -> tuple[str, ...]:
-    """Return the caveats of a run: one sentence each, without its full stop."""
+    """Return the caveats of a run: one sentence each, without its full stop, the one to read first in front."""
     return (
-        *caveats_of_scenarios(records),
+        *caveats_of_stop(records),
         *caveats_of_load(records),
         *caveats_of_speed(records, drifts),
+        *caveats_of_scenarios(records),
     )
+
+
+def caveats_of_stop(records: BenchRecords) -> list[str]:
+    """Return the caveat that the run did not come to its end; none where it did."""
+    if records.stopped_after is None:
+        return []
+    steps, of = records.stopped_after
+    return [
+        f"stopped early, after {steps} of {of} steps: cases and scenarios that are missing were not "
+        "measured, others have fewer rounds than asked for"
+    ]
 
 
 def caveats_of_scenarios(records: BenchRecords) -> list[str]:
     """Return the caveats about cases and scenarios that are missing or incomplete."""
     cores = records.environment["usable_cores"]
     caveats = []
-    if records.stopped_after is not None:
-        steps, of = records.stopped_after
-        caveats.append(
-            f"stopped early, after {steps} of {of} steps: cases and scenarios that are missing were not "
-            "measured, others have fewer rounds than asked for"
-        )
     cases = records.settings.cases(records.contract)
     if crowded := sorted({case.threads for case in cases if case.threads > cores}):
         counts = ", ".join(map(str, crowded))
