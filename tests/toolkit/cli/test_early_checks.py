@@ -61,7 +61,7 @@ MISTAKES = {
     "predict clip.npy --bundle nowhere": "error: nowhere: no such folder",
     "verify nowhere": "error: nowhere: no such folder",
     "verify BUNDLE --backend tpu": "error: unknown backend 'tpu'",
-    "doctor --nothing": "Usage: ",
+    "doctor --nothing": "error: spoter-kit doctor has no option --nothing",
     "data import npy nowhere": "error: nowhere: no such folder",
     "data import npy DATA -o RUN": "error: RUN: exists already and is no dataset",
     "data synth -o DATA": "error: DATA: exists already.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from spoter_runtime._version import __version__
 from spoter_toolkit.cli import (
@@ -23,6 +22,7 @@ from spoter_toolkit.cli import (
     tune,
     verify,
 )
+from spoter_toolkit.cli.commands import QuietOption, VerboseOption, Verbs, add, choose_loudness
 
 _HELP = """
 Train a sign-language recogniser, ship it to the edge, and carry the proof that it is still the same model.
@@ -36,17 +36,9 @@ _EXIT_CODES = (
 )
 
 
-class _DataFirst(TyperGroup):
-    """The verbs in the order of the way through; Typer lists groups of verbs last."""
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        places = {"data": 0, "landmarker": 2, "demo": 3}
-        return sorted(super().list_commands(ctx), key=lambda name: places.get(name, 1))
-
-
 app = typer.Typer(
     name="spoter-kit",
-    cls=_DataFirst,
+    cls=Verbs,
     help=_HELP,
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},  # of every verb too
@@ -64,22 +56,79 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit.", metavar=""
+        ),
+    ] = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    pass
+    choose_loudness(verbose=verbose, quiet=quiet)
 
 
-# In the order of the way through: data, model, bundle, device.
-app.add_typer(data.app, name="data")
-app.add_typer(landmarker.app, name="landmarker")
-app.command(cls=train.TrainCommand)(train.train)
-app.command()(import_checkpoint.import_checkpoint)
-app.command("eval")(eval.eval_)
-app.command()(export.export)
-app.command()(parity.parity)
-app.command()(bench.bench)
-app.command()(tune.tune)
-app.command()(predict.predict)
-app.command()(verify.verify)
-app.command()(doctor.doctor)
-app.command()(demo.demo)
+# In the order of the work.
+app.add_typer(data.app, name="data", cls=Verbs, rich_help_panel="Data")
+app.add_typer(landmarker.app, name="landmarker", cls=Verbs, rich_help_panel="Data")
+add(
+    app,
+    train.train,
+    "train",
+    "spoter-kit train datasets/mine -o runs/mine",
+    "spoter-kit train datasets/mine --set epochs=5 --seed 1",
+    "spoter-kit train --resume",
+    panel="Train",
+    cls=train.TrainCommand,
+)
+add(
+    app,
+    import_checkpoint.import_checkpoint,
+    "import-checkpoint",
+    "spoter-kit import-checkpoint bdsl_spoter.pth --labels bdslw60",
+    panel="Train",
+)
+add(
+    app,
+    eval.eval_,
+    "eval",
+    "spoter-kit eval runs/mine",
+    "spoter-kit eval model.spoter --data datasets/mine -o confusion.png",
+    panel="Train",
+)
+add(
+    app,
+    export.export,
+    "export",
+    "spoter-kit export runs/mine --precision fp32,int8",
+    "spoter-kit export model.spoter --rtx",
+    panel="Ship",
+)
+add(
+    app,
+    parity.parity,
+    "parity",
+    "spoter-kit parity model.spoter --backend ort-cpu -o facts.json",
+    "spoter-kit parity --judge facts.json",
+    panel="Ship",
+)
+add(
+    app,
+    bench.bench,
+    "bench",
+    "spoter-kit bench model.spoter --quick",
+    "spoter-kit bench model.spoter --against bench/last --fail-if 'p50 > 1.05'",
+    panel="Measure",
+)
+add(app, tune.tune, "tune", "spoter-kit tune model.spoter --seconds 60", panel="Measure")
+add(
+    app,
+    predict.predict,
+    "predict",
+    "spoter-kit predict clip.npy --bundle model.spoter",
+    "spoter-kit predict model.spoter hello.mp4",
+    panel="Device",
+)
+add(app, verify.verify, "verify", "spoter-kit verify model.spoter", panel="Device")
+add(app, doctor.doctor, "doctor", "spoter-kit doctor -v", panel="Device")
+add(app, demo.demo, "demo", "spoter-kit demo -o demo", panel="All of it, on generated clips")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -12,92 +14,126 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_run
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
     INTERRUPTED,
+    BundleArgument,
     ForceOption,
     JsonOption,
     emit_json,
+    insist,
+    is_verbose,
     next_step,
     progress_bar,
     say,
     show_table,
+    tell,
 )
 
 CAMERA_ROUNDS = 6
 
 if TYPE_CHECKING:
+    from spoter_toolkit.bench.analysis.compare import Against
     from spoter_toolkit.bench.analysis.result import BenchResult
     from spoter_toolkit.bench.settings import BenchSettings
 
 
 def bench(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle; default: the newest.")] = None,
+    bundle: BundleArgument = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Once for each backend, 'ort-cpu#2' for a second one; default: all there are."),
+        typer.Option(
+            help="Measure this backend; may be given again, 'ort-cpu#2' runs a second one; default: all.",
+            metavar="<str>",
+            autocompletion=complete_backend,
+        ),
     ] = None,
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="With commas: latency, offline, server, start, memory, energy; default: all. Or camera."
+            help="Measure these, with commas: latency, offline, server, start, memory, energy; default: all. "
+            "Or camera, the landmarker alone, on --videos."
         ),
     ] = None,
-    batch: Annotated[str | None, typer.Option(help="Clips a call, with commas; default: 1,16.")] = None,
-    frames: Annotated[str | None, typer.Option(help="Frames a clip; default: 30,60,164.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Give so many clips to a call, with commas; default: 1,16.")
+    ] = None,
+    frames: Annotated[
+        str | None, typer.Option(help="Give each clip so many frames, with commas; default: 30,60,164.")
+    ] = None,
     threads: Annotated[
-        str | None, typer.Option(help="Threads in an operator; default: all cores, and 1 for one clip.")
+        str | None,
+        typer.Option(
+            help="Run so many threads in an operator, with commas; default: all cores, and 1 for one clip."
+        ),
     ] = None,
     curve: Annotated[
         bool | None,
-        typer.Option(help="Cases along lengths and batches; default: unless --batch, --frames or --quick."),
+        typer.Option(
+            help="Measure cases along lengths and batches; default: without --batch, --frames, --quick."
+        ),
     ] = None,
     floor: Annotated[
-        bool, typer.Option(help="Also the model's matrix products alone, as each case's limit.")
+        bool, typer.Option(help="Measure the model's matrix products alone too: no case can be faster.")
     ] = True,
-    rounds: Annotated[int | None, typer.Option(help="How often each backend has its turn at a case.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Give each backend so many turns at a case.")] = None,
     seconds_per_case: Annotated[
-        float | None, typer.Option(help="Measured time of a case and backend, over all rounds.")
+        float | None, typer.Option(help="Measure each case and backend for so many seconds, over all rounds.")
     ] = None,
     lengths: Annotated[
         Path | None,
         typer.Option(
-            help="DATASET, or JSON {frames: clips}, for offline and server; default: the training data's."
+            help="Take the lengths for offline and server from this DATASET, or from JSON {frames: clips}; "
+            "default: the training data's.",
+            autocompletion=complete_dataset,
         ),
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Clips a second for the server; default: half of what the first backend can."),
+        typer.Option(
+            help="Send the server so many clips a second; default: half of the first backend's capacity."
+        ),
     ] = None,
     bound_ms: Annotated[
-        float | None, typer.Option(help="Within this time the server wants its answer; default: 33.")
+        float | None,
+        typer.Option(help="Count the server's answers within so many milliseconds; default: 33."),
     ] = None,
     find_rate: Annotated[
-        bool, typer.Option("--find-rate", help="Also look for the highest rate that keeps the bound.")
+        bool, typer.Option("--find-rate", help="Look for the highest rate that keeps the bound too.")
     ] = False,
     pin: Annotated[
-        bool, typer.Option("--pin", help="Keep each worker on as many cores as it has threads.")
+        bool, typer.Option("--pin", help="Pin each worker to as many cores as it has threads.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: one clip, one length, few rounds.")
+        bool, typer.Option("--quick", help="Take a first look: one clip, one length, few rounds.")
     ] = False,
     videos: Annotated[
-        Path | None, typer.Option(help="Videos for --scenario camera, which measures the landmarker alone.")
+        Path | None, typer.Option(help="Measure the landmarker on these videos, with --scenario camera.")
     ] = None,
-    against: Annotated[Path | None, typer.Option(help="Report of an earlier run, to compare with.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Compare with the report of an earlier run.")] = None,
     fail_if: Annotated[
         str | None,
-        typer.Option(help="With --against, exit 3 where it is sure: 'p50 > 1.05', this run ÷ that one."),
+        typer.Option(
+            help="Exit 3 where this run ÷ the one of --against is surely beyond a bound: 'p50 > 1.05'."
+        ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="RUN that torch loads; default: where the bundle was made.")
+        Path | None,
+        typer.Option(
+            help="Let torch load this RUN; default: the one that the BUNDLE was made from.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Report folder; default: bench/BUNDLE-PROCESSOR-MONTH."),
+        typer.Option(
+            "--out", "-o", help="Write the report to this folder; default: bench/BUNDLE-PROCESSOR-MONTH."
+        ),
     ] = None,
     html: Annotated[
-        bool, typer.Option("--html", help="Also one page to read, send or print: bench.html in the report.")
+        bool,
+        typer.Option("--html", help="Write one page to read, send or print too: bench.html in the report."),
     ] = False,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -155,7 +191,7 @@ def bench(
             opened, settings, run=run, against=earlier, bound=bound, on_progress=on_progress, stop=stop
         )
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
-    show(result, json=json)
+    show(result, json=json, asked=backend or ())
     write_report(result, folder, page_of=opened if html else None)
     leave_if_incomplete(result, folder)
     say(f"report: {folder}")
@@ -187,32 +223,38 @@ def bench_camera(videos: Path | None, *, rounds: int, out: Path | None, force: b
         emit_json(found.as_json())
         return
     threads = sorted({one.threads for one in found.rounds})
-    print(f"{'milliseconds a frame':<22}" + "".join(f"{f'{n} threads':>12}" for n in threads))
+    tell(f"{'milliseconds a frame':<22}" + "".join(f"{f'{n} threads':>12}" for n in threads))
     for part, *cells in found.rows():
-        print(f"{part:<22}" + "".join(f"{cell:>12}" for cell in cells))
+        tell(f"{part:<22}" + "".join(f"{cell:>12}" for cell in cells))
     wall, processor = sorted(found.starts_s)[len(found.starts_s) // 2]
-    print(f"cold process to the first landmark: {wall:.2f} s, processor {processor:.2f} s")
+    tell(f"cold process to the first landmark: {wall:.2f} s, processor {processor:.2f} s")
 
 
-def show(result: BenchResult, *, json: bool) -> None:
-    """Print the result on stdout, and its caveats on stderr."""
+def show(result: BenchResult, *, json: bool, asked: Sequence[str] = ()) -> None:
+    """Print the result on stdout, and its caveats on stderr; with ``-v`` all tables."""
     from spoter_toolkit.bench.analysis.serialize import (
         against_values,
         values_from_result,
         without_samples,
     )
-    from spoter_toolkit.bench.report.tables import problem_table, tables
 
     if json:
         compared = {"against": against_values(result.against)} if result.against else {}
         emit_json(without_samples(values_from_result(result)) | compared)
-    else:
+    elif is_verbose():
+        from spoter_toolkit.bench.report.tables import problem_table, tables
+
         for table in tables(result):
             show_table(table)
         for row in problem_table(result).rows:
-            print(": ".join(row))
-    for caveat in result.caveats:
-        say(f"note: {caveat}")
+            tell(": ".join(row))
+    else:
+        from spoter_toolkit.cli.bench_view import show_summary
+
+        show_summary(result, asked=asked)
+    if json or is_verbose():
+        for caveat in result.caveats:
+            say(f"note: {caveat}")
 
 
 def show_against(result: BenchResult, *, json: bool) -> bool:
@@ -226,9 +268,27 @@ def show_against(result: BenchResult, *, json: bool) -> bool:
     if json:
         for row in table.rows:
             say(f"{table.title}: {', '.join(row)}")
-    else:
+    elif is_verbose():
         show_table(table)
+    else:
+        show_gates(result.against)
     return result.against.failed
+
+
+def show_gates(against: Against) -> None:
+    """Print how many ratios are within the bound, and each one that is beyond it or furthest off."""
+    gates = against.gates
+    beyond = [gate for gate in gates if gate.verdict == "beyond"]
+    for gate in beyond:
+        insist(f"beyond {against.bound}: {gate.backend}, {gate.case}: {gate.ratio} times the earlier run")
+    if against.bound:
+        counts = Counter(gate.verdict for gate in gates)
+        tell(f"{against.bound}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    if gates and not beyond:
+        worst = max(gates, key=lambda gate: abs(math.log(gate.ratio.estimate)))
+        tell(f"furthest from the earlier run: {worst.backend}, {worst.case}: {worst.ratio} times")
+    if against.note:
+        tell(against.note)
 
 
 def leave_if_incomplete(result: BenchResult, folder: Path) -> None:

@@ -1,17 +1,22 @@
-"""What every verb shares on the terminal: results on stdout, all else on stderr."""
+"""What every verb shares on the terminal: results on stdout, all else on stderr, and how much of it."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
+import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as TerminalTable
@@ -19,25 +24,85 @@ from rich.text import Text
 
 from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.errors import SpoterError
+from spoter_toolkit.cli.completion import complete_backend, complete_bundle, complete_dataset
 from spoter_toolkit.report.table import Table
+from spoter_toolkit.report.words import plural
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
-BundleArgument = Annotated[Path | None, typer.Argument(help="BUNDLE; default: the newest.")]
-BackendOption = Annotated[
-    str | None, typer.Option(help="Backend, as in ort-cpu:int8; default: the best that works here.")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+BundleArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="BUNDLE", help="Take this BUNDLE; default: the newest.", autocompletion=complete_bundle
+    ),
 ]
-PrecisionOption = Annotated[str | None, typer.Option(help="Precision of the file to run; default: fp32.")]
+DatasetArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="DATASET",
+        help="Take this DATASET; default: the newest in datasets/.",
+        autocompletion=complete_dataset,
+    ),
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Run this backend, as in ort-cpu:int8; default: the best that works here.",
+        autocompletion=complete_backend,
+    ),
+]
+PrecisionOption = Annotated[str | None, typer.Option(help="Run the file of this precision; default: fp32.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
 _IN_A_ROW: Final = ContextVar("in_a_row", default=False)
+_FEWEST_S: Final = 10.0  # in a pipe: before the first line of progress
+_BETWEEN_S: Final = 30.0  # in a pipe: between two lines of progress
+
+
+class Loudness(IntEnum):
+    """How much a verb prints."""
+
+    QUIET = 0  # errors, and an answer that is no
+    NORMAL = 1  # the verdict, the figure that matters, the next command
+    VERBOSE = 2  # all tables
+
+
+_LOUDNESS: Final = ContextVar("loudness", default=Loudness.NORMAL)
+
+
+def set_loudness(loudness: Loudness) -> None:
+    """Choose how much the verbs of this process print."""
+    _LOUDNESS.set(loudness)
+
+
+def is_verbose() -> bool:
+    """Tell whether ``-v`` was given."""
+    return _LOUDNESS.get() is Loudness.VERBOSE
+
+
+def is_quiet() -> bool:
+    """Tell whether ``-q`` was given."""
+    return _LOUDNESS.get() is Loudness.QUIET
+
+
+def tell(*lines: str, whole: bool = False) -> None:
+    """Print lines of a verb's result on stdout; `whole` ones are never broken: they hold commands."""
+    if not is_quiet():
+        insist(*lines, whole=whole)
+
+
+def insist(*lines: str, whole: bool = False) -> None:
+    """Print lines as `tell` does, also after ``-q``: the answer is no."""
+    for line in lines:
+        print(line if whole else fitted(line, sys.stdout))
 
 
 def say(text: str, *, fix: str = "") -> None:
     """Print one remark for the person at the terminal, on stderr, with its fix as errors show theirs."""
-    print(SpoterError(text, fix=fix), file=sys.stderr)
+    if not is_quiet():
+        print(fitted(str(SpoterError(text, fix=fix)), sys.stderr), file=sys.stderr)
 
 
 def say_passed_over(passed_over: Mapping[str, str]) -> None:
@@ -47,9 +112,58 @@ def say_passed_over(passed_over: Mapping[str, str]) -> None:
 
 
 def next_step(command: str, *paths: object) -> None:
-    """End a verb with the next useful command; each ``{}`` in it becomes a path, quoted for the shell."""
-    if not in_a_row():
-        say("\nnext: " + command.format(*(shlex.quote(str(path)) for path in paths)))
+    """End a verb with the next useful command; each ``{}`` in it becomes a path, quoted for the shell.
+
+    The line is never broken: somebody copies it.
+    """
+    if not in_a_row() and not is_quiet():
+        filled = command.format(*(shlex.quote(str(path)) for path in paths))
+        print(f"next: {filled}", file=sys.stderr)
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Return a text broken between words where the terminal ends; in a pipe as it is.
+
+    What follows ``Fix: `` stays in one piece, and so does a word: a path or a command is copied from there.
+    """
+    if not stream.isatty():
+        return text
+    prose, fix, command = text.partition("Fix: ")
+    broken = [_broken(line) for line in prose.split("\n")]
+    return "\n".join(broken) + fix + command
+
+
+def _broken(line: str) -> str:
+    width = terminal_width()
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) + (" " if line.endswith(" ") else "")
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal, or of what the environment says in its place."""
+    return max(shutil.get_terminal_size().columns, 20)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines whose cells stand below each other, two spaces apart; the last one is ragged."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def few_names(names: Sequence[str], most: int = 4) -> str:
+    """Return names for one line: all of a few, else the first ones and how many more there are."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
 @contextmanager
@@ -69,7 +183,8 @@ def in_a_row() -> bool:
 
 def emit_json(value: Any) -> None:
     """Print a verb's whole result as one JSON object on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    ascii_only = not (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def emit_table(
@@ -92,13 +207,13 @@ def show_table(shown: Table) -> None:
         console.print(shown.title, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if shown.note:
-        print(shown.note)
+        print(fitted(shown.note, sys.stdout))
 
 
 @contextmanager
 def progress_bar() -> Iterator[OnProgress]:
     """Yield an `on_progress(done, total, what)`: a bar on a terminal, nothing in a pipe."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or is_quiet():
         yield lambda done, total, what: None
         return
     with Progress(
@@ -110,5 +225,46 @@ def progress_bar() -> Iterator[OnProgress]:
         transient=True,
         refresh_per_second=4,  # more would take time from what is being measured or trained
     ) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("starting", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
+@contextmanager
+def progress_lines() -> Iterator[OnProgress]:
+    """Yield an `on_progress(done, total, what)` as `progress_bar`; in a pipe it prints lines, see `Lines`."""
+    if sys.stderr.isatty() or is_quiet():
+        with progress_bar() as on_progress:
+            yield on_progress
+    else:
+        yield Lines()
+
+
+class Lines:
+    """Progress for a pipe or a file: a line about each epoch, but not more often than every 30 seconds.
+
+    The first line comes after ten seconds, whatever the epoch: it says how long the training will take.
+    """
+
+    def __init__(self) -> None:
+        self._begin = self._last = time.monotonic()
+        self._first: int | None = None  # steps that were done when it began: a resumed training's
+        self._epoch = self._what = ""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Print a line where it is time for one; `what` begins with the epoch: ``"epoch 1/20  loss …"``."""
+        now = time.monotonic()
+        epoch = what.partition("  ")[0]
+        if self._first is None:
+            self._first, self._epoch, self._last = done - 1, epoch, self._begin - _BETWEEN_S + _FEWEST_S
+        ended, is_new = self._what, epoch != self._epoch
+        is_first = self._last < self._begin
+        if now - self._last >= _BETWEEN_S and (is_new or is_first) and done < total:
+            share = (done - self._first) / (total - self._first)
+            left = (now - self._begin) * (1 - share) / share
+            say(f"{ended if is_new else what}  about {_minutes(left)} left")
+            self._last = now
+        self._epoch, self._what = epoch, what
+
+
+def _minutes(seconds: float) -> str:
+    return plural(max(1, round(seconds / 60)), "minute")

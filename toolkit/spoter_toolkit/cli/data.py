@@ -7,22 +7,27 @@ from typing import Annotated, Literal
 
 import typer
 
+from spoter_toolkit.cli.commands import add
 from spoter_toolkit.cli.console import (
+    DatasetArgument,
     ForceOption,
     JsonOption,
     emit_json,
     next_step,
     progress_bar,
     say,
+    tell,
 )
 
 app = typer.Typer(help="Import, generate, split and look at datasets of landmarks.", no_args_is_help=True)
 
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Dataset folder; default: datasets/ and the source's name.")
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Write the DATASET to this folder; default: datasets/ and the source's name."
+    ),
 ]
-DatasetArgument = Annotated[Path | None, typer.Argument(help="DATASET; default: the newest in datasets/.")]
 
 
 def names_in(text: str) -> tuple[str, ...]:
@@ -30,27 +35,32 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
-@app.command("import")
 def import_(
     kind: Annotated[
-        Literal["asl33", "spoter-csv", "notebook-json", "npy"], typer.Argument(help="Format of the source.")
+        Literal["asl33", "spoter-csv", "notebook-json", "npy"],
+        typer.Argument(help="Read this format.", metavar="FORMAT"),
     ],
-    source: Annotated[Path, typer.Argument(help="File or folder.")],
+    source: Annotated[Path, typer.Argument(help="Read this file or folder.", metavar="SOURCE")],
     out: OutOption = None,
-    labels: Annotated[str, typer.Option(help="Only these labels: hello,water")] = "",
-    without: Annotated[str, typer.Option(help="Not these labels: none")] = "",
-    signers: Annotated[str, typer.Option(help="Only these signers: A,B")] = "",
+    labels: Annotated[str, typer.Option(help="Take only these labels: hello,water")] = "",
+    without: Annotated[str, typer.Option(help="Leave out these labels: none")] = "",
+    signers: Annotated[str, typer.Option(help="Take only these signers: A,B")] = "",
     shared_labels: Annotated[
-        bool, typer.Option("--shared-labels", help="Only labels that every signer (of --signers) has.")
+        bool, typer.Option("--shared-labels", help="Take only labels that every signer (of --signers) has.")
     ] = False,
-    signer: Annotated[str, typer.Option(help="Who signed, where the source does not say.")] = "",
-    fps: Annotated[float | None, typer.Option(help="Frames a second; default: the source's, or 30.")] = None,
+    signer: Annotated[str, typer.Option(help="Name the signer, where the source does not.")] = "",
+    fps: Annotated[
+        float | None, typer.Option(help="Set the frames a second; default: the source's, or 30.")
+    ] = None,
     normalised: Annotated[
-        bool, typer.Option("--normalised", help="The landmarks are normalised already; models will not.")
+        bool,
+        typer.Option(
+            "--normalised", help="Say that the landmarks are normalised already: models will not do it again."
+        ),
     ] = False,
     long: Annotated[
         Literal["error", "resample", "cut"],
-        typer.Option(help="Clips of more than 299 frames: refuse, resample or cut them."),
+        typer.Option(help="Refuse clips of more than 299 frames (error), resample or cut them."),
     ] = "error",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used, and count them.")
@@ -90,34 +100,39 @@ def import_(
         next_step("spoter-kit data split {}", folder)
 
 
-@app.command()
 def extract(
     source: Annotated[
         Path,
-        typer.Argument(help="Folder of LABEL/SIGNER/VIDEO, BdSLW60, or a CSV: file,label,signer,start,end."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Read this folder of LABEL/SIGNER/VIDEO, BdSLW60, or a CSV: file,label,signer,start,end.",
+        ),
     ],
     out: OutOption = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="The videos show a mirror image: swap left and right.")
+        bool, typer.Option("--mirror", help="Swap left and right: the videos show a mirror image.")
     ] = False,
     trim: Annotated[
         bool, typer.Option("--trim", help="Cut the frames at both ends in which no hand moves.")
     ] = False,
-    signer: Annotated[str, typer.Option(help="Who signed, where the source does not say.")] = "",
+    signer: Annotated[str, typer.Option(help="Name the signer, where the source does not.")] = "",
     long: Annotated[
         Literal["error", "resample", "cut"],
-        typer.Option(help="Clips of more than 299 frames: refuse, resample or cut them."),
+        typer.Option(help="Refuse clips of more than 299 frames (error), resample or cut them."),
     ] = "error",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used, and count them.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Work in so many processes; default: one per core.")
+    ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(help="Over a Ray cluster: its address, auto, or local for one on this machine."),
+        typer.Option(help="Work on the Ray cluster at this address; auto finds one, local starts one here."),
     ] = None,
     backend: Annotated[
-        Literal["ours", "mediapipe"], typer.Option(help="Landmarker; mediapipe is for comparison.")
+        Literal["ours", "mediapipe"],
+        typer.Option(help="Find landmarks with ours, or, to compare, with mediapipe."),
     ] = "ours",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     force: ForceOption = False,
@@ -156,15 +171,17 @@ def extract(
         next_step("spoter-kit data split {}", folder)
 
 
-@app.command()
 def synth(
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Dataset folder; default: datasets/synthetic.")
+        Path | None,
+        typer.Option("--out", "-o", help="Write the DATASET to this folder; default: datasets/synthetic."),
     ] = None,
-    signs: Annotated[int | None, typer.Option(help="Classes; default: 60.")] = None,
-    signers: Annotated[int | None, typer.Option(help="Generated people; default: 12.")] = None,
-    clips_per_sign: Annotated[int | None, typer.Option(help="Over all signers; default: 36.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same clips.")] = 0,
+    signs: Annotated[int | None, typer.Option(help="Generate so many signs; default: 60.")] = None,
+    signers: Annotated[int | None, typer.Option(help="Generate so many signers; default: 12.")] = None,
+    clips_per_sign: Annotated[
+        int | None, typer.Option(help="Generate so many clips a sign, over all signers; default: 36.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Set the random seed: the same seed gives the same clips.")] = 0,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -185,21 +202,26 @@ def synth(
         next_step("spoter-kit train {}", folder)
 
 
-@app.command()
 def split(
     dataset: DatasetArgument = None,
     by: Annotated[
         Literal["signer", "bdslw60", "recording", "clip"],
-        typer.Option(help="Whole signers; BdSLW60's official split; or signer-mixed: recordings, clips."),
+        typer.Option(help="Keep signers whole, take BdSLW60's split, or mix signers: by recording, by clip."),
     ] = "signer",
     from_: Annotated[
         Path | None,
-        typer.Option("--from", help="A published split: CSV with columns id and split, or JSON {id: split}."),
+        typer.Option(
+            "--from", help="Take a published split: CSV with columns id and split, or JSON {id: split}."
+        ),
     ] = None,
-    test: Annotated[str, typer.Option(help="Signers of test: U4,U8; default: about 20 % of the clips.")] = "",
-    val: Annotated[str, typer.Option(help="Signers of val: U3; default: about 10 % of the clips.")] = "",
+    test: Annotated[
+        str, typer.Option(help="Test on these signers: U4,U8; default: about 20 % of the clips.")
+    ] = "",
+    val: Annotated[
+        str, typer.Option(help="Validate on these signers: U3; default: about 10 % of the clips.")
+    ] = "",
     seed: Annotated[
-        int, typer.Option(min=0, help="Random seed for choosing signers, where none are named.")
+        int, typer.Option(min=0, help="Set the random seed for choosing signers, where none are named.")
     ] = 0,
     drop_unseen: Annotated[
         bool, typer.Option("--drop-unseen", help="Leave out clips whose label train never has.")
@@ -227,12 +249,11 @@ def split(
     if json:
         emit_json(dataset_json(result, facts))
     else:
-        print(f"{result.folder}: {result.split}")
+        tell(f"{result.folder}: {result.split}")
         print_splits(facts)
         next_step("spoter-kit train {}", result.folder)
 
 
-@app.command()
 def show(
     dataset: DatasetArgument = None,
     clip: Annotated[str | None, typer.Option(help="Show this clip, by id, instead of the dataset.")] = None,
@@ -287,3 +308,28 @@ def show(
         next_step("spoter-kit data show {} --clip {} -o clip.png", opened.folder, opened.clips[0].id)
     else:
         next_step("spoter-kit train {}" if opened.split else "spoter-kit data split {}", opened.folder)
+
+
+add(app, import_, "import", "spoter-kit data import npy my_clips -o datasets/mine")
+add(
+    app,
+    extract,
+    "extract",
+    "spoter-kit data extract videos -o datasets/mine",
+    "spoter-kit data extract videos --signer s01 --trim --skip-bad",
+)
+add(app, synth, "synth", "spoter-kit data synth --signs 12 -o datasets/synthetic")
+add(
+    app,
+    split,
+    "split",
+    "spoter-kit data split datasets/mine",
+    "spoter-kit data split datasets/mine --test s05 --val s04",
+)
+add(
+    app,
+    show,
+    "show",
+    "spoter-kit data show datasets/mine",
+    "spoter-kit data show datasets/mine --clip clip-1 -o clip.png",
+)

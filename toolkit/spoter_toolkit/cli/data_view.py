@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from spoter_toolkit.cli.console import emit_json, emit_table
+from spoter_toolkit.cli.console import aligned, emit_json, emit_table, few_names, is_verbose, tell
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.data.facts import DatasetFacts, describe
 from spoter_toolkit.report.words import plural
+
+_REMARKS: Final = 5  # lines about what was left out or changed; -v prints all
 
 
 def show_made(dataset: Dataset, *, json: bool) -> None:
@@ -35,38 +37,68 @@ def dataset_json(dataset: Dataset, facts: DatasetFacts) -> dict[str, Any]:
 
 def print_summary(dataset: Dataset, facts: DatasetFacts) -> None:
     """Print sizes, origin, what was left out, and how the data set is split."""
-    print(
+    tell(
         f"{dataset.folder}: {plural(facts.clips, 'clip')} of {plural(len(facts.clips_of_label), 'label')} by "
-        f"{plural(len(facts.clips_of_signer), 'signer')}, {plural(facts.frames, 'frame')}, "
-        f"{facts.duration_s / 60:.1f} minutes, {dataset.coordinates} coordinates"
+        f"{plural(len(facts.clips_of_signer), 'signer')}, {facts.duration_s / 60:.1f} minutes"
     )
     origin = dataset.origin
     synthetic = "; nobody signed this" if origin.synthetic else ""
     licence = f"; licence: {origin.licence}" if origin.licence else ""
-    print(f"from {origin.kind}: {origin.source}{licence}{synthetic}")
-    for reason, count in origin.skipped.items():
-        print(f"left out: {plural(count, 'clip')} {reason}")
-    for note, count in origin.notes.items():
-        print(f"note: {plural(count, 'clip')}: {note}")
-    print(f"split: {dataset.split or 'none yet'}")
+    tell(f"from {origin.kind}: {origin.source}{licence}{synthetic}")
+    remarks = [f"left out: {plural(count, 'clip')} {reason}" for reason, count in origin.skipped.items()]
+    remarks += [f"note: {plural(count, 'clip')}: {note}" for note, count in origin.notes.items()]
+    shown = remarks if is_verbose() or len(remarks) <= _REMARKS else remarks[: _REMARKS - 1]
+    tell(*shown)
+    if remarks[len(shown) :]:
+        tell(f"{len(remarks) - len(shown)} more remarks (-v: all)")
+    tell(f"split: {dataset.split or 'none yet'}")
+    if is_verbose():
+        tell(f"{plural(facts.frames, 'frame')}, {dataset.coordinates} coordinates")
 
 
 def print_splits(facts: DatasetFacts) -> None:
-    """Print clips, frames, labels and signers of each split."""
-    emit_table(
-        "",
-        ("split", "clips", "frames", "labels", "signers"),
-        [
-            (part.name or "none", part.clips, part.frames, part.labels, " ".join(part.signers))
-            for part in facts.splits
-        ],
-    )
+    """Print clips, labels and signers of each split; with ``-v`` as a table with all their names."""
+    if is_verbose():
+        emit_table(
+            "",
+            ("split", "clips", "frames", "labels", "signers"),
+            [
+                (part.name or "none", part.clips, part.frames, part.labels, " ".join(part.signers))
+                for part in facts.splits
+            ],
+        )
+        return
+    rows = [
+        (
+            part.name or "none",
+            plural(part.clips, "clip"),
+            plural(part.labels, "label"),
+            f"{plural(len(part.signers), 'signer')}: {few_names(part.signers)}",
+        )
+        for part in facts.splits
+    ]
+    tell(*(f"  {line}" for line in aligned(rows)))
 
 
 def print_dataset(dataset: Dataset, facts: DatasetFacts) -> None:
-    """Print all facts of a data set as tables."""
+    """Print what is in a data set in a few lines; with ``-v`` all of it as tables."""
     print_summary(dataset, facts)
     print_splits(facts)
+    if is_verbose():
+        print_tables(dataset, facts)
+        return
+    shortest, low, high, longest = (facts.length_percentiles[p] for p in (0, 25, 75, 100))
+    missing = ", ".join(f"{name} {rate:.1%}" for name, rate in facts.missing.items())
+    fewest = min(facts.clips_of_label.items(), key=lambda pair: pair[1])
+    tell(
+        f"frames a clip: {shortest:.0f} to {longest:.0f}, half of the clips {low:.0f} to {high:.0f}",
+        f"not detected: {missing}; no hand in {facts.frames_without_hands:.1%} of the frames",
+        f"fewest clips of a label: {fewest[1]} of {fewest[0]}",
+    )
+
+
+def print_tables(dataset: Dataset, facts: DatasetFacts) -> None:
+    """Print lengths, missing landmarks, signers and labels as tables."""
     most = max(count for _, _, count in facts.length_histogram)
     emit_table(
         "length of a clip",
@@ -108,4 +140,4 @@ def print_clip(dataset: Dataset, clip: Clip) -> None:
         ("split", clip.split or "none"),
         ("source", clip.source),
     ]
-    print("\n".join([clip.id, *(f"  {name:<7} {value}" for name, value in rows)]))
+    tell(clip.id, *(f"  {name:<7} {value}" for name, value in rows))

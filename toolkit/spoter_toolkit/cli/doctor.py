@@ -6,7 +6,16 @@ from typing import Final
 
 import typer
 
-from spoter_toolkit.cli.console import ANSWER_IS_NO, JsonOption, emit_json, emit_table, next_step
+from spoter_toolkit.cli.console import (
+    ANSWER_IS_NO,
+    JsonOption,
+    emit_json,
+    emit_table,
+    insist,
+    is_verbose,
+    next_step,
+    tell,
+)
 
 # Apart from running: what builds an engine has not executed it.
 _BUILDS: Final = {None: "", True: "yes", False: "no"}
@@ -17,7 +26,7 @@ def doctor(json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from spoter_runtime.bundle.manifest import MANIFEST
-    from spoter_runtime.doctor import diagnose
+    from spoter_runtime.doctor import diagnose, summary
     from spoter_toolkit.workspace import BUNDLES, newest_with
 
     findings = diagnose()
@@ -25,11 +34,15 @@ def doctor(json: JsonOption = False) -> None:
     if json:
         emit_json({"findings": [asdict(finding) for finding in findings], "any_backend_runs": runs})
     else:
-        emit_table(
-            "",
-            ("what", "status", "builds engines", "detail", "fix"),
-            [(f.name, f.status, _BUILDS[f.builds], f.detail, f.fix) for f in findings],
-        )
+        if is_verbose():
+            emit_table(
+                "",
+                ("what", "status", "builds engines", "detail"),
+                [(f.name, f.status, _BUILDS[f.builds], f.detail) for f in findings],
+            )
+            # Not in the table: a cell would break a command that somebody copies.
+            tell(*(f"{f.name}: Fix: {f.fix}" for f in findings if f.fix))
+        (tell if runs else insist)(*summary(findings), whole=True)
     if not runs:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:

@@ -3,41 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_run, complete_source
 from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
     emit_json,
     emit_table,
+    is_verbose,
     next_step,
     progress_bar,
     say,
     say_passed_over,
+    tell,
 )
+from spoter_toolkit.report.words import plural
+
+if TYPE_CHECKING:
+    from spoter_toolkit.evaluation import Evaluation
 
 
 def eval_(
-    source: Annotated[Path | None, typer.Argument(help="RUN or BUNDLE; default: the last run.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Evaluate this RUN or BUNDLE; default: the last RUN.",
+            autocompletion=complete_source,
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="DATASET, or videos as for data extract; default: the one it was trained on."),
+        typer.Option(
+            help="Take the clips of this DATASET, or videos as for data extract; default: its training data.",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test, or all; of videos always all.")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(help="Take the clips of this split: train, val, test, or all; of videos always all."),
+    ] = "test",
     backend: Annotated[
         str | None,
         typer.Option(
-            help="Backend to run, as doctor lists them; trt:fp16 for fp16; default: torch for a RUN."
+            help="Run this backend, as in ort-cpu or trt:fp16; default: torch for a RUN.",
+            autocompletion=complete_backend,
         ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="For a BUNDLE: the RUN it was made from, where it has moved.")
+        Path | None,
+        typer.Option(
+            help="Name the RUN that the BUNDLE was made from, where it has moved.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Write a page, .html; or the confusion alone, .png, .pdf or .svg."),
+        typer.Option(
+            "-o",
+            "--out",
+            help="Write a page, .html, or the confusion alone, .png, .pdf or .svg, to this file.",
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     force: ForceOption = False,
@@ -73,7 +102,6 @@ def eval_(
             data=dataset_folder,
             on_progress=on_progress,
         )
-    say_passed_over(found.passed_over)
     scores, dataset = found.scores, found.dataset
     if out and out.suffix.lower() == ".html":
         from spoter_toolkit.training.page import html_from_evaluation
@@ -85,12 +113,44 @@ def eval_(
         draw_confusion(scores, out, title=f"{found.source.name} on {found.backend}, {split}: {dataset.split}")
     if json:
         emit_json(found.as_json())
+        say_passed_over(found.passed_over)
         return scores.top1
+    show(found)
+    if out:
+        say(f"picture: {out}")
+    if (found.source / RUN_JSON).is_file():
+        next_step("spoter-kit export --onnx {}", found.source)
+    else:
+        next_step("spoter-kit bench {}", found.source)
+    return scores.top1  # for the demo, which compares it with a target
+
+
+def show(found: Evaluation) -> None:
+    """Print top-1 first, then the weak places; with ``-v`` every signer and every confused pair."""
+    scores, dataset = found.scores, found.dataset
+    clips = f"{scores.clips} {'generated ' if dataset.origin.synthetic else ''}clips"
+    tell(
+        f"top-1 {scores.top1:.4f} on {clips}: {found.split} split, {dataset.split or 'not split'}",
+        f"top-5 {scores.top5:.4f}, macro F1 {scores.macro_f1:.4f}; {found.source} on {found.backend}",
+    )
+    if is_verbose():
+        show_tables(found)
+    else:
+        if len(scores.signers) > 1:
+            worst = min(scores.signers, key=lambda one: one.top1)
+            tell(f"weakest signer: {worst.signer}, top-1 {worst.top1:.4f} of {plural(worst.clips, 'clip')}")
+        for pair in scores.confused[:1]:
+            tell(f"most confused: {pair.label} taken for {pair.taken_for}, {pair.clips} of {pair.of}")
     if dataset.origin.synthetic:
         say("the data is synthetic: these figures say nothing about people signing")
+    say_passed_over(found.passed_over)
+
+
+def show_tables(found: Evaluation) -> None:
+    """Print the score of every signer, and the pairs of labels that are confused most."""
+    scores = found.scores
     emit_table(
-        f"{found.source} on {found.backend}: {split} split of {dataset.folder} "
-        f"({dataset.split or 'not split'})",
+        "",
         ("", "clips", "value"),
         [
             ("top-1", scores.clips, f"{scores.top1:.4f}"),
@@ -105,8 +165,3 @@ def eval_(
             ("signed", "recognised as", "clips"),
             [(pair.label, pair.taken_for, f"{pair.clips} of {pair.of}") for pair in scores.confused],
         )
-    if (found.source / RUN_JSON).is_file():
-        next_step("spoter-kit export --onnx {}", found.source)
-    else:
-        next_step("spoter-kit bench {}", found.source)
-    return scores.top1  # for the demo, which compares it with a target

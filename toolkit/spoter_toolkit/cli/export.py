@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spoter_toolkit.cli.completion import complete_dataset, complete_source
 from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
+    aligned,
     emit_json,
     emit_table,
+    is_verbose,
     next_step,
     progress_bar,
     say,
+    tell,
 )
+from spoter_toolkit.cli.proof_view import proof_in_words
 
 if TYPE_CHECKING:
     from spoter_export.bundle.engines import AddedEngine
@@ -28,27 +33,43 @@ if TYPE_CHECKING:
 
 def export(
     source: Annotated[
-        Path | None, typer.Argument(help="RUN, or a BUNDLE to add engines to; default: the last run.")
+        Path | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Export this RUN, or add engines to this BUNDLE; default: the last RUN.",
+            autocompletion=complete_source,
+        ),
     ] = None,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="ONNX, for ONNX Runtime; always made from a RUN.")
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX files; a RUN always gets them.")] = False,
+    trt: Annotated[
+        bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")
     ] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="A TensorRT engine for this machine's GPU.")] = False,
-    rtx: Annotated[bool, typer.Option("--rtx", help="A TensorRT-RTX engine; built with no GPU too.")] = False,
+    rtx: Annotated[
+        bool, typer.Option("--rtx", help="Build a TensorRT-RTX engine; no GPU is needed.")
+    ] = False,
     precision: Annotated[
-        str, typer.Option(help="One or more, with commas: fp32, fp16, and int8 for CPUs.")
+        str, typer.Option(help="Write these precisions, with commas: fp32, fp16, and int8 for CPUs.")
     ] = "fp32",
     compute_capability: Annotated[
-        str | None, typer.Option(help="GPUs for --rtx, with commas: 8.6,8.9; default: 8.0,8.6,8.9,12.0.")
+        str | None, typer.Option(help="Build --rtx for these GPUs: 8.6,8.9; default: 8.0,8.6,8.9,12.0.")
     ] = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Shapes of engines, clips x frames: least,tuned,most; default: from the data."),
+        typer.Option(
+            help="Build engines for these shapes, clips x frames: least,tuned,most; default: the data's.",
+            metavar="<str>",
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="DATASET to prove it on; default: the one it was trained on.")
+        Path | None,
+        typer.Option(
+            help="Compare on clips of this DATASET; default: the one it was trained on.",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Largest batch to claim and to run.")] = 32,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="Claim and run batches up to this size.")
+    ] = 32,
     no_real_goldens: Annotated[
         bool, typer.Option("--no-real-goldens", help="Keep no clip of the data in the bundle.")
     ] = False,
@@ -58,7 +79,10 @@ def export(
     camera: Annotated[
         bool, typer.Option("--camera", help="Put the landmarker in: the bundle takes videos by itself.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: bundles/RUN.spoter.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Write the BUNDLE to this folder; default: bundles/RUN.spoter."),
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -96,11 +120,11 @@ def export(
             force=force,
             on_progress=on_progress,
         )
-    say_more(report, kept_goldens=not no_real_goldens)
     if json:
         emit_json(report.as_json())
     else:
         show(report)
+    say_more(report, kept_goldens=not no_real_goldens)
     if report.failed:
         typed = ["--precision", precision] if precision != "fp32" else []
         typed += ["--compute-capability", compute_capability] if compute_capability else []
@@ -115,7 +139,7 @@ def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
     if report.run and not report.run.is_finished:
         say(f"{report.run.folder} was stopped before its end: its best weights so far are exported")
     if report.exported and report.data is None:
-        say("no data: the proof and the goldens hold generated clips only", fix="name real ones with --data")
+        say("no data: only generated clips were compared", fix="name a DATASET with --data")
     elif report.data and kept_goldens and not report.data.origin.synthetic:
         say("some clips of the data travel in the bundle as goldens; --no-real-goldens keeps them here")
     for error in report.not_tuned.values():
@@ -123,9 +147,12 @@ def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
             f"not tuned for this machine: {error.message}",
             fix=error.fix or f"spoter-kit tune {report.folder}",
         )
-    for precision, tuned in report.tuned.items():
-        for situation, config in tuned.configs.items():
-            say(f"fastest here, {precision}, {situation}: {config}: {tuned.reasons[situation]}")
+    if is_verbose():
+        for precision, tuned in report.tuned.items():
+            for situation, config in tuned.configs.items():
+                say(f"fastest here, {precision}, {situation}: {config}: {tuned.reasons[situation]}")
+    elif report.tuned:
+        say("tuned for this CPU (-v: how)")
 
 
 def incomplete(report: ExportReport, typed: Sequence[str]) -> SpoterError:
@@ -149,7 +176,30 @@ def incomplete(report: ExportReport, typed: Sequence[str]) -> SpoterError:
 
 
 def show(report: ExportReport) -> None:
-    """Print each file with its proof, and the engines."""
+    """Print the verdict, then a line for each file; with ``-v`` each file's proof and the engines' shapes."""
+    if is_verbose():
+        show_proofs(report)
+        if report.engines:
+            show_engines(report.engines)
+        return
+    tell(f"{report.folder}: {'same answers as PyTorch' if report.exported else 'engines added'}")
+    rows = []
+    if report.exported:
+        files = zip(report.exported.bundle.artefacts, report.exported.proofs, strict=True)
+        rows = [
+            (file.path, file.precision, f"{file.size_bytes / 1e6:.2f} MB", proof_in_words(proof))
+            for file, proof in files
+        ]
+    for engine in report.engines:
+        _, gpus, size, _, executed = engine_row(engine)
+        rows.append((engine.artefact.path, engine.artefact.precision, size, f"for {gpus}; ran: {executed}"))
+    tell(*(f"  {line}" for line in aligned(rows)))
+    for reason in dict.fromkeys(engine.not_executed for engine in report.engines if engine.not_executed):
+        tell(f"not executed: {reason}")
+
+
+def show_proofs(report: ExportReport) -> None:
+    """Print each file with all rows of its proof."""
     from spoter_export.parity.report import fact_rows
 
     if report.exported:
@@ -160,8 +210,6 @@ def show(report: ExportReport) -> None:
                 (f"{proof.facts.candidate} against {proof.facts.reference}", "largest logit difference", ""),
                 fact_rows(proof),
             )
-    if report.engines:
-        show_engines(report.engines)
 
 
 def show_engines(engines: Sequence[AddedEngine]) -> None:
@@ -189,7 +237,7 @@ def show_engines(engines: Sequence[AddedEngine]) -> None:
         [engine_row(engine) for engine in engines],
     )
     for reason in dict.fromkeys(engine.not_executed for engine in engines if engine.not_executed):
-        print(f"not executed: {reason}")
+        tell(f"not executed: {reason}")
 
 
 def engine_row(engine: AddedEngine) -> tuple[str, ...]:

@@ -7,19 +7,31 @@ from typing import Annotated
 
 import typer
 
-from spoter_toolkit.cli.console import ForceOption, JsonOption, emit_json, emit_table, next_step
+from spoter_toolkit.cli.console import (
+    ForceOption,
+    JsonOption,
+    emit_json,
+    emit_table,
+    is_verbose,
+    next_step,
+    tell,
+)
 
 
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="What the notebook's torch.save wrote.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Read this file of the notebook's torch.save.", metavar="FILE")
+    ],
     labels: Annotated[
         str | None,
         typer.Option(
-            help="bdslw60, a DATASET, or a text file with one label a line, in the order of the classes; "
-            "default: class-00, class-01, …, because the file does not say."
+            help="Take the labels of bdslw60, of a DATASET, or of a text file with one label a line, in the "
+            "order of the classes; default: class-00, class-01, …, because the file does not name them."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN folder; default: runs/FILE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the RUN to this folder; default: runs/FILE.")
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -42,19 +54,19 @@ def import_checkpoint(
             }
         )
         return
-    rows = [
-        ("model", run.config.architecture),
-        ("parameters in the file", f"{imported.parameters + imported.dropped_parameters:,}"),
-        (
-            "dropped: the plain classifier, which the model never reads",
-            f"{imported.dropped_parameters:,}",
-        ),
-        ("parameters of the run", f"{imported.parameters:,}"),
-        ("classes", str(run.config.num_classes)),
-        ("normalisation", "none, as in the notebook"),
-        ("landmark weights", run.config.landmark_weights),
-    ]
-    if not imported.dropped:
-        del rows[2]
-    emit_table(str(folder), ("", "value"), rows)
+    tell(
+        f"{folder}: {run.config.architecture} of {run.config.num_classes} classes, "
+        f"{imported.parameters:,} parameters"
+    )
+    if imported.dropped:
+        tell(f"left out: the plain classifier, which the model never reads ({imported.dropped_parameters:,})")
+    tell("no normalisation inside: feed the landmarks as the notebook did")
+    if is_verbose():
+        rows = [
+            ("parameters in the file", f"{imported.parameters + imported.dropped_parameters:,}"),
+            ("parameters of the run", f"{imported.parameters:,}"),
+            ("normalisation", "none, as in the notebook"),
+            ("landmark weights", run.config.landmark_weights),
+        ]
+        emit_table("", ("", "value"), rows)
     next_step("spoter-kit export --onnx {}", folder)

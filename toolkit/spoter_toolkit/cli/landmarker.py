@@ -7,29 +7,33 @@ from typing import Annotated
 
 import typer
 
+from spoter_toolkit.cli.commands import add
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
     ForceOption,
     JsonOption,
+    aligned,
     emit_json,
-    emit_table,
+    insist,
+    is_verbose,
     next_step,
     say,
+    tell,
 )
 
-app = typer.Typer(help="The networks that find landmarks in pictures.", no_args_is_help=True)
+app = typer.Typer(help="Fetch and check the networks that find landmarks.", no_args_is_help=True)
 
 
-@app.command()
 def fetch(
     source: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Wheel of mediapipe 0.10.21, or a folder of it; default: pip downloads it."
+            "--from",
+            help="Take this wheel of mediapipe 0.10.21, or a folder of it; default: pip downloads it.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder; default: the user's cache.")
+        Path | None, typer.Option("--out", "-o", help="Write to this folder; default: the user's cache.")
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -46,7 +50,7 @@ def fetch(
     if json:
         emit_json({"folder": str(folder), "sha256": files.sha256, "source": files.source})
         return
-    print(f"{folder}: the landmarker of {files.source}, sha256 {files.sha256[:16]}…")
+    tell(f"{folder}: the landmarker of {files.source}, sha256 {files.sha256[:16]}…")
     next_step("spoter-kit landmarker verify")
 
 
@@ -72,9 +76,11 @@ def have_landmarker(folder: Path | None = None, *, yes: bool) -> None:
     write_landmarker(on_step=say)
 
 
-@app.command()
 def verify(
-    folder: Annotated[Path | None, typer.Argument(help="Landmarker; default: the user's cache.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="Check this landmarker; default: the user's cache."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Hash the landmarker's files and replay its goldens on this machine. Exit 3 if they differ."""
@@ -89,8 +95,19 @@ def verify(
             {"folder": str(files.folder), "sha256": files.sha256, "passed": passed, "differences": worst}
         )
     else:
-        rows = [(name, f"{value:.1e}", f"{TOLERANCE:.0e}") for name, value in worst.items()]
-        emit_table("", ["graph", "largest difference", "allowed"], rows)
-        print("passed" if passed else "FAILED")
+        say_verdict = tell if passed else insist
+        largest = max(worst.values())
+        say_verdict(
+            f"{'same' if passed else 'OTHER'} landmarks as its goldens: largest difference {largest:.1e} of "
+            f"{TOLERANCE:.0e} allowed"
+        )
+        if is_verbose() or not passed:
+            say_verdict(
+                *(f"  {line}" for line in aligned([(name, f"{value:.1e}") for name, value in worst.items()]))
+            )
     if not passed:
         raise typer.Exit(ANSWER_IS_NO)
+
+
+add(app, fetch, "fetch", "spoter-kit landmarker fetch", "spoter-kit landmarker fetch --from wheels")
+add(app, verify, "verify", "spoter-kit landmarker verify")

@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_run
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
     BundleArgument,
     ForceOption,
     JsonOption,
+    aligned,
     emit_json,
     emit_table,
+    few_names,
+    insist,
+    is_verbose,
     next_step,
     progress_bar,
     say,
+    tell,
 )
+from spoter_toolkit.cli.proof_view import proof_in_words
+from spoter_toolkit.report.words import plural
 
 if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link
@@ -33,27 +41,38 @@ def parity(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="Backend, once for each; trt:fp16 for another precision; default: all that run here."
+            help="Compare this backend, as in trt:fp16; may be given again; default: all that run here.",
+            metavar="<str>",
+            autocompletion=complete_backend,
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="DATASET; default: the one the run was trained on.")
+        Path | None,
+        typer.Option(
+            help="Compare on clips of this DATASET; default: the one the RUN was trained on.",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="RUN that the bundle was made from; default: runs/NAME.")
+        Path | None,
+        typer.Option(
+            help="Compare with this RUN, which the BUNDLE was made from; default: runs/NAME.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     all_splits: Annotated[
-        bool, typer.Option("--all", help="Every clip of the data; default: its test split.")
+        bool, typer.Option("--all", help="Compare on every clip of the data; default: its test split.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Random seed of the generated clips; default: 0.")
+        int | None, typer.Option(min=0, help="Set the random seed of the generated clips; default: 0.")
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="TOML file of thresholds, a table for each precision.")
+        Path | None,
+        typer.Option(help="Judge by the thresholds in this TOML file, which has a table for each precision."),
     ] = None,
     judge: Annotated[
         Path | None,
-        typer.Option(help="Run nothing: judge the facts of this file, that -o wrote, or of this BUNDLE."),
+        typer.Option(help="Run nothing; judge the facts in this file, which -o wrote, or in this BUNDLE."),
     ] = None,
     videos: Annotated[
         Path | None,
@@ -122,13 +141,14 @@ def parity(
         from spoter_toolkit.parity.page import html_from_report
 
         write_text(html, html_from_report(report))
-        say(f"page: {html}")
     if out:
         write_json(out, report.as_json())
     if json:
         emit_json({"bundle": str(source)} | report.as_json())
     else:
         _show(report)
+    if html:
+        say(f"page: {html}")
     if not report.passed:
         raise typer.Exit(ANSWER_IS_NO)
     if not (json or judge):
@@ -195,20 +215,25 @@ def _check_nothing_is_to_run(options: Mapping[str, object]) -> None:
 
 
 def _show(report: ParityReport) -> None:
-    for proof in report.proofs:
-        _show_proof(report.name, proof)
+    if is_verbose():
+        for proof in report.proofs:
+            _show_table(report.name, proof)
+    _show_verdict(report)
     for backend, chain in report.chains.items():
         _show_chain(backend, chain)
         if backend in report.divergences:
-            print(report.divergences[backend])
-    if report.not_run:
+            insist(report.divergences[backend])
+    if report.not_run and is_verbose():
         emit_table("not executed", ("backend", "why"), list(report.not_run.items()))
+    elif report.not_run:
+        tell(f"not executed: {few_names(list(report.not_run), 6)} (-v: why)")
     if not report.of_people:
-        say("no data: only generated clips are compared", fix="name real ones with --data")
+        say("no data: only generated clips are compared", fix="name a DATASET with --data")
+    _say_few(report.proofs)
 
 
-def _show_proof(bundle: str, proof: Proof) -> None:
-    from spoter_export.parity.report import ROBUSTNESS_COLUMNS, fact_rows, few_clips, robustness_rows
+def _show_table(bundle: str, proof: Proof) -> None:
+    from spoter_export.parity.report import ROBUSTNESS_COLUMNS, fact_rows, robustness_rows
 
     emit_table(
         f"{bundle}/{proof.artefact}: {proof.facts.candidate} against {proof.facts.reference}",
@@ -221,11 +246,26 @@ def _show_proof(bundle: str, proof: Proof) -> None:
             ROBUSTNESS_COLUMNS,
             [row.cells for row in robustness],
         )
-    print("parity holds" if proof.verdict.passed else "PARITY FAILS:")
-    for failure in proof.verdict.failures:
-        print(f"  {failure}")
-    if few := few_clips(proof.facts):
-        say(f"{proof.artefact}: {few.message}", fix=few.fix)
+
+
+def _show_verdict(report: ParityReport) -> None:
+    """Print whether the model is the same, then a line for each backend, with all failures of a bad one."""
+    failed = [proof for proof in report.proofs if not proof.verdict.passed]
+    same = f"{report.name}: parity holds, {plural(len(report.proofs), 'proof')}"
+    tell(*([] if failed else [same]))
+    for proof in failed:
+        insist(f"PARITY FAILS: {report.name}/{proof.artefact} on {proof.backend}")
+        insist(*(f"  {failure}" for failure in proof.verdict.failures))
+    good = [proof for proof in report.proofs if proof.verdict.passed]
+    tell(*(f"  {line}" for line in aligned([(p.backend, p.artefact, proof_in_words(p)) for p in good])))
+
+
+def _say_few(proofs: Sequence[Proof]) -> None:
+    """Say once where the clips of people are too few to say much about labels."""
+    from spoter_export.parity.report import few_clips
+
+    for remark in dict.fromkeys(few for proof in proofs if (few := few_clips(proof.facts))):
+        say(remark.message, fix=remark.fix)
 
 
 def _show_chain(backend: str, chain: Sequence[Link]) -> None:
@@ -233,9 +273,10 @@ def _show_chain(backend: str, chain: Sequence[Link]) -> None:
     from spoter_toolkit.parity.page import chain_table
 
     table = chain_table(backend, chain)
-    emit_table(table.title, table.columns, table.rows)
+    if is_verbose():
+        emit_table(table.title, table.columns, table.rows)
     broken = first_broken(chain)
-    print(
+    insist(
         f"it breaks at {broken}"
         if broken
         else "no step breaks on generated clips and on those furthest off: look at what is named above"

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spoter_toolkit.cli.completion import complete_bundle
 from spoter_toolkit.cli.console import (
     BackendOption,
     JsonOption,
     PrecisionOption,
+    aligned,
     emit_json,
-    emit_table,
+    is_verbose,
     say,
     say_passed_over,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -25,17 +28,27 @@ if TYPE_CHECKING:
 def predict(
     clips: Annotated[
         list[Path],
-        typer.Argument(help="Videos, .npy files, folders or DATASETs; a BUNDLE may stand before."),
+        typer.Argument(
+            metavar="CLIP",
+            help="Recognise these videos, .npy files (frames, 54, 2), folders or DATASETs; a BUNDLE may "
+            "stand first.",
+        ),
     ],
-    bundle: Annotated[Path | None, typer.Option(help="Default: one before the clips, or the newest.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take this BUNDLE; default: one before the clips, or the newest.",
+            autocompletion=complete_bundle,
+        ),
+    ] = None,
     backend: BackendOption = None,
     precision: PrecisionOption = None,
-    top: Annotated[int, typer.Option(min=1, help="How many labels a clip.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Print so many labels a clip.")] = 3,
     long: Annotated[
-        str, typer.Option(help="A clip longer than the model takes: error, or resample it.")
+        str, typer.Option(help="Refuse a clip that is longer than the model takes (error), or resample it.")
     ] = "error",
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="The videos show a mirror image: swap left and right.")
+        bool, typer.Option("--mirror", help="Swap left and right: the videos show a mirror image.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     json: JsonOption = False,
@@ -63,7 +76,6 @@ def predict(
         long=long,  # type: ignore[arg-type]  # checked above
         mirror=mirror,
     )
-    say_passed_over(found.passed_over)
     named = list(zip(found.names, found.predictions, strict=True))
     if json:
         emit_json(
@@ -76,24 +88,25 @@ def predict(
                 ],
             }
         )
+        say_passed_over(found.passed_over)
         return
-    emit_table(
-        f"{found.bundle} on {found.backend}",
-        ("clip", "sign", "score", "then"),
-        [
-            (
-                name,
-                " ".join(filter(None, (p.label, p.sign.gloss, p.sign.bengali))),
-                f"{p.score:.3f}",
-                ", ".join(f"{label} {score:.3f}" for label, score in p.top(top)[1:]),
-            )
-            for name, p in named
-        ],
-    )
+    rows = [
+        (
+            name,
+            " ".join(filter(None, (p.label, p.sign.gloss, p.sign.bengali))),
+            f"{p.score:.3f}",
+            ", ".join(f"{label} {score:.3f}" for label, score in p.top(top)[1:]),
+        )
+        for name, p in named
+    ]
+    tell(*aligned(rows))  # a line for each clip, however many: they are what was asked for
+    if is_verbose():
+        say(f"{found.bundle} on {found.backend}")
     if videos := [p for p in found.predictions if p.video]:
-        print(time_of_parts(videos))
+        tell(time_of_parts(videos))
         if any(p.video and p.video.persons > 1 for p in videos):
             say("more than one person is in some video: the larger was followed")
+    say_passed_over(found.passed_over)
 
 
 def video_json(prediction: Prediction) -> dict[str, Any]:

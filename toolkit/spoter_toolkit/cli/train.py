@@ -5,24 +5,32 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
+from spoter_toolkit.cli.commands import Verb
+from spoter_toolkit.cli.completion import complete_dataset
 from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
     emit_json,
     emit_table,
     in_a_row,
+    is_verbose,
     next_step,
     progress_bar,
+    progress_lines,
     say,
+    tell,
 )
+from spoter_toolkit.report.words import plural
+
+if TYPE_CHECKING:
+    from spoter_toolkit.runs.run import Run
 
 
-class TrainCommand(TyperCommand):
+class TrainCommand(Verb):
     """The verb `train`, which names ``--set epochs=5`` where somebody types ``--epochs 5``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -49,21 +57,31 @@ class TrainCommand(TyperCommand):
 
 def train(
     data: Annotated[
-        Path | None, typer.Argument(help="DATASET; default: a generated synthetic one (60 signs).")
+        Path | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="Train on this DATASET; default: 60 generated signs.",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="spoter, bdsl-spoter, strong, demo, or a .toml file; default: strong.")
+        str | None,
+        typer.Option(
+            help="Take these settings: spoter, bdsl-spoter, strong, demo, or a .toml file; default: strong."
+        ),
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Change one setting: --set epochs=10.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="RUN folder; default: runs/NAME.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the RUN to this folder; default: runs/NAME-N.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Set the random seed; default: the recipe's.")] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Go on with a run that was stopped: RUN or -o RUN; default: the last one.",
+            help="Go on with a RUN that was stopped; default: the last one.",
         ),
     ] = False,
     allow_leak: Annotated[
@@ -97,15 +115,15 @@ def train(
     with progress_bar() as on_progress:
         plan = plan_training(data, out, config=config, resume=resume, force=force, on_progress=on_progress)
     dataset, folder, place = plan.dataset, plan.folder, plan.place
-    if dataset.origin.synthetic:
-        say(f"{dataset.folder} is synthetic: nobody signed it. It shows that the tools work, nothing more.")
     say(f"training on {dataset.folder}: split {dataset.split}")
+    if dataset.origin.synthetic:
+        say("nobody signed these clips: they show that the tools work, nothing more")
     if place != folder:
         say(f"the new run is in {place} until it is complete; then it replaces {folder}")
     from spoter_toolkit.training.loop import train as train_run  # not before: torch
 
     try:
-        with progress_bar() as on_progress:
+        with progress_lines() as on_progress:
             run = train_run(
                 plan.config,
                 dataset,
@@ -126,22 +144,25 @@ def train(
     if json:
         emit_json({"run": str(run.folder)} | run.info)
         return
-    metrics = run.info["metrics"]
-    rows = [
-        ("data", f"{run.info['data']['kind']}, split {run.info['data']['split']}"),
-        ("epochs", metrics["epochs"]),
-        ("seconds", metrics["seconds"]),
-    ]
-    if scores := metrics.get("val"):
-        rows += [
-            ("best epoch", metrics["best_epoch"]),
-            ("val top-1 / top-5", f"{scores['top1']:.4f} / {scores['top5']:.4f}"),
-            ("val macro F1", f"{scores['macro_f1']:.4f}"),
-        ]
-    else:
-        rows.append(("validation", "no val split: the last epoch's weights were kept"))
-    emit_table(str(run.folder), ("", "value"), rows)
+    show(run)
     if dataset.clips_in("test"):
         next_step("spoter-kit eval {}", run.folder)
     else:
         next_step("spoter-kit export --onnx {}", run.folder)
+
+
+def show(run: Run) -> None:
+    """Print the validation's top-1, or that nothing was validated; with ``-v`` all figures."""
+    metrics = run.info["metrics"]
+    epochs = f"{plural(metrics['epochs'], 'epoch')} in {metrics['seconds']:.0f} s"
+    if scores := metrics.get("val"):
+        best = f"the best of {epochs} is epoch {metrics['best_epoch']}"
+        tell(f"{run.folder}: val top-1 {scores['top1']:.4f}; {best}")
+    else:
+        tell(f"{run.folder}: {epochs}; no val split: the last epoch's weights were kept")
+    if is_verbose():
+        rows = [("data", f"{run.info['data']['kind']}, split {run.info['data']['split']}")]
+        if scores:
+            rows.append(("val top-1 / top-5", f"{scores['top1']:.4f} / {scores['top5']:.4f}"))
+            rows.append(("val macro F1", f"{scores['macro_f1']:.4f}"))
+        emit_table("", ("", "value"), rows)

@@ -12,16 +12,18 @@ from spoter_toolkit.cli.console import (
     JsonOption,
     emit_json,
     emit_table,
+    is_verbose,
     next_step,
     progress_bar,
+    tell,
 )
 
 
 def tune(
     bundle: BundleArgument = None,
-    precision: Annotated[str, typer.Option(help="Precision of the file to run.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Tune the file of this precision.")] = "fp32",
     seconds: Annotated[
-        float, typer.Option(help="Seconds of measuring, without the time to open sessions.")
+        float, typer.Option(help="Measure for so many seconds; the time to open sessions comes on top.")
     ] = 20.0,
     json: JsonOption = False,
 ) -> None:
@@ -45,16 +47,15 @@ def tune(
     if json:
         emit_json({"file": str(path)} | tuned.as_json())
         return
-    emit_table(
-        "what was measured",
-        ("for", "configuration", "ms a clip", "÷ the default's"),
-        [_measured(row) for row in tuned.measured],
-    )
-    emit_table(
-        str(path),
-        ("for", "configuration", "because"),
-        [(_situation(name), str(config), tuned.reasons[name]) for name, config in tuned.configs.items()],
-    )
+    for name, config in tuned.configs.items():
+        tell(f"{_situation(name)}: {tuned.reasons[name]}", f"  {config}")
+    if is_verbose():
+        emit_table(
+            "what was measured",
+            ("for", "configuration", "ms a clip", "÷ the default's"),
+            [_measured(row) for row in tuned.measured],
+        )
+    tell(f"kept in {path}")
     next_step("spoter-kit predict --bundle {} clip.npy", found.folder)
 
 

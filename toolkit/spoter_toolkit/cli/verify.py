@@ -11,8 +11,10 @@ from spoter_toolkit.cli.console import (
     JsonOption,
     PrecisionOption,
     emit_json,
+    insist,
     next_step,
     say_passed_over,
+    tell,
 )
 
 
@@ -32,11 +34,13 @@ def verify(
         name, chosen = split_choice(backend, precision)
     path = bundle or newest_bundle()
     report = verify_bundle(path, name, precision=chosen)
-    say_passed_over(report.passed_over)
     if json:
         emit_json(report.as_json())
+    elif report.passed:
+        tell(*report.lines())
     else:
-        print(report.summary())
+        insist(*report.lines())
+    say_passed_over(report.passed_over)
     if not report.passed:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:

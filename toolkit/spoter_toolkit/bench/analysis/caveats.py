@@ -19,7 +19,7 @@ _UNSETTLED: Final = 0.1  # limit of the share of turns with an unsettled warm-up
 
 
 def caveats_of(records: BenchRecords, drifts: Sequence[Drifted]) -> tuple[str, ...]:
-    """Return the caveats of a run: one sentence each, without its full stop, the one to read first in front."""
+    """Return the caveats of a run, the weightiest first: one sentence each, without its full stop."""
     return (
         *caveats_of_stop(records),
         *caveats_of_load(records),

@@ -1,0 +1,171 @@
+"""Show a bench on the terminal: a bar for each backend, its ratio to the first one, and what to beware of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from spoter_toolkit.cli.console import few_names, is_quiet, say, tell, terminal_width
+from spoter_toolkit.report.words import format_sig3, plural
+
+if TYPE_CHECKING:
+    from spoter_toolkit.bench.analysis.result import BenchResult, Comparison, Latency
+    from spoter_toolkit.bench.settings import Case
+
+_BARS: Final = 7  # more backends are slower ones: the report has them
+_WIDEST: Final = 100  # columns of a chart
+_ROOM_BEHIND: Final = 1.15  # of the slowest median, for what is behind it; a long tail is cut
+_NARROWEST: Final = 6  # columns of the longest bar, or the intervals are left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One backend's line of the chart."""
+
+    name: str
+    low_ms: float  # the 25th percentile
+    middle_ms: float  # the median
+    high_ms: float  # the 75th percentile
+    ratio: str  # to the baseline
+    ratio_interval: str  # empty where there is none
+
+
+def show_summary(result: BenchResult, *, asked: Sequence[str]) -> None:
+    """Print the fastest backend, the chart, and one line each for what was not measured and for caveats.
+
+    Args:
+        result: of the bench.
+        asked: the backends that were named; where one of them cannot run, the reason is printed.
+    """
+    from spoter_toolkit.bench.report.summary import headline_case, summary_of
+
+    if result.latencies:
+        case = headline_case(result)
+        bars = bars_of(result, case)
+        tell(_verdict(result, case))
+        _print_chart(bars[:_BARS])
+        if bars[_BARS:]:
+            tell(
+                f"{plural(len(bars) - _BARS, 'slower backend')}: {few_names([b.name for b in bars[_BARS:]])}"
+            )
+    else:
+        tell(*summary_of(result))
+    skipped = result.records.skipped
+    for name in set(asked) & skipped.keys():
+        say(f"{name}: cannot run here: {skipped[name]}")
+    if others := [name for name in skipped if name not in asked]:
+        say(f"not measured, cannot run here: {few_names(others, 5)} (-v: why)")
+    if caveats := result.caveats:
+        more = f" (-v: {len(caveats) - 1} more)" if caveats[1:] else ""
+        say(f"note: {_first_part(caveats[0])}{more}")
+
+
+def bars_of(result: BenchResult, case: Case) -> list[Bar]:
+    """Return the backends of a case, the fastest first."""
+    ratios = {one.backend: one for one in result.comparisons if one.case == case}
+    latencies = [one for one in result.latencies if one.case == case]
+    return [_bar(one, ratios.get(one.backend)) for one in sorted(latencies, key=_median)]
+
+
+def _bar(latency: Latency, pair: Comparison | None) -> Bar:
+    low, middle, high = latency.quartiles_ms
+    ratio = interval = ""
+    if pair is None:
+        ratio = "1"
+    elif pair.claim in ("faster", "slower"):
+        ratio = f"{pair.ratio.estimate:.2f} ×"
+        interval = f"{pair.ratio.low:.2f}–{pair.ratio.high:.2f}"
+    else:
+        ratio = {"no difference detectable": "= 1", "not sure": "≈ 1 ?"}.get(pair.claim, "?")
+    return Bar(
+        name=latency.backend,
+        low_ms=low,
+        middle_ms=middle,
+        high_ms=high,
+        ratio=ratio,
+        ratio_interval=interval,
+    )
+
+
+def _median(latency: Latency) -> float:
+    return latency.quartiles_ms[1]
+
+
+def _verdict(result: BenchResult, case: Case) -> str:
+    """Return which backend is fastest, on what, and whether it is surely faster than the baseline."""
+    best = min((one for one in result.latencies if one.case == case), key=_median)
+    what = f"{plural(case.batch, 'clip')} of {plural(case.frames, 'frame')}"
+    said = f"fastest: {best.backend}, {format_sig3(_median(best))} ms for {what}"
+    said += f", {plural(case.threads, 'thread')}"
+    for pair in result.comparisons:
+        if pair.case == case and pair.backend == best.backend:
+            is_sure = pair.claim == "faster"
+            said += f"; {pair.ratio.estimate:.2f} × as fast as {pair.baseline}" if is_sure else ""
+    return said
+
+
+def _print_chart(bars: Sequence[Bar]) -> None:
+    """Print the bars: solid to the 25th percentile, lighter to the 75th; figures and ratios behind them."""
+    if is_quiet():
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    width = min(terminal_width(), _WIDEST) if sys.stdout.isatty() else 80
+    for line in chart(bars, width, plain=not console.encoding.lower().startswith("utf")):
+        console.print(line)
+
+
+def chart(bars: Sequence[Bar], width: int, *, plain: bool = False) -> list[Text]:
+    """Return a line for each bar, as long as its median, and one that explains them.
+
+    Args:
+        bars: the fastest first.
+        width: of the terminal; where it is too narrow the intervals are left out.
+        plain: draw with ASCII.
+    """
+    full, light = ("#", "-") if plain else ("█", "▒")
+    figures = [
+        [
+            f"{format_sig3(bar.middle_ms)} ms",
+            f"{format_sig3(bar.low_ms)}–{format_sig3(bar.high_ms)}",
+            bar.ratio,
+            bar.ratio_interval,
+        ]
+        for bar in bars
+    ]
+    name_width = max(len(bar.name) for bar in bars)
+    room = width - name_width - 1 - _width_of(figures)
+    if room < _NARROWEST:
+        figures = [[middle, ratio] for middle, _, ratio, _ in figures]
+        room = max(width - name_width - 1 - _width_of(figures), _NARROWEST)
+    widths = [max(map(len, column)) for column in zip(*figures, strict=True)]
+    longest = _ROOM_BEHIND * max(bar.middle_ms for bar in bars)
+    lines = []
+    for bar, cells in zip(bars, figures, strict=True):
+        solid = max(1, round(room * bar.middle_ms / longest))
+        spread = max(0, min(round(room * bar.high_ms / longest), room) - solid)
+        line = Text(f"{bar.name:<{name_width}} ")
+        line.append(full * solid, style="cyan" if bar is not bars[0] else "green")
+        line.append(light * spread, style="dim")
+        line.append(" " * (room - solid - spread))
+        line.append("".join(f"  {cell:>{size}}" for cell, size in zip(cells, widths, strict=True)).rstrip())
+        lines.append(line)
+    meanings = [f"median ({light} to the 75th percentile)", "times as fast as the 1"]
+    if len(widths) > 2:
+        meanings = [f"{meanings[0]}, its middle half", f"{meanings[1]}, 95 % interval"]
+    text = "; ".join(meanings)
+    return [*lines, Text(text if len(text) <= width else "median; times as fast as the 1", style="dim")]
+
+
+def _width_of(figures: Sequence[Sequence[str]]) -> int:
+    return sum(2 + max(map(len, column)) for column in zip(*figures, strict=True))
+
+
+def _first_part(caveat: str) -> str:
+    """Return a caveat without the list behind its colon, where it is long."""
+    head, colon, _ = caveat.partition(": ")
+    return head if colon and len(caveat) > _WIDEST else caveat

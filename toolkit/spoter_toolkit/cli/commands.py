@@ -1,0 +1,160 @@
+"""Make a function a verb: ``-v`` and ``-q`` behind it, an example below its help, near names for typos."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Annotated, Any, Final, get_args
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from spoter_runtime.errors import UsageError
+from spoter_toolkit.cli.console import Loudness, is_quiet, set_loudness
+
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print all tables.", metavar="")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only errors; the exit code answers.", metavar="")
+]
+
+# Words that people type, and the command that they mean.
+_MEANT: Final = {
+    **{"benchmark": "bench", "evaluate": "eval", "test": "eval", "convert": "export"},
+    **{"infer": "predict", "recognise": "predict", "recognize": "predict", "check": "verify"},
+    **{"help": "--help", "version": "--version"},
+}
+
+
+class Verb(TyperCommand):
+    """A verb that names the nearest option to one that it does not have."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Parse the words behind the verb.
+
+        Raises:
+            UsageError: there is no such option.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if type(error).__name__ != "NoSuchOption":  # typer has its own copy of click's since 0.29
+                raise
+            name = str(getattr(error, "option_name", error))
+            known = sorted(option for one in self.params for option in one.opts if option.startswith("--"))
+            near = _nearest(name, known)
+            hint = f"; did you mean {near}?" if near else ""
+            fix = "" if near else f"{_path(ctx)} --help lists them"
+            raise UsageError(f"{_path(ctx)} has no option {name}{hint}", fix=fix) from error
+
+
+class Verbs(TyperGroup):
+    """Verbs in the order of the work; a wrong one gets the nearest, also from another group."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names in the order of the work: Typer lists groups last."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: {"data": 0, "landmarker": 1}.get(name, 2))
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
+        """Return the verb of the first word.
+
+        Raises:
+            UsageError: there is no such verb.
+        """
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise self._unknown(ctx, args[0])
+        return super().resolve_command(ctx, args)
+
+    def _unknown(self, ctx: typer.Context, word: str) -> UsageError:
+        root: Any = ctx.find_root().command
+        known = {name: _path(ctx, name) for name in self.commands}
+        for name, command in root.commands.items():
+            known.setdefault(name, f"spoter-kit {name}")
+            for inner in getattr(command, "commands", {}):
+                known.setdefault(inner, f"spoter-kit {name} {inner}")
+        known |= {typed: f"spoter-kit {meant}" for typed, meant in _MEANT.items() if typed not in known}
+        wrong = f"{_path(ctx)} has no verb {word!r}"
+        if word in known:
+            return UsageError(wrong, fix=known[word])
+        if near := _nearest(word, list(known)):
+            return UsageError(f"{wrong}; did you mean {near!r}?", fix=known[near])
+        return UsageError(f"{wrong}; there are {', '.join(self.list_commands(ctx))}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str | None:
+    import difflib  # not at the top: only a mistake needs it
+
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
+
+
+def _path(ctx: typer.Context, *more: str) -> str:
+    """Return the words of a command, without the way in which Python was started."""
+    words = ctx.command_path.removeprefix(str(ctx.find_root().info_name)).split()
+    return " ".join(("spoter-kit", *words, *more))
+
+
+def add(
+    app: typer.Typer,
+    run: Callable[..., Any],
+    name: str,
+    *examples: str,
+    panel: str | None = None,
+    cls: type[Verb] = Verb,
+) -> None:
+    """Add a function to an app as a verb, with examples below its help; each is one command."""
+    title = "Example:" if len(examples) == 1 else "Examples:"
+    epilog = "\n\n".join((title, *(f"`{example}`" for example in examples)))
+    app.command(name, cls=cls, rich_help_panel=panel, epilog=epilog)(verb(run))
+
+
+def verb(run: Callable[..., Any]) -> Callable[..., None]:
+    """Return a verb that takes ``-v`` and ``-q`` too, for Typer to make a command of.
+
+    Behind the verb or before it they mean the same; behind it they win.
+    """
+    signature = inspect.signature(run, eval_str=True)
+
+    @wraps(run)
+    def command(*, verbose: bool, quiet: bool, **options: Any) -> None:
+        choose_loudness(verbose=verbose, quiet=quiet)
+        with warnings.catch_warnings():
+            if is_quiet():
+                warnings.simplefilter("ignore")
+            run(**options)
+
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in (("verbose", VerboseOption), ("quiet", QuietOption))
+    ]
+    taken = [_without_type(one).replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in _all(signature)]
+    command.__signature__ = signature.replace(parameters=[*taken, *added])  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in (*taken, *added)}
+    return command
+
+
+def choose_loudness(*, verbose: bool, quiet: bool) -> None:
+    """Set how much is printed, where an option says so.
+
+    Raises:
+        UsageError: both options are given.
+    """
+    if verbose and quiet:
+        raise UsageError("--verbose and --quiet: expected one of them", fix="leave one out")
+    if verbose or quiet:
+        set_loudness(Loudness.VERBOSE if verbose else Loudness.QUIET)
+
+
+def _all(signature: inspect.Signature) -> Sequence[inspect.Parameter]:
+    parameters: Mapping[str, inspect.Parameter] = signature.parameters
+    return list(parameters.values())
+
+
+def _without_type(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Show no ``<bool>`` beside a flag: in 80 columns it takes the room of the help."""
+    kind, *infos = get_args(parameter.annotation) or (None,)
+    for info in infos:
+        if kind in (bool, bool | None) and getattr(info, "metavar", "") is None:
+            info.metavar = ""
+    return parameter
