@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ def command_page() -> str:
         "# The command: spoter-kit\n",
         "This page is made from the command itself. `spoter-kit VERB --help` prints the same.\n",
         "Results go to stdout, everything else to stderr. `--json` prints one JSON object. Nothing is "
-        "overwritten without `--force`.\n",
+        "overwritten without `--force`. Every verb takes `-v` (all tables) and `-q` (only errors).\n",
         "| exit code | meaning |\n|---|---|\n| 0 | done |\n| 1 | an error, with one message |\n"
         "| 2 | a wrong command line |\n| 3 | it ran, and the answer is no |\n| 130 | Ctrl-C |\n",
     ]
@@ -44,6 +45,9 @@ def command_page() -> str:
         parts.append(f"## {' '.join(words)}\n")
         parts.append(f"{_paragraphs(verb.help)}\n")
         parts.append(f"```text\nspoter-kit {' '.join(words)} {' '.join(_usage(verb))}\n```\n")
+        if verb.epilog:
+            shown = "\n".join(re.findall(r"`(.+?)`", verb.epilog))
+            parts.append(f"```text\n{shown}\n```\n")
         rows = [row for row in map(_row, verb.params) if row]
         parts.append(
             "| argument or option | default | what it does |\n|---|---|---|\n" + "\n".join(rows) + "\n"
@@ -63,14 +67,18 @@ def _usage(verb: Any) -> Iterator[str]:
     yield "[OPTIONS]"
     for one in verb.params:
         if one.param_type_name == "argument":
-            name = one.name.upper()
+            name = one.metavar or one.name.upper()
             yield name if one.required else f"[{name}]"
 
 
 def _row(one: Any) -> str:
-    if one.name == "help":
+    if one.name in ("help", "verbose", "quiet"):
         return ""
-    names = [one.name.upper()] if one.param_type_name == "argument" else [*one.opts, *one.secondary_opts]
+    names = (
+        [one.metavar or one.name.upper()]
+        if one.param_type_name == "argument"
+        else [*one.opts, *one.secondary_opts]
+    )
     default = one.default
     shown = (
         ""
