@@ -38,7 +38,8 @@ from spoter_toolkit.model.spoter import count_parameters, model_from_config
 from spoter_toolkit.training import batches
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.cuda_graphs import make_recordable
-from spoter_toolkit.training.loop import Loop, train
+from spoter_toolkit.training.epochs import Loop
+from spoter_toolkit.training.loop import train
 from spoter_toolkit.training.recipes import read_recipe
 from spoter_toolkit.training.record import read_metrics
 

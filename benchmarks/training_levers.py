@@ -19,7 +19,7 @@ from spoter_toolkit.model import dropout
 from spoter_toolkit.model import spoter as models
 from spoter_toolkit.model.spoter import CulturalAttention
 from spoter_toolkit.training import batches
-from spoter_toolkit.training import loop as training
+from spoter_toolkit.training import epochs as training
 from spoter_toolkit.training.augment import augment
 from spoter_toolkit.training.batches import Batch, Take, plan_epoch, played_frames, read_batch
 from spoter_toolkit.training.config import TrainConfig

@@ -14,7 +14,7 @@ import torch
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import count_parameters
 from spoter_toolkit.training.config import TrainConfig
-from spoter_toolkit.training.loop import loss_of
+from spoter_toolkit.training.epochs import loss_of
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -62,6 +63,26 @@ def test_balance_draws_rare_labels_more_often() -> None:
     assert 700 < rare(1) < 900
 
 
+def test_a_balanced_epoch_shows_each_clip_as_often_as_it_should_to_within_one() -> None:
+    shown = Counter(
+        take.clip for batch in plan_epoch(clips(1600), replace(CONFIG, balance=0.5), 0) for take in batch
+    )
+    weights = {clip: {"often": 1440, "rare": 160}[clip.label] ** -0.5 for clip in clips(1600)}
+    total = sum(weights.values())
+    assert all(abs(shown[clip] - 1600 * weight / total) < 1 for clip, weight in weights.items())
+    assert shown.total() == 1600
+
+
+def test_an_epoch_of_few_clips_shows_them_again_and_one_of_a_short_training_is_short() -> None:
+    config = replace(CONFIG, epochs=0, batch_size=32)
+    batches = plan_epoch(clips(20), config, 0)
+    assert len(batches) == 50
+    shown = Counter(take.clip for batch in batches for take in batch)
+    assert set(shown.values()) == {80}
+    assert len(plan_epoch(clips(1600), replace(config, batch_size=16), 0)) == 100
+    assert len(plan_epoch(clips(1600), replace(config, batch_size=16, max_steps=80), 0)) == 10
+
+
 def test_processes_share_the_batches_evenly() -> None:
     batches = plan_epoch(clips(22), CONFIG, 0)
     shares = [share_of(batches, process, 4) for process in range(4)]
@@ -73,10 +94,17 @@ def test_processes_share_the_batches_evenly() -> None:
 def test_speeds_stay_within_their_range_and_within_what_the_model_takes() -> None:
     generator = np.random.default_rng(0)
     recorded = np.full(1000, 100)
-    frames = played_frames(recorded, 0.2, generator, max_frames=115)
-    assert (frames.min(), frames.max()) == (80, 115)
-    assert played_frames(np.ones(100, np.int64), 0.9, generator, max_frames=299).min() == 1
-    assert np.array_equal(played_frames(recorded, 0.0, generator, max_frames=299), recorded)
+
+    def frames(recorded: npt.NDArray[np.int64], most: int = 299, **augment: float) -> npt.NDArray[np.int64]:
+        config = replace(CONFIG, augment=AugmentConfig(**augment))
+        return played_frames(recorded, config, generator, max_frames=most)
+
+    slower = frames(recorded, 115, time_scale=0.2)
+    assert (slower.min(), slower.max()) == (80, 115)
+    shorter = frames(recorded, time_scale=0.2, shorten=0.6)
+    assert (shorter.min(), shorter.max()) == (40, 120)
+    assert frames(np.ones(100, np.int64), time_scale=0.9).min() == 1
+    assert np.array_equal(frames(recorded), recorded)
 
 
 def test_a_clip_at_its_own_speed_is_read_as_it_is(tiny: Dataset) -> None:

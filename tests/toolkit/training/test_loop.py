@@ -19,10 +19,13 @@ from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.runs.run import read_run
+from spoter_toolkit.training import length
 from spoter_toolkit.training.batches import longest, plan_epoch, read_batch
 from spoter_toolkit.training.config import AugmentConfig, TrainConfig
 from spoter_toolkit.training.cuda_graphs import make_recordable
-from spoter_toolkit.training.loop import Loop, loss_of, train, warmup_then_linear
+from spoter_toolkit.training.epochs import Loop, loss_of
+from spoter_toolkit.training.loop import train
+from spoter_toolkit.training.recipes import config_from_mapping
 from spoter_toolkit.training.record import LAST, read_metrics
 from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, new_run_folder
 
@@ -34,6 +37,7 @@ CONFIG = TrainConfig(
     learning_rate=1e-3,
     warmup_steps=2,
 )
+AUTOMATIC = replace(CONFIG, epochs=0, max_steps=80)
 
 
 class _Stop(Exception):
@@ -46,6 +50,11 @@ def stop_at(step: int):  # type: ignore[no-untyped-def]
             raise _Stop
 
     return on_progress
+
+
+def resumed_config(folder: Path) -> TrainConfig:
+    """Return the settings as `train --resume` takes them from run.json."""
+    return config_from_mapping(read_run(folder).info["train"], where="run.json")
 
 
 def weights(folder: Path) -> bytes:
@@ -90,12 +99,19 @@ def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dat
     assert run.info["metrics"]["val"]["top1"] == pytest.approx(best["val_accuracy"])
 
 
-@pytest.mark.parametrize("step", [1, 5, 8])
-def test_a_run_that_was_stopped_resumes_to_the_same_weights(tiny: Dataset, tmp_path: Path, step: int) -> None:
-    train(CONFIG, tiny, tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("config", "step"),
+    [(CONFIG, 1), (CONFIG, 5), (CONFIG, 8), (AUTOMATIC, 7), (AUTOMATIC, 31), (AUTOMATIC, 47)],
+)
+def test_a_run_that_was_stopped_resumes_to_the_same_weights(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: TrainConfig, step: int
+) -> None:
+    for name, value in {"LEAST_STEPS": 10, "LEAST_DECAY": 15, "LEARNED": 0.4}.items():
+        monkeypatch.setattr(length, name, value)  # so that the end is decided at the second of five epochs
+    train(config, tiny, tmp_path / "whole")
     with pytest.raises(_Stop):
-        train(CONFIG, tiny, tmp_path / "broken", on_progress=stop_at(step))
-    train(CONFIG, tiny, tmp_path / "broken", resume=True)
+        train(config, tiny, tmp_path / "broken", on_progress=stop_at(step))
+    train(resumed_config(tmp_path / "broken"), tiny, tmp_path / "broken", resume=True)
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
     rows = [
         [{k: v for k, v in row.items() if "second" not in k} for row in read_metrics(tmp_path / name)]
@@ -291,19 +307,16 @@ def test_a_full_disk_is_an_os_error_and_the_last_epoch_stays(tiny: Dataset, tmp_
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
-def test_the_schedule_warms_up_and_ends_at_zero() -> None:
-    factor = warmup_then_linear(10, 110)
-    values = [factor(step) for step in range(111)]
-    assert values[0] == pytest.approx(1 / 11)
-    assert np.argmax(values) == 10
-    assert values[10] == 1.0
-    assert values[110] == 0.0
-    assert max(warmup_then_linear(1000, 50)(step) for step in range(50)) == 1.0
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("learning_rate", 0.0), ("label_smoothing", 1.5), ("loss", "hinge"), ("seed", -1)],
+    [
+        ("epochs", -1),
+        ("max_steps", -1),
+        ("learning_rate", 0.0),
+        ("label_smoothing", 1.5),
+        ("loss", "hinge"),
+        ("seed", -1),
+    ],
 )
 def test_settings_out_of_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{field}: "):

@@ -53,7 +53,7 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
         ("epochs=2.5", "epochs: expected int, got 2.5"),
         ("epochs", "expected key=value"),
         ("model=3", "model: expected a table of settings"),
-        ("epochs=0", "epochs: 0, expected at least 1"),
+        ("epochs=-1", "epochs: -1, expected at least 0"),
         ("model.d_model=7", "d_model: 7 does not divide"),
         ("epochs.deep=1", "epochs is no table of settings"),
     ],

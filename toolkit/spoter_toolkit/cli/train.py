@@ -28,6 +28,7 @@ from spoter_toolkit.report.words import plural
 
 if TYPE_CHECKING:
     from spoter_toolkit.runs.run import Run
+    from spoter_toolkit.training.forecast import Forecast
 
 
 class TrainCommand(Verb):
@@ -77,6 +78,9 @@ def train(
         Path | None, typer.Option("-o", "--out", help="Write the RUN to this folder; default: runs/NAME-N.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Set the random seed; default: the recipe's.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train for about so long at most; default: until it has learned.")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -97,15 +101,22 @@ def train(
     from contextlib import nullcontext
 
     from spoter_runtime.errors import UsageError, from_options, require
+    from spoter_toolkit.training.length import check_minutes
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
     from spoter_toolkit.training.start import plan_training
 
+    check_minutes(minutes)
     trackers = tuple(name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted)
     for tracker in trackers:
         require(tracker, extra=tracker)
     config = None
     if resume:
-        for option, value in {"a recipe": recipe, "--set": setting, "--seed": seed}.items():
+        for option, value in {
+            "a recipe": recipe,
+            "--set": setting,
+            "--seed": seed,
+            "--minutes": minutes,
+        }.items():
             if value is not None:
                 raise UsageError(f"a resumed run keeps its own settings; leave out {option}")
     else:
@@ -133,6 +144,8 @@ def train(
                 allow_leak=allow_leak,
                 trackers=trackers,  # type: ignore[arg-type]  # the two names above
                 becomes_last=not in_a_row(),
+                minutes=minutes,
+                on_plan=_say_plan,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:  # nothing but the current epoch is lost
@@ -166,3 +179,15 @@ def show(run: Run) -> None:
             rows.append(("val top-1 / top-5", f"{scores['top1']:.4f} / {scores['top5']:.4f}"))
             rows.append(("val macro F1", f"{scores['macro_f1']:.4f}"))
         emit_table("", ("", "value"), rows)
+
+
+def _say_plan(plan: Forecast) -> None:
+    import os
+
+    if int(os.environ.get("RANK", "0")):
+        return
+    say(str(plan))
+    if plan.is_short:
+        say(
+            "these are fewer steps than any data was seen to be learned in", fix="a larger --minutes, or none"
+        )

@@ -17,6 +17,7 @@ from torch import Tensor
 from spoter_runtime.landmarks import NUM_LANDMARKS
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.length import takes_in_epoch
 
 # Clips are sorted by length within windows of so many batches: the order stays random, the padding small.
 WINDOW: Final = 64
@@ -50,16 +51,9 @@ def plan_epoch(clips: tuple[Clip, ...], config: TrainConfig, epoch: int) -> list
         epoch: from 0; equal (seed, epoch) give equal plans.
     """
     generator = np.random.default_rng((config.seed, epoch))
-    order = generator.permutation(len(clips))
-    if config.balance:
-        counts = Counter(clip.label for clip in clips)
-        weights = np.array([counts[clip.label] ** -config.balance for clip in clips])
-        order = generator.choice(len(clips), len(clips), p=weights / weights.sum())
+    order = drawn_clips(clips, config, generator)
     frames = played_frames(
-        np.array([clips[i].frames for i in order]),
-        config.augment.time_scale,
-        generator,
-        max_frames=config.model.max_frames,
+        np.array([clips[i].frames for i in order]), config, generator, max_frames=config.model.max_frames
     )
     takes = [Take(clip=clips[i], frames=int(n)) for i, n in zip(order, frames, strict=True)]
     size = config.batch_size
@@ -73,6 +67,23 @@ def plan_epoch(clips: tuple[Clip, ...], config: TrainConfig, epoch: int) -> list
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+def drawn_clips(
+    clips: tuple[Clip, ...], config: TrainConfig, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Return the clips of an epoch in random order, each as often as it should be, to within one."""
+    total = takes_in_epoch(config, len(clips))
+    counts = Counter(clip.label for clip in clips)
+    weights = np.array([counts[clip.label] ** -config.balance for clip in clips])
+    expected = total * weights / weights.sum()
+    whole = np.floor(expected + 1e-9).astype(np.int64)
+    order = np.repeat(np.arange(len(clips)), whole)
+    if rest := total - len(order):
+        parts = (expected - whole).clip(1e-9)
+        drawn = generator.choice(len(clips), rest, replace=False, p=parts / parts.sum())
+        order = np.concatenate((order, drawn))
+    return generator.permutation(order)
+
+
 def share_of(batches: list[list[Take]], process: int, processes: int) -> list[list[Take]]:
     """Return one process's batches: as many as every other one has, and at least one."""
     usable = len(batches) - len(batches) % processes if len(batches) > processes else len(batches)
@@ -81,15 +92,17 @@ def share_of(batches: list[list[Take]], process: int, processes: int) -> list[li
 
 def played_frames(
     recorded_N: npt.NDArray[np.int64],
-    strength: float,
+    config: TrainConfig,
     generator: np.random.Generator,
     *,
     max_frames: int,
 ) -> npt.NDArray[np.int64]:
-    """Draw how long each clip is shown: its frames times a factor within 1 ± strength, 1..max_frames."""
-    if not strength:
+    """Draw how long each clip is shown: its frames times a factor that the settings allow, 1..max_frames."""
+    longer = config.augment.time_scale
+    shorter = max(longer, config.augment.shorten)
+    if not shorter:
         return recorded_N
-    factors = generator.uniform(1 - strength, 1 + strength, len(recorded_N))
+    factors = generator.uniform(1 - shorter, 1 + longer, len(recorded_N))
     return (recorded_N * factors).round().clip(1, max_frames).astype(np.int64)
 
 

@@ -29,6 +29,9 @@ class AugmentConfig:
     # speed changes by a factor within 1 ± this (the seed: 0.2). Not done by `augment`: it decides how long a
     # clip is, and with that its batch; see `batches`.
     time_scale: float = 0.0
+    # clips are shown in fewer frames than `time_scale` alone has them: the factor begins at 1 - this. It
+    # halves what a step costs, and changes what a clip looks like as another recording would.
+    shorten: float = 0.0
     frame_dropout: float = 0.0  # probability that a frame is lost: nothing detected in it
     hand_dropout: float = 0.0  # probability, for each hand, that it is lost for a random part of the clip
     mirror: float = 0.0  # probability that left and right are swapped, landmarks and picture
@@ -39,7 +42,7 @@ class AugmentConfig:
             highest = 180.0 if one.name.endswith("_deg") else 1.0
             if not 0 <= value <= highest:
                 raise ConfigError(f"augment.{one.name}: {value}, expected 0..{highest:g}")
-        for name in ("time_scale", "stretch", "frame_dropout"):
+        for name in ("time_scale", "shorten", "stretch", "frame_dropout"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"augment.{name}: {getattr(self, name)}, expected less than 1")
 
@@ -50,11 +53,15 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    # passes over the clips; 0: as long as it takes to learn them, see `length`
     epochs: int = 50
+    # where `epochs` is 0: optimiser steps at most; 0: as many as the number of clips and labels suggests
+    max_steps: int = 0
     batch_size: int = 16
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
-    warmup_steps: int = 1000  # optimiser steps of linear warm-up; then linear to 0 over the remaining ones
+    # optimiser steps of linear warm-up; then linear to 0, where `epochs` is 0 once the clips are learned
+    warmup_steps: int = 1000
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
     focal_gamma: float = 2.0  # the focusing exponent of Lin et al. 2017; only used by the focal loss.
     label_smoothing: float = 0.0
@@ -71,13 +78,21 @@ class TrainConfig:
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every"):
+        for name in ("batch_size", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)}, expected at least 1")
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: {getattr(self, name)}, expected more than 0")
-        for name in ("weight_decay", "warmup_steps", "focal_gamma", "patience", "seed"):
+        for name in (
+            "epochs",
+            "max_steps",
+            "weight_decay",
+            "warmup_steps",
+            "focal_gamma",
+            "patience",
+            "seed",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: {getattr(self, name)}, expected at least 0")
         for name in ("learning_rate", "weight_decay", "gradient_clip", "focal_gamma"):

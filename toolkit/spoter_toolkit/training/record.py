@@ -39,6 +39,7 @@ class Progress:
     best_loss: float = float("inf")
     best_epoch: int = 0
     evaluations_since_best: int = 0
+    decay_from: int = 0  # step from which an automatic length lets the rate fall; 0: not yet decided
 
     def improved(self, accuracy: float, loss: float) -> bool:
         """Note one evaluation; True when it is the best so far."""

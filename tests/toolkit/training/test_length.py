@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spoter_runtime.errors import UsageError
+from spoter_toolkit.data.dataset import Dataset
+from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.forecast import Forecast
+from spoter_toolkit.training.length import (
+    LEAST_DECAY,
+    LEAST_STEPS,
+    Schedule,
+    check_minutes,
+    is_learned,
+    most_steps,
+    schedule_of,
+)
+from spoter_toolkit.training.loop import train
+
+AUTOMATIC = TrainConfig(epochs=0, warmup_steps=10, max_steps=4000)
+
+
+def rows(*, accuracy: float = 0.1, losses: list[float]) -> list[dict[str, Any]]:
+    return [{"train_accuracy": accuracy, "train_loss": loss} for loss in losses]
+
+
+def falling(epochs: int) -> list[float]:
+    return [4 * 0.9**i for i in range(epochs)]
+
+
+def test_a_fixed_length_warms_up_and_ends_at_zero() -> None:
+    factor = schedule_of(TrainConfig(epochs=11, warmup_steps=10), 10)
+    values = [factor(step) for step in range(111)]
+    assert values[0] == pytest.approx(1 / 11)
+    assert np.argmax(values) == 10
+    assert values[10] == 1.0
+    assert values[110] == 0.0
+    short = schedule_of(TrainConfig(epochs=5, warmup_steps=1000), 10)
+    assert max(short(step) for step in range(50)) == 1.0
+
+
+def test_an_automatic_length_keeps_its_rate_until_the_end_is_decided() -> None:
+    factor = schedule_of(AUTOMATIC, 50)
+    assert {factor(step) for step in range(10, 4000)} == {1.0}
+    factor.begin_decay(1000, 50)
+    assert factor.end == 1600
+    assert [factor(step) for step in (999, 1000, 1300, 1600)] == [1.0, 1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("bound", [4000, 700, 200, 30, 3])
+def test_the_rate_falls_to_zero_within_the_bound_on_clips_that_are_never_learned(bound: int) -> None:
+    epoch_steps = min(50, max(1, bound // 8))
+    length = Schedule(warmup=1, decay_from=bound, end=bound)
+    step, losses = 0, falling(1000)
+    while step < length.end:
+        step += epoch_steps
+        seen = rows(losses=losses[: step // epoch_steps])
+        if length.decay_from == bound and is_learned(seen, step, bound, 60):
+            length.begin_decay(step, epoch_steps)
+    assert length(step) == 0.0
+    assert bound - epoch_steps < step <= bound
+
+
+def test_the_rate_falls_once_the_clips_are_learned_or_the_loss_has_stopped_falling() -> None:
+    learned = rows(accuracy=0.85, losses=falling(8))
+    assert is_learned(learned, LEAST_STEPS, 4000, 60)
+    assert not is_learned(learned, LEAST_STEPS - 50, 4000, 60)
+    assert not is_learned(rows(losses=falling(20)), 1000, 4000, 60)
+    assert is_learned(rows(losses=falling(15) + [0.8] * 10), 1000, 4000, 60)
+    at_chance = [math.log(300)] * 20  # many labels begin so
+    assert not is_learned(rows(losses=at_chance), 1000, 4000, 300)
+
+
+def test_the_bound_follows_clips_and_labels() -> None:
+    def bound(clips: int, labels: int) -> int:
+        return most_steps(replace(AUTOMATIC, max_steps=0, batch_size=32), clips, labels)
+
+    assert bound(40, 2) == bound(400, 50) == 4000
+    assert bound(5000, 5000) == 40_000
+    assert bound(320_000, 60) == 200_000
+    assert most_steps(AUTOMATIC, 320_000, 60) == 4000  # the setting
+
+
+def test_minutes_bound_the_steps_and_the_plan_says_so(tiny: Dataset, tmp_path: Path) -> None:
+    small = replace(AUTOMATIC.model, d_model=36, num_encoder_layers=1, d_ff=40)
+    config = replace(AUTOMATIC, model=small, max_steps=0, batch_size=4)
+    plans: list[Forecast] = []
+    run = train(config, tiny, tmp_path / "run", minutes=0.005, on_plan=plans.append)
+    (plan,) = plans
+    assert (plan.clips, plan.labels) == (len(tiny.clips_in("train")), 4)
+    assert plan.most_steps == run.info["train"]["max_steps"] < 700
+    assert plan.is_short
+    assert str(plan).startswith(f"plan: {plan.clips} clips, 4 labels; {plan.most_steps} steps; about 0.1 min")
+    assert run.info["metrics"]["seconds"] < 3
+    fixed = replace(config, epochs=10_000)
+    run = train(fixed, tiny, tmp_path / "fixed", minutes=0.005, on_plan=plans.append)
+    assert 1 <= run.info["metrics"]["epochs"] < 300
+
+
+def test_a_plan_of_an_open_length_names_both_ends() -> None:
+    plan = Forecast(clips=1234, labels=50, least_steps=700, most_steps=4000, seconds_a_step=0.1)
+    assert str(plan) == (
+        "plan: 1,234 clips, 50 labels; 700 to 4,000 steps, until the clips are learned; "
+        "about 1.2 to 6.7 minutes here"
+    )
+    assert not plan.is_short
+    assert plan.least_steps == LEAST_STEPS + LEAST_DECAY
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
+def test_minutes_that_are_none_are_refused(minutes: float) -> None:
+    with pytest.raises(UsageError, match=r"--minutes .*: expected more than 0\. Fix: --minutes 5"):
+        check_minutes(minutes)

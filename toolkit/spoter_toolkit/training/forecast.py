@@ -1,0 +1,83 @@
+"""What a training is going to take: steps, and minutes on this machine."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Final
+
+import torch
+
+from spoter_toolkit.training.batches import read_batch
+from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.epochs import Loop
+from spoter_toolkit.training.length import LEAST_DECAY, LEAST_STEPS, least_steps
+
+_TRIED: Final = 9  # steps that are timed, the first one apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """The plan of a training, before its first step."""
+
+    clips: int
+    labels: int
+    least_steps: int  # if the clips are learned at once
+    most_steps: int
+    seconds_a_step: float  # here, now
+
+    def __str__(self) -> str:
+        """Return the plan as one line for people."""
+        steps, minutes = f"{self.most_steps:,} steps", f"about {self._minutes(self.most_steps)}"
+        if self.least_steps < self.most_steps:
+            steps = f"{self.least_steps:,} to {steps}, until the clips are learned"
+            minutes = f"{minutes.replace('about', f'about {self._minutes(self.least_steps)} to')}"
+        return f"plan: {self.clips:,} clips, {self.labels:,} labels; {steps}; {minutes} minutes here"
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there are fewer steps than any data was seen to converge in."""
+        return self.most_steps < LEAST_STEPS + LEAST_DECAY
+
+    def _minutes(self, steps: int) -> str:
+        return f"{max(0.1, steps * self.seconds_a_step / 60):.2g}"
+
+
+def forecast(loop: Loop) -> Forecast:
+    """Take a few steps on a copy of the model, and return the plan; the loop stays as it is."""
+    config = loop.config
+    return Forecast(
+        clips=len(loop.clips),
+        labels=config.model.num_classes,
+        least_steps=loop.length.end if config.epochs else least_steps(config),
+        most_steps=loop.length.end,
+        seconds_a_step=seconds_a_step(loop),
+    )
+
+
+def seconds_a_step(loop: Loop) -> float:
+    """Return the median time of a step here; processes that train together all get the first one's."""
+    from accelerate.utils import broadcast_object_list
+
+    device = loop.accelerator.device
+    model = copy.deepcopy(loop.model).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    trial = replace(loop, model=model, optimizer=optimizer)
+    batches = loop.batches(0)
+    taken = []
+    for step in range(_TRIED + 1):
+        begin = time.perf_counter()
+        trial.update(read_batch(loop.dataset, batches[step % len(batches)], device)).cpu()
+        taken.append(time.perf_counter() - begin)
+    found = median(taken[1:])
+    return float(broadcast_object_list([found])[0]) if loop.accelerator.num_processes > 1 else found
+
+
+def bounded(config: TrainConfig, loop: Loop, minutes: float) -> TrainConfig:
+    """Return the settings with a length that fits into some minutes here."""
+    steps = max(1, int(60 * minutes / seconds_a_step(loop)))
+    if config.epochs:
+        return replace(config, epochs=max(1, min(config.epochs, steps // len(loop.batches(0)))))
+    return replace(config, max_steps=min(steps, config.max_steps))
