@@ -48,6 +48,30 @@ def test_each_hand_fills_its_own_box() -> None:
         assert torch.allclose(shown, torch.full_like(shown, 0.5), atol=1e-5)
 
 
+def test_placed_hands_keep_their_place_and_nothing_else_changes() -> None:
+    points = clip()
+    lengths = torch.tensor([40], dtype=torch.int32)
+    features = Normalize("signing-space", hand_place=True)(points.flatten(2), lengths)
+    assert torch.equal(features[..., :108], normalized(points).flatten(2))
+    placed = features[..., 108:].reshape(1, 40, 42, 2)
+    moved = clip()
+    moved[:, 5:9, RIGHT_HAND] += 0.1  # the hand alone, by a tenth of the picture
+    again = Normalize("signing-space", hand_place=True)(moved.flatten(2), lengths)
+    shift = (again[..., 108:].reshape(1, 40, 42, 2) - placed)[0, 5:9, 21:]
+    seen = ~points[0, 5:9, RIGHT_HAND].isnan().any(2)
+    assert seen.any()
+    assert shift[seen].min() > 0.02  # an own box would not show it
+    assert torch.allclose(shift[seen], shift[seen][0].expand_as(shift[seen]), atol=1e-5)
+    assert torch.allclose(again[..., :108], features[..., :108], atol=1e-5)
+    body = features[0, :, :108].reshape(40, 54, 2)[:, BODY] - torch.tensor(SIGNING_SPACE_CENTRE)
+    wrists = clip()[0, :, BODY]  # one scale for body and hands: distances in the picture keep their ratio
+    across = (wrists[:, 6] - wrists[:, 7]).norm(dim=1)
+    hand = (points[0, :, RIGHT_HAND.start] - points[0, :, RIGHT_HAND.start + 5]).norm(dim=1)
+    ours = (placed[0, :, 21] - placed[0, :, 26]).norm(dim=1) / (body[:, 6] - body[:, 7]).norm(dim=1)
+    both = ~(across + hand).isnan()
+    assert torch.allclose(ours[both], (hand / across)[both], rtol=1e-3)
+
+
 def test_one_wild_frame_of_the_shoulders_hardly_moves_the_body() -> None:
     points = clip()
     wild = points.clone()

@@ -22,6 +22,7 @@ from spoter_toolkit.model.spoter import (
 from spoter_toolkit.runs.notebook import model_from_notebook
 
 ARCHITECTURES = ("spoter", "bdsl-spoter")
+PARTS = {"hand_place": True, "temporal_frames": 5}
 UNUSED_HEAD = 9_402
 
 
@@ -29,6 +30,15 @@ def small(architecture: str = "bdsl-spoter", **changes: object) -> Spoter:
     torch.manual_seed(0)
     sizes = {"d_model": 36, "num_encoder_layers": 2, "d_ff": 40, "num_classes": 5} | changes
     return model_from_config(ModelConfig(architecture=architecture, **sizes)).eval()  # type: ignore[arg-type]
+
+
+def with_all_parts(architecture: str) -> Spoter:
+    """Return a small model with every part that the notebook's lacks, none of them at rest."""
+    model = small(architecture, **PARTS)
+    with torch.no_grad():
+        model.temporal.weight.normal_(generator=torch.Generator().manual_seed(1))
+        model.temporal.bias.fill_(0.5)
+    return model.eval()
 
 
 def clips(batch: int, frames: int, seed: int = 0) -> Tensor:
@@ -60,17 +70,51 @@ def test_parameter_counts_are_the_notebooks() -> None:
     assert count_parameters(BdslSpoter(ModelConfig())) == 1_041_990 - UNUSED_HEAD
 
 
+@pytest.mark.parametrize("parts", [{}, PARTS])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_one_training_step_of_every_parameter_is_possible_at_other_sizes(architecture: str) -> None:
-    model = small(architecture, num_heads=4, cultural_heads=2, max_seq_length=50)
+def test_one_training_step_of_every_parameter_is_possible_at_other_sizes(
+    architecture: str, parts: dict[str, object]
+) -> None:
+    model = small(architecture, num_heads=4, cultural_heads=2, max_seq_length=50, **parts)
     check_model(model)
     assert count_parameters(model) == expected_parameters(model.config)
+
+
+def test_the_temporal_convolution_begins_as_nothing_and_sees_the_frames_around() -> None:
+    plain, model = small(), small(temporal_frames=5)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    poses = clips(1, 9)
+    frames = torch.rand(1, 9, 36)
+    real = torch.ones(1, 9, dtype=torch.bool)
+    assert torch.equal(model(poses, full(poses)), plain(poses, full(poses)))
+    with torch.no_grad():
+        model.temporal.weight.copy_(torch.arange(5.0)[:, None].expand(5, 36))
+    expected = frames.clone()
+    for t in range(9):
+        for k in range(5):
+            if 0 <= t + k - 2 < 9:
+                expected[:, t] += k * frames[:, t + k - 2]
+    assert torch.allclose(model.temporal(frames, real), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hand_place": True, "normalize": "none"}, "hand_place: needs normalize"),
+        ({"temporal_frames": 4}, "temporal_frames: 4, expected 0, 3, 5"),
+        ({"temporal_frames": 1}, "temporal_frames: 1, expected 0, 3, 5"),
+        ({"temporal_frames": -3}, "temporal_frames: -3, expected 0, 3, 5"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(**settings)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("fill", [0.0, 0.7, float("nan"), float("inf"), 1e30])
 def test_padding_does_not_change_the_answer(architecture: str, fill: float) -> None:
-    model, poses = small(architecture), clips(3, 20)
+    model, poses = with_all_parts(architecture), clips(3, 20)
     padded = torch.nn.functional.pad(poses, (0, 0, 0, 11), value=fill)
     with torch.inference_mode():
         difference = (model(padded, full(poses)) - model(poses, full(poses))).abs().max()

@@ -31,6 +31,11 @@ class ModelConfig:
     # how the 54 weights of `BdslSpoter` meet x0 y0 x1 y1 …: "interleaved" gives each landmark its own;
     # "planar" is the notebook's w0…w53 w0…w53, kept for its checkpoints
     landmark_weights: LandmarkWeights = "interleaved"
+    # the hands' landmarks a second time, placed and scaled by the shoulders: a hand in its own box does not
+    # tell where it is, and its wrist on the body only roughly
+    hand_place: bool = False
+    # frames that a depthwise convolution over time sees before the encoder, an odd number; 0: none
+    temporal_frames: int = 0
 
     def __post_init__(self) -> None:
         choices = {
@@ -51,6 +56,10 @@ class ModelConfig:
                 )
         if self.d_model % 2:
             raise ConfigError(f"model.d_model: {self.d_model} is odd; sines and cosines come in pairs")
+        if self.hand_place and self.normalize == "none":
+            raise ConfigError("model.hand_place: needs normalize = 'signing-space', which places the hands")
+        if self.temporal_frames and (self.temporal_frames < 3 or self.temporal_frames % 2 == 0):
+            raise ConfigError(f"model.temporal_frames: {self.temporal_frames}, expected 0, 3, 5, 7, …")
         if self.max_seq_length < 2:
             raise ConfigError(f"model.max_seq_length: {self.max_seq_length}, expected at least 2")
         if not 0 <= self.dropout <= 0.6:  # the head of BdSL_SPOTER takes one and a half times as much

@@ -14,6 +14,7 @@ from spoter_runtime.landmarks import (
     BODY,
     LEFT_HAND,
     LEFT_SHOULDER,
+    NUM_FEATURES,
     NUM_LANDMARKS,
     RIGHT_HAND,
     RIGHT_SHOULDER,
@@ -37,6 +38,7 @@ SOFTENING: Final = 0.1
 FLOOR: Final = 1e-2
 SMALLEST: Final = 1e-6  # keeps divisions by distances finite
 
+HAND_FEATURES: Final = 2 * (RIGHT_HAND.stop - LEFT_HAND.start)  # of both hands in a frame
 _HANDS: Final = slice(LEFT_HAND.start, RIGHT_HAND.stop)
 _SHOULDERS: Final = slice(RIGHT_SHOULDER, LEFT_SHOULDER + 1)
 
@@ -46,23 +48,25 @@ class Normalize(nn.Module):
 
     ``"signing-space"``: body points are placed and scaled by the shoulders, one robust centre and width per
     clip; each hand is placed in its own box, frame by frame. ``"none"``: values pass as they are. In both,
-    a missing landmark (NaN, or x = y = 0) and every padded frame becomes 0.
+    a missing landmark (NaN, or x = y = 0) and every padded frame becomes 0. With ``hand_place`` the hands
+    follow a second time, placed and scaled as the body is.
     """
 
     centre: Tensor
     is_place: Tensor
     first_axis: Tensor
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, *, hand_place: bool = False) -> None:
         super().__init__()
-        self.mode = mode
+        self.mode, self.hand_place = mode, hand_place
+        self.num_features = NUM_FEATURES + hand_place * HAND_FEATURES
         # Buffers, not constants made on the way: those would be copies to the GPU, which no graph may hold.
         self.register_buffer("centre", torch.tensor(SIGNING_SPACE_CENTRE)[:, None], persistent=False)
         self.register_buffer("is_place", torch.tensor([True, False])[:, None, None], persistent=False)
         self.register_buffer("first_axis", torch.tensor([[1.0], [0.0]]), persistent=False)
 
     def forward(self, poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:
-        """Return features (N, T, 108) for raw landmarks (N, T, 108) and real frame counts (N,).
+        """Return features (N, T, 108 or 192) for raw landmarks (N, T, 108) and real frame counts (N,).
 
         Sums and products of elements only, and few of them: each is a node of the exported graph, and on a
         tensor as small as these a node costs what it costs to start it. No matrix products: what keeps
@@ -80,12 +84,21 @@ class Normalize(nn.Module):
         if self.mode == "signing-space":
             weight_NT1L = found_NT1L.to(points_NT2L.dtype)
             floor_N111 = FLOOR * points_NT2L.abs().amax((1, 2, 3), keepdim=True).clamp_min(SMALLEST)
-            body = self._body_in_signing_space(points_NT2L, weight_NT1L, floor_N111)
-            hands = _hands_in_their_boxes(points_NT2L[..., _HANDS], weight_NT1L[..., _HANDS], floor_N111)
-            points_NT2L = torch.cat((body, hands), dim=3) * weight_NT1L
+            boxed = _hands_in_their_boxes(points_NT2L[..., _HANDS], weight_NT1L[..., _HANDS], floor_N111)
+            middle_N121, unit_N111 = self._signing_space(points_NT2L, weight_NT1L, floor_N111)
+            placed = points_NT2L if self.hand_place else points_NT2L[..., BODY]
+            placed = (placed - middle_N121) / unit_N111
+            parts = [placed[..., BODY] + self.centre, boxed]
+            if self.hand_place:
+                parts.append(placed[..., _HANDS])
+                weight_NT1L = torch.cat((weight_NT1L, weight_NT1L[..., _HANDS]), dim=3)
+            points_NT2L = torch.cat(parts, dim=3) * weight_NT1L
         return points_NT2L.transpose(2, 3).flatten(2)
 
-    def _body_in_signing_space(self, points_NT2L: Tensor, weight_NT1L: Tensor, floor_N111: Tensor) -> Tensor:
+    def _signing_space(
+        self, points_NT2L: Tensor, weight_NT1L: Tensor, floor_N111: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the middle of a clip's signing space (N, 1, 2, 1), and its unit (N, 1, 1, 1)."""
         right_NT21, left_NT21 = torch.split(points_NT2L[..., _SHOULDERS], 1, dim=3)
         both_N11T = weight_NT1L[..., _SHOULDERS].amin(3, keepdim=True).transpose(1, 3)
         middle_and_across = torch.cat(((left_NT21 + right_NT21) / 2, left_NT21 - right_NT21), dim=3)
@@ -107,7 +120,7 @@ class Normalize(nn.Module):
         width_N111 = torch.where(seen_N111, width_N121[:, :, :1], 2 * spread_N111)
 
         unit_N111 = torch.maximum(width_N111, floor_N111) * (SIGNING_SPACE_SPAN / SIGNING_SPACE_SCALE)
-        return (points_NT2L[..., BODY] - middle_N121) / unit_N111 + self.centre
+        return middle_N121, unit_N111
 
 
 def frame_mask(poses_NTD: Tensor, lengths_N: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from spoter_runtime.errors import ConfigError
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS
 from spoter_toolkit.model.config import ModelConfig
+from spoter_toolkit.model.normalize import HAND_FEATURES
 from spoter_toolkit.model.spoter import BdslSpoter, Spoter, count_parameters
 
 _BATCH, _FRAMES = 8, 75  # the seed's own forward check
@@ -48,7 +49,9 @@ def expected_parameters(config: ModelConfig) -> int:
 
     norm = 2 * width
     layer = 4 * linear(width, width) + linear(width, hidden) + linear(hidden, width) + 2 * norm
-    total = linear(NUM_FEATURES, width) + width + config.num_encoder_layers * layer
+    features = NUM_FEATURES + config.hand_place * HAND_FEATURES
+    total = linear(features, width) + width + config.num_encoder_layers * layer
+    total += config.temporal_frames and linear(config.temporal_frames, width)
     total += norm + linear(width, half) + linear(half, classes)
     if config.architecture == "bdsl-spoter":
         total += NUM_LANDMARKS + 4 * linear(width, width) + linear(width, width)

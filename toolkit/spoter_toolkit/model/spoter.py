@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS
+from spoter_runtime.landmarks import NUM_LANDMARKS
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.dropout import Dropout, dropout
-from spoter_toolkit.model.normalize import Normalize, frame_mask
+from spoter_toolkit.model.normalize import HAND_FEATURES, Normalize, frame_mask
 
 # What a padded token adds to its attention scores. Finite: with -inf, engines differ on masked rows, and
 # fp16 converters keep the softmax in fp32. exp(-1e4) is an exact 0 in float32.
@@ -151,15 +151,35 @@ class PositionalEncoding(nn.Module):
         return tokens_NSE + self.pe[: tokens_NSE.shape[1], 0]
 
 
+class TemporalConvolution(nn.Module):
+    """A depthwise convolution over time, added to its input; at first it adds nothing: its weights are 0."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.temporal_frames, config.d_model))
+        self.bias = nn.Parameter(torch.zeros(config.d_model))
+
+    def forward(self, frames_NTE: Tensor, is_real_NT: Tensor) -> Tensor:
+        """Return the frames (N, T, E), each with a weighted sum of its neighbours added."""
+        seen_NET = (frames_NTE * is_real_NT[:, :, None].to(frames_NTE.dtype)).transpose(1, 2)
+        around = len(self.weight) // 2
+        sum_NET = F.conv1d(
+            seen_NET, self.weight.t()[:, None], self.bias, padding=around, groups=len(self.bias)
+        )
+        return frames_NTE + sum_NET.transpose(1, 2)
+
+
 class Spoter(nn.Module):
     """SPOTER (Boháček & Hrúz 2022) as in the notebook: a class token and a transformer encoder."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.normalize = Normalize(config.normalize)
-        self.input_projection = nn.Linear(NUM_FEATURES, config.d_model)
+        self.normalize = Normalize(config.normalize, hand_place=config.hand_place)
+        self.input_projection = nn.Linear(self.normalize.num_features, config.d_model)
         nn.init.normal_(self.input_projection.weight, std=INPUT_STD)
+        if config.temporal_frames:
+            self.temporal = TemporalConvolution(config)
         self.class_token = nn.Parameter(torch.randn(1, 1, config.d_model))
         self.positional_encoding = PositionalEncoding(config)
         self.encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
@@ -197,6 +217,8 @@ class Spoter(nn.Module):
         """
         features_NTD = self.weigh(self.normalize(poses_NTD, lengths_N))
         frames_NTE = self.input_projection(features_NTD)
+        if self.config.temporal_frames:
+            frames_NTE = self.temporal(frames_NTE, frame_mask(poses_NTD, lengths_N))
         class_N1E = self.class_token.expand(frames_NTE.shape[0], -1, -1)
         tokens_NSE = self.positional_encoding(torch.cat((class_N1E, frames_NTE), dim=1))
         padded_NT = (~frame_mask(poses_NTD, lengths_N)).to(tokens_NSE.dtype) * MASKED
@@ -242,10 +264,14 @@ class BdslSpoter(Spoter):
 
     def weigh(self, features_NTD: Tensor) -> Tensor:
         """Return the features, each landmark multiplied with its weight."""
-        weights_L = self.signing_space_weights
+        weights_D: Tensor = self.signing_space_weights
         if self.config.landmark_weights == "planar":
-            return features_NTD * weights_L.repeat(2)
-        return features_NTD * weights_L.repeat_interleave(2)
+            weights_D = weights_D.repeat(2)
+        else:
+            weights_D = weights_D.repeat_interleave(2)
+        if self.config.hand_place:  # a landmark has one weight, wherever it stands
+            weights_D = torch.cat((weights_D, weights_D[-HAND_FEATURES:]))
+        return features_NTD * weights_D
 
 
 def model_from_config(config: ModelConfig) -> Spoter:

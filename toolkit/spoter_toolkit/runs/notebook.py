@@ -139,7 +139,7 @@ def config_from_weights(weights: dict[str, Tensor], declared: dict[str, Any], pa
     head = "bdsl_classifier.7.weight" if bdsl else "classifier.5.weight"
     try:
         d_model, input_dim = weights["input_projection.weight"].shape
-        sizes = {
+        sizes: dict[str, Any] = {
             "input_dim": input_dim,
             "d_model": d_model,
             "num_encoder_layers": len({n.split(".")[1] for n in weights if n.startswith("encoder_layers.")}),

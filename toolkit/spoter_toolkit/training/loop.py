@@ -95,7 +95,7 @@ def train(
         check_no_leak(dataset)
     model = replace(config.model, num_classes=len(dataset.labels))
     if dataset.coordinates == "normalised":
-        model = replace(model, normalize="none")
+        model = replace(model, normalize="none", hand_place=False)
     config = replace(config, model=model)
     if not config.epochs:  # stated in run.json: a resumed run has the same bound
         bound = most_steps(config, len(clips), len(dataset.labels))
