@@ -27,6 +27,7 @@ from spoter_toolkit.training.epochs import Loop, loss_of
 from spoter_toolkit.training.loop import train
 from spoter_toolkit.training.recipes import config_from_mapping
 from spoter_toolkit.training.record import LAST, read_metrics
+from spoter_toolkit.training.start import begun_from
 from spoter_toolkit.workspace import RUN_WEIGHTS, folder_lock, new_run_folder
 
 CONFIG = TrainConfig(
@@ -73,6 +74,7 @@ def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dat
         "curves.png",
         "confusion.png",
         "report.html",
+        "accuracy.png",
     }
     assert [row["epoch"] for row in read_metrics(run.folder)] == [1, 2, 3]
     assert all({"train_loss", "val_loss", "val_accuracy"} <= row.keys() for row in read_metrics(run.folder))
@@ -141,6 +143,40 @@ def test_a_run_that_was_killed_five_times_ends_with_the_same_weights(tiny: Datas
     subprocess.run([*command, "--resume", "-o", str(run)], cwd=tmp_path, check=True, capture_output=True)
     assert weights(run) == weights(tmp_path / "runs" / "whole")
     assert [row["epoch"] for row in read_metrics(run)] == list(range(1, 31))
+
+
+def body(folder: Path) -> dict[str, Tensor]:
+    model = read_run(folder).load_model()
+    return {n: v for n, v in model.state_dict().items() if not n.startswith(model.last_layer)}
+
+
+def test_a_run_begins_from_the_weights_of_another_one_with_a_new_last_layer(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    source = train(CONFIG, tiny, tmp_path / "source")
+    still = replace(CONFIG, learning_rate=1e-12, seed=5)
+    known = train(begun_from(still, source, tiny), tiny, tmp_path / "known", begin_from=source)
+    for name, value in body(source.folder).items():
+        assert torch.allclose(value, body(known.folder)[name], atol=1e-6), name
+    assert weights(known.folder) != weights(source.folder)
+    assert known.info["data"]["from"]["name"] == "source"
+    wider = replace(CONFIG, model=replace(CONFIG.model, d_model=72))
+    with pytest.raises(CheckpointError, match=r"source, to begin from: \S+ is \("):
+        train(wider, tiny, tmp_path / "wider", begin_from=source)
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_run_that_began_from_another_one_resumes_to_the_same_weights(
+    tiny: Dataset, tmp_path: Path, step: int
+) -> None:
+    source = train(replace(CONFIG, seed=3), tiny, tmp_path / "source")
+    whole = train(CONFIG, tiny, tmp_path / "whole", begin_from=source)
+    with pytest.raises(_Stop):
+        train(CONFIG, tiny, tmp_path / "broken", begin_from=source, on_progress=stop_at(step))
+    (tmp_path / "source").rename(tmp_path / "moved")
+    broken = train(CONFIG, tiny, tmp_path / "broken", resume=True)
+    assert weights(broken.folder) == weights(whole.folder)
+    assert broken.info["data"] == whole.info["data"]
 
 
 def test_a_second_training_of_the_same_run_is_refused(tiny: Dataset, tmp_path: Path) -> None:

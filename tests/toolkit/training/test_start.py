@@ -9,7 +9,7 @@ from spoter_runtime.errors import CheckpointError, ConfigError, UsageError
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.runs.run import write_run_json
 from spoter_toolkit.training.config import TrainConfig
-from spoter_toolkit.training.start import plan_training
+from spoter_toolkit.training.start import begun_from, plan_training
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,19 @@ def test_several_processes_never_each_generate_the_data(monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="would each generate the data"):
         plan_training()
+
+
+def test_a_run_of_other_landmarks_is_no_beginning(tiny: Dataset) -> None:
+    a_run(Path("source"), tiny, TrainConfig())
+    with pytest.raises(CheckpointError, match=r"source: no model\.safetensors"):
+        plan_training(tiny.folder, begin_from=Path("source"))
+    (Path("source") / "model.safetensors").touch()
+    plan = plan_training(tiny.folder, begin_from=Path("source"))
+    assert plan.begin_from is not None
+    assert plan.config.model == plan.begin_from.config  # not the recipe's
+    normalised = replace(tiny, coordinates="normalised")
+    with pytest.raises(ConfigError, match="source: its model normalises landmarks, and those of"):
+        begun_from(plan.config, plan.begin_from, normalised)
+    on_normalised = replace(plan.begin_from, config=replace(plan.begin_from.config, normalize="none"))
+    with pytest.raises(ConfigError, match="source: was trained on normalised landmarks"):
+        begun_from(plan.config, on_normalised, tiny)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spoter_toolkit.cli.commands import Verb
-from spoter_toolkit.cli.completion import complete_dataset
+from spoter_toolkit.cli.completion import complete_dataset, complete_run
 from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
@@ -78,6 +78,14 @@ def train(
         Path | None, typer.Option("-o", "--out", help="Write the RUN to this folder; default: runs/NAME-N.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Set the random seed; default: the recipe's.")] = None,
+    begin_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Begin with the model and weights of this RUN, with a new last layer.",
+            autocompletion=complete_run,
+        ),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Train for about so long at most; default: until it has learned.")
     ] = None,
@@ -116,6 +124,7 @@ def train(
             "--set": setting,
             "--seed": seed,
             "--minutes": minutes,
+            "--from": begin_from,
         }.items():
             if value is not None:
                 raise UsageError(f"a resumed run keeps its own settings; leave out {option}")
@@ -123,8 +132,18 @@ def train(
         settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
         with nullcontext() if recipe and recipe.endswith(".toml") else from_options():
             config = read_recipe(recipe or DEFAULT, settings)
+        if begin_from and any(word.startswith("model.") for word in settings):
+            raise UsageError("--from keeps the model of its RUN; leave out --set model.…")
     with progress_bar() as on_progress:
-        plan = plan_training(data, out, config=config, resume=resume, force=force, on_progress=on_progress)
+        plan = plan_training(
+            data,
+            out,
+            config=config,
+            resume=resume,
+            force=force,
+            begin_from=begin_from,
+            on_progress=on_progress,
+        )
     dataset, folder, place = plan.dataset, plan.folder, plan.place
     say(f"training on {dataset.folder}: split {dataset.split}")
     if dataset.origin.synthetic:
@@ -145,6 +164,7 @@ def train(
                 trackers=trackers,  # type: ignore[arg-type]  # the two names above
                 becomes_last=not in_a_row(),
                 minutes=minutes,
+                begin_from=plan.begin_from,
                 on_plan=_say_plan,
                 on_progress=on_progress,
             )
@@ -179,6 +199,8 @@ def show(run: Run) -> None:
             rows.append(("val top-1 / top-5", f"{scores['top1']:.4f} / {scores['top5']:.4f}"))
             rows.append(("val macro F1", f"{scores['macro_f1']:.4f}"))
         emit_table("", ("", "value"), rows)
+    for finding in metrics.get("findings", ()):
+        say(finding["what"], fix=finding["fix"])
 
 
 def _say_plan(plan: Forecast) -> None:

@@ -172,6 +172,8 @@ class TemporalConvolution(nn.Module):
 class Spoter(nn.Module):
     """SPOTER (Boháček & Hrúz 2022) as in the notebook: a class token and a transformer encoder."""
 
+    last_layer = "classifier.5"  # the only one that knows the labels
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -235,6 +237,8 @@ class Spoter(nn.Module):
 
 class BdslSpoter(Spoter):
     """BdSL_SPOTER: SPOTER with a learned weight a landmark, "cultural attention", and a deeper head."""
+
+    last_layer = "bdsl_classifier.7"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

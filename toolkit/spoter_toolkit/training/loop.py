@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ from spoter_toolkit.data.leaks import check_no_leak
 from spoter_toolkit.evaluation import infer_clips
 from spoter_toolkit.model.spoter import Spoter
 from spoter_toolkit.runs.run import Run, read_run
-from spoter_toolkit.runs.weights import save_weights
+from spoter_toolkit.runs.weights import load_body, save_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.epochs import Loop, diverged
 from spoter_toolkit.training.forecast import Forecast, bounded, forecast
@@ -55,6 +55,7 @@ def train(
     trackers: tuple[Tracker, ...] = (),
     becomes_last: bool = False,
     minutes: float | None = None,
+    begin_from: Run | None = None,
     on_plan: Callable[[Forecast], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run:
@@ -74,13 +75,16 @@ def train(
         trackers: log to these as well; each needs its extra.
         becomes_last: point ``runs/last`` at the run, before the first step.
         minutes: bounds a new training: a step is timed here, and no more are taken than fit.
+        begin_from: a run whose weights a new training begins from, all but the last layer's; the model must
+            be that run's, see `begun_from`.
         on_plan: called with what a new training is going to take, before its first step.
         on_progress: called with (step, steps, what) after each optimiser step.
 
     Raises:
         DataError: no train split, or a leak between the splits.
         ConfigError: the model fails its checks, or the loss stops being a number.
-        CheckpointError: resuming with other settings or other data, or another process trains this run.
+        CheckpointError: `begin_from` has other sizes, resuming with other settings or other data, or another
+            process trains this run.
         MissingExtraError: a tracker is not installed.
     """
     for switch, value in _SWITCHED_OFF.items():
@@ -111,9 +115,13 @@ def train(
         config = bounded(config, loop, minutes)
         set_seed(config.seed)
         loop = Loop.begin(config, dataset, clips, accelerator)
+    if begin_from and not resume:
+        load_body(loop.model, begin_from)
     if on_plan and not resume:
         on_plan(forecast(loop))
-    about = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
+    about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
+    if begin_from and not resume:
+        about["from"] = {"name": begin_from.name, "weights_sha256": begin_from.weights_sha256()}
     record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, about=about)
     progress = Progress()
     with folder_lock(folder) if accelerator.is_main_process else nullcontext():
@@ -121,6 +129,8 @@ def train(
             progress = record.restore(loop.model, loop.optimizer, loop.schedule)
         elif accelerator.is_main_process:
             record.begin(force=force)
+            if begin_from:  # a run that is resumed before its first epoch has ended begins there too
+                save_last(place, loop.model, loop.optimizer, loop.schedule, progress)
         if becomes_last and accelerator.is_main_process:
             point_last_at(folder)
         loop = loop.prepared()

@@ -15,6 +15,7 @@ from spoter_toolkit.report.html import Page, Section, html_from_page
 from spoter_toolkit.report.skeleton import Skeleton, skeleton_of
 from spoter_toolkit.report.table import table_of
 from spoter_toolkit.report.words import plural
+from spoter_toolkit.training.findings import Finding
 
 _MOST_SIGNERS: Final = 20  # bars; the table below has all of them
 _GENERATED: Final = "The clips are generated: nobody signed them."
@@ -22,7 +23,11 @@ _PARTS: Final = ("train", "val")
 
 
 def html_from_run(
-    name: str, dataset: Dataset, metrics: Sequence[Mapping[str, Any]], scores: Scores | None
+    name: str,
+    dataset: Dataset,
+    metrics: Sequence[Mapping[str, Any]],
+    scores: Scores | None,
+    findings: Sequence[Finding] = (),
 ) -> str:
     """Return the page of a finished training.
 
@@ -31,6 +36,7 @@ def html_from_run(
         dataset: that it was trained on.
         metrics: rows of metrics.jsonl, one an epoch.
         scores: of the kept weights on the val split; None without one.
+        findings: what the training did not reach.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -41,7 +47,7 @@ def html_from_run(
         title=f"Training of {name}",
         about=f"{epochs}, {dataset.split or 'not split'}.",
         lead=curve_charts(metrics)[:1],
-        caveats=_caveats(dataset),
+        caveats=[*(one.what for one in findings), *_caveats(dataset)],
         sections=[
             Section(name="loss", title="Loss", charts=curve_charts(metrics)[1:]),
             *(score_sections(scores, dataset) if scores else ()),

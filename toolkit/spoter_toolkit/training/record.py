@@ -20,9 +20,10 @@ from spoter_toolkit.model.spoter import Spoter
 from spoter_toolkit.runs.run import read_run, write_run_json
 from spoter_toolkit.runs.weights import load_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
+from spoter_toolkit.training.findings import findings_of
 from spoter_toolkit.training.page import html_from_run
-from spoter_toolkit.training.plots import draw_confusion, draw_curves
-from spoter_toolkit.workspace import check_run_target, hidden_beside, mark_as_replacing
+from spoter_toolkit.training.plots import draw_accuracy, draw_confusion, draw_curves
+from spoter_toolkit.workspace import RUN_JSON, check_run_target, hidden_beside, mark_as_replacing
 
 LAST: Final = "last.pt"
 METRICS: Final = "metrics.jsonl"
@@ -142,9 +143,9 @@ class RunRecord:
                 raise CheckpointError(f"{self.folder}: was begun with {name} {then}, now it is {now}")
 
     def finish(self, val: tuple[Clip, ...], progress: Progress) -> None:
-        """Draw the curves and the confusion of the kept weights, write the page, and complete run.json."""
+        """Draw the kept weights' pictures, write the page with the findings, and complete run.json."""
         folder, dataset = self.folder, self.dataset
-        draw_curves(read_metrics(folder), folder / "curves.png")
+        rows = read_metrics(folder)
         metrics: dict[str, Any] = {"epochs": progress.epoch}
         scores = None
         if val:
@@ -154,10 +155,19 @@ class RunRecord:
             scores = scores_from_logits(logits, val, dataset.labels)
             title = f"{self.target.name}, val ({dataset.split})"
             draw_confusion(scores, folder / "confusion.png", title=title)
+            draw_accuracy(scores, folder / "accuracy.png", title=title)
             metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
-        page = html_from_run(self.target.name, dataset, read_metrics(folder), scores)
+        found = findings_of(rows, dataset.clips_in("train"), scores, fixed_epochs=self.config.epochs)
+        best = progress.best_epoch if val else None
+        draw_curves(rows, folder / "curves.png", best_epoch=best, notes=[one.what for one in found])
+        page = html_from_run(self.target.name, dataset, rows, scores, found)
         write_text(folder / REPORT, page)
-        self._write_info(folder, "done", metrics)
+        self._write_info(folder, "done", metrics | {"findings": [one.as_json() for one in found]})
+
+    def _begun(self) -> dict[str, Any]:
+        """Return what run.json states of the run that this one began from; a resumed one keeps it."""
+        stated = read_run(self.folder).data if (self.folder / RUN_JSON).is_file() else None
+        return {"from": stated["from"]} if stated and "from" in stated else {}
 
     def _write_info(self, folder: Path, status: str, metrics: dict[str, Any]) -> None:
         seconds = round(sum(row["seconds"] for row in read_metrics(folder)), 1)
@@ -178,6 +188,7 @@ class RunRecord:
                 "coordinates": dataset.coordinates,
                 "landmarker": dataset.origin.landmarker,
             }
+            | self._begun()
             | self.about,
             metrics=metrics | {"seconds": seconds},
             origin="trained",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import ConfigError, DataError, UsageError
 from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
-from spoter_toolkit.runs.run import read_run
+from spoter_toolkit.runs.run import Run, read_run
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.recipes import DEFAULT, config_from_mapping, read_recipe
 from spoter_toolkit.workspace import (
@@ -31,6 +31,7 @@ class TrainingPlan:
     folder: Path  # the RUN
     place: Path  # `folder`, or a hidden one until the run is complete: see `place_to_train`
     resume: bool
+    begin_from: Run | None = None  # whose weights it begins from
 
 
 def plan_training(
@@ -40,6 +41,7 @@ def plan_training(
     config: TrainConfig | None = None,
     resume: bool = False,
     force: bool = False,
+    begin_from: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> TrainingPlan:
     """Choose the settings, the data and the folder of a training.
@@ -51,6 +53,7 @@ def plan_training(
         config: settings; None takes the recipe `DEFAULT`. A resumed run has its own.
         resume: continue a run that was stopped.
         force: an existing run may be replaced.
+        begin_from: a RUN whose weights and sizes the new one takes over, see `begun_from`.
         on_progress: called with (clips done, clips, what) where data is generated.
 
     Raises:
@@ -59,6 +62,7 @@ def plan_training(
         CheckpointError: no run to resume, or its folder is not free.
         DataError: no such data, or no train split.
     """
+    source = None
     if resume:
         if config is not None:
             raise ConfigError("a resumed run keeps its own settings")
@@ -75,10 +79,40 @@ def plan_training(
             raise ConfigError("several processes would each generate the data", fix="name a DATASET")
         config = config or read_recipe(DEFAULT)
         dataset = read_dataset(data or synthetic_dataset(on_progress))
+        if begin_from:
+            source = read_run(begin_from)
+            config = begun_from(config, source, dataset)
         clips_to_train(dataset)  # an unsplit data set is found before torch is imported
         folder = new_run_folder(out, f"{dataset.folder.name}-{config.model.architecture}", force=force)
     place = place_to_train(folder, resume=resume)
-    return TrainingPlan(config=config, dataset=dataset, folder=folder, place=place, resume=resume)
+    return TrainingPlan(
+        config=config, dataset=dataset, folder=folder, place=place, resume=resume, begin_from=source
+    )
+
+
+def begun_from(config: TrainConfig, source: Run, dataset: Dataset) -> TrainConfig:
+    """Return the settings with the model of another run; dropout stays as it is.
+
+    Raises:
+        CheckpointError: the run has no weights yet.
+        ConfigError: its model was made for other landmarks than the data has.
+    """
+    source.weights_path()
+    normalises = source.config.normalize != "none"
+    if normalises and dataset.coordinates == "normalised":
+        raise ConfigError(
+            f"{source.folder}: its model normalises landmarks, and those of {dataset.folder} are normalised "
+            "already",
+            fix="begin from a run on normalised landmarks, or import the data as they were detected",
+        )
+    trained = source.data
+    if not normalises and dataset.coordinates == "image" and trained:
+        raise ConfigError(
+            f"{source.folder}: was trained on normalised landmarks, those of {dataset.folder} are as "
+            "detected",
+            fix="begin from a run on landmarks as detected",
+        )
+    return replace(config, model=replace(source.config, dropout=config.model.dropout))
 
 
 def clips_to_train(dataset: Dataset) -> tuple[Clip, ...]:
