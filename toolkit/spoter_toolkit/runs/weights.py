@@ -13,7 +13,6 @@ from spoter_runtime.errors import CheckpointError
 from spoter_runtime.files import replacing
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import Spoter, model_from_config
-from spoter_toolkit.runs.run import Run
 
 
 def model_from_weights(path: Path, config: ModelConfig) -> Spoter:
@@ -59,13 +58,12 @@ def load_weights(model: Spoter, weights: dict[str, Tensor], *, where: str) -> No
     model.load_state_dict(weights)
 
 
-def load_body(model: Spoter, run: Run) -> None:
-    """Copy a run's weights into a model, all but those of its last layer, which knows other labels.
+def load_body(model: Spoter, weights: dict[str, Tensor], *, where: str) -> None:
+    """Copy another run's weights into a model, all but those of its last layer, which knows other labels.
 
     Raises:
-        CheckpointError: the run has other sizes.
+        CheckpointError: see `load_weights`.
     """
-    theirs = run.load_model().state_dict()
     own = model.state_dict()
     head = [name for name in own if name.rpartition(".")[0] == model.last_layer]
-    load_weights(model, theirs | {name: own[name] for name in head}, where=f"{run.folder}, to begin from")
+    load_weights(model, weights | {name: own[name] for name in head}, where=where)

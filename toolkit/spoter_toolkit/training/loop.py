@@ -116,7 +116,8 @@ def train(
         set_seed(config.seed)
         loop = Loop.begin(config, dataset, clips, accelerator)
     if begin_from and not resume:
-        load_body(loop.model, begin_from)
+        weights = begin_from.load_model().state_dict()
+        load_body(loop.model, weights, where=f"{begin_from.folder}, to begin from")
     if on_plan and not resume:
         on_plan(forecast(loop))
     about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
