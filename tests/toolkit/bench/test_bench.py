@@ -636,7 +636,7 @@ def test_the_command_ends_with_1_when_a_worker_was_lost_and_keeps_the_rest(small
     lost = f"error: 1 worker lost: ort-cpu, {many} threads: was ended by SIGKILL"
     assert lost in remarks
     assert "What was measured is in out" in remarks
-    assert "1 × 4" in output
+    assert "for 1 clip of 4 frames" in output
     written = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
     assert [failure["threads"] for failure in written["failures"]] == [many]
     assert any(timing["threads"] == 1 and len(timing["rounds_ns"]) == 8 for timing in written["timings"])
@@ -659,7 +659,7 @@ def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(smal
     assert remarks.startswith("\nstopping after this step; what was measured is kept.")
     assert "note: stopped early, after 2 of 11 steps" in remarks
     assert remarks.endswith("stopped early; what was measured is in out\n")
-    assert "Start-up: fresh process" in output
+    assert "Fresh process to its first answer" in output
     assert len(json.loads((tmp_path / "out" / "bench.json").read_text())["starts"][0]["samples"]) == 2
 
 

@@ -20,6 +20,9 @@ def test_fetch_from_a_folder_then_verify_without_naming_it(landmarker_folder, tm
     assert "cache/spoter-kit/landmarker: the landmarker of mediapipe 0.10.21, sha256 " in done.stdout
     assert "converting and proving hand" in done.stderr
     assert done.stderr.endswith("next: spoter-kit landmarker verify\n")
+    assert len((done.stdout + done.stderr).splitlines()) <= 12
+    done = spoter_kit(tmp_path, "landmarker", "verify")
+    assert done.stdout.startswith("verified: same landmarks as its goldens: largest difference ")
     done = spoter_kit(tmp_path, "landmarker", "verify", "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -40,4 +43,4 @@ def test_verify_says_no_where_the_answers_are_others(landmarker_folder, tmp_path
     folder = reseal_landmarker(landmarker_folder, spoil)
     done = spoter_kit(tmp_path, "landmarker", "verify", folder)
     assert done.returncode == 3
-    assert "FAILED" in done.stdout
+    assert done.stdout.startswith("FAILED: other landmarks than its goldens: largest difference 1.0e-01 of")

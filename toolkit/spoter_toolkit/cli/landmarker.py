@@ -96,11 +96,9 @@ def verify(
         )
     else:
         say_verdict = tell if passed else insist
-        largest = max(worst.values())
-        say_verdict(
-            f"{'same' if passed else 'OTHER'} landmarks as its goldens: largest difference {largest:.1e} of "
-            f"{TOLERANCE:.0e} allowed"
-        )
+        verdict = "verified: same landmarks as" if passed else "FAILED: other landmarks than"
+        largest = f"largest difference {max(worst.values()):.1e} of {TOLERANCE:.0e} allowed"
+        say_verdict(f"{verdict} its goldens: {largest}")
         if is_verbose() or not passed:
             say_verdict(
                 *(f"  {line}" for line in aligned([(name, f"{value:.1e}") for name, value in worst.items()]))
