@@ -167,7 +167,9 @@ class Page:
 def _quicker(arguments: list[str]) -> list[str]:
     verb, *rest = arguments
     if verb == "train" and rest:
-        small = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+        kept = "model." if "--from" in rest else "-"  # --from keeps the sizes of its RUN
+        settings = {key: value for key, value in SMALL.items() if not key.startswith(kept)}
+        small = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         return [verb, rest[0], *small, *rest[1:]]
     quick = [] if "--judge" in rest else FASTER.get(verb, [])
     if "--backend" in rest and "--backend" in quick:
