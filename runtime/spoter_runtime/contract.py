@@ -110,6 +110,6 @@ def uncovered(profiles: tuple[Profile, ...], contract: GraphContract) -> str | N
 
 
 def _corners(ranges: list[tuple[int, int, int]], most: int) -> list[int]:
-    """Return 1, `most`, and the values of 1..most just outside each range."""
+    """Return the sizes to test: 1, `most`, and one below and above each range, where within 1..most."""
     outside = {low - 1 for low, _, _ in ranges} | {high + 1 for _, _, high in ranges}
     return sorted({1, most} | {value for value in outside if 1 <= value <= most})

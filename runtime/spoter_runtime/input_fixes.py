@@ -34,7 +34,7 @@ def fix_of_values(values: Any) -> str:
 
 
 def _torch_calls(tensor: Any) -> str:
-    """Return the method calls that convert a tensor to numpy; empty if it holds no values."""
+    """Return the code that converts a torch tensor to numpy; empty for a nested or meta tensor."""
     if tensor.is_nested or tensor.device.type == "meta":
         return ""
     dense = "" if str(tensor.layout) == "torch.strided" else ".to_dense()"
@@ -44,7 +44,7 @@ def _torch_calls(tensor: Any) -> str:
 
 
 def fix_of_dtype(array: npt.NDArray[Any], values: Any) -> str:
-    """Return the fix for an array that is not of floats; `values` is the array's source."""
+    """Return the fix for an array that is not of floats; `values` is the user's object, before numpy."""
     if array.dtype.kind == "c":
         return "landmarks.real.astype('float32')"
     if array.dtype.kind in "SU" and array.ndim == 0:

@@ -133,12 +133,12 @@ def graphs_of(
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Yield (kind, precision, graph) of each file that a bundle gets.
 
-    Kind ``"ort"`` is made if the model's attention can become one operator and this ONNX Runtime can run it;
-    not in fp16, which the CPU computes in fp32.
+    Kind ``"ort"`` is made if attention can become one operator that this ONNX Runtime runs; never in fp16,
+    because a CPU computes fp16 in fp32.
 
     Raises:
-        ExportError: a weight, or a value on some clip, is beyond fp16's range; it is named. Or a precision
-            would change nothing in this graph.
+        ExportError: a weight, or a value on some clip, is beyond fp16's range (the message names it), or a
+            precision would change nothing in this graph.
     """
     exported = onnx_from_module(module, contract)
     batches = probe_batches(contract)

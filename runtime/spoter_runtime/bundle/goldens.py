@@ -70,7 +70,7 @@ class Replay:
         return agrees and self.max_logit_diff <= self.tolerance
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return the result of the golden test as plain JSON values."""
         names = ("clips", "labels_agree", "max_logit_diff", "tolerance")
         rows = ("golden", "frames", "max_logit_diff", "label_agrees")
         return {name: getattr(self, name) for name in names} | {

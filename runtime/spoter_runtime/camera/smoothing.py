@@ -9,7 +9,7 @@ Float64Array = npt.NDArray[np.float64]
 
 
 class OneEuroFilter:
-    """Smooth what rests, follow what moves (Casiez, Roussel and Vogel 2012).
+    """The One Euro filter: smooths slow points, delays fast ones little (Casiez, Roussel and Vogel 2012).
 
     A low-pass filter whose cutoff frequency grows with the speed.
     """

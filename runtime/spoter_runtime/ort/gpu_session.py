@@ -155,7 +155,7 @@ def provider_options(
     *,
     graphs: bool = False,
 ) -> dict[str, str]:
-    """Return the provider's options, and make the cache's folder.
+    """Return ONNX Runtime's options for a GPU provider, and make the folder of its cache.
 
     For CUDA: TF32 off, so that fp32 is exact. For TensorRT and TensorRT-RTX: the profile's shapes, and the
     cache if its folder can be made. TensorRT's provider leaves TF32 on and has no option to turn it off

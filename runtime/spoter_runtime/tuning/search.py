@@ -202,7 +202,7 @@ def _opened(
             refused.append((config, str(error)))
             continue
         candidates.append(_Candidate(config=config, runner=opened.runner))
-        if reason := wrong_answers(opened, config, goldens):
+        if reason := golden_failure(opened, config, goldens):
             rejected.setdefault(config.backend, reason)
     for candidate in [candidate for candidate in candidates if candidate.config.backend in rejected]:
         candidates.remove(candidate)
@@ -214,7 +214,7 @@ def _opened(
     return candidates, refused
 
 
-def wrong_answers(opened: Opened, config: ExecutionConfig, goldens: Goldens) -> str:
+def golden_failure(opened: Opened, config: ExecutionConfig, goldens: Goldens) -> str:
     """Return why a configuration fails the golden test; an empty string if it passes."""
     try:
         replay = replay_goldens(opened.runner, goldens, opened.artefact)

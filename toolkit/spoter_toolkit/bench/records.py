@@ -78,7 +78,7 @@ class OfflinePasses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """The latencies of one backend for clips that arrive at one rate."""
+    """The answers of one backend at one arrival rate: their latencies, and how many are missing."""
 
     backend: str
     threads: int

@@ -15,7 +15,7 @@ SAMPLES_NEEDED: Final[dict[int, int]] = {50: 11, 90: 64, 99: 662}
 
 
 def percentile_ms(samples_ns: Sequence[int], percent: int) -> float | None:
-    """Return the 50th, 90th or 99th percentile in milliseconds; None with too few samples for it."""
+    """Return the 50th, 90th or 99th percentile in milliseconds; None if the samples are too few."""
     if len(samples_ns) < SAMPLES_NEEDED[percent]:
         return None
     return float(np.percentile(samples_ns, percent)) / 1e6

@@ -35,10 +35,10 @@ class TrainCommand(Verb):
     """The verb `train`, which names ``--set epochs=5`` where somebody types ``--epochs 5``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Parse the words behind the verb.
+        """Parse the arguments of `train`.
 
         Raises:
-            UsageError: an option is the name of a setting.
+            UsageError: a setting was written as an option; the fix has ``--set``.
         """
         from spoter_runtime.errors import UsageError
         from spoter_toolkit.training.config import TrainConfig

@@ -14,9 +14,9 @@ class Table:
 
     Attributes:
         note: shown below it; empty where nothing needs explaining.
-        sentences: in some cells: in HTML they are broken into lines, and on a narrow screen each row becomes
-            a list. Without them a table is scrolled sideways there, and its figures are set to the right.
-        verdict_last: a reader looks for the last column first: on a narrow screen it stays in sight.
+        sentences: True if cells hold sentences: HTML breaks them into lines, and a narrow screen shows each
+            row as a list. If False, numbers stand to the right, and a narrow screen scrolls sideways.
+        verdict_last: True if the last column holds the verdict; it stays in sight on a narrow screen.
     """
 
     title: str

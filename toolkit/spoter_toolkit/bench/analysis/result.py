@@ -148,7 +148,7 @@ def analyse(
 
 
 def latency_of(timing: Timing) -> Latency:
-    """Return the latency distribution of one backend on one case."""
+    """Return percentiles, quartiles, maximum and throughput of one backend on one case."""
     samples_ns = timing.samples_ns
     low, middle, high = np.percentile(samples_ns, (25, 50, 75)) / 1e6
     return Latency(

@@ -67,5 +67,5 @@ def gpu_joules() -> list[float]:
 
 
 def gpus(nvml: Any) -> list[Any]:
-    """Return a handle of each GPU."""
+    """Return NVML's handle of each GPU; `nvml` is the module pynvml after its start."""
     return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]

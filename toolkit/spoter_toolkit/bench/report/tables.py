@@ -245,7 +245,7 @@ def ratio_cells(ratio: Ratio) -> tuple[str, str]:
 
 
 def percentile_cells(percentiles_ms: dict[int, float | None], samples: int, unanswered: int = 0) -> list[str]:
-    """Return each percentile, or why there is none."""
+    """Return a cell for each percentile: its milliseconds, or why there are none."""
     few, none = f"too few samples ({samples})", f"no answer ({unanswered} of {samples} had none)"
     values = percentiles_ms.values()
     return [few if v is None else format_sig3(v) if math.isfinite(v) else none for v in values]

@@ -23,7 +23,7 @@ def interleave(
 
 
 def interleaved(names: Sequence[Name], rounds: int, *, warm_up: int = 0) -> Iterator[tuple[int, Name]]:
-    """Yield (round, name) one turn at a time, in the order of `interleave`; warm-up rounds are negative."""
+    """Yield (round, name) for each turn; every other round goes backwards, warm-up rounds are negative."""
     for number, order in interleave(names, rounds, warm_up=warm_up):
         for name in order:
             yield number, name

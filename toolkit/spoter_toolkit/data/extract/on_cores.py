@@ -96,7 +96,7 @@ _state: dict[str, Any] = {}  # of a worker process
 
 
 def _begin(finder: Finder, store: Store, shared: Any) -> None:
-    """Begin a worker process: load the landmarker once, and end with the process that started it."""
+    """Initialise a worker process: it ends with its parent, and its first task loads the landmarker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then says stop
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -19,7 +19,7 @@ DEFAULT_FPS: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSettings:
-    """The clips to take from a source, and the treatment of clips that do not fit.
+    """Options of an import: labels, signers and frame rate, and what is done with clips that do not fit.
 
     Raises:
         ConfigError: fps is outside `MIN_FPS`..`MAX_FPS`, or a label is both taken and left out.

@@ -75,7 +75,7 @@ class SynthSettings:
         return tuple(Label(name=f"synthetic-{sign + 1:02d}") for sign in range(self.signs))
 
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """Return split → signers: about a sixth are test, a twelfth val, at least one of each."""
+        """Return split → its signers: 1/6 in test, 1/12 in val, at least one each, others in train."""
         names = tuple(f"s{signer + 1:02d}" for signer in range(self.signers))
         test = max(1, round(self.signers / 6))
         val = max(1, round(self.signers / 12))
