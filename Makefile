@@ -1,6 +1,8 @@
-# make demo: the whole story on generated signing. make test: lint, types, tests, in five minutes on two cores.
+# make install: spoter-kit in .venv, for use. The others set up .venv with what development needs, too.
+# make demo: the whole story on generated signing.
+# make test: lint, types, tests, in five minutes on two cores.
 # make test-all: the slow tests and the documentation too, as continuous integration does.
-# make docs: the documentation as a site, build/docs/site/index.html. Each sets up .venv first.
+# make docs: the documentation as a site, build/docs/site/index.html.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +10,17 @@ READY := $(VENV)/.ready
 
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo docs test test-all lint types clean
+.PHONY: help install demo docs test test-all lint types clean
+
+help:
+	@sed -n 's/^# //p' Makefile | sed -n '/^make/p'
+
+# Without the tools of the tests and the documentation. Nothing else needs to know that it ran.
+install:
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --disable-pip-version-check \
+		-e '.[cpu,landmarker,toolkit,video]'
+	@echo 'installed: source $(BIN)/activate, then spoter-kit doctor'
 
 demo: $(READY)
 	$(BIN)/spoter-kit demo --force

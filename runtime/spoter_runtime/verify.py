@@ -50,7 +50,7 @@ class VerifyReport:
         return [
             f"{self.bundle}: {verdict} on {self.backend} in {self.precision}",
             str(self.replay),
-            f"{self.files} files as written; {self.machine}",
+            f"{self.files} files match bundle.json; ran {self.artefact} on {self.machine}",
         ]
 
     def as_json(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ A recogniser of isolated signs from body and hand landmarks, exported by spoter-
 ## Use
 
 ```python
-from spoter_runtime import Recognizer  # pip install 'spoter-kit[cpu]'
+from spoter_runtime import Recognizer  # pip install '.[cpu]' in a checkout of spoter-kit
 recognizer = Recognizer.load("{name}.spoter")
 prediction = recognizer.predict(landmarks)  # (frames, 54, 2), NaN where not detected
 ```

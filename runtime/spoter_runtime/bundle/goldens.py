@@ -81,7 +81,7 @@ class Replay:
         """Return the result as one sentence."""
         largest = "none is a number" if self.max_logit_diff is None else f"{self.max_logit_diff:.2e}"
         words = (
-            f"{self.labels_agree} of {self.clips} goldens agree, largest logit difference "
+            f"{self.labels_agree} of {self.clips} stored answers (goldens) agree, largest logit difference "
             f"{largest} (allowed {threshold(self.tolerance)})"
         )
         if not self.differing:

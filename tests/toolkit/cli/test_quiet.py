@@ -353,3 +353,13 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
         clock.now += 2.0
         lines(step, 1000, f"epoch {(step - 1) // 10 + 1}/100  loss 1.0")
     assert "about 16 minutes left" in capsys.readouterr().err.splitlines()[0]
+
+    lines = console.Lines()
+    for what in (
+        "exporting to ONNX",
+        "lowering",
+        "comparing 48 shapes",
+    ):  # nobody knows how many there will be
+        clock.now += 20.0
+        lines(0, 0, what)
+    assert capsys.readouterr().err.splitlines() == ["exporting to ONNX", "comparing 48 shapes"]

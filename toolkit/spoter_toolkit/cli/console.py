@@ -226,7 +226,9 @@ def progress_bar() -> Iterator[OnProgress]:
         refresh_per_second=4,  # more would take time from what is being measured or trained
     ) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total or None, description=what
+        )
 
 
 @contextmanager
@@ -240,30 +242,37 @@ def progress_lines() -> Iterator[OnProgress]:
 
 
 class Lines:
-    """Progress for a pipe or a file: a line about each epoch, but not more often than every 30 seconds.
+    """Progress for a pipe or a file: a line about each step, but not more often than every 30 seconds.
 
-    The first line comes after ten seconds, whatever the epoch: it says how long the training will take.
+    The first line comes after ten seconds, whatever the step: it says how long the verb will take.
     """
 
     def __init__(self) -> None:
         self._begin = self._last = time.monotonic()
-        self._first: int | None = None  # steps that were done when it began: a resumed training's
-        self._epoch = self._what = ""
+        self._first: int | None = None  # what was done when it began: a resumed training's steps
+        self._step = self._what = ""
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        """Print a line where it is time for one; `what` begins with the epoch: ``"epoch 1/20  loss …"``."""
+        """Print a line where it is time for one; `what` begins with the step: ``"epoch 1/20  loss …"``."""
         now = time.monotonic()
-        epoch = what.partition("  ")[0]
+        step = what.partition("  ")[0]
         if self._first is None:
-            self._first, self._epoch, self._last = done - 1, epoch, self._begin - _BETWEEN_S + _FEWEST_S
-        ended, is_new = self._what, epoch != self._epoch
+            self._first, self._step, self._last = max(done - 1, 0), step, self._begin - _BETWEEN_S + _FEWEST_S
+        ended, is_new = self._what, step != self._step
         is_first = self._last < self._begin
-        if now - self._last >= _BETWEEN_S and (is_new or is_first) and done < total:
-            share = (done - self._first) / (total - self._first)
-            left = (now - self._begin) * (1 - share) / share
-            say(f"{ended if is_new else what}  about {_minutes(left)} left")
+        if now - self._last >= _BETWEEN_S and (is_new or is_first) and (done < total or not total):
+            said = ended if is_new and total and ended else what
+            say(f"{said}{self._left(now, done, total)}")
             self._last = now
-        self._epoch, self._what = epoch, what
+        self._step, self._what = step, what
+
+    def _left(self, now: float, done: int, total: int) -> str:
+        """Return how long the rest takes; empty where the number of steps is not known."""
+        first = self._first or 0
+        if done <= first or not total:
+            return ""
+        share = (done - first) / (total - first)
+        return f"  about {_minutes((now - self._begin) * (1 - share) / share)} left"
 
 
 def _minutes(seconds: float) -> str:

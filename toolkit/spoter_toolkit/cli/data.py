@@ -15,6 +15,7 @@ from spoter_toolkit.cli.console import (
     emit_json,
     next_step,
     progress_bar,
+    progress_lines,
     say,
     tell,
 )
@@ -164,7 +165,7 @@ def extract(
     if backend == "ours":
         have_landmarker(yes=yes)
     folder = out or DATASETS / (source.resolve().stem or "videos")
-    with progress_bar() as on_progress:
+    with progress_lines() as on_progress:
         dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
     show_made(dataset, json=json)
     if not json:

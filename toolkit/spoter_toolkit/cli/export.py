@@ -18,7 +18,7 @@ from spoter_toolkit.cli.console import (
     emit_table,
     is_verbose,
     next_step,
-    progress_bar,
+    progress_lines,
     say,
     tell,
 )
@@ -106,7 +106,7 @@ def export(
     path = source or last_run()
     if (path / MANIFEST).is_file() and engines is None:
         raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
-    with progress_bar() as on_progress:
+    with progress_lines() as on_progress:
         report = export_source(
             path,
             out,

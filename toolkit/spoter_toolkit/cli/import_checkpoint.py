@@ -59,7 +59,8 @@ def import_checkpoint(
         f"{imported.parameters:,} parameters"
     )
     if imported.dropped:
-        tell(f"left out: the plain classifier, which the model never reads ({imported.dropped_parameters:,})")
+        left_out = f"{imported.dropped_parameters:,} parameters"
+        tell(f"left out: the plain classifier, which the model never reads ({left_out})")
     tell("no normalisation inside: feed the landmarks as the notebook did")
     if is_verbose():
         rows = [

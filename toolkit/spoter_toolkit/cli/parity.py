@@ -21,7 +21,7 @@ from spoter_toolkit.cli.console import (
     insist,
     is_verbose,
     next_step,
-    progress_bar,
+    progress_lines,
     say,
     tell,
 )
@@ -124,7 +124,7 @@ def parity(
         report = read_report(judge, read_bundle(bundle) if bundle else None).judged_by(policies)
     else:
         source = bundle or newest_bundle()
-        with progress_bar() as on_progress:
+        with progress_lines() as on_progress:
             report = prove_bundle(
                 source,
                 run=run,
@@ -168,7 +168,7 @@ def _compare_videos(bundle: Path, folder: Path, *, out: Path | None, force: bool
         check_target(out, force=force)
     files = videos_in(folder) if folder.is_dir() else [folder]
     recognizer = Recognizer.load(bundle)
-    with progress_bar() as on_progress:
+    with progress_lines() as on_progress:
         found = compare_on_videos(
             files, MediaPipeLandmarker(), recognizer.landmarker(), recognizer, on_progress=on_progress
         )

@@ -31,7 +31,8 @@ def read_labels(source: str) -> Sequence[Label]:
         names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"labels {source!r}: not readable: {error}. Expected bdslw60, a dataset, or a text file"
+            f"labels {source!r}: not readable: {error.strerror if isinstance(error, OSError) else error}",
+            fix="name bdslw60, a DATASET, or a text file with one label a line",
         ) from error
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
