@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             precisions=precisions,
             compute_capabilities=capabilities,
             profiles=profiles,
+            version_compatible=arguments.version_compatible,
             force=arguments.force,
             on_progress=progress_lines(),
         )
@@ -62,6 +63,11 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compute-capability", help="GPUs for --rtx, with commas: 8.6,8.9")
     parser.add_argument(
         "--profile", action="append", help="least,tuned,most as clips x frames: 1x1,1x60,1x299"
+    )
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="for newer versions of TensorRT and its lean runtime too; the engine brings code for the CPU",
     )
     parser.add_argument("--force", action="store_true", help="build anew what is there already")
     return parser

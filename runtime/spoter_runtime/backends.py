@@ -119,7 +119,12 @@ def _engine(library: Library) -> _Open:
         cache = cache_folder() / f"{artefact.sha256[:16]}.jit" if library == "tensorrt_rtx" else None
         plan = bundle.read(artefact.path)
         runner = TrtRunner(
-            plan, artefact.engine, bundle.contract, runtime_cache=cache, allow_host_code=host_code
+            plan,
+            artefact.engine,
+            bundle.contract,
+            library=library,
+            runtime_cache=cache,
+            allow_host_code=host_code,
         )
         return runner, artefact
 

@@ -1,13 +1,13 @@
-"""Read the metadata and the float nodes of an ONNX file, without the onnx package."""
+"""Read the metadata, the inputs and the float nodes of an ONNX file, without the onnx package."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 # Field numbers of onnx.proto, which never change.
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_METADATA = 7, 8, 14
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE = 1, 2, 3, 4
 _TENSOR_DATA_TYPE, _TENSOR_NAME = 2, 8
@@ -25,18 +25,22 @@ _ENDS_OF_FLOATS: Final = _SHAPES | {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxGraph:
-    """The parts of an ONNX file that a GPU session needs before loading.
+    """The parts of an ONNX file that a GPU session or an engine's builder needs before loading.
 
     Attributes:
         metadata: the file's metadata, key → value.
         names: names of all nodes.
         float_names: names of the nodes that compute on float inputs or weights; the others compute shapes and
             masks.
+        opset: version of the standard operators; 0 if it is not stated.
+        input_types: input → number of its type in TensorProto.DataType.
     """
 
     metadata: dict[str, str]
     names: frozenset[str]
     float_names: frozenset[str]
+    opset: int = 0
+    input_types: dict[str, int] = field(default_factory=dict)
 
 
 def read_onnx(content: bytes) -> OnnxGraph:
@@ -55,6 +59,8 @@ def read_onnx(content: bytes) -> OnnxGraph:
         metadata={_text(entry[1]): _text(entry[2]) for entry in entries},
         names=frozenset(_text(node[_NODE_NAME]) for node in nodes),
         float_names=_float_names(nodes, _float_tensors(graph)),
+        opset=next((e[2][0] for e in map(_fields, model[_MODEL_OPSETS]) if e[2] and not _text(e[1])), 0),
+        input_types=_input_types(graph),
     )
 
 
@@ -75,11 +81,16 @@ def _float_tensors(graph: _Fields) -> set[str]:
     """Return the names of inputs and initializers of a float type."""
     tensors = [_fields(tensor) for tensor in graph[_GRAPH_INITIALIZER]]
     floats = {_text(tensor[_TENSOR_NAME]) for tensor in tensors if tensor[_TENSOR_DATA_TYPE][0] in _FLOATS}
+    return floats | {name for name, dtype in _input_types(graph).items() if dtype in _FLOATS}
+
+
+def _input_types(graph: _Fields) -> dict[str, int]:
+    """Return input → number of its type."""
+    found = {}
     for value in map(_fields, graph[_GRAPH_INPUT]):
         tensor_type = _fields(_fields(value[2][0])[1][0])  # ValueInfo.type, TypeProto.tensor_type
-        if tensor_type[1][0] in _FLOATS:
-            floats.add(_text(value[1]))
-    return floats
+        found[_text(value[1])] = int(tensor_type[1][0])
+    return found
 
 
 _Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → values, whole numbers or memoryviews

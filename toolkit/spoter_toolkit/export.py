@@ -29,6 +29,7 @@ from spoter_toolkit.workspace import BUNDLES
 
 if TYPE_CHECKING:
     from spoter_export.bundle.writer import Exported
+    from spoter_export.parity.proof import Proof
 
 # Enough to meet every label and length of a test split; `spoter-kit parity` runs all of a dataset.
 EXPORT_CLIPS: Final = 256
@@ -44,6 +45,7 @@ class EngineSettings:
     # of the GPUs for TensorRT-RTX; None takes its defaults
     compute_capabilities: tuple[str, ...] | None = None
     profiles: tuple[Profile, ...] | None = None  # shapes; None takes them from the data
+    version_compatible: bool = False  # TensorRT's: also for newer versions and the lean runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class ExportReport:
     # precision → the fastest settings on this machine
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
     not_tuned: Mapping[str, SpoterError] = field(default_factory=dict)  # precision → why there are none
+    trt8: tuple[Proof, ...] = ()  # the proofs of the files for TensorRT 8.6
     engines: tuple[AddedEngine, ...] = ()  # the engines that were built
     # library → why its engines could not be built; everything else is complete
     failed: Mapping[Library, SpoterError] = field(default_factory=dict)
@@ -71,6 +74,8 @@ class ExportReport:
                 precision: {key: value for key, value in tuned.as_json().items() if key != "measured"}
                 for precision, tuned in self.tuned.items()
             }
+        if self.trt8:
+            found["trt8"] = [proof.as_json() for proof in self.trt8]
         found["engines"] = [
             engine.artefact.as_json()
             | {
@@ -88,6 +93,8 @@ def engine_settings(
     precisions: Sequence[str],
     compute_capability: str | None = None,
     profiles: Sequence[str] = (),
+    *,
+    version_compatible: bool = False,
 ) -> EngineSettings | None:
     """Return the settings for building engines; None if `libraries` is empty.
 
@@ -96,6 +103,7 @@ def engine_settings(
         precisions: precisions of the ONNX files and of the engines.
         compute_capability: GPUs for TensorRT-RTX: ``"8.6,8.9"``.
         profiles: shapes: ``"1x1,1x60,1x299"``.
+        version_compatible: build TensorRT's engines for its newer versions and its lean runtime too.
 
     Raises:
         ConfigError: an unknown precision, or one that is not for engines; a wrong profile; --profile without
@@ -105,6 +113,8 @@ def engine_settings(
         raise ConfigError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
     if profiles and not libraries:
         raise ConfigError("--profile: only engines have profiles", fix="add --trt or --rtx")
+    if version_compatible and "tensorrt" not in libraries:
+        raise ConfigError("--version-compatible: only TensorRT builds such engines", fix="add --trt")
     for name in precisions:
         policy_of(name)
     if not libraries:
@@ -114,6 +124,7 @@ def engine_settings(
         libraries=tuple(libraries),
         compute_capabilities=parse_compute_capabilities(compute_capability) if compute_capability else None,
         profiles=tuple(map(parse_profile, profiles)) or None,
+        version_compatible=version_compatible,
     )
 
 
@@ -128,6 +139,7 @@ def export(
     keep_goldens: bool = True,
     tune_seconds: float = TUNE_SECONDS,
     camera: bool = False,
+    trt8: bool = False,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ExportReport:
@@ -143,6 +155,7 @@ def export(
         keep_goldens: whether some clips of the data may travel in the bundle.
         tune_seconds: measuring time per precision; 0 does not tune.
         camera: put the landmarker of the user's cache into the bundle.
+        trt8: add the ONNX files that TensorRT 8.6 builds from.
         force: replace an existing bundle, or existing engines.
         on_progress: called with (done, total, what).
 
@@ -180,6 +193,12 @@ def export(
         report = ExportReport(folder=folder, run=run, data=dataset, exported=exported)
         if tune_seconds:
             report = with_tuning(report, precisions, tune_seconds, on_progress)
+    if trt8:
+        from spoter_export.bundle.trt8 import add_trt8_files
+
+        report = replace(
+            report, trt8=add_trt8_files(report.folder, precisions=precisions, on_progress=on_progress)
+        )
     return with_engines(report, precisions, engines, force, on_progress) if engines else report
 
 
@@ -222,6 +241,7 @@ def with_engines(
                 precisions=precisions,
                 compute_capabilities=settings.compute_capabilities if library == "tensorrt_rtx" else None,
                 profiles=settings.profiles,
+                version_compatible=settings.version_compatible and library == "tensorrt",
                 force=force,
                 on_progress=on_progress,
             )

@@ -26,6 +26,7 @@ from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
 from spoter_runtime.contract import Profile
 from spoter_runtime.errors import (
     BackendError,
+    BundleError,
     ConfigError,
     ExportError,
     MissingExtraError,
@@ -37,6 +38,7 @@ from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_runtime.trt.runner import TrtRunner
+from spoter_runtime.trt.versions import abilities
 
 ENGINES: Final = "engines"  # folder in a bundle
 ENGINE_PRECISIONS: Final = ("fp32", "fp16")
@@ -65,6 +67,7 @@ def add_engines(
     precisions: Sequence[str] = ("fp32",),
     compute_capabilities: Sequence[str] | None = None,
     profiles: Sequence[Profile] | None = None,
+    version_compatible: bool = False,
     execute: bool = True,
     force: bool = False,
     on_progress: OnProgress | None = None,
@@ -80,6 +83,7 @@ def add_engines(
         precisions: precisions of the ONNX files to build from.
         compute_capabilities: ``"8.6"``, …, for TensorRT-RTX; None for its default.
         profiles: instead of profiles planned from the lengths of the training data.
+        version_compatible: for TensorRT; build for its newer versions and its lean runtime too.
         execute: run the engines if there is a GPU; otherwise they count as built only.
         force: rebuild engines that the bundle has already.
         on_progress: called with (done, total, what).
@@ -107,11 +111,12 @@ def add_engines(
         added, content = [], {}
         for precision in precisions:
             built = engine_from_onnx(
-                bundle.read(bundle.onnx(precision).path),
+                bundle.read(source_of(bundle, library, precision).path),
                 library=library,
                 contract=bundle.contract,
                 plan=plan,
                 compute_capabilities=compute_capabilities,
+                version_compatible=version_compatible,
                 timing_cache=cache_folder() / "tensorrt-timing.cache" if library == "tensorrt" else None,
                 on_progress=on_progress,
             )
@@ -120,8 +125,31 @@ def add_engines(
             engine = AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed=why_not)
             added.append(executed(engine, built, bundle, reference, on_progress) if execute else engine)
             content[artefact.path] = built.plan
-        replace_bundle(bundle, added, content)
+        proofs = [engine.proof for engine in added if engine.proof]
+        replace_bundle(bundle, [engine.artefact for engine in added], proofs, content)
     return tuple(added)
+
+
+def source_of(bundle: Bundle, library: Library, precision: str) -> Artefact:
+    """Return the ONNX file that the installed version of a library builds from.
+
+    Raises:
+        BackendError: the version is not supported.
+        BundleError: the bundle has no such file.
+    """
+    version = import_engine_library(library).__version__
+    onnx = bundle.onnx(precision)
+    kind = abilities(library, version).onnx_kind
+    if kind == "onnx":
+        return onnx
+    found = bundle.by_precision(kind).get(precision)
+    if found is None:
+        precisions = "" if precision == "fp32" else f" --precision {precision}"
+        raise BundleError(
+            f"{bundle.folder}: has no {precision} ONNX file for {library} {version}, which reads opset 17",
+            fix=f"where PyTorch is: spoter-kit export {bundle.folder.name} --trt8{precisions}",
+        )
+    return found
 
 
 def check_engine_precisions(precisions: Sequence[str]) -> None:
@@ -229,7 +257,8 @@ def executed(
     except SpoterError as error:
         return replace(engine, not_executed=str(error))
     try:
-        runner = TrtRunner(built.plan, spec, bundle.contract)
+        # The code inside is TensorRT's own: it was built a moment ago.
+        runner = TrtRunner(built.plan, spec, bundle.contract, allow_host_code=spec.host_code)
     except BackendError as error:
         if gpu.compute_capability in spec.compute_capabilities:
             raise ExportError(
@@ -258,15 +287,18 @@ def executed(
     return replace(engine, artefact=replace(artefact, engine=replace(spec, executed=facts)), proof=proof)
 
 
-def replace_bundle(bundle: Bundle, added: Sequence[AddedEngine], content: dict[str, bytes]) -> None:
-    """Add engines to a bundle folder on disk; a concurrent reader sees the old bundle or the new one.
+def replace_bundle(
+    bundle: Bundle, added: Sequence[Artefact], proven: Sequence[Proof], content: dict[str, bytes]
+) -> None:
+    """Add files to a bundle folder on disk; a concurrent reader sees the old bundle or the new one.
 
     Args:
         bundle: the bundle to change.
-        added: the engines, with their manifest entries and proofs.
-        content: path in the bundle → bytes of the engine.
+        added: the files' manifest entries.
+        proven: their proofs, of those that were run.
+        content: path in the bundle → bytes of the file.
     """
-    new = {engine.artefact.path for engine in added}
+    new = {artefact.path for artefact in added}
     proofs = [proof for proof in read_proofs(bundle) if proof.artefact not in new]
     artefacts = [artefact for artefact in bundle.artefacts if artefact.path not in new]
     with replacing(bundle.folder) as temporary:
@@ -280,7 +312,7 @@ def replace_bundle(bundle: Bundle, added: Sequence[AddedEngine], content: dict[s
             temporary,
             name=bundle.name,
             contract=bundle.contract,
-            artefacts=[*artefacts, *(engine.artefact for engine in added)],
-            proofs=[*proofs, *(engine.proof for engine in added if engine.proof)],
+            artefacts=[*artefacts, *added],
+            proofs=[*proofs, *proven],
             provenance=bundle.provenance,
         )

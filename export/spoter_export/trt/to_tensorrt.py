@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoter_export.trt.build_progress import BuildProgress, monitor_for
+from spoter_export.trt.file_checks import check_header, check_readable
 from spoter_export.trt.profiles import ProfilePlan, check_profiles
 from spoter_runtime._types import OnProgress
-from spoter_runtime.bundle.engine_spec import EngineSpec, rtx_header
+from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract, Profile
 from spoter_runtime.errors import BackendError, ConfigError, ExportError
@@ -26,6 +27,7 @@ from spoter_runtime.gpu.device import find_gpu
 from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.trt.log import EngineLog
+from spoter_runtime.trt.versions import Abilities, abilities
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def engine_from_onnx(
     contract: GraphContract,
     plan: ProfilePlan,
     compute_capabilities: Sequence[str] | None = None,
+    version_compatible: bool = False,
     timing_cache: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> BuiltEngine:
@@ -69,12 +72,16 @@ def engine_from_onnx(
     stops the build at its next step and propagates. Rebuilds are equivalent, but not always byte for byte:
     with dynamic batches TensorRT-RTX 1.7 may number and order internal names differently.
 
+    TensorRT 8.6 is weakly typed: the file's types are constraints on its layers. It cannot stop a build.
+
     Args:
-        model: bytes of the ONNX file, weights inside.
-        library: ``"tensorrt"`` (10.3 or newer) or ``"tensorrt_rtx"`` (1.4 or newer).
+        model: bytes of the ONNX file, weights inside; for TensorRT 8.6 of opset 17.
+        library: ``"tensorrt"`` (8.6, 10.3 or newer) or ``"tensorrt_rtx"`` (1.4 or newer).
         contract: the file's contract.
         plan: profiles that cover the contract, and buckets, which are only recorded.
         compute_capabilities: ``"8.6"``, …, for TensorRT-RTX only; None means `RTX_COMPUTE_CAPABILITIES`.
+        version_compatible: build for newer versions of TensorRT and for its lean runtime too. The plan then
+            brings code for the CPU, see `EngineSpec.host_code`.
         timing_cache: file that makes a rebuild on the same GPU faster, for TensorRT only. It is replaced at
             the end, even if it is of another GPU or version; of concurrent builds the last one wins. An
             unreadable or read-only file is ignored.
@@ -95,15 +102,21 @@ def engine_from_onnx(
         )
     if library == "tensorrt_rtx" and timing_cache is not None:
         raise ConfigError("TensorRT-RTX times nothing when it builds", fix="timing_cache=None")
+    if library == "tensorrt_rtx" and version_compatible:
+        raise ConfigError("TensorRT-RTX builds no version-compatible engines", fix="build with TensorRT")
     trt = import_engine_library(library)
+    able = abilities(library, trt.__version__)
+    check_readable(model, able, f"{library} {trt.__version__}")
     rtx = library == "tensorrt_rtx"
     targets = tuple(dict.fromkeys(compute_capabilities or RTX_COMPUTE_CAPABILITIES)) if rtx else ()
     # Before creating a Builder: without a GPU, TensorRT's own message has only an error number.
     capabilities = targets or (find_gpu().compute_capability,)
-    build = EngineBuild(trt, rtx)
+    build = EngineBuild(trt, rtx, able)
     build.read(model, contract)
     facts = build.network_facts()
-    build.set_flags()
+    build.set_flags(version_compatible=version_compatible)
+    if not able.strongly_typed:
+        build.keep_types_trt8()
     build.set_profiles(plan.profiles)
     build.set_compute_capabilities(targets)
     cache = build.attach_timing_cache(timing_cache) if timing_cache else None
@@ -124,6 +137,8 @@ def engine_from_onnx(
         profiles=build.profiles(),
         buckets=plan.buckets,
         onnx_sha256=hashlib.sha256(model).hexdigest(),
+        host_code=version_compatible,  # the lean runtime inside: without it, newer versions could not run it
+        version_compatible=version_compatible,
         built={
             "month": f"{datetime.now(timezone.utc):%Y-%m}",
             "seconds": round(seconds, 2),
@@ -158,16 +173,18 @@ def parse_compute_capabilities(text: str) -> tuple[str, ...]:
 class EngineBuild:
     """One build: owns the library's objects, and checks the result of each call."""
 
-    def __init__(self, trt: Any, rtx: bool) -> None:
+    def __init__(self, trt: Any, rtx: bool, able: Abilities) -> None:
         self._trt = trt
+        self._able = able
         self._title = f"{'TensorRT-RTX' if rtx else 'TensorRT'} {trt.__version__}"
         self._log = EngineLog(trt)
         try:
             self._builder = trt.Builder(self._log.logger)
         except TypeError as error:  # pybind11 raises this if the factory returned null
             raise BackendError(f"{self._title} cannot make a builder here: {self._log.take()}") from error
-        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        self._network = self._made(self._builder.create_network(flags), "network")
+        kinds = trt.NetworkDefinitionCreationFlag
+        kind = kinds.STRONGLY_TYPED if able.strongly_typed else kinds.EXPLICIT_BATCH
+        self._network = self._made(self._builder.create_network(1 << int(kind)), "network")
         self._config = self._made(self._builder.create_builder_config(), "configuration")
         self._profiles: list[Any] = []
         self._targets: Sequence[str] = ()
@@ -179,7 +196,12 @@ class EngineBuild:
         if not self._parser.parse(model):
             texts = []
             for error in (self._parser.get_error(i) for i in range(min(3, self._parser.num_errors))):
-                node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+                if not self._able.has_progress:
+                    node = f"node {error.node()}: "
+                else:
+                    node = (
+                        f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+                    )
                 texts.append(node + error.desc())
             raise ExportError(
                 f"{self._title} cannot read the ONNX file: {'; '.join(texts) or self._log.take()}",
@@ -201,12 +223,34 @@ class EngineBuild:
             )
             raise ExportError(f"the ONNX file's inputs and output: expected {wanted}, got {got}")
 
-    def set_flags(self) -> None:
-        """Set the flags that keep the precision of the file."""
+    def set_flags(self, *, version_compatible: bool = False) -> None:
+        """Set the flags that keep the precision of the file, and those that were asked for."""
         flags = self._trt.BuilderFlag
         self._config.clear_flag(flags.TF32)  # on by default: rounds fp32 products to 10 bits of mantissa
         if _STRICT_NANS in flags.__members__:
             self._config.set_flag(flags.__members__[_STRICT_NANS])
+        if version_compatible:
+            self._config.set_flag(flags.VERSION_COMPATIBLE)
+
+    def keep_types_trt8(self) -> None:
+        """Constrain each layer to the float type that its outputs have in the file, or else its inputs."""
+        flags, layer_types, data_types = self._trt.BuilderFlag, self._trt.LayerType, self._trt.DataType
+        self._config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
+        network, floats = self._network, (data_types.FLOAT, data_types.HALF)
+        for layer in (network.get_layer(i) for i in range(network.num_layers)):
+            if layer.type in (layer_types.CAST, layer_types.CONSTANT):
+                continue  # each states its type itself
+            inputs = [tensor for i in range(layer.num_inputs) if (tensor := layer.get_input(i)) is not None]
+            outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+            kinds = [tensor.dtype for tensor in (*outputs, *inputs) if tensor.dtype in floats]
+            if not kinds:
+                continue
+            layer.precision = kinds[0]
+            for i in range(layer.num_outputs):
+                if layer.get_output(i).dtype in floats:
+                    layer.set_output_type(i, kinds[0])
+            if kinds[0] == data_types.HALF:
+                self._config.set_flag(flags.FP16)
 
     def set_profiles(self, profiles: Sequence[Profile]) -> None:
         """Add the profiles in this order."""
@@ -264,8 +308,9 @@ class EngineBuild:
         """Build the engine; return its plan."""
         # In a separate thread: Ctrl-C interrupts the main thread, which waits here. Inside a callback, the
         # library would print and drop the exception.
-        monitor = monitor_for(self._trt, progress)
-        self._config.progress_monitor = monitor
+        if self._able.has_progress:
+            monitor = monitor_for(self._trt, progress)
+            self._config.progress_monitor = monitor
         with ThreadPoolExecutor(1) as threads:
             try:
                 building = threads.submit(self._builder.build_serialized_network, self._network, self._config)
@@ -323,22 +368,3 @@ def write_timings(cache: Any, path: Path) -> None:
             temporary.write_bytes(bytes(memory))
     except OSError as error:
         _log.warning("%s: cannot be written, a rebuild will take as long: %s", path, error)
-
-
-def check_header(plan: bytes, version: str, targets: Iterable[str]) -> None:
-    """Check the version, the GPUs and the size in the header of a TensorRT-RTX plan.
-
-    Raises:
-        ExportError: one of them differs from the expected one.
-    """
-    header = rtx_header(plan)
-    if header is None:
-        # Not an error: the layout is undocumented, and a newer version may change it.
-        _log.warning("the header of this TensorRT-RTX %s engine is not known here: not compared", version)
-        return
-    asked = (len(plan), version, sorted(targets))
-    got = (header.size_bytes, header.version, sorted(header.compute_capabilities))
-    if got != asked:
-        raise ExportError(
-            f"the engine's header is not as asked: expected (size, version, GPUs) {asked}, got {got}"
-        )

@@ -22,7 +22,7 @@ class EngineSpec:
     """The source, the library and the target machine of an engine.
 
     Attributes:
-        library: the library that built the plan and runs it.
+        library: the library that built the plan, and runs it.
         version: the library's full ``__version__``, ``"10.3.0"``.
         compute_capabilities: ``"8.6"``, …: the GPUs it was built for.
         system: operating system, as in `platform.system`; an engine runs on no other.
@@ -34,6 +34,7 @@ class EngineSpec:
         built: facts of the build: seconds, layer types and the types of their outputs, month.
         executed: facts of a run on a GPU: machine, month, largest logit difference, labels that agree; None
             if it was only built.
+        version_compatible: whether newer versions and the lean runtime run it too.
     """
 
     library: Library
@@ -47,10 +48,12 @@ class EngineSpec:
     host_code: bool = False
     built: dict[str, Any]
     executed: dict[str, Any] | None = None
+    version_compatible: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values; `version_compatible` only if true, which older readers do not know."""
+        unused = () if self.version_compatible else ("version_compatible",)
+        return {key: value for key, value in asdict(self).items() if key not in unused}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EngineSpec:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from spoter_runtime.bundle.libraries import EXTRAS, Library
+from spoter_runtime.bundle.libraries import EXTRAS, Library, builder_of
 from spoter_runtime.checked_file import (
     KeptFile,
     check_digest,
@@ -49,8 +49,8 @@ class Artefact:
 
     Attributes:
         path: relative to the bundle, with forward slashes.
-        kind: ``"onnx"``, ``"ort"`` for an ONNX file that ONNX Runtime has optimised, or ``"engine"`` for a
-            TensorRT plan.
+        kind: ``"onnx"``, ``"ort"`` for an ONNX file that ONNX Runtime has optimised, ``"trt8"`` for one that
+            TensorRT 8.6 reads, or ``"engine"`` for a TensorRT plan.
         precision: ``"fp32"``, ``"fp16"``, …
         requires: the machine's requirements, for people and for preflight: ``{"onnxruntime": ">=1.20"}``.
         max_logit_diff: the largest difference from the reference's logits that is allowed, on any device.
@@ -136,11 +136,11 @@ class Bundle:
         return found[precision]
 
     def by_precision(self, kind: str) -> dict[str, Artefact]:
-        """Return precision → artefact of a kind, ``"onnx"`` or ``"ort"``."""
+        """Return precision → artefact of a kind, ``"onnx"``, ``"ort"`` or ``"trt8"``."""
         return {artefact.precision: artefact for artefact in self.artefacts if artefact.kind == kind}
 
     def engines(self, library: Library, precision: str) -> list[Artefact]:
-        """Return the engines of a library in a precision.
+        """Return the engines in a precision that a library runs, or could run if they were built so.
 
         Raises:
             BackendError: there is none; the message says how to build one.
@@ -148,7 +148,9 @@ class Bundle:
         found = [
             artefact
             for artefact in self.artefacts
-            if (spec := artefact.engine) and spec.library == library and artefact.precision == precision
+            if (spec := artefact.engine)
+            and spec.library == builder_of(library)
+            and artefact.precision == precision
         ]
         if not found:
             raise BackendError(
@@ -162,7 +164,9 @@ class Bundle:
         if precision == "int8":
             return "take ort-cpu for int8, which is for CPUs; engines are fp32 or fp16"
         precisions = () if precision == "fp32" else (f"--precision {precision}",)
-        command = " ".join([str(self.folder), f"--{EXTRAS[library]}", *precisions, *options])
+        if library == "tensorrt_lean":
+            options = ("--version-compatible", *options)
+        command = " ".join([str(self.folder), f"--{EXTRAS[builder_of(library)]}", *precisions, *options])
         return f"spoter-kit export {command}, or python -m spoter_export {command}"
 
     def read(self, path: str) -> bytes:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any, Final
 
-from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
+from spoter_runtime.bundle.libraries import BACKEND_OF, EXTRAS, Library
 from spoter_runtime.errors import BackendError, MissingExtraError, is_installed, require
 
 # The distributions of each engine library or of its parts; Jetson's packages have the first name too.
-_SUFFIXES: Final = ("", *(f"-cu{cuda}{part}" for cuda in (12, 13) for part in ("", "-bindings", "-libs")))
+_CUDAS: Final = (11, 12, 13)
+_SUFFIXES: Final = ("", *(f"-cu{cuda}{part}" for cuda in _CUDAS for part in ("", "-bindings", "-libs")))
+# TensorRT 8 has one name for all: its version tells the CUDA version.
+_CUDA_OF_TENSORRT_8: Final = {"8.5": 11, "8.6": 12}
 
 
 _PARTS: Final[dict[Library, tuple[str, ...]]] = {
     "tensorrt": tuple(f"tensorrt{suffix}" for suffix in _SUFFIXES),
+    "tensorrt_lean": tuple(f"tensorrt-lean{suffix}" for suffix in _SUFFIXES),
     "tensorrt_rtx": tuple(f"tensorrt-rtx{suffix}" for suffix in _SUFFIXES),
 }
 
 
 _CUDA_LIBRARIES: Final = (
-    "nvidia-cuda-runtime-cu12",
-    "nvidia-cublas-cu12",
+    *(f"nvidia-cuda-runtime-cu{cuda}" for cuda in (11, 12)),
+    *(f"nvidia-cublas-cu{cuda}" for cuda in (11, 12)),
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )
@@ -31,7 +35,7 @@ _NAMED_BY_VERSION: Final = ("cuda-bindings", "nvidia-cuda-runtime", "nvidia-cubl
 
 
 def import_engine_library(library: Library) -> Any:
-    """Import TensorRT or TensorRT-RTX.
+    """Import TensorRT, its lean runtime or TensorRT-RTX.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -59,10 +63,10 @@ def mixed_cuda_packages() -> list[BackendError]:
     """
     problems = [
         _half_installed(library, installed)
-        for library in LIBRARIES
+        for library in BACKEND_OF
         if (installed := _installed(_PARTS[library])) and not is_installed(library)
     ]
-    engines = _installed(tuple(name for library in LIBRARIES for name in _PARTS[library]))
+    engines = _installed(tuple(name for library in BACKEND_OF for name in _PARTS[library]))
     others = _installed((*_NAMED_BY_VERSION, *_CUDA_LIBRARIES))
     by_cuda: dict[int, dict[str, str]] = {}
     for name, version in (engines | others).items():
@@ -71,6 +75,14 @@ def mixed_cuda_packages() -> list[BackendError]:
     if len(by_cuda) > 1:
         kept = max((cuda for cuda, names in by_cuda.items() if engines.keys() & names), default=max(by_cuda))
         problems.append(_mixed(by_cuda, kept))
+    cudnn = others.get("nvidia-cudnn-cu12", "8")
+    if engines.get("tensorrt", "").startswith("8.6") and not cudnn.startswith("8"):
+        problems.append(
+            BackendError(
+                f"tensorrt {engines['tensorrt']} needs cuDNN 8, nvidia-cudnn-cu12 {cudnn} is installed",
+                fix="pip install 'nvidia-cudnn-cu12==8.9.*'; give torch an environment of its own",
+            )
+        )
     return problems
 
 
@@ -101,7 +113,9 @@ def _cuda_of(name: str, version: str) -> int | None:
     """Return a distribution's CUDA major version; None if neither its name nor its version gives it."""
     if name in _NAMED_BY_VERSION:
         return int(version.partition(".")[0]) or None  # 0: a placeholder that points to another package
-    return next((cuda for cuda in (12, 13) if f"-cu{cuda}" in name), None)
+    if name == "tensorrt":
+        return _CUDA_OF_TENSORRT_8.get(version[:3])
+    return next((cuda for cuda in _CUDAS if f"-cu{cuda}" in name), None)
 
 
 def _installed(names: tuple[str, ...]) -> dict[str, str]:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 import platform
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from spoter_runtime.bundle.engine_spec import RTX_MAGIC, EngineSpec, rtx_header
-from spoter_runtime.bundle.libraries import EXTRAS, LIBRARIES, Library
+from spoter_runtime.bundle.libraries import BACKEND_OF, EXTRAS, Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.contract import uncovered
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, SpoterError
 from spoter_runtime.gpu.device import Gpu, find_gpu
 from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.trt.log import EngineLog, engine_runtime
+from spoter_runtime.trt.versions import abilities, parse_version
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Machine:
     no_gpu: SpoterError | None = None
 
 
-def this_machine(libraries: Sequence[Library] = LIBRARIES) -> Machine:
+def this_machine(libraries: Sequence[Library] = tuple(BACKEND_OF)) -> Machine:
     """Return the facts of this machine.
 
     Args:
@@ -106,7 +106,7 @@ def choose_engine(
 
     Args:
         bundle: from `read_bundle`.
-        library: the engine library.
+        library: the engine library that is to run it.
         precision: precision of the engine: ``"fp32"``, …
         machine: the machine to fit; None examines this one, only if the bundle has such an engine.
         allow_host_code: allow engines that bring code which runs on the CPU of this process.
@@ -118,7 +118,7 @@ def choose_engine(
     machine = machine or this_machine((library,))
     reasons: dict[str, BackendError] = {}
     for artefact in engines:
-        reason = reason_against(artefact, bundle, machine, allow_host_code=allow_host_code)
+        reason = reason_against(artefact, bundle, machine, library, allow_host_code=allow_host_code)
         if reason is None:
             return artefact
         reasons[artefact.path] = _with_fix(reason, bundle.export_fix(library, precision, "--force"))
@@ -134,7 +134,12 @@ def _with_fix(error: SpoterError, fix: str) -> BackendError:
 
 
 def reason_against(
-    artefact: Artefact, bundle: Bundle, machine: Machine, *, allow_host_code: bool = False
+    artefact: Artefact,
+    bundle: Bundle,
+    machine: Machine,
+    library: Library | None = None,
+    *,
+    allow_host_code: bool = False,
 ) -> BackendError | None:
     """Return the first reason why an engine cannot run on a machine; None if it can.
 
@@ -145,12 +150,14 @@ def reason_against(
         artefact: an artefact with an engine.
         bundle: the artefact's bundle.
         machine: the machine to run on.
+        library: the library to run it; None means the one that built it.
         allow_host_code: see `choose_engine`.
     """
     spec = artefact.engine
     if spec is None:
         return BackendError("not an engine")
-    found = next(_reasons_in_manifest(artefact, spec, bundle, machine, allow_host_code), None)
+    library = library or spec.library
+    found = next(_reasons_in_manifest(artefact, spec, bundle, machine, library, allow_host_code), None)
     if found is not None:
         return found
     try:
@@ -168,15 +175,25 @@ def reason_against(
 
 
 def _reasons_in_manifest(
-    artefact: Artefact, spec: EngineSpec, bundle: Bundle, machine: Machine, allow_host_code: bool
+    artefact: Artefact,
+    spec: EngineSpec,
+    bundle: Bundle,
+    machine: Machine,
+    library: Library,
+    allow_host_code: bool,
 ) -> Iterator[BackendError]:
     """Yield the reasons found in the manifest, the most fundamental first."""
-    if spec.library not in machine.libraries:
-        missing = machine.missing.get(spec.library) or BackendError(f"{spec.library} is not installed")
-        yield _with_fix(missing, f"pip install 'spoter-kit[{EXTRAS[spec.library]}]'")
+    if library not in machine.libraries:
+        missing = machine.missing.get(library) or BackendError(f"{library} is not installed")
+        yield _with_fix(missing, f"pip install 'spoter-kit[{EXTRAS[library]}]'")
         return
-    if reason := _version_reason(spec, machine.libraries[spec.library]):
-        yield BackendError(reason)
+    if library != spec.library and not spec.version_compatible:
+        yield BackendError(
+            f"not version-compatible: {library} runs no other plan",
+            fix=bundle.export_fix(library, artefact.precision, "--force"),
+        )
+    if reason := _version_reason(spec, library, machine.libraries[library]):
+        yield reason
     if machine.gpu is None:
         yield _with_fix(machine.no_gpu or BackendError("no GPU"), "see what `nvidia-smi` says")
     elif machine.gpu.compute_capability not in spec.compute_capabilities:
@@ -194,7 +211,8 @@ def _reasons_in_manifest(
     if hole := uncovered(spec.profiles, bundle.contract):
         profiles = " or ".join(map(str, spec.profiles))
         yield BackendError(f"none of its profiles ({profiles}) takes {hole}, the contract does")
-    onnx = [a.sha256 for a in bundle.artefacts if a.kind == "onnx" and a.precision == artefact.precision]
+    kinds = ("onnx", "trt8")
+    onnx = [a.sha256 for a in bundle.artefacts if a.kind in kinds and a.precision == artefact.precision]
     if spec.onnx_sha256 not in onnx:
         here = ", ".join(f"{sha256[:12]}…" for sha256 in onnx) or "none"
         yield BackendError(
@@ -203,14 +221,26 @@ def _reasons_in_manifest(
         )
 
 
-def _version_reason(spec: EngineSpec, installed: str) -> str | None:
+def _version_reason(spec: EngineSpec, library: Library, installed: str) -> BackendError | None:
     # Both libraries compare all four numbers of the version; Jetson's packages have only three.
-    built, here = (re.findall(r"\d+", version)[:4] for version in (spec.version, installed))
+    built, here = parse_version(spec.version), parse_version(installed)
     shared = min(len(built), len(here))
     if shared >= 3 and built[:shared] == here[:shared]:
         return None
     what = f"built by {spec.library} {spec.version}, installed is {installed}"
-    return f"{what}: an engine runs on the very version that built it"
+    if library != spec.library:
+        what = what.replace("installed is", f"installed is {library}")
+    if not spec.version_compatible:
+        return BackendError(f"{what}: an engine runs on the very version that built it")
+    try:
+        newest = abilities(spec.library, spec.version).newest_runtime
+    except BackendError as error:
+        return error
+    if here < built:
+        return BackendError(f"{what}: a version-compatible engine runs on newer versions only")
+    if here[0] > newest:
+        return BackendError(f"{what}: version-compatible engines of it run up to version {newest}")
+    return None
 
 
 def _gpu_reason(spec: EngineSpec, gpu: Gpu, bundle: Bundle, precision: str) -> BackendError:

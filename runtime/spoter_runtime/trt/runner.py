@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime.bundle.engine_spec import EngineSpec
-from spoter_runtime.bundle.libraries import BACKEND_OF
+from spoter_runtime.bundle.libraries import BACKEND_OF, Library
 from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.errors import BackendError
 from spoter_runtime.files import replacing
@@ -29,6 +29,7 @@ from spoter_runtime.runner import Int32Array, Runner
 from spoter_runtime.trt.engine_check import check_engine
 from spoter_runtime.trt.log import EngineLog, engine_runtime
 from spoter_runtime.trt.shape_choice import Shape, choose_shape
+from spoter_runtime.trt.versions import abilities
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class TrtRunner(Runner):
         spec: EngineSpec,
         contract: GraphContract,
         *,
+        library: Library | None = None,
         graphs: int = 16,
         runtime_cache: Path | None = None,
         allow_host_code: bool = False,
@@ -57,6 +59,8 @@ class TrtRunner(Runner):
             plan: bytes of the engine; check it with `spoter_runtime.trt.preflight` first.
             spec: the bundle's description of the engine.
             contract: contract of the model.
+            library: the library to run it, ``"tensorrt_lean"`` for a version-compatible plan; None means the
+                one that built it.
             graphs: largest number of CUDA graphs, one per shape; frames are padded up to the spec's buckets,
                 so that few shapes occur. 0 turns graphs and padding off. TensorRT-RTX manages its own graphs;
                 any number above 0 turns them on.
@@ -70,15 +74,17 @@ class TrtRunner(Runner):
             BackendError: no usable GPU, too little memory, or the engine cannot be loaded or does not match
                 `spec` and `contract`.
         """
-        self.name = BACKEND_OF[spec.library]
+        name = library or spec.library
+        self.name = BACKEND_OF[name]
         self.contract = contract
         self._lock = threading.Lock()
-        library = import_engine_library(spec.library)
+        module = import_engine_library(name)
+        sized_memory = abilities(name, module.__version__).sized_memory
         find_gpu()  # its errors name the missing part; the libraries' errors do not
         try:
             execution = _Execution(
-                library, plan, spec, contract, name=self.name, graphs=graphs, cache_path=runtime_cache,
-                allow_host_code=allow_host_code,
+                module, plan, spec, contract, name=self.name, graphs=graphs, cache_path=runtime_cache,
+                allow_host_code=allow_host_code, sized_memory=sized_memory,
             )  # fmt: skip
         except BackendError:
             raise
@@ -136,8 +142,10 @@ class _Execution:
         graphs: int,
         cache_path: Path | None,
         allow_host_code: bool,
+        sized_memory: bool,
     ) -> None:
         self._name = name
+        self._sized_memory = sized_memory
         self._spec = spec
         self._classes = contract.num_classes
         self._library = library
@@ -190,20 +198,23 @@ class _Execution:
             stack.callback(self._on_host[name].close)
         if not self._is_rtx:
             # One buffer for all contexts: only one context runs at a time.
-            size_bytes = max(self._engine.device_memory_size_v2, 1)
-            self._scratch = DeviceBuffer(size_bytes, "the engine's activations")
+            engine = self._engine
+            size_bytes = engine.device_memory_size_v2 if self._sized_memory else self._size_trt8()
+            self._scratch = DeviceBuffer(max(size_bytes, 1), "the engine's activations")
             stack.callback(self._scratch.close)
 
     def _new_context(self, profile: int) -> Any:
         engine = self._engine
         if self._is_rtx:
             context = engine.create_execution_context(self._rtx_config())
+        elif not self._sized_memory:
+            context = self._context_trt8()
         else:
             user_managed = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
             context = engine.create_execution_context(user_managed)
         if context is None:
             raise self._failed(f"no execution context for profile {profile}, mostly for want of GPU memory")
-        if not self._is_rtx:
+        if not self._is_rtx and self._sized_memory:
             context.set_device_memory(self._scratch.address, self._scratch.size_bytes)
         if not context.set_optimization_profile_async(profile, self._stream.handle):
             raise self._failed(f"profile {profile} cannot be set")
@@ -211,6 +222,18 @@ class _Execution:
         for name, buffer in self._on_gpu.items():
             if not context.set_tensor_address(name, buffer.address):
                 raise self._failed(f"the address of {name} cannot be set")
+        return context
+
+    def _size_trt8(self) -> int:
+        """Return the bytes of an execution context's memory, as TensorRT 8.6 tells it."""
+        size: int = self._engine.device_memory_size
+        return size
+
+    def _context_trt8(self) -> Any:
+        """Return an execution context in the shared memory, as TensorRT 8.6 makes it; None without one."""
+        context = self._engine.create_execution_context_without_device_memory()
+        if context is not None:
+            context.device_memory = self._scratch.address
         return context
 
     def _rtx_config(self) -> Any:

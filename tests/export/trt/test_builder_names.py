@@ -15,6 +15,7 @@ import pytest
 
 from spoter_export.trt import build_progress, to_tensorrt
 from spoter_runtime.trt import log as engine_log
+from tensorrt_8 import KNOWN_TO_THE_PARSER, tensorrt_8
 
 # What the builder's variables hold. A name that is not here is not one of the library's objects.
 CLASSES = {
@@ -31,6 +32,27 @@ CLASSES = {
     "cache": "ITimingCache",
     "layer": "ILayer",
     "tensor": "ITensor",
+    "kinds": "NetworkDefinitionCreationFlag",
+    "layer_types": "LayerType",
+    "data_types": "DataType",
+}
+# Reached only in TensorRT 8.6, and those that 8.6 lacks, which are reached only in newer versions.
+TRT8_ONLY = {
+    "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
+    "BuilderFlag.OBEY_PRECISION_CONSTRAINTS",
+    "BuilderFlag.FP16",
+    "ILayer.precision",
+    "ILayer.set_output_type",
+}
+NOT_IN_TRT8 = {
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+    "IBuilderConfig.progress_monitor",
+    "IProgressMonitor",
+    "IProgressMonitor.phase_start",
+    "IProgressMonitor.step_complete",
+    "IProgressMonitor.phase_finish",
+    "ParserError.node_name",
+    "ParserError.node_operator",
 }
 RETURNS = {"ILayer.get_output": "ITensor", "ITensor.dtype": "DataType", "ILayer.type": "LayerType"}
 
@@ -101,9 +123,9 @@ def used_names(source):
     return sorted(found)
 
 
-def missing(module, names, environment=None):
+def missing(module, names, environment=None, python=sys.executable):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _MISSING, module, json.dumps(sorted(names))],
+        [python, "-W", "ignore", "-c", _MISSING, module, json.dumps(sorted(names))],
         capture_output=True,
         text=True,
         env=os.environ | (environment or {}),
@@ -134,6 +156,9 @@ def names():
         "ITensor.shape",
         "LayerType.name",
         *RTX_ONLY,
+        *TRT8_ONLY,
+        "LayerType.CAST",
+        "DataType.HALF",
     } <= found
     # These three are overridden: what the library calls must be what is defined.
     return found | {f"IProgressMonitor.{name}" for name in ("phase_start", "step_complete", "phase_finish")}
@@ -141,7 +166,7 @@ def names():
 
 def test_every_name_exists_in_the_tensorrt_rtx_that_is_installed(names):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: its names cannot be seen")
-    assert missing("tensorrt_rtx", names) == []
+    assert set(missing("tensorrt_rtx", names)) <= TRT8_ONLY
     assert missing("tensorrt_rtx", ["BuilderFlag.STRICT_NANS"]) == []
 
 
@@ -185,15 +210,34 @@ def bindings(tmp_path_factory):
 @pytest.mark.parametrize(("module", "requirement"), BINDINGS, ids=[name for _, name in BINDINGS])
 def test_every_name_exists_in_the_real_bindings(names, bindings, module, requirement):
     environment = bindings(requirement)
-    assert missing(module, names - (RTX_ONLY if module == "tensorrt" else set()), environment) == []
-    if module == "tensorrt":
-        assert set(missing(module, names, environment)) == RTX_ONLY
+    assert set(missing(module, names - TRT8_ONLY, environment)) == (
+        RTX_ONLY if module == "tensorrt" else set()
+    )
     # The one flag that is set only where it exists: TensorRT 10.3 does not have it.
     lacking = missing(module, ["BuilderFlag.STRICT_NANS"], environment)
     assert bool(lacking) == (requirement == "tensorrt-cu12-bindings==10.3.0")
     # The reverse: a name that is spelt wrong is found.
     wrong = ["IBuilderConfig.set_timing_cash", "BuilderFlag.TF33", "IBuilder"]
     assert missing(module, wrong, environment) == sorted(wrong)
+
+
+@pytest.mark.slow
+def test_every_name_exists_in_tensorrt_8_6_except_those_for_newer_versions(names):
+    interpreter, environment, _ = tensorrt_8()
+    absent = set(missing("tensorrt", names, environment, interpreter))
+    assert absent == RTX_ONLY | NOT_IN_TRT8
+    assert names - absent >= TRT8_ONLY
+    wrong = ["BuilderFlag.NOPE", "ILayer.precisions"]
+    assert missing("tensorrt", wrong, environment, interpreter) == wrong
+
+
+@pytest.mark.slow
+def test_the_parser_of_8_6_knows_the_operators_that_are_written_for_it_and_no_gelu():
+    """Without a GPU that parser cannot be made. The names of its importers stand in the library."""
+    _, _, parser = tensorrt_8()
+    content = parser.read_bytes()
+    assert [name for name in KNOWN_TO_THE_PARSER if b"\0" + name.encode() + b"\0" not in content] == []
+    assert b"\0Gelu\0" not in content
 
 
 @pytest.mark.parametrize(

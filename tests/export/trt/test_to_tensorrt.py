@@ -17,11 +17,11 @@ import onnx
 import pytest
 
 from spoter_export.trt.build_progress import BuildProgress
+from spoter_export.trt.file_checks import check_header
 from spoter_export.trt.profiles import plan_profiles
 from spoter_export.trt.to_tensorrt import (
     RTX_COMPUTE_CAPABILITIES,
     EngineBuild,
-    check_header,
     engine_from_onnx,
     parse_compute_capabilities,
     write_timings,
@@ -29,6 +29,7 @@ from spoter_export.trt.to_tensorrt import (
 from spoter_runtime.bundle.engine_spec import EngineSpec, rtx_header
 from spoter_runtime.contract import Profile
 from spoter_runtime.errors import BackendError, ConfigError, ExportError, MissingExtraError, is_installed
+from spoter_runtime.trt.versions import abilities
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no engine can be built")
 
@@ -433,7 +434,7 @@ def test_what_is_no_compute_capability_is_refused(text, message):
 def test_a_timing_cache_is_made_read_again_and_replaced_when_it_is_none(tmp_path, caplog):
     """TensorRT's calls, made with TensorRT-RTX, which still has them but keeps no timings."""
     path = tmp_path / "new" / "timing.cache"
-    build = EngineBuild(trt, True)
+    build = EngineBuild(trt, True, abilities("tensorrt_rtx", trt.__version__))
     write_timings(build.attach_timing_cache(path), path)
     content = path.read_bytes()
     assert len(content) > 0
@@ -451,7 +452,7 @@ def test_a_timing_cache_that_cannot_be_kept_costs_time_and_nothing_else(tmp_path
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "timing.cache", tmp_path / "folder"):
-        build = EngineBuild(trt, True)
+        build = EngineBuild(trt, True, abilities("tensorrt_rtx", trt.__version__))
         caplog.clear()
         write_timings(build.attach_timing_cache(path), path)
         assert f"{path}: cannot be read, the timings are begun anew" in caplog.text

@@ -288,7 +288,11 @@ def test_precision_and_library_are_not_mixed_up(with_engine):
 def test_this_machine_is_described_as_it_is():
     machine = this_machine()
     assert (machine.system, machine.machine) == (platform.system(), platform.machine())
-    assert machine.libraries.keys() | machine.missing.keys() == {"tensorrt", "tensorrt_rtx"}
+    assert machine.libraries.keys() | machine.missing.keys() == {
+        "tensorrt",
+        "tensorrt_lean",
+        "tensorrt_rtx",
+    }
     assert (machine.gpu is None) == bool(machine.no_gpu)
     assert this_machine(("tensorrt",)).libraries.keys() <= {"tensorrt"}
     for reason in machine.missing.values():

@@ -47,6 +47,13 @@ def export(
     rtx: Annotated[
         bool, typer.Option("--rtx", help="Build a TensorRT-RTX engine; no GPU is needed.")
     ] = False,
+    trt8: Annotated[
+        bool, typer.Option("--trt8", help="Add ONNX files for TensorRT 8.6, which JetPack 6.0 has.")
+    ] = False,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Build --trt for newer versions and the lean runtime too."),
+    ] = False,
     precision: Annotated[
         str, typer.Option(help="Write these precisions, with commas: fp32, fp16, and int8 for CPUs.")
     ] = "fp32",
@@ -100,11 +107,17 @@ def export(
     asked: dict[Library, bool] = {"tensorrt": trt, "tensorrt_rtx": rtx}
     libraries = [library for library, wanted in asked.items() if wanted]
     with from_options():
-        engines = engine_settings(libraries, precisions, compute_capability, profile or ())
+        engines = engine_settings(
+            libraries,
+            precisions,
+            compute_capability,
+            profile or (),
+            version_compatible=version_compatible,
+        )
     if out and out.suffix != ".spoter":
         raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
-    if (path / MANIFEST).is_file() and engines is None:
+    if (path / MANIFEST).is_file() and engines is None and not trt8:
         raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
     with progress_lines() as on_progress:
         report = export_source(
@@ -117,6 +130,7 @@ def export(
             keep_goldens=not no_real_goldens,
             tune_seconds=0 if no_tune else TUNE_SECONDS,
             camera=camera,
+            trt8=trt8,
             force=force,
             on_progress=on_progress,
         )
@@ -182,7 +196,8 @@ def show(report: ExportReport) -> None:
         if report.engines:
             show_engines(report.engines)
         return
-    tell(f"{report.folder}: {'same answers as PyTorch' if report.exported else 'engines added'}")
+    added = "engines added" if report.engines or not report.trt8 else "files for TensorRT 8.6 added"
+    tell(f"{report.folder}: {'same answers as PyTorch' if report.exported else added}")
     rows = []
     if report.exported:
         files = zip(report.exported.bundle.artefacts, report.exported.proofs, strict=True)
@@ -190,6 +205,9 @@ def show(report: ExportReport) -> None:
             (file.path, file.precision, f"{file.size_bytes / 1e6:.2f} MB", proof_in_words(proof))
             for file, proof in files
         ]
+    for proof in report.trt8:
+        size = f"{(report.folder / proof.artefact).stat().st_size / 1e6:.2f} MB"
+        rows.append((proof.artefact, proof.precision, size, proof_in_words(proof)))
     for engine in report.engines:
         _, gpus, size, _, executed = engine_row(engine)
         rows.append((engine.artefact.path, engine.artefact.precision, size, f"for {gpus}; ran: {executed}"))
