@@ -50,7 +50,7 @@ ORDER = {
         "__main__",
     ),
     "spoter_toolkit": (
-        "input_files model report",
+        "input_files model remote report",
         "data",
         "workspace",
         "prediction runs",

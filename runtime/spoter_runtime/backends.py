@@ -40,7 +40,10 @@ class Opened(NamedTuple):
 
     def passed_over(self, bundle: Bundle) -> dict[str, str]:
         """Return backend → why it was skipped, for the backends that the bundle has a special file for."""
-        having = dict.fromkeys(BACKEND_OF[a.engine.library] for a in bundle.artefacts if a.engine)
+        specs = [artefact.engine for artefact in bundle.artefacts if artefact.engine]
+        having = dict.fromkeys(BACKEND_OF[spec.library] for spec in specs)
+        if any(spec.version_compatible for spec in specs):
+            having[BACKEND_OF["tensorrt_lean"]] = None
         if self.artefact.precision in bundle.by_precision("ort"):
             having[FUSED] = None
         return {name: self.why[name] for name in having if name in self.why and name != self.runner.name}

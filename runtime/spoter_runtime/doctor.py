@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from spoter_runtime._version import __version__
-from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.bundle.libraries import BACKEND_OF, Library
 from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.ort.installed import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
@@ -19,6 +20,7 @@ from spoter_runtime.ort.installed import Provider, gpu_build_fix, import_onnxrun
 _EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "gpu": ("onnxruntime-gpu",),
     "trt": ("tensorrt", "cuda-bindings", "filelock"),
+    "lean": ("tensorrt-lean-cu12",),
     "rtx": ("tensorrt-rtx",),
     "export": ("torch", "onnx", "onnxscript"),
     "toolkit": ("typer", "rich", "accelerate", "safetensors", "matplotlib"),
@@ -65,6 +67,7 @@ def diagnose() -> list[Finding]:
     """Return the findings: Python, GPU, packages by extra, and every backend, which runs a small graph."""
     return [
         _machine(),
+        *_jetpack(),
         _gpu(),
         *_packages(),
         *_mixed_packages(),
@@ -73,8 +76,7 @@ def diagnose() -> list[Finding]:
         _onnx_runtime("cuda"),
         _onnx_runtime("tensorrt"),
         _onnx_runtime("tensorrt-rtx"),
-        _engine_library("tensorrt", "trt"),
-        _engine_library("tensorrt_rtx", "trt-rtx"),
+        *(_engine_library(library, name) for library, name in BACKEND_OF.items()),
     ]
 
 
@@ -111,6 +113,23 @@ def _machine() -> Finding:
             f"Python {platform.python_version()}, numpy {np.__version__}, spoter-kit {__version__}"
         ),
     )
+
+
+def _jetpack(release: Path = Path("/etc/nv_tegra_release")) -> list[Finding]:
+    """Return a line about a Jetson's JetPack; none on another machine."""
+    from spoter_runtime.trt.versions import jetpack_of
+
+    try:
+        found = jetpack_of(release.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return []
+    if found is None:
+        return []
+    detail = (
+        f"JetPack {found.name} or a later one of its series: Python {found.python}, CUDA {found.cuda}, "
+        f"TensorRT {found.tensorrt}; {found.advice}"
+    )
+    return [Finding(kind="machine", name="jetpack", status="ok", detail=detail)]
 
 
 def _gpu() -> Finding:
@@ -212,9 +231,11 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
 def _engine_library(library: Library, name: str) -> Finding:
     from spoter_runtime.gpu.device import find_gpu
     from spoter_runtime.gpu.packages import import_engine_library
+    from spoter_runtime.trt.versions import abilities
 
     try:
         module = import_engine_library(library)
+        abilities(library, getattr(module, "__version__", "0"))
     except MissingExtraError as error:
         return _failure("backend", name, "missing", error, builds=False)
     except Exception as error:  # noqa: BLE001  (see above)
@@ -224,12 +245,12 @@ def _engine_library(library: Library, name: str) -> Finding:
         gpu = find_gpu()
     except Exception as error:  # noqa: BLE001  (see above)
         builds = library == "tensorrt_rtx" and _builds(module)  # the other one needs a GPU to build, too
-        abilities = "builds engines, runs none" if builds else "neither builds engines nor runs them"
+        does = "builds engines, runs none" if builds else "neither builds engines nor runs them"
         finding = _failure("backend", name, "missing", error, builds=builds)
-        return replace(finding, detail=f"{what}; {abilities}: {finding.detail}")
+        return replace(finding, detail=f"{what}; {does}: {finding.detail}")
     builds = _builds(module)
-    abilities = "builds engines" if builds else "builds no engines"
-    detail = f"{what}; {abilities}; loads, for {gpu.name}; none was run"
+    does = "builds engines" if builds else "builds no engines"
+    detail = f"{what}; {does}; loads, for {gpu.name}; none was run"
     return Finding(kind="backend", name=name, status="ok", detail=detail, builds=builds)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from spoter_runtime import doctor
 from spoter_runtime.backends import BACKENDS
 from spoter_runtime.doctor import Finding, diagnose, summary
 from spoter_runtime.errors import SpoterError
@@ -72,7 +73,11 @@ def test_tensorrt_rtx_builds_without_a_gpu_that_runs_it(findings):
 
 
 def test_only_engine_libraries_build(findings):
-    assert {name for name, finding in findings.items() if finding.builds is not None} == {"trt", "trt-rtx"}
+    assert {name for name, finding in findings.items() if finding.builds is not None} == {
+        "trt",
+        "trt-lean",
+        "trt-rtx",
+    }
 
 
 def _backend(name, status="ok", fix="", **more):
@@ -112,6 +117,30 @@ def test_the_summary_of_a_bare_machine_and_of_a_broken_one():
         "runs here: ort-cpu",
         "BROKEN: trt: about trt. Fix: install it again",
     ]
+
+
+def test_a_jetson_is_named_with_its_jetpack_and_the_command(tmp_path):
+    release = tmp_path / "nv_tegra_release"
+    assert doctor._jetpack(release) == []
+    release.write_text("# R36 (release), REVISION: 3.0, GCID: 36106755, BOARD: generic, EABI: aarch64\n")
+    (found,) = doctor._jetpack(release)
+    assert (found.kind, found.name, found.status) == ("machine", "jetpack", "ok")
+    assert "JetPack 6.0" in found.detail
+    assert (
+        "Python 3.10, CUDA 12.2, TensorRT 8.6.2; on the desk: spoter-kit export BUNDLE --trt8" in found.detail
+    )
+    release.write_text("another system")
+    assert doctor._jetpack(release) == []
+
+
+def test_a_tensorrt_that_is_too_old_is_broken_and_jetpack_is_named(python, tmp_path):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "tensorrt.py").write_text("__version__ = '8.5.2'\n")
+    done = python("-m", "spoter_runtime", "doctor", "-v", path=[tmp_path / "modules"])
+    line, fix = _lines(done)["trt"]
+    assert line.startswith("broken   trt")
+    assert "tensorrt 8.5.2 is not supported; TensorRT 8.6, 10.3 or newer is" in line
+    assert "JetPack 5.1" in fix
 
 
 def test_doctor_sees_two_runtimes(python, tmp_path):

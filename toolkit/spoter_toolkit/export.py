@@ -15,7 +15,7 @@ from spoter_export.probes import ClipSet, spread_by_length
 from spoter_export.trt.profiles import parse_profile
 from spoter_export.trt.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._types import OnProgress
-from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.bundle.libraries import EXTRAS, Library
 from spoter_runtime.bundle.manifest import MANIFEST
 from spoter_runtime.camera.files import read_landmarker, trained_on, warn_of_other_landmarker
 from spoter_runtime.contract import Profile
@@ -24,6 +24,7 @@ from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place, error_from_os
+from spoter_toolkit.remote import Remote, build_on, parse_remote
 from spoter_toolkit.runs.run import Run, installed_versions, read_run
 from spoter_toolkit.workspace import BUNDLES
 
@@ -45,6 +46,9 @@ class EngineSettings:
     # of the GPUs for TensorRT-RTX; None takes its defaults
     compute_capabilities: tuple[str, ...] | None = None
     profiles: tuple[Profile, ...] | None = None  # shapes; None takes them from the data
+    on: Remote | None = None  # the machine to build on; None builds here
+    # `python -m spoter_export`'s options that say the same, without the library
+    options: tuple[str, ...] = ()
     version_compatible: bool = False  # TensorRT's: also for newer versions and the lean runtime
 
 
@@ -95,6 +99,7 @@ def engine_settings(
     profiles: Sequence[str] = (),
     *,
     version_compatible: bool = False,
+    on: str | None = None,
 ) -> EngineSettings | None:
     """Return the settings for building engines; None if `libraries` is empty.
 
@@ -104,6 +109,7 @@ def engine_settings(
         compute_capability: GPUs for TensorRT-RTX: ``"8.6,8.9"``.
         profiles: shapes: ``"1x1,1x60,1x299"``.
         version_compatible: build TensorRT's engines for its newer versions and its lean runtime too.
+        on: the machine to build on, ``"user@jetson"``; None builds here.
 
     Raises:
         ConfigError: an unknown precision, or one that is not for engines; a wrong profile; --profile without
@@ -115,6 +121,8 @@ def engine_settings(
         raise ConfigError("--profile: only engines have profiles", fix="add --trt or --rtx")
     if version_compatible and "tensorrt" not in libraries:
         raise ConfigError("--version-compatible: only TensorRT builds such engines", fix="add --trt")
+    if on is not None and not libraries:
+        raise ConfigError("--on: only engines are built on another machine", fix="add --trt")
     for name in precisions:
         policy_of(name)
     if not libraries:
@@ -125,6 +133,11 @@ def engine_settings(
         compute_capabilities=parse_compute_capabilities(compute_capability) if compute_capability else None,
         profiles=tuple(map(parse_profile, profiles)) or None,
         version_compatible=version_compatible,
+        on=parse_remote(on) if on is not None else None,
+        options=(
+            *(("--precision", ",".join(precisions)) if tuple(precisions) != ("fp32",) else ()),
+            *(part for text in profiles for part in ("--profile", text)),
+        ),
     )
 
 
@@ -235,6 +248,15 @@ def with_engines(
     failed: dict[Library, SpoterError] = {}
     for library in settings.libraries:
         try:
+            if settings.on:
+                engines += build_on(
+                    settings.on,
+                    report.folder,
+                    remote_options(library, settings, force),
+                    profiles=settings.profiles,
+                    on_progress=on_progress,
+                )
+                continue
             engines += add_engines(
                 report.folder,
                 library=library,
@@ -248,6 +270,19 @@ def with_engines(
         except SpoterError as error:
             failed[library] = error
     return replace(report, engines=tuple(engines), failed=failed)
+
+
+def remote_options(library: Library, settings: EngineSettings, force: bool) -> tuple[str, ...]:
+    """Return the options of ``python -m spoter_export`` for one library."""
+    rtx = library == "tensorrt_rtx"
+    capabilities = ",".join(settings.compute_capabilities or ()) if rtx else ""
+    return (
+        f"--{EXTRAS[library]}",
+        *settings.options,
+        *(("--compute-capability", capabilities) if capabilities else ()),
+        *(("--version-compatible",) if settings.version_compatible and not rtx else ()),
+        *(("--force",) if force else ()),
+    )
 
 
 def proof_clips(

@@ -15,8 +15,8 @@ from spoter_export.bundle.trt8 import add_trt8_files
 from spoter_export.trt.file_checks import check_readable
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BundleError, ConfigError, ExportError
-from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.trt.versions import abilities
+from spoter_runtime.verify import verify_bundle
 
 
 def files_of(folder):
@@ -40,7 +40,7 @@ def test_the_files_are_added_proven_and_older_parts_stay(bundle_copy):
     weights = {tensor.name: tensor.data_type for tensor in graphs[1].graph.initializer}
     assert weights[head.input[1]] == onnx.TensorProto.FLOAT
     assert files_of(bundle_copy)["model.onnx"] == before["model.onnx"]
-    assert Recognizer.load(bundle_copy).backend == "ort-cpu-fused"
+    assert verify_bundle(bundle_copy).backend == "ort-cpu-fused"
     add_trt8_files(bundle_copy)  # again: the file is replaced, not doubled
     assert list(read_bundle(bundle_copy).by_precision("trt8")) == ["fp32", "fp16"]
 

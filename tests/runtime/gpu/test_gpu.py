@@ -246,6 +246,13 @@ def test_jetsons_own_package_is_no_problem(installed, tmp_path):
     assert mixed_cuda_packages() == []
 
 
+def test_the_packages_of_tensorrt_8_6_fit_each_other(installed, tmp_path):
+    module(tmp_path, "tensorrt")
+    cuda = {"nvidia_cublas_cu12": "12.1.3.1", "nvidia_cudnn_cu12": "8.9.7.29", "cuda_bindings": "12.9.4"}
+    installed(tensorrt="8.6.0", **cuda)
+    assert mixed_cuda_packages() == []
+
+
 def test_a_placeholder_of_nvidias_is_no_cuda(installed, tmp_path):
     module(tmp_path, "tensorrt")
     installed(tensorrt_cu12="10.16.1.11", nvidia_cublas="0.0.1.dev5")
@@ -276,6 +283,23 @@ def test_an_empty_environment_is_no_problem(installed):
             "'cuda-bindings==13.5.0' 'tensorrt-cu13==11.4.0.106'",
         ),
         (
+            {"tensorrt": "8.6.0", "nvidia_cublas_cu11": "11.11.3.6"},
+            "packages for CUDA 11 (nvidia-cublas-cu11 11.11.3.6) and for CUDA 12 (tensorrt 8.6.0) are mixed",
+        ),
+        (
+            {"tensorrt": "8.6.0", "cuda_bindings": "11.8.7"},
+            "are mixed. Fix: pip install 'cuda-bindings==12.*'",
+        ),
+        (
+            {"tensorrt": "8.6.0", "nvidia_cudnn_cu12": "9.10.2.21"},
+            "tensorrt 8.6.0 needs cuDNN 8, nvidia-cudnn-cu12 9.10.2.21 is installed. Fix: pip install "
+            "'nvidia-cudnn-cu12==8.9.*'; give torch an environment of its own",
+        ),
+        (
+            {"tensorrt_lean_cu12": "10.16.1.11", "cuda_bindings": "13.5.0"},
+            "packages for CUDA 12 (tensorrt-lean-cu12 10.16.1.11) and for CUDA 13 (cuda-bindings 13.5.0)",
+        ),
+        (
             {"tensorrt_rtx_cu12": "1.6.0.1", "tensorrt_rtx_cu13": "1.7.1.116"},
             "Fix: pip uninstall -y tensorrt-rtx-cu12 && pip install --force-reinstall --no-deps "
             "'tensorrt-rtx-cu13==1.7.1.116'",
@@ -297,6 +321,7 @@ def test_packages_for_two_cudas_are_told_with_the_command_that_mends_it(
     installed, tmp_path, versions, problem
 ):
     module(tmp_path, "tensorrt")
+    module(tmp_path, "tensorrt_lean")
     module(tmp_path, "tensorrt_rtx")
     installed(**versions)
     (found,) = mixed_cuda_packages()

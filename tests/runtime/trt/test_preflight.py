@@ -76,6 +76,77 @@ def test_an_engine_that_fits_is_chosen(with_engine):
     assert choose_engine(bundle, "tensorrt", "fp32", LAPTOP) == bundle.artefacts[-1]
 
 
+ORIN = dataclasses.replace(LAPTOP, libraries={"tensorrt_lean": "10.16.1.11"})
+TRT8 = {"version": "8.6.0", "version_compatible": True}
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "reason"),
+    [
+        ("8.6.0", "10.16.1.11", None),
+        ("10.3.0", "10.16.1.11", None),
+        ("10.3.0", "11.4.0.106", None),
+        (
+            "8.6.0",
+            "11.4.0.106",
+            "built by tensorrt 8.6.0, installed is tensorrt_lean 11.4.0.106: version-compatible engines of "
+            "it run up to version 10",
+        ),
+        (
+            "11.4.0.106",
+            "10.16.1.11",
+            "built by tensorrt 11.4.0.106, installed is tensorrt_lean 10.16.1.11: a version-compatible "
+            "engine runs on newer versions only",
+        ),
+    ],
+)
+def test_a_version_compatible_plan_runs_in_newer_lean_runtimes(with_engine, built, here, reason):
+    bundle = with_engine(version=built, version_compatible=True)
+    machine = dataclasses.replace(LAPTOP, libraries={"tensorrt_lean": here, "tensorrt": here})
+    assert why(bundle, machine, library="tensorrt_lean") == reason
+    full = why(bundle, machine)
+    assert full == (reason and reason.replace("tensorrt_lean ", ""))
+
+
+def test_a_plan_that_is_not_version_compatible_is_refused_for_lean_with_the_command_that_builds_one(
+    with_engine,
+):
+    bundle = with_engine(version="10.16.1.11")
+    with pytest.raises(
+        BackendError,
+        match=r"model\.engine: not version-compatible: tensorrt_lean runs no other plan\. Fix: "
+        r"spoter-kit export \S+ --trt --version-compatible --force",
+    ):
+        choose_engine(bundle, "tensorrt_lean", "fp32", ORIN)
+    assert choose_engine(with_engine(**TRT8), "tensorrt_lean", "fp32", ORIN).path == "model.engine"
+
+
+def test_lean_runs_a_plan_with_code_inside_only_if_that_is_allowed(with_engine):
+    bundle = with_engine(**TRT8, host_code=True)
+    assert "brings code" in why(bundle, ORIN, library="tensorrt_lean")
+    assert why(bundle, ORIN, library="tensorrt_lean", allow_host_code=True) is None
+
+
+def test_without_an_engine_lean_names_the_command(bundle):
+    with pytest.raises(
+        BackendError, match=r"has no fp32 engine for tensorrt_lean\. Fix: .* --trt --version-comp"
+    ):
+        choose_engine(bundle, "tensorrt_lean", "fp32", ORIN)
+
+
+def test_lean_that_is_not_installed_is_named_with_its_extra(with_engine):
+    machine = dataclasses.replace(LAPTOP, libraries={"tensorrt": "8.6.0"})
+    assert "pip install 'spoter-kit[lean]'" in why(with_engine(**TRT8), machine, library="tensorrt_lean")
+
+
+def test_older_readers_see_nothing_new_in_an_engine_that_is_not_version_compatible(with_engine):
+    plain = with_engine().artefacts[-1].engine
+    assert "version_compatible" not in plain.as_json()
+    assert EngineSpec.from_json(plain.as_json()) == plain
+    compatible = dataclasses.replace(plain, version_compatible=True)
+    assert EngineSpec.from_json(compatible.as_json()) == compatible
+
+
 OTHER_GPU = dataclasses.replace(
     LAPTOP, gpu=Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30, driver_cuda="12.6")
 )

@@ -54,6 +54,12 @@ def export(
         bool,
         typer.Option("--version-compatible", help="Build --trt for newer versions and the lean runtime too."),
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", help="Build over ssh on this machine: user@host, or user@host:PYTHON.", metavar="<str>"
+        ),
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="Write these precisions, with commas: fp32, fp16, and int8 for CPUs.")
     ] = "fp32",
@@ -113,6 +119,7 @@ def export(
             compute_capability,
             profile or (),
             version_compatible=version_compatible,
+            on=on,
         )
     if out and out.suffix != ".spoter":
         raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
@@ -141,6 +148,8 @@ def export(
     say_more(report, kept_goldens=not no_real_goldens)
     if report.failed:
         typed = ["--precision", precision] if precision != "fp32" else []
+        typed += ["--version-compatible"] if version_compatible else []
+        typed += ["--on", on] if on else []
         typed += ["--compute-capability", compute_capability] if compute_capability else []
         typed += [part for text in profile or () for part in ("--profile", text)]
         raise incomplete(report, typed)

@@ -19,7 +19,16 @@ from spoter_runtime.machine import cpu_model, quota_cores, usable_cores
 from spoter_runtime.ort.installed import installed_distributions
 from spoter_toolkit.bench.host.monitor import core_mhz
 
-_PACKAGES: Final = ("spoter-kit", "numpy", "torch", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings")
+_PACKAGES: Final = (
+    "spoter-kit",
+    "numpy",
+    "torch",
+    "onnx",
+    "tensorrt",
+    "tensorrt-lean-cu12",
+    "tensorrt-rtx",
+    "cuda-bindings",
+)
 _GOVERNOR: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 

@@ -11,6 +11,7 @@ ENGINES: Final = {
     "torch-cuda-compile": ("torch", "export"),
     "torch-cuda-graph": ("torch", "export"),
     "trt": ("tensorrt", "trt"),
+    "trt-lean": ("tensorrt_lean", "lean"),
     "trt-rtx": ("tensorrt_rtx", "rtx"),
     "ort-tensorrt": ("onnxruntime", "gpu"),
     "ort-tensorrt-rtx": ("onnxruntime", "cpu"),
