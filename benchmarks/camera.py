@@ -1,4 +1,4 @@
-"""How fast are landmarks found, against MediaPipe's Holistic, and what does it take? In turn, on real videos.
+"""How fast are landmarks found, against MediaPipe's Holistic and its Tasks API? In turn, on real videos.
 
     python benchmarks/camera.py VIDEOS LANDMARKER MEDIAPIPE_PYTHON [--rounds 7] [--core 0]
 
@@ -137,6 +137,7 @@ def main() -> None:
             np.save(files[-1], np.stack([frame.rgb for frame in video_frames(video)]))
         commands = {
             "mediapipe": [given.mediapipe_python, str(WORKER), "mediapipe"],
+            "tasks": [given.mediapipe_python, str(WORKER), "tasks"],
             "ours": [sys.executable, str(WORKER), "ours", str(given.landmarker)],
         }
         rows = turns(commands, files, given.rounds, given.core)
@@ -154,10 +155,13 @@ def main() -> None:
                 starts[name].append(cold(python, code, files[0], given.core))
     clips = [extracted(given.videos, given.mediapipe_python, given.landmarker) for _ in range(3)]
     ratios = {
-        key: str(
-            ratio_of_rounds([a[key] / b[key] for a, b in zip(rows["mediapipe"], rows["ours"], strict=True)])
-        )
-        for key in ("cpu_ms", "wall_ms")
+        name: {
+            key: str(
+                ratio_of_rounds([a[key] / b[key] for a, b in zip(rows[name], rows["ours"], strict=True)])
+            )
+            for key in ("cpu_ms", "wall_ms")
+        }
+        for name in ("mediapipe", "tasks")
     }
 
     def median(values: list[float]) -> str:
@@ -165,14 +169,14 @@ def main() -> None:
 
     table = [
         (
-            name,
-            median([r["cpu_ms"] for r in rows[name]]),
-            median([r["wall_ms"] for r in rows[name]]),
-            median([s["cpu_s"] for s in starts[name]]),
-            median([s["wall_s"] for s in starts[name]]),
-            median([s["peak_mb"] for s in starts[name]]),
+            label,
+            *(median([row[key] for row in rows[name]]) for key in ("cpu_ms", "wall_ms")),
+            *(
+                median([start[key] for start in starts[name]]) if name in starts else "–"
+                for key in ("cpu_s", "wall_s", "peak_mb")
+            ),
         )
-        for name in ("ours", "mediapipe")
+        for name, label in (("ours", "ours"), ("mediapipe", "Holistic"), ("tasks", "Tasks API: pose, hands"))
     ]
     columns = (
         *("landmarker", "processor ms a frame", "wall ms a frame"),
@@ -182,7 +186,9 @@ def main() -> None:
     lines = [
         markdown_table(columns, table),
         "",
-        f"MediaPipe's time ÷ ours, a frame: processor {ratios['cpu_ms']}, wall {ratios['wall_ms']}.",
+        f"Holistic's time ÷ ours, a frame: processor {ratios['mediapipe']['cpu_ms']}, "
+        f"wall {ratios['mediapipe']['wall_ms']}. The Tasks API's ÷ ours: processor "
+        f"{ratios['tasks']['cpu_ms']}, wall {ratios['tasks']['wall_ms']}.",
         "",
         f"`data extract` on all cores against one process of MediaPipe: {median(gain)} × "
         f"({', '.join(f'{value:.2f}' for value in sorted(gain))}), starts of processes included.",

@@ -63,9 +63,9 @@ ORDER = {
         "__main__",
     ),
     "spoter_toolkit.bench": (
-        "camera host statistics",
+        "host statistics",
         "settings worker",
-        "records",
+        "camera records",
         "analysis scenarios",
         "report run",
     ),

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from spoter_runtime.errors import BundleError
 from spoter_runtime.files import check_regular, sha256_of
 
 _Loaded = TypeVar("_Loaded")
+COPY_AGAIN: Final = "copy the whole bundle again"
 
 
 class KeptFile:
@@ -60,15 +61,20 @@ class KeptFile:
 
 
 def load_checked(
-    file: Path, expected: str, load: Callable[[Path], _Loaded], where: Path | None = None
+    file: Path,
+    expected: str,
+    load: Callable[[Path], _Loaded],
+    where: Path | None = None,
+    *,
+    fix: str = COPY_AGAIN,
 ) -> _Loaded:
-    """Return `load(file)` after checking the file's hash.
+    """Return `load(file)` after checking the file's hash; `fix` mends a file that was changed.
 
     Raises:
         BundleError: it has another hash, or was replaced during loading.
         OSError: it cannot be read.
     """
-    seen = check_file(file, expected, where)
+    seen = check_file(file, expected, where, fix=fix)
     try:
         return load(file)
     finally:  # also if loading failed: the replacement is then the reason
@@ -76,20 +82,22 @@ def load_checked(
             raise BundleError(f"{where or file}: was replaced while it was loaded", fix="load it again")
 
 
-def check_file(file: Path, expected: str, where: Path | None = None) -> tuple[int, ...]:
+def check_file(
+    file: Path, expected: str, where: Path | None = None, *, fix: str = COPY_AGAIN
+) -> tuple[int, ...]:
     """Check a file's hash, read in pieces; return its `identity`."""
     seen = identity(file)
-    check_digest(where or file, sha256_of(file), expected)
+    check_digest(where or file, sha256_of(file), expected, fix=fix)
     return seen
 
 
-def check_digest(file: Path, digest: str, expected: str) -> None:
+def check_digest(file: Path, digest: str, expected: str, *, fix: str = COPY_AGAIN) -> None:
     """Raise a BundleError if a file's hash is not the expected one."""
     if digest != expected:
         raise BundleError(
             f"{file}: sha256 is {digest[:12]}…, expected {expected[:12]}…, "
             "so the file was changed or damaged",
-            fix="copy the whole bundle again",
+            fix=fix,
         )
 
 

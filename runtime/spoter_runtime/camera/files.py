@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from spoter_runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from spoter_runtime.bundle.manifest import Bundle
-from spoter_runtime.checked_file import check_file
+from spoter_runtime.checked_file import COPY_AGAIN, check_file
 from spoter_runtime.errors import BundleError, warn
 from spoter_runtime.files import cache_folder
 
@@ -35,6 +36,12 @@ class LandmarkerFiles:
     hashes: dict[str, str]
     source: str
 
+    @property
+    def fix(self) -> str:
+        """Return how to mend a file that is missing or was changed."""
+        in_bundle = self.folder.name == BUNDLED and (self.folder.parent / BUNDLE_MANIFEST).exists()
+        return COPY_AGAIN if in_bundle else "spoter-kit landmarker fetch --force"
+
 
 def landmarker_folder() -> Path:
     """Return where `spoter-kit landmarker fetch` puts the landmarker, in the user's cache."""
@@ -58,7 +65,7 @@ def read_landmarker(folder: Path | str | None = None) -> LandmarkerFiles:
         raise BundleError(f"{folder}: no landmarker there", fix="spoter-kit landmarker fetch") from None
     except (OSError, ValueError) as error:
         raise BundleError(
-            f"{manifest}: cannot be read: {error}", fix="spoter-kit landmarker fetch"
+            f"{manifest}: cannot be read: {error}", fix="spoter-kit landmarker fetch --force"
         ) from error
     return _checked(folder, manifest, value)
 
@@ -76,11 +83,9 @@ def copy_landmarker(files: LandmarkerFiles, folder: Path) -> None:
     shutil.copyfile(files.folder / MANIFEST, folder / MANIFEST)
     for name, digest in files.hashes.items():
         try:
-            check_file(files.folder / name, digest)
+            check_file(files.folder / name, digest, fix=files.fix)
         except FileNotFoundError as error:
-            raise BundleError(
-                f"{error.filename}: is missing", fix="spoter-kit landmarker fetch --force"
-            ) from error
+            raise BundleError(f"{error.filename}: is missing", fix=files.fix) from error
         shutil.copyfile(files.folder / name, folder / name)
 
 
@@ -139,4 +144,6 @@ def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:
             folder=folder, sha256=str(value["sha256"]), hashes=hashes, source=str(value["source"])
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{manifest}: is damaged: {error!r}", fix="spoter-kit landmarker fetch") from error
+        raise BundleError(
+            f"{manifest}: is damaged: {error!r}", fix="spoter-kit landmarker fetch --force"
+        ) from error

@@ -53,7 +53,7 @@ def replay(files: LandmarkerFiles, *, threads: int = 1) -> dict[str, float]:
         BackendError: ONNX Runtime failed.
     """
     path = files.folder / GOLDENS
-    with load_checked(path, files.hashes[GOLDENS], np.load) as stored:
+    with load_checked(path, files.hashes[GOLDENS], np.load, fix=files.fix) as stored:
         expected = {name: stored[name] for name in stored.files}
     found = outputs_of(load_graphs(files, threads), golden_inputs())
     worst: dict[str, float] = {}

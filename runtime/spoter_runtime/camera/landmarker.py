@@ -226,11 +226,9 @@ def load_graphs(files: LandmarkerFiles, threads: int) -> Run:
             return cpu_session(ort, path, settings.options(ort), (), str(file))[0]
 
         try:
-            return load_checked(file, files.hashes[file.name], session)
+            return load_checked(file, files.hashes[file.name], session, fix=files.fix)
         except OSError as error:
-            raise BundleError(
-                f"{file}: cannot be read: {error}", fix="spoter-kit landmarker fetch"
-            ) from error
+            raise BundleError(f"{file}: cannot be read: {error}", fix=files.fix) from error
 
     with ThreadPoolExecutor(len(GRAPHS)) as pool:
         sessions = dict(zip(GRAPHS, pool.map(load, GRAPHS), strict=True))

@@ -184,8 +184,19 @@ def test_a_landmarker_that_is_not_there_says_how_to_get_one(tmp_path, monkeypatc
 def test_a_damaged_landmarker_is_refused(landmarker_folder, tmp_path, spoil, message):
     folder = shutil.copytree(landmarker_folder, tmp_path / "landmarker")
     spoil(folder)
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=message) as caught:
         Landmarker.load(folder)
+    if "schema" not in message and "does not list" not in message:
+        assert caught.value.fix == "spoter-kit landmarker fetch --force"
+
+
+def test_a_damaged_landmarker_of_a_bundle_comes_with_the_bundle_again(landmarker_folder, tmp_path):
+    folder = shutil.copytree(landmarker_folder, tmp_path / "landmarker")
+    (tmp_path / "bundle.json").touch()
+    (folder / "hand.onnx").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"hand.onnx: sha256 is") as caught:
+        Landmarker.load(folder)
+    assert caught.value.fix == "copy the whole bundle again"
 
 
 def edit(folder, **changes):

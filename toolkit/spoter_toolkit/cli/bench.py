@@ -228,6 +228,8 @@ def bench_camera(videos: Path | None, *, rounds: int, out: Path | None, force: b
         tell(f"{part:<22}" + "".join(f"{cell:>12}" for cell in cells))
     wall, processor = sorted(found.starts_s)[len(found.starts_s) // 2]
     tell(f"cold process to the first landmark: {wall:.2f} s, processor {processor:.2f} s")
+    tell(f"peak memory of a process that finds all landmarks: {found.peak_bytes / 2**20:.0f} MB")
+    tell(f"energy: {found.energy()}")
 
 
 def show(result: BenchResult, *, json: bool, asked: Sequence[str] = ()) -> None:
