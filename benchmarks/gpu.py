@@ -8,6 +8,15 @@ compared with the model in float64 on the CPU, each in a process of its own, the
 clips of 30, 60 and 164 frames. Each step is written to the work folder when done, and is not done again:
 a run that was stopped goes on. Exit 3 if a proof fails.
 
+An engine library that needs an environment of its own is given with its interpreter, which has spoter-kit,
+numpy, filelock, cuda-bindings and that library:
+
+    python benchmarks/gpu.py --python trt=/opt/trt86/bin/python --python trt-lean=/opt/lean/bin/python
+
+Then it is built there, and each of its proofs and measurements runs there. trt-lean runs the
+version-compatible engine that trt builds. `benchmarks/pack.py` makes such environments for a machine without
+a network.
+
 --rehearse does the same without a GPU, on the CPU's backends, and writes into the work folder. ONNX Runtime's
 plug-in for TensorRT-RTX and onnxruntime-gpu do not go into one environment: run twice, with --only, from two.
 """
@@ -15,12 +24,16 @@ plug-in for TensorRT-RTX and onnxruntime-gpu do not go into one environment: run
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,8 +42,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from result_files import RESULTS, result_name, stored, write_result
 
+from spoter_runtime.bundle.libraries import BACKEND_OF
 from spoter_runtime.doctor import diagnose
-from spoter_runtime.errors import SpoterError
+from spoter_runtime.errors import ConfigError, SpoterError
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import CPU_BACKENDS, backends_of, open_backend, split_backend
@@ -39,11 +53,14 @@ from spoter_toolkit.bench.host.environment import environment
 from spoter_toolkit.bench.report.folder import write_report
 from spoter_toolkit.bench.run import run_bench
 from spoter_toolkit.bench.settings import BenchSettings
+from spoter_toolkit.bench.worker.client import WORKERS_VARIABLE, elsewhere_of, start_worker
 from spoter_toolkit.report.table import markdown_cell, markdown_table
 from spoter_toolkit.report.words import without_places
 from spoter_toolkit.workspace import last_run
 
 if TYPE_CHECKING:  # torch and onnx come with these: a part that is missing is named before they are imported
+    from spoter_runtime.bundle.libraries import Library
+    from spoter_runtime.bundle.manifest import Artefact, Bundle
     from spoter_runtime.landmarks import Float32Array
     from spoter_runtime.runner import Int32Array
     from spoter_toolkit.runs.run import Run
@@ -72,9 +89,10 @@ def missing_parts(*, rehearse: bool) -> list[str]:
     return [finding.name for finding in findings if finding.name in needed and finding.status != "ok"]
 
 
-def build(run: Run, folder: Path) -> dict[str, Any]:
+def build(run: Run, folder: Path, pythons: Mapping[str, str]) -> dict[str, Any]:
     """Export the run for large batches and add engines; return why some could not be built."""
     from spoter_export.bundle.engines import add_engines
+    from spoter_export.bundle.trt8 import add_trt8_files
     from spoter_runtime.bundle.libraries import LIBRARIES
     from spoter_toolkit.export import export
 
@@ -88,15 +106,84 @@ def build(run: Run, folder: Path) -> dict[str, Any]:
         tune_seconds=0,
         force=True,
     )
-    refused = {}
+    if pythons:
+        add_trt8_files(folder, precisions=PRECISIONS)  # the library there may be 8.6
+    refused: dict[str, str] = {}
     for library in LIBRARIES:
         for precision in PRECISIONS:
+            if python := pythons.get(BACKEND_OF[library]):
+                refused |= build_elsewhere(python, folder, library, precision, lean="trt-lean" in pythons)
+                continue
             try:
                 # Not executed here: the proofs below execute them, and report wrong answers too.
                 add_engines(folder, library=library, precisions=(precision,), execute=False)
             except Exception as error:  # noqa: BLE001  (the other engines are wanted all the same)
                 refused[f"{library}, {precision}"] = f"{type(error).__name__}: {error}"
     return {"refused": refused}
+
+
+def build_elsewhere(
+    python: str, folder: Path, library: Library, precision: str, *, lean: bool
+) -> dict[str, str]:
+    """Build an engine by another interpreter, with `lean` a compatible one too; return what failed."""
+    from spoter_runtime.bundle.libraries import EXTRAS
+
+    refused = {}
+    for options in ([], ["--version-compatible"]) if lean and library == "tensorrt" else ([],):
+        command = [
+            python,
+            "-m",
+            "spoter_export",
+            str(folder),
+            f"--{EXTRAS[library]}",
+            "--precision",
+            precision,
+        ]
+        begun = time.perf_counter()
+        done = subprocess.run([*command, *options, "--force"], capture_output=True, text=True, check=False)
+        say(f"  {library}, {precision} {' '.join(options)}: {time.perf_counter() - begun:.1f} s")
+        if done.returncode:
+            refused[" ".join([f"{library}, {precision}", *options])] = done.stderr.strip()[-2000:]
+    return refused
+
+
+class WorkerRunner(Runner):
+    """A backend in a worker of another interpreter."""
+
+    def __init__(self, name: str, bundle: Bundle) -> None:
+        self.name = split_backend(name)[0]
+        self.contract = bundle.contract
+        self._worker = start_worker(bundle.folder, name, 1, timeout_s=PROOF_TIMEOUT_S)
+        try:
+            self._worker.answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
+        sent = {"poses": poses_NTD, "lengths": lengths_N}
+        encoded = {key: base64.b64encode(array.tobytes()).decode("ascii") for key, array in sent.items()}
+        answer = self._worker.ask(do="infer", shape=list(poses_NTD.shape), **encoded)
+        logits = np.frombuffer(base64.b64decode(answer["logits"]), np.float32)
+        return logits.reshape(len(poses_NTD), -1).copy()
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()
+
+
+def open_anywhere(name: str, bundle: Bundle, run: Path) -> tuple[Runner, Artefact]:
+    """Open a backend here, or in the interpreter that has its library; return its file too."""
+    if not elsewhere_of(name):
+        opened = open_backend(name, bundle, run=run)
+        return opened.runner, opened.artefact or bundle.onnx()
+    backend, precision = split_backend(name)
+    library = next((library for library, its in BACKEND_OF.items() if its == backend), None)
+    if library is None:
+        return WorkerRunner(name, bundle), bundle.onnx(precision)
+    engines = bundle.engines(library, precision)
+    fits = [a for a in engines if a.engine and a.engine.version_compatible == (backend == "trt-lean")]
+    return WorkerRunner(name, bundle), (fits or engines)[0]
 
 
 class StoredReference(Runner):
@@ -139,12 +226,12 @@ def prove_one(name: str, folder: Path, work: Path) -> dict[str, Any]:
     double = TorchRunner(
         run.load_model().double(), bundle.contract, name="torch float64, CPU", dtype=torch.float64
     )
-    opened = open_backend(name, bundle, run=folder)
-    with StoredReference(double, work / "reference.npz") as reference, opened.runner as runner:
+    opened, artefact = open_anywhere(name, bundle, folder)
+    with StoredReference(double, work / "reference.npz") as reference, opened as runner:
         proof = prove(
             reference,
             runner,
-            opened.artefact or bundle.onnx(),
+            artefact,
             [clips] if clips else [],
             on_gpu=split_backend(name)[0] not in CPU_BACKENDS,
         )
@@ -281,10 +368,15 @@ def accept(given: argparse.Namespace) -> int:
     from spoter_toolkit.runs.run import read_run
 
     work = given.work
+    pythons = pythons_of(given.python or ())
+    if pythons:
+        # Read by each worker's client, here and in the processes of the proofs.
+        workers = {name: {"python": path, "allow_host_code": True} for name, path in pythons.items()}
+        os.environ[WORKERS_VARIABLE] = json.dumps(workers)
     run = read_run(given.run or last_run())
     for name in given.only or ():
         split_backend(name)  # a wrong name is found now, not after the export
-    refused = stored(work / "build.json", lambda: build(run, work / "gpu.spoter"))["refused"]
+    refused = stored(work / "build.json", lambda: build(run, work / "gpu.spoter", pythons))["refused"]
     names = given.only or (
         [*CPU_BACKENDS, "ort-cpu:fp16"] if given.rehearse else backends_of(read_bundle(work / "gpu.spoter"))
     )
@@ -310,12 +402,33 @@ def accept(given: argparse.Namespace) -> int:
     return 0 if all(proof.get("passed", True) for proof in proofs.values()) else 3
 
 
+def pythons_of(given: Sequence[str]) -> dict[str, str]:
+    """Return backend → interpreter, from ``trt=/opt/trt86/bin/python``.
+
+    Raises:
+        ConfigError: another form, an unknown backend, or no such file.
+    """
+    found = {}
+    for text in given:
+        backend, _, path = text.partition("=")
+        split_backend(backend)
+        if shutil.which(path) is None:
+            raise ConfigError(
+                f"--python {text}: no interpreter {path!r}", fix="--python trt=/opt/trt86/bin/python"
+            )
+        found[backend] = path
+    return found
+
+
 def main() -> int:
     """Run everything; 0 done, 1 a needed part is missing, 3 a proof failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, nargs="?", help="default: the last run")
     parser.add_argument("--work", type=Path, default=Path("gpu-acceptance"), help="keeps finished steps")
     parser.add_argument("--only", nargs="+", metavar="BACKEND", help="default: every backend there is")
+    parser.add_argument(
+        "--python", action="append", metavar="BACKEND=PATH", help="run this backend in another interpreter"
+    )
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU alone")
     given = parser.parse_args()

@@ -83,7 +83,8 @@ def sshd(tmp_path_factory):
     (folder / "authorized").write_text((folder / "user.pub").read_text())
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
-        f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\n"
+        f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nUsePAM no\nStrictModes no\n"
+        f"PermitRootLogin yes\nPasswordAuthentication no\n"
         f"SetEnv TMPDIR={there}\n"
     )
     common = f"HostName 127.0.0.1\nUser {getpass.getuser()}\nIdentitiesOnly yes\nStrictHostKeyChecking no\n"
@@ -200,7 +201,7 @@ def test_a_full_disk_is_told_in_tars_words(jetson, sshd, bundle_copy):
         pytest.skip("a small disk can only be mounted by root")
     try:
         before = contents(bundle_copy)
-        with pytest.raises(BackendError, match=r"jetson: nothing was built: .*No space left on device"):
+        with pytest.raises(BackendError, match=r"(?s)jetson: nothing was built: .*No space left on device"):
             build_on(jetson(), bundle_copy, ["--trt"])
         assert contents(bundle_copy) == before
         assert list(small.iterdir()) == []

@@ -75,7 +75,12 @@ def backends_of(bundle: Bundle) -> list[str]:
 
 
 def open_backend(
-    name: str, bundle: Bundle, *, run: Path | None = None, threads: int | None = None
+    name: str,
+    bundle: Bundle,
+    *,
+    run: Path | None = None,
+    threads: int | None = None,
+    allow_host_code: bool = False,
 ) -> OpenedBackend:
     """Open a bundle on one backend; imports torch only for `TORCH_BACKENDS`.
 
@@ -84,6 +89,7 @@ def open_backend(
         bundle: from `read_bundle`.
         run: the RUN that the bundle was made from, for torch; None looks where the bundle says.
         threads: threads inside one operator; None means the engine's default.
+        allow_host_code: see `spoter_runtime.backends.open_runner`.
 
     Raises:
         ConfigError: unknown name.
@@ -96,7 +102,9 @@ def open_backend(
         from spoter_toolkit.reference import open_reference
 
         return OpenedBackend(runner=open_reference(bundle, run, backend, threads=threads), artefact=None)
-    opened = open_runner(bundle, backend, precision=precision, threads=threads)
+    opened = open_runner(
+        bundle, backend, precision=precision, threads=threads, allow_host_code=allow_host_code
+    )
     return OpenedBackend(runner=opened.runner, artefact=opened.artefact)
 
 

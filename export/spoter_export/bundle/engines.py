@@ -105,7 +105,7 @@ def add_engines(
         bundle.check_files()  # otherwise the new manifest would seal damaged files
         plan = plan_from_bundle(bundle, profiles)
         if not force:  # before the build: TensorRT's may take minutes
-            check_absent(bundle, library, precisions, compute_capabilities)
+            check_absent(bundle, library, precisions, compute_capabilities, version_compatible)
         # Before the build too: detect two ONNX Runtimes in one environment now, not after minutes.
         reference = reference_of(bundle) if execute else None
         added, content = [], {}
@@ -189,7 +189,11 @@ def plan_from_bundle(bundle: Bundle, profiles: Sequence[Profile] | None = None) 
 
 
 def check_absent(
-    bundle: Bundle, library: Library, precisions: Sequence[str], compute_capabilities: Sequence[str] | None
+    bundle: Bundle,
+    library: Library,
+    precisions: Sequence[str],
+    compute_capabilities: Sequence[str] | None,
+    version_compatible: bool = False,
 ) -> None:
     """Raise an ExportError if the bundle already has an engine that this machine would build."""
     version = import_engine_library(library).__version__
@@ -198,6 +202,7 @@ def check_absent(
     for precision in precisions:
         capabilities = compute_capabilities or RTX_COMPUTE_CAPABILITIES
         path = path_of(precision, library, version, platform.system(), platform.machine(), capabilities)
+        path = version_compatible_path(path) if version_compatible else path
         if path in bundle.hashes():
             raise ExportError(f"{bundle.folder}: has {path} already", fix="--force builds it anew")
 
@@ -211,12 +216,18 @@ def path_of(
     return f"{ENGINES}/{precision}.{library}-{version}.{where}.sm{numbers}.engine"
 
 
+def version_compatible_path(path: str) -> str:
+    """Return the path of the version-compatible engine beside the engine with this path."""
+    return path.removesuffix(".engine") + ".vc.engine"
+
+
 def artefact_of(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
     """Return the manifest entry of a built engine."""
     spec = built.spec
     capabilities = spec.compute_capabilities
+    path = path_of(precision, spec.library, spec.version, spec.system, spec.machine, capabilities)
     return Artefact(
-        path=path_of(precision, spec.library, spec.version, spec.system, spec.machine, capabilities),
+        path=version_compatible_path(path) if spec.version_compatible else path,
         kind="engine",
         precision=precision,
         sha256=hashlib.sha256(built.plan).hexdigest(),

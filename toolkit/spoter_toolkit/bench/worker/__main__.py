@@ -3,8 +3,9 @@
     python -m spoter_toolkit.bench.worker BACKEND THREADS BUNDLE [OPTIONS]
 
 OPTIONS is a JSON object: ``run``, the RUN that torch loads; ``cores``, to stay on them; ``slow_down``, a
-share of each call's own time that is waited after it, to test that the bench finds it. BACKEND is one of
-`spoter_toolkit.backends`, or the GEMM roofline: see `spoter_toolkit.bench.worker.protocol`.
+share of each call's own time that is waited after it, to test that the bench finds it; ``allow_host_code``,
+for engines that bring code. BACKEND is one of `spoter_toolkit.backends`, or the GEMM roofline: see
+`spoter_toolkit.bench.worker.protocol`.
 
 The first line out says how long opening the bundle took, or is ``{"error": …}``; then comes one answer per
 request, whose ``do`` names a function of `spoter_toolkit.bench.worker.tasks` and whose other fields are its
@@ -43,7 +44,13 @@ def main(backend: str, threads: str, bundle: str, options: str = "{}") -> None:
             import_engine(backend)
             imported_ns = time.perf_counter_ns()
             peak_imported_bytes = peak_rss_bytes()
-            engine, model_bytes = open_engine(backend, int(threads), Path(bundle), chosen.get("run"))
+            engine, model_bytes = open_engine(
+                backend,
+                int(threads),
+                Path(bundle),
+                chosen.get("run"),
+                allow_host_code=chosen.get("allow_host_code", False),
+            )
             opened = {
                 "model_bytes": model_bytes,
                 "import_ns": imported_ns - begin_ns,
@@ -82,7 +89,9 @@ def import_engine(backend: str) -> None:
         require(module, extra=extra)
 
 
-def open_engine(backend: str, threads: int, folder: Path, run: str | None) -> tuple[Infers, int]:
+def open_engine(
+    backend: str, threads: int, folder: Path, run: str | None, *, allow_host_code: bool = False
+) -> tuple[Infers, int]:
     """Return the engine, and the size of the file that it loaded in bytes."""
     from spoter_runtime.bundle.manifest import read_bundle
 
@@ -94,7 +103,7 @@ def open_engine(backend: str, threads: int, folder: Path, run: str | None) -> tu
     from spoter_toolkit.backends import open_backend
 
     run_folder = Path(run) if run else None
-    opened = open_backend(backend, bundle, run=run_folder, threads=threads)
+    opened = open_backend(backend, bundle, run=run_folder, threads=threads, allow_host_code=allow_host_code)
     if opened.artefact is not None:
         return opened.runner, opened.artefact.size_bytes
     from spoter_toolkit.runs.run import find_run

@@ -18,6 +18,9 @@ from spoter_runtime.errors import BackendError
 
 # Libraries read these once, at import; they are set only for the worker.
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# JSON: backend → {"python": interpreter, "allow_host_code": …}, for engine libraries that need an environment
+# of their own. That interpreter needs spoter-kit, numpy and the library.
+WORKERS_VARIABLE: Final = "SPOTER_BENCH_WORKERS"
 _CLOSE_TIMEOUT_S: Final = 5.0
 
 
@@ -121,9 +124,26 @@ def start_worker(
     bundle: Path, backend: str, threads: int, *, timeout_s: float, options: dict[str, Any] | None = None
 ) -> LineProcess:
     """Start `spoter_toolkit.bench.worker`, with its arguments and options; see there."""
-    arguments = [backend, str(threads), str(bundle), json.dumps(options or {})]
-    command = [sys.executable, "-m", "spoter_toolkit.bench.worker", *arguments]
+    elsewhere = elsewhere_of(backend)
+    python = elsewhere.get("python", sys.executable)
+    chosen = {**(options or {}), "allow_host_code": bool(elsewhere.get("allow_host_code"))}
+    arguments = [backend, str(threads), str(bundle), json.dumps(chosen)]
+    command = [python, "-m", "spoter_toolkit.bench.worker", *arguments]
     return LineProcess(command, timeout_s=timeout_s, environment=worker_environment(threads))
+
+
+def elsewhere_of(backend: str) -> dict[str, Any]:
+    """Return what `WORKERS_VARIABLE` says of a backend, ``:fp16`` or not; empty if nothing.
+
+    Raises:
+        BackendError: the variable is not such JSON.
+    """
+    text = os.environ.get(WORKERS_VARIABLE, "{}")
+    try:
+        found = json.loads(text).get(backend.partition(":")[0], {})
+        return dict(found)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BackendError(f"{WORKERS_VARIABLE}: {text!r} is not JSON of backends: {error}") from error
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -152,8 +152,19 @@ def memory(engine: Infers) -> dict[str, Any]:
     return {"torch_gpu_bytes": int(torch.cuda.max_memory_reserved())}
 
 
+def infer(engine: Infers, *, poses: str, shape: list[int], lengths: str) -> dict[str, Any]:
+    """Compute a batch: float32 poses, int32 lengths and the float32 logits as base64 of their bytes."""
+    import base64
+
+    import numpy as np
+
+    poses_NTD = np.frombuffer(base64.b64decode(poses), np.float32).reshape(shape)
+    logits_NC = engine.infer(poses_NTD, np.frombuffer(base64.b64decode(lengths), np.int32))
+    return {"logits": base64.b64encode(logits_NC.tobytes()).decode("ascii")}
+
+
 TASKS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
-    task.__name__: task for task in (latency, offline, serve, memory)
+    task.__name__: task for task in (latency, offline, serve, memory, infer)
 }
 
 
