@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import resource
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from spoter_runtime.camera.video import camera_frames, video_frames
 from spoter_runtime.errors import DataError
+
+SIGNER = "bdsl_W1_baba_father.gif"
 
 av = pytest.importorskip("av", reason="PyAV reads and writes videos")
 
@@ -180,6 +184,40 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(1 for _ in frames) == 280
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB; all frames are 270 MB
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+from spoter_runtime.camera.clips import ClipFrames
+from spoter_runtime.camera.landmarker import Landmarker
+from spoter_runtime.camera.video import video_frames
+
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+clip = ClipFrames(Landmarker.load(sys.argv[1]))
+for frame in video_frames(sys.argv[2]):
+    clip.add(frame)
+    if len(clip) == 30:
+        print(peak_mb())
+print(peak_mb(), len(clip))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
+def test_finding_landmarks_in_1080p_takes_at_most_400_mb_however_long(
+    tmp_path, landmarker_folder, signing_video
+):
+    signer = [frame.rgb.repeat(3, 0).repeat(3, 1) for frame in video_frames(signing_video(SIGNER))]
+    pictures = [np.pad(rgb, ((60, 60), (480, 480), (0, 0))) for rgb in signer]
+    path = write(tmp_path / "long.mkv", pictures * 5, codec="mpeg4")
+    words = [sys.executable, "-c", WATCHED, str(landmarker_folder), str(path)]
+    early, late, frames = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert int(frames) == 150
+    assert float(late) < 400
+    assert float(late) - float(early) < 40  # 120 frames are 750 MB
 
 
 def test_a_camera_that_is_not_there_is_named():
