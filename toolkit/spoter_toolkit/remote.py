@@ -189,11 +189,13 @@ def _failed(
     """Return the error for a connection or a build that failed."""
     said = "\n".join(line for line in lines if not re.match(r" *\d+ %  ", line)).strip()
     if code == _SSH_FAILED:
-        what = f"the connection failed or was lost; nothing was changed here: {said or 'ssh said nothing'}"
+        quoted = said or "ssh said nothing"
         fix = by_hand(remote, folder, options)
         if "Permission denied" in said:
             fix = f"ssh-copy-id {remote.host}, then again; or {fix}"
-        return BackendError(f"{remote.host}: {what}", fix=fix)
+        return BackendError(
+            f"{remote.host}: the connection failed or was lost; nothing was changed here: {quoted}", fix=fix
+        )
     if code == _NOT_FOUND or "No module named spoter_export" in said:
         return BackendError(
             f"{remote.host}: {remote.python} has no spoter-kit: {said}",
