@@ -2,8 +2,8 @@
 
     python benchmarks/camera.py VIDEOS LANDMARKER MEDIAPIPE_PYTHON [--rounds 7] [--core 0]
 
-VIDEOS is a folder of videos, LANDMARKER what `spoter-kit landmarker fetch` wrote, MEDIAPIPE_PYTHON an
-interpreter that has mediapipe 0.10.21, NumPy and PyAV. Each process is kept on one core.
+VIDEOS is a folder LABEL/SIGNER/VIDEO, LANDMARKER what `spoter-kit landmarker fetch` wrote, MEDIAPIPE_PYTHON
+an interpreter that has mediapipe 0.10.21, NumPy and PyAV. Each process is kept on one core.
 Processor time is the figure: a busy machine costs it little.
 """
 
