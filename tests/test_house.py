@@ -33,7 +33,7 @@ ORDER = {
         "_types _version errors input_fixes machine onnx_graph statistics",
         "engine_calls files landmarks",
         "checked_file clip_files contract",
-        "runner",
+        "decision runner",
         "batching bundle",
         "gpu",
         "ort trt",

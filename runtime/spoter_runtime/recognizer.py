@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from spoter_runtime.backends import open_later, open_runner
 from spoter_runtime.batching import Answered, infer_many
 from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
+from spoter_runtime.decision import decide, softmax
 from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError, warn
 from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resample_clip
 from spoter_runtime.machine import usable_cores
@@ -41,11 +41,14 @@ class Prediction:
 
     Attributes:
         sign: the best label with its gloss, Bengali and romanised form.
-        score: its softmax probability, 0..1. Models are not calibrated by default: use it to rank.
+        score: its softmax value, 0..1. It is not calibrated: use it to rank.
         logits_C: (classes,) float32.
         labels: one per logit.
         latency_ms: wall time of this clip's inference; of its whole batch in `predict_many`.
         video: of `predict_video`: the landmarks, which landmarker found them, and the time that took.
+        probability: calibrated probability that the label is right, 0..1; None without a calibration.
+        is_sign: whether the clip shows a sign that the model knows; None without a calibration.
+        reason: why it is no sign, or why nothing is known of that; empty for a sign.
     """
 
     sign: Label
@@ -54,6 +57,9 @@ class Prediction:
     labels: tuple[Label, ...]
     latency_ms: float
     video: VideoClip | None = None
+    probability: float | None = None
+    is_sign: bool | None = None
+    reason: str = ""
 
     @property
     def label(self) -> str:
@@ -69,7 +75,7 @@ class Prediction:
         if k < 1:
             raise InputError(f"top {k}: expected at least 1")
         logits = self.logits_C.tolist()
-        shares = _shares(logits)
+        shares = softmax(logits)
         order = sorted(range(len(logits)), key=lambda i: -logits[i])[:k]
         return [(self.labels[i].name, shares[i]) for i in order]
 
@@ -335,7 +341,7 @@ class Recognizer:
             self._load_after_fork()
         checked = [self._checked(clip, name) for clip, name in _named(clips, names)]
         answers = infer_many(self.runner, checked) if len(checked) == 1 else self._many.answers(checked)
-        return [self._prediction(answer) for answer in answers]
+        return [self._prediction(answer, clip) for answer, clip in zip(answers, checked, strict=True)]
 
     def stream(self, clips: Iterable[Any], *, names: Iterable[str] | None = None) -> Iterator[Prediction]:
         """Yield the sign in each clip, in the order given; the source may be endless.
@@ -388,15 +394,17 @@ class Recognizer:
         checked = check_clip(array, max_frames=max(frames, limit), where=where)
         return resample_clip(checked, limit) if frames > limit else checked
 
-    def _prediction(self, answer: Answered) -> Prediction:
+    def _prediction(self, answer: Answered, clip: Float32Array) -> Prediction:
         logits = answer.logits_C.tolist()
         best = logits.index(max(logits))
+        rule = self._bundle.abstention if self._bundle else None
         return Prediction(
             sign=self.labels[best],
-            score=_shares(logits)[best],
+            score=softmax(logits)[best],
             logits_C=answer.logits_C,
             labels=self.labels,
             latency_ms=answer.latency_ms,
+            **decide(logits, self.labels, clip, rule)._asdict(),
         )
 
 
@@ -475,11 +483,3 @@ def _many(
     config = config or default_batch_config(runner.name)
     open_ = open_later(bundle, precision, config)
     return Many(runner, open=open_, workers=config.workers, most_clips=config.most_clips)
-
-
-def _shares(logits: list[float]) -> list[float]:
-    """Return the softmax; for some dozens of numbers after a model has run, Python is faster than numpy."""
-    most = max(logits)
-    exponentials = [math.exp(logit - most) for logit in logits]
-    total = sum(exponentials)
-    return [exponential / total for exponential in exponentials]

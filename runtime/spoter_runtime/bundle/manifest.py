@@ -23,6 +23,7 @@ from spoter_runtime.checked_file import (
     load_checked,
 )
 from spoter_runtime.contract import GraphContract
+from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import BackendError, BundleError
 from spoter_runtime.files import check_regular
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
@@ -116,6 +117,7 @@ class Bundle:
     artefacts: tuple[Artefact, ...]
     files: dict[str, str]  # every other file → its sha256
     provenance: dict[str, Any]
+    abstention: Abstention | None = None  # when it says "no sign"; None: it holds no calibration
 
     def hashes(self) -> dict[str, str]:
         """Return path → sha256 of every listed file, artefacts first."""
@@ -297,6 +299,8 @@ def manifest_from_bundle(bundle: Bundle) -> dict[str, Any]:
         "files": dict(sorted(bundle.files.items())),
         "provenance": bundle.provenance,
     }
+    if bundle.abstention:  # an older version reads past it
+        content["abstention"] = bundle.abstention.as_json()
     return content | {"manifest_sha256": _seal(content)}
 
 
@@ -337,6 +341,7 @@ def read_bundle(folder: Path | str) -> Bundle:
             artefacts=tuple(Artefact.from_json(artefact) for artefact in content["artefacts"]),
             files=dict(content["files"]),
             provenance=content["provenance"],
+            abstention=Abstention.from_json(content["abstention"]) if "abstention" in content else None,
         )
         if not isinstance(bundle.provenance, dict):
             raise TypeError(f"provenance {bundle.provenance!r}")
