@@ -53,7 +53,7 @@ ORDER = {
         "input_files model remote report",
         "data",
         "workspace",
-        "prediction runs",
+        "calibration prediction runs",
         "export reference",
         "backends",
         "evaluation parity",

@@ -99,6 +99,8 @@ def _predict(given: argparse.Namespace) -> int:
         else:
             prediction = recognizer.predict(load_clip(path), name=path)
         best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(given.top))
+        if prediction.is_sign is False:
+            best = f"no sign ({prediction.reason})\t{best}"
         times = f"{prediction.latency_ms:.1f} ms"
         if video := prediction.video:
             times = f"decode {video.decode_ms:.0f} ms, landmarks {video.landmarks_ms:.0f} ms, model {times}"

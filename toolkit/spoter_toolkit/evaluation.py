@@ -6,7 +6,7 @@ Shapes: N clips, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +18,14 @@ from spoter_runtime.batching import batches_of
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.camera.files import trained_on, warn_of_other_landmarker
 from spoter_runtime.contract import Label
+from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner, pad_clips
 from spoter_toolkit.backends import find_source, open_source, split_backend
+from spoter_toolkit.calibration.calibrate import BACKGROUND, answers_from, negatives_of
+from spoter_toolkit.calibration.figures import Figures, figures_of
+from spoter_toolkit.calibration.negatives import Negatives
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 
 _MOST_CONFUSED: Final = 10  # pairs of labels
@@ -87,6 +91,8 @@ class Evaluation:
     split: str
     scores: Scores
     passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
+    calibration: Figures | None = None  # None where every clip is of a label that stands for no sign
+    calibrated: bool = False  # whether the bundle holds a calibration; without one, of the plain softmax
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the confusion matrix, as plain JSON values."""
@@ -97,6 +103,8 @@ class Evaluation:
             "synthetic": self.dataset.origin.synthetic,
             "split": self.split,
             "split_made": self.dataset.split,
+            "calibrated": self.calibrated,
+            "calibration": self.calibration.as_json() if self.calibration else None,
         } | self.scores.summary()
 
 
@@ -117,6 +125,7 @@ def evaluate_source(
     backend: str | None = None,
     run: Path | None = None,
     data: Path | None = None,
+    negatives: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Evaluate a RUN or a BUNDLE on one split of a data set.
@@ -127,6 +136,7 @@ def evaluate_source(
         backend: see `open_source`.
         run: see `find_source`.
         data: see `find_source`.
+        negatives: a DATASET of clips without a sign, see `negatives_of`.
         on_progress: called with (clips done, clips, what).
 
     Raises:
@@ -140,13 +150,18 @@ def evaluate_source(
     model = trained_on(found.provenance if isinstance(found, Bundle) else {"data": found.data})
     warn_of_other_landmarker(model, dataset.origin.landmarker, where=source)
     runner, passed_over = open_source(found, backend, run=run)
+    rule = found.abstention if isinstance(found, Bundle) else None
+    others = negatives_of(negatives, runner.contract, split=split) if negatives else []
+    clips, logits_NC = logits_of(runner, dataset, split, on_progress=on_progress)
     return Evaluation(
         source=source,
         backend=runner.name,
         dataset=dataset,
         split=split,
-        scores=evaluate(runner, dataset, split, on_progress=on_progress),
+        scores=scores_from_logits(logits_NC, clips, runner.contract.labels),
         passed_over=passed_over,
+        calibration=calibration_figures(runner, dataset, clips, logits_NC, rule, others),
+        calibrated=rule is not None,
     )
 
 
@@ -174,7 +189,19 @@ def evaluate(
     *,
     on_progress: OnProgress | None = None,
 ) -> Scores:
-    """Run a model over one split of a dataset and score it.
+    """Run a model over one split of a dataset and score it; arguments and errors as `logits_of`."""
+    clips, logits_NC = logits_of(runner, dataset, split, on_progress=on_progress)
+    return scores_from_logits(logits_NC, clips, runner.contract.labels)
+
+
+def logits_of(
+    runner: Runner,
+    dataset: Dataset,
+    split: str,
+    *,
+    on_progress: OnProgress | None = None,
+) -> tuple[tuple[Clip, ...], Float32Array]:
+    """Return the clips of one split, and a model's logits (N, C) of them.
 
     Args:
         runner: any backend.
@@ -195,8 +222,39 @@ def evaluate(
             f"{dataset.folder}: the model does not know {len(unknown)} of its labels: "
             f"{', '.join(unknown[:5])}"
         )
-    logits_NC = infer_clips(runner, [dataset.poses_of(clip) for clip in clips], on_progress=on_progress)
-    return scores_from_logits(logits_NC, clips, runner.contract.labels)
+    return clips, infer_clips(runner, [dataset.poses_of(clip) for clip in clips], on_progress=on_progress)
+
+
+def calibration_figures(
+    runner: Runner,
+    dataset: Dataset,
+    clips: Sequence[Clip],
+    logits_NC: Float32Array,
+    rule: Abstention | None,
+    negatives: Sequence[Negatives],
+) -> Figures | None:
+    """Return how far the probabilities can be believed; None where no clip is of a sign.
+
+    Args:
+        runner: that gave the logits.
+        dataset: of the clips.
+        clips: those of a label that stands for no sign are negatives.
+        logits_NC: one row a clip.
+        rule: the bundle's; None takes the plain softmax.
+        negatives: more of them.
+    """
+    names = [label.name for label in runner.contract.labels]
+    stands_N = np.array([rule is not None and clip.label in rule.background for clip in clips])
+    poses = [dataset.poses_of(clip) for clip in clips]
+    own = [frozenset({clip.label}) for clip in clips]
+    answers = answers_from(Negatives(kind="", recorded=True, clips=poses, labels=own), logits_NC, names)
+    if stands_N.all():
+        return None
+    others = [answers_from(one, infer_clips(runner, one.clips), names) for one in negatives]
+    if stands_N.any():
+        kind = replace(answers.where(stands_N), kind=BACKGROUND)
+        others.append(replace(kind, own_NC=np.zeros_like(kind.own_NC)))
+    return figures_of(answers.where(~stands_N), others, rule, names)
 
 
 def infer_clips(

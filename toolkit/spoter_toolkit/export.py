@@ -18,10 +18,11 @@ from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.libraries import EXTRAS, Library
 from spoter_runtime.bundle.manifest import MANIFEST
 from spoter_runtime.camera.files import read_landmarker, trained_on, warn_of_other_landmarker
-from spoter_runtime.contract import Profile
-from spoter_runtime.errors import ConfigError, SpoterError
+from spoter_runtime.contract import GraphContract, Profile
+from spoter_runtime.errors import ConfigError, DataError, SpoterError
 from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned
+from spoter_toolkit.calibration.calibrate import CalibrationClips, calibrate, calibration_clips
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place, error_from_os
 from spoter_toolkit.remote import Remote, build_on, parse_remote
@@ -65,6 +66,7 @@ class ExportReport:
     not_tuned: Mapping[str, SpoterError] = field(default_factory=dict)  # precision → why there are none
     trt8: tuple[Proof, ...] = ()  # the proofs of the files for TensorRT 8.6
     engines: tuple[AddedEngine, ...] = ()  # the engines that were built
+    not_calibrated: DataError | None = None  # why the bundle cannot say "no sign"
     # library → why its engines could not be built; everything else is complete
     failed: Mapping[Library, SpoterError] = field(default_factory=dict)
 
@@ -73,6 +75,8 @@ class ExportReport:
         found: dict[str, Any] = {"bundle": str(self.folder)}
         if self.exported:
             found["onnx"] = [proof.as_json() for proof in self.exported.proofs]
+            rule = self.exported.bundle.abstention
+            found["abstention"] = rule.as_json() if rule else None
         if self.tuned or self.not_tuned:
             found["tuned"] = {
                 precision: {key: value for key, value in tuned.as_json().items() if key != "measured"}
@@ -153,6 +157,8 @@ def export(
     tune_seconds: float = TUNE_SECONDS,
     camera: bool = False,
     trt8: bool = False,
+    negatives: Path | None = None,
+    background: Sequence[str] = (),
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ExportReport:
@@ -169,6 +175,8 @@ def export(
         tune_seconds: measuring time per precision; 0 does not tune.
         camera: put the landmarker of the user's cache into the bundle.
         trt8: add the ONNX files that TensorRT 8.6 builds from.
+        negatives: see `calibration_clips`.
+        background: see `calibration_clips`.
         force: replace an existing bundle, or existing engines.
         on_progress: called with (done, total, what).
 
@@ -189,21 +197,32 @@ def export(
         landmarker = read_landmarker() if camera else None
         if landmarker:
             warn_of_other_landmarker(trained_on({"data": run.data}), landmarker.sha256, where=source)
+        contract = run.contract(max_batch)
+        clips, not_calibrated = clips_to_calibrate(dataset, contract, negatives, background)
         from spoter_export.bundle.writer import export_bundle
+        from spoter_export.torch_runner import TorchRunner
 
+        model = run.load_model()
+        abstention = None
+        if clips:
+            runner = TorchRunner(model, contract)
+            abstention = calibrate(runner, clips, background=background, on_progress=on_progress)
         exported = export_bundle(
-            run.load_model(),
-            run.contract(max_batch),
+            model,
+            contract,
             folder,
             provenance=provenance_of(run, training_data),
             clips=proof_clips(dataset),
             keep_goldens=keep_goldens,
             precisions=precisions,
             landmarker=landmarker,
+            abstention=abstention,
             force=force,
             on_progress=on_progress,
         )
-        report = ExportReport(folder=folder, run=run, data=dataset, exported=exported)
+        report = ExportReport(
+            folder=folder, run=run, data=dataset, exported=exported, not_calibrated=not_calibrated
+        )
         if tune_seconds:
             report = with_tuning(report, precisions, tune_seconds, on_progress)
     if trt8:
@@ -213,6 +232,23 @@ def export(
             report, trt8=add_trt8_files(report.folder, precisions=precisions, on_progress=on_progress)
         )
     return with_engines(report, precisions, engines, force, on_progress) if engines else report
+
+
+def clips_to_calibrate(
+    dataset: Dataset | None, contract: GraphContract, negatives: Path | None, background: Sequence[str]
+) -> tuple[CalibrationClips | None, DataError | None]:
+    """Return the clips to calibrate on, or why there are none.
+
+    Raises:
+        DataError: there are none, although negatives or a background label were named.
+    """
+    try:
+        found = calibration_clips(dataset, contract, negatives=negatives, background=background)
+    except DataError as error:
+        if negatives or background:
+            raise
+        return None, error
+    return found, None
 
 
 def with_tuning(

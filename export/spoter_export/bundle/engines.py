@@ -326,4 +326,5 @@ def replace_bundle(
             artefacts=[*artefacts, *added],
             proofs=[*proofs, *proven],
             provenance=bundle.provenance,
+            abstention=bundle.abstention,
         )

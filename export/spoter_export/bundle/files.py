@@ -26,6 +26,7 @@ from spoter_runtime.bundle.manifest import (
 )
 from spoter_runtime.camera.files import BUNDLED
 from spoter_runtime.contract import GraphContract
+from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import BundleError, ExportError, require
 from spoter_runtime.files import check_replaceable, recover, sha256_of, write_json, write_text
 
@@ -73,10 +74,12 @@ def describe_bundle(
     artefacts: Sequence[Artefact],
     proofs: Sequence[Proof],
     provenance: dict[str, Any],
+    abstention: Abstention | None = None,
 ) -> None:
     """Write parity.json, MODEL_CARD.md and bundle.json into a folder that has all other files."""
     write_json(folder / PARITY, proofs_json(proofs))
-    write_text(folder / MODEL_CARD, card_from_facts(name, contract, artefacts, proofs, provenance))
+    card = card_from_facts(name, contract, artefacts, proofs, provenance, abstention)
+    write_text(folder / MODEL_CARD, card)
     bundle = Bundle(
         folder=folder,
         name=name,
@@ -86,6 +89,7 @@ def describe_bundle(
             file: sha256_of(folder / file) for file in (GOLDENS, PARITY, MODEL_CARD, *_landmarker(folder))
         },
         provenance=provenance,
+        abstention=abstention,
     )
     write_json(folder / MANIFEST, manifest_from_bundle(bundle))
 

@@ -17,6 +17,7 @@ from spoter_export.parity.report import (
 from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.contract import GraphContract
+from spoter_runtime.decision import NO_CALIBRATION, Abstention
 from spoter_runtime.landmarks import NUM_FEATURES
 
 _CARD: Final = """# {name}
@@ -51,7 +52,11 @@ Replay the proof on your device: `python -m spoter_runtime verify {name}.spoter`
 
 {proofs}
 
-{proof_sections}## Labels
+{proof_sections}## When it says "no sign"
+
+{no_sign}
+
+## Labels
 
 {labels}
 """
@@ -63,6 +68,7 @@ def card_from_facts(
     artefacts: Sequence[Artefact],
     proofs: Sequence[Proof],
     provenance: dict[str, Any],
+    abstention: Abstention | None = None,
 ) -> str:
     """Return the model card as Markdown."""
     inside = provenance.get("run", {}).get("config", {}).get("normalize", "none") != "none"
@@ -89,6 +95,7 @@ def card_from_facts(
         proofs_title=PROOFS_TITLE,
         proofs=_table(PROOF_COLUMNS, (row.cells for row in proof_rows(proofs, artefacts))),
         proof_sections="".join(map(_proof_section, proofs)),
+        no_sign="\n".join(_no_sign_lines(abstention)),
         labels=_table(("", "label", "gloss", "Bengali", "romanised"), labels),
     )
 
@@ -119,6 +126,38 @@ def _data_lines(provenance: dict[str, Any]) -> list[str]:
     if versions := provenance.get("versions"):
         lines.append("- " + ", ".join(f"{package} {number}" for package, number in versions.items()))
     return lines
+
+
+def _no_sign_lines(rule: Abstention | None) -> list[str]:
+    """Return thresholds and evidence of a calibration; without one, that there is none."""
+    if rule is None:
+        return [f"Never: {NO_CALIBRATION}. It gives every clip a label, and its scores are no probabilities."]
+    found = rule.evidence
+    thresholds = (
+        ("probability below", f"{rule.min_probability:.4f}"),
+        ("margin to the second label below", f"{rule.min_margin:.4f}"),
+        ("share of frames with a hand below", f"{rule.min_hand_share:.2f}"),
+        *((f"the label is {name}", "") for name in rule.background),
+    )
+    kinds = [
+        (
+            kind["kind"],
+            "recorded" if kind["recorded"] else "made from signs",
+            *(kind["clips"], f"{kind['auroc']:.3f}", f"{kind['false_at_95']:.1%}"),
+            f"{kind['false_answers']:.1%}",
+        )
+        for kind in found.get("kinds", ())
+    ]
+    columns = ("clips without a sign", "", "clips", "AUROC", "false answers at 95 % of signs kept")
+    return [
+        _table(("no sign, where", "threshold"), thresholds),
+        "",
+        f"Fitted on {found.get('signs', 0)} clips of signs ({found.get('clips', 'not stated')}) for at most "
+        f"{rule.target:.0%} false answers, with temperature {rule.temperature:.4f}. Of these signs "
+        f"{found.get('kept', 0):.1%} are kept. Calibration error in {found.get('bins')} bins: "
+        f"{found.get('softmax_error', 0):.4f} before, {found.get('calibration_error', 0):.4f} after.",
+        *(("", _table((*columns, "false answers by the thresholds"), kinds)) if kinds else ()),
+    ]
 
 
 def _file_cells(artefact: Artefact) -> tuple[str, ...]:

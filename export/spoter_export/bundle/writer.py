@@ -30,6 +30,7 @@ from spoter_runtime.backends import session_for
 from spoter_runtime.bundle.manifest import GOLDENS, Artefact, Bundle, Goldens, read_bundle
 from spoter_runtime.camera.files import BUNDLED, LandmarkerFiles, copy_landmarker
 from spoter_runtime.contract import REQUIRES_KEY, GraphContract
+from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import ExportError
 from spoter_runtime.files import replacing
 from spoter_runtime.ort.execution import FUSED
@@ -65,6 +66,7 @@ def export_bundle(
     keep_goldens: bool = True,
     precisions: Sequence[str] = ("fp32",),
     landmarker: LandmarkerFiles | None = None,
+    abstention: Abstention | None = None,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Exported:
@@ -79,6 +81,7 @@ def export_bundle(
         keep_goldens: whether some of `clips` may travel in the bundle. Landmarks of people are personal data.
         precisions: precisions of the files; fp32 is always included, because the others are made from it.
         landmarker: put into the bundle, which then goes from a video to a label by itself; None: none.
+        abstention: when the model says that a clip shows no sign; None: the bundle says that it cannot tell.
         force: replace an existing bundle.
         on_progress: called with (done, total, what).
 
@@ -124,6 +127,7 @@ def export_bundle(
             artefacts=artefacts,
             proofs=proofs,
             provenance=provenance,
+            abstention=abstention,
         )
     return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,6 +24,8 @@ from spoter_toolkit.report.words import plural
 
 if TYPE_CHECKING:
     from spoter_toolkit.evaluation import Evaluation
+
+NOT_CALIBRATED: Final = "not calibrated, export does that"
 
 
 def eval_(
@@ -46,6 +48,13 @@ def eval_(
         str,
         typer.Option(help="Take the clips of this split: train, val, test, or all; of videos always all."),
     ] = "test",
+    negatives: Annotated[
+        Path | None,
+        typer.Option(
+            help="Count false answers on clips of this DATASET, in which nobody signs a word of the model.",
+            autocompletion=complete_dataset,
+        ),
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +81,7 @@ def eval_(
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> float:
-    """Print top-1, top-5, macro F1, the score of each signer, and the most confused pairs."""
+    """Print top-1, top-5, macro F1, calibration, the score of each signer, and the most confused pairs."""
     from spoter_runtime.errors import from_options
     from spoter_runtime.files import write_text
     from spoter_toolkit.backends import split_backend
@@ -100,6 +109,7 @@ def eval_(
             backend=backend,
             run=run,
             data=dataset_folder,
+            negatives=negatives,
             on_progress=on_progress,
         )
     scores, dataset = found.scores, found.dataset
@@ -133,6 +143,7 @@ def show(found: Evaluation) -> None:
         f"top-1 {scores.top1:.4f} on {clips}: {found.split} split, {dataset.split or 'not split'}",
         f"top-5 {scores.top5:.4f}, macro F1 {scores.macro_f1:.4f}; {found.source} on {found.backend}",
     )
+    show_calibration(found)
     if is_verbose():
         show_tables(found)
     else:
@@ -144,6 +155,23 @@ def show(found: Evaluation) -> None:
     if dataset.origin.synthetic:
         say("the data is synthetic: these figures say nothing about people signing")
     say_passed_over(found.passed_over)
+
+
+def show_calibration(found: Evaluation) -> None:
+    """Print the calibration error, and a line for each kind of negatives."""
+    if (figures := found.calibration) is None:
+        return
+    error = f"calibration error {figures.calibration_error:.4f}"
+    if figures.kept is None:
+        tell(f"{error} of the plain softmax: {NOT_CALIBRATED}")
+    else:
+        tell(f"{error}, of the plain softmax {figures.softmax_error:.4f}; kept {figures.kept:.1%} as signs")
+    for kind in figures.kinds:
+        answered = "" if kind.false_answers is None else f"; the thresholds answer {kind.false_answers:.1%}"
+        tell(
+            f"{kind.kind}, {kind.clips}: AUROC {kind.auroc:.3f}, false answers {kind.false_at_95:.1%} at 95 "
+            f"% of the signs kept{answered}"
+        )
 
 
 def show_tables(found: Evaluation) -> None:

@@ -22,7 +22,7 @@ from spoter_toolkit.cli.console import (
     say,
     tell,
 )
-from spoter_toolkit.cli.proof_view import proof_in_words
+from spoter_toolkit.cli.proof_view import no_sign_in_words, proof_in_words
 
 if TYPE_CHECKING:
     from spoter_export.bundle.engines import AddedEngine
@@ -92,6 +92,16 @@ def export(
     camera: Annotated[
         bool, typer.Option("--camera", help="Put the landmarker in: the bundle takes videos by itself.")
     ] = False,
+    negatives: Annotated[
+        Path | None,
+        typer.Option(
+            help="Learn on clips of this DATASET, in which nobody signs, when to say no sign.",
+            autocompletion=complete_dataset,
+        ),
+    ] = None,
+    background: Annotated[
+        str, typer.Option(help="Name labels of the model that stand for no sign, with commas: none.")
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Write the BUNDLE to this folder; default: bundles/RUN.spoter."),
@@ -126,6 +136,10 @@ def export(
     path = source or last_run()
     if (path / MANIFEST).is_file() and engines is None and not trt8:
         raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
+    if (path / MANIFEST).is_file() and (negatives or background):
+        raise UsageError(
+            f"{path}: is a BUNDLE, only a RUN is calibrated", fix="export the RUN again with --force"
+        )
     with progress_lines() as on_progress:
         report = export_source(
             path,
@@ -138,6 +152,8 @@ def export(
             tune_seconds=0 if no_tune else TUNE_SECONDS,
             camera=camera,
             trt8=trt8,
+            negatives=negatives,
+            background=[name.strip() for name in background.split(",") if name.strip()],
             force=force,
             on_progress=on_progress,
         )
@@ -165,6 +181,8 @@ def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
         say("no data: only generated clips were compared", fix="name a DATASET with --data")
     elif report.data and kept_goldens and not report.data.origin.synthetic:
         say("some clips of the data travel in the bundle as goldens; --no-real-goldens keeps them here")
+    if report.not_calibrated:
+        say(f"it never says no sign: {report.not_calibrated.message}", fix=report.not_calibrated.fix)
     for error in report.not_tuned.values():
         say(
             f"not tuned for this machine: {error.message}",
@@ -221,6 +239,8 @@ def show(report: ExportReport) -> None:
         _, gpus, size, _, executed = engine_row(engine)
         rows.append((engine.artefact.path, engine.artefact.precision, size, f"for {gpus}; ran: {executed}"))
     tell(*(f"  {line}" for line in aligned(rows)))
+    if report.exported and (rule := report.exported.bundle.abstention):
+        tell(no_sign_in_words(rule.evidence))
     for reason in dict.fromkeys(engine.not_executed for engine in report.engines if engine.not_executed):
         tell(f"not executed: {reason}")
 

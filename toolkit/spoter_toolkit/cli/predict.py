@@ -83,7 +83,9 @@ def predict(
                 "bundle": str(found.bundle),
                 "backend": found.backend,
                 "predictions": [
-                    {"clip": name, "top": p.top(top), "latency_ms": p.latency_ms} | video_json(p)
+                    {"clip": name, "top": p.top(top), "latency_ms": p.latency_ms}
+                    | {"probability": p.probability, "is_sign": p.is_sign, "reason": p.reason}
+                    | video_json(p)
                     for name, p in named
                 ],
             }
@@ -93,9 +95,8 @@ def predict(
     rows = [
         (
             name,
-            " ".join(filter(None, (p.label, p.sign.gloss, p.sign.bengali))),
-            f"{p.score:.3f}",
-            ", ".join(f"{label} {score:.3f}" for label, score in p.top(top)[1:]),
+            *answer_cells(p),
+            ", ".join(f"{label} {score:.3f}" for label, score in p.top(top)[int(p.is_sign is not False) :]),
         )
         for name, p in named
     ]
@@ -107,6 +108,15 @@ def predict(
         if any(p.video and p.video.persons > 1 for p in videos):
             say("more than one person is in some video: the larger was followed")
     say_passed_over(found.passed_over)
+
+
+def answer_cells(prediction: Prediction) -> tuple[str, str]:
+    """Return the label and its score, or "no sign" with the reason."""
+    if prediction.is_sign is False:
+        return f"no sign ({prediction.reason})", ""
+    sign = prediction.sign
+    words = " ".join(filter(None, (sign.name, sign.gloss, sign.bengali)))
+    return words, f"{prediction.score:.3f}"
 
 
 def video_json(prediction: Prediction) -> dict[str, Any]:

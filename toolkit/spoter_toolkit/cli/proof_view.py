@@ -1,8 +1,9 @@
-"""Say a proof in one line, for `export` and `parity`."""
+"""Say a proof and a calibration in one line each, for `export`, `parity` and `eval`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from spoter_toolkit.report.words import plural
 
@@ -32,3 +33,14 @@ def proof_in_words(proof: Proof) -> str:
         f"same answers: {plural(len(grid), 'shape')}, {clips} {'' if is_signed else 'generated '}clips, "
         f"worst {worst} of {threshold(proof.policy.max_logit_diff)} allowed{changed}"
     )
+
+
+def no_sign_in_words(evidence: Mapping[str, Any]) -> str:
+    """Return ``"no sign: keeps 97.0 % of 540 signs, answers 4.1 % of 330 negatives; …"`` from evidence."""
+    kinds = evidence["kinds"]
+    clips = sum(kind["clips"] for kind in kinds)
+    kept = f"keeps {100 * evidence['kept']:.1f} % of {plural(evidence['signs'], 'sign')}"
+    if clips:
+        wrong = sum(kind["clips"] * kind["false_answers"] for kind in kinds) / clips
+        kept += f", answers {100 * wrong:.1f} % of {plural(clips, 'negative')}"
+    return f"no sign: {kept}; calibration error {evidence['calibration_error']:.4f}"

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime.contract import Label
+from spoter_toolkit.calibration.figures import BINS, Figures
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.evaluation import Evaluation, Scores
 from spoter_toolkit.report.charts import Bar, BarChart, Confusion, Line, LineChart, lines_in_words
@@ -65,6 +66,8 @@ def html_from_evaluation(found: Evaluation) -> str:
     """
     dataset, scores = found.dataset, found.scores
     confusion, *others = score_sections(scores, dataset)
+    if found.calibration:
+        others.insert(0, calibration_section(found.calibration, calibrated=found.calibrated))
     page = Page(
         verdict=_share(scores),
         title=f"Evaluation of {found.source.name} on {found.backend}",
@@ -132,6 +135,53 @@ def score_sections(scores: Scores, dataset: Dataset) -> list[Section]:
             layout="wide",
         ),
     ]
+
+
+def calibration_section(figures: Figures, *, calibrated: bool) -> Section:
+    """Return the reliability diagram, and a table of the negatives where there are some."""
+    which = "calibrated probabilities" if calibrated else "softmax values, which are not calibrated"
+    caption = f"How often the label is right, by probability: {which}."
+    lines = [
+        Line(name="the model", points=[(one.probability, one.right) for one in figures.bins], place=0),
+        Line(name="as it should be", points=[(0.0, 0.0), (1.0, 1.0)], place=1),
+    ]
+    rows = [
+        (
+            kind.kind,
+            kind.clips,
+            f"{kind.auroc:.3f}",
+            f"{kind.false_at_95:.1%}",
+            "" if kind.false_answers is None else f"{kind.false_answers:.1%}",
+        )
+        for kind in figures.kinds
+    ]
+    columns = (
+        "clips without a sign",
+        "clips",
+        "AUROC",
+        "false answers at 95 % of signs kept",
+        "by thresholds",
+    )
+    kept = "" if figures.kept is None else f" It keeps {figures.kept:.1%} of the signs."
+    return Section(
+        name="calibration",
+        title="Calibration",
+        paragraphs=(
+            f"Calibration error {figures.calibration_error:.4f} in {BINS} bins, of the plain softmax "
+            f"{figures.softmax_error:.4f}.{kept}",
+        ),
+        charts=[
+            LineChart(
+                caption=caption,
+                alt=f"{caption} {lines_in_words(lines[:1], 'right')}.",
+                lines=lines,
+                x="probability",
+                y="right",
+                y_range=(0.0, 1.0),
+            )
+        ],
+        tables=[table_of("Clips without a sign", columns, rows)] if rows else [],
+    )
 
 
 def label_text(label: Label) -> str:

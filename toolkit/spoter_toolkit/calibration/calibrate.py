@@ -1,0 +1,178 @@
+"""Calibrate a model on the validation split of a data set, and state the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from spoter_export.parity.compare import infer_batches
+from spoter_runtime._types import OnProgress
+from spoter_runtime.contract import GraphContract
+from spoter_runtime.decision import Abstention, hand_share
+from spoter_runtime.errors import DataError
+from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.runner import Runner
+from spoter_toolkit.calibration.figures import BINS, Answers, Figures, figures_of
+from spoter_toolkit.calibration.fit import TARGET, fit_abstention
+from spoter_toolkit.calibration.negatives import (
+    MOST_SIGNS,
+    Negatives,
+    made_negatives,
+    recorded_negatives,
+    spread,
+    unknown_signs,
+)
+from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
+from spoter_toolkit.data.names import check_known
+
+MIN_SIGNS: Final = 20  # fewer clips say nothing about a probability
+BACKGROUND: Final = "clips of a label that stands for no sign"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationClips:
+    """Clips to calibrate on, or to check a calibration with.
+
+    Attributes:
+        said: which clips these are, in words.
+        signs: (frames, 54, 2) each, with the names of their labels.
+    """
+
+    said: str
+    signs: Sequence[Float32Array]
+    labels: Sequence[str]
+    negatives: Sequence[Negatives]
+
+
+def calibrate(
+    runner: Runner,
+    clips: CalibrationClips,
+    *,
+    background: Sequence[str] = (),
+    target: float = TARGET,
+    on_progress: OnProgress | None = None,
+) -> Abstention:
+    """Return the temperature and the thresholds of a model, with their evidence."""
+    names = [label.name for label in runner.contract.labels]
+    signs, negatives = answers_of(runner, clips, on_progress=on_progress)
+    rule = fit_abstention(signs, negatives, names, background=tuple(background), target=target)
+    figures = figures_of(signs, negatives, rule, names)
+    return replace(rule, evidence=evidence_of(figures, clips.said))
+
+
+def evidence_of(figures: Figures, said: str) -> dict[str, Any]:
+    """Return the evidence that a bundle holds, as plain JSON values."""
+    return {"clips": said, "bins": BINS} | {
+        name: value for name, value in figures.as_json().items() if name != "bins"
+    }
+
+
+def answers_of(
+    runner: Runner, clips: CalibrationClips, *, on_progress: OnProgress | None = None
+) -> tuple[Answers, list[Answers]]:
+    """Return a model's answers to the signs, and to the negatives of each kind."""
+    names = [label.name for label in runner.contract.labels]
+    signs = Negatives(
+        kind="", recorded=True, clips=clips.signs, labels=[frozenset({label}) for label in clips.labels]
+    )
+    groups = [signs, *clips.negatives]
+    total, done, found = sum(len(group.clips) for group in groups), 0, []
+    for group in groups:
+        logits_NC = infer_batches(runner, group.clips, runner.contract.max_batch)
+        found.append(answers_from(group, logits_NC, names))
+        done += len(group.clips)
+        if on_progress:
+            on_progress(done, total, f"clips to calibrate on, {runner.name}")
+    return found[0], found[1:]
+
+
+def answers_from(clips: Negatives, logits_NC: Float32Array, names: Sequence[str]) -> Answers:
+    """Return logits with what is known of their clips; `names` are the labels of the columns."""
+    return Answers(
+        kind=clips.kind,
+        recorded=clips.recorded,
+        logits_NC=logits_NC,
+        own_NC=np.array([np.isin(names, [*labels]) for labels in clips.labels]),
+        hand_share_N=np.array([hand_share(clip) for clip in clips.clips]),
+    )
+
+
+def calibration_clips(
+    dataset: Dataset | None,
+    contract: GraphContract,
+    *,
+    negatives: Path | None = None,
+    background: Sequence[str] = (),
+) -> CalibrationClips:
+    """Return the signs of the validation split, and negatives: recorded ones, and others made from the signs.
+
+    Args:
+        dataset: the data set that the model was trained on.
+        contract: the model's.
+        negatives: a DATASET of clips without a sign of the model; those of its test split are not taken.
+        background: labels of the model that stand for no sign.
+
+    Raises:
+        DataError: no data set, or too few clips in its validation split; the message says what to do.
+    """
+    names = [label.name for label in contract.labels]
+    check_known(background, names, what="label", where="the model")
+    if dataset is None:
+        raise DataError("no data to calibrate on", fix="name a DATASET with --data")
+    val = [clip for clip in dataset.clips_in("val") if clip.frames <= contract.max_frames]
+    known = [clip for clip in val if clip.label in names and clip.label not in background]
+    if len(known) < MIN_SIGNS:
+        raise DataError(
+            f"{dataset.folder}: {len(known)} clips of signs are in the val split, a calibration needs "
+            f"{MIN_SIGNS}",
+            fix=f"spoter-kit data split {dataset.folder} --force --val SIGNER, and train again",
+        )
+    signs = spread(known, MOST_SIGNS)
+    kinds = [
+        *recorded_negatives(dataset, [clip for clip in val if clip.label in background], BACKGROUND),
+        *recorded_negatives(dataset, unknown_signs(dataset), "signs never trained on"),
+        *(negatives_of(negatives, contract, split="val") if negatives else ()),
+        *made_negatives(dataset, signs, max_frames=contract.max_frames),
+    ]
+    return CalibrationClips(
+        said=f"{dataset.origin.kind}, val split: {dataset.split}",
+        signs=[dataset.poses_of(clip) for clip in signs],
+        labels=[clip.label for clip in signs],
+        negatives=kinds,
+    )
+
+
+def negatives_of(folder: Path, contract: GraphContract, *, split: str) -> list[Negatives]:
+    """Return the clips of a DATASET in which nobody signs a word of the model.
+
+    Args:
+        folder: the DATASET. Where it is split, ``"test"`` takes its test clips, and another split all others.
+        contract: the model's.
+        split: that the clips are for.
+
+    Raises:
+        DataError: no data set, no such clips, or a label that the model knows as a sign.
+    """
+    dataset = read_dataset(folder)
+    clips = [clip for clip in dataset.clips if _is_for(clip, dataset, split)]
+    if both := sorted({clip.label for clip in clips} & {label.name for label in contract.labels}):
+        raise DataError(
+            f"{folder}: the model knows {', '.join(both)}, so these clips are no negatives",
+            fix="import clips without a sign of the model, with --labels; --background names a label of the "
+            "model that stands for no sign",
+        )
+    clips = [clip for clip in clips if clip.frames <= contract.max_frames]
+    if not clips:
+        raise DataError(f"{folder}: no clip for {split}", fix=f"spoter-kit data split {folder}")
+    return recorded_negatives(dataset, clips, f"clips of {folder.resolve().name}")
+
+
+def _is_for(clip: Clip, dataset: Dataset, split: str) -> bool:
+    """Return True where a clip of negatives may be used for a split; without splits, each clip may."""
+    if split == "all" or not dataset.split:
+        return True
+    return (clip.split == "test") == (split == "test")
