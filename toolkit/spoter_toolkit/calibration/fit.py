@@ -19,6 +19,7 @@ TARGET: Final = 0.05  # of the negatives that show hands, so many may get a sign
 MOST_HAND_SHARE: Final = 0.5  # other cameras and other light lose more hands than the validation's
 _HAND_PERCENTILE: Final = 1.0  # of the signs' shares of frames with a hand
 _LOG_TEMPERATURES: Final = (math.log(0.02), math.log(50.0))
+_DIGITS: Final = 10**5
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 _STEPS: Final = 50  # of the golden-section search: the temperature is exact to nine digits
 
@@ -61,7 +62,10 @@ def fit_abstention(
     found = decisions(signs, rule, names)
     signs_P2 = np.column_stack((found.probability_N, found.margin_N))
     signs_P2[~found.is_sign_N] = -1.0
-    probability, margin = thresholds(signs_P2, negatives_Q2, target)
+    # Rounded down: a threshold that is a sign's own value would be missed by rounding on another backend.
+    probability, margin = (
+        math.floor(value * _DIGITS) / _DIGITS for value in thresholds(signs_P2, negatives_Q2, target)
+    )
     return replace(rule, min_probability=probability, min_margin=margin)
 
 

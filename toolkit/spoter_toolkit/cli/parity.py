@@ -219,6 +219,7 @@ def _show(report: ParityReport) -> None:
         for proof in report.proofs:
             _show_table(report.name, proof)
     _show_verdict(report)
+    _show_calibration(report)
     for backend, chain in report.chains.items():
         _show_chain(backend, chain)
         if backend in report.divergences:
@@ -258,6 +259,20 @@ def _show_verdict(report: ParityReport) -> None:
         insist(*(f"  {failure}" for failure in proof.verdict.failures))
     good = [proof for proof in report.proofs if proof.verdict.passed]
     tell(*(f"  {line}" for line in aligned([(p.backend, p.artefact, proof_in_words(p)) for p in good])))
+
+
+def _show_calibration(report: ParityReport) -> None:
+    """Print whether every backend says "no sign" where torch does; with ``-v`` a row for each."""
+    from spoter_toolkit.parity.calibration import in_words
+    from spoter_toolkit.parity.page import calibration_table
+
+    for check in report.calibration:
+        insist(*(f"CALIBRATION FAILS on {check.backend}: {failure}" for failure in check.failures))
+    if report.calibration and is_verbose():
+        table = calibration_table(report.calibration)
+        emit_table(table.title, table.columns, table.rows)
+    elif report.calibration and not any(check.failures for check in report.calibration):
+        tell(in_words(report.calibration))
 
 
 def _say_few(proofs: Sequence[Proof]) -> None:

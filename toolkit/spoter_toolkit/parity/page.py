@@ -23,6 +23,7 @@ from spoter_export.parity.report import (
 from spoter_export.probes import GOLDENS, ClipSet, generated_clips
 from spoter_runtime.bundle.goldens import threshold
 from spoter_runtime.landmarks import Float32Array, detected
+from spoter_toolkit.parity.calibration import CalibrationCheck
 from spoter_toolkit.parity.report import ParityReport
 from spoter_toolkit.report.charts import Cell, Grid
 from spoter_toolkit.report.html import Page, Section, html_from_page
@@ -63,11 +64,41 @@ def html_from_report(report: ParityReport) -> str:
             proofs_section(
                 rows, "Each backend beside the trained model, which runs in PyTorch on the CPU.", grid=False
             ),
+            *([_calibration_section(report.calibration)] if report.calibration else []),
             *(_proof_section(number, proof) for number, proof in enumerate(report.proofs, 1)),
         ],
         facts={proof.artefact: f"sha256 {proof.sha256}" for proof in report.proofs} | {"seed": seeds},
     )
     return html_from_page(page)
+
+
+def calibration_table(checks: Sequence[CalibrationCheck]) -> Table:
+    """Return a row for each backend: its decisions, calibration error and AUROC beside the reference's."""
+    return Table(
+        title='Decisions "sign" and "no sign" beside the trained model\'s',
+        columns=("backend", "decisions agree", "calibration error", "AUROC", ""),
+        rows=[
+            (
+                check.backend,
+                f"{check.agree} of {check.clips}",
+                f"{check.calibration_error:.4f} ({check.reference_error:.4f})",
+                "" if check.auroc is None else f"{check.auroc:.4f} ({check.reference_auroc:.4f})",
+                "; ".join(check.failures) or "holds",
+            )
+            for check in checks
+        ],
+    )
+
+
+def _calibration_section(checks: Sequence[CalibrationCheck]) -> Section:
+    said = "In brackets: the trained model, which runs in PyTorch on the CPU."
+    return Section(
+        name="calibration",
+        title="Calibration",
+        paragraphs=(said,),
+        layout="wide",
+        tables=[calibration_table(checks)],
+    )
 
 
 def verdict_grid(rows: Sequence[ProofRow]) -> Grid:

@@ -14,14 +14,16 @@ from spoter_export.parity.proof import Proof, prove
 from spoter_export.probes import GOLDENS, ClipSet
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
-from spoter_runtime.errors import BackendError, ConfigError, SpoterError
+from spoter_runtime.errors import BackendError, ConfigError, DataError, SpoterError
 from spoter_runtime.files import is_replaceable
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
 from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, open_backend, split_backend
-from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.calibration.calibrate import calibration_clips
+from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.export import proof_clips
 from spoter_toolkit.input_files import text_of
+from spoter_toolkit.parity.calibration import CalibrationCheck, CalibrationReference
 from spoter_toolkit.parity.report import ParityReport
 from spoter_toolkit.runs.run import find_run
 
@@ -105,16 +107,16 @@ def prove_bundle(
         if not is_replaceable(place, DIVERGENCE) or ((place / DIVERGENCE).exists() and not force):
             raise ConfigError(f"{place}: is there already", fix="--force replaces it, or move it away")
     source = find_run(bundle, run)
-    people = proof_clips(
-        read_dataset(data) if data else source.training_data(), limit=None, all_splits=all_splits
-    )
+    dataset = read_dataset(data) if data else source.training_data()
+    people = proof_clips(dataset, limit=None, all_splits=all_splits)
     module = source.load_model()
     from spoter_export.torch_runner import TorchRunner  # not at the top: torch, and checks come first
     from spoter_toolkit.parity.localize import localize_failed
 
+    reference = TorchRunner(module, bundle.contract)
     proofs, not_run = prove_backends(
         bundle,
-        TorchRunner(module, bundle.contract),
+        reference,
         people,
         names,
         run=source.folder,
@@ -126,6 +128,8 @@ def prove_bundle(
     if on_progress:
         on_progress(0, 0, "looking for the step that breaks")
     failed = localize_failed(bundle, module, proofs, people)
+    ran = [name for name in names if name not in not_run]
+    checks = check_calibration(bundle, reference, dataset, ran, run=source.folder, on_progress=on_progress)
     return ParityReport(
         name=bundle.name,
         bundle=bundle,
@@ -134,7 +138,43 @@ def prove_bundle(
         chains={found.backend: found.links for found in failed},
         bisected={found.backend: _bisected(found, places[found.backend]) for found in failed if places},
         clips=people,
+        calibration=checks,
     )
+
+
+def check_calibration(
+    bundle: Bundle,
+    reference: Runner,
+    dataset: Dataset | None,
+    backends: Sequence[str],
+    *,
+    run: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[CalibrationCheck, ...]:
+    """Return each backend's decisions beside the reference's; empty without a calibration, or its clips.
+
+    Args:
+        bundle: from `read_bundle`.
+        reference: the PyTorch model that it was made from.
+        dataset: whose validation split it was calibrated on.
+        backends: names as in `open_backend`, all of which run here.
+        run: see `prove_backends`.
+        on_progress: called with (done, total, what).
+    """
+    if (rule := bundle.abstention) is None:
+        return ()
+    try:
+        clips = calibration_clips(dataset, bundle.contract, background=rule.background)
+    except DataError:  # data without a validation split of its own
+        return ()
+    known = CalibrationReference(bundle, rule, reference, clips)
+    checks = []
+    for name in backends:
+        opened = open_backend(name, bundle, run=run)
+        precision = (opened.artefact or bundle.onnx()).precision
+        with _as_proven(name, opened.runner, opened.artefact or bundle.onnx(), bundle) as runner:
+            checks.append(known.check(name, precision, runner, on_progress=on_progress))
+    return tuple(checks)
 
 
 def _bisected(found: Localization, place: Path) -> dict[str, Any] | str:

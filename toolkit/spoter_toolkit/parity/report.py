@@ -15,6 +15,7 @@ from spoter_export.probes import GENERATED, GOLDENS, ClipSet, grid_points
 from spoter_runtime.bundle.manifest import PARITY, Bundle, read_bundle
 from spoter_runtime.errors import BundleError, DataError
 from spoter_toolkit.input_files import PARITY_FACTS, json_of
+from spoter_toolkit.parity.calibration import CalibrationCheck
 
 if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link  # imports torch
@@ -35,11 +36,14 @@ class ParityReport:
     # backend → `Divergence.as_json`, or a sentence where no tensor was found
     bisected: Mapping[str, Any] = field(default_factory=dict)
     clips: ClipSet | None = None  # of the data, as recorded; None where facts were read from a file
+    calibration: tuple[CalibrationCheck, ...] = ()  # of each backend, where the bundle holds a calibration
 
     @property
     def passed(self) -> bool:
-        """True where every proof holds."""
-        return all(proof.verdict.passed for proof in self.proofs)
+        """True where every proof holds, and every calibration."""
+        return all(proof.verdict.passed for proof in self.proofs) and not any(
+            check.failures for check in self.calibration
+        )
 
     @property
     def of_people(self) -> bool:
@@ -69,6 +73,7 @@ class ParityReport:
             "not_run": dict(self.not_run),
             "blame": {backend: [link.as_json() for link in chain] for backend, chain in self.chains.items()},
             "bisect": dict(self.bisected),
+            "calibration": [check.as_json() for check in self.calibration],
         }
 
 
@@ -102,6 +107,7 @@ def read_report(path: Path, bundle: Bundle | None = None) -> ParityReport:
             not_run=dict(content.get("not_run", {})),
             chains={backend: _chain(rows) for backend, rows in content.get("blame", {}).items()},
             bisected=dict(content.get("bisect", {})),
+            calibration=tuple(map(CalibrationCheck.from_json, content.get("calibration", ()))),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
