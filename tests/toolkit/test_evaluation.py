@@ -102,8 +102,13 @@ def test_a_source_is_evaluated_by_one_call(
             "synthetic": False,
             "split": "all",
             "split_made": "",
+            "calibrated": False,
+            "calibration": found.calibration and found.calibration.as_json(),
         }
         | evaluate(Recognizer.load(bundle_folder, "ort-cpu").runner, dataset, "all").summary()
     )
+    assert found.calibration is not None
+    assert (found.calibration.signs, found.calibration.kept, found.calibration.kinds) == (5, None, ())
+    assert found.calibration.top1 == found.scores.top1
     with pytest.raises(ConfigError, match="unknown backend 'ort-cpuu'; did you mean 'ort-cpu'"):
         evaluate_source(bundle_folder, data=dataset.folder, backend="ort-cpuu")

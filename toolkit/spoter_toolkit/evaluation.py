@@ -151,7 +151,8 @@ def evaluate_source(
     warn_of_other_landmarker(model, dataset.origin.landmarker, where=source)
     runner, passed_over = open_source(found, backend, run=run)
     rule = found.abstention if isinstance(found, Bundle) else None
-    others = negatives_of(negatives, runner.contract, split=split) if negatives else []
+    background = rule.background if rule else ()
+    others = negatives_of(negatives, runner.contract, background, split=split) if negatives else []
     clips, logits_NC = logits_of(runner, dataset, split, on_progress=on_progress)
     return Evaluation(
         source=source,

@@ -15,6 +15,7 @@ from spoter_export.bundle.model_card import card_from_facts
 from spoter_export.bundle.writer import export_bundle, goldens_from
 from spoter_export.probes import ClipSet
 from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import pad_clips
@@ -202,6 +203,39 @@ def test_the_model_card_of_real_data_does_not_say_synthetic(exported, contract, 
     card = card_from_facts("real", contract, exported.bundle.artefacts, exported.proofs, real)
     assert "ynthetic" not in card
     assert "- validation: top-1 0.500, top-5 0.750, macro F1 0.250 on 8 clips of the split above" in card
+
+
+def test_the_model_card_says_when_it_says_no_sign(exported, contract, provenance):
+    facts = contract, exported.bundle.artefacts, exported.proofs, provenance
+    assert "Never: the bundle holds no calibration." in card_from_facts("small", *facts)
+    kind = {"kind": "reversed", "recorded": False, "clips": 18, "same_sign": 2}
+    evidence = {
+        "clips": "npy, val split: by signer: test s4; val s3",
+        "signs": 540,
+        "bins": 15,
+        "softmax_error": 0.0804,
+        "calibration_error": 0.0034,
+        "kept": 0.96,
+        "kinds": [kind | {"auroc": 0.289, "false_at_95": 0.944, "false_answers": 0.5}],
+    }
+    rule = Abstention(
+        temperature=0.607,
+        min_probability=0.55,
+        min_margin=0.25,
+        min_hand_share=0.5,
+        target=0.05,
+        background=("none",),
+        evidence=evidence,
+    )
+    card = card_from_facts("small", *facts, rule)
+    for said in (
+        "| probability below | 0.5500 |",
+        "| the label is none | |",
+        "Fitted on 540 clips of signs (npy, val split: by signer: test s4; val s3) for at most 5% false",
+        "Of these signs 96.0% are kept. Calibration error in 15 bins: 0.0804 before, 0.0034 after.",
+        "| reversed | made from signs | 18 | 0.289 | 94.4% | 50.0% |",
+    ):
+        assert said in card
 
 
 def test_the_model_cards_code_runs(bundle_folder, make_clip, monkeypatch):

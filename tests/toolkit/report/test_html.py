@@ -29,6 +29,7 @@ from spoter_toolkit.bench.report.html import html_from_result
 from spoter_toolkit.bench.report.summary import headline_case, summary_of
 from spoter_toolkit.bench.report.tables import tables
 from spoter_toolkit.bench.settings import BenchSettings, Case
+from spoter_toolkit.calibration.figures import Bin, Figures, KindFigures
 from spoter_toolkit.cli.app import app
 from spoter_toolkit.evaluation import Evaluation, scores_from_logits
 from spoter_toolkit.parity.page import html_from_report
@@ -586,6 +587,39 @@ def test_the_page_of_an_evaluation_shows_who_is_confused_and_the_worst_clips(eva
     assert len(strips) == len(scores.worst)
     assert f"{wrong.clip.id}: {wrong.clip.label}, recognised as {wrong.answer}" in strips[0]
     assert "worst" not in scores.summary()  # the JSON stays as it was
+
+
+def test_the_page_of_an_evaluation_has_a_reliability_diagram_where_it_was_measured(evaluation):
+    assert figures_of(html_from_evaluation(evaluation), "lines") == []
+    kind = KindFigures(
+        kind="clips of rests",
+        recorded=True,
+        clips=60,
+        same_sign=0,
+        auroc=0.987,
+        false_at_95=0.05,
+        false_answers=0.033,
+    )
+    found = Figures(
+        signs=8,
+        top1=0.875,
+        calibration_error=0.0125,
+        softmax_error=0.08,
+        bins=(Bin(3, 0.6, 2 / 3), Bin(5, 0.99, 1.0)),
+        kept=0.95,
+        kinds=(kind,),
+    )
+    html = html_from_evaluation(replace(evaluation, calibration=found, calibrated=True))
+    parsed = check_reads_easily(html)
+    (diagram,) = figures_of(html, "lines")
+    assert diagram.count("<polyline") == 2
+    assert (
+        "Calibration error 0.0125 in 15 bins, of the plain softmax 0.0800. It keeps 95.0% of" in parsed.text
+    )
+    for cell in ("clips of rests", "0.987", "5.0%", "3.3%"):
+        assert cell in parsed.text
+    raw = replace(found, kept=None, kinds=(replace(kind, false_answers=None),))
+    assert "not calibrated" in html_from_evaluation(replace(evaluation, calibration=raw))
 
 
 def test_the_page_of_a_training_has_its_curves_with_and_without_validation(evaluation):

@@ -135,7 +135,7 @@ def calibration_clips(
     kinds = [
         *recorded_negatives(dataset, [clip for clip in val if clip.label in background], BACKGROUND),
         *recorded_negatives(dataset, unknown_signs(dataset), "signs never trained on"),
-        *(negatives_of(negatives, contract, split="val") if negatives else ()),
+        *(negatives_of(negatives, contract, background, split="val") if negatives else ()),
         *made_negatives(dataset, signs, max_frames=contract.max_frames),
     ]
     return CalibrationClips(
@@ -146,12 +146,15 @@ def calibration_clips(
     )
 
 
-def negatives_of(folder: Path, contract: GraphContract, *, split: str) -> list[Negatives]:
+def negatives_of(
+    folder: Path, contract: GraphContract, background: Sequence[str] = (), *, split: str
+) -> list[Negatives]:
     """Return the clips of a DATASET in which nobody signs a word of the model.
 
     Args:
         folder: the DATASET. Where it is split, ``"test"`` takes its test clips, and another split all others.
         contract: the model's.
+        background: labels of the model that stand for no sign.
         split: that the clips are for.
 
     Raises:
@@ -159,7 +162,8 @@ def negatives_of(folder: Path, contract: GraphContract, *, split: str) -> list[N
     """
     dataset = read_dataset(folder)
     clips = [clip for clip in dataset.clips if _is_for(clip, dataset, split)]
-    if both := sorted({clip.label for clip in clips} & {label.name for label in contract.labels}):
+    signs = {label.name for label in contract.labels} - set(background)
+    if both := sorted({clip.label for clip in clips} & signs):
         raise DataError(
             f"{folder}: the model knows {', '.join(both)}, so these clips are no negatives",
             fix="import clips without a sign of the model, with --labels; --background names a label of the "

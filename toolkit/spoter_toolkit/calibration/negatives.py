@@ -32,9 +32,11 @@ class Negatives:
     labels: Sequence[frozenset[str]]
 
 
-def recorded_negatives(dataset: Dataset, clips: Sequence[Clip], kind: str) -> list[Negatives]:
-    """Return clips of a data set as negatives; an empty list of clips gives none."""
-    chosen = spread(clips, MOST_NEGATIVES)
+def recorded_negatives(
+    dataset: Dataset, clips: Sequence[Clip], kind: str, *, most: int = MOST_NEGATIVES
+) -> list[Negatives]:
+    """Return at most so many clips of a data set as negatives; an empty list of clips gives none."""
+    chosen = spread(clips, most)
     poses = [dataset.poses_of(clip) for clip in chosen]
     nothing = [frozenset[str]()] * len(chosen)
     return [Negatives(kind=kind, recorded=True, clips=poses, labels=nothing)] if chosen else []

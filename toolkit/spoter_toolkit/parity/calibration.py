@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime._types import OnProgress
-from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.decision import Abstention
 from spoter_runtime.runner import Runner
 from spoter_toolkit.calibration.calibrate import CalibrationClips, answers_of
@@ -77,9 +76,9 @@ class CalibrationCheck:
 class CalibrationReference:
     """The decisions of the PyTorch model on the clips that a bundle was calibrated on."""
 
-    def __init__(self, bundle: Bundle, rule: Abstention, runner: Runner, clips: CalibrationClips) -> None:
+    def __init__(self, rule: Abstention, runner: Runner, clips: CalibrationClips) -> None:
         """Answer the clips with `runner`."""
-        self._names = [label.name for label in bundle.contract.labels]
+        self._names = [label.name for label in runner.contract.labels]
         self._rule = rule
         self._clips = clips
         self._answered = answers_of(runner, clips)

@@ -167,7 +167,7 @@ def check_calibration(
         clips = calibration_clips(dataset, bundle.contract, background=rule.background)
     except DataError:  # data without a validation split of its own
         return ()
-    known = CalibrationReference(bundle, rule, reference, clips)
+    known = CalibrationReference(rule, reference, clips)
     checks = []
     for name in backends:
         opened = open_backend(name, bundle, run=run)
