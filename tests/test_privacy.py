@@ -297,6 +297,7 @@ KIT = {
     "data synth": ("--signs", "4", "--signers", "4", "--clips-per-sign", "8", "-o", "made"),
     "data import": ("npy", "clips", "-o", "mine"),
     "data split": ("mine", "--by", "clip"),
+    "data background": ("made", "-o", "background"),
     "data show": ("made", "-o", "lengths.png"),
     "train": ("made", "--recipe", "demo", *_SMALL, "--tensorboard", "-o", "run"),
     "eval": ("run", "-o", "eval.html"),

@@ -255,6 +255,40 @@ def split(
         next_step("spoter-kit train {}", result.folder)
 
 
+def background(
+    dataset: DatasetArgument = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the DATASET to this folder; default: the name and -background."
+        ),
+    ] = None,
+    label: Annotated[str, typer.Option(help="Name the new label.")] = "none",
+    share: Annotated[
+        float, typer.Option(help="Make so many clips, as a share of the clips of signs.")
+    ] = 0.25,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Set the random seed: the same seed gives the same clips.")
+    ] = 0,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Copy a split dataset with one label more: hands that move and do no sign, made from its clips."""
+    from spoter_runtime.errors import from_options
+    from spoter_toolkit.calibration.background import with_background
+    from spoter_toolkit.cli.data_view import show_made
+    from spoter_toolkit.data.dataset import read_dataset
+    from spoter_toolkit.workspace import newest_dataset
+
+    whole = read_dataset(dataset or newest_dataset())
+    folder = out or whole.folder.with_name(f"{whole.folder.name}-background")
+    with from_options():
+        made = with_background(whole, folder, label=label, share=share, seed=seed, force=force)
+    show_made(made, json=json)
+    if not json:
+        next_step("spoter-kit train {}", folder)
+
+
 def show(
     dataset: DatasetArgument = None,
     clip: Annotated[str | None, typer.Option(help="Show this clip, by id, instead of the dataset.")] = None,
@@ -326,6 +360,13 @@ add(
     "split",
     "spoter-kit data split datasets/mine",
     "spoter-kit data split datasets/mine --test s05 --val s04",
+)
+add(
+    app,
+    background,
+    "background",
+    "spoter-kit data background datasets/mine",
+    "spoter-kit data background datasets/mine --share 0.5 -o datasets/more",
 )
 add(
     app,
