@@ -23,6 +23,7 @@ from spoter_runtime.errors import ConfigError, DataError, SpoterError
 from spoter_runtime.tuning.search import tune
 from spoter_runtime.tuning.store import Tuned
 from spoter_toolkit.calibration.calibrate import CalibrationClips, calibrate, calibration_clips
+from spoter_toolkit.calibration.fit import TARGET
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place, error_from_os
 from spoter_toolkit.remote import Remote, build_on, parse_remote
@@ -159,6 +160,7 @@ def export(
     trt8: bool = False,
     negatives: Path | None = None,
     background: Sequence[str] = (),
+    false_answers: float = TARGET,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ExportReport:
@@ -177,6 +179,7 @@ def export(
         trt8: add the ONNX files that TensorRT 8.6 builds from.
         negatives: see `calibration_clips`.
         background: see `calibration_clips`.
+        false_answers: the share of negatives that may get a sign, see `fit_abstention`.
         force: replace an existing bundle, or existing engines.
         on_progress: called with (done, total, what).
 
@@ -206,7 +209,9 @@ def export(
         abstention = None
         if clips:
             runner = TorchRunner(model, contract)
-            abstention = calibrate(runner, clips, background=background, on_progress=on_progress)
+            abstention = calibrate(
+                runner, clips, background=background, target=false_answers, on_progress=on_progress
+            )
         exported = export_bundle(
             model,
             contract,

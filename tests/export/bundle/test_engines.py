@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from spoter_export.__main__ import main
-from spoter_export.bundle.engines import add_engines, plan_from_bundle
+from spoter_export.bundle.engines import add_engines, plan_from_bundle, replace_bundle
 from spoter_export.bundle.files import bundle_lock, read_proofs
 from spoter_export.trt.to_tensorrt import RTX_COMPUTE_CAPABILITIES
 from spoter_runtime.bundle.engine_spec import rtx_header
-from spoter_runtime.bundle.manifest import read_bundle
+from spoter_runtime.bundle.manifest import MANIFEST, manifest_from_bundle, read_bundle
 from spoter_runtime.contract import Profile
+from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, ExportError, MissingExtraError
+from spoter_runtime.files import write_json
 from spoter_runtime.gpu.device import find_gpu
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
@@ -303,3 +306,21 @@ def test_a_bundle_with_impossible_lengths_is_refused(bundle_copy, reseal, counts
     reseal(bundle_copy, lambda manifest: manifest["provenance"]["data"].update(frame_counts=counts))
     with pytest.raises(BundleError, match="frame_counts in its provenance"):
         plan_from_bundle(read_bundle(bundle_copy))
+
+
+def test_a_bundle_keeps_its_calibration_when_engines_are_added(bundle_copy):
+    rule = Abstention(
+        temperature=0.6,
+        min_probability=0.5,
+        min_margin=0.1,
+        min_hand_share=0.5,
+        target=0.05,
+        evidence={"signs": 7},
+    )
+    write_json(
+        bundle_copy / MANIFEST,
+        manifest_from_bundle(dataclasses.replace(read_bundle(bundle_copy), abstention=rule)),
+    )
+    replace_bundle(read_bundle(bundle_copy), [], {})
+    assert read_bundle(bundle_copy).abstention == rule
+    assert "Fitted on 7 clips of signs" in (bundle_copy / "MODEL_CARD.md").read_text(encoding="utf-8")

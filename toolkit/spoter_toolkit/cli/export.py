@@ -102,6 +102,9 @@ def export(
     background: Annotated[
         str, typer.Option(help="Name labels of the model that stand for no sign, with commas: none.")
     ] = "",
+    false_answers: Annotated[
+        float, typer.Option(min=0, max=1, help="Let so many clips without a sign get a sign, as a share.")
+    ] = 0.05,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Write the BUNDLE to this folder; default: bundles/RUN.spoter."),
@@ -153,6 +156,7 @@ def export(
             camera=camera,
             trt8=trt8,
             negatives=negatives,
+            false_answers=false_answers,
             background=[name.strip() for name in background.split(",") if name.strip()],
             force=force,
             on_progress=on_progress,
