@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from spoter_runtime.__main__ import main
 from spoter_runtime.bundle.manifest import manifest_from_bundle, read_bundle
 from spoter_runtime.contract import Label
 from spoter_runtime.decision import NO_CALIBRATION, Abstention, decide, hand_share
@@ -145,3 +146,14 @@ def test_every_backend_decides_by_the_bundles_rule(with_rule, make_clip, backend
     for one in found:
         shares = np.exp((one.logits_C - one.logits_C.max()).astype(float) / RULE.temperature)
         assert one.probability == pytest.approx(1 / shares.sum(), rel=1e-6)
+
+
+def test_the_devices_command_says_no_sign_before_the_labels(with_rule, make_clip, tmp_path, capsys):
+    rest = make_clip(0, 20)
+    rest[:, 12:] = np.nan
+    np.save(tmp_path / "rest.npy", rest)
+    folder = with_rule(min_probability=0.0, min_margin=0.0)
+    assert main(["predict", str(folder), str(tmp_path / "rest.npy"), "--backend", "ort-cpu"]) == 0
+    name, decision, labels, _ = capsys.readouterr().out.split("\t")
+    assert (name, decision) == (str(tmp_path / "rest.npy"), "no sign (no hand in 100 % of the frames)")
+    assert labels.split()[0] in {label.name for label in read_bundle(folder).contract.labels}

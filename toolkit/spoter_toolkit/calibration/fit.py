@@ -19,7 +19,9 @@ TARGET: Final = 0.05  # of the negatives that show hands, so many may get a sign
 MOST_HAND_SHARE: Final = 0.5  # other cameras and other light lose more hands than the validation's
 _HAND_PERCENTILE: Final = 1.0  # of the signs' shares of frames with a hand
 _LOG_TEMPERATURES: Final = (math.log(0.02), math.log(50.0))
-_DIGITS: Final = 10**5
+# Of the signs' own probabilities and margins: beyond the last one, more than 5 % of the signs would be lost.
+_QUANTILES: Final = np.linspace(0, 1 - KEPT, 26)
+_GRID: Final = 10**5  # thresholds are multiples of its inverse
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 _STEPS: Final = 50  # of the golden-section search: the temperature is exact to nine digits
 
@@ -64,7 +66,7 @@ def fit_abstention(
     signs_P2[~found.is_sign_N] = -1.0
     # Rounded down: a threshold that is a sign's own value would be missed by rounding on another backend.
     probability, margin = (
-        math.floor(value * _DIGITS) / _DIGITS for value in thresholds(signs_P2, negatives_Q2, target)
+        math.floor(value * _GRID) / _GRID for value in thresholds(signs_P2, negatives_Q2, target)
     )
     return replace(rule, min_probability=probability, min_margin=margin)
 
@@ -115,7 +117,3 @@ def thresholds(signs_P2: Floats, negatives_Q2: Floats, target: float) -> tuple[f
                 best = rank, (float(probability), float(margin))
     assert best is not None  # 0 and 0 are among the candidates
     return best[1]
-
-
-# Of the signs' own probabilities and margins: beyond the last one, more than 5 % of the signs would be lost.
-_QUANTILES: Final = np.linspace(0, 1 - KEPT, 26)
