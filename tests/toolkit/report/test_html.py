@@ -616,7 +616,7 @@ def test_the_page_of_an_evaluation_has_a_reliability_diagram_where_it_was_measur
     assert (
         "Calibration error 0.0125 in 15 bins, of the plain softmax 0.0800. It keeps 95.0% of" in parsed.text
     )
-    for cell in ("clips of rests", "0.987", "5.0%", "3.3%"):
+    for cell in ("0.990", "66.7%", "clips of rests", "0.987", "5.0%", "3.3%"):
         assert cell in parsed.text
     raw = replace(found, kept=None, kinds=(replace(kind, false_answers=None),))
     assert "not calibrated" in html_from_evaluation(replace(evaluation, calibration=raw))

@@ -140,7 +140,7 @@ def score_sections(scores: Scores, dataset: Dataset) -> list[Section]:
 def calibration_section(figures: Figures, *, calibrated: bool) -> Section:
     """Return the reliability diagram, and a table of the negatives where there are some."""
     which = "calibrated probabilities" if calibrated else "softmax values, which are not calibrated"
-    caption = f"How often the label is right, by probability: {which}."
+    caption = f"How often the label is right, by probability: {which}. Bins of few clips jump about."
     lines = [
         Line(name="the model", points=[(one.probability, one.right) for one in figures.bins], place=0),
         Line(name="as it should be", points=[(0.0, 0.0), (1.0, 1.0)], place=1),
@@ -162,6 +162,7 @@ def calibration_section(figures: Figures, *, calibrated: bool) -> Section:
         "false answers at 95 % of signs kept",
         "by thresholds",
     )
+    bins = [(f"{one.probability:.3f}", one.clips, f"{one.right:.1%}") for one in figures.bins]
     kept = "" if figures.kept is None else f" It keeps {figures.kept:.1%} of the signs."
     return Section(
         name="calibration",
@@ -180,7 +181,10 @@ def calibration_section(figures: Figures, *, calibrated: bool) -> Section:
                 y_range=(0.0, 1.0),
             )
         ],
-        tables=[table_of("Clips without a sign", columns, rows)] if rows else [],
+        tables=[
+            table_of("The bins", ("mean probability", "clips", "right"), bins),
+            *([table_of("Clips without a sign", columns, rows)] if rows else []),
+        ],
     )
 
 
