@@ -41,8 +41,12 @@ def test_an_export_without_enough_validation_says_that_it_never_says_no_sign(mad
     ("words", "code", "message"),
     [
         (("export", "BUNDLE", "--trt", "--background", "none"), 2, "is a BUNDLE, only a RUN is calibrated"),
-        (("export", "--background", "nothing"), 1, "the model: no label 'nothing' there"),
-        (("export", "--negatives", "nowhere"), 1, "clips of signs are in the val split|nowhere: no such"),
+        (("export", "--background", "nothing", "-o", "x.spoter"), 1, "the model: no label 'nothing' there"),
+        (
+            ("export", "--negatives", "nowhere", "-o", "x.spoter"),
+            1,
+            "clips of signs are in the val split, a calibration needs 20",
+        ),
         (("eval", "--negatives", "nowhere"), 1, "nowhere: no such folder"),
     ],
 )
@@ -52,7 +56,7 @@ def test_what_cannot_be_calibrated_is_refused(
     bundle = str(next((home / "bundles").iterdir()))
     done = spoter_kit(home, *(bundle if word == "BUNDLE" else word for word in words))
     assert done.returncode == code, done.stderr
-    assert any(part in done.stderr for part in message.split("|")), done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.slow
