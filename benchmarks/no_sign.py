@@ -1,6 +1,6 @@
 """Measure "no sign" on a person never seen: thresholds alone beside a trained background label.
 
-    python benchmarks/no_sign.py PATH/asl33 [--work FOLDER] [--seed 0]
+    python benchmarks/no_sign.py PATH/asl33 [--work FOLDER] [--seed 0] [--methods thresholds,made] [--train B]
 
 Train on one signer of the 14 words that two signers share, test on the other, both ways. Everything is fitted
 on the training signer's validation batches. Negatives of the test: the other signer's clips of ``none``, and
@@ -108,19 +108,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("no-sign"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--train", default="A,B", help="train on these signers")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     rows = []
     for method in given.methods.split(","):
-        for train, test in (("A", "B"), ("B", "A")):
+        for train in given.train.split(","):
+            test = {"A": "B", "B": "A"}[train]
             one = (given.source, given.work, method, train, test, given.seed)
             file = given.work / f"{method}-{train}-to-{test}-{given.seed}.json"
             found = stored(file, lambda one=one: measured(*one))  # type: ignore[misc]
             rows.append({"method": method, "train": train, "test_signer": test, **found})
             print(json.dumps(rows[-1]["test"]["kinds"]), flush=True)
     write_result(
-        "no-sign",
+        f"no-sign-seed-{given.seed}" if given.seed else "no-sign",
         "No sign: a person whom the model has never seen",
         f"Recipe `strong`, seed {given.seed}. Each is one training, so small differences say nothing.",
         lines_of(rows),
