@@ -300,6 +300,7 @@ KIT = {
     "data background": ("made", "-o", "background"),
     "data show": ("made", "-o", "lengths.png"),
     "train": ("made", "--recipe", "demo", *_SMALL, "--tensorboard", "-o", "run"),
+    "crossval": ("made", "--folds", "2", "--recipe", "demo", *_SMALL, "-o", "crossed"),
     "eval": ("run", "-o", "eval.html"),
     "export": (
         "run",

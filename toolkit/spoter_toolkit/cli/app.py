@@ -9,6 +9,7 @@ import typer
 from spoter_runtime._version import __version__
 from spoter_toolkit.cli import (
     bench,
+    crossval,
     data,
     demo,
     doctor,
@@ -80,6 +81,14 @@ add(
     "spoter-kit train --resume",
     panel="Train",
     cls=train.TrainCommand,
+)
+add(
+    app,
+    crossval.crossval,
+    "crossval",
+    "spoter-kit crossval datasets/mine",
+    "spoter-kit crossval datasets/mine --folds 5 -o crossval/five",
+    panel="Train",
 )
 add(
     app,

@@ -44,7 +44,10 @@ def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen:
         clips = [replace(clip, split="") if clip.label in unseen else clip for clip in clips]
         words += f"; left out: {dropped} clips of {len(unseen)} labels that train never has"
     if empty := [name for name in ("train", "test") if all(clip.split != name for clip in clips)]:
-        raise DataError(f"{dataset.folder}: no clip is left for {' and '.join(empty)}; split: {words}")
+        raise DataError(
+            f"{dataset.folder}: no clip is left for {' and '.join(empty)}; split: {words}",
+            fix="import clips of the same labels by other signers",
+        )
     result = dataset.with_clips(clips, words)
     check_no_leak(result)
     return result

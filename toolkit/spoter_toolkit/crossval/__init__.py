@@ -1,0 +1,1 @@
+"""Owns cross-validation: every signer is tested on once, by a model that never saw them."""
