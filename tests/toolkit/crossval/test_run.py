@@ -212,12 +212,13 @@ def test_a_cross_validation_that_was_killed_goes_on_to_the_same_weights(
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
 def test_ctrl_c_ends_every_process(tiny: Dataset, tmp_path: Path, ctrl_c: None) -> None:
     out = tmp_path / "out"
-    worker = subprocess.Popen(command(out, tiny.folder), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not any(read_metrics(out / name) for name in FOLDS) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    worker.send_signal(signal.SIGINT)
-    assert worker.wait(60) == 130
+    with subprocess.Popen(command(out, tiny.folder), stderr=subprocess.PIPE, text=True) as worker:
+        deadline = time.monotonic() + 240
+        while not any(read_metrics(out / name) for name in FOLDS) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(60) == 130  # it waits for its processes
+    assert not all((out / name / ANSWERS).exists() for name in FOLDS)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from spoter_runtime.contract import Label
-from spoter_toolkit.data.dataset import Clip
+from spoter_toolkit.data.dataset import Clip, Dataset, Origin
 from spoter_toolkit.evaluation import Scores, scores_from_logits
 from spoter_toolkit.training.findings import findings_of
 from spoter_toolkit.training.plots import draw_accuracy, draw_confusion, draw_curves
@@ -39,8 +40,28 @@ def rows(accuracy: float, losses: list[float]) -> list[dict[str, Any]]:
 FLAT = [2.0, 1.0, 1.0, 1.0]
 
 
-def said(*given: Any, fixed_epochs: int = 0) -> list[str]:
-    return [f"{f.what}. Fix: {f.fix}" for f in findings_of(*given, fixed_epochs=fixed_epochs)]
+def said(
+    metrics: list[dict[str, Any]],
+    trained: tuple[Clip, ...],
+    scores: Scores | None,
+    *,
+    fixed_epochs: int = 0,
+    tested: tuple[Clip, ...] = (),
+) -> list[str]:
+    known = [replace(clip, split="train") for clip in trained]
+    dataset = Dataset(
+        folder=Path("data"),
+        poses_FLD=np.zeros((9, 54, 2), np.float32),
+        clips=(*known, *(replace(clip, split="test") for clip in tested)),
+        labels=(),
+        coordinates="image",
+        origin=Origin(kind="npy"),
+        split="",
+        sha256="",
+    )
+    return [
+        f"{f.what}. Fix: {f.fix}" for f in findings_of(metrics, dataset, scores, fixed_epochs=fixed_epochs)
+    ]
 
 
 def test_a_training_that_reached_everything_is_not_blamed() -> None:
@@ -55,6 +76,13 @@ def test_low_training_accuracy_and_a_loss_that_falls_are_said_with_a_longer_trai
     ]
     assert said(rows(0.25, FLAT), clips(), None) == [
         "not converged: training accuracy ends at 25 %, on changed clips. Fix: a larger --minutes, or none"
+    ]
+
+
+def test_labels_that_are_tested_and_never_trained_are_named() -> None:
+    assert said(rows(0.95, FLAT), clips(labels=2), None, tested=clips(labels=3)) == [
+        "1 label has clips to test and none to learn from: w2. Fix: record more of them, or spoter-kit data "
+        "split data --drop-unseen --force"
     ]
 
 

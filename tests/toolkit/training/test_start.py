@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from spoter_runtime.errors import CheckpointError, ConfigError, UsageError
+from spoter_runtime.errors import CheckpointError, ConfigError, DataError, UsageError
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.runs.run import write_run_json
 from spoter_toolkit.training.config import TrainConfig
-from spoter_toolkit.training.start import begun_from, plan_training
+from spoter_toolkit.training.start import begun_from, clips_to_train, plan_training
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,16 @@ def a_run(folder: Path, data: Dataset, config: TrainConfig | None) -> None:
         metrics={},
         origin="a test",
     )
+
+
+def test_clips_of_one_label_are_refused_before_torch_is_imported(tiny: Dataset) -> None:
+    """Before, the model's own check failed: "the gradient of class_token is zero"."""
+    one = tiny.with_clips([clip for clip in tiny.clips if clip.label == "synthetic-01"], tiny.split)
+    with pytest.raises(
+        DataError, match="have the label synthetic-01: there is nothing to tell apart"
+    ) as error:
+        clips_to_train(one)
+    assert error.value.fix == "import clips of other labels too, and split again"
 
 
 def test_a_new_training_gets_the_next_free_folder_and_the_default_recipe(tiny: Dataset) -> None:

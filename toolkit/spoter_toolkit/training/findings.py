@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from spoter_toolkit.data.dataset import Clip
+from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.data.names import listed
 from spoter_toolkit.evaluation import Scores
 
@@ -34,13 +34,13 @@ class Finding:
 
 
 def findings_of(
-    rows: Sequence[dict[str, Any]], clips: Sequence[Clip], scores: Scores | None, *, fixed_epochs: int
+    rows: Sequence[dict[str, Any]], dataset: Dataset, scores: Scores | None, *, fixed_epochs: int
 ) -> tuple[Finding, ...]:
     """Return the findings of a training that has ended, the gravest first.
 
     Args:
         rows: of metrics.jsonl.
-        clips: of the train split.
+        dataset: that was trained on.
         scores: of the kept weights on the validation split; None without one.
         fixed_epochs: the setting `epochs`.
     """
@@ -48,7 +48,7 @@ def findings_of(
     found = [_not_learned(rows, longer)]
     if scores:
         found += [_far_below(rows, scores), _never_predicted(scores), _signer_alone(scores)]
-    found.append(_few_clips(clips))
+    found += [_never_trained(dataset), _few_clips(dataset.clips_in("train"))]
     return tuple(finding for finding in found if finding)
 
 
@@ -102,6 +102,19 @@ def _signer_alone(scores: Scores) -> Finding | None:
         what=f"signer {worst.signer} has {100 * worst.top1:.0f} % of {worst.clips} clips right, the others "
         f"{100 * others:.0f} %",
         fix="look at that signer's clips: spoter-kit data show",
+    )
+
+
+def _never_trained(dataset: Dataset) -> Finding | None:
+    trained = {clip.label for clip in dataset.clips_in("train")}
+    unseen = sorted({clip.label for clip in dataset.clips if clip.split} - trained)
+    if not unseen:
+        return None
+    words = "label has" if len(unseen) == 1 else "labels have"
+    return Finding(
+        what=f"{len(unseen)} {words} clips to test and none to learn from: {listed(unseen[:5])}"
+        + (" …" if len(unseen) > 5 else ""),
+        fix=f"record more of them, or spoter-kit data split {dataset.folder} --drop-unseen --force",
     )
 
 

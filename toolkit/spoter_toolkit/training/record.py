@@ -157,7 +157,7 @@ class RunRecord:
             draw_confusion(scores, folder / "confusion.png", title=title)
             draw_accuracy(scores, folder / "accuracy.png", title=title)
             metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
-        found = findings_of(rows, dataset.clips_in("train"), scores, fixed_epochs=self.config.epochs)
+        found = findings_of(rows, dataset, scores, fixed_epochs=self.config.epochs)
         best = progress.best_epoch if val else None
         draw_curves(rows, folder / "curves.png", best_epoch=best, notes=[one.what for one in found])
         page = html_from_run(self.target.name, dataset, rows, scores, found)

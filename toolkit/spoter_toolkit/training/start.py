@@ -119,12 +119,18 @@ def clips_to_train(dataset: Dataset) -> tuple[Clip, ...]:
     """Return the clips of the train split.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or all have one label.
     """
     clips = dataset.clips_in("train")
     if not clips:
         raise DataError(
             f"{dataset.folder}: no clip is in the train split", fix=f"spoter-kit data split {dataset.folder}"
+        )
+    if len({clip.label for clip in clips}) == 1:
+        raise DataError(
+            f"{dataset.folder}: all clips of the train split have the label {clips[0].label}: there is "
+            "nothing to tell apart",
+            fix="import clips of other labels too, and split again",
         )
     return clips
 
