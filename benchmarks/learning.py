@@ -40,7 +40,7 @@ from spoter_toolkit.training.recipes import read_recipe
 from spoter_toolkit.training.record import read_metrics
 from spoter_toolkit.training.start import begun_from
 
-FEW, DRAWS = (1, 4, 16), 5
+FEW = (1, 4, 16)
 MADE = {"300 × 4": (300, 4), "60 × 10": (60, 10), "5 × 3": (5, 3)}  # labels × clips to train on, of each
 # The default until November 2026: a fixed number of epochs, and six layers.
 BEFORE = (
@@ -189,7 +189,7 @@ def cases_of(given: argparse.Namespace, seed: int) -> Iterator[tuple[str, Case]]
                 found = across(signers, 1, None, seed)
             elif kind.startswith("few") and signers:
                 numbers = [int(kind[3:])] if kind[3:] else FEW
-                found = (case for few in numbers for case in across(signers, DRAWS, few, seed))
+                found = (case for few in numbers for case in across(signers, given.draws, few, seed))
             elif kind == "words" and words:
                 found = by_fold(words, given.folds, seed)
             elif kind == "made":
@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--cases", default="across,few,words,made")
     parser.add_argument("--arms", default="default")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--draws", type=int, default=5, help="of 16, 4 and 1 clips a label")
     parser.add_argument("--set", action="append", default=[], help="key=value on top of the recipe")
     parser.add_argument("--tag", default="default", help="name of these settings in the rows")
     parser.add_argument("--page", action="store_true", help="write the page, train nothing")

@@ -34,6 +34,7 @@ from spoter_export.passes.pipeline import (
 from spoter_export.passes.reshape import constant_shapes
 from spoter_export.probes import probe_batches
 from spoter_export.to_onnx import OPSET, ORT_DOMAIN, check_graph, onnx_from_module, opset_of
+from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.errors import ExportError
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import SessionSettings
@@ -58,6 +59,31 @@ def plain_graph(made_once, small_model, contract):
 
 def operators(model):
     return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.fixture(scope="module")
+def model_of_all_parts(small_model):
+    """The small model with the parts that settings add, none of them at rest."""
+    from spoter_toolkit.model.spoter import BdslSpoter
+
+    torch.manual_seed(1)
+    model = BdslSpoter(replace(small_model.config, hand_place=True, temporal_frames=5)).eval()
+    with torch.no_grad():
+        model.temporal.weight.normal_()
+        model.temporal.bias.fill_(0.5)
+        model.bdsl_classifier[-1].weight *= 5
+    return model
+
+
+@pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])
+def test_a_model_with_every_part_answers_as_torch_does(
+    passes, contract, model_of_all_parts, made_once, runner_of
+):
+    graph = made_once("graph-of-all-parts", lambda folder: onnx_from_module(model_of_all_parts, contract))
+    simple = lowered(graph, passes, batches=probe_batches(contract))
+    facts = run_parity(TorchRunner(model_of_all_parts, contract), runner_of(simple))
+    assert facts.max_logit_diff < 5e-6
+    assert len(simple.graph.node) < len(graph.graph.node) - 25
 
 
 @pytest.mark.parametrize("passes", [PORTABLE, FOR_ORT], ids=["portable", "for ORT"])

@@ -149,6 +149,21 @@ def test_nan_and_zero_both_mean_not_detected(normalize: str) -> None:
     assert torch.equal(answers[0], answers[2])
 
 
+def test_half_of_the_clips_are_trained_on_without_the_places_of_their_hands() -> None:
+    model, poses = small(hand_place=True, dropout=0.0), clips(64, 9)
+    moved = poses.clone().unflatten(2, (54, 2))
+    moved[:, :, 12:] += 0.1  # the hands' boxes are what they were
+    with torch.no_grad():
+        differs = []
+        for train in (False, True):
+            torch.manual_seed(0)
+            before = model.train(train)(poses, full(poses))
+            torch.manual_seed(0)
+            differs.append(((model(moved.flatten(2), full(poses)) - before).abs().amax(1) > 1e-3).sum())
+    assert differs[0] == 64
+    assert 16 < differs[1] < 48
+
+
 def test_the_order_of_frames_matters() -> None:
     model, poses = small(), clips(1, 20)
     with torch.inference_mode():

@@ -102,16 +102,20 @@ class CrossValidation:
         }
 
 
-def spread_of(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float], *, bounds: tuple[float, float] = (0.0, 1.0)) -> Spread:
     """Return mean and spread of the folds' shares.
 
     Student's interval takes the folds for independent. They share clips to train on, so it is somewhat too
     narrow; no estimate without bias exists (Bengio & Grandvalet 2004).
+
+    Args:
+        values: two or more.
+        bounds: that the interval stays within.
     """
     middle, sd = mean(values), stdev(values)
     freedom = len(values) - 1
     half = (_T[freedom - 1] if freedom <= len(_T) else 1.96) * sd / math.sqrt(len(values))
-    return Spread(mean=middle, sd=sd, low=max(0.0, middle - half), high=min(1.0, middle + half))
+    return Spread(mean=middle, sd=sd, low=max(bounds[0], middle - half), high=min(bounds[1], middle + half))
 
 
 def scored(dataset: Dataset, folds: Folds, logits: Sequence[Float32Array]) -> CrossValidation:
