@@ -32,7 +32,7 @@ FASTER = {
     "bench": ["--rounds", "1", "--seconds-per-case", "0.02", "--no-floor", "--backend", "ort-cpu"],
     "parity": ["--backend", "ort-cpu"],
 }
-SECONDS = re.compile(r"^(export|parity|bench|tune|eval|train|import-checkpoint)$")
+SECONDS = re.compile(r"^(export|parity|bench|tune|eval|train|crossval|import-checkpoint)$")
 RUNNABLE = [
     page
     for page in PAGES
@@ -166,7 +166,7 @@ class Page:
 
 def _quicker(arguments: list[str]) -> list[str]:
     verb, *rest = arguments
-    if verb == "train" and rest:
+    if verb in ("train", "crossval") and rest:
         kept = "model." if "--from" in rest else "-"  # --from keeps the sizes of its RUN
         settings = {key: value for key, value in SMALL.items() if not key.startswith(kept)}
         small = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]

@@ -344,7 +344,8 @@ def worst_answers(
 
 def most_confused(confusion_CC: npt.NDArray[np.int64], names: Sequence[str]) -> tuple[Confusion, ...]:
     """Return the pairs of labels that are confused most often, the most frequent first."""
-    off_diagonal = confusion_CC * (1 - np.eye(len(names), dtype=np.int64))
+    off_diagonal = confusion_CC.copy()
+    np.fill_diagonal(off_diagonal, 0)
     pairs = sorted(zip(*np.nonzero(off_diagonal), strict=True), key=lambda p: -off_diagonal[p])
     return tuple(
         Confusion(

@@ -224,7 +224,7 @@ def test_ctrl_c_ends_every_process(tiny: Dataset, tmp_path: Path, ctrl_c: None) 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--by", "clip"), 2, "--by clip: expected signer or recording. Fix: --by signer"),
+        (("--by", "clip"), 2, "'clip' is not one of 'signer', 'recording'"),
         (("--minutes", "0"), 2, "--minutes 0: expected more than 0. Fix: --minutes 5"),
         (("--workers", "0"), 2, "--workers 0: expected at least 1"),
         (("--folds", "9"), 1, "4 signers, expected at least one a fold, 9. Fix: --folds 4"),

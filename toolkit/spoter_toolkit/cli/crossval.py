@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -32,7 +32,7 @@ _SHOWN: Final = 5  # folds on the terminal; -v prints all
 def crossval(
     data: DatasetArgument = None,
     by: Annotated[
-        str | None,
+        Literal["signer", "recording"] | None,
         typer.Option(
             help="Keep whole signers together (signer), or whole recordings; default: signer, where known."
         ),
@@ -78,8 +78,6 @@ def crossval(
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
 
     check_minutes(minutes)
-    if by not in (None, "signer", "recording"):
-        raise UsageError(f"--by {by}: expected signer or recording", fix="--by signer")
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: expected at least 1", fix="--workers 1")
     settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
@@ -93,7 +91,7 @@ def crossval(
             data or newest_dataset(),
             out,
             config=config,
-            by=by,  # type: ignore[arg-type]  # one of the two above
+            by=by,
             count=folds,
             minutes=minutes,
             begin_from=begin_from,
