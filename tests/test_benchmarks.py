@@ -63,6 +63,23 @@ def test_every_script_is_importable_and_says_what_it_does(script, result_files, 
         assert "usage: " in capsys.readouterr().out
 
 
+def test_the_page_of_learning_has_means_intervals_and_what_other_settings_gain(result_files, tmp_path):
+    module = importlib.import_module("learning_page")
+
+    def row(arm, case, draw, top1):
+        figures = {"top5": 1.0, "train_top1": 1.0, "epochs": 9, "cpu_seconds": 60.0}
+        return {"arm": arm, "case": case, "draw": draw, "seed": 0, "top1": top1, **figures}
+
+    rows = [row("default", "A → B, 4", draw, top1) for draw, top1 in enumerate((0.7, 0.8, 0.9))]
+    rows += [row("from", "A → B, 4", draw, top1) for draw, top1 in enumerate((0.8, 0.9, 1.0))]
+    rows.append(row("default", "words", 0, 0.75))
+    module.write_page(rows, folder=tmp_path)
+    text = next(tmp_path.glob("*.md")).read_text(encoding="utf-8")
+    assert "| both ways, 4 | default | 3 | 0.800 | 0.552 to 1.000 | 1.000 | 1.000 | 9 | 1.0 |" in text
+    assert "| words | default | 1 | 0.750 | – |" in text
+    assert "| A → B, 4 | from | 3 | +0.100 | +0.100 to +0.100 |" in text
+
+
 def test_results_have_a_line_a_round_and_a_line_a_record():
     rounds = [[1, 2.50, -3e-05], [4, None, True], [*range(1000)], []]
     value = {

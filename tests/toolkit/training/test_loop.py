@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from spoter_runtime.contract import Label
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
-from spoter_toolkit.data.dataset import Dataset
+from spoter_toolkit.data.dataset import Dataset, Origin
+from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.runs.run import read_run
 from spoter_toolkit.training import length
@@ -469,3 +471,33 @@ def test_two_processes_train_together(tiny: Dataset, tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == [1, 2]
     assert read_run(tmp_path / "run").load_model()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
+
+
+@pytest.mark.slow
+def test_five_thousand_labels_of_one_clip_each_are_trained_and_named_in_one_line(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    names = [f"w{i}" for i in range(5000)]
+    parts = [*((name, "a", "train") for name in names), *((name, "b", "val") for name in names[:50])]
+    dataset = write_dataset(
+        tmp_path / "data",
+        [
+            NewClip(
+                id=str(i),
+                label=label,
+                signer=signer,
+                fps=30,
+                poses_TLD=random.random((3, 54, 2)),
+                split=split,
+            )
+            for i, (label, signer, split) in enumerate(parts)
+        ],
+        labels=[Label(name=name) for name in names],
+        coordinates="image",
+        origin=Origin(kind="npy"),
+        split="by signer: val b",
+    )
+    run = train(replace(AUTOMATIC, max_steps=8, batch_size=32), dataset, tmp_path / "run")
+    found = [one["what"] for one in run.info["metrics"]["findings"]]
+    assert found[0].startswith("not converged: training accuracy ends at ")
+    assert found[-1].startswith("5000 of 5000 labels have fewer than 4 clips to learn from: w0, w1, w10, ")
+    assert max(map(len, found)) < 200
