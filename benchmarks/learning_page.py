@@ -17,6 +17,7 @@ COLUMNS = (
     *("training clips right", "epochs", "minutes of one core"),
 )
 METHOD = (
+    "The trainings: `--signers DATASET --words DATASET --folds folds.csv` in the place of `--page`. "
     "Recipe `strong` without a validation split, so the last epoch's weights; one thread; a busy machine. "
     "“A → B, 4”: trained on four clips a label of signer A, tested on all of B's. “words”: five folds by "
     "clip, signers unknown and shared. “made 60 × 10”: 60 generated signs, ten clips each, tested on two "

@@ -73,7 +73,7 @@ def _far_below(rows: Sequence[dict[str, Any]], scores: Scores) -> Finding | None
         return None
     return Finding(
         what=f"validation is far below training: {100 * scores.top1:.0f} % against {100 * trained:.0f} %",
-        fix="clips of more signers, or begin from another run: train --from RUN",
+        fix="clips of more signers",
     )
 
 
