@@ -7,11 +7,14 @@ from typing import Any, Final
 
 from spoter_runtime.errors import BundleError
 from spoter_runtime.landmarks import NUM_FEATURES
+from spoter_runtime.strict import expect, shown
 
 POSES: Final = "poses"  # float32 [batch, frames, 108], raw landmarks
 LENGTHS: Final = "lengths"  # int32 [batch], real frames; the rest is padding
 LOGITS: Final = "logits"  # float32 [batch, classes]
 METADATA_KEY: Final = "spoter_kit.contract"  # where an ONNX file carries its own contract
+MOST_FRAMES: Final = 100_000  # that any contract may claim, so that no reader takes all memory
+MOST_BATCH: Final = 100_000
 REQUIRES_KEY: Final = "spoter_kit.requires"  # where it says which ONNX Runtime it needs: ">=1.25"
 
 
@@ -65,13 +68,38 @@ class GraphContract:
             BundleError: a field is missing or of another type; `where` names the source.
         """
         try:
-            return cls(
-                labels=tuple(Label(**label) for label in value["labels"]),
-                max_frames=int(value["ranges"]["frames"][1]),
-                max_batch=int(value["ranges"]["batch"][1]),
+            ranges = expect(value, dict[str, Any], "contract").get("ranges")
+            ranges = expect(ranges, dict[str, tuple[int, int]], "contract.ranges")
+            contract = cls(
+                labels=expect(value.get("labels"), tuple[Label, ...], "contract.labels"),
+                max_frames=ranges["frames"][1],
+                max_batch=ranges["batch"][1],
             )
-        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
-            raise BundleError(f"{where}: the contract cannot be read: {error!r}") from error
+            contract.check()
+            for name, claim in contract.as_json().items():  # tensors and smallest shapes are the same in all
+                if value.get(name) != claim and name != "labels":
+                    raise ValueError(f"contract.{name}: {shown(value.get(name))}, expected {shown(claim)}")
+        except KeyError as error:
+            raise BundleError(f"{where}: contract.ranges has no {error}") from error
+        except ValueError as error:
+            raise BundleError(f"{where}: {error}") from error
+        return contract
+
+    def check(self) -> None:
+        """Check the ranges and the names of the labels.
+
+        Raises:
+            ValueError: a limit is out of range, there is no label, or a name is empty or there twice.
+        """
+        for name, value, most in (
+            ("frames", self.max_frames, MOST_FRAMES),
+            ("batch", self.max_batch, MOST_BATCH),
+        ):
+            if not 1 <= value <= most:
+                raise ValueError(f"contract.ranges.{name}: up to {value}, expected 1..{most}")
+        names = [label.name for label in self.labels]
+        if not names or "" in names or len(set(names)) < len(names):
+            raise ValueError("contract.labels: expected at least one, each with a name of its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

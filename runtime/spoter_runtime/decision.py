@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
 from spoter_runtime.contract import Label
 from spoter_runtime.landmarks import LEFT_HAND, RIGHT_HAND, Float32Array, detected
+from spoter_runtime.strict import made_from
 
 NO_CALIBRATION: Final = "the bundle holds no calibration"
 
@@ -75,12 +76,10 @@ class Abstention:
         """Read what `as_json` wrote; fields of later versions are ignored.
 
         Raises:
-            TypeError, KeyError, ValueError: a field is missing, of another type, or out of range.
+            ValueError: a field is missing, of another type, or out of range.
         """
-        if not isinstance(value["evidence"], dict):
-            raise TypeError(f"evidence {value['evidence']!r}")
-        numbers = {name: float(value[name]) for name in ("temperature", *_SHARES)}
-        return cls(**numbers, background=tuple(map(str, value["background"])), evidence=value["evidence"])
+        known = {field.name for field in fields(cls)}
+        return made_from(cls, {name: value[name] for name in value if name in known}, "abstention")
 
 
 def decide(

@@ -49,55 +49,67 @@ def read_onnx(content: bytes) -> OnnxGraph:
     Raises:
         ValueError: they are not an ONNX file.
     """
-    model = _fields(memoryview(content))
+    model = message_fields(memoryview(content))
     if len(model[_MODEL_GRAPH]) != 1:
         raise ValueError("no graph in it")
-    entries = [_fields(entry) for entry in model[_MODEL_METADATA]]
-    graph = _fields(model[_MODEL_GRAPH][0])
-    nodes = [_fields(node) for node in graph[_GRAPH_NODE]]
+    entries = [message_fields(entry) for entry in model[_MODEL_METADATA]]
+    graph = message_fields(model[_MODEL_GRAPH][0])
+    nodes = [message_fields(node) for node in graph[_GRAPH_NODE]]
     return OnnxGraph(
-        metadata={_text(entry[1]): _text(entry[2]) for entry in entries},
-        names=frozenset(_text(node[_NODE_NAME]) for node in nodes),
+        metadata={text_of_field(entry[1]): text_of_field(entry[2]) for entry in entries},
+        names=frozenset(text_of_field(node[_NODE_NAME]) for node in nodes),
         float_names=_float_names(nodes, _float_tensors(graph)),
-        opset=next((e[2][0] for e in map(_fields, model[_MODEL_OPSETS]) if e[2] and not _text(e[1])), 0),
+        opset=next(
+            (e[2][0] for e in map(message_fields, model[_MODEL_OPSETS]) if e[2] and not text_of_field(e[1])),
+            0,
+        ),
         input_types=_input_types(graph),
     )
 
 
-def _float_names(nodes: list[_Fields], floats: set[str]) -> frozenset[str]:
+def _float_names(nodes: list[Fields], floats: set[str]) -> frozenset[str]:
     """Return the names of the nodes that depend on the tensors `floats`; nodes are in execution order."""
     names = set()
     for node in nodes:
-        op_type = _text(node[_NODE_OP_TYPE])
+        op_type = text_of_field(node[_NODE_OP_TYPE])
         if op_type in _SHAPES or not any(str(name, "utf-8") in floats for name in node[_NODE_INPUT]):
             continue
-        names.add(_text(node[_NODE_NAME]))
+        names.add(text_of_field(node[_NODE_NAME]))
         if op_type not in _ENDS_OF_FLOATS:
             floats |= {str(name, "utf-8") for name in node[_NODE_OUTPUT]}
     return frozenset(names)
 
 
-def _float_tensors(graph: _Fields) -> set[str]:
+def _float_tensors(graph: Fields) -> set[str]:
     """Return the names of inputs and initializers of a float type."""
-    tensors = [_fields(tensor) for tensor in graph[_GRAPH_INITIALIZER]]
-    floats = {_text(tensor[_TENSOR_NAME]) for tensor in tensors if tensor[_TENSOR_DATA_TYPE][0] in _FLOATS}
+    tensors = [message_fields(tensor) for tensor in graph[_GRAPH_INITIALIZER]]
+    floats = {
+        text_of_field(tensor[_TENSOR_NAME]) for tensor in tensors if tensor[_TENSOR_DATA_TYPE][0] in _FLOATS
+    }
     return floats | {name for name, dtype in _input_types(graph).items() if dtype in _FLOATS}
 
 
-def _input_types(graph: _Fields) -> dict[str, int]:
+def _input_types(graph: Fields) -> dict[str, int]:
     """Return input → number of its type."""
     found = {}
-    for value in map(_fields, graph[_GRAPH_INPUT]):
-        tensor_type = _fields(_fields(value[2][0])[1][0])  # ValueInfo.type, TypeProto.tensor_type
-        found[_text(value[1])] = int(tensor_type[1][0])
+    for value in map(message_fields, graph[_GRAPH_INPUT]):
+        tensor_type = message_fields(
+            message_fields(value[2][0])[1][0]
+        )  # ValueInfo.type, TypeProto.tensor_type
+        found[text_of_field(value[1])] = int(tensor_type[1][0])
     return found
 
 
-_Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → values, whole numbers or memoryviews
+Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → values, whole numbers or memoryviews
 
 
-def _fields(message: memoryview) -> _Fields:
-    found: _Fields = defaultdict(list)
+def message_fields(message: memoryview) -> Fields:
+    """Return the fields of a protobuf message.
+
+    Raises:
+        ValueError: it is none, or it is cut off.
+    """
+    found: Fields = defaultdict(list)
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -132,6 +144,20 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     raise ValueError("no protobuf message: a number of more than 64 bits")
 
 
-def _text(values: list[Any]) -> str:
+def varints_of(values: list[Any]) -> list[int]:
+    """Return a repeated field of whole numbers, which may be packed."""
+    found = []
+    for value in values:
+        if isinstance(value, int):
+            found.append(value)
+            continue
+        position = 0
+        while position < len(value):
+            number, position = _varint(value, position)
+            found.append(number)
+    return found
+
+
+def text_of_field(values: list[Any]) -> str:
     """Return a string field: protobuf takes the last value; empty if there is none."""
     return str(values[-1], "utf-8") if values else ""

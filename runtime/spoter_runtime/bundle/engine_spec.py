@@ -6,8 +6,9 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from spoter_runtime.bundle.libraries import LIBRARIES, Library
-from spoter_runtime.contract import Profile
+from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.contract import MOST_FRAMES, Profile
+from spoter_runtime.strict import made_from
 
 # The header of a TensorRT-RTX plan as version 1.7 writes it: magic, the layout's version, size of the file,
 # version of the library, one bit a compute capability. Undocumented; a test builds engines and reads it back.
@@ -56,31 +57,31 @@ class EngineSpec:
         return {key: value for key, value in asdict(self).items() if key not in unused}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> EngineSpec:
+    def from_json(cls, value: Any) -> EngineSpec:
         """Read what `as_json` wrote.
 
         Raises:
-            TypeError, KeyError, ValueError: a field is missing, unknown or of another form.
+            ValueError: a field is missing, unknown or of another form.
         """
-        profiles = tuple(
-            Profile(batch=_three(profile["batch"]), frames=_three(profile["frames"]))
-            for profile in value["profiles"]
-        )
-        if value["library"] not in LIBRARIES:
-            raise ValueError(f"library {value['library']!r}, expected one of {', '.join(LIBRARIES)}")
-        for name in ("version", "system", "machine", "onnx_sha256"):
-            if not isinstance(value[name], str):
-                raise TypeError(f"{name} {value[name]!r}, expected a text")
-        lists = {
-            "compute_capabilities": tuple(map(str, value["compute_capabilities"])),
-            "buckets": tuple(map(int, value["buckets"])),
-        }
-        return cls(**(value | lists | {"profiles": profiles}))
+        spec = made_from(cls, value, "engine")
+        spec.check("engine")
+        return spec
 
+    def check(self, where: str) -> None:
+        """Check the values of the fields, whose types are right.
 
-def _three(values: Any) -> tuple[int, int, int]:
-    low, opt, high = (int(value) for value in values)
-    return low, opt, high
+        Raises:
+            ValueError: a profile or the buckets are no rising numbers within the limits.
+        """
+        for i, profile in enumerate(self.profiles):
+            for name, (low, opt, high) in (("batch", profile.batch), ("frames", profile.frames)):
+                if not 1 <= low <= opt <= high <= MOST_FRAMES:
+                    numbers = f"{low}, {opt}, {high}"
+                    raise ValueError(f"{where}.profiles[{i}].{name}: {numbers}, expected rising numbers")
+        if list(self.buckets) != sorted(set(self.buckets)) or not all(
+            0 < n <= MOST_FRAMES for n in self.buckets
+        ):
+            raise ValueError(f"{where}.buckets: {self.buckets}, expected rising frame counts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.libraries import EXTRAS, Library, builder_of
 from spoter_runtime.checked_file import (
     KeptFile,
@@ -25,12 +27,9 @@ from spoter_runtime.checked_file import (
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.files import check_regular
-from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
+from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
 from spoter_runtime.runner import Int32Array
-
-if TYPE_CHECKING:
-    from spoter_runtime.bundle.engine_spec import EngineSpec
+from spoter_runtime.strict import file_name, made_from, read_arrays, read_json, shown
 
 _Loaded = TypeVar("_Loaded")
 
@@ -41,6 +40,7 @@ PARITY: Final = "parity.json"
 MODEL_CARD: Final = "MODEL_CARD.md"
 _MOST_CLIPS: Final = 10_000_000
 
+_GOLDENS_BYTES: Final = 1 << 28  # a hundred times what 32 clips of 299 frames take
 _MANIFEST_BYTES: Final = 1 << 24  # 2,000 times what 60 labels and two files take
 
 
@@ -71,18 +71,31 @@ class Artefact:
         """Return plain JSON values; an ONNX file has no entry for an engine."""
         return {key: value for key, value in asdict(self).items() if key != "engine" or value is not None}
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Artefact:
-        """Read what `as_json` wrote.
+    def check(self, where: str) -> None:
+        """Check the values of the fields, whose types are right.
 
         Raises:
-            TypeError, KeyError, ValueError: a field is missing, unknown or of another form.
+            ValueError: no name of a kind or precision, no hash, a size or tolerance that is none, or an
+                engine's file without `engine`.
         """
-        if "engine" not in value:
-            return cls(**value)
-        from spoter_runtime.bundle.engine_spec import EngineSpec  # not at the top: a bundle for CPUs has none
-
-        return cls(**(value | {"engine": EngineSpec.from_json(value["engine"])}))
+        for name in ("kind", "precision"):  # a newer version may have others; nothing here would run them
+            value = getattr(self, name)
+            if not re.fullmatch("[a-z0-9]{1,20}", value):
+                raise ValueError(f"{where}.{name}: {shown(value)}, expected a name such as onnx or fp32")
+        check_sha256(self.sha256, f"{where}.sha256")
+        if self.size_bytes < 0:
+            raise ValueError(f"{where}.size_bytes: {self.size_bytes}")
+        if not self.max_logit_diff >= 0:
+            raise ValueError(f"{where}.max_logit_diff: {self.max_logit_diff}, expected at least 0")
+        if (self.engine is not None) != (self.kind == "engine"):
+            raise ValueError(
+                f"{where}: kind {self.kind} {'without' if self.engine is None else 'with'} engine"
+            )
+        for name, version in self.requires.items():
+            if not re.fullmatch(r"[\w.-]{1,60}", name) or not re.fullmatch(r"[\w.<>=!,+ -]{0,60}", version):
+                raise ValueError(f"{where}.requires: {shown(name)}: {shown(version)}")
+        if self.engine is not None:
+            self.engine.check(f"{where}.engine")
 
 
 class Goldens(NamedTuple):
@@ -97,6 +110,25 @@ class Goldens(NamedTuple):
     poses_NTD: Float32Array
     lengths_N: Int32Array
     logits_NC: Float32Array
+
+    def check(self, contract: GraphContract) -> None:
+        """Check types, shapes and values.
+
+        Raises:
+            ValueError: they are no inputs and logits of this contract.
+        """
+        kinds = [array.dtype for array in self]
+        if kinds != [np.float32, np.int32, np.float32]:
+            raise ValueError(f"poses, lengths and logits are {kinds}, expected float32, int32 and float32")
+        clips, frames = self.poses_NTD.shape[:2] if self.poses_NTD.ndim == 3 else (0, 0)
+        expected = [(clips, frames, NUM_FEATURES), (clips,), (clips, contract.num_classes)]
+        if (found := [array.shape for array in self]) != expected or clips < 1:
+            raise ValueError(
+                f"poses, lengths and logits are {found}; expected one row a clip, at least one, and "
+                f"{contract.num_classes} classes"
+            )
+        if not 1 <= self.lengths_N.min() <= self.lengths_N.max() <= min(frames, contract.max_frames):
+            raise ValueError(f"a clip's frames are not within 1..{min(frames, contract.max_frames)}")
 
     def clips(self) -> list[Float32Array]:
         """Return each clip without its padding, (frames, 54, 2)."""
@@ -248,24 +280,29 @@ class Bundle:
         Raises:
             BundleError: as `read`, or the file is not a set of goldens for this contract.
         """
-        import io
-        import zipfile  # not at the top: a start that replays nothing needs neither
+        import io  # not at the top: a start that replays nothing needs it not
 
         try:
-            with np.load(io.BytesIO(self.read(GOLDENS)), allow_pickle=False) as arrays:
-                goldens = Goldens(
-                    poses_NTD=arrays["poses"], lengths_N=arrays["lengths"], logits_NC=arrays["logits"]
-                )
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{self.folder / GOLDENS}: cannot be read: {error}") from error
-        shapes = [array.shape for array in (goldens.poses_NTD, goldens.lengths_N, goldens.logits_NC)]
-        clips = shapes[0][0] if shapes[0] else 0
-        if clips < 1 or shapes[1:] != [(clips,), (clips, self.contract.num_classes)]:
-            raise BundleError(
-                f"{self.folder / GOLDENS}: poses, lengths and logits are {shapes}; expected one row a clip, "
-                f"at least one, and {self.contract.num_classes} classes"
+            if (self.folder / GOLDENS).stat().st_size > _GOLDENS_BYTES:
+                raise ValueError(f"more than {_GOLDENS_BYTES} bytes")
+            arrays = read_arrays(
+                io.BytesIO(self.read(GOLDENS)), ("poses", "lengths", "logits"), most_bytes=_GOLDENS_BYTES
             )
+            goldens = Goldens(
+                poses_NTD=arrays["poses"], lengths_N=arrays["lengths"], logits_NC=arrays["logits"]
+            )
+            goldens.check(self.contract)
+        except ValueError as error:
+            raise BundleError(f"{self.folder / GOLDENS}: cannot be read: {error}") from error
+        except OSError as error:
+            raise BundleError(f"{self.folder / GOLDENS}: cannot be read ({error.strerror})") from error
         return goldens
+
+
+def check_sha256(value: str, where: str) -> None:
+    """Raise a ValueError unless a text is the hex form of a sha256."""
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError(f"{where}: {shown(value)}, expected 64 hexadecimal digits")
 
 
 def frame_counts_from_json(content: Any) -> dict[int, int]:
@@ -308,7 +345,7 @@ def _seal(content: dict[str, Any]) -> str:
     """Return the hash of a manifest's values, without its seal; indentation does not count."""
     rest = {key: value for key, value in content.items() if key != "manifest_sha256"}
     text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def read_bundle(folder: Path | str) -> Bundle:
@@ -334,24 +371,42 @@ def read_bundle(folder: Path | str) -> Bundle:
                 f"{path}: its own hash does not fit its content, so it was changed or damaged",
                 fix="copy the whole bundle again",
             )
-        bundle = Bundle(
-            folder=folder,
-            name=content["name"],
-            contract=GraphContract.from_json(content["contract"], where=str(path)),
-            artefacts=tuple(Artefact.from_json(artefact) for artefact in content["artefacts"]),
-            files=dict(content["files"]),
-            provenance=content["provenance"],
-            abstention=Abstention.from_json(content["abstention"]) if "abstention" in content else None,
-        )
-        if not isinstance(bundle.provenance, dict):
-            raise TypeError(f"provenance {bundle.provenance!r}")
-        for listed, digest in bundle.hashes().items():
-            if not isinstance(listed, str) or not isinstance(digest, str):
-                raise TypeError(f"path {listed!r} with sha256 {digest!r}")
-            _check_inside(folder, listed)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path}: a field is missing or wrong: {error!r}") from error
+        known = {field.name for field in fields(_Manifest)}  # a newer version may state more
+        stated = made_from(_Manifest, {key: content[key] for key in content if key in known})
+        file_name(stated.name, "name")
+        for i, artefact in enumerate(stated.artefacts):
+            artefact.check(f"artefacts[{i}]")
+        for name, digest in stated.files.items():
+            check_sha256(digest, f"files.{name}")
+        abstention = None if stated.abstention is None else Abstention.from_json(stated.abstention)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}", fix="export the bundle again") from error
+    bundle = Bundle(
+        folder=folder,
+        name=stated.name,
+        contract=GraphContract.from_json(stated.contract, where=str(path)),
+        artefacts=stated.artefacts,
+        files=stated.files,
+        provenance=stated.provenance,
+        abstention=abstention,
+    )
+    if len(bundle.hashes()) < len(bundle.artefacts) + len(bundle.files):
+        raise BundleError(f"{path}: a file is listed twice")
+    for listed in bundle.hashes():
+        _check_inside(folder, listed)
     return bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Manifest:
+    """The fields of bundle.json besides its schema version and its seal."""
+
+    name: str
+    contract: dict[str, Any]
+    artefacts: tuple[Artefact, ...]
+    files: dict[str, str]
+    provenance: dict[str, Any]
+    abstention: dict[str, Any] | None = None
 
 
 def _read_manifest(path: Path) -> Any:
@@ -362,9 +417,7 @@ def _read_manifest(path: Path) -> Any:
     """
     folder = path.parent
     try:
-        if (size := check_regular(path).st_size) > _MANIFEST_BYTES:
-            raise ValueError(f"{size} bytes, a manifest has at most {_MANIFEST_BYTES}")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, most_bytes=_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
         raise BundleError(f"{folder}: {what}", fix="spoter-kit export makes one") from error
@@ -374,7 +427,7 @@ def _read_manifest(path: Path) -> Any:
             f"{path}: cannot be read ({error.strerror})",
             fix="copy the whole bundle again" if there else "spoter-kit export makes a bundle",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(
             f"{path}: cannot be read as JSON: {error}", fix="copy the whole bundle again"
         ) from error

@@ -10,6 +10,7 @@ from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.engine_calls import ENGINE_CALLS, check_process, keep_from_forks
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
+from spoter_runtime.onnx_check import check_onnx_file
 from spoter_runtime.ort.installed import PROVIDERS, Provider, import_onnxruntime
 from spoter_runtime.ort.session import SessionSettings, check_model_file, contract_from_metadata, cpu_session
 from spoter_runtime.runner import Int32Array, Runner
@@ -71,6 +72,7 @@ class OrtRunner(Runner):
             ort = import_onnxruntime(provider)
             if not isinstance(model, bytes):
                 check_model_file(model)
+                check_onnx_file(model)
             options = settings.options(ort)
             if provider == "cpu":
                 self._session, metadata = cpu_session(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_place_without_a_bundle_is_said_to_be_one(tmp_path):
         (b'"bundle"', "not the manifest of a spoter-kit bundle"),
         (b'{"name": "foreign"}', "not the manifest of a spoter-kit bundle"),
         (b'{"schema_version": 1}', "its own hash does not fit its content"),
-        (b'{"schema_version": 1, "name": "\\ud800"}', "a field is missing or wrong"),
+        (b'{"schema_version": 1, "name": "\\ud800"}', "its own hash does not fit its content"),
     ],
 )
 def test_a_foreign_manifest_is_refused(bundle_copy, content, message):
@@ -205,25 +206,67 @@ def test_a_path_out_of_the_bundle_is_refused(bundle_copy, tmp_path, kind, reseal
         Recognizer.load(bundle_copy)
 
 
+def first(**change):
+    return lambda manifest: manifest["artefacts"][0].update(change)
+
+
+def ranges(**change):
+    return lambda manifest: manifest["contract"]["ranges"].update(change)
+
+
 @pytest.mark.parametrize(
-    "edit",
+    ("edit", "message"),
     [
-        lambda manifest: manifest.pop("artefacts"),
-        lambda manifest: manifest.update(files=None),
-        lambda manifest: manifest["files"].update({"goldens.npz": 5}),
-        lambda manifest: manifest["artefacts"][0].update(path=5),
-        lambda manifest: manifest["artefacts"][0].update(path="\x00"),
-        lambda manifest: manifest["artefacts"][0].pop("sha256"),
-        lambda manifest: manifest["artefacts"][0].update(colour="red"),
-        lambda manifest: manifest["contract"].pop("labels"),
-        lambda manifest: manifest["contract"]["ranges"].update(frames=[1, float("inf")]),
-        lambda manifest: manifest["contract"]["ranges"].update(batch=["1"]),
-        lambda manifest: manifest["contract"].update(labels=[{"word": "tea"}]),
+        (lambda manifest: manifest.pop("artefacts"), "artefacts is missing"),
+        (lambda manifest: manifest.update(files=None), "files: None, expected a table"),
+        (
+            lambda manifest: manifest["files"].update({"goldens.npz": 5}),
+            "files.goldens.npz: 5, expected a text",
+        ),
+        (
+            lambda manifest: manifest["files"].update({"goldens.npz": "5"}),
+            "files.goldens.npz: '5', expected 64 hex",
+        ),
+        (
+            lambda manifest: manifest.update(name="../escaped"),
+            "name: '../escaped', expected a name of at most 150",
+        ),
+        (lambda manifest: manifest.update(name="x" * 200), "expected a name of at most 150 bytes"),
+        (first(path=5), "artefacts[0].path: 5, expected a text"),
+        (first(path="\x00"), r"artefacts[0].path: '\x00', expected a text without zero bytes"),
+        (first(kind="a script"), "artefacts[0].kind: 'a script', expected a name"),
+        (first(kind="engine"), "artefacts[0]: kind engine without engine"),
+        (first(precision="../fp8"), "artefacts[0].precision: '../fp8', expected a name"),
+        (first(size_bytes=True), "artefacts[0].size_bytes: True, expected a whole number"),
+        (first(size_bytes=-1), "artefacts[0].size_bytes: -1"),
+        (first(max_logit_diff=-1), "artefacts[0].max_logit_diff: -1.0, expected at least 0"),
+        (first(max_logit_diff="1e-4"), "artefacts[0].max_logit_diff: '1e-4', expected a number"),
+        (first(requires={"onnxruntime": 1}), "artefacts[0].requires.onnxruntime: 1, expected a text"),
+        (first(requires={"onnxruntime": "9" * 99}), "artefacts[0].requires: 'onnxruntime'"),
+        (lambda manifest: manifest["artefacts"][0].pop("sha256"), "artefacts[0].sha256 is missing"),
+        (first(colour="red"), "artefacts[0].colour is unknown, expected path, kind"),
+        (lambda manifest: manifest["contract"].pop("labels"), "contract.labels: None, expected a list"),
+        (
+            lambda manifest: manifest["contract"].update(labels=[{"word": "tea"}]),
+            "contract.labels[0].word is unknown",
+        ),
+        (lambda manifest: manifest["contract"].update(labels=[]), "contract.labels: expected at least one"),
+        (
+            lambda manifest: manifest["contract"].update(missing="?"),
+            "contract.missing: '?', expected 'NaN or (0, 0)'",
+        ),
+        (ranges(frames=[1, float("inf")]), "cannot be read as JSON: Infinity is no JSON"),
+        (ranges(frames=[1, 10**30]), "cannot be read as JSON: a number of 31 digits"),
+        (ranges(frames=[1, 10**15]), "contract.ranges.frames: up to 1000000000000000, expected 1..100000"),
+        (ranges(batch=["1"]), "contract.ranges.batch: 1 values, expected 2"),
+        (ranges(batch=[2, 4]), "contract.ranges: {"),
+        (lambda manifest: manifest["contract"].pop("ranges"), "contract.ranges: None, expected a table"),
+        (lambda manifest: manifest["contract"]["ranges"].pop("frames"), "contract.ranges has no 'frames'"),
     ],
 )
-def test_a_sealed_manifest_with_wrong_fields_is_refused(bundle_copy, edit, reseal):
+def test_a_sealed_manifest_with_wrong_fields_is_refused(bundle_copy, edit, message, reseal):
     reseal(bundle_copy, edit)
-    with pytest.raises(BundleError, match=r"a field is missing or wrong|the contract cannot be read"):
+    with pytest.raises(BundleError, match=re.escape(message)):
         read_bundle(bundle_copy)
 
 
@@ -234,7 +277,7 @@ def test_a_sealed_manifest_with_wrong_fields_is_refused(bundle_copy, edit, resea
         (npz(poses=np.zeros((1, 2, 108), np.float32)), "goldens.npz: cannot be read: .*lengths"),
         (
             npz(poses=np.array([None]), lengths=np.ones(1), logits=np.ones(1)),
-            "Object arrays cannot be loaded",
+            "holds object, expected numbers",
         ),
         (goldens_of(clips=1, classes=4), r"\(1, 4\)\]; expected one row a clip, at least one, and 5 classes"),
         (goldens_of(clips=0, classes=5), "expected one row a clip, at least one"),
@@ -398,9 +441,7 @@ def test_a_manifest_without_an_end_is_not_read_to_it(bundle_copy):
     path = bundle_copy / "bundle.json"
     with path.open("r+b") as file:
         file.truncate(1 << 40)  # a hole of a terabyte, which takes no room on the disk
-    with pytest.raises(
-        BundleError, match=r"bundle\.json: .*: 1099511627776 bytes, a manifest has at most 167"
-    ):
+    with pytest.raises(BundleError, match=r"bundle\.json: .*: 1099511627776 bytes, expected at most 167"):
         read_bundle(bundle_copy)
 
 

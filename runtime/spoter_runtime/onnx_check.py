@@ -1,0 +1,98 @@
+"""Refuse an ONNX file that spoter-kit does not write: ONNX Runtime would run whatever is in it."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from pathlib import Path
+from typing import Any, Final
+
+from spoter_runtime._version import __version__
+from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.onnx_graph import message_fields, text_of_field, varints_of
+from spoter_runtime.strict import shown
+
+# Field numbers of onnx.proto, which never change.
+_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
+_OPSET_DOMAIN = 1
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_NODE_OP_TYPE, _NODE_DOMAIN = 4, 7
+_TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
+
+# The operators of our exporter, of its passes, and of ONNX Runtime's optimiser. No Loop, If or Scan: a file
+# from a stranger could run for ever. A test exports every kind of file and compares.
+_STANDARD: Final = """
+    Abs Add And Attention Cast Clip Concat Constant Conv Div DynamicQuantizeLinear Equal Erf
+    Expand Gather Gelu Gemm Greater GreaterOrEqual Identity IsNaN LayerNormalization Less LessOrEqual MatMul
+    MatMulInteger Max Min Mul Neg Not Or Pad Pow Range ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu
+    Reshape Shape Sigmoid Sign Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where
+"""
+_MICROSOFT: Final = """
+    BiasGelu BiasSoftmax DynamicQuantizeMatMul FastGelu FusedConv FusedGemm FusedMatMul Gelu
+    MatMulIntegerToFloat QuickGelu SkipLayerNormalization
+"""
+OPERATORS: Final = {"": frozenset(_STANDARD.split()), "com.microsoft": frozenset(_MICROSOFT.split())}
+# None of these takes a graph as an attribute, so a node needs no further look.
+_DOMAINS: Final = frozenset(("", "ai.onnx", "com.microsoft"))
+
+
+def check_onnx_file(path: Path | str) -> None:
+    """Check a regular ONNX file before ONNX Runtime reads it; takes about 2 ms and no copy of the weights.
+
+    Raises:
+        BundleError: it is no ONNX file, or holds what spoter-kit never writes: functions, weights in other
+            files, or a tensor that is larger than the file.
+        BackendError: an operator that spoter-kit of this version never writes, such as a loop.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        check_onnx(memoryview(content), str(path))
+    except (ValueError, IndexError) as error:
+        raise BundleError(
+            f"{path}: refused: {error}", fix="take a bundle that spoter-kit exported"
+        ) from error
+
+
+def check_onnx(content: memoryview, where: str) -> None:
+    """Check the bytes of an ONNX file.
+
+    Raises:
+        ValueError, IndexError: for a BundleError of `check_onnx_file`.
+        BackendError: as `check_onnx_file`.
+    """
+    model = message_fields(content)
+    for number, what in ((_MODEL_FUNCTIONS, "functions"), (_MODEL_TRAINING, "training")):
+        if model[number]:
+            raise ValueError(f"it holds {what}")
+    if (
+        domains := {text_of_field(message_fields(one)[_OPSET_DOMAIN]) for one in model[_MODEL_OPSETS]}
+        - _DOMAINS
+    ):
+        raise ValueError(f"it needs operators of {shown(sorted(domains)[0])}")
+    if len(model[_MODEL_GRAPH]) != 1:
+        raise ValueError("it is no ONNX file")
+    graph = message_fields(model[_MODEL_GRAPH][0])
+    if graph[_GRAPH_SPARSE]:
+        raise ValueError("it holds sparse weights")
+    for node in graph[_GRAPH_NODE]:
+        _check_node(message_fields(node), where)
+    for tensor in graph[_GRAPH_INITIALIZER]:
+        _check_tensor(message_fields(tensor), len(tensor))
+
+
+def _check_node(node: Any, where: str) -> None:
+    domain, op_type = text_of_field(node[_NODE_DOMAIN]), text_of_field(node[_NODE_OP_TYPE])
+    if op_type not in OPERATORS.get(domain.removeprefix("ai.onnx"), ()):
+        name = shown(f"{domain}.{op_type}".lstrip("."))
+        raise BackendError(
+            f"{where}: has an operator {name}, which spoter-kit {__version__} does not write",
+            fix="pip install --upgrade spoter-kit, if a newer version wrote the bundle",
+        )
+
+
+def _check_tensor(tensor: Any, size_bytes: int) -> None:
+    if tensor[_TENSOR_EXTERNAL] or any(tensor[_TENSOR_LOCATION]):
+        raise ValueError("its weights are in another file")
+    if math.prod(varints_of(tensor[_TENSOR_DIMS])) > 2 * size_bytes:  # the smallest type has four bits
+        raise ValueError("a tensor is larger than its values")

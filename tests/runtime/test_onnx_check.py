@@ -1,0 +1,119 @@
+"""An ONNX file that spoter-kit did not write is refused before ONNX Runtime sees it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from spoter_export.bundle.writer import graphs_of
+from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.onnx_check import OPERATORS, check_onnx_file
+from spoter_runtime.recognizer import Recognizer
+
+
+def write(path, model):
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def operators_of(graph):
+    return {(node.domain.removeprefix("ai.onnx"), node.op_type) for node in graph.graph.node}
+
+
+def test_the_files_of_a_bundle_pass(bundle_folder):
+    for name in ("model.onnx", "model.ort.onnx"):
+        check_onnx_file(bundle_folder / name)
+
+
+@pytest.mark.slow
+def test_every_kind_of_file_that_is_written_passes(contract, small_model, tmp_path):
+    known = {(domain, name) for domain, names in OPERATORS.items() for name in names}
+    for kind, precision, graph in graphs_of(small_model, contract, ("fp32", "fp16", "int8"), None):
+        assert operators_of(graph) <= known, (kind, precision)
+        check_onnx_file(write(tmp_path / "one.onnx", graph))
+
+
+def with_loop(model):
+    """Return the graph with a Loop of 2^62 rounds."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("go_on", TensorProto.BOOL, [])],
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2**62), "rounds"))
+    model.graph.node.insert(0, helper.make_node("Loop", ["rounds", ""], [], body=body))
+
+
+def with_function(model):
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    imports = [helper.make_opsetid("", 20)]
+    model.functions.append(helper.make_function("", "Twice", ["x"], ["y"], [node], imports))
+
+
+def with_external_weights(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+
+
+def with_large_tensor(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("dims")
+    tensor.dims.extend([1 << 40])
+
+
+def with_domain(model):
+    model.opset_import.append(helper.make_opsetid("org.example", 1))
+
+
+def with_training(model):
+    model.training_info.add()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (with_loop, BackendError, "bad.onnx: has an operator 'Loop', which spoter-kit "),
+        (
+            with_function,
+            BundleError,
+            "refused: it holds functions. Fix: take a bundle that spoter-kit exported",
+        ),
+        (with_external_weights, BundleError, "refused: its weights are in another file"),
+        (with_large_tensor, BundleError, "refused: a tensor is larger than its values"),
+        (with_domain, BundleError, "refused: it needs operators of 'org.example'"),
+        (with_training, BundleError, "refused: it holds training"),
+    ],
+)
+def test_a_file_that_could_do_harm_is_refused(bundle_folder, tmp_path, change, error, message):
+    model = onnx.load(bundle_folder / "model.onnx")
+    change(model)
+    path = write(tmp_path / "bad.onnx", model)
+    with pytest.raises(error, match=re.escape(message)):
+        check_onnx_file(path)
+    with pytest.raises(error, match=re.escape(message)):
+        Recognizer.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x00" * 100, b"\xff" * 100, b"\x3a\xff\xff\xff\xff\x0f"])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "bad.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"bad\.onnx: refused"):
+        check_onnx_file(tmp_path / "bad.onnx")
+
+
+def test_cut_files_are_refused_or_whole(bundle_folder, tmp_path):
+    content = (bundle_folder / "model.onnx").read_bytes()
+    for size in range(1, len(content), len(content) // 40):
+        (tmp_path / "cut.onnx").write_bytes(content[:size])
+        with pytest.raises((BundleError, BackendError)):
+            check_onnx_file(tmp_path / "cut.onnx")
