@@ -26,7 +26,7 @@ from spoter_toolkit.report.words import plural
 if TYPE_CHECKING:
     from spoter_toolkit.crossval.result import CrossValidation
 
-_SHOWN: Final = 5  # folds on the terminal; -v prints all
+_SHOWN: Final = 3  # worst folds on the terminal; -v prints all
 
 
 def crossval(
@@ -133,5 +133,5 @@ def show(found: CrossValidation, folder: Path) -> None:
     for pair in scores.confused[:1]:
         tell(f"most confused: {pair.label} taken for {pair.taken_for}, {pair.clips} of {pair.of}")
     tell(f"{folder}: report.html, crossval.json, confusion and accuracy as .png and .pdf")
-    for remark in found.remarks:
-        say(remark)
+    for finding in found.findings:
+        say(finding)

@@ -47,7 +47,7 @@ def html_from_cross_validation(found: CrossValidation) -> str:
         title=f"Cross-validation of {dataset.folder.name}",
         about=f"Folds by {found.by}; {plural(found.scores.clips, 'clip')}, each tested once.",
         lead=[_folds_chart(found)],
-        caveats=[*found.remarks, *generated],
+        caveats=[*found.findings, *found.remarks, *generated],
         sections=[
             Section(
                 name="folds",

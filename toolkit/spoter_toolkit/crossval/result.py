@@ -66,7 +66,8 @@ class CrossValidation:
     top5: Spread
     macro_f1: Spread
     scores: Scores  # of all tested clips together, each answered by the model that had not seen it
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...]  # of the folds
+    findings: tuple[str, ...] = ()  # what the trainings did not reach
 
     @property
     def labels(self) -> tuple[LabelScore, ...]:
@@ -99,6 +100,7 @@ class CrossValidation:
             "labels": [asdict(label) for label in self.labels],
             "confusion": cells,
             "remarks": list(self.remarks),
+            "findings": list(self.findings),
         }
 
 

@@ -66,8 +66,8 @@ def cross_validate(
         on_begin(f"{plural(len(folds.folds), 'fold')} by {folds.by}, in {out}; stopped, it goes on there")
     logits = train_folds(out, folds, settings, workers=workers, on_progress=on_progress)
     found = scored(dataset, folds, logits)
-    if remark := _not_converged(out, folds):
-        found = replace(found, remarks=(*found.remarks, remark))
+    if finding := _not_converged(out, folds):
+        found = replace(found, findings=(finding,))
     write_files(found, out)
     return found, out
 
