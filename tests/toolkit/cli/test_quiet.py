@@ -39,6 +39,7 @@ HAPPY: dict[str, tuple[list[str], str, str]] = {
     "data import": (["npy", "clips", "-o", "datasets/npy"], r": 4 clips of 2 labels", "data split"),
     "data synth": (["--signs", "2", "--signers", "4", "--clips-per-sign", "4"], r": 8 clips of 2", "train"),
     "data split": (["data", "--test", "s01", "--force"], r": by signer: test s01", "train"),
+    "data background": (["data", "-o", "more"], r": \d+ clips of 5 labels", "train"),
     "data show": (["data"], r": 32 clips of 4 labels by 4 signers", "data show"),
     "import-checkpoint": (["ck.pth"], r"^runs/ck: .* of 4 classes", "export"),
     "eval": ([], r"^top-1 0\.\d{4} on \d+ generated clips: test split", "export"),
