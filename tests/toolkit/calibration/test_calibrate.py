@@ -23,6 +23,7 @@ from spoter_toolkit.calibration.calibrate import (
 from spoter_toolkit.data.dataset import Dataset, Origin
 from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
 from spoter_toolkit.parity.calibration import CalibrationCheck, CalibrationReference, in_words
+from spoter_toolkit.parity.page import calibration_table
 
 SIGNS = ("tea", "milk")
 FRAMES = 8
@@ -175,6 +176,9 @@ def test_another_backend_is_held_to_the_same_decisions(data: Dataset, tmp_path: 
     other = known.check("ort-cpu", "fp32", ByPlace(SIGNS, off=9.0))
     assert any("decisions agree, fp32 allows 0.1% to differ" in failure for failure in other.failures)
     assert CalibrationCheck.from_json(other.as_json()) == other
+    held, failed = calibration_table([same, other]).rows
+    assert (held[0], held[1], held[-1]) == ("ort-cpu", f"{same.clips} of {same.clips}", "holds")
+    assert failed[-1] == "; ".join(other.failures)
     assert in_words([same]).startswith(f"calibration holds on 1 backend: of {same.clips} decisions at least")
 
 
