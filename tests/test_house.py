@@ -40,6 +40,7 @@ ORDER = {
         "backends camera doctor",
         "tuning verify",
         "recognizer",
+        "live",
         "__main__",
     ),
     "spoter_export": (

@@ -30,6 +30,8 @@ from spoter_runtime.runner import Runner
 
 if TYPE_CHECKING:
     from spoter_runtime.doctor import Finding, diagnose
+    from spoter_runtime.live.settings import StreamSettings
+    from spoter_runtime.live.stream import SignStream
     from spoter_runtime.verify import VerifyReport, verify_bundle
 
 __all__ = [
@@ -52,7 +54,9 @@ __all__ = [
     "Prediction",
     "Recognizer",
     "Runner",
+    "SignStream",
     "SpoterError",
+    "StreamSettings",
     "VerifyReport",
     "__version__",
     "diagnose",
@@ -61,8 +65,11 @@ __all__ = [
     "verify_bundle",
 ]
 
-# Loaded lazily: recognising needs neither, and importing both would slow a cold start.
-_LATER = {"Finding": "doctor", "diagnose": "doctor", "VerifyReport": "verify", "verify_bundle": "verify"}
+# Loaded lazily: recognising a clip needs none, and importing all would slow a cold start.
+_LATER = {
+    **{"Finding": "doctor", "diagnose": "doctor", "VerifyReport": "verify", "verify_bundle": "verify"},
+    **{"SignStream": "live.stream", "StreamSettings": "live.settings"},
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,1 @@
+"""Landmarks in time to signs: a stream of frames becomes events, and silence stays silent."""

@@ -1,0 +1,112 @@
+"""A log of landmarks, one JSON object a line: replayed, it gives the same events bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+
+from spoter_runtime.errors import DataError, InputError
+from spoter_runtime.files import check_regular
+from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
+from spoter_runtime.live.events import AnyEvent
+from spoter_runtime.live.settings import Gate, StreamSettings
+from spoter_runtime.live.stream import SignStream
+
+LOG_VERSION: Final = 1
+LOG_NAME: Final = "landmarks.jsonl"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogFrame:
+    """One frame of a log: its time, its landmarks (54, 2), the frames that were dropped before it."""
+
+    t_ms: float
+    landmarks_LD: Float32Array
+    dropped: int = 0
+
+
+def header_line(gate: Gate, settings: StreamSettings) -> str:
+    """Return the first line of a log."""
+    return json.dumps({"landmark_log": LOG_VERSION, "gate": gate, "settings": settings.as_json()})
+
+
+def line_of(frame: LogFrame) -> str:
+    """Return one frame as a line; null: not detected. Every float32 is read back as the same float32."""
+    points = [None if x != x or y != y else [x, y] for x, y in frame.landmarks_LD.tolist()]
+    return json.dumps({"t_ms": frame.t_ms, "dropped": frame.dropped, "landmarks": points})
+
+
+def read_header(path: Path | str) -> tuple[Gate, StreamSettings]:
+    """Return the gate and the settings with which a log was recorded.
+
+    Raises:
+        DataError: no such file, or no log.
+        ConfigError: a setting is not known, or out of range.
+    """
+    with _opened(Path(path)) as file:
+        value = _object(file.readline(), f"{path}, line 1")
+    if value.get("landmark_log") != LOG_VERSION:
+        raise DataError(
+            f"{path}: not a landmark log of version {LOG_VERSION}: its first line names none",
+            fix="record one: spoter-kit live --record FOLDER",
+        )
+    return value.get("gate", "rest"), StreamSettings.from_json(value.get("settings", {}), where=f"{path}")
+
+
+def read_frames(path: Path | str) -> Iterator[LogFrame]:
+    """Yield the frames of a log; only the current one is in memory. A line that was cut off ends it.
+
+    Raises:
+        DataError: see `read_header`, or a line is no frame.
+    """
+    read_header(path)
+    with _opened(Path(path)) as file:
+        next(file)
+        for number, line in enumerate(file, start=2):
+            if not line.endswith("\n"):  # the recording was killed while it wrote
+                return
+            yield _frame_of(_object(line, f"{path}, line {number}"), f"{path}, line {number}")
+
+
+def replay(stream: SignStream, frames: Iterable[LogFrame]) -> Iterator[AnyEvent]:
+    """Yield the events of recorded frames, from a stream that is reset first."""
+    stream.reset()
+    for frame in frames:
+        stream.accept(frame.landmarks_LD, frame.t_ms, dropped=frame.dropped)
+        yield from stream.events()
+    stream.flush()
+    yield from stream.events()
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        check_regular(path)
+        return path.open(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object, got {value!r:.40}")
+    return value
+
+
+def _frame_of(value: dict[str, Any], where: str) -> LogFrame:
+    try:
+        points = [(np.nan, np.nan) if point is None else point for point in value["landmarks"]]
+        landmarks = np.array(points, np.float32)
+        if landmarks.shape != (NUM_LANDMARKS, 2):
+            raise InputError(f"landmarks of shape {landmarks.shape}, expected ({NUM_LANDMARKS}, 2)")
+        return LogFrame(float(value["t_ms"]), landmarks, int(value.get("dropped", 0)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: not a frame: {error}") from error

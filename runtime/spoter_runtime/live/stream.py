@@ -1,0 +1,391 @@
+"""SignStream: frames with their times go in, events come out."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from spoter_runtime.errors import ConfigError, InputError, SpoterError
+from spoter_runtime.landmarks import BODY, NUM_LANDMARKS, Float32Array, array_from, check_coordinates
+from spoter_runtime.live.events import (
+    Abstain,
+    AbstainCode,
+    AnyEvent,
+    Dropped,
+    Fault,
+    FaultCode,
+    Partial,
+    Ready,
+    Sign,
+    SignStart,
+    Tracking,
+)
+from spoter_runtime.live.frames import MOST_FPS, Frames, Seen
+from spoter_runtime.live.gates import FindsSegments, Mark, PushGate, RestGate, WindowGate
+from spoter_runtime.live.settings import GATES, Gate, StreamSettings
+
+if TYPE_CHECKING:
+    from spoter_runtime.camera.clips import FindsLandmarks
+    from spoter_runtime.recognizer import Prediction, Recognizer
+
+MOST_EVENTS: Final = 4096  # that wait for `events`; older ones are lost
+_BEST: Final = 5
+_UNCALIBRATED: Final = (
+    "the bundle has no calibration: every segment is answered with a sign, also one that is none"
+)
+
+
+class _Judgement(NamedTuple):
+    """What the bundle's calibration says of a prediction; `is_sign` None: there is none."""
+
+    is_sign: bool | None
+    probability: float | None
+    reason: str
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> _Judgement:
+        return cls(
+            getattr(prediction, "is_sign", None),
+            getattr(prediction, "probability", None),
+            getattr(prediction, "reason", ""),
+        )
+
+
+class SignStream:
+    """Recognise signs in a stream of frames, one thread at a time.
+
+    It has no clock and starts no thread: the same frames with the same times give the same events. Memory is
+    bounded by the longest sign.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        gate: Gate = "rest",
+        *,
+        landmarker: FindsLandmarks | None = None,
+        settings: StreamSettings | None = None,
+    ) -> None:
+        """Make a stream.
+
+        Args:
+            recognizer: that answers the segments.
+            gate: that finds them: ``"rest"`` between rests, ``"window"`` without rests, ``"push"`` where
+                `push` says.
+            landmarker: for frames; None takes the recognizer's, when the first frame comes.
+            settings: None takes the defaults.
+
+        Raises:
+            ConfigError: no such gate.
+        """
+        if gate not in GATES:
+            raise ConfigError(f"gate {gate!r}: expected {', '.join(GATES)}")
+        self._recognizer = recognizer
+        self._gate_name = gate
+        self._landmarker = landmarker
+        self.settings = _fitting(settings or StreamSettings(), recognizer.contract.max_frames)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: another video begins, or another thread takes over."""
+        self._owner: int | None = None
+        self._pending: deque[AnyEvent] = deque(maxlen=MOST_EVENTS)
+        self._last_ms: float | None = None
+        self._warned = False
+        self._is_first = True
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget the frames, but not the events."""
+        s = self.settings
+        self._frames = Frames(
+            s.longest_ms + s.gap_ms + s.rest_ms + s.window_ms + max(s.pad_start_ms, 0) + 1000
+        )
+        gates: dict[str, FindsSegments] = {
+            "rest": RestGate(s),
+            "window": WindowGate(s, self._shares),
+            "push": PushGate(s),
+        }
+        self._gate = gates[self._gate_name]
+        self._next_partial_ms = math.inf
+        self._tracked: list[Seen] = []
+        self._persons = 0
+        self._tracked_from: float | None = None
+        if self._landmarker is not None:
+            self._landmarker.reset()
+
+    def push(self, signing: bool) -> None:
+        """Say that a sign begins or ends with the next frame; for the gate ``"push"``.
+
+        Raises:
+            ConfigError: another gate.
+        """
+        if not isinstance(self._gate, PushGate):
+            raise ConfigError(f"push with the gate {self._gate_name!r}", fix="SignStream(recognizer, 'push')")
+        self._gate.pushed = signing
+
+    def events(self) -> list[AnyEvent]:
+        """Return the events since the last call, in their order."""
+        found = list(self._pending)
+        self._pending.clear()
+        return found
+
+    def accept(self, frame: Any, t_ms: float, *, dropped: int = 0) -> None:
+        """Take the next frame.
+
+        Args:
+            frame: landmarks (54, 2) or (108,) floats, NaN where not detected; or a picture (height, width, 3)
+                uint8, RGB.
+            t_ms: when it was taken; later than the one before.
+            dropped: frames that the source dropped before it.
+
+        Raises:
+            InputError: no such array, or another thread than the one before; see `reset`.
+        """
+        self._check_thread()
+        if not self._is_later(t_ms):
+            return
+        if self._is_first:
+            self._is_first = False
+            backend, labels = self._recognizer.runner.name, len(self._recognizer.labels)
+            self._say(
+                Ready(t_ms=t_ms, gate=self._gate_name, backend=backend, labels=labels, fps=self.settings.fps)
+            )
+        if dropped > 0:
+            self._say(Dropped(t_ms=t_ms, frames=dropped))
+        if self._last_ms is not None and t_ms - self._last_ms > self.settings.gap_ms:
+            self._mark(self._gate.end(self._last_ms, "gap"), t_ms)
+        elif self._last_ms is not None and t_ms - self._last_ms < 1000 / MOST_FPS:
+            return
+        self._last_ms = t_ms
+        pose_LD = self._landmarks(frame, t_ms)
+        if pose_LD is not None:
+            self._take(t_ms, pose_LD)
+
+    def flush(self) -> None:
+        """End what goes on: no frame will come any more."""
+        self._check_thread()
+        if self._last_ms is not None:
+            self._mark(self._gate.end(self._last_ms), self._last_ms)
+            self._track(self._last_ms)
+
+    def _check_thread(self) -> None:
+        me = threading.get_ident()
+        if self._owner not in (None, me):
+            raise InputError(
+                "a stream takes the frames of one thread, another one has begun",
+                fix="one SignStream for each thread, or stream.reset() before the other takes over",
+            )
+        self._owner = me
+
+    def _is_later(self, t_ms: float) -> bool:
+        if isinstance(t_ms, bool) or not isinstance(t_ms, int | float | np.number) or not math.isfinite(t_ms):
+            self._fault(self._last_ms or 0.0, "time", f"a frame has no time: {t_ms!r}; it is left out")
+            return False
+        if self._last_ms is None or t_ms > self._last_ms:
+            return True
+        went_back = f"a frame of {t_ms:g} ms after one of {self._last_ms:g} ms"
+        if self._last_ms - t_ms > self.settings.gap_ms:  # another clock, or a file from its beginning
+            self._mark(self._gate.end(self._last_ms, "gap"), self._last_ms)
+            self._fault(t_ms, "time", f"{went_back}: the stream begins anew")
+            self._begin()
+            self._last_ms = None
+            return True
+        self._fault(self._last_ms, "time", f"{went_back}: it is left out")
+        return False
+
+    def _landmarks(self, frame: Any, t_ms: float) -> Float32Array | None:
+        """Return the landmarks of a frame; None, and a fault, where they cannot be used.
+
+        Raises:
+            InputError: neither landmarks nor a picture.
+        """
+        array = array_from(frame, "frame")
+        if array.ndim == 3 and array.dtype == np.uint8:
+            try:
+                if self._landmarker is None:
+                    self._landmarker = self._recognizer.landmarker().another()
+                pose_LD = self._landmarker(array)
+            except InputError:
+                raise
+            except SpoterError as error:
+                self._fault(t_ms, "landmarker", str(error))
+                return None
+            self._persons = max(self._persons, self._landmarker.persons)
+            return pose_LD
+        if array.dtype.kind != "f" or array.shape not in ((NUM_LANDMARKS, 2), (2 * NUM_LANDMARKS,)):
+            raise InputError(
+                f"frame: expected ({NUM_LANDMARKS}, 2) floats or a picture (height, width, 3) of uint8, got "
+                f"{array.shape} {array.dtype}",
+                fix="numpy.asarray(landmarks, 'float32')",
+            )
+        try:
+            check_coordinates(array, where="frame")
+        except InputError as error:
+            self._fault(t_ms, "landmarks", f"{error.message}; the frame is left out")
+            return None
+        pose_LD = np.array(array, np.float32).reshape(NUM_LANDMARKS, 2)
+        pose_LD[(pose_LD == 0).all(1) | np.isnan(pose_LD).any(1)] = np.nan
+        return pose_LD
+
+    def _take(self, t_ms: float, pose_LD: Float32Array) -> None:
+        seen = self._frames.add(t_ms, pose_LD)
+        if self.settings.tracking_ms:
+            self._tracked.append(seen)
+            if self._tracked_from is None:
+                self._tracked_from = t_ms
+            if t_ms - self._tracked_from >= self.settings.tracking_ms:
+                self._track(t_ms)
+        self._mark(self._gate.accept(seen), t_ms)
+        since = self._gate.open_since
+        if since is not None and t_ms >= self._next_partial_ms:
+            self._partial(since, t_ms)
+
+    def _track(self, t_ms: float) -> None:
+        """Report on the tracking since the last report."""
+        seen, self._tracked = self._tracked, []
+        begin, self._tracked_from = self._tracked_from, t_ms
+        persons, self._persons = self._persons, 0
+        if not seen or begin is None or t_ms <= begin:
+            return
+
+        def share(found: list[bool]) -> float:
+            return round(sum(found) / len(found), 3)
+
+        self._say(
+            Tracking(
+                t_ms=t_ms,
+                frames_per_s=round(1000 * len(seen) / (t_ms - begin), 2),
+                body=share([one.body for one in seen]),
+                left_hand=share([one.left_hand for one in seen]),
+                right_hand=share([one.right_hand for one in seen]),
+                persons=persons if self._landmarker is not None else None,
+            )
+        )
+
+    def _mark(self, marks: list[Mark], t_ms: float) -> None:
+        for mark in marks:
+            if mark.kind == "start":
+                self._say(SignStart(t_ms=t_ms, start_ms=mark.start_ms))
+                self._next_partial_ms = t_ms + (self.settings.partial_ms or math.inf)
+            elif mark.kind == "end":
+                self._answer(mark.start_ms, min(mark.end_ms, t_ms), t_ms)
+            else:
+                limit = self.settings.longest_ms if mark.code == "long" else self.settings.gap_ms
+                what = "it lasts longer than" if mark.code == "long" else "no frame came for more than"
+                self._abstain(mark.start_ms, mark.end_ms, t_ms, mark.code or "gap", f"{what} {limit:g} ms")
+
+    def _cut(self, start_ms: float, end_ms: float) -> Float32Array:
+        return self._frames.cut(start_ms, end_ms, self.settings.fps)
+
+    def _shares(self, start_ms: float, end_ms: float) -> Float32Array:
+        """Return the softmax of a window; all equal where nothing was found or the model failed."""
+        labels = len(self._recognizer.labels)
+        prediction = self._predict(self._cut(start_ms, end_ms), end_ms)
+        if prediction is None:
+            return np.full(labels, 1 / labels, np.float32)
+        powers = np.exp(prediction.logits_C - prediction.logits_C.max())
+        shares: Float32Array = powers / powers.sum()
+        return shares
+
+    def _predict(self, clip_TLD: Float32Array, t_ms: float) -> Prediction | None:
+        if np.isnan(clip_TLD).all():
+            return None
+        try:
+            return self._recognizer.predict(clip_TLD, name=f"the segment that ends at {t_ms:g} ms")
+        except SpoterError as error:
+            self._fault(t_ms, "model", str(error))
+            return None
+
+    def _partial(self, start_ms: float, t_ms: float) -> None:
+        self._next_partial_ms = t_ms + self.settings.partial_ms
+        begin = max(start_ms, t_ms - self.settings.longest_ms)
+        if prediction := self._predict(self._cut(begin, t_ms), t_ms):
+            self._say(Partial(t_ms=t_ms, start_ms=start_ms, label=prediction.label, score=prediction.score))
+
+    def _answer(self, start_ms: float, end_ms: float, t_ms: float) -> None:
+        """Recognise a segment, and say a sign or why not."""
+        clip_TLD = self._cut(start_ms, end_ms)
+        hands = float(np.isfinite(clip_TLD[:, BODY.stop :, 0]).any(axis=1).mean())
+        if hands < self.settings.least_hands:
+            reason = (
+                f"a hand was found in {hands:.0%} of the frames, less than {self.settings.least_hands:.0%}"
+            )
+            self._abstain(start_ms, end_ms, t_ms, "tracking", reason)
+            return
+        if (prediction := self._predict(clip_TLD, t_ms)) is None:
+            self._abstain(start_ms, end_ms, t_ms, "tracking", "the model gave no answer")
+            return
+        judgement = _Judgement.of(prediction)
+        if judgement.is_sign is None and not self._warned:
+            self._warned = True
+            self._fault(t_ms, "uncalibrated", _UNCALIBRATED)
+        sure = prediction.score if judgement.probability is None else judgement.probability
+        least = self.settings.least_probability
+        if judgement.is_sign is False:
+            self._abstain(start_ms, end_ms, t_ms, "not_a_sign", judgement.reason, prediction)
+        elif sure < least:
+            self._abstain(start_ms, end_ms, t_ms, "unsure", f"{sure:.2f} is less than {least:g}", prediction)
+        else:
+            self._say(_sign(prediction, judgement.probability, start_ms, end_ms, t_ms))
+
+    def _abstain(
+        self,
+        start_ms: float,
+        end_ms: float,
+        t_ms: float,
+        code: AbstainCode,
+        reason: str,
+        prediction: Prediction | None = None,
+    ) -> None:
+        self._say(
+            Abstain(
+                t_ms=t_ms,
+                start_ms=start_ms,
+                end_ms=end_ms,
+                code=code,
+                reason=reason,
+                label=prediction.label if prediction else None,
+                score=prediction.score if prediction else None,
+                probability=_Judgement.of(prediction).probability if prediction else None,
+            )
+        )
+
+    def _fault(self, t_ms: float, code: FaultCode, reason: str) -> None:
+        self._say(Fault(t_ms=t_ms, code=code, reason=reason))
+
+    def _say(self, event: AnyEvent) -> None:
+        self._pending.append(event)
+
+
+def _sign(
+    prediction: Prediction, probability: float | None, start_ms: float, end_ms: float, t_ms: float
+) -> Sign:
+    best = prediction.top(_BEST)
+    return Sign(
+        t_ms=t_ms,
+        start_ms=start_ms,
+        end_ms=end_ms,
+        label=prediction.label,
+        score=prediction.score,
+        probability=probability,
+        margin=best[0][1] - (best[1][1] if len(best) > 1 else 0.0),
+        best=tuple(best),
+        latency_ms=t_ms - end_ms,
+    )
+
+
+def _fitting(settings: StreamSettings, max_frames: int) -> StreamSettings:
+    """Return the settings with a longest sign that the model takes.
+
+    Raises:
+        ConfigError: not even the shortest sign fits.
+    """
+    padding = max(settings.pad_start_ms, 0) + max(settings.pad_end_ms, 0)
+    most_ms = 1000 * (max_frames - 1) / settings.fps - padding
+    return replace(settings, longest_ms=min(settings.longest_ms, most_ms))

@@ -1,0 +1,346 @@
+"""SignStream: where signs begin and end, what is said, and what bad input does."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from signers import pose, signing
+from spoter_runtime import InputError, Recognizer, SignStream, StreamSettings
+from spoter_runtime.errors import BackendError, ConfigError
+from spoter_runtime.live.frames import resample_segment
+
+SIGNS = [(1000.0, 1700.0), (2600.0, 3400.0), (4300.0, 4900.0)]
+
+
+def of(events, kind):
+    return [event for event in events if event.type == kind]
+
+
+def iou(event, truth):
+    start, end = truth
+    both = min(event.end_ms, end) - max(event.start_ms, start)
+    return max(both, 0) / (max(event.end_ms, end) - min(event.start_ms, start))
+
+
+def test_the_rest_gate_finds_each_sign_where_it_is(recognizer, feed):
+    events = feed(SignStream(recognizer), *signing(SIGNS, end_ms=6000))
+    found = of(events, "sign")
+    assert [iou(event, truth) > 0.7 for event, truth in zip(found, SIGNS, strict=True)] == [True] * 3
+    assert all(event.latency_ms <= 350 for event in found)
+    assert [event.type for event in events if event.type in ("sign_start", "sign")] == [
+        "sign_start",
+        "sign",
+    ] * 3
+    assert of(events, "ready") == events[:1]
+    assert events[0].labels == len(recognizer.labels)
+    assert len(of(events, "tracking")) == 6
+    assert of(events, "partial")
+
+
+@pytest.mark.parametrize("fps", [10.0, 15.0, 60.0])
+def test_frame_rates_change_only_the_delay(recognizer, feed, fps):
+    at_30 = of(feed(SignStream(recognizer), *signing(SIGNS, end_ms=6000)), "sign")
+    found = of(feed(SignStream(recognizer), *signing(SIGNS, end_ms=6000, fps=fps)), "sign")
+    assert len(found) == len(at_30)
+    for one, other in zip(found, at_30, strict=True):
+        assert abs(one.start_ms - other.start_ms) <= 1000 / fps + 34
+        assert abs(one.end_ms - other.end_ms) <= 1000 / fps + 34
+
+
+def test_lost_frames_change_only_the_delay(recognizer, feed):
+    times, frames = signing(SIGNS, end_ms=6000)
+    kept = np.random.default_rng(3).random(len(times)) > 0.2
+    found = of(feed(SignStream(recognizer), np.array(times)[kept].tolist(), frames[kept]), "sign")
+    assert [iou(event, truth) > 0.6 for event, truth in zip(found, SIGNS, strict=True)] == [True] * 3
+
+
+def test_a_segment_given_to_predict_has_the_same_logits(recognizer, feed):
+    asked = []
+
+    class Listens(Recognizer):
+        def predict(self, clip, *, name="clip"):
+            asked.append((np.array(clip), super().predict(clip, name=name).logits_C))
+            return super().predict(clip, name=name)
+
+    stream = SignStream(Listens(recognizer.runner), settings=StreamSettings(partial_ms=0))
+    times, frames = signing(SIGNS, end_ms=6000)
+    found = of(feed(stream, times, frames), "sign")
+    assert len(asked) == len(found) == 3
+    for event, (clip, logits) in zip(found, asked, strict=True):
+        cut = resample_segment(times, list(frames), event.start_ms, event.end_ms, 30.0)
+        assert np.array_equal(cut, clip, equal_nan=True)
+        first = round(event.start_ms * 30 / 1000)
+        assert np.array_equal(cut, frames[first : first + len(cut)], equal_nan=True)
+        assert np.array_equal(recognizer.predict(cut).logits_C, logits)
+
+
+@pytest.mark.parametrize("gate", ["rest", "window"])
+def test_the_same_frames_give_the_same_events(recognizer, feed, gate):
+    stream = SignStream(recognizer, gate)
+    first = feed(stream, *signing(SIGNS, end_ms=6000))
+    stream.reset()
+    assert feed(stream, *signing(SIGNS, end_ms=6000)) == first
+
+
+def test_silence_stays_silent(recognizer, feed):
+    for frames in (np.stack([pose(2.2)] * 300), np.full((300, 54, 2), np.nan, np.float32)):
+        for gate in ("rest", "window"):
+            events = feed(SignStream(recognizer, gate), (np.arange(300) * 33.3).tolist(), frames)
+            assert {event.type for event in events} == {"ready", "tracking"}
+
+
+def test_hysteresis_a_short_stretch_and_a_short_rest_make_no_event_of_their_own(recognizer, feed):
+    short = feed(SignStream(recognizer), *signing([(1000.0, 1010.0)], end_ms=2500), flush=False)
+    settings = StreamSettings(shortest_ms=500)
+    stream = SignStream(recognizer, settings=settings)
+    assert of(feed(stream, *signing([(1000.0, 1010.0)], end_ms=2500)), "sign") == []
+    assert len(of(short, "sign_start")) <= 1
+    joined = feed(
+        SignStream(recognizer, settings=StreamSettings(rest_ms=600)),
+        *signing([(1000.0, 1700.0), (2300.0, 2900.0)], end_ms=5000),
+    )
+    assert len(of(joined, "sign")) == 1  # the rest between is shorter than rest_ms
+
+
+def test_a_person_whose_hands_rest_in_the_lap_is_followed_too(recognizer, feed):
+    times, frames = signing(SIGNS, end_ms=6000)
+    lap = np.where(np.arange(len(times)) >= 0, 1.5, 0)
+    heights = [(frame[10, 1] - 0.4) / 0.25 for frame in frames]
+    frames = np.stack([pose(min(h, rest), shift=0.1) for h, rest in zip(heights, lap, strict=True)])
+    assert len(of(feed(SignStream(recognizer), times, frames), "sign")) == 3
+
+
+def test_motion_instead_of_height(recognizer, feed):
+    times = np.arange(0, 4000, 1000 / 30)
+    moves = (times > 1000) & (times < 2000)
+    frames = np.stack([pose(0.3, shift=0.4 * np.sin(t / 120) * m) for t, m in zip(times, moves, strict=True)])
+    settings = StreamSettings(rest_by="motion", rest_ms=300)
+    (found,) = of(feed(SignStream(recognizer, settings=settings), times.tolist(), frames), "sign")
+    assert iou(found, (1000, 2000)) > 0.6
+
+
+def surest_two(answers):
+    """Return the places of the two answers with the largest margins and different labels."""
+    order = sorted(range(len(answers)), key=lambda n: answers[n].top(2)[1][1] - answers[n].top(2)[0][1])
+    return order[0], next(n for n in order if answers[n].label != answers[order[0]].label)
+
+
+def test_the_window_gate_makes_one_event_of_one_sign(recognizer, feed):
+    events = feed(SignStream(recognizer, "window"), *signing([(1000.0, 2200.0)], end_ms=4000))
+    assert len(of(events, "sign")) == 1
+
+
+def test_the_window_gate_cuts_where_the_label_changes(recognizer, feed):
+    answers = [recognizer.predict(np.stack([pose(0.3, s)] * 20)) for s in range(30)]
+    first, second = surest_two(answers)
+    labels = [answer.label for answer in answers]
+    times, frames = signing([(1000.0, 3000.0)], end_ms=5000)
+    frames = np.stack(
+        [
+            pose((frame[10, 1] - 0.4) / 0.25, first if t < 2000 else second)
+            for t, frame in zip(times, frames, strict=True)
+        ]
+    )
+    found = of(feed(SignStream(recognizer, "window"), times, frames), "sign")
+    assert [event.label for event in found] == [labels[first], labels[second]]
+    assert abs(found[0].end_ms - 2000) < 300
+
+
+def test_the_application_says_when(recognizer):
+    stream = SignStream(recognizer, "push")
+    for n in range(90):
+        stream.push(30 <= n < 60)
+        stream.accept(pose(0.3), n * 33.0)
+    (found,) = of(stream.events(), "sign")
+    assert (found.start_ms, found.end_ms) == (30 * 33.0, 60 * 33.0)
+    with pytest.raises(ConfigError, match="push with the gate 'rest'"):
+        SignStream(recognizer).push(True)
+
+
+def test_time_that_stands_or_goes_back_is_a_fault(recognizer):
+    stream = SignStream(recognizer)
+    for t_ms in (0.0, 100.0, 100.0, 90.0, float("nan"), 130.0):
+        stream.accept(pose(2.2), t_ms)
+    assert [event.code for event in of(stream.events(), "fault")] == ["time"] * 3
+
+
+def test_a_clock_that_starts_anew_ends_the_sign_without_an_answer(recognizer, feed):
+    stream = SignStream(recognizer)
+    times, frames = signing(SIGNS, end_ms=6000)
+    first = feed(stream, times[:45], frames[:45], flush=False)
+    assert of(first, "sign_start")
+    again = feed(stream, times, frames)
+    assert [event.code for event in of(again, "abstain")] == ["gap"]
+    assert [event.code for event in of(again, "fault")] == ["time", "uncalibrated"]
+    assert len(of(again, "sign")) == 3
+
+
+def test_a_camera_that_was_away_gives_no_answer_to_half_a_sign(recognizer, feed):
+    times, frames = signing([(1000.0, 1700.0), (4000.0, 4700.0)], end_ms=6000)
+    away = (np.array(times) > 1400) & (np.array(times) < 2600)
+    events = feed(SignStream(recognizer), np.array(times)[~away].tolist(), frames[~away])
+    assert [event.code for event in of(events, "abstain")] == ["gap"]
+    assert [event.start_ms > 3500 for event in of(events, "sign")] == [True]
+
+
+def test_a_sign_longer_than_the_model_takes_is_refused(recognizer, feed):
+    stream = SignStream(recognizer, settings=StreamSettings(longest_ms=60_000))
+    assert stream.settings.longest_ms == pytest.approx(1000 * (recognizer.contract.max_frames - 1) / 30)
+    events = feed(stream, *signing([(1000.0, 9000.0), (10000.0, 10600.0)], end_ms=12000))
+    assert [event.code for event in of(events, "abstain")] == ["long"]
+    assert len(of(events, "sign")) == 1
+    with pytest.raises(ConfigError, match="shortest_ms"):
+        SignStream(recognizer, settings=StreamSettings(shortest_ms=9000, longest_ms=9999))
+
+
+def test_frames_of_nobody_in_the_middle_end_the_sign(recognizer, feed):
+    times, frames = signing([(1000.0, 3000.0)], end_ms=4500)
+    frames[40:75] = np.nan
+    events = feed(SignStream(recognizer), times, frames)
+    assert all(event.end_ms < times[40] or event.start_ms > times[70] for event in of(events, "sign"))
+
+
+def test_arms_without_hands_are_no_sign(recognizer, feed):
+    times, frames = signing(SIGNS, end_ms=6000)
+    frames[:, 12:] = np.nan
+    events = feed(SignStream(recognizer), times, frames)
+    assert of(events, "sign") == []
+    assert {event.code for event in of(events, "abstain")} == {"tracking"}
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e9])
+def test_landmarks_that_cannot_be_are_a_fault(recognizer, value):
+    stream = SignStream(recognizer)
+    broken = pose(0.3)
+    broken[5] = value
+    stream.accept(broken, 0.0)
+    (fault,) = of(stream.events(), "fault")
+    assert fault.code == "landmarks"
+    assert "left out" in fault.reason
+
+
+def test_other_arrays_are_refused(recognizer):
+    for frame in (np.zeros((53, 2)), np.zeros((54, 2), int), np.zeros((4, 4, 3))):
+        with pytest.raises(InputError, match="frame"):
+            SignStream(recognizer).accept(frame, 0.0)
+
+
+def test_a_second_thread_is_refused_until_reset(recognizer):
+    stream = SignStream(recognizer)
+    stream.accept(pose(2.2), 0.0)
+    errors = []
+
+    def other():
+        try:
+            stream.accept(pose(2.2), 33.0)
+        except InputError as error:
+            errors.append(error)
+        stream.reset()
+        stream.accept(pose(2.2), 33.0)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert "one thread" in str(errors[0])
+    with pytest.raises(InputError):
+        stream.accept(pose(2.2), 66.0)
+
+
+def test_a_bundle_without_calibration_says_so_once(recognizer, feed):
+    class Uncalibrated(Recognizer):
+        def predict(self, clip, *, name="clip"):
+            prediction = super().predict(clip, name=name)
+            return dataclasses.replace(
+                prediction, **{name: None for name in ("probability", "is_sign") if hasattr(prediction, name)}
+            )
+
+    events = feed(SignStream(Uncalibrated(recognizer.runner)), *signing(SIGNS, end_ms=6000))
+    (fault,) = of(events, "fault")
+    assert fault.code == "uncalibrated"
+    assert [event.probability for event in of(events, "sign")] == [None] * 3
+
+
+def test_what_the_bundle_says_is_no_sign_is_not_said(recognizer, feed):
+    class Says:
+        def __init__(self, prediction):
+            self._prediction = prediction
+
+        is_sign, probability, reason = False, 0.2, "the margin is small"
+
+        def __getattr__(self, name):
+            return getattr(self._prediction, name)
+
+    class Refuses(Recognizer):
+        def predict(self, clip, *, name="clip"):
+            return Says(super().predict(clip, name=name))
+
+    events = feed(SignStream(Refuses(recognizer.runner)), *signing(SIGNS, end_ms=6000))
+    assert of(events, "sign") == of(events, "fault") == []
+    assert {(e.code, e.reason, e.probability) for e in of(events, "abstain")} == {
+        ("not_a_sign", "the margin is small", 0.2)
+    }
+
+
+def test_less_than_the_least_probability_is_not_said(recognizer, feed):
+    settings = StreamSettings(least_probability=0.999)
+    events = feed(SignStream(recognizer, settings=settings), *signing(SIGNS, end_ms=6000))
+    assert of(events, "sign") == []
+    assert {event.code for event in of(events, "abstain")} == {"unsure"}
+
+
+def test_a_model_that_fails_is_a_fault_and_the_stream_goes_on(recognizer, feed):
+    class Fails(Recognizer):
+        def predict(self, clip, *, name="clip"):
+            raise BackendError("the engine is gone")
+
+    events = feed(SignStream(Fails(recognizer.runner)), *signing(SIGNS, end_ms=6000))
+    assert of(events, "sign") == []
+    assert len(of(events, "abstain")) == 3
+    assert "the engine is gone" in of(events, "fault")[0].reason
+
+
+def test_dropped_frames_are_said(recognizer):
+    stream = SignStream(recognizer)
+    stream.accept(pose(2.2), 0.0)
+    stream.accept(pose(2.2), 99.0, dropped=2)
+    assert [event.frames for event in of(stream.events(), "dropped")] == [2]
+
+
+def test_memory_is_bounded(recognizer):
+    stream = SignStream(recognizer, settings=StreamSettings(tracking_ms=100))
+    down, t_ms = pose(2.2), 0.0
+
+    def run(frames):
+        nonlocal t_ms
+        for _ in range(frames):
+            stream.accept(down, t_ms)
+            t_ms += 9.0
+            stream.events()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    first = run(1_200)  # more than the stream keeps
+    last = run(1_200)  # half a megabyte more, if they were kept
+    tracemalloc.stop()
+    assert last - first < 100_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"fall": 0.6}, "fall"),
+        ({"fps": 0}, "fps"),
+        ({"rest_by": "x"}, "rest_by"),
+        ({"rest_ms": -1}, "rest_ms"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, named):
+    with pytest.raises(ConfigError, match=named):
+        StreamSettings(**settings)
+    with pytest.raises(ConfigError, match="gate 'x'"):
+        SignStream(None, "x")
