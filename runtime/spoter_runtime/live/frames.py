@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from spoter_runtime.landmarks import LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, Float32Array
+from spoter_runtime.landmarks import (
+    LEFT_HAND,
+    LEFT_SHOULDER,
+    RIGHT_HAND,
+    RIGHT_SHOULDER,
+    Float32Array,
+    detected,
+)
 
 MOST_FPS: Final = 125.0  # frames that come faster are left out: what is kept is bounded
 _SPEED_MS: Final = 80.0  # a speed is measured over at least so long
@@ -80,6 +88,13 @@ class Frames:
         return resample_segment(times, list(self._poses), start_ms, end_ms, fps)
 
 
+def with_nan(pose_LD: npt.NDArray[Any]) -> Float32Array:
+    """Return a float32 copy with NaN for each point that was not detected: (0, 0), or NaN in x or y."""
+    pose = np.array(pose_LD, np.float32)
+    pose[~detected(pose)] = np.nan
+    return pose
+
+
 def resample_segment(
     times_ms: Sequence[float], poses: Sequence[Float32Array], start_ms: float, end_ms: float, fps: float
 ) -> Float32Array:
@@ -90,7 +105,7 @@ def resample_segment(
 
     Args:
         times_ms: growing; of `poses`.
-        poses: (54, 2) each.
+        poses: (54, 2) each, NaN where not detected; see `with_nan`.
         start_ms: the first frame's time.
         end_ms: the last frame is not later.
         fps: of the result.

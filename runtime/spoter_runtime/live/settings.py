@@ -57,7 +57,7 @@ class StreamSettings:
     partial_ms: float = 200.0
     tracking_ms: float = 1000.0
     gap_ms: float = 700.0
-    least_hands: float = 0.3
+    least_hands: float = 0.05
     least_probability: float = 0.0
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from spoter_runtime.live.events import (
     SignStart,
     Tracking,
 )
-from spoter_runtime.live.frames import MOST_FPS, Frames, Seen
+from spoter_runtime.live.frames import MOST_FPS, Frames, Seen, with_nan
 from spoter_runtime.live.gates import FindsSegments, Mark, PushGate, RestGate, WindowGate
 from spoter_runtime.live.settings import GATES, Gate, StreamSettings
 
@@ -229,9 +229,7 @@ class SignStream:
         except InputError as error:
             self._fault(t_ms, "landmarks", f"{error.message}; the frame is left out")
             return None
-        pose_LD = np.array(array, np.float32).reshape(NUM_LANDMARKS, 2)
-        pose_LD[(pose_LD == 0).all(1) | np.isnan(pose_LD).any(1)] = np.nan
-        return pose_LD
+        return with_nan(array.reshape(NUM_LANDMARKS, 2))
 
     def _take(self, t_ms: float, pose_LD: Float32Array) -> None:
         seen = self._frames.add(t_ms, pose_LD)

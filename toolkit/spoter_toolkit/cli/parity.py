@@ -78,6 +78,19 @@ def parity(
         Path | None,
         typer.Option(help="Folder of videos: compare the landmarker with MediaPipe instead, and the labels."),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Compare the events of a stream on every backend, and its segments with predict.",
+        ),
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Replay this landmark log of live --record, with --stream; default: the BUNDLE's goldens."
+        ),
+    ] = None,
     bisect: Annotated[
         bool,
         typer.Option(
@@ -105,6 +118,9 @@ def parity(
 
     if videos:
         _compare_videos(bundle or newest_bundle(), videos, out=out, force=force, json=json)
+        return
+    if stream or log:
+        _prove_streams(bundle or newest_bundle(), log, backend, out=out, force=force, json=json)
         return
     for option, target in (("-o", out), ("--html", html)):
         if target:
@@ -199,6 +215,43 @@ def _compare_videos(bundle: Path, folder: Path, *, out: Path | None, force: bool
             f"flip: {flip.video} from frame {flip.frame}: {flip.reference} → {flip.candidate}, margin "
             f"{flip.margin:.2f}; a hand that one of them misses in {flip.hands} frames"
         )
+
+
+def _prove_streams(
+    bundle: Path, log: Path | None, backends: list[str] | None, *, out: Path | None, force: bool, json: bool
+) -> None:
+    """Compare the events of a stream on every backend, and print a line for each."""
+    from spoter_runtime.errors import from_options
+    from spoter_runtime.files import write_json
+    from spoter_toolkit.input_files import check_target
+    from spoter_toolkit.parity.prove import check_candidates
+    from spoter_toolkit.parity.streams import prove_streams
+
+    with from_options():
+        check_candidates(backends or ())
+    if out:
+        check_target(out, force=force)
+    with progress_bar() as on_progress:
+        found = prove_streams(bundle, log=log, backends=backends, on_progress=on_progress)
+    if out:
+        write_json(out, found.as_json())
+    if json:
+        emit_json(found.as_json())
+    else:
+        failed = [proof for proof in found.proofs if proof.failures]
+        tell(*([] if failed else [f"{bundle}: streaming equals predict on every backend"]))
+        for proof in failed:
+            insist(f"STREAMING DIFFERS: {proof.backend}, {proof.stream}", f"  {proof.failures[0]}")
+        good = [proof for proof in found.proofs if not proof.failures]
+        rows = [
+            (p.backend, p.stream, plural(p.signs, "sign"), f"largest difference {p.max_score_diff:.1e}")
+            for p in good
+        ]
+        tell(*(f"  {line}" for line in (aligned(rows) if rows else ())))
+        if found.not_run:
+            tell(f"not executed: {few_names(list(found.not_run), 6)}")
+    if not found.passed:
+        raise typer.Exit(ANSWER_IS_NO)
 
 
 def _check_nothing_is_to_run(options: Mapping[str, object]) -> None:
