@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from signers import signing, write_log
 from spoter_runtime.errors import is_installed
 from spoter_runtime.ort.installed import import_onnxruntime, is_older
 
@@ -316,6 +317,7 @@ KIT = {
     "parity": ("small.spoter", "--run", "run", "--backend", "ort-cpu", "--html", "parity.html"),
     "bench": ("small.spoter", "--run", "run", "--quick", *_BRIEF, "--html", "-o", "bench"),
     "predict": ("clips/tea/s1/0.npy", "--bundle", "small.spoter"),
+    "live": ("landmarks.jsonl", "--bundle", "small.spoter", "--record", "session"),
     "verify": ("small.spoter",),
     "tune": ("small.spoter", "--seconds", "1"),
     "doctor": (),
@@ -387,6 +389,7 @@ def ran(trace, long_lived, tmp_path_factory, request):
         np.save(file, clip)
     _notebook_checkpoint(folder / "notebook.pth")
     _empty_video(folder / "videos" / "tea" / "s1" / "1.mkv")
+    write_log(folder / "landmarks.jsonl", *signing([(1000.0, 1700.0)], end_ms=2500))
     missing = ""
     try:
         landmarker = request.getfixturevalue("landmarker_folder")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from spoter_runtime.landmarks import BODY_NAMES
+from spoter_runtime.live.log import LogFrame, header_line, line_of
+from spoter_runtime.live.settings import StreamSettings
 
 REST, SIGNING = 2.2, 0.3  # of the wrists below the shoulders, in shoulder widths
 WIDTH = 0.25  # of the shoulders, in pictures
@@ -47,3 +49,10 @@ def signing(signs, *, end_ms, fps=30.0, shape=lambda t_ms: 0):
         for t_ms, height, shift in zip(times, heights(times, signs), shifts, strict=True)
     ]
     return times.tolist(), np.stack(frames)
+
+
+def write_log(path, times, frames, *, gate="rest", settings=None, dropped=lambda n: 0):
+    """Write a landmark log, as `live --record` does."""
+    lines = [line_of(LogFrame(t, f, dropped(n))) for n, (t, f) in enumerate(zip(times, frames, strict=True))]
+    path.write_text("\n".join([header_line(gate, settings or StreamSettings()), *lines, ""]))
+    return path

@@ -83,6 +83,20 @@ def camera_frames(
     yield from _frames(name, way, options, 1)
 
 
+def network_frames(url: str) -> Iterator[TimedFrame]:
+    """Yield what a network camera sends, until the caller stops.
+
+    Args:
+        url: ``rtsp://…``, ``http://…``, or another address that FFmpeg opens.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+        DataError: nobody answers within five seconds, it sends no video, or it went away.
+    """
+    options = {"timeout": "5000000"} | ({"rtsp_transport": "tcp"} if url.startswith("rtsp") else {})
+    yield from _frames(url, None, options, 1)
+
+
 def _frames(
     source: str, input_format: str | None, options: dict[str, str], threads: int
 ) -> Iterator[TimedFrame]:

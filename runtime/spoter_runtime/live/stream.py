@@ -61,6 +61,10 @@ class SignStream:
 
     It has no clock and starts no thread: the same frames with the same times give the same events. Memory is
     bounded by the longest sign.
+
+    Attributes:
+        settings: with a longest sign that the model takes.
+        landmarks: of the last frame, (54, 2); None where it was left out.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class SignStream:
         self._last_ms: float | None = None
         self._warned = False
         self._is_first = True
+        self.landmarks: Float32Array | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -148,6 +153,7 @@ class SignStream:
             InputError: no such array, or another thread than the one before; see `reset`.
         """
         self._check_thread()
+        self.landmarks = None
         if not self._is_later(t_ms):
             return
         if self._is_first:
@@ -163,9 +169,9 @@ class SignStream:
         elif self._last_ms is not None and t_ms - self._last_ms < 1000 / MOST_FPS:
             return
         self._last_ms = t_ms
-        pose_LD = self._landmarks(frame, t_ms)
-        if pose_LD is not None:
-            self._take(t_ms, pose_LD)
+        self.landmarks = self._landmarks_of(frame, t_ms)
+        if self.landmarks is not None:
+            self._take(t_ms, self.landmarks)
 
     def flush(self) -> None:
         """End what goes on: no frame will come any more."""
@@ -199,7 +205,7 @@ class SignStream:
         self._fault(self._last_ms, "time", f"{went_back}: it is left out")
         return False
 
-    def _landmarks(self, frame: Any, t_ms: float) -> Float32Array | None:
+    def _landmarks_of(self, frame: Any, t_ms: float) -> Float32Array | None:
         """Return the landmarks of a frame; None, and a fault, where they cannot be used.
 
         Raises:

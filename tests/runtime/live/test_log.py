@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from signers import signing
+from signers import signing, write_log
 from spoter_runtime import SignStream, StreamSettings
 from spoter_runtime.errors import ConfigError, DataError
-from spoter_runtime.live.log import LogFrame, header_line, line_of, read_frames, read_header, replay
+from spoter_runtime.live.log import read_frames, read_header, replay
 
 SETTINGS = StreamSettings(fps=25.0, rest_ms=120)
 
@@ -18,12 +18,7 @@ SETTINGS = StreamSettings(fps=25.0, rest_ms=120)
 @pytest.fixture
 def log(tmp_path):
     times, frames = signing([(1000.0, 1700.0)], end_ms=2500)
-    lines = [
-        line_of(LogFrame(t, frame, n % 3)) for n, (t, frame) in enumerate(zip(times, frames, strict=True))
-    ]
-    path = tmp_path / "landmarks.jsonl"
-    path.write_text("\n".join([header_line("rest", SETTINGS), *lines, ""]))
-    return path
+    return write_log(tmp_path / "landmarks.jsonl", times, frames, settings=SETTINGS, dropped=lambda n: n % 3)
 
 
 def test_every_value_is_read_back_as_it_was(log):

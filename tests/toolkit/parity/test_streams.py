@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 
 from in_process import spoter_kit
-from signers import signing
+from signers import signing, write_log
 from spoter_runtime.live import stream as stream_module
-from spoter_runtime.live.log import LogFrame, header_line, line_of
 from spoter_runtime.live.settings import StreamSettings
 from spoter_toolkit.parity.streams import prove_streams
 
 
 @pytest.fixture
 def log(tmp_path):
-    times, frames = signing([(1000.0, 1700.0), (2700.0, 3500.0)], end_ms=5000)
-    path = tmp_path / "landmarks.jsonl"
-    lines = [line_of(LogFrame(t_ms, frame)) for t_ms, frame in zip(times, frames, strict=True)]
-    path.write_text("\n".join([header_line("rest", StreamSettings()), *lines, ""]))
-    return path
+    return write_log(
+        tmp_path / "landmarks.jsonl", *signing([(1000.0, 1700.0), (2700.0, 3500.0)], end_ms=5000)
+    )
 
 
 def test_the_goldens_give_the_same_signs_on_every_backend(bundle_folder):

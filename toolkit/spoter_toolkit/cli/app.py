@@ -17,6 +17,7 @@ from spoter_toolkit.cli import (
     export,
     import_checkpoint,
     landmarker,
+    live,
     parity,
     predict,
     train,
@@ -136,6 +137,15 @@ add(
     "predict",
     "spoter-kit predict clip.npy --bundle model.spoter",
     "spoter-kit predict model.spoter hello.mp4",
+    panel="Device",
+)
+add(
+    app,
+    live.live,
+    "live",
+    "spoter-kit live --bundle model.spoter",
+    "spoter-kit live talk.mp4 --json --gate window",
+    "spoter-kit live 0 --say 'espeak {}' --record session",
     panel="Device",
 )
 add(app, verify.verify, "verify", "spoter-kit verify model.spoter", panel="Device")

@@ -1,0 +1,90 @@
+"""`spoter-kit live` on landmark logs: lines, JSON lines, recordings, settings, the screen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from in_process import spoter_kit
+from signers import signing, write_log
+from spoter_runtime import Recognizer, SignStream
+from spoter_toolkit.cli.live_view import Screen
+from spoter_toolkit.live.session import run_session
+from spoter_toolkit.live.sources import arrivals
+
+
+@pytest.fixture
+def log(tmp_path):
+    signs = [(1000.0, 1700.0), (2700.0, 3500.0)]
+    return write_log(tmp_path / "landmarks.jsonl", *signing(signs, end_ms=5000))
+
+
+def test_a_line_for_each_sign(log, bundle_folder, tmp_path):
+    done = spoter_kit(tmp_path, "live", log, "--bundle", bundle_folder)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert "s  " in lines[0]
+    assert any("ঀ" <= letter <= "৿" for letter in lines[0])  # the word in Bengali
+
+
+def test_json_lines_and_a_recording_that_replays_to_them(log, bundle_folder, tmp_path):
+    options = ("--bundle", bundle_folder, "--json")
+    done = spoter_kit(tmp_path, "live", log, *options, "--record", "session")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["type"] for event in events].count("sign") == 2
+    assert "recorded: session" in done.stderr
+    again = spoter_kit(tmp_path, "live", "session/landmarks.jsonl", *options)
+    assert again.stdout == done.stdout
+    assert (tmp_path / "session" / "events.jsonl").read_text() == done.stdout
+    refused = spoter_kit(tmp_path, "live", log, *options, "--record", "session")
+    assert (refused.returncode, "is there already" in refused.stderr) == (2, True)
+
+
+def test_settings_and_the_gate_may_be_changed(log, bundle_folder, tmp_path):
+    options = (log, "--bundle", bundle_folder, "--json")
+    one = spoter_kit(tmp_path, "live", *options, "--set", "rest_ms=900")
+    assert one.stdout.count('"type": "sign"') == 1  # the rest between is no longer one
+    window = spoter_kit(tmp_path, "live", *options, "--gate", "window", "--seconds", "0.5")
+    assert '"gate": "window"' in window.stdout
+    assert '"sign"' not in window.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--gate", "push"), "expected rest or window"),
+        (("--set", "rest_ms"), "expected NAME=VALUE"),
+        (("--set", "rset_ms=3"), "did you mean 'rest_ms'"),
+        (("--set", "rest_ms=x"), "is a number"),
+        (("--say", "no-such-program"), "no such program"),
+    ],
+)
+def test_wrong_options_are_named(log, bundle_folder, tmp_path, options, said):
+    done = spoter_kit(tmp_path, "live", log, "--bundle", bundle_folder, *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_video_that_is_not_there(bundle_folder, tmp_path, landmarker_folder, monkeypatch):
+    monkeypatch.setattr("spoter_toolkit.cli.live._have_landmarker", lambda *_, **__: None)
+    monkeypatch.setattr("spoter_toolkit.cli.live._warn_of_landmarker", lambda *_: None)
+    done = spoter_kit(tmp_path, "live", "absent.mp4", "--bundle", bundle_folder, "--record", "session")
+    assert done.returncode == 1
+    assert "absent.mp4: no such file" in done.stderr
+    assert not (tmp_path / "session").exists()
+
+
+def test_the_screen_shows_tracking_bars_and_the_last_signs(log, bundle_folder):
+    recognizer = Recognizer.load(bundle_folder, "ort-cpu", threads=1, tuned=False)
+    screen = Screen({label.name: label.bengali for label in recognizer.labels})
+    run_session(SignStream(recognizer), arrivals(str(log)), [screen])
+    console = Console(width=80, record=True, file=None, force_terminal=False)
+    with console.capture() as shown:
+        console.print(screen.drawn())
+    lines = shown.get().splitlines()
+    assert "frames/s" in lines[0]
+    assert "█" in lines[1]
+    assert sum("চা" in line or " s  " in line for line in lines) >= 2

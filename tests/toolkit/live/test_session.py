@@ -1,0 +1,121 @@
+"""A session: every sink hears every event, a sink that raises stops nobody, a word is never a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+
+from signers import signing, write_log
+from spoter_runtime import Recognizer, SignStream
+from spoter_runtime.contract import Label
+from spoter_runtime.errors import UsageError
+from spoter_runtime.live.events import Sign
+from spoter_runtime.live.log import read_frames, replay
+from spoter_toolkit.live.session import Recorder, Speaker, run_session
+from spoter_toolkit.live.sources import Arrival, arrivals
+
+
+@pytest.fixture(scope="module")
+def recognizer(bundle_folder):
+    return Recognizer.load(bundle_folder, "ort-cpu", threads=1, tuned=False)
+
+
+@pytest.fixture
+def log(tmp_path):
+    signs = [(1000.0, 1700.0), (2700.0, 3500.0)]
+    return str(write_log(tmp_path / "landmarks.jsonl", *signing(signs, end_ms=5000)))
+
+
+def sign(label="tea"):
+    return Sign(
+        t_ms=1.0,
+        start_ms=0.0,
+        end_ms=1.0,
+        label=label,
+        score=0.9,
+        probability=None,
+        margin=0.8,
+        best=((label, 0.9),),
+        latency_ms=0.0,
+    )
+
+
+def test_a_recording_replays_to_the_same_events(recognizer, log, tmp_path):
+    stream, heard = SignStream(recognizer), []
+    recorder = Recorder(tmp_path / "session", stream, "rest")
+    run_session(stream, arrivals(log), [heard.append, recorder], watchers=[recorder])
+    recorder.close()
+    events = [json.loads(line) for line in (tmp_path / "session" / "events.jsonl").read_text().splitlines()]
+    again = [
+        event.as_json() for event in replay(stream, read_frames(tmp_path / "session" / "landmarks.jsonl"))
+    ]
+    assert json.dumps(events) == json.dumps(again) == json.dumps([event.as_json() for event in heard])
+    assert [event["type"] for event in events].count("sign") == 2
+
+
+def test_a_sink_that_raises_is_left_out_and_the_others_are_told(recognizer, log):
+    heard, calls = [], []
+
+    def broken(event):
+        calls.append(event)
+        raise OSError("the loudspeaker is gone")
+
+    run_session(SignStream(recognizer), arrivals(log), [broken, heard.append])
+    assert len(calls) == 1
+    faults = [event for event in heard if event.type == "fault" and event.code == "sink"]
+    assert len(faults) == 1
+    assert "the loudspeaker is gone" in faults[0].reason
+    assert len([event for event in heard if event.type == "sign"]) == 2
+
+
+def test_faults_and_dropped_frames_of_the_source_are_events(recognizer, log):
+    heard = []
+    frames = list(arrivals(log))
+    source = [
+        frames[0],
+        Arrival(40.0, fault="unplugged; it is opened again"),
+        Arrival(99.0, frames[1].frame, 5),
+    ]
+    run_session(SignStream(recognizer), source, [heard.append])
+    assert [(e.code, e.reason) for e in heard if e.type == "fault"] == [("source", source[1].fault)]
+    assert [event.frames for event in heard if event.type == "dropped"] == [5]
+
+
+def test_it_ends_when_it_should(recognizer, log):
+    heard = []
+    run_session(SignStream(recognizer), arrivals(log), [heard.append], end_ms=2400)
+    assert max(event.t_ms for event in heard) <= 2400
+
+
+@pytest.mark.parametrize("label", ["tea", "$(touch hacked)", "; touch hacked", "চা"])
+def test_a_word_is_one_argument_and_never_a_command(tmp_path, monkeypatch, label):
+    monkeypatch.chdir(tmp_path)
+    write = "import sys, pathlib; pathlib.Path('said').write_text(repr(sys.argv[1:]))"
+    speaker = Speaker(f'"{sys.executable}" -c "{write}"', [Label(name="word", bengali=label)])
+    speaker(sign("word"))
+    for process in speaker._running:
+        process.wait(20)
+    assert (tmp_path / "said").read_text() == repr([label])
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_the_place_of_the_word_may_be_named_and_slow_commands_do_not_pile_up():
+    speaker = Speaker(f'"{sys.executable}" -c "import time; time.sleep(2)" --word={{}}', [Label(name="tea")])
+    begin = time.monotonic()
+    for _ in range(20):
+        speaker(sign())
+    assert time.monotonic() - begin < 2
+    assert len(speaker._running) == 4
+    assert speaker._running[0].args[-1] == "--word=tea"
+    for process in speaker._running:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("command", ["no-such-program-here {}", "espeak 'x", ""])
+def test_a_command_that_cannot_run_is_refused_at_once(command):
+    with pytest.raises(UsageError, match="--say"):
+        Speaker(command, [])

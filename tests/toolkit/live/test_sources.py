@@ -1,0 +1,91 @@
+"""Sources: a camera drops frames instead of queueing them, and comes back after it went away."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from signers import signing, write_log
+from spoter_runtime.camera.video import TimedFrame, camera_frames
+from spoter_runtime.errors import DataError
+from spoter_toolkit.live.sources import Newest, arrivals, is_live, is_log
+
+
+def picture(value):
+    return np.full((4, 6, 3), value, np.uint8)
+
+
+def test_a_slow_reader_gets_the_newest_frame_and_the_number_of_the_dropped():
+    read, all_sent = threading.Event(), threading.Event()
+
+    def frames():
+        yield TimedFrame(picture(0), 0.0)
+        read.wait(10)
+        for value in range(1, 6):
+            yield TimedFrame(picture(value), value)
+        all_sent.set()
+        threading.Event().wait(0.2)
+
+    found = Newest(frames, wait_s=0.01).arrivals()
+    first = next(found)
+    read.set()
+    assert all_sent.wait(10)
+    second = next(found)
+    found.close()
+    assert (first.frame[0, 0, 0], first.dropped) == (0, 0)
+    assert (second.frame[0, 0, 0], second.dropped) == (5, 4)
+    assert second.t_ms > first.t_ms
+
+
+def test_a_camera_that_goes_away_comes_back():
+    opened = []
+
+    def frames():
+        opened.append(1)
+        yield TimedFrame(picture(len(opened)), 0.0)
+        threading.Event().wait(0.05)
+        if len(opened) == 1:
+            raise DataError("/dev/video0: the camera was unplugged")
+
+    found = Newest(frames, wait_s=0.01).arrivals()
+    seen = [next(found) for _ in range(3)]
+    found.close()
+    assert [one.frame is None for one in seen] == [False, True, False]
+    assert "the camera was unplugged; it is opened again" in seen[1].fault
+    assert seen[2].t_ms > seen[0].t_ms  # although the camera's own clock began anew
+
+
+def test_a_camera_that_was_never_there_is_an_error():
+    def frames():
+        raise DataError("/dev/video7: no such camera")
+        yield
+
+    with pytest.raises(DataError, match="video7"):
+        next(Newest(frames).arrivals())
+
+
+def test_a_made_camera_of_ffmpeg_is_read():
+    pytest.importorskip("av", reason="PyAV reads cameras")
+    found = Newest(lambda: camera_frames("testsrc=size=64x48:rate=200", input_format="lavfi")).arrivals()
+    seen = [next(found) for _ in range(3)]
+    found.close()
+    assert seen[0].frame.shape == (48, 64, 3)
+
+
+def test_a_log_gives_its_landmarks(tmp_path):
+    times, frames = signing([(300.0, 600.0)], end_ms=1000)
+    log = write_log(tmp_path / "landmarks.jsonl", times, frames)
+    found = list(arrivals(str(log)))
+    assert [one.t_ms for one in found] == times
+    assert np.array_equal(np.stack([one.frame for one in found]), frames, equal_nan=True)
+
+
+def test_what_a_source_is_follows_from_its_name():
+    assert [is_live(name) for name in ("0", "/dev/video1", "rtsp://camera/1", "talk.mp4")] == [True] * 3 + [
+        False
+    ]
+    assert is_log("session/landmarks.jsonl")
+    with pytest.raises(DataError, match="no such file"):
+        arrivals("absent.mp4")

@@ -1,0 +1,143 @@
+"""`spoter-kit live`: signs from a camera, a video or a landmark log, as they are signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spoter_toolkit.cli.completion import complete_bundle
+from spoter_toolkit.cli.console import BackendOption, PrecisionOption, say
+
+if TYPE_CHECKING:
+    from spoter_runtime.live.settings import Gate, StreamSettings
+    from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.live.session import Sink, Watches
+
+
+def live(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Take the frames of this camera number, video file, address (rtsp://…) or landmark log.",
+        ),
+    ] = "0",
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Take this BUNDLE; default: the newest.", autocompletion=complete_bundle),
+    ] = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            help="Find signs between rests of the hands (rest), or without rests (window); default: rest, or "
+            "the log's."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Change a setting, as in rest_ms=200; may be given again."
+        ),
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Swap left and right: the camera shows a mirror image.")
+    ] = False,
+    seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Write landmarks and events to this new folder, to replay it or report a bug."),
+    ] = None,
+    say_: Annotated[
+        str | None,
+        typer.Option("--say", metavar="COMMAND", help="Run this for each sign; {} becomes the word."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print each event as one JSON object a line.")] = False,
+) -> None:
+    """Recognise signs as they are signed; Ctrl-C ends it. Silence stays silent."""
+    from spoter_runtime.errors import UsageError, from_options
+    from spoter_runtime.live.stream import SignStream
+    from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.backends import split_choice
+    from spoter_toolkit.cli.live_view import view_of
+    from spoter_toolkit.live.session import Recorder, Speaker, run_session
+    from spoter_toolkit.live.sources import arrivals
+    from spoter_toolkit.workspace import newest_bundle
+
+    with from_options():
+        name, chosen = split_choice(backend, precision)
+        gate_name, stream_settings = _settings(source, gate, settings or [])
+    if record and record.exists():
+        raise UsageError(f"--record {record}: is there already", fix="name a new folder")
+    bundle = bundle or newest_bundle()
+    _have_landmarker(source, bundle, yes=yes)
+    recognizer = Recognizer.load(bundle, name, precision=chosen)
+    _warn_of_landmarker(source, recognizer)
+    stream = SignStream(recognizer, gate_name, settings=stream_settings)
+    sinks: list[Sink] = [Speaker(say_, recognizer.labels)] if say_ else []
+    watchers: list[Watches] = []
+    frames = arrivals(source, mirror=mirror)
+    recorder = Recorder(record, stream, gate_name) if record else None
+    if recorder:
+        sinks.append(recorder)
+        watchers.append(recorder)
+    end_ms = 1000 * seconds if seconds is not None else float("inf")
+    try:
+        with view_of(recognizer.labels, json=json) as show:
+            run_session(stream, frames, [show, *sinks], watchers=watchers, end_ms=end_ms)
+    finally:
+        if recorder:
+            recorder.close()
+            say(f"recorded: {record}")
+
+
+def _settings(source: str, gate: str | None, changes: list[str]) -> tuple[Gate, StreamSettings]:
+    """Return gate and settings: a log's own, changed by the options.
+
+    Raises:
+        ConfigError: no such gate or setting, or a value out of range.
+        DataError: the log cannot be read.
+    """
+    from spoter_runtime.errors import ConfigError
+    from spoter_runtime.live.log import read_header
+    from spoter_runtime.live.settings import StreamSettings
+    from spoter_toolkit.live.sources import is_log
+
+    found: Gate = "rest"
+    values = {}
+    if is_log(source):
+        found, stored = read_header(source)
+        values = stored.as_json()
+    if gate is not None:
+        if gate not in ("rest", "window"):
+            raise ConfigError(f"--gate {gate}: expected rest or window")
+        found = gate  # type: ignore[assignment]  # checked above
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {change}: expected NAME=VALUE, for example rest_ms=200")
+        try:
+            values[name] = value if name == "rest_by" else float(value)
+        except ValueError as error:
+            raise ConfigError(f"--set {change}: {name} is a number") from error
+    return found, StreamSettings.from_json(values, where="--set")
+
+
+def _have_landmarker(source: str, bundle: Path, *, yes: bool) -> None:
+    from spoter_toolkit.cli.landmarker import have_landmarker
+    from spoter_toolkit.live.sources import is_log
+    from spoter_toolkit.prediction import bundle_finds_landmarks
+
+    if not is_log(source) and not bundle_finds_landmarks(bundle):
+        have_landmarker(yes=yes)
+
+
+def _warn_of_landmarker(source: str, recognizer: Recognizer) -> None:
+    from spoter_toolkit.live.sources import is_log
+
+    if not is_log(source):
+        recognizer.warn_of_landmarker(recognizer.landmarker().sha256)

@@ -1,0 +1,147 @@
+"""Where frames come from: a camera or a network stream, a video file, a landmark log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from spoter_runtime.camera.video import TimedFrame, camera_frames, network_frames, video_frames
+from spoter_runtime.errors import DataError, SpoterError
+from spoter_runtime.live.log import read_frames
+
+_SCHEMES: Final = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "tcp://")
+_WAIT_S: Final = 1.0  # before a camera that went away is tried again
+
+Frames = Callable[[], Iterator[TimedFrame]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """One frame, or a fault of the source.
+
+    Attributes:
+        frame: a picture (height, width, 3) or landmarks (54, 2); None for a fault.
+        dropped: frames that were dropped before this one, because it was not taken yet.
+        fault: what is wrong with the source.
+    """
+
+    t_ms: float
+    frame: Any = None
+    dropped: int = 0
+    fault: str = ""
+
+
+def is_log(source: str) -> bool:
+    """Tell whether a source is a landmark log."""
+    return source.endswith(".jsonl")
+
+
+def is_live(source: str) -> bool:
+    """Tell whether a source is a camera or a network stream: its frames do not wait."""
+    return source.isdecimal() or source.startswith(_SCHEMES) or source.startswith("/dev/video")
+
+
+def arrivals(source: str, *, mirror: bool = False) -> Iterator[Arrival]:
+    """Return the frames of a source.
+
+    Args:
+        source: a camera's number or device, an address, a landmark log, or a video file.
+        mirror: swap left and right in each picture.
+
+    Raises:
+        DataError: no such camera or file, or it cannot be read.
+        MissingExtraError: PyAV is not installed.
+    """
+    if is_log(source):
+        return (Arrival(one.t_ms, one.landmarks_LD, one.dropped) for one in read_frames(source))
+    if not is_live(source):
+        if not Path(source).is_file():
+            raise DataError(f"{source}: no such file", fix="a camera's number, an address, or a file")
+        return (Arrival(one.t_ms, _turned(one, mirror)) for one in video_frames(Path(source)))
+    if source.startswith(_SCHEMES):
+        return Newest(lambda: network_frames(source), mirror=mirror).arrivals()
+    camera = int(source) if source.isdecimal() else source
+    return Newest(lambda: camera_frames(camera), mirror=mirror).arrivals()
+
+
+class Newest:
+    """Reads a camera in a thread and keeps the newest frame only: a slow reader drops frames, not time."""
+
+    def __init__(self, open_frames: Frames, *, mirror: bool = False, wait_s: float = _WAIT_S) -> None:
+        """Take what opens the camera; it is opened again after it went away."""
+        self._open = open_frames
+        self._mirror = mirror
+        self._wait_s = wait_s
+        self._changed = threading.Condition()
+        self._newest: TimedFrame | None = None
+        self._faults: list[str] = []
+        self._dropped = 0
+        self._ended: SpoterError | None = None
+        self._stop = threading.Event()
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """Yield the newest frame each time, at the time when it came; ends when the reader stops.
+
+        Raises:
+            SpoterError: the camera cannot be opened the first time.
+        """
+        thread = threading.Thread(target=self._read, name="camera", daemon=True)
+        thread.start()
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._newest or self._faults or self._ended)
+                    if self._ended:
+                        raise self._ended
+                    faults, self._faults = self._faults, []
+                    frame, self._newest = self._newest, None
+                    dropped = 0
+                    if frame:
+                        dropped, self._dropped = self._dropped, 0
+                yield from (Arrival(self._now_ms, fault=fault) for fault in faults)
+                if frame:
+                    yield Arrival(frame.t_ms, _turned(frame, self._mirror), dropped)
+        finally:
+            self._stop.set()
+            thread.join(timeout=2 * self._wait_s)
+
+    def _read(self) -> None:
+        begin = time.monotonic()
+        self._now_ms = 0.0
+        has_opened = False
+        while not self._stop.is_set():
+            reason: SpoterError | str = "the source has ended"
+            try:
+                for frame in self._open():
+                    has_opened = True
+                    self._now_ms = 1000 * (time.monotonic() - begin)
+                    self._put(TimedFrame(frame.rgb, self._now_ms))  # its own clock restarts with it
+                    if self._stop.is_set():
+                        return
+            except SpoterError as error:
+                reason = error
+            with self._changed:
+                if not has_opened and isinstance(reason, SpoterError):
+                    self._ended = reason
+                else:
+                    self._faults.append(f"{reason}; it is opened again")
+                self._changed.notify()
+                if self._ended:
+                    return
+            self._stop.wait(self._wait_s)
+
+    def _put(self, frame: TimedFrame) -> None:
+        with self._changed:
+            self._dropped += self._newest is not None
+            self._newest = frame
+            self._changed.notify()
+
+
+def _turned(frame: TimedFrame, mirror: bool) -> Any:
+    return np.ascontiguousarray(frame.rgb[:, ::-1]) if mirror else frame.rgb
