@@ -41,8 +41,8 @@ class StreamSettings:
 
     fps: float = 30.0
     rest_by: RestBy = "height"
-    rise: float = 0.5
-    fall: float = 0.35
+    rise: float = 0.7
+    fall: float = 0.5
     moving: float = 0.8
     still: float = 0.4
     shortest_ms: float = 200.0

@@ -104,6 +104,7 @@ add(
     "eval",
     "spoter-kit eval runs/mine",
     "spoter-kit eval model.spoter --data datasets/mine -o confusion.png",
+    "spoter-kit eval model.spoter --stream --data datasets/mine -o streams.html",
     panel="Train",
 )
 add(

@@ -77,6 +77,12 @@ def eval_(
             help="Write a page, .html, or the confusion alone, .png, .pdf or .svg, to this file.",
         ),
     ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Find signs in streams that are made of the clips, by a BUNDLE.")
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Make each stream about so long, with --stream.")
+    ] = 5.0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -99,6 +105,10 @@ def eval_(
     if out:
         check_target(out, force=force)
         check_picture(out, also=(".html",))
+    if stream:
+        return _eval_streams(
+            source, data, split, backend=backend, run=run, minutes=minutes, out=out, json=json
+        )
     if data and is_videos(data):
         have_landmarker(yes=yes)
         split = "all"
@@ -133,6 +143,56 @@ def eval_(
     else:
         next_step("spoter-kit bench {}", found.source)
     return scores.top1  # for the demo, which compares it with a target
+
+
+def _eval_streams(
+    source: Path | None,
+    data: Path | None,
+    split: str,
+    *,
+    backend: str | None,
+    run: Path | None,
+    minutes: float,
+    out: Path | None,
+    json: bool,
+) -> float:
+    """Evaluate a bundle on streams, and print F1, false alarms and delay."""
+    from spoter_runtime.errors import UsageError
+    from spoter_runtime.files import write_text
+    from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.backends import find_source, split_choice
+    from spoter_toolkit.streams.evaluation import evaluate_streams
+    from spoter_toolkit.streams.page import COLUMNS, html_from_streams, rows_of
+    from spoter_toolkit.workspace import RUN_JSON, newest_bundle
+
+    source = source or newest_bundle()
+    if (source / RUN_JSON).is_file():
+        raise UsageError(f"eval --stream {source}: is a RUN, expected a BUNDLE", fix="spoter-kit export")
+    if out and out.suffix.lower() != ".html":
+        raise UsageError(f"-o {out}: the streams are drawn on a page", fix="-o streams.html")
+    _, dataset = find_source(source, run=run, data=data)
+    name, precision = split_choice(backend, None)
+    recognizer = Recognizer.load(source, name, precision=precision)
+    with progress_bar() as on_progress:
+        found = evaluate_streams(
+            recognizer, dataset, source=source, split=split, minutes=minutes, on_progress=on_progress
+        )
+    if out:
+        write_text(out, html_from_streams(found))
+    if json:
+        emit_json(found.as_json())
+        return found.scores[0].f1[0.5]
+    for one in found.scores[:5]:
+        says = f"F1 {one.f1[0.5]:.3f}, " if one.signs else ""
+        tell(f"{one.name}: {says}{one.false_alarms_per_minute:.2f} false alarms a minute")
+    if delay := found.scores[0].delay_ms:
+        tell(f"delay from a sign's end: {delay[0]:.0f} ms, 95 % within {delay[1]:.0f} ms")
+    if is_verbose():
+        emit_table("", COLUMNS, rows_of(found.scores))
+    say("the streams are simulated: real clips, made rests and movements between")
+    if out:
+        say(f"page: {out}")
+    return found.scores[0].f1[0.5]
 
 
 def show(found: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""Charts of a page as plain data: bars, lines, a grid of verdicts, a confusion matrix.
+"""Charts of a page as plain data: bars, lines, a grid of verdicts, a confusion matrix, a timeline.
 
 `page.html.j2` draws them as HTML and SVG in the page's own text and colours: a reader's fonts shape Bengali
 there, the charts follow light and dark, and a phone breaks the lines.
@@ -23,6 +23,8 @@ _CELL: Final = 22  # of a confusion matrix
 _LETTER: Final = 7.2  # width of a letter of its labels
 _LONGEST_LABEL: Final = 24  # letters
 _MOST_TICKS: Final = 6
+_SECOND: Final = 44  # of a timeline
+_ROW_NAME: Final = 76
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +219,44 @@ class Confusion:
             label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
             for label in self.labels
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A segment of a timeline, with the text in it."""
+
+    start_s: float
+    end_s: float
+    text: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Rows of segments over one axis of time; scrolled sideways.
+
+    Attributes:
+        rows: name → segments.
+    """
+
+    kind: ClassVar = "timeline"
+    caption: str
+    alt: str
+    rows: Sequence[tuple[str, Sequence[Span]]]
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return max((span.end_s for _, spans in self.rows for span in spans), default=0.0)
+
+    @property
+    def side(self) -> int:
+        """Width in its own units, which are pixels."""
+        return round(self.x(self.seconds)) + 8
+
+    def x(self, second: float) -> float:
+        """Return the place of a second."""
+        return round(_ROW_NAME + _SECOND * second, 1)
 
 
 def share_of(value: float, ends: tuple[float, float], scale: Scale) -> float:

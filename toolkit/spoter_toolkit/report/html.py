@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from spoter_runtime._version import __version__
 from spoter_runtime.errors import require
-from spoter_toolkit.report.charts import BarChart, Confusion, Grid, LineChart
+from spoter_toolkit.report.charts import BarChart, Confusion, Grid, LineChart, Timeline
 from spoter_toolkit.report.skeleton import Skeleton
 from spoter_toolkit.report.table import Table
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-Chart: TypeAlias = BarChart | LineChart | Grid | Confusion | Skeleton
+Chart: TypeAlias = BarChart | LineChart | Grid | Confusion | Timeline | Skeleton
 
 _TEMPLATE: Final = "page.html.j2"
 # Letters and signs of the Bengali block, the danda that it shares, joiners; words and signs between them.

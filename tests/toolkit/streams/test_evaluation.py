@@ -1,0 +1,91 @@
+"""`eval --stream`: a model that knows the clips is scored near 1, and silence has no false alarm."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from in_process import spoter_kit
+from signers import pose
+from spoter_runtime import Label, Recognizer
+from spoter_runtime.errors import DataError
+from spoter_toolkit.data.dataset import Origin, read_dataset
+from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
+from spoter_toolkit.streams.evaluation import NOBODY, NONE, RESTS, UNKNOWN, evaluate_streams
+
+
+@pytest.fixture(scope="module")
+def recognizer(bundle_folder):
+    return Recognizer.load(bundle_folder, "ort-cpu", threads=1, tuned=False)
+
+
+def clips_of(recognizer):
+    """Return clips whose label is what the model says of them, clips of nothing, and foreign ones."""
+    found = []
+    for shape in range(12):
+        poses = np.stack([pose(0.3, shape, 0.02 * n) for n in range(20)])
+        found.append((recognizer.predict(poses).label, poses))
+    found += [("none", np.stack([pose(2.2)] * 20))] * 2
+    return found + [("foreign", np.stack([pose(0.5, 77 + n)] * 20)) for n in range(2)]
+
+
+@pytest.fixture(scope="module")
+def data(recognizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "streams"
+    clips = [
+        NewClip(id=f"c{n}", label=label, signer="s", fps=30.0, poses_TLD=poses)
+        for n, (label, poses) in enumerate(clips_of(recognizer))
+    ]
+    return written(folder, clips).folder
+
+
+def written(folder, clips):
+    labels = [Label(name=name) for name in sorted({clip.label for clip in clips})]
+    return write_dataset(folder, clips, labels=labels, coordinates="image", origin=Origin(kind="test"))
+
+
+def test_a_model_that_knows_the_clips_finds_them(recognizer, data):
+    found = evaluate_streams(recognizer, read_dataset(data), source=data, split="all", minutes=0.5)
+    scores = {one.name.rpartition(" (")[0]: one for one in found.scores}
+    assert scores[RESTS].f1[0.5] > 0.8
+    assert scores[RESTS].delay_ms[1] < 600
+    for rate in ("10 fps", "15 fps", "60 fps", "20% lost"):
+        assert scores[f"{RESTS}, {rate}"].f1[0.25] > scores[RESTS].f1[0.25] - 0.25
+    assert scores[NOBODY].said == scores[NONE].said == 0
+    assert scores[UNKNOWN].false_alarms_per_minute > 5  # without calibration each is taken for a sign
+    missed = [missed for _, missed, _ in found.det]
+    assert missed == sorted(missed)
+    assert found.det[-1][1:] == (1, 0)
+
+
+def test_the_same_seed_gives_the_same_figures(recognizer, data):
+    one, other = (
+        evaluate_streams(recognizer, read_dataset(data), source=data, split="all", minutes=0.2).as_json()
+        for _ in range(2)
+    )
+    assert json.dumps(one) == json.dumps(other)
+
+
+def test_clips_that_the_model_does_not_know_are_not_enough(recognizer, tmp_path):
+    clip = NewClip(id="c", label="foreign", signer="s", fps=30.0, poses_TLD=np.stack([pose(0.3)] * 9))
+    dataset = written(tmp_path / "d", [clip])
+    with pytest.raises(DataError, match="a label that the model knows"):
+        evaluate_streams(recognizer, dataset, source=tmp_path, split="all")
+
+
+def test_the_command_prints_it_and_draws_a_page(bundle_folder, data, tmp_path):
+    options = ("--data", data, "--split", "all", "--stream", "--minutes", "0.2")
+    done = spoter_kit(tmp_path, "eval", bundle_folder, *options, "-o", "streams.html")
+    assert done.returncode == 0, done.stderr
+    assert "false alarms a minute" in done.stdout
+    assert "the streams are simulated" in done.stderr
+    page = (tmp_path / "streams.html").read_text()
+    assert 'class="timeline"' in page
+    assert "signs missed" in page
+    found = json.loads(spoter_kit(tmp_path, "eval", bundle_folder, *options, "--json").stdout)
+    assert found["simulated"]
+    assert found["streams"][0]["f1"]["0.5"] > 0.5
+    wrong = spoter_kit(tmp_path, "eval", bundle_folder, *options, "-o", "streams.png")
+    assert (wrong.returncode, "-o streams.html" in wrong.stderr) == (2, True)
