@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import signers
 from in_process import spoter_kit
 from pages import PAGES, ROOT, RUN, blocks_of
-from signers import signing, write_log
 
 # What makes an epoch and an export a matter of seconds. A page's own settings come later, and win.
 SMALL = {
@@ -116,7 +116,7 @@ class Page:
         np.save(self.folder / "clip.npy", self.names["clip"])
 
     def give_landmark_log(self) -> None:
-        write_log(self.folder / "landmarks.jsonl", *signing([(1000.0, 1700.0)], end_ms=2500))
+        signers.write_log(self.folder / "landmarks.jsonl", *signers.signing([(1000.0, 1700.0)], end_ms=2500))
 
     def give_clips_list(self) -> None:
         self.names["clips"] = [self._a_clip(), self._a_clip()[:9]]

@@ -50,9 +50,9 @@ class StreamSettings:
     longest_ms: float = 5000.0
     pad_start_ms: float = -100.0
     pad_end_ms: float = -100.0
-    window_ms: float = 600.0
-    hop_ms: float = 100.0
-    smooth_ms: float = 300.0
+    window_ms: float = 500.0
+    hop_ms: float = 66.0
+    smooth_ms: float = 200.0
     valley: float = 0.2
     partial_ms: float = 200.0
     tracking_ms: float = 1000.0

@@ -13,6 +13,7 @@ from spoter_toolkit.cli.console import BackendOption, PrecisionOption, say
 if TYPE_CHECKING:
     from spoter_runtime.live.settings import Gate, StreamSettings
     from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.live.page import LivePage
     from spoter_toolkit.live.session import Sink, Watches
 
 
@@ -55,6 +56,15 @@ def live(
         str | None,
         typer.Option("--say", metavar="COMMAND", help="Run this for each sign; {} becomes the word."),
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option(
+            "--page", help="Show picture, skeleton, timeline and words on a page of this machine alone."
+        ),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Serve the page here; 0 takes a free port.")
+    ] = 8018,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print each event as one JSON object a line.")] = False,
 ) -> None:
@@ -65,7 +75,7 @@ def live(
     from spoter_toolkit.backends import split_choice
     from spoter_toolkit.cli.live_view import view_of
     from spoter_toolkit.live.session import Recorder, Speaker, run_session
-    from spoter_toolkit.live.sources import arrivals
+    from spoter_toolkit.live.sources import arrivals, paced
     from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
@@ -81,6 +91,11 @@ def live(
     sinks: list[Sink] = [Speaker(say_, recognizer.labels)] if say_ else []
     watchers: list[Watches] = []
     frames = arrivals(source, mirror=mirror)
+    shown = _page(recognizer, port) if page else None
+    if shown:
+        sinks.append(shown)
+        watchers.append(shown)
+        frames = paced(source, frames)
     recorder = Recorder(record, stream, gate_name) if record else None
     if recorder:
         sinks.append(recorder)
@@ -90,9 +105,19 @@ def live(
         with view_of(recognizer.labels, json=json) as show:
             run_session(stream, frames, [show, *sinks], watchers=watchers, end_ms=end_ms)
     finally:
+        if shown:
+            shown.close()
         if recorder:
             recorder.close()
             say(f"recorded: {record}")
+
+
+def _page(recognizer: Recognizer, port: int) -> LivePage:
+    from spoter_toolkit.live.page import LivePage
+
+    page = LivePage(recognizer.labels, port=port)
+    say(f"page: {page.url}")
+    return page
 
 
 def _settings(source: str, gate: str | None, changes: list[str]) -> tuple[Gate, StreamSettings]:

@@ -70,6 +70,15 @@ def arrivals(source: str, *, mirror: bool = False) -> Iterator[Arrival]:
     return Newest(lambda: camera_frames(camera), mirror=mirror).arrivals()
 
 
+def paced(source: str, frames: Iterator[Arrival]) -> Iterator[Arrival]:
+    """Yield the frames of a file or a log when their time has come, for somebody who looks on."""
+    begin = time.monotonic()
+    for frame in frames:
+        if not is_live(source):
+            time.sleep(max(0.0, begin + frame.t_ms / 1000 - time.monotonic()))
+        yield frame
+
+
 class Newest:
     """Reads a camera in a thread and keeps the newest frame only: a slow reader drops frames, not time."""
 

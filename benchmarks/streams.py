@@ -1,0 +1,141 @@
+"""Find signs in streams of people whom the model has never seen; count repetitions; watch the memory.
+
+    python benchmarks/streams.py PATH/asl33 [--bdslw60 PATH] [--work FOLDER] [--minutes 4] [--set epochs=8]
+
+PATH/asl33 holds data.npz: real landmarks of people signing, 33 classes. A bundle A.spoter or B.spoter that is
+in the work folder already is taken instead of training one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from result_files import RESULTS, spoter_kit, write_result
+
+from spoter_runtime import Recognizer, SignStream
+from spoter_runtime.landmarks import landmarks_from_mediapipe
+from spoter_toolkit.report.table import markdown_table
+
+COLUMNS = (
+    *("trained on", "stream", "signs", "said", "F1 .1 / .25 / .5", "sequence"),
+    *("false alarms a minute", "delay p50 / p95, ms", "frames right"),
+)
+CAUTION = (
+    "The streams are simulated: real clips of the other signer in random order, with made rests and "
+    "movements. Settings are the defaults, chosen on generated signing and on the two BdSLW60 "
+    "recordings."
+)
+RECORDINGS = {"U2W2F": 11, "U4W1F": 10}  # repetitions, counted by eye in the height of the hands
+
+
+def bundle_of(source: Path, work: Path, train: str, options: list[str]) -> Path:
+    """Return a bundle that was trained on one signer."""
+    bundle, test = work / f"{train}.spoter", {"A": "B", "B": "A"}[train]
+    if not bundle.exists():
+        data = work / f"data-{test}"
+        shared = ("--signers", "A,B", "--shared-labels", "--without", "none")
+        spoter_kit("data", "import", "asl33", source, "-o", data, *shared)
+        spoter_kit("data", "split", data, "--test", test)
+        spoter_kit("train", data, "-o", work / f"run-{train}", *options)
+        spoter_kit("export", work / f"run-{train}", "--onnx", "-o", bundle)
+    return bundle
+
+
+def one_direction(source: Path, work: Path, train: str, minutes: float, options: list[str]) -> dict[str, Any]:
+    """Score the streams of the other signer, and of a third one."""
+    bundle, test = bundle_of(source, work, train, options), {"A": "B", "B": "A"}[train]
+    data = work / f"all-{test}"
+    if not data.exists():
+        spoter_kit("data", "import", "asl33", source, "-o", data, "--signers", f"{test},C", "--skip-bad")
+    found = spoter_kit(
+        "eval", bundle, "--stream", "--data", data, "--split", "all", "--minutes", minutes,
+        "--backend", "ort-cpu",
+    )  # fmt: skip
+    return {"train": train, "test": test} | found
+
+
+def cells(train: str, one: dict[str, Any]) -> tuple[str, ...]:
+    """Return one stream as the cells of the page's table."""
+    f1 = " / ".join(f"{one['f1'][iou]:.3f}" for iou in ("0.1", "0.25", "0.5")) if one["signs"] else "–"
+    return (
+        train,
+        one["name"],
+        str(one["signs"]),
+        str(one["said"]),
+        f1,
+        "–" if one["sequence"] is None else f"{one['sequence']:.3f}",
+        f"{one['false_alarms_per_minute']:.2f}",
+        "–" if one["delay_ms"] is None else " / ".join(f"{value:.0f}" for value in one["delay_ms"]),
+        f"{one['signing']:.3f}",
+    )
+
+
+def repetitions(bundle: Path, folder: Path) -> list[dict[str, Any]]:
+    """Count the segments that the rest gate finds in each recording."""
+    rows = []
+    for name, expected in RECORDINGS.items():
+        arrays = np.load(folder / f"{name}.npz")
+        poses = landmarks_from_mediapipe(arrays["pose"], arrays["lh"], arrays["rh"])
+        stream = SignStream(Recognizer.load(bundle, "ort-cpu", threads=1, tuned=False))
+        for number, pose in enumerate(poses):
+            stream.accept(pose, number * 1000 / 30)
+        stream.flush()
+        found = [event for event in stream.events() if event.type == "sign"]
+        rows.append({"recording": name, "by eye": expected, "found": len(found)})
+    return rows
+
+
+def an_hour(bundle: Path, recording: Path) -> dict[str, float]:
+    """Stream a recording over and over for 60 minutes of its time; return memory and time a frame."""
+    arrays = np.load(recording)
+    poses = landmarks_from_mediapipe(arrays["pose"], arrays["lh"], arrays["rh"])
+    stream = SignStream(Recognizer.load(bundle, "ort-cpu", threads=1, tuned=False))
+    process, memory = psutil.Process(), {}
+    begin = time.process_time()
+    for number in range(60 * 60 * 30 + 1):
+        stream.accept(poses[number % len(poses)], number * 1000 / 30)
+        stream.events()
+        if number in (5 * 60 * 30, 60 * 60 * 30):
+            memory[f"MB at minute {number // 1800}"] = round(process.memory_info().rss / 1e6, 1)
+    return memory | {"CPU ms a frame": round(1000 * (time.process_time() - begin) / number, 3)}
+
+
+def main() -> None:
+    """Run both directions and write the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--bdslw60", type=Path, help="folder with the two recordings")
+    parser.add_argument("--work", type=Path, default=Path("streams"))
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--set", action="append", default=[], help="key=value of the recipe")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    options = [word for value in given.set for word in ("--set", value)]
+    ways = [one_direction(given.source, given.work, train, given.minutes, options) for train in "AB"]
+    content = {"directions": ways}
+    lines = [markdown_table(COLUMNS, [cells(way["train"], one) for way in ways for one in way["streams"]])]
+    if given.bdslw60:
+        counted = repetitions(given.work / "A.spoter", given.bdslw60)
+        hour = an_hour(given.work / "A.spoter", given.bdslw60 / "U2W2F.npz")
+        content |= {"repetitions": counted, "hour": hour}
+        lines += [
+            *("", markdown_table(tuple(counted[0]), [tuple(map(str, row.values())) for row in counted])),
+            *("", markdown_table(tuple(hour), [tuple(map(str, hour.values()))])),
+        ]
+    write_result(
+        "streams",
+        "Streams: signs of people whom the model has never seen, at known times",
+        "One model for each of two signers, 14 words; default settings.",
+        [*lines, "", CAUTION],
+        content,
+        folder=given.results,
+    )
+
+
+if __name__ == "__main__":
+    main()
