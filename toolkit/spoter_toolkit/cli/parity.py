@@ -231,7 +231,7 @@ def _prove_streams(
         check_candidates(backends or ())
     if out:
         check_target(out, force=force)
-    with progress_bar() as on_progress:
+    with progress_lines() as on_progress:
         found = prove_streams(bundle, log=log, backends=backends, on_progress=on_progress)
     if out:
         write_json(out, found.as_json())
