@@ -30,9 +30,11 @@ MODULES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob(
 # The rooms of a folder, files and sub-packages, the lowest first: each imports rooms of earlier lines only.
 ORDER = {
     "spoter_runtime": (
-        "_types _version errors input_fixes machine onnx_graph statistics",
+        "_types _version errors input_fixes machine statistics",
         "engine_calls files landmarks",
-        "checked_file clip_files contract",
+        "checked_file clip_files strict",
+        "contract",
+        "model_file",
         "decision runner",
         "batching bundle",
         "gpu",

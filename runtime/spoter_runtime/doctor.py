@@ -191,7 +191,7 @@ def _onnx_runtime(provider: Provider, *, fused: bool = False) -> Finding:
             content = _ATTENTION_ONNX if fused else _SQUARE_ONNX
             session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
         else:
-            from spoter_runtime.onnx_graph import read_onnx
+            from spoter_runtime.model_file.graph import read_onnx
             from spoter_runtime.ort.gpu_session import check_driver, check_installed, gpu_session
 
             status = "missing"

@@ -53,7 +53,7 @@ def test_a_start_on_a_cpu_loads_only_what_it_needs(python, bundle_folder):
     )
     modules = set(python("-c", code).stdout.split())
     assert {"onnxruntime", "spoter_runtime.tuning.store"} <= modules
-    parts = ("engine", "preflight", "gpu", "ort_gpu", "doctor", "verify", "tune", "onnx_graph")
+    parts = ("engine", "preflight", "gpu", "ort_gpu", "doctor", "verify", "tune")
     slow = {"importlib.metadata", "numpy.random", "zipfile", "ctypes.util", "shutil", "concurrent.futures"}
     assert not modules & {f"spoter_runtime.{name}" for name in parts}
     assert not modules & slow

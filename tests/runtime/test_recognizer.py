@@ -163,7 +163,9 @@ def test_long_clips_are_resampled_where_asked(bundle_folder, recognizer, make_cl
 
 def test_why_says_how_the_backend_was_chosen(bundle_folder):
     why = Recognizer.load(bundle_folder).why
-    assert list(why) == ["trt", "trt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda", "ort-cpu-fused"]
+    assert list(why) == [
+        *("trt", "trt-lean", "trt-rtx", "ort-tensorrt", "ort-tensorrt-rtx", "ort-cuda", "ort-cpu-fused"),
+    ]
     assert why["ort-cpu-fused"] == "the best that loads on this machine"
     assert why["ort-tensorrt"] == "not tried: it builds an engine while it loads; name it to use it"
     assert "has no fp32 engine for tensorrt" in why["trt"]

@@ -8,7 +8,7 @@ from typing import Final
 
 from spoter_runtime.bundle.engine_spec import rtx_header
 from spoter_runtime.errors import ExportError
-from spoter_runtime.onnx_graph import read_onnx
+from spoter_runtime.model_file.graph import read_onnx
 from spoter_runtime.trt.versions import Abilities
 
 _log = logging.getLogger(__name__)

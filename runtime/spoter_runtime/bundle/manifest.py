@@ -92,7 +92,7 @@ class Artefact:
                 f"{where}: kind {self.kind} {'without' if self.engine is None else 'with'} engine"
             )
         for name, version in self.requires.items():
-            if not re.fullmatch(r"[\w.-]{1,60}", name) or not re.fullmatch(r"[\w.<>=!,+ -]{0,60}", version):
+            if not re.fullmatch(r"[\w. -]{1,60}", name) or not re.fullmatch(r"[\w.<>=!,+ -]{0,60}", version):
                 raise ValueError(f"{where}.requires: {shown(name)}: {shown(version)}")
         if self.engine is not None:
             self.engine.check(f"{where}.engine")

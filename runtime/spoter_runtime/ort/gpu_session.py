@@ -17,7 +17,7 @@ from spoter_runtime.contract import LENGTHS, POSES, Profile
 from spoter_runtime.errors import BackendError, is_installed
 from spoter_runtime.gpu.device import no_driver_error
 from spoter_runtime.landmarks import NUM_FEATURES
-from spoter_runtime.onnx_graph import OnnxGraph
+from spoter_runtime.model_file.graph import OnnxGraph
 from spoter_runtime.ort.installed import PROVIDER_NAMES, check_provider, installed_distributions
 
 _log = logging.getLogger(__name__)

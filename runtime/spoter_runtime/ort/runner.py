@@ -10,7 +10,7 @@ from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.engine_calls import ENGINE_CALLS, check_process, keep_from_forks
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.onnx_check import check_onnx_file
+from spoter_runtime.model_file.check import check_onnx_file
 from spoter_runtime.ort.installed import PROVIDERS, Provider, import_onnxruntime
 from spoter_runtime.ort.session import SessionSettings, check_model_file, contract_from_metadata, cpu_session
 from spoter_runtime.runner import Int32Array, Runner
@@ -110,7 +110,7 @@ def _on_gpu(
     """Return the session, its contract, and a `GraphedSession` if it can record CUDA graphs."""
     # Not at the top: a device without a GPU does not load what it cannot use.
     from spoter_runtime.contract import Profile
-    from spoter_runtime.onnx_graph import read_onnx
+    from spoter_runtime.model_file.graph import read_onnx
     from spoter_runtime.ort.cuda_graphs import GraphedSession
     from spoter_runtime.ort.gpu_session import gpu_session, records_graphs
 

@@ -321,6 +321,6 @@ def test_a_bundle_keeps_its_calibration_when_engines_are_added(bundle_copy):
         bundle_copy / MANIFEST,
         manifest_from_bundle(dataclasses.replace(read_bundle(bundle_copy), abstention=rule)),
     )
-    replace_bundle(read_bundle(bundle_copy), [], {})
+    replace_bundle(read_bundle(bundle_copy), [], [], {})
     assert read_bundle(bundle_copy).abstention == rule
     assert "Fitted on 7 clips of signs" in (bundle_copy / "MODEL_CARD.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from spoter_runtime.contract import METADATA_KEY, Profile
 from spoter_runtime.errors import BackendError, BundleError, is_installed
-from spoter_runtime.onnx_graph import OnnxGraph, read_onnx
+from spoter_runtime.model_file.graph import OnnxGraph, read_onnx
 from spoter_runtime.ort.gpu_session import (
     check_driver,
     check_installed,
@@ -165,7 +165,7 @@ def test_a_machine_without_a_driver_is_told_so():
 def test_a_file_is_judged_before_a_gpu_is_asked_for(bundle_folder, tmp_path, content):
     path = tmp_path / "alone.onnx"
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(BackendError, match=r"alone.onnx: is not an ONNX file: truncated"):
+    with pytest.raises(BundleError, match=r"alone.onnx: refused: truncated"):
         OrtRunner(path, provider="cuda")
     model = onnx.load(bundle_folder / "model.onnx")
     del model.metadata_props[:]

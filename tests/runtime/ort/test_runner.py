@@ -84,8 +84,8 @@ def test_a_file_without_our_contract_is_foreign(model, lone):
     [
         ("", "the contract in its metadata is damaged"),
         ('{"labels": [', "the contract in its metadata is damaged"),
-        ('{"labels": []}', "the contract cannot be read: KeyError"),
-        ("[]", "the contract cannot be read: TypeError"),
+        ('{"labels": []}', "contract.ranges: None, expected a table"),
+        ("[]", r"contract: \[\], expected a table"),
     ],
 )
 def test_a_damaged_contract_is_named(model, lone, value, message):
@@ -107,7 +107,7 @@ def test_a_truncated_file_is_named_and_nothing_is_printed(bundle_folder, lone, s
     content = (bundle_folder / "model.onnx").read_bytes()
     path = lone(content[: int(share * len(content))])
     with pytest.raises(
-        (BackendError, BundleError), match=r"alone.onnx: (ONNX Runtime .* cannot load it|no 'spoter)"
+        (BackendError, BundleError), match=r"alone.onnx: (refused: (truncated|it is empty)|no 'spoter)"
     ):
         Recognizer.load(path)
     assert capfd.readouterr().out == ""  # results go there, an engine's remarks must not
@@ -118,13 +118,13 @@ def test_an_operator_of_unprintable_name_is_our_error_and_nothing_is_printed(bun
     content = (
         (bundle_folder / "model.onnx").read_bytes().replace(b"LayerNormalization", b"LayerNormalizatio\xee")
     )
-    with pytest.raises(BackendError, match=r"alone.onnx: ONNX Runtime .* cannot load it"):
+    with pytest.raises(BundleError, match=r"alone.onnx: refused: a name that is no text"):
         Recognizer.load(lone(content))
     assert capfd.readouterr().out == ""
 
 
 def test_another_file_with_that_ending_is_refused(lone):
-    with pytest.raises(BackendError, match=r"alone.onnx: ONNX Runtime .* cannot load it"):
+    with pytest.raises(BundleError, match=r"alone.onnx: refused: no protobuf message"):
         Recognizer.load(lone(b"a picture, really"))
 
 

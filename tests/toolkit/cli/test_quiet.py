@@ -68,8 +68,8 @@ SLOW: dict[str, tuple[list[str], str, str]] = {
         "verify",
     ),
 }
-# Other tests count the lines of these: demo, and the ones that need a landmarker.
-ELSEWHERE = ("demo", "data extract", "landmarker fetch", "landmarker verify")
+# Other tests count the lines of these: demo, live, and the ones that need a landmarker.
+ELSEWHERE = ("demo", "live", "data extract", "landmarker fetch", "landmarker verify")
 
 
 @pytest.fixture

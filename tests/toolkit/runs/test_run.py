@@ -65,7 +65,7 @@ def test_labels_come_from_the_word_table_a_file_or_a_dataset(tmp_path: Path, tin
     (tmp_path / "twice.txt").write_text("ma\nbon\nma\n", encoding="utf-8")
     with pytest.raises(SpoterError, match="the label 'ma' is there twice"):
         read_labels(str(tmp_path / "twice.txt"))
-    with pytest.raises(SpoterError, match="Expected bdslw60, a dataset, or a text file"):
+    with pytest.raises(SpoterError, match="name bdslw60, a DATASET, or a text file"):
         read_labels("no-such-file")
 
 

@@ -82,8 +82,8 @@ def plan_training(
         if begin_from:
             source = read_run(begin_from)
             config = begun_from(config, source, dataset)
-        clips_to_train(dataset)  # an unsplit data set is found before torch is imported
         folder = new_run_folder(out, f"{dataset.folder.name}-{config.model.architecture}", force=force)
+        clips_to_train(dataset)  # an unsplit data set is found before torch is imported
     place = place_to_train(folder, resume=resume)
     return TrainingPlan(
         config=config, dataset=dataset, folder=folder, place=place, resume=resume, begin_from=source

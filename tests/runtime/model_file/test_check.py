@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from spoter_export.bundle.writer import graphs_of
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.onnx_check import OPERATORS, check_onnx_file
+from spoter_runtime.model_file.check import OPERATORS, check_onnx_file
 from spoter_runtime.recognizer import Recognizer
 
 
@@ -71,8 +71,9 @@ def with_large_tensor(model):
     tensor.dims.extend([1 << 40])
 
 
-def with_domain(model):
+def with_foreign_operator(model):
     model.opset_import.append(helper.make_opsetid("org.example", 1))
+    model.graph.node.append(helper.make_node("Add", ["x", "x"], ["y"], domain="org.example"))
 
 
 def with_training(model):
@@ -90,7 +91,7 @@ def with_training(model):
         ),
         (with_external_weights, BundleError, "refused: its weights are in another file"),
         (with_large_tensor, BundleError, "refused: a tensor is larger than its values"),
-        (with_domain, BundleError, "refused: it needs operators of 'org.example'"),
+        (with_foreign_operator, BackendError, "has an operator 'org.example.Add', which spoter-kit "),
         (with_training, BundleError, "refused: it holds training"),
     ],
 )

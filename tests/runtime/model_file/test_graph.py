@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from spoter_runtime.contract import METADATA_KEY
-from spoter_runtime.onnx_graph import read_onnx
+from spoter_runtime.model_file.graph import read_onnx
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 

@@ -9,12 +9,11 @@ from typing import Any, Final
 
 from spoter_runtime._version import __version__
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.onnx_graph import message_fields, text_of_field, varints_of
+from spoter_runtime.model_file.graph import message_fields, text_of_field, varints_of
 from spoter_runtime.strict import shown
 
 # Field numbers of onnx.proto, which never change.
-_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
-_OPSET_DOMAIN = 1
+_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_OP_TYPE, _NODE_DOMAIN = 4, 7
 _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
@@ -33,7 +32,7 @@ _MICROSOFT: Final = """
 """
 OPERATORS: Final = {"": frozenset(_STANDARD.split()), "com.microsoft": frozenset(_MICROSOFT.split())}
 # None of these takes a graph as an attribute, so a node needs no further look.
-_DOMAINS: Final = frozenset(("", "ai.onnx", "com.microsoft"))
+_FIX: Final = "take a bundle that spoter-kit exported"
 
 
 def check_onnx_file(path: Path | str) -> None:
@@ -46,12 +45,14 @@ def check_onnx_file(path: Path | str) -> None:
     """
     try:
         with Path(path).open("rb") as file:
+            if not file.read(1):
+                raise ValueError("it is empty")
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         check_onnx(memoryview(content), str(path))
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: refused: a name that is no text", fix=_FIX) from error
     except (ValueError, IndexError) as error:
-        raise BundleError(
-            f"{path}: refused: {error}", fix="take a bundle that spoter-kit exported"
-        ) from error
+        raise BundleError(f"{path}: refused: {error}", fix=_FIX) from error
 
 
 def check_onnx(content: memoryview, where: str) -> None:
@@ -65,11 +66,6 @@ def check_onnx(content: memoryview, where: str) -> None:
     for number, what in ((_MODEL_FUNCTIONS, "functions"), (_MODEL_TRAINING, "training")):
         if model[number]:
             raise ValueError(f"it holds {what}")
-    if (
-        domains := {text_of_field(message_fields(one)[_OPSET_DOMAIN]) for one in model[_MODEL_OPSETS]}
-        - _DOMAINS
-    ):
-        raise ValueError(f"it needs operators of {shown(sorted(domains)[0])}")
     if len(model[_MODEL_GRAPH]) != 1:
         raise ValueError("it is no ONNX file")
     graph = message_fields(model[_MODEL_GRAPH][0])
