@@ -112,8 +112,8 @@ def show(found: CrossValidation, folder: Path) -> None:
     scores, top1 = found.scores, found.top1
     clips = f"{scores.clips} {'generated ' if found.dataset.origin.synthetic else ''}clips"
     tell(
-        f"top-1 {top1.mean:.4f} ({top1.low:.4f} to {top1.high:.4f}), mean of {len(found.folds)} folds by "
-        f"{found.by}; {clips}",
+        f"top-1 {top1.mean:.4f} (95 %: {top1.low:.4f} to {top1.high:.4f}), mean of "
+        f"{plural(len(found.folds), 'fold')} by {found.by}; {clips}",
         f"spread {top1.sd:.4f}; top-5 {found.top5.mean:.4f}, macro F1 {found.macro_f1.mean:.4f}",
     )
     columns = ("fold", "tested", "clips", "top-1", "top-5")

@@ -42,8 +42,9 @@ def html_from_cross_validation(found: CrossValidation) -> str:
         for f in found.folds
     ]
     generated = ["The clips are generated: nobody signed them."] if dataset.origin.synthetic else []
+    interval = f"95 %: {top1.low:.1%} to {top1.high:.1%}"
     page = Page(
-        verdict=f"Top-1 {top1.mean:.1%} ({top1.low:.1%} to {top1.high:.1%}) over {len(found.folds)} folds",
+        verdict=f"Top-1 {top1.mean:.1%} ({interval}) over {len(found.folds)} folds",
         title=f"Cross-validation of {dataset.folder.name}",
         about=f"Folds by {found.by}; {plural(found.scores.clips, 'clip')}, each tested once.",
         lead=[_folds_chart(found)],
