@@ -349,7 +349,7 @@ def test_the_installed_command_answers_help_and_version(python):
         (
             ["verify", "nowhere.spoter"],
             1,
-            "error: nowhere.spoter: no such folder. Fix: spoter-kit export makes one",
+            "error: nowhere.spoter: no such folder. Fix: check the path, or spoter-kit export makes one",
         ),
         (["verify"], 1, "error: bundles/: no bundle there. Fix: spoter-kit export --onnx, or name one"),
         (["predict", "none.npy", "--bundle", "BUNDLE"], 1, "error: none.npy: cannot be read: No such file"),

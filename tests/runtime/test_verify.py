@@ -197,3 +197,16 @@ def test_the_commands_errors_have_their_exit_codes(python, bundle_folder, argume
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_toolkits_command_verifies_each_backend_that_is_named(python, bundle_folder):
+    both = ("--backend", "ort-cpu", "--backend", "ort-cpu-fused")
+    done = python("-m", "spoter_toolkit", "verify", bundle_folder, *both)
+    assert done.returncode == 0, done.stderr
+    verdicts = [line for line in done.stdout.splitlines() if ": verified on " in line]
+    assert [line.split()[3] for line in verdicts] == ["ort-cpu", "ort-cpu-fused"]
+    found = json.loads(python("-m", "spoter_toolkit", "verify", bundle_folder, *both, "--json").stdout)
+    assert (found["passed"], [one["backend"] for one in found["reports"]]) == (
+        True,
+        ["ort-cpu", "ort-cpu-fused"],
+    )

@@ -420,7 +420,9 @@ def _read_manifest(path: Path) -> Any:
         return read_json(path, most_bytes=_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
-        raise BundleError(f"{folder}: {what}", fix="spoter-kit export makes one") from error
+        raise BundleError(
+            f"{folder}: {what}", fix="check the path, or spoter-kit export makes one"
+        ) from error
     except OSError as error:
         there = os.path.lexists(path)
         raise BundleError(

@@ -117,7 +117,8 @@ def test_a_file_that_is_not_listed_is_not_read(bundle_copy):
 
 def test_a_place_without_a_bundle_is_said_to_be_one(tmp_path):
     with pytest.raises(
-        BundleError, match=r"nowhere.spoter: no such folder. Fix: spoter-kit export makes one"
+        BundleError,
+        match=r"nowhere.spoter: no such folder. Fix: check the path, or spoter-kit export makes one",
     ):
         read_bundle(tmp_path / "nowhere.spoter")
     with pytest.raises(BundleError, match=r"not a bundle: it has no bundle\.json. Fix: spoter-kit export"):

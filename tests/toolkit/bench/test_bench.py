@@ -377,7 +377,7 @@ def test_a_backend_that_cannot_run_is_listed_with_the_reason(small_bundle):
     assert "the notebook's case 16 × 100 is not among the cases" in said
     assert result.records.backends == ["ort-cpu"]
     assert re.search(
-        r"made from the run 'gone', which is not at .*Fix: name it with --run",
+        r"made from the run 'gone', which is not at .*Fix: name it with --run; without the RUN",
         result.records.skipped["torch"],
     )
     assert result.records.failures == ()

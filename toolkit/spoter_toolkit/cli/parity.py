@@ -156,7 +156,7 @@ def parity(
     if html:
         from spoter_toolkit.parity.page import html_from_report
 
-        write_text(html, html_from_report(report))
+        write_text(html, html_from_report(report, judged=judge is not None))
     if out:
         write_json(out, report.as_json())
     if json:

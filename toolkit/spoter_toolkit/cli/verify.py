@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from spoter_toolkit.cli.completion import complete_backend
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
-    BackendOption,
     BundleArgument,
     JsonOption,
     PrecisionOption,
@@ -20,7 +22,14 @@ from spoter_toolkit.cli.console import (
 
 def verify(
     bundle: BundleArgument = None,
-    backend: BackendOption = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run this backend, as in ort-cpu:int8; may be repeated; default: the best that works here.",
+            autocompletion=complete_backend,
+            metavar="<str>",
+        ),
+    ] = None,
     precision: PrecisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -31,17 +40,19 @@ def verify(
     from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
-        name, chosen = split_choice(backend, precision)
+        asked: list[str | None] = [*backend] if backend else [None]
+        choices = [split_choice(one, precision) for one in asked]
     path = bundle or newest_bundle()
-    report = verify_bundle(path, name, precision=chosen)
+    reports = [verify_bundle(path, name, precision=chosen) for name, chosen in choices]
+    passed = all(report.passed for report in reports)
     if json:
-        emit_json(report.as_json())
-    elif report.passed:
-        tell(*report.lines())
-    else:
-        insist(*report.lines())
-    say_passed_over(report.passed_over)
-    if not report.passed:
+        found = [report.as_json() for report in reports]
+        emit_json(found[0] if len(found) == 1 else {"passed": passed, "reports": found})
+    for report in () if json else reports:
+        (tell if report.passed else insist)(*report.lines())
+    for report in reports:
+        say_passed_over(report.passed_over)
+    if not passed:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
         next_step("spoter-kit predict --bundle {} clip.npy", path)

@@ -34,11 +34,16 @@ from spoter_toolkit.report.words import plural, without_places
 if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link  # imports torch
 
+_JUDGED: Final = " They are stored ones, of the machine that made them: nothing was run here."
 _MOST_FLIPS: Final = 100  # of a proof, in its table
 
 
-def html_from_report(report: ParityReport) -> str:
+def html_from_report(report: ParityReport, *, judged: bool = False) -> str:
     """Return a parity report as one HTML page, without the folders of this machine: it is made to be sent.
+
+    Args:
+        report: of a run, or of stored facts.
+        judged: say that the facts were stored, and nothing was run for this page.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -54,7 +59,7 @@ def html_from_report(report: ParityReport) -> str:
     page = Page(
         verdict=f"Same model: {'yes' if report.passed else 'no'}",
         title=f"Parity of {report.name}",
-        about=f"Proofs that hold: {held} of {len(report.proofs)}.",
+        about=f"Proofs that hold: {held} of {len(report.proofs)}.{_JUDGED if judged else ''}",
         passed=report.passed,
         lead=[verdict_grid(rows)],
         caveats=[f"{message}." for message in dict.fromkeys(few)],

@@ -170,7 +170,7 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
             raise CheckpointError(
                 f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at "
                 f"{RUNS / made_from['name']}",
-                fix="name it with --run",
+                fix="name it with --run; without the RUN, spoter-kit verify, which replays stored answers",
             )
     found = read_run(folder)
     digest = found.weights_sha256()
