@@ -56,7 +56,7 @@ def one_direction(source: Path, work: Path, train: str, minutes: float, options:
         "eval", bundle, "--stream", "--data", data, "--split", "all", "--minutes", minutes,
         "--backend", "ort-cpu",
     )  # fmt: skip
-    return {"train": train, "test": test} | found
+    return {"train": train, "test": test} | found | {"source": bundle.name, "data": data.name}
 
 
 def cells(train: str, one: dict[str, Any]) -> tuple[str, ...]:

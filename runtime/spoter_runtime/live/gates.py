@@ -175,7 +175,7 @@ class WindowGate:
     """Cuts signing without rests where the best label of overlapping windows changes.
 
     It is inside a rest gate: nothing is asked while the hands are down. A window's answer counts for the
-    window's middle. A label must hold for `shortest_ms`; a score that falls by `valley` and rises again
+    window's middle. A label must hold for `hold_ms`; a score that falls by `valley` and rises again
     between two of the same label makes two signs of them.
     """
 
@@ -243,7 +243,7 @@ class WindowGate:
             return self._another(best, middle_ms, t_ms, float(mean_C[best]))
         self._other = None
         valley = self._run.follow(float(mean_C[best]), middle_ms, self._settings.valley)
-        if valley is not None and valley - self._run.start_ms >= self._settings.shortest_ms:
+        if valley is not None and valley - self._run.start_ms >= self._settings.hold_ms:
             return self._next_run(_Run(best, valley, float(mean_C[best])), t_ms)
         if t_ms - self._run.start_ms > self._settings.longest_ms and not self._refused:
             self._refused = True
@@ -254,7 +254,7 @@ class WindowGate:
         """Another label is best: a new sign where it holds long enough, else a flicker."""
         if self._other is None or self._other.label != label:
             self._other = _Run(label, middle_ms, share)
-        if middle_ms - self._other.start_ms < self._settings.shortest_ms:
+        if middle_ms - self._other.start_ms < self._settings.hold_ms:
             return []
         return self._next_run(self._other, t_ms)
 
@@ -263,7 +263,7 @@ class WindowGate:
         assert before is not None
         self._run, self._other, self._refused = run, None, False
         started = Mark("start", run.start_ms, t_ms)
-        if refused or run.start_ms - before.start_ms < self._settings.shortest_ms:
+        if refused or run.start_ms - before.start_ms < self._settings.hold_ms:
             run.start_ms = before.start_ms if not refused else run.start_ms
             return [] if not refused else [started]
         return [Mark("end", before.start_ms, run.start_ms), started]

@@ -31,6 +31,7 @@ class StreamSettings:
         window_ms: length of one window of the window gate.
         hop_ms: from window to window.
         smooth_ms: windows of so long a time are averaged.
+        hold_ms: another label must be the best for so long to be another sign; less is a flicker.
         valley: share by which a label's score must fall and rise again between two of the same sign.
         partial_ms: from partial answer to partial answer; 0 gives none.
         tracking_ms: from one report on the tracking to the next; 0 gives none.
@@ -50,10 +51,11 @@ class StreamSettings:
     longest_ms: float = 5000.0
     pad_start_ms: float = -100.0
     pad_end_ms: float = -100.0
-    window_ms: float = 500.0
+    window_ms: float = 400.0
     hop_ms: float = 66.0
     smooth_ms: float = 200.0
-    valley: float = 0.2
+    hold_ms: float = 133.0
+    valley: float = 0.1
     partial_ms: float = 200.0
     tracking_ms: float = 1000.0
     gap_ms: float = 700.0
@@ -71,7 +73,7 @@ class StreamSettings:
         for name in ("fps", "shortest_ms", "longest_ms", "window_ms", "hop_ms", "gap_ms"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected more than 0")
-        for name in ("rest_ms", "smooth_ms", "partial_ms", "tracking_ms"):
+        for name in ("rest_ms", "smooth_ms", "hold_ms", "partial_ms", "tracking_ms"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected 0 or more")
         for low, high in (("fall", "rise"), ("still", "moving"), ("shortest_ms", "longest_ms")):

@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -38,22 +38,6 @@ _BEST: Final = 5
 _UNCALIBRATED: Final = (
     "the bundle has no calibration: every segment is answered with a sign, also one that is none"
 )
-
-
-class _Judgement(NamedTuple):
-    """What the bundle's calibration says of a prediction; `is_sign` None: there is none."""
-
-    is_sign: bool | None
-    probability: float | None
-    reason: str
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> _Judgement:
-        return cls(
-            getattr(prediction, "is_sign", None),
-            getattr(prediction, "probability", None),
-            getattr(prediction, "reason", ""),
-        )
 
 
 class SignStream:
@@ -325,18 +309,17 @@ class SignStream:
         if (prediction := self._predict(clip_TLD, t_ms)) is None:
             self._abstain(start_ms, end_ms, t_ms, "tracking", "the model gave no answer")
             return
-        judgement = _Judgement.of(prediction)
-        if judgement.is_sign is None and not self._warned:
+        if prediction.is_sign is None and not self._warned:
             self._warned = True
             self._fault(t_ms, "uncalibrated", _UNCALIBRATED)
-        sure = prediction.score if judgement.probability is None else judgement.probability
+        sure = prediction.score if prediction.probability is None else prediction.probability
         least = self.settings.least_probability
-        if judgement.is_sign is False:
-            self._abstain(start_ms, end_ms, t_ms, "not_a_sign", judgement.reason, prediction)
+        if prediction.is_sign is False:
+            self._abstain(start_ms, end_ms, t_ms, "not_a_sign", prediction.reason, prediction)
         elif sure < least:
             self._abstain(start_ms, end_ms, t_ms, "unsure", f"{sure:.2f} is less than {least:g}", prediction)
         else:
-            self._say(_sign(prediction, judgement.probability, start_ms, end_ms, t_ms))
+            self._say(_sign(prediction, prediction.probability, start_ms, end_ms, t_ms))
 
     def _abstain(
         self,
@@ -356,7 +339,7 @@ class SignStream:
                 reason=reason,
                 label=prediction.label if prediction else None,
                 score=prediction.score if prediction else None,
-                probability=_Judgement.of(prediction).probability if prediction else None,
+                probability=prediction.probability if prediction else None,
             )
         )
 

@@ -333,7 +333,7 @@ def test_memory_is_bounded(recognizer):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"fall": 0.6}, "fall"),
+        ({"fall": 0.8}, "fall"),
         ({"fps": 0}, "fps"),
         ({"rest_by": "x"}, "rest_by"),
         ({"rest_ms": -1}, "rest_ms"),

@@ -18,6 +18,7 @@ from rich.text import Text
 from typer.main import get_command
 
 from in_process import Done, spoter_kit
+from signers import signing, write_log
 from spoter_runtime import __main__ as device
 from spoter_runtime.doctor import diagnose
 from spoter_toolkit.cli import console
@@ -44,6 +45,7 @@ HAPPY: dict[str, tuple[list[str], str, str]] = {
     "import-checkpoint": (["ck.pth"], r"^runs/ck: .* of 4 classes", "export"),
     "eval": ([], r"^top-1 0\.\d{4} on \d+ generated clips: test split", "export"),
     "verify": ([], r": verified on ort-cpu-fused in fp32", "predict"),
+    "live": (["landmarks.jsonl"], r"^ +[01]\.\d s  synthetic-", ""),
     "predict": (["clip.npy"], r"^clip\.npy  synthetic-0", ""),
     "doctor": ([], r"^runs here: ort-cpu, ort-cpu-fused", "verify"),
     "tune": (["--seconds", "0.3"], r"^one clip: .* ms a clip", "predict"),
@@ -80,6 +82,7 @@ def workplace(home: Path, tiny: Dataset) -> Path:
         path.parent.mkdir(parents=True)
         np.save(path, tiny.poses_of(clip))
     np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    write_log(home / "landmarks.jsonl", *signing([(1000.0, 1700.0)], end_ms=2500))
     (home / "data").symlink_to(tiny.folder)
     config = ModelConfig(
         landmark_weights="planar", d_model=36, num_encoder_layers=1, d_ff=40, num_classes=4, max_seq_length=99
