@@ -79,7 +79,7 @@ class UsageError(ConfigError):
 
 
 class ExportError(SpoterError):
-    """An exported graph that does not do what its contract says."""
+    """A model cannot be exported or converted, or the exported file fails its checks."""
 
 
 def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.7) -> str:

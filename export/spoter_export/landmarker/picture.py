@@ -308,7 +308,7 @@ def detection_outputs(
     raw_values: FLOAT[1, 2254, 12],
     raw_scores: FLOAT[1, 2254, 1],
 ):
-    """The region (1, 4) of the larger of the two best persons, its score, and the other person's score."""
+    """Return the region (1, 4) of the larger of the two best persons, its score, and the other's score."""
     anchors = op.Constant(value=_ANCHORS)
     offsets = op.Concat(anchors, op.Constant(value=_NO_OFFSETS), anchors, anchors, anchors, anchors, axis=1)
     values = op.Squeeze(raw_values, [0]) / 224.0 + offsets

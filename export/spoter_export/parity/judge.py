@@ -62,7 +62,7 @@ def judge(facts: ParityFacts, policy: Policy, precision: str = "fp32") -> Verdic
 
 
 def grid_failures(facts: ParityFacts, policy: Policy, precision: str) -> Iterator[str]:
-    """Yield one failure for shapes without an answer, and one for the worst difference.
+    """Yield up to three failures: shapes without an answer, the worst difference, flipped labels.
 
     Flipped labels with a logit difference beyond the precision's rounding fail under any policy.
     """

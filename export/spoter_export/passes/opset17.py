@@ -70,7 +70,7 @@ def gelu_as_erf(model: ir.Model, node: ir.Node) -> None:
 
 
 def axes_as_attribute(model: ir.Model, node: ir.Node) -> None:
-    """Move the axes of a reduction from its second input to an attribute, as before opset 18."""
+    """Replace a reduction's axes input by the attribute of opset 17; one without that input stays."""
     if len(node.inputs) < 2 or node.inputs[1] is None:
         return
     axes = weight_of(node.inputs[1])

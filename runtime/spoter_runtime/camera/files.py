@@ -38,7 +38,7 @@ class LandmarkerFiles:
 
     @property
     def fix(self) -> str:
-        """Return how to mend a file that is missing or was changed."""
+        """Return the fix for a landmarker's file that is missing or was changed."""
         in_bundle = self.folder.name == BUNDLED and (self.folder.parent / BUNDLE_MANIFEST).exists()
         return COPY_AGAIN if in_bundle else "spoter-kit landmarker fetch --force"
 

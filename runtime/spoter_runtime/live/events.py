@@ -112,7 +112,7 @@ class Sign(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abstain(Event):
-    """A segment was no sign that the model knows.
+    """A segment got no label: no known sign, too long, a gap, hands not tracked, or too unsure.
 
     Attributes:
         code: for programs.

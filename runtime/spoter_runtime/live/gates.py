@@ -51,7 +51,7 @@ class FindsSegments(Protocol):
 
 
 class RestGate:
-    """Opens when the hands leave their rest, closes when they are back."""
+    """Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists."""
 
     def __init__(self, settings: StreamSettings) -> None:
         self._settings = settings

@@ -79,7 +79,7 @@ def test_each_option_is_explained_by_a_sentence(name, verb):
         ("verify --quite", "spoter-kit verify has no option --quite; did you mean --quiet?"),
         ("data show --clp a", "spoter-kit data show has no option --clp; did you mean --clip?"),
         ("verify --zzz", "has no option --zzz. Fix: spoter-kit verify --help lists them"),
-        ("train --epochs 5", "--epochs: is a setting, no option. Fix: --set epochs=5"),
+        ("train --epochs 5", "--epochs: is a setting, not an option. Fix: --set epochs=5"),
         ("train --patiense 5", "spoter-kit train has no option --patiense"),
         ("data split --by singer", "'singer' is not one of 'signer'"),
     ],

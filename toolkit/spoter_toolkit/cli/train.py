@@ -50,7 +50,7 @@ class TrainCommand(Verb):
             setting = option.removeprefix("--").replace("-", "_")
             if option.startswith("--") and option not in options and setting in settings:
                 raise UsageError(
-                    f"{option}: is a setting, no option",
+                    f"{option}: is a setting, not an option",
                     fix=f"--set {setting}={value if given else following}",
                 )
         return super().parse_args(ctx, args)

@@ -58,7 +58,7 @@ def forecast(loop: Loop) -> Forecast:
 
 
 def seconds_a_step(loop: Loop) -> float:
-    """Return the median time of a step here; processes that train together all get the first one's."""
+    """Return the median time of an optimiser step here; with several processes, that of process 0."""
     from accelerate.utils import broadcast_object_list
 
     device = loop.accelerator.device

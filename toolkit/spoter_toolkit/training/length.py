@@ -102,7 +102,7 @@ def is_learned(rows: Sequence[dict[str, Any]], step: int, bound: int, labels: in
 
 
 def _is_flat(losses: Sequence[float], labels: int) -> bool:
-    """Tell whether a sixth of the epochs is hardly better than the sixth before.
+    """Tell whether the training loss has stopped falling, the last sixth of epochs against the one before.
 
     At chance it is flat too: many labels take hundreds of steps before the loss begins to fall.
     """

@@ -35,7 +35,7 @@ def tables(result: BenchResult) -> list[Table]:
 
 
 def latency_table(result: BenchResult) -> Table:
-    """Return a row for each case and backend: percentiles of a call, clips per second."""
+    """Return a table, a row for each case and backend: percentiles of a call, clips per second."""
     rows = []
     for one in result.latencies:
         percentiles = percentile_cells(one.percentiles_ms, one.calls)
@@ -45,7 +45,7 @@ def latency_table(result: BenchResult) -> Table:
 
 
 def ratio_table(result: BenchResult) -> Table:
-    """Return a row for each comparison: baseline ÷ backend, and in words."""
+    """Return a table, a row for each comparison: baseline ÷ backend, in words too."""
     rows = []
     for one in result.comparisons:
         threads = "" if one.threads is None else one.threads
@@ -61,7 +61,7 @@ def ratio_table(result: BenchResult) -> Table:
 
 
 def roofline_table(result: BenchResult) -> Table:
-    """Return a row for each case and backend: its time as a multiple of its matrix products' alone."""
+    """Return a table, a row for each case and backend: its time ÷ that of its matrix products alone."""
     return table_of(
         "Against the limit: the model's matrix products alone, in fp32, measured in turn with it",
         ("clips × frames", "threads", "backend", "roofline p50 ms", "times the roofline", "95 % interval"),
