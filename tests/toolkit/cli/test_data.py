@@ -201,3 +201,19 @@ def test_help_imports_no_heavy_module(verb):
     done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--json" in done.stdout
+
+
+def test_a_test_split_that_lacks_labels_is_told(run, tmp_path):
+    rng = np.random.default_rng(0)
+    for label, signer in (("tea", "ann"), ("milk", "ann"), ("tea", "bob"), ("milk", "bob"), ("tea", "cy")):
+        (tmp_path / "few" / label / signer).mkdir(parents=True)
+        np.save(tmp_path / "few" / label / signer / "1.npy", rng.random((5, 54, 2)))
+    code, _, err = run("data", "import", "npy", tmp_path / "few", "-o", "datasets/few")
+    assert code == 0, err
+    code, _, err = run("data", "split", "datasets/few", "--test", "cy")
+    assert code == 0
+    assert (
+        "test has 1 of 2 labels: its score says nothing about the others. Fix: spoter-kit data split" in err
+    )
+    code, _, err = run("data", "split", "datasets/few", "--test", "bob", "--force")
+    assert (code, "its score says nothing" in err) == (0, False)

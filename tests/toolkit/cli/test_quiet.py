@@ -372,3 +372,9 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
         clock.now += 20.0
         lines(0, 0, what)
     assert capsys.readouterr().err.splitlines() == ["exporting to ONNX", "comparing 48 shapes"]
+
+    lines = console.Lines()
+    for done in range(1, 4):
+        clock.now += 20.0
+        lines(done, 4, "clips, 12 frames/s")
+    assert capsys.readouterr().err.splitlines()[0] == "1 of 4 clips, 12 frames/s  about 1 minute left"

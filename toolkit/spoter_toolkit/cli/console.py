@@ -58,6 +58,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is alre
 
 _IN_A_ROW: Final = ContextVar("in_a_row", default=False)
 _FEWEST_S: Final = 10.0  # in a pipe: before the first line of progress
+_LEAST_SHARE: Final = 0.002  # of the work: of less, the first steps tell no time that is left
 _BETWEEN_S: Final = 30.0  # in a pipe: between two lines of progress
 
 
@@ -262,6 +263,7 @@ class Lines:
         is_first = self._last < self._begin
         if now - self._last >= _BETWEEN_S and (is_new or is_first) and (done < total or not total):
             said = ended if is_new and total and ended else what
+            said = said if said.startswith("epoch") or not total else f"{done} of {total} {said}"
             say(f"{said}{self._left(now, done, total)}")
             self._last = now
         self._step, self._what = step, what
@@ -269,9 +271,9 @@ class Lines:
     def _left(self, now: float, done: int, total: int) -> str:
         """Return how long the rest takes; empty where the number of steps is not known."""
         first = self._first or 0
-        if done <= first or not total:
+        share = (done - first) / (total - first) if total > first else 0.0
+        if share < _LEAST_SHARE:
             return ""
-        share = (done - first) / (total - first)
         return f"  about {_minutes((now - self._begin) * (1 - share) / share)} left"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -252,6 +253,12 @@ def split(
     else:
         tell(f"{result.folder}: {result.split}")
         print_splits(facts)
+        tested = len({clip.label for clip in result.clips_in("test")})
+        if 0 < tested < len(result.labels):
+            say(
+                f"test has {tested} of {len(result.labels)} labels: its score says nothing about the others",
+                fix=f"spoter-kit data split {shlex.quote(str(result.folder))} --test SIGNER --force",
+            )
         next_step("spoter-kit train {}", result.folder)
 
 

@@ -42,7 +42,8 @@ class Forecast:
         return self.most_steps < LEAST_STEPS + LEAST_DECAY
 
     def _minutes(self, steps: int) -> str:
-        return f"{max(0.1, steps * self.seconds_a_step / 60):.2g}"
+        minutes = steps * self.seconds_a_step / 60
+        return f"{minutes:,.0f}" if minutes >= 10 else f"{max(0.1, minutes):.2g}"
 
 
 def forecast(loop: Loop) -> Forecast:
