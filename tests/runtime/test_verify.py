@@ -184,7 +184,11 @@ def test_the_command_predicts(python, bundle_folder, make_clip, tmp_path):
     [
         (["predict", "BUNDLE", "none.npy"], 1, "error: none.npy: cannot be read: No such file"),
         (["predict", "nowhere.spoter", "none.npy"], 1, "error: nowhere.spoter: no such folder"),
-        (["verify", "nowhere.spoter"], 1, "error: nowhere.spoter: no such folder. Fix: spoter-kit export"),
+        (
+            ["verify", "nowhere.spoter"],
+            1,
+            "error: nowhere.spoter: no such folder. Fix: check the path, or spoter-kit export",
+        ),
         (["verify", "BUNDLE", "--backend", "tpu"], 2, "unknown backend 'tpu'; there are trt, "),
         (["verify", "BUNDLE", "--backend", "ort_cpu"], 2, "'ort_cpu'; did you mean 'ort-cpu'?"),
         (["sing"], 2, "invalid choice: 'sing'"),

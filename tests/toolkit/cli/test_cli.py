@@ -192,7 +192,10 @@ def test_goldens_without_real_clips_on_request(home: Path, tiny: Dataset) -> Non
         (["verify", "--precision", "fp16"], "has no fp16 ONNX file, only fp32"),
         (["predict", "clip.npy", "--backend", "ort-cpu:int8"], "has no int8 ONNX file, only fp32"),
         (["parity", "--run", "nowhere"], "nowhere: no such folder"),
-        (["parity", "nowhere.spoter"], "nowhere.spoter: no such folder. Fix: spoter-kit export"),
+        (
+            ["parity", "nowhere.spoter"],
+            "nowhere.spoter: no such folder. Fix: check the path, or spoter-kit export",
+        ),
         (["predict", "nowhere.npy"], "nowhere.npy: cannot be read: No such file or directory"),
         (["predict", "long.npy"], "long.npy: 400 frames, the model takes 1..299. Fix:"),
         (["predict", "depth.npy"], "depth.npy: expected 54×2 values a frame, got 54×3"),
