@@ -56,7 +56,6 @@ BackendOption = Annotated[
 PrecisionOption = Annotated[str | None, typer.Option(help="Run the file of this precision; default: fp32.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
-_IN_A_ROW: Final = ContextVar("in_a_row", default=False)
 _FEWEST_S: Final = 10.0  # in a pipe: before the first line of progress
 _LEAST_SHARE: Final = 0.002  # of the work: of less, the first steps tell no time that is left
 _BETWEEN_S: Final = 30.0  # in a pipe: between two lines of progress
@@ -117,7 +116,7 @@ def next_step(command: str, *paths: object) -> None:
 
     The line is never broken: somebody copies it.
     """
-    if not in_a_row() and not is_quiet():
+    if not is_quiet():
         filled = command.format(*(shlex.quote(str(path)) for path in paths))
         print(f"next: {filled}", file=sys.stderr)
 
@@ -165,21 +164,6 @@ def few_names(names: Sequence[str], most: int = 4) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
-
-
-@contextmanager
-def verbs_in_a_row() -> Iterator[None]:
-    """Let no verb in this context name the next command or move ``runs/last``: another verb runs them."""
-    token = _IN_A_ROW.set(True)
-    try:
-        yield
-    finally:
-        _IN_A_ROW.reset(token)
-
-
-def in_a_row() -> bool:
-    """Tell whether another verb, the demo, runs this one."""
-    return _IN_A_ROW.get()
 
 
 def emit_json(value: Any) -> None:

@@ -16,7 +16,6 @@ from spoter_toolkit.cli.console import (
     JsonOption,
     emit_json,
     emit_table,
-    in_a_row,
     is_verbose,
     next_step,
     progress_bar,
@@ -162,7 +161,7 @@ def train(
                 force=force,
                 allow_leak=allow_leak,
                 trackers=trackers,  # type: ignore[arg-type]  # the two names above
-                becomes_last=not in_a_row(),
+                becomes_last=True,
                 minutes=minutes,
                 begin_from=plan.begin_from,
                 on_plan=_say_plan,
