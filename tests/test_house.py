@@ -53,7 +53,7 @@ ORDER = {
         "__main__",
     ),
     "spoter_toolkit": (
-        "input_files model remote report",
+        "input_files model remote report worker_process",
         "data",
         "workspace",
         "calibration prediction runs",

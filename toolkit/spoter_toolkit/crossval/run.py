@@ -6,8 +6,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +26,7 @@ from spoter_toolkit.report.json_text import json_text
 from spoter_toolkit.report.words import plural
 from spoter_toolkit.runs.run import read_run
 from spoter_toolkit.training.config import TrainConfig, flatten
+from spoter_toolkit.worker_process import follow_parent
 from spoter_toolkit.workspace import RUN_JSON
 
 CROSSVAL_JSON: Final = "crossval.json"  # marks the folder of a cross-validation
@@ -186,15 +185,7 @@ _state: dict[str, Any] = {}  # of a worker process
 
 def _begin(shared: Any, order: Any, gpus: int) -> None:
     """Begin a worker process: one thread, a GPU of its own, and an end with the process that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then says stop
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    follow_parent()
     if gpus:
         with order.get_lock():
             os.environ["CUDA_VISIBLE_DEVICES"] = _own_gpu(order.value, gpus)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +14,7 @@ from spoter_runtime.errors import DataError, SpoterError
 from spoter_toolkit.data.extract.landmarks import Finder, find_landmarks
 from spoter_toolkit.data.extract.store import Store
 from spoter_toolkit.data.extract.videos import VideoPart
+from spoter_toolkit.worker_process import follow_parent
 
 Failed = list[tuple[VideoPart, SpoterError]]
 
@@ -97,15 +95,7 @@ _state: dict[str, Any] = {}  # of a worker process
 
 def _begin(finder: Finder, store: Store, shared: Any) -> None:
     """Initialise a worker process: it ends with its parent, and its first task loads the landmarker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then says stop
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    follow_parent()
     _state.update(finder=finder, store=store, shared=shared, landmarker=None)
 
 
