@@ -125,7 +125,7 @@ def made_from(kind: type[_Made], value: Any, where: str = "") -> _Made:
     ]
     if missing := [name for name in needed if name not in table]:
         raise ValueError(f"{_at(where, missing[0])} is missing")
-    return kind(**{name: _typed(hints[name], value, _at(where, name)) for name, value in table.items()})
+    return kind(**{name: expect(value, hints[name], _at(where, name)) for name, value in table.items()})
 
 
 @functools.cache
@@ -139,10 +139,6 @@ def expect(value: Any, kind: Any, where: str) -> Any:
     Raises:
         ValueError: it is of another; with the path.
     """
-    return _typed(kind, value, where)
-
-
-def _typed(kind: Any, value: Any, where: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -157,11 +153,11 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if origin in (dict, Mapping):
         _plain(dict, value, where)
         return {
-            _plain(str, name, where): _typed(inner[1], one, _at(where, name)) for name, one in value.items()
+            _plain(str, name, where): expect(one, inner[1], _at(where, name)) for name, one in value.items()
         }
     if origin is list:
         _plain(list, value, where)
-        return [_typed(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value)]
+        return [expect(one, inner[0], f"{where}[{i}]") for i, one in enumerate(value)]
     if is_dataclass(kind):
         return made_from(cast(type[Any], kind), value, where)
     return _plain(kind, value, where)
@@ -174,7 +170,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     for kind in kinds:
         if kind is not type(None):
             try:
-                return _typed(kind, value, where)
+                return expect(value, kind, where)
             except ValueError as found:
                 error = found
     raise error
@@ -187,7 +183,7 @@ def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     elif len(kinds) != len(value):
         raise ValueError(f"{where}: {len(value)} values, expected {len(kinds)}")
     return tuple(
-        _typed(kind, one, f"{where}[{i}]") for i, (kind, one) in enumerate(zip(kinds, value, strict=True))
+        expect(one, kind, f"{where}[{i}]") for i, (kind, one) in enumerate(zip(kinds, value, strict=True))
     )
 
 
