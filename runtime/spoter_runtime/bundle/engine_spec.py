@@ -6,7 +6,7 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.bundle.libraries import LIBRARIES, Library
 from spoter_runtime.contract import MOST_FRAMES, Profile
 from spoter_runtime.strict import made_from
 
@@ -71,8 +71,10 @@ class EngineSpec:
         """Check the values of the fields, whose types are right.
 
         Raises:
-            ValueError: a profile or the buckets are no rising numbers within the limits.
+            ValueError: a library that builds nothing, or a profile or buckets that do not rise within limits.
         """
+        if self.library not in LIBRARIES:
+            raise ValueError(f"{where}.library: {self.library}, expected one of {', '.join(LIBRARIES)}")
         for i, profile in enumerate(self.profiles):
             for name, (low, opt, high) in (("batch", profile.batch), ("frames", profile.frames)):
                 if not 1 <= low <= opt <= high <= MOST_FRAMES:

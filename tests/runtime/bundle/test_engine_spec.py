@@ -42,6 +42,10 @@ def test_a_description_survives_json():
     [
         ({"library": "openvino"}, "engine.library: 'openvino', expected one of tensorrt, "),
         (
+            {"library": "tensorrt_lean"},
+            "engine.library: tensorrt_lean, expected one of tensorrt, tensorrt_rtx",
+        ),
+        (
             {"profiles": [{"batch": [1, 1], "frames": [1, 1, 1]}]},
             "engine.profiles[0].batch: 2 values, expected 3",
         ),
