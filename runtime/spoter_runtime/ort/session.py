@@ -155,7 +155,7 @@ def check_model_file(path: Path | str) -> None:
     """
     if not is_file(path):
         what = "is not a file" if os.path.lexists(path) else "no such file"
-        raise BundleError(f"{path}: {what}", fix="spoter-kit export makes one")
+        raise BundleError(f"{path}: {what}", fix="check the path, or spoter-kit export makes one")
 
 
 def _readable(model: Path | str | bytes) -> str | bytes:
