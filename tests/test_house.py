@@ -57,7 +57,7 @@ ORDER = {
         "data",
         "workspace",
         "calibration prediction runs",
-        "export reference",
+        "export faces reference",
         "backends",
         "evaluation",
         "streams",

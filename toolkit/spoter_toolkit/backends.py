@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from spoter_export.parity.proof import FACE
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle.manifest import MANIFEST, Artefact, Bundle, read_bundle
@@ -14,6 +15,7 @@ from spoter_runtime.errors import ConfigError, DataError, nearest_known
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.runner import Runner
 from spoter_toolkit.data.dataset import Dataset, read_dataset
+from spoter_toolkit.faces.face import check_face, open_face
 from spoter_toolkit.runs.run import Run, find_run, read_run
 
 # Torch on the CPU, eager; on a GPU eager, through torch.compile, and as CUDA graphs.
@@ -37,11 +39,19 @@ def split_backend(name: str) -> tuple[str, str]:
         ConfigError: unknown backend, or torch in another precision than fp32.
     """
     backend, _, precision = name.partition(":")
-    if backend not in BACKENDS:
+    if backend.startswith(FACE):
+        check_face(backend)
+    elif backend not in BACKENDS:
         raise ConfigError(f"unknown backend {backend!r}; {nearest_known(backend, BACKENDS)}")
     if backend in TORCH_BACKENDS and precision not in ("", "fp32"):
         raise ConfigError(f"backend {name!r}: torch runs the RUN's own fp32 weights", fix=f"{backend}")
     return backend, precision or "fp32"
+
+
+def runs_on_gpu(name: str) -> bool:
+    """Return whether a GPU computes a backend's answers; a face runs on the CPU here."""
+    backend, _ = split_backend(name)
+    return backend not in CPU_BACKENDS and not backend.startswith(FACE)
 
 
 def split_choice(backend: str | None, precision: str | None) -> tuple[str | None, str]:
@@ -85,7 +95,7 @@ def open_backend(
     """Open a bundle on one backend; imports torch only for `TORCH_BACKENDS`.
 
     Args:
-        name: one of `BACKENDS`, with ``:fp16`` for another precision than fp32.
+        name: one of `BACKENDS`, or ``face-NAME``, with ``:fp16`` for another precision than fp32.
         bundle: from `read_bundle`.
         run: the RUN that the bundle was made from, for torch; None looks where the bundle says.
         threads: threads inside one operator; None means the engine's default.
@@ -102,6 +112,9 @@ def open_backend(
         from spoter_toolkit.reference import open_reference
 
         return OpenedBackend(runner=open_reference(bundle, run, backend, threads=threads), artefact=None)
+    if backend.startswith(FACE):
+        face = open_face(backend, bundle, precision)
+        return OpenedBackend(runner=face, artefact=face.artefact)
     opened = open_runner(
         bundle, backend, precision=precision, threads=threads, allow_host_code=allow_host_code
     )

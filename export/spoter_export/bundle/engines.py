@@ -310,7 +310,12 @@ def replace_bundle(
         content: path in the bundle → bytes of the file.
     """
     new = {artefact.path for artefact in added}
-    proofs = [proof for proof in read_proofs(bundle) if proof.artefact not in new]
+    anew = {(proof.artefact, proof.facts.candidate) for proof in proven}
+    proofs = [
+        proof
+        for proof in read_proofs(bundle)
+        if proof.artefact not in new and (proof.artefact, proof.facts.candidate) not in anew
+    ]
     artefacts = [artefact for artefact in bundle.artefacts if artefact.path not in new]
     with replacing(bundle.folder) as temporary:
         shutil.copytree(bundle.folder, temporary, copy_function=link_or_copy)
@@ -328,3 +333,22 @@ def replace_bundle(
             provenance=bundle.provenance,
             abstention=bundle.abstention,
         )
+
+
+def keep_proofs(folder: Path | str, proofs: Sequence[Proof]) -> None:
+    """Write proofs of a bundle's files into its parity.json and its model card, instead of older ones.
+
+    Raises:
+        BundleError: no bundle, or a damaged one.
+        ExportError: a proof is of a file that the bundle no longer has.
+    """
+    folder = Path(os.path.realpath(folder))
+    with bundle_lock(folder):
+        bundle = read_bundle(folder)
+        bundle.check_files()
+        hashes = bundle.hashes()
+        if wrong := next((proof for proof in proofs if hashes.get(proof.artefact) != proof.sha256), None):
+            raise ExportError(
+                f"{folder}: {wrong.artefact} was replaced since it was proven", fix="prove it again"
+            )
+        replace_bundle(bundle, [], proofs, {})

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from spoter_export.parity.proof import Proof
 from spoter_export.parity.report import (
+    NOT_EXECUTED,
     PROOF_COLUMNS,
     PROOFS_TITLE,
     ROBUSTNESS_COLUMNS,
@@ -61,6 +62,8 @@ Replay the proof on your device: `python -m spoter_runtime verify {name}.spoter`
 {labels}
 """
 
+_FILE_COLUMNS: Final = ("file", "precision", "size", "needs", "built", "executed", "sha256")
+
 
 def card_from_facts(
     name: str,
@@ -80,6 +83,8 @@ def card_from_facts(
         ("`lengths`", "int32", "batch", lengths),
         ("`logits`", "float32", f"batch × {contract.num_classes}", "unnormalised scores"),
     )
+    faces = dict.fromkeys(proof.face for proof in proofs if proof.face)
+    engines = [proof for proof in proofs if not proof.face]
     labels = [(i, x.name, x.gloss, x.bengali, x.romanised) for i, x in enumerate(contract.labels)]
     return _CARD.format(
         name=name,
@@ -90,10 +95,11 @@ def card_from_facts(
         if inside
         else "**There is no normalisation inside the graph: feed what the model was trained on.**",
         files=_table(
-            ("file", "precision", "size", "needs", "built", "executed", "sha256"), map(_file_cells, artefacts)
+            (*_FILE_COLUMNS, *(f"in the face {face}" for face in faces)),
+            ((*_file_cells(file), *(_face_cell(face, file, proofs) for face in faces)) for file in artefacts),
         ),
         proofs_title=PROOFS_TITLE,
-        proofs=_table(PROOF_COLUMNS, (row.cells for row in proof_rows(proofs, artefacts))),
+        proofs=_table(PROOF_COLUMNS, (row.cells for row in proof_rows(engines, artefacts))),
         proof_sections="".join(map(_proof_section, proofs)),
         no_sign="\n".join(_no_sign_lines(abstention)),
         labels=_table(("", "label", "gloss", "Bengali", "romanised"), labels),
@@ -179,6 +185,15 @@ def _file_cells(artefact: Artefact) -> tuple[str, ...]:
         ", ".join(f"{what} {which}" for what, which in artefact.requires.items()),
         *(built, executed, f"`{artefact.sha256[:16]}…`"),
     )
+
+
+def _face_cell(face: str, artefact: Artefact, proofs: Sequence[Proof]) -> str:
+    """Return the verdict on a file in a face, with the largest difference to torch's logits."""
+    proven = [proof for proof in proofs if (proof.face, proof.artefact) == (face, artefact.path)]
+    if not proven:
+        return NOT_EXECUTED
+    (row,) = proof_rows(proven)
+    return f"{row.verdict}: {row.largest}"
 
 
 def _proof_section(proof: Proof) -> str:

@@ -18,6 +18,8 @@ from spoter_runtime.runner import Runner
 # Name of the runner that proves an fp16 file on a CPU, see `spoter_export.precision.fp16`.
 ROUNDED: Final = "ort-cpu, all rounded to fp16"
 
+FACE: Final = "face-"  # begins the name of a face of the device, another language or a server, as a backend
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
@@ -43,6 +45,11 @@ class Proof:
         """The proven backend, in the form of `spoter-kit parity --backend`: ``"ort-cpu:fp16"``."""
         name = "ort-cpu" if self.facts.candidate == ROUNDED else self.facts.candidate
         return name if self.precision == "fp32" else f"{name}:{self.precision}"
+
+    @property
+    def face(self) -> str:
+        """The name of the face that answered, as in ``parity --face``; empty for an engine in Python."""
+        return self.facts.candidate.removeprefix(FACE) if self.facts.candidate.startswith(FACE) else ""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

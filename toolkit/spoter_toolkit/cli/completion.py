@@ -40,6 +40,13 @@ def complete_backend(incomplete: str) -> list[str]:
     return [one for one in known if one.startswith(incomplete)]
 
 
+def complete_face(incomplete: str) -> list[str]:
+    """Return the faces that parity knows."""
+    from spoter_toolkit.faces.face import face_names
+
+    return [name for name in face_names() if name.startswith(incomplete)]
+
+
 def _paths(incomplete: str, found: Iterable[Path]) -> list[str]:
     """Return the folders of files that begin with a word, and any other folder that does."""
     ours = sorted(str(path.parent) for path in found if not path.parent.name.startswith("."))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_run
+from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_face, complete_run
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
     BundleArgument,
@@ -46,6 +46,18 @@ def parity(
             autocompletion=complete_backend,
         ),
     ] = None,
+    face: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare this face of the device, as in c or c:int8; may be given again.",
+            metavar="<str>",
+            autocompletion=complete_face,
+        ),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Keep the proofs of the faces in the BUNDLE and in its MODEL_CARD.md."),
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -108,14 +120,16 @@ def parity(
     json: JsonOption = False,
 ) -> None:
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
+    from spoter_export.parity.proof import FACE
     from spoter_runtime.bundle.manifest import read_bundle
-    from spoter_runtime.errors import from_options, require
+    from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_runtime.files import write_json, write_text
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.parity.prove import check_candidates, prove_bundle, read_policies
     from spoter_toolkit.parity.report import read_report
     from spoter_toolkit.workspace import newest_bundle
 
+    candidates = [*(backend or ()), *(FACE + name for name in face or ())]
     if videos:
         _compare_videos(bundle or newest_bundle(), videos, out=out, force=force, json=json)
         return
@@ -128,10 +142,12 @@ def parity(
     if html:
         require("jinja2", extra="toolkit")  # found out before the running, not after it
     with from_options():
-        check_candidates(backend or ())
+        check_candidates(candidates)
+        if keep and not face:
+            raise ConfigError("--keep is for the proofs of faces", fix="name one with --face")
         if judge:
             _check_nothing_is_to_run(
-                {"--backend": backend, "--data": data, "--run": run, "--all": all_splits}
+                {"--backend": backend, "--face": face, "--data": data, "--run": run, "--all": all_splits}
                 | {"--seed": seed is not None, "--bisect": bisect}
             )
     policies = read_policies(policy)
@@ -146,7 +162,7 @@ def parity(
                 run=run,
                 data=data,
                 all_splits=all_splits,
-                backends=backend,
+                backends=candidates or None,
                 policies=policies,
                 seed=seed or 0,
                 bisect_into=BISECTIONS if bisect else None,
@@ -167,6 +183,10 @@ def parity(
         say(f"page: {html}")
     if not report.passed:
         raise typer.Exit(ANSWER_IS_NO)
+    if keep:
+        from spoter_export.bundle.engines import keep_proofs
+
+        keep_proofs(source, [proof for proof in report.proofs if proof.face])
     if not (json or judge):
         next_step("spoter-kit bench {}", source)
 

@@ -18,7 +18,7 @@ from spoter_runtime.errors import BackendError, ConfigError, DataError, SpoterEr
 from spoter_runtime.files import is_replaceable
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.runner import Runner
-from spoter_toolkit.backends import CPU_BACKENDS, TORCH_BACKENDS, backends_of, open_backend, split_backend
+from spoter_toolkit.backends import TORCH_BACKENDS, backends_of, open_backend, runs_on_gpu, split_backend
 from spoter_toolkit.calibration.calibrate import calibration_clips
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.export import proof_clips
@@ -242,7 +242,7 @@ def prove_backends(
                 sets,
                 policy=policies[artefact.precision],
                 seed=seed,
-                on_gpu=split_backend(name)[0] not in CPU_BACKENDS,
+                on_gpu=runs_on_gpu(name),
                 weights=_weights(bundle, artefact),
                 on_progress=on_progress,
             )
