@@ -32,7 +32,8 @@ ORDER = {
     "spoter_runtime": (
         "_types _version errors input_fixes machine statistics",
         "engine_calls files landmarks",
-        "checked_file clip_files strict",
+        "checked_file strict",
+        "clip_files",
         "contract",
         "model_file",
         "decision runner",

@@ -10,9 +10,11 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from spoter_runtime.errors import SpoterError
+
+MOST_TEXT_BYTES: Final = 1 << 28  # of a text file; one clip's landmarks as JSON take a megabyte
 
 
 def cache_folder() -> Path:
@@ -32,20 +34,24 @@ def check_regular(path: Path) -> os.stat_result:
     Raises:
         OSError: no such file, or not a regular one: reading a pipe would block, a device would never end.
     """
-    found = path.stat()
+    try:
+        found = path.stat()
+    except ValueError as error:  # a zero byte in the path
+        raise OSError(errno.ENOENT, "no such file", str(path)) from error
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a file", str(path))
     return found
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
+def read_text(path: Path, encoding: str = "utf-8", *, most_bytes: int = MOST_TEXT_BYTES) -> str:
     """Return the text of a regular file.
 
     Raises:
-        OSError: as `check_regular`, or it cannot be read.
+        OSError: as `check_regular`, it is larger than `most_bytes`, or cannot be read.
         UnicodeDecodeError: it is in another encoding.
     """
-    check_regular(path)
+    if (size := check_regular(path).st_size) > most_bytes:
+        raise OSError(errno.EFBIG, f"{size} bytes, expected at most {most_bytes}", str(path))
     return path.read_text(encoding=encoding)
 
 

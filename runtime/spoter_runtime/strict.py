@@ -27,10 +27,11 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.files import check_regular
+from spoter_runtime.files import read_text
 
 _Made = TypeVar("_Made")
 
+MOST_SIDE: Final = 1 << 40  # of an array
 MOST_DEPTH: Final = 64  # tables and lists within each other; ours have at most 8
 _MOST_DIGITS: Final = 19  # of a whole number: 64 bits
 _SHOWN: Final = 60  # letters of a wrong value that a message shows
@@ -40,16 +41,18 @@ def read_json(path: Path, *, most_bytes: int) -> Any:
     """Return the JSON of a regular file.
 
     Raises:
-        OSError: no such file, not a regular one, or it cannot be read.
-        ValueError: more bytes than `most_bytes`, not UTF-8, or as `json_from_text`.
+        OSError: no such file, not a regular one, larger than `most_bytes`, or it cannot be read.
+        ValueError: not UTF-8, or as `json_from_text`.
     """
-    if (size := check_regular(path).st_size) > most_bytes:
-        raise ValueError(f"{size} bytes, expected at most {most_bytes}")
-    return json_from_text(path.read_text(encoding="utf-8"))
+    return json_from_text(read_text(path, most_bytes=most_bytes))
 
 
-def json_from_text(text: str) -> Any:
+def json_from_text(text: str | bytes, *, with_nan: bool = False) -> Any:
     """Parse JSON more strictly than `json.loads`: what it accepts here is the same in every language.
+
+    Args:
+        text: the JSON; bytes in UTF-8.
+        with_nan: allow NaN and Infinity, which Python writes for numbers that are none.
 
     Raises:
         ValueError: no JSON, a name twice in an object, a number that is not finite or has more than 19
@@ -57,14 +60,19 @@ def json_from_text(text: str) -> Any:
     """
     try:
         value = json.loads(
-            text,
+            text if isinstance(text, str) else text.decode(),
             object_pairs_hook=_object,
             parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_no_constant,
+            parse_float=float if with_nan else _finite,
+            parse_constant=float if with_nan else _no_constant,
         )
     except RecursionError:
         raise ValueError(f"more than {MOST_DEPTH} levels") from None
+    return check_depth(value)
+
+
+def check_depth(value: Any) -> Any:
+    """Return a value of tables and lists; raise a ValueError if they nest deeper than `MOST_DEPTH`."""
     level = [value]
     for _ in range(MOST_DEPTH):
         if not level:
@@ -223,13 +231,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def read_arrays(file: IO[bytes], names: tuple[str, ...], *, most_bytes: int) -> dict[str, npt.NDArray[Any]]:
+NUMBERS: Final = "biufc?"  # numpy's kinds of numbers
+TEXT: Final = "U"
+
+
+def read_arrays(
+    file: IO[bytes], names: tuple[str, ...], *, most_bytes: int, kinds: str = NUMBERS
+) -> dict[str, npt.NDArray[Any]]:
     """Return arrays of a ``.npz`` archive; their sizes are checked before they are unpacked.
 
     Args:
         file: the archive, open for reading.
         names: of the arrays; others are not read.
         most_bytes: of all these arrays, unpacked.
+        kinds: of values, by numpy's letters.
 
     Raises:
         ValueError: no archive, encrypted, packed in an unknown way, an array is missing, holds objects, or
@@ -246,33 +261,58 @@ def read_arrays(file: IO[bytes], names: tuple[str, ...], *, most_bytes: int) -> 
             size = sum(infos[f"{name}.npy"].file_size for name in names)
             if size > most_bytes:
                 raise ValueError(f"{size} bytes when unpacked, expected at most {most_bytes}")
-            return {name: _array(archive, f"{name}.npy", most_bytes) for name in names}
+            return {name: _array(archive, f"{name}.npy", most_bytes, kinds) for name in names}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"is no archive of arrays: {error}") from error
 
 
-def _array(archive: Any, name: str, most_bytes: int) -> npt.NDArray[Any]:
+def _array(archive: Any, name: str, most_bytes: int, kinds: str) -> npt.NDArray[Any]:
     with archive.open(name) as member:
-        return read_array(member, most_bytes=most_bytes)
+        return read_array(member, most_bytes=most_bytes, kinds=kinds)
 
 
-def read_array(file: IO[bytes], *, most_bytes: int) -> npt.NDArray[Any]:
+def read_array(file: IO[bytes], *, most_bytes: int, kinds: str = NUMBERS) -> npt.NDArray[Any]:
     """Return the array of a ``.npy`` stream; its header is checked before memory is taken for it.
+
+    Args:
+        file: the stream.
+        most_bytes: of the array.
+        kinds: of values, by numpy's letters.
 
     Raises:
         ValueError: no such file, objects or fields in it, larger than `most_bytes`, or cut off.
     """
-    shape, fortran, dtype = _header(file)
-    if dtype.hasobject or dtype.names or dtype.kind not in "biufc?":
-        raise ValueError(f"holds {dtype}, expected numbers")
+    shape, fortran, dtype = array_header(file, kinds=kinds)
     count = math.prod(shape)
-    if min(shape, default=0) < 0 or count * dtype.itemsize > most_bytes:
+    if count * dtype.itemsize > most_bytes:
         raise ValueError(f"an array {shape} of {dtype}, expected at most {most_bytes} bytes")
     content = file.read(count * dtype.itemsize)
     if len(content) != count * dtype.itemsize:
-        raise ValueError("is cut off")
-    array = np.frombuffer(content, dtype=dtype, count=count)
+        raise ValueError("its values are cut off")
+    array = np.frombuffer(content, dtype=dtype, count=count) if content else np.empty(count, dtype)
+    if dtype.kind == TEXT:
+        _check_letters(array)
     return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _check_letters(array: npt.NDArray[Any]) -> None:
+    codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+        raise ValueError("holds a text that is not Unicode")
+
+
+def array_header(file: IO[bytes], *, kinds: str = NUMBERS) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order (True: Fortran's) and type of a ``.npy`` stream, which stands at the values then.
+
+    Raises:
+        ValueError: no such stream, or of other kinds than `kinds`.
+    """
+    shape, fortran, dtype = _header(file)
+    if dtype.hasobject or dtype.names or dtype.subdtype or dtype.kind not in kinds:
+        raise ValueError(f"holds {dtype}, expected numbers")
+    if min(shape, default=0) < 0 or any(side > MOST_SIDE for side in shape):
+        raise ValueError(f"an array {shape}")
+    return shape, fortran, dtype
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
