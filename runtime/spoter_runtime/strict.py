@@ -236,13 +236,13 @@ TEXT: Final = "U"
 
 
 def read_arrays(
-    file: IO[bytes], names: tuple[str, ...], *, most_bytes: int, kinds: str = NUMBERS
+    file: IO[bytes], names: tuple[str, ...] | None, *, most_bytes: int, kinds: str = NUMBERS
 ) -> dict[str, npt.NDArray[Any]]:
     """Return arrays of a ``.npz`` archive; their sizes are checked before they are unpacked.
 
     Args:
         file: the archive, open for reading.
-        names: of the arrays; others are not read.
+        names: of the arrays; others are not read. None means all.
         most_bytes: of all these arrays, unpacked.
         kinds: of values, by numpy's letters.
 
@@ -256,6 +256,8 @@ def read_arrays(
     try:
         with zipfile.ZipFile(file) as archive:
             infos = {info.filename: info for info in archive.infolist()}
+            if names is None:
+                names = tuple(name.removesuffix(".npy") for name in infos if name.endswith(".npy"))
             if missing := [name for name in names if f"{name}.npy" not in infos]:
                 raise ValueError(f"no array {', '.join(missing)} in it")
             size = sum(infos[f"{name}.npy"].file_size for name in names)

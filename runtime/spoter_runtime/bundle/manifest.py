@@ -20,13 +20,13 @@ from spoter_runtime.checked_file import (
     KeptFile,
     check_digest,
     check_file,
-    identity,
     is_file,
     load_checked,
 )
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.files import check_regular
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
 from spoter_runtime.runner import Int32Array
 from spoter_runtime.strict import file_name, made_from, read_arrays, read_json, shown
@@ -40,6 +40,7 @@ PARITY: Final = "parity.json"
 MODEL_CARD: Final = "MODEL_CARD.md"
 _MOST_CLIPS: Final = 10_000_000
 
+_MOST_BYTES: Final = 1 << 31  # of one file: no ONNX file can have more
 _GOLDENS_BYTES: Final = 1 << 28  # a hundred times what 32 clips of 299 frames take
 _MANIFEST_BYTES: Final = 1 << 24  # 2,000 times what 60 labels and two files take
 
@@ -203,14 +204,15 @@ class Bundle:
         command = " ".join([str(self.folder), f"--{EXTRAS[builder_of(library)]}", *precisions, *options])
         return f"spoter-kit export {command}, or python -m spoter_export {command}"
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, most_bytes: int = _MOST_BYTES) -> bytes:
         """Return a file's bytes after checking them against the manifest's hash.
 
         Raises:
-            BundleError: the file is missing, not listed, or has another hash.
+            BundleError: the file is missing, not listed, larger than `most_bytes`, or has another hash.
         """
         with self._listed(path) as (file, expected):
-            identity(file)
+            if (size := check_regular(file).st_size) > most_bytes:
+                raise BundleError(f"{file}: {size} bytes, expected at most {most_bytes}")
             content = file.read_bytes()
             check_digest(file, hashlib.sha256(content).hexdigest(), expected)
         return content
@@ -283,10 +285,9 @@ class Bundle:
         import io  # not at the top: a start that replays nothing needs it not
 
         try:
-            if (self.folder / GOLDENS).stat().st_size > _GOLDENS_BYTES:
-                raise ValueError(f"more than {_GOLDENS_BYTES} bytes")
+            content = self.read(GOLDENS, most_bytes=_GOLDENS_BYTES)
             arrays = read_arrays(
-                io.BytesIO(self.read(GOLDENS)), ("poses", "lengths", "logits"), most_bytes=_GOLDENS_BYTES
+                io.BytesIO(content), ("poses", "lengths", "logits"), most_bytes=_GOLDENS_BYTES
             )
             goldens = Goldens(
                 poses_NTD=arrays["poses"], lengths_N=arrays["lengths"], logits_NC=arrays["logits"]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from spoter_runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
-from spoter_runtime.bundle.manifest import Bundle
+from spoter_runtime.bundle.manifest import Bundle, check_sha256
 from spoter_runtime.checked_file import COPY_AGAIN, check_file
 from spoter_runtime.errors import BundleError, warn
 from spoter_runtime.files import cache_folder
+from spoter_runtime.strict import expect, file_name, made_from, read_json, shown
 
 MANIFEST: Final = "landmarker.json"
 GOLDENS: Final = "goldens.npz"
 SCHEMA_VERSION: Final = 1
 BUNDLED: Final = "landmarker"  # its folder in a bundle
+_MOST_BYTES: Final = 1 << 20  # of the manifest
 GRAPHS: Final = ("pose_detection", "pose", "recrop", "hand")
 
 
@@ -60,7 +61,7 @@ def read_landmarker(folder: Path | str | None = None) -> LandmarkerFiles:
     folder = landmarker_folder() if folder is None else Path(folder)
     manifest = folder / MANIFEST
     try:
-        value = json.loads(manifest.read_text(encoding="utf-8"))
+        value = read_json(manifest, most_bytes=_MOST_BYTES)
     except FileNotFoundError:
         raise BundleError(f"{folder}: no landmarker there", fix="spoter-kit landmarker fetch") from None
     except (OSError, ValueError) as error:
@@ -128,22 +129,32 @@ def short_name(landmarker: str) -> str:
     return f"{landmarker[:12]}…" if len(landmarker) == 64 else landmarker
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Manifest:
+    """The fields of landmarker.json that are read, besides its schema version."""
+
+    sha256: str
+    files: dict[str, str]
+    source: str
+
+
 def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:
     try:
-        version = value["schema_version"]
+        expect(value, dict[str, Any], "")
+        version = value.get("schema_version")
         if version != SCHEMA_VERSION:
             raise BundleError(
-                f"{manifest}: schema {version}, this version reads {SCHEMA_VERSION}",
+                f"{manifest}: schema {shown(version)}, this version reads {SCHEMA_VERSION}",
                 fix="spoter-kit landmarker fetch --force",
             )
-        hashes = {str(name): str(digest) for name, digest in value["files"].items()}
-        missing = {f"{name}.onnx" for name in GRAPHS} - hashes.keys()
-        if missing:
+        known = {field.name for field in fields(_Manifest)}  # a newer version may state more
+        stated = made_from(_Manifest, {name: value[name] for name in value if name in known})
+        for name, digest in (("sha256", stated.sha256), *stated.files.items()):
+            check_sha256(digest, f"files.{file_name(name, 'files')}")
+        if missing := {f"{name}.onnx" for name in GRAPHS} - stated.files.keys():
             raise BundleError(f"{manifest}: does not list {', '.join(sorted(missing))}")
-        return LandmarkerFiles(
-            folder=folder, sha256=str(value["sha256"]), hashes=hashes, source=str(value["source"])
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise BundleError(
-            f"{manifest}: is damaged: {error!r}", fix="spoter-kit landmarker fetch --force"
+            f"{manifest}: is damaged: {error}", fix="spoter-kit landmarker fetch --force"
         ) from error
+    return LandmarkerFiles(folder=folder, sha256=stated.sha256, hashes=stated.files, source=stated.source)

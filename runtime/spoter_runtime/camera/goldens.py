@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy.typing as npt
 from spoter_runtime.camera.files import GOLDENS, LandmarkerFiles
 from spoter_runtime.camera.landmarker import Run, load_graphs
 from spoter_runtime.checked_file import load_checked
+from spoter_runtime.errors import BundleError
+from spoter_runtime.strict import read_arrays
 
 # A choice, not a measurement: on the machine that wrote the goldens the difference is 0, other processors
 # were not tried. A bias that is wrong by 0.5 is far beyond it (a test).
 TOLERANCE: Final = 5e-3
+_MOST_BYTES: Final = 1 << 24  # thirty times what they take
 
 Inputs = dict[str, dict[str, npt.NDArray[Any]]]
 
@@ -49,16 +53,27 @@ def replay(files: LandmarkerFiles, *, threads: int = 1) -> dict[str, float]:
     """Run the goldens here; return each graph's largest difference, relative to values above 1.
 
     Raises:
-        BundleError: a file was changed.
+        BundleError: a file was changed, or holds other arrays.
         BackendError: ONNX Runtime failed.
     """
     path = files.folder / GOLDENS
-    with load_checked(path, files.hashes[GOLDENS], np.load, fix=files.fix) as stored:
-        expected = {name: stored[name] for name in stored.files}
+    try:
+        expected = load_checked(path, files.hashes[GOLDENS], _read, fix=files.fix)
+    except (KeyError, OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read: {error}", fix=files.fix) from error
     found = outputs_of(load_graphs(files, threads), golden_inputs())
+    if {name: value.shape for name, value in expected.items()} != {n: v.shape for n, v in found.items()}:
+        raise BundleError(f"{path}: holds the answers of other graphs", fix=files.fix)
     worst: dict[str, float] = {}
     for name, value in expected.items():
         difference = np.abs(found[name] - value) / np.maximum(1, np.abs(value))
         graph = name.partition("/")[0]
         worst[graph] = max(worst.get(graph, 0.0), float(difference.max()))
     return worst
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"more than {_MOST_BYTES} bytes")
+    with path.open("rb") as file:
+        return read_arrays(file, None, most_bytes=_MOST_BYTES)

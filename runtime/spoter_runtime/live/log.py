@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, get_args
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.live.events import AnyEvent
 from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.live.stream import SignStream
+from spoter_runtime.strict import json_from_text, shown
 
 LOG_VERSION: Final = 1
 LOG_NAME: Final = "landmarks.jsonl"
+_MOST_LETTERS: Final = 1 << 20  # of a line; 54 landmarks take 3,000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,13 +52,15 @@ def read_header(path: Path | str) -> tuple[Gate, StreamSettings]:
         ConfigError: a setting is not known, or out of range.
     """
     with _opened(Path(path)) as file:
-        value = _object(file.readline(), f"{path}, line 1")
+        value = _object(_line(file, f"{path}, line 1"), f"{path}, line 1")
     if value.get("landmark_log") != LOG_VERSION:
         raise DataError(
             f"{path}: not a landmark log of version {LOG_VERSION}: its first line names none",
             fix="record one: spoter-kit live --record FOLDER",
         )
-    return value.get("gate", "rest"), StreamSettings.from_json(value.get("settings", {}), where=f"{path}")
+    if (gate := value.get("gate", "rest")) not in get_args(Gate):
+        raise DataError(f"{path}: gate {shown(gate)}, expected one of {', '.join(get_args(Gate))}")
+    return gate, StreamSettings.from_json(value.get("settings", {}), where=f"{path}")
 
 
 def read_frames(path: Path | str) -> Iterator[LogFrame]:
@@ -66,11 +71,12 @@ def read_frames(path: Path | str) -> Iterator[LogFrame]:
     """
     read_header(path)
     with _opened(Path(path)) as file:
-        next(file)
-        for number, line in enumerate(file, start=2):
-            if not line.endswith("\n"):  # the recording was killed while it wrote
+        file.readline()
+        for number in itertools.count(2):
+            where = f"{path}, line {number}"
+            if not (line := _line(file, where)).endswith("\n"):  # the recording was killed while it wrote
                 return
-            yield _frame_of(_object(line, f"{path}, line {number}"), f"{path}, line {number}")
+            yield _frame_of(_object(line, where), where)
 
 
 def replay(stream: SignStream, frames: Iterable[LogFrame]) -> Iterator[AnyEvent]:
@@ -91,13 +97,23 @@ def _opened(path: Path) -> IO[str]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def _line(file: IO[str], where: str) -> str:
+    try:
+        line = file.readline(_MOST_LETTERS)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is no text: {error}") from error
+    if len(line) == _MOST_LETTERS:
+        raise DataError(f"{where}: more than {_MOST_LETTERS} letters, so it is no landmark log")
+    return line
+
+
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
+        value = json_from_text(line)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object, got {value!r:.40}")
+        raise DataError(f"{where}: expected an object, got {shown(value)}")
     return value
 
 
@@ -108,5 +124,5 @@ def _frame_of(value: dict[str, Any], where: str) -> LogFrame:
         if landmarks.shape != (NUM_LANDMARKS, 2):
             raise InputError(f"landmarks of shape {landmarks.shape}, expected ({NUM_LANDMARKS}, 2)")
         return LogFrame(float(value["t_ms"]), landmarks, int(value.get("dropped", 0)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: not a frame: {error}") from error

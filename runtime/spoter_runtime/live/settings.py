@@ -73,6 +73,9 @@ class StreamSettings:
         for name in ("fps", "shortest_ms", "longest_ms", "window_ms", "hop_ms", "gap_ms"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected more than 0")
+        for name, least, most in (("fps", 0.1, 1000), ("hop_ms", 1, 3.6e6), ("longest_ms", 1, 3.6e6)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected {least:g}..{most:g}")
         for name in ("rest_ms", "smooth_ms", "hold_ms", "partial_ms", "tracking_ms"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected 0 or more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from spoter_runtime.contract import METADATA_KEY, REQUIRES_KEY, GraphContract
 from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING
 from spoter_runtime.errors import BackendError, BundleError
 from spoter_runtime.ort.installed import check_version, import_onnxruntime
+from spoter_runtime.strict import json_from_text
 
 _MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
 
@@ -177,7 +177,7 @@ def contract_from_metadata(ort: Any, metadata: dict[str, str], where: str) -> Gr
             f"{where}: no {METADATA_KEY!r} in its metadata, so it was not exported by spoter-kit"
         )
     try:
-        contract = json.loads(metadata[METADATA_KEY])
+        contract = json_from_text(metadata[METADATA_KEY])
     except ValueError as error:
         raise BundleError(f"{where}: the contract in its metadata is damaged: {error}") from error
     return GraphContract.from_json(contract, where=where)

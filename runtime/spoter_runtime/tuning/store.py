@@ -5,7 +5,6 @@ The file is in the cache folder, not in the bundle: a bundle travels to other ma
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from dataclasses import dataclass, field
@@ -18,8 +17,10 @@ from spoter_runtime.files import cache_folder, write_json
 from spoter_runtime.machine import cpu_features, cpu_model, usable_cores
 from spoter_runtime.ort.execution import ON_CPU, ExecutionConfig, prepared_path
 from spoter_runtime.ort.installed import installed_distributions
+from spoter_runtime.strict import expect, read_json
 
 SCHEMA: Final = 1
+_MOST_BYTES: Final = 1 << 24  # of the file; it holds the samples of every configuration
 Situation = Literal["one", "many"]
 SITUATIONS: Final[tuple[Situation, ...]] = ("one", "many")
 
@@ -104,9 +105,9 @@ def cannot_keep(error: OSError) -> BackendError:
 def _prepared_of(path: Path) -> set[str]:
     """Return the hashes of the optimised files of an earlier tuning; empty without a valid file."""
     try:
-        configs = json.loads(path.read_text(encoding="utf-8"))["ways"]
+        configs = read_json(path, most_bytes=_MOST_BYTES)["ways"]
         found = {config["prepared"] for config in configs.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
     return {sha256 for sha256 in found if _is_sha256(sha256)}
 
@@ -123,7 +124,7 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
     """
     path = tuned_path(bundle, precision)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, most_bytes=_MOST_BYTES)
         # Only if there is a file: examining the machine takes milliseconds of a start.
         expected = {"schema_version": SCHEMA, "machine": this_machine(), "files": _files(bundle, precision)}
         foreign = [_difference(key, content[key], of) for key, of in expected.items() if content[key] != of]
@@ -131,13 +132,13 @@ def read_tuned(bundle: Bundle, precision: str) -> Tuned | None:
             configs = {situation: _config(config) for situation, config in content["ways"].items()}
             if not configs.keys() <= set(SITUATIONS):
                 raise ValueError(f"situations {', '.join(configs)}")
-            rejected = {str(backend): str(answers) for backend, answers in content["wrong"].items()}
-            return Tuned(configs=configs, reasons=dict(content["because"]), rejected=rejected)
+            reasons, rejected = (expect(content[name], dict[str, str], name) for name in ("because", "wrong"))
+            return Tuned(configs=configs, reasons=reasons, rejected=rejected)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise _unusable(path, bundle, f"cannot be read: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, BackendError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, BackendError) as error:
         raise _unusable(path, bundle, f"is not what tune writes: {error!r}") from error
     raise _unusable(path, bundle, foreign[0])
 
