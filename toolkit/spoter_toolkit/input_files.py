@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,14 @@ from typing import Any, Final
 
 from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.files import read_text
+from spoter_runtime.strict import check_depth, json_from_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_TEXT_BYTES: Final = 1 << 26  # of a settings file or a report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +89,7 @@ def text_of(path: Path, *, expected: str, fix: str) -> str:
         DataError: no such file, a folder, no permission, or not UTF-8.
     """
     try:
-        return read_text(path)
+        return read_text(path, most_bytes=_TEXT_BYTES)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no text, expected {expected}", fix=fix) from error
     except OSError as error:
@@ -96,13 +104,36 @@ def json_of(path: Path, kind: Kind) -> Any:
     """
     text = text_of(path, expected=kind.what, fix=kind.fix)
     try:
-        content = json.loads(text)
+        content = json_from_text(text)
     except ValueError as error:
         raise DataError(f"{path}: is no JSON ({error}), expected {kind.what}", fix=kind.fix) from error
     for other in _KINDS:
         if other is not kind and isinstance(content, dict) and other.keys <= content.keys():
             raise DataError(f"{path}: is {other.what}, expected {kind.what}", fix=kind.fix)
     return content
+
+
+def toml_of(text: str) -> dict[str, Any]:
+    """Parse TOML, such as a recipe.
+
+    Raises:
+        ValueError: no TOML, a number of too many digits, or too deep.
+    """
+    try:
+        table: dict[str, Any] = check_depth(tomllib.loads(text))
+    except RecursionError:
+        raise ValueError("too many levels") from None
+    _check_numbers(table)
+    return table
+
+
+def _check_numbers(value: Any) -> None:
+    """Raise a ValueError for a whole number beyond 64 bits."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_numbers(inner)
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ValueError(f"a number of {len(str(abs(value)))} digits")
 
 
 def check_target(path: Path, *, force: bool, option: str = "-o") -> None:

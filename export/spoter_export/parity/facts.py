@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spoter_export.probes import GENERATED, GOLDENS, SYNTHETIC, Lengths
+from spoter_runtime.strict import made_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,18 +161,9 @@ class ParityFacts:
         """Read what `as_json` wrote.
 
         Raises:
-            TypeError, KeyError: a field is missing or unknown.
+            ValueError: a field is missing, unknown, or of another type.
         """
-        parts = {
-            "grid": tuple(GridPoint(**point) for point in value["grid"]),
-            "clips": tuple(
-                ClipFacts(**(group | {"clips": tuple(ClipFact(**clip) for clip in group["clips"])}))
-                for group in value["clips"]
-            ),
-            "invariance": tuple(Invariance(**fact) for fact in value["invariance"]),
-            "weights": tuple(WeightFact(**fact) for fact in value.get("weights", ())),
-        }
-        return cls(**(value | parts))
+        return made_from(cls, value, "facts")
 
     @property
     def max_logit_diff(self) -> float:

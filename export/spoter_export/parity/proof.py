@@ -14,6 +14,7 @@ from spoter_export.probes import ClipSet
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.runner import Runner
+from spoter_runtime.strict import expect, made_from
 
 # Name of the runner that proves an fp16 file on a CPU, see `spoter_export.precision.fp16`.
 ROUNDED: Final = "ort-cpu, all rounded to fp16"
@@ -69,17 +70,14 @@ class Proof:
         """Read what `as_json` wrote.
 
         Raises:
-            TypeError, KeyError: a field is missing or unknown.
+            ValueError: a field is missing, unknown, or of another type.
         """
-        return cls(
-            artefact=value["artefact"],
-            precision=value["precision"],
-            sha256=value["sha256"],
-            on_gpu=value["on_gpu"],
-            facts=ParityFacts.from_json(value["facts"]),
-            policy=Policy(**value["policy"]),
-            verdict=Verdict(failures=tuple(value["failures"])),
-        )
+        stated = dict(expect(value, dict[str, Any], "proof"))
+        stated.pop("passed", None)
+        verdict = {"failures": stated.pop("failures", None)}
+        proof = made_from(cls, stated | {"verdict": verdict}, "proof")
+        policy_of(proof.precision)
+        return proof
 
     def judged_by(self, policy: Policy) -> Proof:
         """Return a proof with the same facts, judged by other thresholds."""

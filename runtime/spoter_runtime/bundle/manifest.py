@@ -316,10 +316,10 @@ def frame_counts_from_json(content: Any) -> dict[int, int]:
         raise ValueError("is no histogram of lengths")
     counts: dict[int, int] = {}
     for frames, clips in content.items():
-        if not (frames.isascii() and frames.isdigit() and int(frames) > 0):
-            raise ValueError(f"{frames!r} is no number of frames")
+        if not re.fullmatch("[1-9][0-9]{0,6}", frames):
+            raise ValueError(f"{shown(frames)} is no number of frames")
         if type(clips) is not int or clips < 0:
-            raise ValueError(f"{clips!r} clips of {frames} frames")
+            raise ValueError(f"{shown(clips)} clips of {frames} frames")
         if clips:
             counts[int(frames)] = clips
     if sum(counts.values()) > _MOST_CLIPS:

@@ -56,6 +56,14 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
         ("epochs=-1", "epochs: -1, expected at least 0"),
         ("model.d_model=7", "d_model: 7 does not divide"),
         ("epochs.deep=1", "epochs is no table of settings"),
+        ("model.num_encoder_layers=300", r"num_encoder_layers: 300, expected at most 64"),
+        ("model.d_ff=1000000000000000000", "d_ff: 1000000000000000000, expected at most 65536"),
+        ("model.d_model=4000", "model: about 2.0e\\+08 parameters, expected at most 1e\\+08"),
+        ("epochs=" + "9" * 400, "epochs: expected int, got '999"),
+        ("epochs=" + "9" * 5000, "setting 'epochs=999.*expected key=value"),
+        ("epochs=" + "[" * 200 + "]" * 200, "epochs: expected int, got"),
+        (".".join("a" * 200) + "=1", "setting 'a.a.*expected key=value or table.key=value"),
+        ("batch_size=2000000000", "batch_size: 2000000000, expected at most 1000000000"),
     ],
 )
 def test_a_wrong_setting_names_itself_and_the_recipe(setting: str, message: str) -> None:
@@ -70,6 +78,19 @@ def test_a_missing_or_broken_recipe_says_so(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("epochs = = 3")
     with pytest.raises(ConfigError, match="not TOML"):
+        read_recipe(str(path))
+    for text in (
+        "seed = " + "9" * 5000,
+        "seed = " + "[" * 100_000,
+        "seed = " + "9" * 30,
+        "[a" + ".a" * 70 + "]",
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"not TOML: .*(digits|level)"):
+            read_recipe(str(path))
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ConfigError, match="1073741824 bytes, expected at most 1048576"):
         read_recipe(str(path))
 
 

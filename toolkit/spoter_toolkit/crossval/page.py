@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final
 
-from spoter_runtime.files import read_text, write_text
+from spoter_runtime.files import write_text
 from spoter_toolkit.crossval.result import CrossValidation
-from spoter_toolkit.crossval.run import CROSSVAL_JSON
+from spoter_toolkit.crossval.run import CROSSVAL_JSON, begun
 from spoter_toolkit.report.charts import Bar, BarChart
 from spoter_toolkit.report.html import Page, Section, html_from_page
 from spoter_toolkit.report.json_text import json_text
@@ -28,8 +27,7 @@ def write_files(found: CrossValidation, out: Path) -> None:
         draw_confusion(found.scores, out / f"confusion{suffix}", title=title)
         draw_accuracy(found.scores, out / f"accuracy{suffix}", title=title)
     write_text(out / REPORT, html_from_cross_validation(found))
-    begun = json.loads(read_text(out / CROSSVAL_JSON))
-    content = begun | {"status": "done", "found": found.as_json()}
+    content = begun(out) | {"status": "done", "found": found.as_json()}
     write_text(out / CROSSVAL_JSON, json_text(content) + "\n")
 
 

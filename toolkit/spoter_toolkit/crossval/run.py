@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ import numpy as np
 
 from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import CheckpointError
-from spoter_runtime.files import check_replaceable, read_text, remove, replacing, write_text
+from spoter_runtime.files import check_replaceable, remove, replacing, write_text
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.machine import usable_cores
+from spoter_runtime.strict import expect, read_array, read_json
 from spoter_toolkit.crossval.folds import Fold, Folds
 from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
 from spoter_toolkit.report.json_text import json_text
@@ -30,6 +30,7 @@ from spoter_toolkit.worker_process import follow_parent
 from spoter_toolkit.workspace import RUN_JSON
 
 CROSSVAL_JSON: Final = "crossval.json"  # marks the folder of a cross-validation
+_MOST_BYTES: Final = 1 << 28  # of crossval.json, and of a fold's answers
 ANSWERS: Final = "answers.npy"  # a fold's logits of its test clips; its presence ends the fold
 _POLL_S: Final = 0.3
 
@@ -77,10 +78,10 @@ def begin(out: Path, folds: Folds, settings: Settings, *, force: bool = False) -
         "folds": [_stated(fold) for fold in folds.folds],
     }
     if path.is_file() and not force:
-        before = json.loads(read_text(path))
+        before = begun(out)
         changed = [name for name in ("settings", "folds") if before.get(name) != stated[name]]
         if changed:
-            ours, theirs = (flatten(one["settings"]) for one in (stated, before))
+            ours, theirs = (flatten(one.get("settings") or {}) for one in (stated, before))
             other = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
             what = f"settings: {', '.join(other)}" if other else "data, or other folds"
             raise CheckpointError(f"{out}: was begun with other {what}", fix="another -o, or --force")
@@ -91,6 +92,21 @@ def begin(out: Path, folds: Folds, settings: Settings, *, force: bool = False) -
     remove(out)
     out.mkdir(parents=True)
     write_text(path, json_text({"status": "running", **stated}) + "\n")
+
+
+def begun(out: Path) -> dict[str, Any]:
+    """Return the content of crossval.json.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = out / CROSSVAL_JSON
+    try:
+        found: dict[str, Any] = expect(read_json(path, most_bytes=_MOST_BYTES), dict[str, Any], "")
+        expect(found.get("settings"), dict[str, Any], "settings")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}", fix="another -o, or --force") from error
+    return found
 
 
 def _stated(fold: Fold) -> dict[str, Any]:
@@ -134,7 +150,17 @@ def train_folds(
     left = [work for work in works if not (work.folder / ANSWERS).is_file()]
     if left:
         _in_processes(left, len(works), workers, on_progress)
-    return [np.load(work.folder / ANSWERS) for work in works]
+    return [_answers(work.folder / ANSWERS) for work in works]
+
+
+def _answers(path: Path) -> Float32Array:
+    try:
+        with path.open("rb") as file:
+            return read_array(file, most_bytes=_MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read: {error}", fix="delete it, and run it again"
+        ) from error
 
 
 def _in_processes(

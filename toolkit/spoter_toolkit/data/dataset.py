@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,8 +16,9 @@ import numpy.typing as npt
 
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import DataError
-from spoter_runtime.files import put_back, read_text, sha256_of
+from spoter_runtime.files import check_regular, put_back, sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
+from spoter_runtime.strict import array_header, made_from, read_json, shown
 
 SCHEMA_VERSION: Final = 1
 POSES: Final = "poses.npy"
@@ -26,6 +28,9 @@ MAX_FRAMES: Final = 299  # what the models take (a table of 300 positions, one f
 SPLITS: Final = ("train", "val", "test")
 MIN_FPS: Final = 0.1
 MAX_FPS: Final = 1000.0
+_META_BYTES: Final = 1 << 24  # of dataset.json
+_CLIPS_BYTES: Final = 1 << 28  # of clips.csv; a million clips take half of it
+_MOST_DIGITS: Final = 15  # of a number in clips.csv
 UNKNOWN_SIGNER: Final = "unknown"  # signer of clips whose source names none
 
 Coordinates = Literal["image", "normalised"]
@@ -104,85 +109,100 @@ def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
     """
     folder = Path(folder)
     put_back(folder)
-    meta = read_meta(folder)
+    meta, content = read_meta(folder)
     for name in (POSES, CLIPS):
         path = folder / name
         if not path.is_file():
             found = "not a file" if path.exists() else "missing"
             raise DataError(f"{path}: {found}, although dataset.json lists it", fix="import the data again")
-        if check_hashes and (digest := sha256_of(path)) != meta["sha256"][name]:
+        if check_hashes and (digest := sha256_of(path)) != meta.sha256[name]:
             raise DataError(
-                f"{path}: sha256 is {digest[:12]}…, dataset.json says {meta['sha256'][name][:12]}…, so the "
+                f"{path}: sha256 is {digest[:12]}…, dataset.json says {meta.sha256[name][:12]}…, so the "
                 "data changed after it was written",
                 fix="import it again (splits are made by spoter-kit data split, not by editing)",
             )
-    try:
-        poses = np.load(folder / POSES, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{folder / POSES}: not a readable array: {error}") from error
-    if poses.ndim != 3 or poses.shape[1:] != (NUM_LANDMARKS, 2) or poses.dtype != np.float32:
-        raise DataError(
-            f"{folder / POSES}: expected (frames, {NUM_LANDMARKS}, 2) float32, "
-            f"got {poses.shape} {poses.dtype}"
-        )
-    try:
-        labels = tuple(Label(**label) for label in meta["labels"])
-        origin = Origin(**meta["origin"])
-    except TypeError as error:
-        raise DataError(f"{folder / DATASET_JSON}: labels or origin cannot be read: {error}") from error
+    poses = _map_poses(folder / POSES)
     # The hash covers all that training depends on: both data files, the order of the labels, the coordinates.
-    parts = [meta["sha256"], meta["labels"], meta["coordinates"], meta["split"]]
+    parts = [meta.sha256, content["labels"], meta.coordinates, meta.split]
     identity = json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
     return Dataset(
         folder=folder,
         poses_FLD=poses,
-        clips=_read_clips(folder / CLIPS, len(poses), {label.name for label in labels}),
-        labels=labels,
-        coordinates=meta["coordinates"],
-        origin=origin,
-        split=meta["split"],
+        clips=_read_clips(folder / CLIPS, len(poses), {label.name for label in meta.labels}),
+        labels=meta.labels,
+        coordinates=meta.coordinates,
+        origin=meta.origin,
+        split=meta.split,
         sha256=hashlib.sha256(identity).hexdigest(),
     )
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Return the content of dataset.json after checking its fields.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """The fields of dataset.json; see `Dataset`."""
+
+    schema_version: int
+    labels: tuple[Label, ...]
+    coordinates: Coordinates
+    origin: Origin
+    split: str
+    sha256: dict[str, str]  # of poses.npy and clips.csv
+
+
+def read_meta(folder: Path) -> tuple[Meta, dict[str, Any]]:
+    """Return the fields of dataset.json, checked, and the same as plain JSON values.
 
     Raises:
-        DataError: no such file, no JSON, a newer schema, or a field is missing.
+        DataError: no such file, no JSON, a newer schema, a field is missing, unknown, or of another type.
     """
     path = folder / DATASET_JSON
     try:
-        meta = json.loads(read_text(path))
+        content = read_json(path, most_bytes=_META_BYTES)
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else "not a dataset: it has no dataset.json"
         raise DataError(
             f"{folder}: {what}", fix="spoter-kit data import or spoter-kit data synth makes one"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(meta, dict) or "schema_version" not in meta:
+    if not isinstance(content, dict) or "schema_version" not in content:
         raise DataError(f"{path}: not the description of a spoter-kit dataset")
-    if meta["schema_version"] != SCHEMA_VERSION:
+    if content["schema_version"] != SCHEMA_VERSION:
         raise DataError(
-            f"{path}: schema version {meta['schema_version']}, this spoter-kit reads {SCHEMA_VERSION}",
+            f"{path}: schema version {shown(content['schema_version'])}, this spoter-kit reads "
+            f"{SCHEMA_VERSION}",
             fix="pip install --upgrade spoter-kit",
         )
-    missing = {"labels", "coordinates", "origin", "split", "sha256"} - meta.keys()
-    if missing:
-        raise DataError(f"{path}: missing {', '.join(sorted(missing))}")
-    if meta["coordinates"] not in ("image", "normalised"):
-        raise DataError(f"{path}: coordinates {meta['coordinates']!r}, expected image or normalised")
-    if not isinstance(meta["sha256"], dict) or {POSES, CLIPS} - meta["sha256"].keys():
+    try:
+        meta = made_from(Meta, content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", fix="import the data again") from error
+    if {POSES, CLIPS} - meta.sha256.keys():
         raise DataError(f"{path}: sha256 must name the hashes of poses.npy and clips.csv")
-    return meta
+    return meta, content
+
+
+def _map_poses(path: Path) -> npt.NDArray[np.float32]:
+    try:
+        with path.open("rb") as file:
+            shape, fortran, dtype = array_header(file)
+            if shape[1:] != (NUM_LANDMARKS, 2) or dtype != np.float32 or fortran:
+                raise ValueError(f"expected (frames, {NUM_LANDMARKS}, 2) float32, got {shape} {dtype}")
+            expected, size = file.tell() + math.prod(shape) * dtype.itemsize, check_regular(path).st_size
+            if size < expected:
+                raise ValueError(f"{size} bytes, expected {expected}, so it is cut off")
+            return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable array: {error}") from error
 
 
 def _read_clips(path: Path, total_frames: int, labels: set[str]) -> tuple[Clip, ...]:
-    types = {"start": int, "frames": int, "fps": float}
+    types: dict[str, Callable[[str], Any]] = {"start": _whole, "frames": _whole, "fps": float}
     names = [f.name for f in fields(Clip)]
     clips = []
     try:
+        if (size := check_regular(path).st_size) > _CLIPS_BYTES:
+            raise DataError(f"{path}: {size} bytes, expected at most {_CLIPS_BYTES}")
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames != names:
@@ -199,6 +219,12 @@ def _read_clips(path: Path, total_frames: int, labels: set[str]) -> tuple[Clip, 
     if not clips:
         raise DataError(f"{path}: no clips")
     return tuple(clips)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"{shown(digits)}: a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _check_clip(clip: Clip, total_frames: int, labels: set[str], *, where: str) -> None:

@@ -206,7 +206,7 @@ def _write_clips(path: Path, clips: Iterable[Clip]) -> None:
 
 def rewrite_split(dataset: Dataset) -> None:
     """Replace the clips and the split name in the dataset's folder atomically; the poses stay."""
-    meta = read_meta(dataset.folder)
+    _, meta = read_meta(dataset.folder)
     with replacing(dataset.folder) as temporary:
         temporary.mkdir()
         link_or_copy(dataset.folder / POSES, temporary / POSES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from spoter_runtime.errors import DataError, nearest_known
+from spoter_runtime.strict import json_from_text
 from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
 from spoter_toolkit.data.leaks import finished_split, grouped_clips
 from spoter_toolkit.data.names import listed, natural_order
@@ -97,8 +97,8 @@ def read_split_file(path: Path) -> dict[str, str]:
 
 def _json_rows(text: str, path: Path) -> list[tuple[str, str, Any]]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = json_from_text(text)
+    except ValueError as error:
         raise DataError(f"{path}: is no JSON ({error}), expected a split of clips", fix=_FORM) from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected {{id: split}}, got a {type(content).__name__}", fix=_FORM)

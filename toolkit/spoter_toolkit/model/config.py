@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from spoter_runtime.errors import ConfigError
 
 Mode = Literal["signing-space", "none"]
 Architecture = Literal["spoter", "bdsl-spoter"]
 
+
+MOST_PARAMETERS: Final = 100_000_000  # of a model: 400 MB, two hundred times the default's
+_MOST: Final = {  # of each size; a typing error would otherwise take all memory
+    "num_classes": 100_000,
+    "d_model": 4096,
+    "num_heads": 256,
+    "cultural_heads": 256,
+    "num_encoder_layers": 64,
+    "d_ff": 65_536,
+    "max_seq_length": 10_000,
+    "temporal_frames": 999,
+}
 
 LandmarkWeights = Literal["interleaved", "planar"]
 
@@ -49,6 +61,16 @@ class ModelConfig:
         for name in ("num_classes", "d_model", "num_heads", "cultural_heads", "num_encoder_layers", "d_ff"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)}, expected at least 1")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"model.{name}: {getattr(self, name)}, expected at most {most}")
+        layer = self.d_model * (4 * self.d_model + 2 * self.d_ff)
+        ends = self.d_model * (self.max_seq_length + self.num_classes)
+        if (about := self.num_encoder_layers * layer + ends) > MOST_PARAMETERS:
+            raise ConfigError(
+                f"model: about {about:.1e} parameters, expected at most {MOST_PARAMETERS:.0e}",
+                fix="smaller d_model, d_ff or num_encoder_layers",
+            )
         for name in ("num_heads", "cultural_heads"):
             if self.d_model % getattr(self, name):
                 raise ConfigError(

@@ -11,6 +11,7 @@ import numpy as np
 from spoter_runtime._types import OnProgress
 from spoter_runtime.decision import Abstention
 from spoter_runtime.runner import Runner
+from spoter_runtime.strict import expect, made_from, shown
 from spoter_toolkit.calibration.calibrate import CalibrationClips, answers_of
 from spoter_toolkit.calibration.figures import Answers, auroc, decisions, figures_of
 from spoter_toolkit.report.words import plural
@@ -68,9 +69,13 @@ class CalibrationCheck:
         """Read what `as_json` wrote.
 
         Raises:
-            TypeError: a field is missing or unknown.
+            ValueError: a field is missing, unknown, or of another type.
         """
-        return cls(**{name: field for name, field in value.items() if name != "failures"})
+        stated = expect(value, dict[str, Any], "calibration")
+        check = made_from(cls, {name: stated[name] for name in stated if name != "failures"}, "calibration")
+        if check.precision not in MIN_AGREEMENT:
+            raise ValueError(f"calibration.precision: {shown(check.precision)}")
+        return check
 
 
 class CalibrationReference:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,18 +21,13 @@ from spoter_toolkit.backends import TORCH_BACKENDS, backends_of, open_backend, r
 from spoter_toolkit.calibration.calibrate import calibration_clips
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.export import proof_clips
-from spoter_toolkit.input_files import text_of
+from spoter_toolkit.input_files import text_of, toml_of
 from spoter_toolkit.parity.calibration import CalibrationCheck, CalibrationReference
 from spoter_toolkit.parity.report import ParityReport
 from spoter_toolkit.runs.run import find_run
 
 if TYPE_CHECKING:
     from spoter_toolkit.parity.localize import Localization
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DIVERGENCE: Final = "divergence.json"  # marks the folder of a bisection
 
@@ -50,8 +44,8 @@ def read_policies(path: Path | None) -> dict[str, Policy]:
     fix = "write a table, such as [fp32]"
     text = text_of(path, expected="TOML with thresholds", fix=fix)
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = toml_of(text)
+    except ValueError as error:
         raise ConfigError(f"{path}: is no TOML ({error}), expected thresholds", fix=fix) from error
     return policies_from_table(table, where=str(path))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import BundleError, CheckpointError, ConfigError, DataError
-from spoter_runtime.files import put_back, read_text, sha256_of, write_json
+from spoter_runtime.errors import BundleError, CheckpointError, DataError
+from spoter_runtime.files import put_back, sha256_of, write_json
+from spoter_runtime.strict import expect, file_name, made_from, read_json, shown
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.workspace import LAST, RUN_JSON, RUN_WEIGHTS, RUNS
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 
+_MOST_BYTES: Final = 1 << 26  # of run.json
 _PACKAGES: Final = ("spoter-kit", "torch", "numpy", "accelerate", "safetensors")
 
 
@@ -124,26 +125,41 @@ def read_run(folder: Path | str) -> Run:
     put_back(folder)
     path = folder / RUN_JSON
     try:
-        info = json.loads(read_text(path))
+        info = read_json(path, most_bytes=_MOST_BYTES)
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else f"not a run: it has no {RUN_JSON}"
         raise CheckpointError(f"{folder}: {what}", fix="spoter-kit train makes one") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(info, dict) or info.get("schema_version") != SCHEMA_VERSION:
         got = info.get("schema_version") if isinstance(info, dict) else None
-        raise CheckpointError(f"{path}: schema version {got}, this spoter-kit reads {SCHEMA_VERSION}")
+        raise CheckpointError(f"{path}: schema version {shown(got)}, this spoter-kit reads {SCHEMA_VERSION}")
     try:
-        for field in ("name", "status", "origin", "train", "data", "metrics", "commit"):
-            info[field]
-        return Run(
-            folder=folder,
-            config=ModelConfig(**info["model"]),
-            labels=tuple(Label(**label) for label in info["labels"]),
-            info=info,
-        )
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: a field is missing or wrong: {error!r}") from error
+        stated = made_from(_Stated, info)
+        file_name(stated.name, "name")
+        if stated.data is not None:
+            for name in ("folder", "sha256"):
+                expect(stated.data.get(name), str, f"data.{name}")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: a field is missing or wrong: {error}") from error
+    return Run(folder=folder, config=stated.model, labels=stated.labels, info=info)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stated:
+    """The fields of run.json."""
+
+    schema_version: int
+    name: str
+    status: str
+    origin: str
+    model: ModelConfig
+    train: dict[str, Any] | None
+    data: dict[str, Any] | None
+    metrics: dict[str, Any]
+    labels: tuple[Label, ...]
+    commit: str | None
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def find_run(bundle: Bundle, run: Path | None = None) -> Run:
@@ -157,27 +173,29 @@ def find_run(bundle: Bundle, run: Path | None = None) -> Run:
         BundleError: the bundle was not made from a RUN.
         CheckpointError: no such RUN, or it has other weights.
     """
-    made_from = bundle.provenance.get("run")
-    if not isinstance(made_from, dict) or not {"name", "weights_sha256"} <= made_from.keys():
+    stated = bundle.provenance.get("run")
+    if not isinstance(stated, dict) or not all(
+        isinstance(stated.get(name), str) for name in ("name", "weights_sha256")
+    ):
         raise BundleError(
             f"{bundle.folder}: does not say which run it was made from, so torch cannot load it"
         )
-    folder = run or RUNS / made_from["name"]
+    folder = run or RUNS / stated["name"]
     if run is None and not folder.is_dir():
         folder = RUNS / LAST  # for a run made elsewhere with -o
         weights = folder / RUN_WEIGHTS
-        if not weights.is_file() or sha256_of(weights) != made_from["weights_sha256"]:
+        if not weights.is_file() or sha256_of(weights) != stated["weights_sha256"]:
             raise CheckpointError(
-                f"{bundle.folder}: made from the run {made_from['name']!r}, which is not at "
-                f"{RUNS / made_from['name']}",
+                f"{bundle.folder}: made from the run {stated['name']!r}, which is not at "
+                f"{RUNS / stated['name']}",
                 fix="name it with --run; without the RUN, spoter-kit verify, which replays stored answers",
             )
     found = read_run(folder)
     digest = found.weights_sha256()
-    if digest != made_from["weights_sha256"]:
+    if digest != stated["weights_sha256"]:
         raise CheckpointError(
             f"{folder}: its weights are {digest[:12]}…, the bundle {bundle.folder} was made from "
-            f"{made_from['weights_sha256'][:12]}…",
+            f"{stated['weights_sha256'][:12]}…",
             fix="name the right one with --run, or export again",
         )
     return found

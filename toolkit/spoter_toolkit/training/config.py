@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from spoter_runtime.errors import ConfigError
 from spoter_toolkit.model.config import ModelConfig
+
+_MOST: Final = 10**9  # of anything that is counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,9 @@ class TrainConfig:
         for name in ("learning_rate", "weight_decay", "gradient_clip", "focal_gamma"):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name}: {getattr(self, name)}, expected a finite number")
+        for name in ("epochs", "max_steps", "batch_size", "warmup_steps", "evaluate_every", "patience"):
+            if getattr(self, name) > _MOST:
+                raise ConfigError(f"{name}: {getattr(self, name)}, expected at most {_MOST}")
         if self.seed >= 2**32:
             raise ConfigError(f"seed: {self.seed}, expected less than 2**32")
         for name in ("label_smoothing", "balance"):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from spoter_runtime.errors import ConfigError, nearest_known
+from spoter_runtime.files import read_text
+from spoter_runtime.strict import shown
+from spoter_toolkit.input_files import toml_of
 
 if TYPE_CHECKING:
     from spoter_toolkit.training.config import TrainConfig
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+_MOST_BYTES: Final = 1 << 20  # of a recipe
+_MOST_LETTERS: Final = 500  # of a setting on the command line
 _FOLDER: Final = Path(__file__).parent / "recipes"
 DEFAULT: Final = "strong"
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -50,8 +49,8 @@ def read_recipe(name: str, settings: Sequence[str] = ()) -> TrainConfig:
             f"no recipe {name!r}; there are {', '.join(recipe_names())}, or give a path that ends in .toml"
         )
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = toml_of(read_text(path, most_bytes=_MOST_BYTES))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     for setting in settings:
         _apply(content, setting)
@@ -62,11 +61,13 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals:
         raise ConfigError(f"setting {setting!r}: expected key=value, for example epochs=10")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string: loss=focal
     *tables, last = key.strip().split(".")
+    if len(tables) > 1 or len(setting) > _MOST_LETTERS:
+        raise ConfigError(f"setting {shown(setting)}: expected key=value or table.key=value")
+    try:
+        value = toml_of(f"value = {text}")["value"]
+    except ValueError:
+        value = text  # a bare word is a string: loss=focal
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
@@ -95,7 +96,7 @@ def config_from_mapping(content: Mapping[str, Any], *, where: str) -> TrainConfi
 
 def _checked(kind: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where.rstrip('.')}: expected a table of settings, got {values!r}")
+        raise ConfigError(f"{where.rstrip('.')}: expected a table of settings, got {shown(values)}")
     known = {field.name: field.type for field in fields(kind)}
     for key, value in values.items():
         if key not in known:
@@ -104,5 +105,5 @@ def _checked(kind: type, values: Any, where: str) -> Any:
         if expected and (
             not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)
         ):
-            raise ConfigError(f"{where}{key}: expected {known[key]}, got {value!r}")
+            raise ConfigError(f"{where}{key}: expected {known[key]}, got {shown(value)}")
     return kind(**values)

@@ -13,7 +13,8 @@ import torch
 
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.errors import CheckpointError
-from spoter_runtime.files import remove, replacing, write_text
+from spoter_runtime.files import read_text, remove, replacing, write_text
+from spoter_runtime.strict import expect, json_from_text
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.evaluation import infer_clips, scores_from_logits
 from spoter_toolkit.model.spoter import Spoter
@@ -201,9 +202,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a kill may leave half of the last line
-            rows.append(json.loads(line))
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}", fix="delete it") from error
+    for line in lines:
+        with contextlib.suppress(ValueError):  # a kill may leave half of the last line
+            row = expect(json_from_text(line), dict[str, int | float | None], "")
+            if {"epoch", "seconds"} <= row.keys():
+                rows.append(row)
     return rows
 
 

@@ -200,16 +200,26 @@ def test_foreign_and_damaged_files_are_refused(source, tmp_path):
     whole = path.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"not a zip at all"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"data\.npz: not an \.npz file: empty, truncated or something"):
+        with pytest.raises(
+            DataError, match=r"data\.npz: not the asl33 layout, or damaged: is no archive of arrays"
+        ):
             import_dataset("asl33", source, tmp_path / "out")
     path.write_bytes(whole[:3000] + bytes(b ^ 255 for b in whole[3000:3100]) + whole[3100:])
-    with pytest.raises(DataError, match=r"data\.npz: its arrays cannot be read, it is damaged"):
+    with pytest.raises(
+        DataError, match=r"data\.npz: not the asl33 layout, or damaged: .*(CRC|decompressing)"
+    ):
         import_dataset("asl33", source, tmp_path / "out")
     np.savez(path, pose=np.zeros(3))
-    with pytest.raises(DataError, match="not the asl33 layout: no array named lh, rh, offset"):
+    with pytest.raises(DataError, match="not the asl33 layout, or damaged: no array lh, rh, offset"):
         import_dataset("asl33", source, tmp_path / "out")
     np.savez(path, **arrays() | {"name": np.array([{}] * 9, dtype=object)})
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="holds object, expected numbers"):
+        import_dataset("asl33", source, tmp_path / "out")
+    np.savez(path, **arrays() | {"offset": np.array([0, 9, 3], np.uint64), "label": np.zeros(2, int)})
+    with pytest.raises(DataError, match=r"offset|signer is"):
+        import_dataset("asl33", source, tmp_path / "out")
+    np.savez_compressed(path, **arrays() | {"pose": np.zeros((200_000, 33, 3))})
+    with pytest.raises(DataError, match="bytes when unpacked, expected at most 67108864"):
         import_dataset("asl33", source, tmp_path / "out")
     with pytest.raises(DataError, match=r"no such file; the asl33 layout is a folder with a data\.npz"):
         import_dataset("asl33", tmp_path, tmp_path / "out")

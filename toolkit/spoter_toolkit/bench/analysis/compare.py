@@ -13,6 +13,7 @@ import numpy as np
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, DataError
 from spoter_runtime.statistics import Ratio
+from spoter_runtime.strict import expect, made_from, shown
 from spoter_toolkit.bench.records import BenchRecords, Timing
 from spoter_toolkit.bench.settings import BenchSettings, Case
 from spoter_toolkit.bench.statistics import unpaired_ratio
@@ -76,25 +77,43 @@ def earlier_run(path: Path) -> EarlierRun:
     path = path / "bench.json" if path.is_dir() else path
     content = json_of(path, BENCH_REPORT)
     try:
+        expect(content, dict[str, Any], "")
         if content["schema_version"] != SCHEMA_VERSION:
             raise DataError(
-                f"{path}: schema version {content['schema_version']}, this spoter-kit reads {SCHEMA_VERSION}",
+                f"{path}: schema version {shown(content['schema_version'])}, this spoter-kit reads "
+                f"{SCHEMA_VERSION}",
                 fix="measure again with this spoter-kit",
             )
-        timings = {}
-        for row in content["timings"]:
-            case = Case(batch=row["batch"], frames=row["frames"], threads=row["threads"])
-            rounds_ns = tuple(map(tuple, row["rounds_ns"]))
-            timings[row["backend"], case] = Timing(backend=row["backend"], case=case, rounds_ns=rounds_ns)
-        loops = [(state["scenario"], state["loop_ns"]) for state in content["machine"]]
+        rows = expect(content["timings"], list[dict[str, Any]], "timings")
+        states = expect(content["machine"], list[dict[str, Any]], "machine")
+        environment = expect(content["environment"], dict[str, Any], "environment")
+        expect(environment["packages"], dict[str, str | None], "environment.packages")
+        expect(environment.get("gpu"), dict[str, Any] | None, "environment.gpu")
+        model = expect(content["bundle"], dict[str, Any], "bundle")
+        timings = [_timing(row, f"timings[{i}]") for i, row in enumerate(rows)]
+        loops = [
+            (state["scenario"], expect(state["loop_ns"], tuple[int | float, ...], f"machine[{i}].loop_ns"))
+            for i, state in enumerate(states)
+        ]
         return EarlierRun(
-            model_sha256=content["bundle"]["model_sha256"],
-            environment=dict(content["environment"]),
-            timings=timings,
+            model_sha256=expect(model["model_sha256"], str, "bundle.model_sha256"),
+            environment=environment,
+            timings={(timing.backend, timing.case): timing for timing in timings},
             loop_ms=median_loop_ms(loops),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is no bench.json with samples: {error!r}", fix=BENCH_REPORT.fix) from error
+    except KeyError as error:
+        raise DataError(f"{path}: is no bench.json: {error} is missing", fix=BENCH_REPORT.fix) from error
+    except ValueError as error:
+        raise DataError(f"{path}: is no bench.json with samples: {error}", fix=BENCH_REPORT.fix) from error
+
+
+def _timing(row: dict[str, Any], where: str) -> Timing:
+    sizes = {name: row[name] for name in ("batch", "frames", "threads")}
+    rounds_ns = expect(row["rounds_ns"], tuple[tuple[int, ...], ...], f"{where}.rounds_ns")
+    if not rounds_ns or not all(samples and min(samples) > 0 for samples in rounds_ns):
+        raise ValueError(f"{where}.rounds_ns: a round without samples, or a time that is none")
+    backend = expect(row["backend"], str, f"{where}.backend")
+    return Timing(backend=backend, case=made_from(Case, sizes, where), rounds_ns=rounds_ns)
 
 
 def check_comparable(earlier: EarlierRun, settings: BenchSettings, contract: GraphContract) -> None:

@@ -6,14 +6,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from spoter_runtime.camera.clips import VideoClip
 from spoter_runtime.files import put_back, remove, replacing
+from spoter_runtime.strict import NUMBERS, TEXT, expect, json_from_text, read_arrays
 from spoter_toolkit.data.extract.videos import VideoPart
 
+_MOST_BYTES: Final = 1 << 30  # of a clip; an hour of video takes 50 MB
 _VERSION: Final = 1  # of what is found in a frame, apart from the landmarker
 
 
@@ -32,10 +34,11 @@ class Store:
     def clip(self, part: VideoPart) -> VideoClip | None:
         """Return a clip that was kept; None where there is none of this very video, part and setting."""
         try:
-            with np.load(self._file(part)) as stored:
-                facts = json.loads(str(stored["facts"]))
-                return VideoClip(poses_TLD=stored["poses"], **facts)
-        except (OSError, ValueError, KeyError, TypeError, EOFError):
+            with self._file(part).open("rb") as file:
+                stored = read_arrays(file, ("poses", "facts"), most_bytes=_MOST_BYTES, kinds=NUMBERS + TEXT)
+            facts = expect(json_from_text(str(stored["facts"])), dict[str, Any], "facts")
+            return VideoClip(poses_TLD=stored["poses"], **facts)
+        except (OSError, ValueError, TypeError):
             return None
 
     def keep(self, part: VideoPart, clip: VideoClip) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from spoter_runtime.camera.video import Frame, video_frames
 from spoter_runtime.clip_files import is_video
 from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.files import read_text
+from spoter_runtime.strict import json_from_text
 from spoter_toolkit.data.bdslw60 import Trial, trial_from_name
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
 from spoter_toolkit.data.importers.common import licence_of
@@ -259,7 +259,7 @@ def _from_recordings(source: Path, tables: Sequence[Path]) -> FoundVideos:
 def _trials_of(table: Path) -> Iterator[tuple[str, str, str, Any]]:
     """Yield file, hand, number and content of each trial in one of BdSLW60's tables."""
     try:
-        for users in json.loads(read_text(table)).values():
+        for users in json_from_text(read_text(table)).values():
             for hands in users.values():
                 for hand, files in hands.items():
                     for name, facts in files.items():

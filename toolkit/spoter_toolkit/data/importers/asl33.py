@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.errors import DataError
+from spoter_runtime.files import check_regular
 from spoter_runtime.landmarks import landmarks_from_mediapipe
+from spoter_runtime.strict import NUMBERS, TEXT, read_arrays
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
 
 _ARRAYS: Final = ("pose", "lh", "rh", "offset", "label", "label_names", "signer", "name")
+_SMALL_BYTES: Final = 1 << 26  # of arrays: so many are read, however well they were packed
 _RECORDED_TOGETHER: Final = 30  # clips of one recording batch, numbered in sequence
 
 
@@ -46,7 +47,7 @@ def find_asl33(source: Path, settings: ImportSettings) -> Source[Asl33Entry]:
         DataError: not that layout, or damaged.
     """
     path = source / "data.npz" if source.suffix != ".npz" else source
-    arrays = read_arrays(path)
+    arrays = arrays_of(path)
     check_arrays(path, arrays)
     fps, notes = settings.rate(None)
 
@@ -84,23 +85,21 @@ def find_asl33(source: Path, settings: ImportSettings) -> Source[Asl33Entry]:
     )
 
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of a data.npz.
 
     Raises:
-        DataError: no such file, damaged, or an array is missing.
+        DataError: no such file, damaged, an array is missing, or they unpack to a hundred times the file's
+            size, which landmarks never do.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; the asl33 layout is a folder with a data.npz")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not an .npz file: empty, truncated or something else")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in _ARRAYS if name not in file]:
-                raise DataError(f"{path}: not the asl33 layout: no array named {', '.join(missing)}")
-            return {name: file[name] for name in _ARRAYS}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: its arrays cannot be read, it is damaged: {error}") from error
+        most = max(_SMALL_BYTES, 100 * check_regular(path).st_size)
+        with path.open("rb") as file:
+            return read_arrays(file, _ARRAYS, most_bytes=most, kinds=NUMBERS + TEXT)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not the asl33 layout, or damaged: {error}") from error
 
 
 def check_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -129,7 +128,7 @@ def check_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
                 f"{path}: {name} is {array.dtype} {array.shape}, expected "
                 f"{ {'f': 'floats', 'iu': 'integers', 'U': 'text'}[kinds.get(name, 'U')] } {shape}"
             )
-    offset, label, names = arrays["offset"], arrays["label"], arrays["label_names"]
+    offset, label, names = arrays["offset"].astype(np.int64), arrays["label"], arrays["label_names"]
     if offset[0] != 0 or offset[-1] != len(arrays["pose"]) or (np.diff(offset) < 0).any():
         raise DataError(f"{path}: offset must rise from 0 to the {len(arrays['pose'])} frames of pose")
     if label.min(initial=0) < 0 or label.max(initial=0) >= len(names):

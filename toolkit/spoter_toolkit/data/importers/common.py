@@ -124,6 +124,7 @@ def chosen(
 def licence_of(folder: Path) -> str:
     """Return the first line of the folder's LICENSE file; empty without one."""
     for path in filter(Path.is_file, sorted(folder.glob("LICEN[CS]E*"))):
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(10_000).strip().splitlines()
         return lines[0].strip() if lines else ""
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from spoter_runtime.errors import DataError, InputError, SpoterError
 from spoter_runtime.files import read_text
 from spoter_runtime.landmarks import LEFT_HAND, MIRRORED, RIGHT_HAND, landmarks_from_mediapipe
+from spoter_runtime.strict import json_from_text
 from spoter_toolkit.data.bdslw60 import FPS, Trial, trial_from_name
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source
@@ -108,8 +108,8 @@ def read_landmarks(path: Path) -> dict[str, Any]:
         DataError: no JSON, or no landmarks in it.
     """
     try:
-        data = json.loads(read_text(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        data = json_from_text(read_text(path), with_nan=True)
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot be read as JSON, truncated or foreign: {error}") from error
     if not isinstance(data, dict) or "pose_landmarks" not in data:
         raise DataError("not a landmark file: expected an object with pose_landmarks and hand_landmarks")

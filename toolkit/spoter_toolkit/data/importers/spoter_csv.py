@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.errors import DataError, SpoterError
+from spoter_runtime.files import check_regular
 from spoter_runtime.landmarks import (
     BODY_NAMES,
     HAND_NAMES,
@@ -26,6 +27,7 @@ from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
 from spoter_toolkit.data.names import natural_order
 
+_MOST_BYTES: Final = 1 << 32  # of a file; the published ones have up to 1 GB
 _NECK: Final = BODY_NAMES.index("neck")
 _NOSE: Final = BODY_NAMES.index("nose")
 _FINGER_JOINTS: Final = {"cmc": "CMC", "mcp": "MCP", "pip": "PIP", "dip": "DIP", "ip": "IP", "tip": "Tip"}
@@ -106,6 +108,8 @@ def read_rows(path: Path, signer: str) -> list[CsvRow]:
     """
     rows = []
     try:
+        if (size := check_regular(path).st_size) > _MOST_BYTES:
+            raise DataError(f"{path}: {size} bytes, expected at most {_MOST_BYTES}")
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = [_column(name) for name in next(reader, [])]
