@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.live.frames import Seen
 from spoter_runtime.live.settings import StreamSettings
 
@@ -18,7 +18,8 @@ from spoter_runtime.live.settings import StreamSettings
 _REST_RANGE: Final = (1.4, 2.5)
 _REST_SECONDS: Final = 20
 
-Shares = Callable[[float, float], Float32Array]  # shares(start_ms, end_ms) → a score for each label
+Floats = npt.NDArray[np.float64]
+Shares = Callable[[float, float], Floats]  # shares(start_ms, end_ms) → a score for each label
 
 
 class Mark(NamedTuple):
@@ -53,8 +54,9 @@ class FindsSegments(Protocol):
 class RestGate:
     """Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists."""
 
-    def __init__(self, settings: StreamSettings) -> None:
+    def __init__(self, settings: StreamSettings, longest_ms: float | None = None) -> None:
         self._settings = settings
+        self._longest_ms = settings.longest_ms if longest_ms is None else longest_ms
         self._lowest: deque[tuple[int, float]] = deque()  # second → the lowest hands in it
         self._up = False
         self.since: float | None = None  # the hands are up since
@@ -101,7 +103,7 @@ class RestGate:
         if not self._said and length >= self._settings.shortest_ms:
             self._said = True
             return [Mark("start", self.since, t_ms)]
-        if self._said and not self._refused and length > self._settings.longest_ms:
+        if self._said and not self._refused and length > self._longest_ms:
             self._refused = True  # until the hands rest
             return [Mark("refused", self.since, t_ms, "long")]
         return []
@@ -175,18 +177,18 @@ class WindowGate:
     """Cuts signing without rests where the best label of overlapping windows changes.
 
     It is inside a rest gate: nothing is asked while the hands are down. A window's answer counts for the
-    window's middle. A label must hold for `hold_ms`; a score that falls by `valley` and rises again
-    between two of the same label makes two signs of them.
+    window's middle. A label must hold for `hold_ms`, and be the segment's as a whole, else it is a flicker;
+    a score that falls by `valley` and rises again between two of the same label makes two signs of them.
     """
 
     def __init__(self, settings: StreamSettings, shares: Shares) -> None:
         self._settings = settings
         self._shares = shares
-        self._rest = RestGate(settings)
+        self._rest = RestGate(settings, longest_ms=math.inf)  # signs in a row may take any time
         self._forget()
 
     def _forget(self) -> None:
-        self._recent: deque[tuple[float, Float32Array]] = deque()  # the windows to average
+        self._recent: deque[tuple[float, Floats]] = deque()  # the windows to average
         self._next_ms = -math.inf
         self._run: _Run | None = None
         self._other: _Run | None = None
@@ -226,7 +228,7 @@ class WindowGate:
         self._forget()
         return [Mark("end", run.start_ms, end_ms)] if run and not refused else []
 
-    def _asked(self, t_ms: float, middle_ms: float, shares_C: Float32Array) -> list[Mark]:
+    def _asked(self, t_ms: float, middle_ms: float, shares_C: Floats) -> list[Mark]:
         """Take one window's scores."""
         self._recent.append((middle_ms, shares_C))
         while self._recent[0][0] < middle_ms - self._settings.smooth_ms:
@@ -263,10 +265,17 @@ class WindowGate:
         assert before is not None
         self._run, self._other, self._refused = run, None, False
         started = Mark("start", run.start_ms, t_ms)
-        if refused or run.start_ms - before.start_ms < self._settings.hold_ms:
-            run.start_ms = before.start_ms if not refused else run.start_ms
-            return [] if not refused else [started]
+        if refused:
+            return [started]
+        if self._is_flicker(before, run.start_ms):
+            return []
         return [Mark("end", before.start_ms, run.start_ms), started]
+
+    def _is_flicker(self, run: _Run, end_ms: float) -> bool:
+        """Tell whether a run is too short, or its segment as a whole has another label than its windows."""
+        if end_ms - run.start_ms < self._settings.hold_ms:
+            return True
+        return int(self._shares(run.start_ms, end_ms).argmax()) != run.label
 
 
 class _Run:

@@ -54,7 +54,7 @@ class StreamSettings:
     window_ms: float = 400.0
     hop_ms: float = 66.0
     smooth_ms: float = 200.0
-    hold_ms: float = 133.0
+    hold_ms: float = 200.0
     valley: float = 0.1
     partial_ms: float = 200.0
     tracking_ms: float = 1000.0

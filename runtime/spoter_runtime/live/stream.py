@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
+from spoter_runtime.decision import softmax
 from spoter_runtime.errors import ConfigError, InputError, SpoterError
 from spoter_runtime.landmarks import BODY, NUM_LANDMARKS, Float32Array, array_from, check_coordinates
 from spoter_runtime.live.events import (
@@ -271,15 +273,12 @@ class SignStream:
     def _cut(self, start_ms: float, end_ms: float) -> Float32Array:
         return self._frames.cut(start_ms, end_ms, self.settings.fps)
 
-    def _shares(self, start_ms: float, end_ms: float) -> Float32Array:
+    def _shares(self, start_ms: float, end_ms: float) -> npt.NDArray[np.float64]:
         """Return the softmax of a window; all equal where nothing was found or the model failed."""
-        labels = len(self._recognizer.labels)
-        prediction = self._predict(self._cut(start_ms, end_ms), end_ms)
-        if prediction is None:
-            return np.full(labels, 1 / labels, np.float32)
-        powers = np.exp(prediction.logits_C - prediction.logits_C.max())
-        shares: Float32Array = powers / powers.sum()
-        return shares
+        if (prediction := self._predict(self._cut(start_ms, end_ms), end_ms)) is None:
+            labels = len(self._recognizer.labels)
+            return np.full(labels, 1 / labels)
+        return np.array(softmax(prediction.logits_C.tolist()))
 
     def _predict(self, clip_TLD: Float32Array, t_ms: float) -> Prediction | None:
         if np.isnan(clip_TLD).all():

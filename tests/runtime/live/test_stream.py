@@ -151,6 +151,18 @@ def test_the_window_gate_cuts_where_the_label_changes(recognizer, feed):
     assert abs(found[0].end_ms - 2000) < 300
 
 
+def test_signs_in_a_row_may_last_longer_than_the_longest_sign(recognizer, feed):
+    answers = [recognizer.predict(np.stack([pose(0.3, s)] * 20)) for s in range(30)]
+    shapes = surest_two(answers)
+    times, frames = signing(
+        [(1000.0, 9000.0)], end_ms=11000, shape=lambda t_ms: shapes[int(t_ms % 2000 >= 1000)]
+    )
+    settings = StreamSettings(longest_ms=2000)
+    found = of(feed(SignStream(recognizer, "window", settings=settings), times, frames), "sign")
+    assert found[-1].end_ms > 8500
+    assert [event.label for event in found] == [answers[shapes[n % 2]].label for n in range(1, 9)]
+
+
 def test_the_application_says_when(recognizer):
     stream = SignStream(recognizer, "push")
     for n in range(90):
