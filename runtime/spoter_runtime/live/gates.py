@@ -177,8 +177,9 @@ class WindowGate:
     """Cuts signing without rests where the best label of overlapping windows changes.
 
     It is inside a rest gate: nothing is asked while the hands are down. A window's answer counts for the
-    window's middle. A label must hold for `hold_ms`, and be the segment's as a whole, else it is a flicker;
-    a score that falls by `valley` and rises again between two of the same label makes two signs of them.
+    window's middle. Another label must hold for `hold_ms`. The hands' way to the next sign is cut off as at a
+    rest; what is left must be long enough, and as a whole have the label of its windows: else it was the way.
+    A score that falls by `valley` and rises again between two of the same label makes two signs of them.
     """
 
     def __init__(self, settings: StreamSettings, shares: Shares) -> None:
@@ -226,7 +227,7 @@ class WindowGate:
     def _close(self, end_ms: float) -> list[Mark]:
         run, refused = self._run, self._refused
         self._forget()
-        return [Mark("end", run.start_ms, end_ms)] if run and not refused else []
+        return [] if run is None or refused else self._segment(run, end_ms)
 
     def _asked(self, t_ms: float, middle_ms: float, shares_C: Floats) -> list[Mark]:
         """Take one window's scores."""
@@ -238,14 +239,13 @@ class WindowGate:
         best = int(mean_C.argmax())
         if self._run is None:
             assert self._rest.since is not None
-            start = min(self._rest.since - self._settings.pad_start_ms, t_ms)
-            self._run = _Run(best, start, float(mean_C[best]))
-            return [Mark("start", start, t_ms)]
+            self._run = _Run(best, self._rest.since, float(mean_C[best]))
+            return [Mark("start", self._run.start_ms, t_ms)]
         if best != self._run.label:
             return self._another(best, middle_ms, t_ms, float(mean_C[best]))
         self._other = None
         valley = self._run.follow(float(mean_C[best]), middle_ms, self._settings.valley)
-        if valley is not None and valley - self._run.start_ms >= self._settings.hold_ms:
+        if valley is not None and valley - self._run.start_ms >= self._settings.shortest_ms:
             return self._next_run(_Run(best, valley, float(mean_C[best])), t_ms)
         if t_ms - self._run.start_ms > self._settings.longest_ms and not self._refused:
             self._refused = True
@@ -267,15 +267,16 @@ class WindowGate:
         started = Mark("start", run.start_ms, t_ms)
         if refused:
             return [started]
-        if self._is_flicker(before, run.start_ms):
-            return []
-        return [Mark("end", before.start_ms, run.start_ms), started]
+        ended = self._segment(before, run.start_ms + self._settings.pad_end_ms)
+        return [*ended, started] if ended else []
 
-    def _is_flicker(self, run: _Run, end_ms: float) -> bool:
-        """Tell whether a run is too short, or its segment as a whole has another label than its windows."""
-        if end_ms - run.start_ms < self._settings.hold_ms:
-            return True
-        return int(self._shares(run.start_ms, end_ms).argmax()) != run.label
+    def _segment(self, run: _Run, end_ms: float) -> list[Mark]:
+        """End a run's segment; a flicker has none: too short, or as a whole of another label."""
+        start_ms = run.start_ms - self._settings.pad_start_ms
+        if end_ms - start_ms < self._settings.shortest_ms:
+            return []
+        whole = int(self._shares(start_ms, end_ms).argmax())
+        return [Mark("end", start_ms, end_ms)] if whole == run.label else []
 
 
 class _Run:

@@ -51,11 +51,11 @@ class StreamSettings:
     longest_ms: float = 5000.0
     pad_start_ms: float = -100.0
     pad_end_ms: float = -100.0
-    window_ms: float = 400.0
+    window_ms: float = 267.0
     hop_ms: float = 66.0
-    smooth_ms: float = 200.0
-    hold_ms: float = 200.0
-    valley: float = 0.1
+    smooth_ms: float = 133.0
+    hold_ms: float = 66.0
+    valley: float = 0.2
     partial_ms: float = 200.0
     tracking_ms: float = 1000.0
     gap_ms: float = 700.0

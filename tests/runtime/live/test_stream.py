@@ -131,8 +131,10 @@ def surest_two(answers):
 
 
 def test_the_window_gate_makes_one_event_of_one_sign(recognizer, feed):
-    events = feed(SignStream(recognizer, "window"), *signing([(1000.0, 2200.0)], end_ms=4000))
-    assert len(of(events, "sign")) == 1
+    shape, _ = surest_two([recognizer.predict(np.stack([pose(0.3, s)] * 20)) for s in range(30)])
+    one = signing([(1000.0, 2200.0)], end_ms=4000, shape=lambda t_ms: shape)
+    (found,) = of(feed(SignStream(recognizer, "window"), *one), "sign")
+    assert iou(found, (1000.0, 2200.0)) > 0.8
 
 
 def test_the_window_gate_cuts_where_the_label_changes(recognizer, feed):
@@ -149,6 +151,16 @@ def test_the_window_gate_cuts_where_the_label_changes(recognizer, feed):
     found = of(feed(SignStream(recognizer, "window"), times, frames), "sign")
     assert [event.label for event in found] == [labels[first], labels[second]]
     assert abs(found[0].end_ms - 2000) < 300
+
+
+def test_the_way_of_the_hands_to_the_next_sign_is_in_no_segment(recognizer, feed):
+    answers = [recognizer.predict(np.stack([pose(0.3, s)] * 20)) for s in range(30)]
+    shapes = surest_two(answers)
+    times, frames = signing([(1000.0, 3000.0)], end_ms=5000, shape=lambda t_ms: shapes[int(t_ms >= 2000)])
+    first, second = of(feed(SignStream(recognizer, "window"), times, frames), "sign")
+    assert second.start_ms - first.end_ms == pytest.approx(200)
+    short = StreamSettings(shortest_ms=1200)
+    assert of(feed(SignStream(recognizer, "window", settings=short), times, frames), "sign") == []
 
 
 def test_signs_in_a_row_may_last_longer_than_the_longest_sign(recognizer, feed):
