@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -82,17 +82,23 @@ class ExportError(SpoterError):
     """A model cannot be exported or converted, or the exported file fails its checks."""
 
 
-def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.7) -> str:
-    """Return the hint of an error about an unknown name: the nearest known name, or all of them.
+def nearest(name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Return the known names that are most like a wrong one, the likest first; none where none is like it.
 
     Args:
         name: the unknown name.
         known: the valid names.
+        count: names at most.
         cutoff: least similarity, 0..1; see `difflib.get_close_matches`.
     """
     import difflib  # not at the top: every start of the device imports this file
 
-    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
+
+
+def nearest_known(name: str, known: Sequence[str], *, cutoff: float = 0.7) -> str:
+    """Return the hint of an error about an unknown name: the nearest known name, or all of them."""
+    near = nearest(name, known, cutoff=cutoff)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 

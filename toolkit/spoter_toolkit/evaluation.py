@@ -24,7 +24,7 @@ from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner, pad_clips
 from spoter_toolkit.backends import find_source, open_source, split_backend
 from spoter_toolkit.calibration.calibrate import BACKGROUND, answers_from, negatives_of
-from spoter_toolkit.calibration.figures import Figures, figures_of
+from spoter_toolkit.calibration.figures import Figures, figures_of, softmax_NC
 from spoter_toolkit.calibration.negatives import Negatives
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 
@@ -328,8 +328,7 @@ def worst_answers(
     names: Sequence[str],
 ) -> tuple[ClipAnswer, ...]:
     """Return the answers to the clips whose own label got the least."""
-    shares_NC = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
-    shares_NC /= shares_NC.sum(1, keepdims=True)
+    shares_NC = softmax_NC(logits_NC)
     own_N, best_N = shares_NC[np.arange(len(clips)), true_N], shares_NC.argmax(1)
     return tuple(
         ClipAnswer(

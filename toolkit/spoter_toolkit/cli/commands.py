@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from spoter_runtime.errors import UsageError
+from spoter_runtime.errors import UsageError, nearest
 from spoter_toolkit.cli.console import Loudness, is_quiet, set_loudness
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print all tables.", metavar="")]
@@ -43,8 +43,8 @@ class Verb(TyperCommand):
                 raise
             name = str(getattr(error, "option_name", error))
             known = sorted(option for one in self.params for option in one.opts if option.startswith("--"))
-            near = _nearest(name, known)
-            hint = f"; did you mean {near}?" if near else ""
+            near = nearest(name, known)
+            hint = f"; did you mean {near[0]}?" if near else ""
             fix = "" if near else f"{_path(ctx)} --help lists them"
             raise UsageError(f"{_path(ctx)} has no option {name}{hint}", fix=fix) from error
 
@@ -78,15 +78,9 @@ class Verbs(TyperGroup):
         wrong = f"{_path(ctx)} has no verb {word!r}"
         if word in known:
             return UsageError(wrong, fix=known[word])
-        if near := _nearest(word, list(known)):
-            return UsageError(f"{wrong}; did you mean {near!r}?", fix=known[near])
+        if near := nearest(word, known):
+            return UsageError(f"{wrong}; did you mean {near[0]!r}?", fix=known[near[0]])
         return UsageError(f"{wrong}; there are {', '.join(self.list_commands(ctx))}")
-
-
-def _nearest(word: str, known: Sequence[str]) -> str | None:
-    import difflib  # not at the top: only a mistake needs it
-
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
 
 
 def _path(ctx: typer.Context, *more: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable
 
-from spoter_runtime.errors import DataError
+from spoter_runtime.errors import DataError, nearest
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
@@ -28,7 +27,7 @@ def check_known(asked: Collection[str], known: Collection[str], *, what: str, wh
     """
     for name in asked:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            near = nearest(name, known, count=3, cutoff=0.5)
             there = near or sorted(known, key=natural_order)[:12]
             raise DataError(
                 f"{where}: no {what} {name!r} there; {'did you mean' if near else 'there are'} "
