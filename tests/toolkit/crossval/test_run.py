@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from in_process import spoter_kit
+from processes import children_of
 from spoter_runtime.errors import CheckpointError
 from spoter_toolkit.crossval import run as crossval
 from spoter_toolkit.crossval.folds import folds_of
@@ -182,43 +183,41 @@ def command(out: Path, data: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "spoter_toolkit", *words]
 
 
-@pytest.mark.slow
-def test_a_cross_validation_that_was_killed_goes_on_to_the_same_weights(
-    tiny: Dataset, tmp_path: Path
-) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole, tiny.folder), check=True, capture_output=True)
-    worker = subprocess.Popen(command(killed, tiny.folder), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not any(read_metrics(killed / name) for name in FOLDS) and time.monotonic() < deadline:
-        assert worker.poll() is None
-        time.sleep(0.01)
-    worker.send_signal(signal.SIGKILL)
-    assert worker.wait() == -signal.SIGKILL
-    assert not all((killed / name / ANSWERS).exists() for name in FOLDS), "it ended before it was killed"
-    time.sleep(2)  # its processes end with it, and nothing is written any more
-    rows = [read_metrics(killed / name) for name in FOLDS]
-    time.sleep(1)
-    assert [read_metrics(killed / name) for name in FOLDS] == rows
-    done = subprocess.run(command(killed, tiny.folder, "--json"), check=True, capture_output=True)
-    assert weights(killed) == weights(whole)
-    assert json.loads(done.stdout)["top1"] == json.loads((whole / CROSSVAL_JSON).read_text())["found"]["top1"]
-    said = subprocess.run(command(killed, tiny.folder), check=True, capture_output=True, text=True)
-    assert "mean of 2 folds by signer" in said.stdout
-    assert len((said.stdout + said.stderr).splitlines()) <= 12
+@pytest.fixture(scope="module")
+def whole(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cross-validation that was not stopped."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    subprocess.run(command(out, tiny.folder), check=True, capture_output=True)
+    return out
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_ends_every_process(tiny: Dataset, tmp_path: Path, ctrl_c: None) -> None:
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+def test_a_cross_validation_that_was_stopped_goes_on_to_the_same_weights(
+    tiny: Dataset, whole: Path, tmp_path: Path, ctrl_c: None, how: str
+) -> None:
     out = tmp_path / "out"
-    with subprocess.Popen(command(out, tiny.folder), stderr=subprocess.PIPE, text=True) as worker:
+    with subprocess.Popen(command(out, tiny.folder), stderr=subprocess.PIPE, text=True) as main:
         deadline = time.monotonic() + 240
         while not any(read_metrics(out / name) for name in FOLDS) and time.monotonic() < deadline:
+            assert main.poll() is None
             time.sleep(0.01)
-        worker.send_signal(signal.SIGINT)
-        assert worker.wait(60) == 130  # it waits for its processes
-    assert not all((out / name / ANSWERS).exists() for name in FOLDS)
+        workers = children_of(main.pid)
+        main.send_signal(getattr(signal, how))
+        _, said = main.communicate(timeout=60)
+    assert main.returncode == {"SIGINT": 130, "SIGKILL": -9}[how], said
+    assert "Traceback" not in said
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a process outlives the one that began it"
+        time.sleep(0.05)
+    assert not all((out / name / ANSWERS).exists() for name in FOLDS), "it ended before it was stopped"
+    done = subprocess.run(command(out, tiny.folder), check=True, capture_output=True, text=True)
+    assert weights(out) == weights(whole)
+    found, expected = (json.loads((one / CROSSVAL_JSON).read_text())["found"] for one in (out, whole))
+    assert found == expected
+    assert "mean of 2 folds by signer" in done.stdout
+    assert len((done.stdout + done.stderr).splitlines()) <= 12
 
 
 @pytest.mark.parametrize(

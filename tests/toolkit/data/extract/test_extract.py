@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from in_process import spoter_kit
+from processes import children_of
 from spoter_runtime.errors import is_installed
 from spoter_toolkit.data.dataset import read_dataset
 
@@ -97,11 +98,6 @@ def wait_for(home, count):
     while len(kept(home)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def children_of(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(word) for word in listed.stdout.split()]
 
 
 @pytest.mark.slow
