@@ -102,7 +102,7 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
     if lengths_N is None:
         lengths = np.array([frames] * batch, np.int32)
     else:
-        lengths = _checked_lengths(lengths_N, batch, frames)
+        lengths = check_lengths(lengths_N, batch, frames)
         # zeros in the padding keep the caller's indices in errors
         if lengths.min() < frames:
             real = np.where((np.arange(frames) < lengths[:, None])[..., None], poses, np.float32(0))
@@ -110,7 +110,12 @@ def check_batch(poses_NTD: Any, lengths_N: Any, contract: GraphContract) -> tupl
     return np.ascontiguousarray(poses), lengths
 
 
-def _checked_lengths(lengths_N: Any, batch: int, frames: int) -> Int32Array:
+def check_lengths(lengths_N: Any, batch: int, frames: int) -> Int32Array:
+    """Check the real frames of each clip of a batch, and return them as int32.
+
+    Raises:
+        InputError: not a whole number a clip, or one outside 1..`frames`.
+    """
     lengths = array_from(lengths_N, "lengths")
     if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
         raise InputError(

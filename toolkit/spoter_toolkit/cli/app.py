@@ -20,6 +20,7 @@ from spoter_toolkit.cli import (
     live,
     parity,
     predict,
+    serve,
     train,
     tune,
     verify,
@@ -147,6 +148,14 @@ add(
     "spoter-kit live --bundle model.spoter",
     "spoter-kit live talk.mp4 --json --gate window",
     "spoter-kit live 0 --say 'espeak {}' --record session",
+    panel="Device",
+)
+add(
+    app,
+    serve.serve,
+    "serve",
+    "spoter-kit serve model.spoter --port 8000",
+    "spoter-kit serve letters:1=old.spoter letters:2=new.spoter --budget-ms 50",
     panel="Device",
 )
 add(app, verify.verify, "verify", "spoter-kit verify model.spoter", panel="Device")

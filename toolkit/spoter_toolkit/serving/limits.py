@@ -1,0 +1,37 @@
+"""What a server takes of one request, and of all that wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from spoter_runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of a server; a request beyond one is refused, and says which.
+
+    Attributes:
+        budget_ms: the latency budget: clips that would wait longer are refused with 429.
+        queue_clips: clips that may wait.
+        clips: clips of one request.
+        body_bytes: bytes of a request's body.
+        header_bytes: bytes of a request's line and headers.
+        request_s: time from a request's first byte to its last.
+        connections: open connections.
+        drain_s: after SIGTERM, time for the answers that are still due.
+    """
+
+    budget_ms: float = 100.0
+    queue_clips: int = 256
+    clips: int = 64
+    body_bytes: int = 8 << 20
+    header_bytes: int = 16 << 10
+    request_s: float = 10.0
+    connections: int = 4096
+    drain_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if not getattr(self, one.name) > 0:
+                raise ConfigError(f"{one.name}: {getattr(self, one.name)}, expected more than 0")

@@ -1,0 +1,219 @@
+"""The HTTP server: uvicorn, with the limits that it lacks, on slow and large requests, and a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from spoter_runtime.errors import DataError
+from spoter_toolkit.serving.app import Application
+from spoter_toolkit.serving.limits import Limits
+from spoter_toolkit.serving.protocol import Refused
+
+log = logging.getLogger(__name__)
+
+_GRACE_S: Final = 1.0  # of a drain: requests that are on their way still come
+_KEEP_ALIVE_S: Final = 75  # an idle connection; longer than most load balancers keep theirs
+_SPARE_FILES: Final = 100  # of the process's open files, for all but connections
+_TOO_MANY: Final = "too many connections"
+_TOO_SLOW: Final = "the request took too long to come"
+_TOO_LARGE: Final = "the request's line and headers are too large"
+_STATUS: Final = {
+    _TOO_MANY: "503 Service Unavailable",
+    _TOO_SLOW: "408 Request Timeout",
+    _TOO_LARGE: "431 Request Header Fields Too Large",
+}
+
+
+def protocol_of(limits: Limits, most_connections: int) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol, bounded."""
+
+    class Bounded(HttpToolsProtocol):
+        """One connection."""
+
+        timer: asyncio.TimerHandle | None = None
+        head_bytes = 0
+        in_head = True
+        wrong = ""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most_connections:
+                self.refuse(_TOO_MANY)
+            else:
+                self.start_timer()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.stop_timer()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.in_head:
+                self.head_bytes += len(data)
+            super().data_received(data)
+            if self.in_head and self.head_bytes > limits.header_bytes and not self.transport.is_closing():
+                self.refuse(_TOO_LARGE)
+
+        def on_message_begin(self) -> None:
+            self.in_head = True
+            self.start_timer()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self.in_head, self.head_bytes = False, 0
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > limits.header_bytes:
+                self.wrong = _TOO_LARGE
+                raise Refused(_TOO_LARGE)  # ends the parser, which then calls send_400_response
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self.in_head = True
+            self.stop_timer()
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            self.refuse(self.wrong or "this is no HTTP request")
+
+        def start_timer(self) -> None:
+            self.stop_timer()
+            self.timer = self.loop.call_later(limits.request_s, self.refuse, _TOO_SLOW)
+
+        def stop_timer(self) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
+
+        def refuse(self, reason: str) -> None:
+            """Say why, unless an answer has begun, and end the connection."""
+            self.stop_timer()
+            if self.transport.is_closing():
+                return
+            if not self.cycle or self.cycle.response_complete or not self.cycle.response_started:
+                body = json.dumps({"error": reason}).encode()
+                head = f"HTTP/1.1 {_STATUS.get(reason, '400 Bad Request')}\r\nconnection: close\r\n"
+                head += (
+                    f"content-type: application/json\r\ncontent-length: {len(body)}\r\nretry-after: 1\r\n\r\n"
+                )
+                self.transport.write(head.encode() + body)
+            self.transport.close()
+
+    return Bounded
+
+
+class Server(uvicorn.Server):
+    """Serves an application until SIGTERM or Ctrl-C; SIGHUP reloads all models."""
+
+    def __init__(self, app: Application, listener: socket.socket) -> None:
+        """Serve at a socket that listens already, from `listen`."""
+        self.application = app
+        config = uvicorn.Config(
+            app.asgi,
+            http=protocol_of(app.limits, _most_connections(app.limits.connections)),
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(app.limits.drain_s) or 1,
+            backlog=2048,
+        )
+        super().__init__(config)
+        self._listener = listener
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve_until_told(self, on_start: Callable[[], None]) -> None:
+        """Serve; returns after the drain."""
+        self._on_start = on_start
+        logging.getLogger("uvicorn.error").addFilter(_not_invalid)
+        self.run(sockets=[self._listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and say so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_start()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drain at SIGTERM and Ctrl-C, at once at the second; reload at SIGHUP."""
+        loop = asyncio.get_running_loop()
+        signals = {signal.SIGTERM: self._drain, signal.SIGINT: self._drain}
+        if hasattr(signal, "SIGHUP"):
+            signals[signal.SIGHUP] = self._reload_all
+        heard = []
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+            for number, handle in signals.items():
+                loop.add_signal_handler(number, handle)
+                heard.append(number)
+        try:
+            yield
+        finally:
+            for number in heard:
+                loop.remove_signal_handler(number)
+
+    def _drain(self) -> None:
+        if self.application.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self.application.draining = True
+        asyncio.get_running_loop().call_later(_GRACE_S, setattr, self, "should_exit", True)
+
+    def _reload_all(self) -> None:
+        async def reload() -> None:
+            for model in self.application.models.all():
+                with suppress(Refused):  # it was logged
+                    await self.application.reload(model.name, model.version)
+
+        task = asyncio.get_running_loop().create_task(reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        DataError: the port is taken, or there is no such address.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise DataError(
+            f"{host}:{port}: {error.strerror}",
+            fix="--port 0 takes a free port, --host 127.0.0.1 this machine",
+        ) from error
+    return listener
+
+
+def _most_connections(wanted: int) -> int:
+    """Let this process open as many files as it may; return how many connections that allows, at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _SPARE_FILES))
+
+
+def _not_invalid(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's line for each connection that speaks no HTTP: a scanner would fill the log."""
+    return "Invalid HTTP request" not in str(record.msg)
