@@ -141,6 +141,18 @@ def folder_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Tell whether a process holds the lock of a folder: a training that goes on does."""
+    from spoter_export.bundle.files import lock_of  # not at the top: finding a folder needs no lock
+
+    filelock = require("filelock", extra="toolkit")
+    try:
+        with lock_of(folder).acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
 def place_to_train(folder: Path, *, resume: bool) -> Path:
     """Return the folder that a training writes to.
 

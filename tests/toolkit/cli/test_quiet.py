@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,7 +58,11 @@ SLOW: dict[str, tuple[list[str], str, str]] = {
         r"^top-1 0\.\d{4} \(95 %: 0\.\d{4} to \d\.\d{4}\), mean of 2 folds by signer; 32 generated clips",
         "train",
     ),
-    "train": (["data", "--recipe", "demo", *SMALL], r"^training on data: split", "eval"),
+    "train": (
+        ["data", "--recipe", "demo", *SMALL],
+        r"^reading \d+ clips of 4 labels from data, split by signer",
+        "eval",
+    ),
     "export": (
         ["--precision", "fp32,int8", "--max-batch", "2", "-o", "two.spoter"],
         r"^two\.spoter: same answers as PyTorch",
@@ -347,7 +352,7 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
         lines(step, 1000, f"epoch {(step - 1) // 10 + 1}/100  loss 1.0")
     shown = capsys.readouterr().err.splitlines()
     assert re.match(r"epoch 1/100 .*about 33 minutes left$", shown[0])
-    assert len(shown) <= 51  # 2000 s: never more than one each 30 s, here one each two epochs
+    assert len(shown) == 7  # after 10 s, 1, 2, 4, 8, 16 and 32 minutes
     assert len({line.partition("  ")[0] for line in shown}) >= len(shown) - 1  # one line an epoch
 
     clock.now = 0.0
@@ -358,6 +363,9 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
     assert capsys.readouterr().err == ""
 
     lines = console.Lines()
+    for what in ("loading PyTorch", "training"):
+        clock.now += 4.0
+        lines(0, 0, what)
     for step in range(501, 1001):  # a resumed one: what was done before says nothing about the time
         clock.now += 2.0
         lines(step, 1000, f"epoch {(step - 1) // 10 + 1}/100  loss 1.0")
@@ -378,3 +386,28 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
         clock.now += 20.0
         lines(done, 4, "clips, 12 frames/s")
     assert capsys.readouterr().err.splitlines()[0] == "1 of 4 clips, 12 frames/s  about 1 minute left"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_training_that_is_ended_says_how_to_go_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from spoter_toolkit.training.epochs import Loop
+
+    step = Loop.step
+
+    def end(self: Loop, batch: Any) -> Any:
+        signal.raise_signal(getattr(signal, name))
+        return step(self, batch)
+
+    monkeypatch.setattr(Loop, "step", end)
+    before = signal.getsignal(signal.SIGTERM)
+    done = spoter_kit(workplace, "train", "data", "--recipe", "demo", *SMALL, "-o", "runs/ended")
+    assert done.returncode == 128 + getattr(signal, name)
+    go_on = "spoter-kit train --resume -o runs/ended"
+    assert done.stderr.splitlines()[-1] == f"interrupted; go on with: {go_on}"
+    assert json.loads((workplace / "runs/ended/run.json").read_text())["status"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    done = spoter_kit(workplace, "export", "runs/ended")
+    assert (done.returncode, done.stderr.endswith(f"Fix: {go_on}\n")) == (1, True), done.stderr

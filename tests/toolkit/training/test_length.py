@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from spoter_runtime.errors import UsageError
 from spoter_toolkit.data.dataset import Dataset
+from spoter_toolkit.training import loop
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.forecast import Forecast
 from spoter_toolkit.training.length import (
@@ -21,7 +23,8 @@ from spoter_toolkit.training.length import (
     most_steps,
     schedule_of,
 )
-from spoter_toolkit.training.loop import train
+from spoter_toolkit.training.loop import steps_until, train
+from spoter_toolkit.training.recipes import config_from_mapping
 
 AUTOMATIC = TrainConfig(epochs=0, warmup_steps=10, max_steps=4000)
 
@@ -97,10 +100,37 @@ def test_minutes_bound_the_steps_and_the_plan_says_so(tiny: Dataset, tmp_path: P
     assert plan.most_steps == run.info["train"]["max_steps"] < 700
     assert plan.is_short
     assert str(plan).startswith(f"plan: {plan.clips} clips, 4 labels; {plan.most_steps} steps; about 0.1 min")
+    bounded = replace(plan, within_minutes=2)
+    assert str(bounded).endswith(f"{plan.most_steps} steps; within 2 minutes here")
     assert run.info["metrics"]["seconds"] < 3
     fixed = replace(config, epochs=10_000)
     run = train(fixed, tiny, tmp_path / "fixed", minutes=0.005, on_plan=plans.append)
     assert 1 <= run.info["metrics"]["epochs"] < 300
+
+
+@pytest.mark.parametrize("epochs", [0, 10_000])
+def test_minutes_hold_on_a_machine_that_is_slower_than_planned(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    monkeypatch.setattr(loop, "seconds_a_step", lambda _: 1e-5)
+    small = replace(AUTOMATIC.model, d_model=36, num_encoder_layers=1, d_ff=40)
+    config = replace(AUTOMATIC, model=small, epochs=epochs, max_steps=0, batch_size=4)
+    begin = time.monotonic()
+    run = train(config, tiny, tmp_path / "run", minutes=0.01)
+    assert time.monotonic() - begin < 0.6 + 1.0  # the page, on a busy machine
+    assert run.info["status"] == "done"
+    assert 1 <= run.info["metrics"]["epochs"] < (epochs or run.info["train"]["max_steps"])
+    resumed = train(config_from_mapping(run.info["train"], where=""), tiny, run.folder, resume=True)
+    assert resumed.info["metrics"]["epochs"] == run.info["metrics"]["epochs"]
+
+
+def test_a_training_ends_where_the_next_epoch_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 100.0)
+    epoch: dict[str, Any] = {"begun": 90.0, "epoch_steps": 50, "bound": 1000}
+    assert steps_until(math.inf, 200, **epoch) == 1000
+    assert steps_until(260.0, 200, **epoch) == 1000  # 16 epochs of ten seconds are left
+    assert steps_until(259.0, 200, **epoch) == 950
+    assert steps_until(109.0, 200, **epoch) == steps_until(90.0, 200, **epoch) == 200
 
 
 def test_a_plan_of_an_open_length_names_both_ends() -> None:

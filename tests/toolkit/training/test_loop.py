@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.data.dataset import Dataset, Origin
 from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
 from spoter_toolkit.model.config import ModelConfig
-from spoter_toolkit.runs.run import read_run
+from spoter_toolkit.runs.run import mark_status, read_run
 from spoter_toolkit.training import length
 from spoter_toolkit.training.batches import longest, plan_epoch, read_batch
 from spoter_toolkit.training.config import AugmentConfig, TrainConfig
@@ -115,6 +116,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(
     train(config, tiny, tmp_path / "whole")
     with pytest.raises(_Stop):
         train(config, tiny, tmp_path / "broken", on_progress=stop_at(step))
+    assert read_run(tmp_path / "broken").info["status"] == "stopped"
     train(resumed_config(tmp_path / "broken"), tiny, tmp_path / "broken", resume=True)
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
     rows = [
@@ -208,6 +210,21 @@ def test_a_stopped_training_with_force_is_resumed_beside_the_old_run(
     assert weights(Path("runs/r")) != before
     assert Path("last").is_symlink()
     assert [path.name for path in Path("runs").iterdir()] == ["r"]
+
+
+def test_a_run_says_whether_its_training_goes_on_or_was_killed(tiny: Dataset, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def look(done: int, total: int, what: str) -> None:
+        if done == 2:
+            said.append(str(read_run(tmp_path / "run").unfinished()))
+
+    run = train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", on_progress=look)
+    assert re.search(r"its training goes on\. Fix: wait until it ends$", said[0])
+    assert run.unfinished() is None
+    mark_status(run.folder, "running")  # as SIGKILL leaves it
+    killed = str(read_run(run.folder).unfinished())
+    assert re.search(r"its training was interrupted\. Fix: spoter-kit train --resume -o \S+run$", killed)
 
 
 def test_a_seed_decides_the_weights(tiny: Dataset, tmp_path: Path) -> None:

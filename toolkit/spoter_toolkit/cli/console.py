@@ -29,7 +29,7 @@ from spoter_toolkit.report.table import Table
 from spoter_toolkit.report.words import plural
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
-INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it
+INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it; 128 + number for other signals
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 BundleArgument = Annotated[
@@ -56,9 +56,10 @@ BackendOption = Annotated[
 PrecisionOption = Annotated[str | None, typer.Option(help="Run the file of this precision; default: fp32.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
-_FEWEST_S: Final = 10.0  # in a pipe: before the first line of progress
+# In a pipe: until the first line of progress and the second one; each later one takes twice as long.
+_FIRST_S: Final = 10.0
+_SECOND_S: Final = 60.0
 _LEAST_SHARE: Final = 0.002  # of the work: of less, the first steps tell no time that is left
-_BETWEEN_S: Final = 30.0  # in a pipe: between two lines of progress
 
 
 class Loudness(IntEnum):
@@ -159,6 +160,30 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is inside as Ctrl-C does, so that it can write how far it came.
+
+    Each leaves with 128 + its number; a second one ends the process at once.
+    """
+    import signal  # not at the top: few verbs need it
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # Where the shell has had one ignored, as after nohup, it stays so.
+    before = {one: signal.getsignal(one) for one in wanted if signal.getsignal(one) is signal.SIG_DFL}
+    for one in before:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 def few_names(names: Sequence[str], most: int = 4) -> str:
     """Return names for one line: all of a few, else the first ones and how many more there are."""
     if len(names) <= most:
@@ -227,29 +252,35 @@ def progress_lines() -> Iterator[OnProgress]:
 
 
 class Lines:
-    """Progress for a pipe or a file: a line about each step, but not more often than every 30 seconds.
+    """Progress for a pipe or a file: few lines, at the ends of steps, after 10 s, 1, 2, 4, 8, … minutes.
 
-    The first line comes after ten seconds, whatever the step: it says how long the verb will take.
+    The first line does not wait for the end of a step: it says how long the verb will take.
     """
 
     def __init__(self) -> None:
-        self._begin = self._last = time.monotonic()
+        self._begin = self._since = time.monotonic()
+        self._due = _FIRST_S  # seconds after the begin
+        self._is_first = True
         self._first: int | None = None  # what was done when it began: a resumed training's steps
         self._step = self._what = ""
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Print a line where it is time for one; `what` begins with the step: ``"epoch 1/20  loss …"``."""
         now = time.monotonic()
-        step = what.partition("  ")[0]
-        if self._first is None:
-            self._first, self._step, self._last = max(done - 1, 0), step, self._begin - _BETWEEN_S + _FEWEST_S
+        passed, step = now - self._begin, what.partition("  ")[0]
+        if self._first is None and total:  # from here on the time that is left can be told
+            self._first, self._step, self._due = max(done - 1, 0), step, self._since - self._begin + _FIRST_S
+            self._is_first = True
+        elif not total:
+            self._since = now
         ended, is_new = self._what, step != self._step
-        is_first = self._last < self._begin
-        if now - self._last >= _BETWEEN_S and (is_new or is_first) and (done < total or not total):
+        if passed >= self._due and (is_new or self._is_first) and (done < total or not total):
             said = ended if is_new and total and ended else what
             said = said if said.startswith("epoch") or not total else f"{done} of {total} {said}"
             say(f"{said}{self._left(now, done, total)}")
-            self._last = now
+            self._is_first = False
+            while self._due <= passed:
+                self._due = max(_SECOND_S, 2 * self._due)
         self._step, self._what = step, what
 
     def _left(self, now: float, done: int, total: int) -> str:
@@ -258,7 +289,7 @@ class Lines:
         share = (done - first) / (total - first) if total > first else 0.0
         if share < _LEAST_SHARE:
             return ""
-        return f"  about {_minutes((now - self._begin) * (1 - share) / share)} left"
+        return f"  about {_minutes((now - self._since) * (1 - share) / share)} left"
 
 
 def _minutes(seconds: float) -> str:

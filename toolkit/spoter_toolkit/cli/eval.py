@@ -96,6 +96,7 @@ def eval_(
     from spoter_toolkit.data.extract.extract import dataset_of, is_videos
     from spoter_toolkit.evaluation import check_split, evaluate_source
     from spoter_toolkit.input_files import check_target
+    from spoter_toolkit.runs.run import read_run
     from spoter_toolkit.workspace import RUN_JSON, last_run
 
     with from_options():
@@ -139,6 +140,8 @@ def eval_(
     if out:
         say(f"picture: {out}")
     if (found.source / RUN_JSON).is_file():
+        if unfinished := read_run(found.source).unfinished():
+            say(str(unfinished))
         next_step("spoter-kit export --onnx {}", found.source)
     else:
         next_step("spoter-kit bench {}", found.source)

@@ -179,8 +179,8 @@ def export(
 
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
     """Print on stderr how complete run, data and tuning were."""
-    if report.run and not report.run.is_finished:
-        say(f"{report.run.folder} was stopped before its end: its best weights so far are exported")
+    if report.run and (unfinished := report.run.unfinished()):
+        say(f"{unfinished.message}; its best weights so far are exported", fix=unfinished.fix)
     if report.exported and report.data is None:
         say("no data: only generated clips were compared", fix="name a DATASET with --data")
     elif report.data and kept_goldens and not report.data.origin.synthetic:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from spoter_toolkit.cli.console import (
     JsonOption,
     emit_json,
     emit_table,
+    ended_in_order,
     is_verbose,
     next_step,
     progress_bar,
@@ -86,7 +88,7 @@ def train(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Train for about so long at most; default: until it has learned.")
+        float | None, typer.Option(help="Take so long at most, all in all; default: until it has learned.")
     ] = None,
     resume: Annotated[
         bool,
@@ -105,6 +107,7 @@ def train(
 ) -> None:
     """Train a model on the train split; keep the best by validation accuracy, or the last without one."""
     import os
+    import time
     from contextlib import nullcontext
 
     from spoter_runtime.errors import UsageError, from_options, require
@@ -112,6 +115,7 @@ def train(
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
     from spoter_toolkit.training.start import plan_training
 
+    begin = time.monotonic()
     check_minutes(minutes)
     trackers = tuple(name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted)
     for tracker in trackers:
@@ -133,6 +137,8 @@ def train(
             config = read_recipe(recipe or DEFAULT, settings)
         if begin_from and any(word.startswith("model.") for word in settings):
             raise UsageError("--from keeps the model of its RUN; leave out --set model.…")
+    if not (data or resume):
+        say("no DATASET is named: one of 60 generated signs is taken, or made")
     with progress_bar() as on_progress:
         plan = plan_training(
             data,
@@ -144,15 +150,21 @@ def train(
             on_progress=on_progress,
         )
     dataset, folder, place = plan.dataset, plan.folder, plan.place
-    say(f"training on {dataset.folder}: split {dataset.split}")
+    clips = dataset.clips_in("train")
+    signs = plural(len({clip.label for clip in clips}), "label")
+    say(f"reading {plural(len(clips), 'clip')} of {signs} from {dataset.folder}, split {dataset.split}")
     if dataset.origin.synthetic:
         say("nobody signed these clips: they show that the tools work, nothing more")
     if place != folder:
         say(f"the new run is in {place} until it is complete; then it replaces {folder}")
-    from spoter_toolkit.training.loop import train as train_run  # not before: torch
-
+    if not sys.stderr.isatty():  # a terminal shows it in its bar
+        say("loading PyTorch; then a few steps are timed for the plan")
     try:
-        with progress_lines() as on_progress:
+        with ended_in_order(), progress_lines() as on_progress:
+            on_progress(0, 0, "loading PyTorch")
+            from spoter_toolkit.training.loop import train as train_run  # not before: torch
+
+            left = max(minutes - (time.monotonic() - begin) / 60, 0.001) if minutes else None
             run = train_run(
                 plan.config,
                 dataset,
@@ -162,12 +174,12 @@ def train(
                 allow_leak=allow_leak,
                 trackers=trackers,  # type: ignore[arg-type]  # the two names above
                 becomes_last=True,
-                minutes=minutes,
+                minutes=left,
                 begin_from=plan.begin_from,
-                on_plan=_say_plan,
+                on_plan=lambda plan: _say_plan(replace(plan, within_minutes=minutes)),
                 on_progress=on_progress,
             )
-    except KeyboardInterrupt:  # nothing but the current epoch is lost
+    except (KeyboardInterrupt, SystemExit):  # nothing but the current epoch is lost
         stays = "" if place == folder else f"{folder} is still the run that was there before; "
         say(f"interrupted; {stays}go on with: spoter-kit train --resume -o {shlex.quote(str(folder))}")
         raise

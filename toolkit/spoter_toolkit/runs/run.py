@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import BundleError, CheckpointError, DataError
+from spoter_runtime.errors import BundleError, CheckpointError, DataError, SpoterError
 from spoter_runtime.files import put_back, sha256_of, write_json
 from spoter_runtime.strict import expect, file_name, made_from, read_json, shown
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.model.config import ModelConfig
-from spoter_toolkit.workspace import LAST, RUN_JSON, RUN_WEIGHTS, RUNS
+from spoter_toolkit.workspace import LAST, RUN_JSON, RUN_WEIGHTS, RUNS, is_locked
 
 if TYPE_CHECKING:
     from spoter_toolkit.model.spoter import Spoter
 
 SCHEMA_VERSION: Final = 1
+RUNNING: Final = "running"  # status of a training, or of one that was killed
+STOPPED: Final = "stopped"  # status of a training that ended before its last step
 
 _MOST_BYTES: Final = 1 << 26  # of run.json
 _PACKAGES: Final = ("spoter-kit", "torch", "numpy", "accelerate", "safetensors")
@@ -54,8 +57,17 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """False for a stopped training that was not resumed."""
-        return bool(self.info["status"] != "running")
+        """False for a training that goes on, or was stopped and not resumed."""
+        return self.info["status"] not in (RUNNING, STOPPED)
+
+    def unfinished(self) -> SpoterError | None:
+        """Return a remark on a training that has not ended, with how it goes on; None where it has ended."""
+        if self.is_finished:
+            return None
+        if is_locked(self.folder):
+            return SpoterError(f"{self.folder}: its training goes on", fix="wait until it ends")
+        go_on = f"spoter-kit train --resume -o {shlex.quote(str(self.folder))}"
+        return SpoterError(f"{self.folder}: its training was interrupted", fix=go_on)
 
     def contract(self, max_batch: int = 32) -> GraphContract:
         """Return the contract of this run's model."""
@@ -77,9 +89,10 @@ class Run:
         """
         path = self.folder / RUN_WEIGHTS
         if not path.is_file():
+            unfinished = self.unfinished()
             raise CheckpointError(
                 f"{self.folder}: no {RUN_WEIGHTS}: the training did not get that far",
-                fix=f"spoter-kit train --resume -o {self.folder}",
+                fix=unfinished.fix if unfinished else "spoter-kit train makes another one",
             )
         return path
 
@@ -230,6 +243,17 @@ def write_run_json(
             "commit": source_commit(),
         },
     )
+
+
+def mark_status(folder: Path, status: str) -> None:
+    """Change the status in a run.json, and nothing else.
+
+    Raises:
+        CheckpointError: see `read_run`.
+    """
+    info = read_run(folder).info
+    if info["status"] != status:
+        write_json(folder / RUN_JSON, info | {"status": status})
 
 
 def installed_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:

@@ -45,6 +45,7 @@ class Loop:
     length: Schedule  # what `schedule` asks
     accelerator: Any
     generator: torch.Generator  # what augmentation draws from, on the model's device
+    ends: float = math.inf  # `time.monotonic()` after which an epoch takes no further step
     graphs: StepGraphs | None = None  # the steps' recordings; None where steps are launched kernel by kernel
 
     @classmethod
@@ -73,6 +74,18 @@ class Loop:
             accelerator=accelerator,
             generator=torch.Generator(accelerator.device),
         )
+
+    def ending(self, ends: float, *, most_steps: int) -> Loop:
+        """Return the loop with a length of so many steps at most, and the time at which it must end."""
+        config, most_steps = self.config, max(1, most_steps)
+        if config.epochs:
+            epochs = min(config.epochs, most_steps // len(self.batches(0)))
+            config = replace(config, epochs=max(1, epochs))
+        else:
+            config = replace(config, max_steps=min(most_steps, config.max_steps))
+        length = schedule_of(config, len(replace(self, config=config).batches(0)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, length)
+        return replace(self, config=config, length=length, schedule=schedule, ends=ends)
 
     def prepared(self) -> Loop:
         """Return the loop with the model on the accelerator's device, wrapped for several processes."""
@@ -113,18 +126,23 @@ class Loop:
         seen: list[Tensor] = []  # loss and accuracy of each step, left where they are until somebody looks
         loss = accuracy = 0.0
         self.model.train()
+        alone = self.accelerator.num_processes == 1  # several take the same number of steps
         for step, takes in enumerate(batches, start=1):
             frames = longest(takes)
             if self.graphs:  # few shapes: each is recorded
                 whole = -(-frames // FRAMES_STEP) * FRAMES_STEP
                 frames = max(frames, min(whole, self.config.model.max_frames))
             seen.append(self.step(read_batch(self.dataset, takes, self.accelerator.device, frames)))
+            if alone and time.monotonic() > self.ends:
+                batches = batches[:step]
             if step % _STEPS_BETWEEN_LOOKS == 1 or step == len(batches):
                 loss, accuracy = mean_of_steps(seen)
             on_step(
                 step,
                 f"epoch {epoch + 1}  loss {loss:.3f}  accuracy {accuracy:.3f}",
             )
+            if step == len(batches):
+                break
         seconds = time.perf_counter() - begin
         return {
             "epoch": epoch + 1,

@@ -11,7 +11,6 @@ from typing import Final
 import torch
 
 from spoter_toolkit.training.batches import read_batch
-from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.epochs import Loop
 from spoter_toolkit.training.length import LEAST_DECAY, LEAST_STEPS, least_steps
 
@@ -27,6 +26,7 @@ class Forecast:
     least_steps: int  # if the clips are learned at once
     most_steps: int
     seconds_a_step: float  # here, now
+    within_minutes: float | None = None  # it ends by then in any case
 
     def __str__(self) -> str:
         """Return the plan as one line for people."""
@@ -34,7 +34,10 @@ class Forecast:
         if self.least_steps < self.most_steps:
             steps = f"{self.least_steps:,} to {steps}, until the clips are learned"
             minutes = f"{minutes.replace('about', f'about {self._minutes(self.least_steps)} to')}"
-        return f"plan: {self.clips:,} clips, {self.labels:,} labels; {steps}; {minutes} minutes here"
+        time = f"{minutes} minutes here"
+        if self.within_minutes:
+            time = f"within {_plain(self.within_minutes)} here"
+        return f"plan: {self.clips:,} clips, {self.labels:,} labels; {steps}; {time}"
 
     @property
     def is_short(self) -> bool:
@@ -46,20 +49,24 @@ class Forecast:
         return f"{minutes:,.0f}" if minutes >= 10 else f"{max(0.1, minutes):.2g}"
 
 
-def forecast(loop: Loop) -> Forecast:
-    """Take a few steps on a copy of the model, and return the plan; the loop stays as it is."""
+def _plain(minutes: float) -> str:
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+
+def forecast(loop: Loop, seconds: float) -> Forecast:
+    """Return the plan of a training that is about to begin; `seconds` are those of a step."""
     config = loop.config
     return Forecast(
         clips=len(loop.clips),
         labels=config.model.num_classes,
         least_steps=loop.length.end if config.epochs else least_steps(config),
         most_steps=loop.length.end,
-        seconds_a_step=seconds_a_step(loop),
+        seconds_a_step=seconds,
     )
 
 
 def seconds_a_step(loop: Loop) -> float:
-    """Return the median time of an optimiser step here; with several processes, that of process 0."""
+    """Take a few steps on a copy of the model; return their median time, with several processes that of 0."""
     from accelerate.utils import broadcast_object_list
 
     device = loop.accelerator.device
@@ -74,11 +81,3 @@ def seconds_a_step(loop: Loop) -> float:
         taken.append(time.perf_counter() - begin)
     found = median(taken[1:])
     return float(broadcast_object_list([found])[0]) if loop.accelerator.num_processes > 1 else found
-
-
-def bounded(config: TrainConfig, loop: Loop, minutes: float) -> TrainConfig:
-    """Return the settings with a length that fits into some minutes here."""
-    steps = max(1, int(60 * minutes / seconds_a_step(loop)))
-    if config.epochs:
-        return replace(config, epochs=max(1, min(config.epochs, steps // len(loop.batches(0)))))
-    return replace(config, max_steps=min(steps, config.max_steps))

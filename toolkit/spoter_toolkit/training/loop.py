@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,7 +26,7 @@ from spoter_toolkit.runs.run import Run, read_run
 from spoter_toolkit.runs.weights import load_body, save_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.epochs import Loop, diverged
-from spoter_toolkit.training.forecast import Forecast, bounded, forecast
+from spoter_toolkit.training.forecast import Forecast, forecast, seconds_a_step
 from spoter_toolkit.training.length import is_learned, most_steps
 from spoter_toolkit.training.record import EVAL_BATCH, Progress, RunRecord, read_metrics, save_last
 from spoter_toolkit.training.start import clips_to_train
@@ -38,6 +40,10 @@ from spoter_toolkit.workspace import (
 )
 
 Tracker = Literal["tensorboard", "wandb"]
+
+# Of a bounded training's time, for what follows the last step.
+_FINISHING_S: Final = 5.0  # pictures and page take less than a second on an idle machine
+_FINISHING_SHARE: Final = 0.05
 
 # Telemetry of the Hugging Face hub, which Accelerate may import, and of W&B. They read this when they are
 # imported; a value that the user has set stays.
@@ -74,11 +80,12 @@ def train(
         allow_leak: train although the splits share a signer or a clip.
         trackers: log to these as well; each needs its extra.
         becomes_last: point ``runs/last`` at the run, before the first step.
-        minutes: bounds a new training: a step is timed here, and no more are taken than fit.
+        minutes: bounds a new training, from this call to its end: a step is timed here, no more are planned
+            than fit, and fewer are taken where the machine turns out to be slower.
         begin_from: a run whose weights a new training begins from, all but the last layer's; the model must
             be that run's, see `begun_from`.
         on_plan: called with what a new training is going to take, before its first step.
-        on_progress: called with (step, steps, what) after each optimiser step.
+        on_progress: called with (step, steps, what) after each optimiser step; before, with (0, 0, what).
 
     Raises:
         DataError: no train split, or a leak between the splits.
@@ -87,6 +94,7 @@ def train(
             process trains this run.
         MissingExtraError: a tracker is not installed.
     """
+    ends = time.monotonic() + 60 * minutes - _finishing_s(minutes) if minutes and not resume else math.inf
     for switch, value in _SWITCHED_OFF.items():
         os.environ.setdefault(switch, value)
     from accelerate import Accelerator
@@ -111,15 +119,18 @@ def train(
     )
     set_seed(config.seed)
     loop = Loop.begin(config, dataset, clips, accelerator)
-    if minutes and not resume:
-        config = bounded(config, loop, minutes)
-        set_seed(config.seed)
-        loop = Loop.begin(config, dataset, clips, accelerator)
+    if not resume and (minutes or on_plan):
+        if on_progress:
+            on_progress(0, 0, "timing a step")
+        seconds = seconds_a_step(loop)
+        if minutes:
+            loop = loop.ending(ends, most_steps=int((ends - time.monotonic()) / seconds))
+            config = loop.config
+        if on_plan:
+            on_plan(forecast(loop, seconds))
     if begin_from and not resume:
         weights = begin_from.load_model().state_dict()
         load_body(loop.model, weights, where=f"{begin_from.folder}, to begin from")
-    if on_plan and not resume:
-        on_plan(forecast(loop))
     about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     if begin_from and not resume:
         about["from"] = {"name": begin_from.name, "weights_sha256": begin_from.weights_sha256()}
@@ -134,14 +145,17 @@ def train(
                 save_last(place, loop.model, loop.optimizer, loop.schedule, progress)
         if becomes_last and accelerator.is_main_process:
             point_last_at(folder)
-        loop = loop.prepared()
-        if trackers:
-            accelerator.init_trackers(folder.name, config=flatten(config.as_json()))
-        run_epochs(loop, record, progress, val, on_progress)
-        if accelerator.is_main_process:
-            if not val:
-                save_weights(accelerator.unwrap_model(loop.model), place / RUN_WEIGHTS)
-            record.finish(val, progress)
+        with record.stopping() if accelerator.is_main_process else nullcontext():
+            loop = loop.prepared()
+            if trackers:
+                accelerator.init_trackers(folder.name, config=flatten(config.as_json()))
+            if on_progress:
+                on_progress(0, 0, "training")
+            run_epochs(loop, record, progress, val, on_progress)
+            if accelerator.is_main_process:
+                if not val:
+                    save_weights(accelerator.unwrap_model(loop.model), place / RUN_WEIGHTS)
+                record.finish(val, progress)
         for tracker in accelerator.trackers:  # not end_training, which also ends the group of processes
             tracker.finish()
         if accelerator.is_main_process and place != folder:
@@ -164,6 +178,7 @@ def run_epochs(
             on_progress(done, length.end, what + best)
 
     while (step := progress.epoch * epoch_steps) < length.end and not progress.stopped(config.patience):
+        begun = time.monotonic()
         row = loop.run_epoch(progress.epoch, report)
         progress.epoch, step = progress.epoch + 1, step + epoch_steps
         if accelerator.is_main_process:
@@ -174,17 +189,40 @@ def run_epochs(
                 if progress.improved(row["val_accuracy"], row["val_loss"]):
                     save_weights(bare, folder / RUN_WEIGHTS)
             record.append(row)
+            progress.end = steps_until(loop.ends, step, begun, epoch_steps, length.end)
             if not (config.epochs or progress.decay_from):
                 labels = config.model.num_classes
-                if is_learned(read_metrics(folder), step, length.end, labels):
+                if is_learned(read_metrics(folder), step, progress.end, labels):
                     progress.decay_from = step
         if accelerator.trackers:
             accelerator.log({k: v for k, v in row.items() if k != "epoch"}, step=progress.epoch)
         progress.share(accelerator)
-        if progress.decay_from == step:
+        length.end = progress.end
+        if progress.decay_from == step < length.end:
             length.begin_decay(step, epoch_steps)
         if accelerator.is_main_process:
             save_last(folder, bare, loop.optimizer, loop.schedule, progress)
+
+
+def steps_until(ends: float, step: int, begun: float, epoch_steps: int, bound: int) -> int:
+    """Return the step at which a training must end: its bound, or before where time runs out.
+
+    Args:
+        ends: `time.monotonic()` at which the last epoch must have ended.
+        step: optimiser steps so far.
+        begun: `time.monotonic()` at which the last epoch began.
+        epoch_steps: that it took.
+        bound: the end as planned.
+    """
+    now = time.monotonic()
+    if now + (bound - step) / epoch_steps * (now - begun) <= ends:
+        return bound
+    return min(bound, step + max(0, int((ends - now) / (now - begun))) * epoch_steps)
+
+
+def _finishing_s(minutes: float) -> float:
+    """Return what is kept of the time for the pictures and the page."""
+    return min(_FINISHING_S, 60 * minutes * _FINISHING_SHARE)
 
 
 def validate(model: Spoter, dataset: Dataset, clips: tuple[Clip, ...]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from spoter_runtime.strict import expect, json_from_text
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.evaluation import infer_clips, scores_from_logits
 from spoter_toolkit.model.spoter import Spoter
-from spoter_toolkit.runs.run import read_run, write_run_json
+from spoter_toolkit.runs.run import RUNNING, STOPPED, mark_status, read_run, write_run_json
 from spoter_toolkit.runs.weights import load_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.findings import findings_of
@@ -41,6 +42,7 @@ class Progress:
     best_loss: float = float("inf")
     best_epoch: int = 0
     evaluations_since_best: int = 0
+    end: int = 0  # the last step, as far as is known; 0: nothing was trained yet
     decay_from: int = 0  # step from which an automatic length lets the rate fall; 0: not yet decided
 
     def improved(self, accuracy: float, loss: float) -> bool:
@@ -86,9 +88,19 @@ class RunRecord:
             temporary.mkdir()
             if self.folder != self.target:
                 mark_as_replacing(temporary)
-            self._write_info(temporary, "running", {"epochs": 0})
+            self._write_info(temporary, RUNNING, {"epochs": 0})
         if self.folder == self.target:
             remove(hidden_beside(self.target))  # or --resume would go on with what was begun there
+
+    @contextlib.contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Context manager of a training: if it does not reach its end, run.json says that it was stopped."""
+        try:
+            yield
+        except BaseException:  # Ctrl-C and SIGTERM too
+            with contextlib.suppress(OSError, CheckpointError):  # the disk is full, or the folder is gone
+                mark_status(self.folder, STOPPED)
+            raise
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one epoch's row to metrics.jsonl."""
@@ -108,6 +120,7 @@ class RunRecord:
         """
         folder = self.folder
         self._check_same()
+        mark_status(folder, RUNNING)
         for leftover in folder.glob(".*.tmp"):  # of a kill in the middle of a write
             remove(leftover)
         if not (folder / LAST).is_file():
