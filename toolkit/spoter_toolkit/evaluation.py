@@ -176,10 +176,7 @@ def clips_to_evaluate(dataset: Dataset, split: str) -> tuple[Clip, ...]:
     check_split(split)
     clips = dataset.clips if split == "all" else dataset.clips_in(split)
     if not clips:
-        raise DataError(
-            f"{dataset.folder}: no clip is in the split {split!r}",
-            fix=f"spoter-kit data split {dataset.folder}",
-        )
+        raise DataError(f"{dataset.folder}: no clip is in the split {split!r}", fix=dataset.split_command)
     return clips
 
 

@@ -99,7 +99,7 @@ def test_two_signers_are_one_for_train_and_one_for_test():
 
 def test_one_signer_is_refused_with_what_to_do():
     with pytest.raises(
-        DataError, match=r"all clips are of one signer \(A\).*spoter-kit data split --by clip"
+        DataError, match=r"all are of A, so no clips can be kept for a signer .*data split .* --by clip"
     ):
         split_by_signer(dataset_of(people("A")))
 

@@ -161,3 +161,12 @@ def test_an_id_that_fits_several_clips_is_refused(tiny: Dataset, tmp_path: Path)
 def test_no_such_file(tiny: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file, expected a split of clips"):
         split_from_file(tiny, tmp_path / "none.csv")
+
+
+def test_all_clips_may_be_for_train(tiny: Dataset, tmp_path: Path) -> None:
+    named = {clip.id: "train" for clip in tiny.clips}
+    result = split_from_file(tiny, csv_of(tmp_path / "all.csv", named))
+    assert (len(result.clips_in("train")), result.split) == (
+        len(tiny.clips),
+        "by signer, from all.csv: all clips are for train",
+    )

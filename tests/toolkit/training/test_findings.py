@@ -45,7 +45,7 @@ def said(
     trained: tuple[Clip, ...],
     scores: Scores | None,
     *,
-    fixed_epochs: int = 0,
+    longer: str = "more steps",
     tested: tuple[Clip, ...] = (),
 ) -> list[str]:
     known = [replace(clip, split="train") for clip in trained]
@@ -59,9 +59,7 @@ def said(
         split="",
         sha256="",
     )
-    return [
-        f"{f.what}. Fix: {f.fix}" for f in findings_of(metrics, dataset, scores, fixed_epochs=fixed_epochs)
-    ]
+    return [f"{f.what}. Fix: {f.fix}" for f in findings_of(metrics, dataset, scores, longer=longer)]
 
 
 def test_a_training_that_reached_everything_is_not_blamed() -> None:
@@ -70,12 +68,12 @@ def test_a_training_that_reached_everything_is_not_blamed() -> None:
 
 
 def test_low_training_accuracy_and_a_loss_that_falls_are_said_with_a_longer_training() -> None:
-    assert said(rows(0.25, [4.0, 3.0, 2.5, 2.0]), clips(), None, fixed_epochs=20) == [
+    assert said(rows(0.25, [4.0, 3.0, 2.5, 2.0]), clips(), None, longer="--set epochs=80") == [
         "not converged: training accuracy ends at 25 %, on changed clips, and the loss still falls (2.50 to "
         "2.00). Fix: --set epochs=80"
     ]
     assert said(rows(0.25, FLAT), clips(), None) == [
-        "not converged: training accuracy ends at 25 %, on changed clips. Fix: a larger --minutes, or none"
+        "not converged: training accuracy ends at 25 %, on changed clips. Fix: more steps"
     ]
 
 

@@ -20,6 +20,7 @@ from spoter_toolkit.training.length import (
     Schedule,
     check_minutes,
     is_learned,
+    longer,
     most_steps,
     schedule_of,
 )
@@ -90,6 +91,20 @@ def test_the_bound_follows_clips_and_labels() -> None:
     assert most_steps(AUTOMATIC, 320_000, 60) == 4000  # the setting
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"epochs": 20, "max_steps": 0}, "--set epochs=80"),
+        ({"max_steps": 100}, "a larger --minutes or max_steps, or neither"),
+        ({"max_steps": 4000}, "--set max_steps=8000"),
+    ],
+)
+def test_a_training_that_ended_too_early_gets_more_of_what_bounded_it(
+    settings: dict[str, int], expected: str
+) -> None:
+    assert longer(replace(AUTOMATIC, **settings), 40, 2) == expected
+
+
 def test_minutes_bound_the_steps_and_the_plan_says_so(tiny: Dataset, tmp_path: Path) -> None:
     small = replace(AUTOMATIC.model, d_model=36, num_encoder_layers=1, d_ff=40)
     config = replace(AUTOMATIC, model=small, max_steps=0, batch_size=4)
@@ -98,7 +113,7 @@ def test_minutes_bound_the_steps_and_the_plan_says_so(tiny: Dataset, tmp_path: P
     (plan,) = plans
     assert (plan.clips, plan.labels) == (len(tiny.clips_in("train")), 4)
     assert plan.most_steps == run.info["train"]["max_steps"] < 700
-    assert plan.is_short
+    assert (plan.is_short, plan.longer) == (True, "a larger --minutes, or none")
     assert str(plan).startswith(f"plan: {plan.clips} clips, 4 labels; {plan.most_steps} steps; about 0.1 min")
     bounded = replace(plan, within_minutes=2)
     assert str(bounded).endswith(f"{plan.most_steps} steps; within 2 minutes here")

@@ -88,3 +88,6 @@ def test_a_run_of_other_landmarks_is_no_beginning(tiny: Dataset) -> None:
     on_normalised = replace(plan.begin_from, config=replace(plan.begin_from.config, normalize="none"))
     with pytest.raises(ConfigError, match="source: was trained on normalised landmarks"):
         begun_from(plan.config, on_normalised, tiny)
+    short = replace(plan.begin_from, config=replace(plan.begin_from.config, max_seq_length=20))
+    with pytest.raises(ConfigError, match=r"source: its model takes 19 frames, a clip of .* has \d+\. Fix: "):
+        begun_from(plan.config, short, tiny)

@@ -171,7 +171,7 @@ def negatives_of(
         )
     clips = [clip for clip in clips if clip.frames <= contract.max_frames]
     if not clips:
-        raise DataError(f"{folder}: no clip for {split}", fix=f"spoter-kit data split {folder}")
+        raise DataError(f"{folder}: no clip for {split}", fix=dataset.split_command)
     return recorded_negatives(dataset, clips, f"clips of {folder.resolve().name}")
 
 

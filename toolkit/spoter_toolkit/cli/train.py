@@ -221,6 +221,4 @@ def _say_plan(plan: Forecast) -> None:
         return
     say(str(plan))
     if plan.is_short:
-        say(
-            "these are fewer steps than any data was seen to be learned in", fix="a larger --minutes, or none"
-        )
+        say("these are fewer steps than any data was seen to be learned in", fix=plan.longer)

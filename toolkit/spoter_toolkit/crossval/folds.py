@@ -50,8 +50,8 @@ def folds_of(dataset: Dataset, *, by: By | None = None, count: int | None = None
 
     Raises:
         UsageError: fewer than two folds.
-        DataError: one label only, more folds than signers, signers of whom only some are known, or a fold
-            without clips to test or to train on.
+        DataError: one label only, more folds than signers, signers of whom only some are known, one recording
+            of each label, or a fold without clips to test or to train on.
     """
     if count is not None and count < 2:
         raise UsageError(f"--folds {count}: expected at least 2", fix="--folds 5")
@@ -109,6 +109,11 @@ def _of_signers(dataset: Dataset, signers: Sequence[str]) -> list[list[Clip]]:
 def _of_recordings(dataset: Dataset) -> list[list[Clip]]:
     """Return groups of clips in an order that spreads each label over the folds."""
     groups = grouped_clips(dataset, "recording")
+    if max(Counter(group[0].label for group in groups).values()) < 2:
+        raise DataError(
+            f"{dataset.folder}: no label has two recordings, so none can be tested by a model that knows it",
+            fix="record each label twice, better by several signers",
+        )
     order = np.random.default_rng(0).permutation(len(groups))
     return sorted((groups[i] for i in order), key=lambda group: group[0].label)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -90,6 +91,12 @@ class Dataset:
     def label_index(self) -> dict[str, int]:
         """Return label name → column of the logits."""
         return {label.name: i for i, label in enumerate(self.labels)}
+
+    @property
+    def split_command(self) -> str:
+        """The command that splits these clips, or splits them anew, for the fix of an error."""
+        mixed = " --by clip" if len({clip.signer for clip in self.clips}) == 1 else ""
+        return f"spoter-kit data split {quote(str(self.folder))}{mixed}{' --force' if self.split else ''}"
 
     def with_clips(self, clips: Iterable[Clip], split: str) -> Dataset:
         """Return the same dataset with other rows (a subset, or other split names)."""

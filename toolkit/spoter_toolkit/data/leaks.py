@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,7 +18,14 @@ from spoter_toolkit.data.names import listed, natural_order
 SIGNERS_SHARED: Final = ("by clip", "by recording")
 
 
-def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen: bool) -> Dataset:
+def finished_split(
+    dataset: Dataset,
+    clips: list[Clip],
+    words: str,
+    drop_unseen: bool,
+    *,
+    needs: Sequence[str] = ("train", "test"),
+) -> Dataset:
     """Return the dataset with a new split, after checking it for leaks and labels unknown to train.
 
     Args:
@@ -25,9 +33,10 @@ def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen:
         clips: all its clips with their new splits.
         words: name of the split.
         drop_unseen: leave out clips whose label train lacks, instead of raising.
+        needs: splits that must have clips.
 
     Raises:
-        DataError: train lacks a label, test has no clip, or see `check_no_leak`.
+        DataError: train lacks a label, a split that is needed has no clip, or see `check_no_leak`.
     """
     trained = {clip.label for clip in clips if clip.split == "train"}
     unseen = sorted({clip.label for clip in clips} - trained, key=natural_order)
@@ -43,7 +52,7 @@ def finished_split(dataset: Dataset, clips: list[Clip], words: str, drop_unseen:
         dropped = sum(clip.label in unseen for clip in clips)
         clips = [replace(clip, split="") if clip.label in unseen else clip for clip in clips]
         words += f"; left out: {dropped} clips of {len(unseen)} labels that train never has"
-    if empty := [name for name in ("train", "test") if all(clip.split != name for clip in clips)]:
+    if empty := [name for name in needs if all(clip.split != name for clip in clips)]:
         raise DataError(
             f"{dataset.folder}: no clip is left for {' and '.join(empty)}; split: {words}",
             fix="import clips of the same labels by other signers",

@@ -98,10 +98,10 @@ def split_by_signer(
     signers = sorted({clip.signer for clip in dataset.clips}, key=natural_order)
     check_known([*test, *val], signers, what="signer", where=dataset.folder)
     if len(signers) == 1:
+        whose = "nobody said who signs" if signers == [UNKNOWN_SIGNER] else f"all are of {signers[0]}"
         raise DataError(
-            f"{dataset.folder}: all clips are of one signer ({signers[0]}), so nothing can be said "
-            "about others",
-            fix="import more signers, or ask for a signer-mixed split: spoter-kit data split --by clip",
+            f"{dataset.folder}: {whose}, so no clips can be kept for a signer who is not in train",
+            fix=f"import clips of more signers, or mix them: {dataset.split_command}",
         )
     if UNKNOWN_SIGNER in signers:
         raise DataError(
@@ -179,7 +179,10 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
         drawn = [of_label[label][i] for i in random.permutation(len(of_label[label]))]
         splits |= draw_clips(drawn)
     if "test" not in splits.values():
-        raise DataError(f"{dataset.folder}: no label has two {by}s that differ, so none is left for a test")
+        raise DataError(
+            f"{dataset.folder}: no label has two {by}s that differ, so none is left for a test",
+            fix="record each label twice; or train on all: --from a CSV of columns id and split, each train",
+        )
     shares = Counter(splits.values())
     words = ", ".join(f"{name} {100 * shares[name] / len(splits):.0f} %" for name in ("test", "val"))
     return finished_split(

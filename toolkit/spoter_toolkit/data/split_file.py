@@ -65,14 +65,14 @@ def split_from_file(
             f"{name} {listed(sorted({c.signer for c in clips if c.split == name}, key=natural_order))}"
             for name in parts
         )
-        said = f"by signer, from {path.name}: {words}"
+        said = f"by signer, from {path.name}: {words or 'all clips are for train'}"
     else:
         shares = Counter(clip.split for clip in clips if clip.split)
         words = ", ".join(f"{name} {100 * shares[name] / shares.total():.0f} %" for name in parts)
-        said = f"by {by}, signers are shared, from {path.name}: {words}"
+        said = f"by {by}, signers are shared, from {path.name}: {words or 'all clips are for train'}"
     if left := sum(not clip.split for clip in clips):
         said += f"; left out: {left} clips that it does not name"
-    return finished_split(dataset, clips, said, drop_unseen)
+    return finished_split(dataset, clips, said, drop_unseen, needs=("train",))
 
 
 def read_split_file(path: Path) -> dict[str, str]:

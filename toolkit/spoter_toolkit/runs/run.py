@@ -139,8 +139,8 @@ def read_run(folder: Path | str) -> Run:
     path = folder / RUN_JSON
     try:
         info = read_json(path, most_bytes=_MOST_BYTES)
-    except FileNotFoundError as error:
-        what = "no such folder" if not folder.exists() else f"not a run: it has no {RUN_JSON}"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = f"not a run: it has no {RUN_JSON}" if folder.exists() else "no such folder"
         raise CheckpointError(f"{folder}: {what}", fix="spoter-kit train makes one") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error

@@ -34,7 +34,7 @@ class Finding:
 
 
 def findings_of(
-    rows: Sequence[dict[str, Any]], dataset: Dataset, scores: Scores | None, *, fixed_epochs: int
+    rows: Sequence[dict[str, Any]], dataset: Dataset, scores: Scores | None, *, longer: str
 ) -> tuple[Finding, ...]:
     """Return the findings of a training that has ended, the gravest first.
 
@@ -42,9 +42,8 @@ def findings_of(
         rows: of metrics.jsonl.
         dataset: that was trained on.
         scores: of the kept weights on the validation split; None without one.
-        fixed_epochs: the setting `epochs`.
+        longer: what gives it more steps, see `length.longer`.
     """
-    longer = f"--set epochs={4 * fixed_epochs}" if fixed_epochs else "a larger --minutes, or none"
     found = [_not_learned(rows, longer)]
     if scores:
         found += [_far_below(rows, scores), _never_predicted(scores), _signer_alone(scores)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass, replace
 from statistics import median
@@ -26,6 +27,7 @@ class Forecast:
     least_steps: int  # if the clips are learned at once
     most_steps: int
     seconds_a_step: float  # here, now
+    longer: str = ""  # what gives it enough steps
     within_minutes: float | None = None  # it ends by then in any case
 
     def __str__(self) -> str:
@@ -53,15 +55,25 @@ def _plain(minutes: float) -> str:
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
-def forecast(loop: Loop, seconds: float) -> Forecast:
-    """Return the plan of a training that is about to begin; `seconds` are those of a step."""
+def forecast(loop: Loop, seconds: float, minutes: float | None = None) -> Forecast:
+    """Return the plan of a training that is about to begin.
+
+    Args:
+        loop: before its first step.
+        seconds: a step takes here.
+        minutes: that bounded it.
+    """
     config = loop.config
+    enough, more = LEAST_STEPS + LEAST_DECAY, "max_steps"
+    if config.epochs:
+        enough, more = math.ceil(enough / len(loop.batches(0))), "epochs"
     return Forecast(
         clips=len(loop.clips),
         labels=config.model.num_classes,
         least_steps=loop.length.end if config.epochs else least_steps(config),
         most_steps=loop.length.end,
         seconds_a_step=seconds,
+        longer="a larger --minutes, or none" if minutes else f"--set {more}={enough}",
     )
 
 

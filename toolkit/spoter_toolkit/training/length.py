@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from spoter_runtime.errors import UsageError
@@ -63,6 +63,15 @@ def most_steps(config: TrainConfig, clips: int, labels: int) -> int:
     """Return the bound of an automatic length: the setting, or what the data's size suggests."""
     passes = MOST_PASSES * math.ceil(clips / config.batch_size)
     return config.max_steps or max(MOST_STEPS, MOST_STEPS_A_LABEL * labels, passes)
+
+
+def longer(config: TrainConfig, clips: int, labels: int) -> str:
+    """Return what gives a training that ended too early more steps, for the fix of a finding."""
+    if config.epochs:
+        return f"--set epochs={4 * config.epochs}"
+    if config.max_steps < most_steps(replace(config, max_steps=0), clips, labels):
+        return "a larger --minutes or max_steps, or neither"
+    return f"--set max_steps={2 * config.max_steps}"
 
 
 def least_steps(config: TrainConfig) -> int:

@@ -127,7 +127,7 @@ def train(
             loop = loop.ending(ends, most_steps=int((ends - time.monotonic()) / seconds))
             config = loop.config
         if on_plan:
-            on_plan(forecast(loop, seconds))
+            on_plan(forecast(loop, seconds, minutes))
     if begin_from and not resume:
         weights = begin_from.load_model().state_dict()
         load_body(loop.model, weights, where=f"{begin_from.folder}, to begin from")

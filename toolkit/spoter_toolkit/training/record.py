@@ -23,6 +23,7 @@ from spoter_toolkit.runs.run import RUNNING, STOPPED, mark_status, read_run, wri
 from spoter_toolkit.runs.weights import load_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.findings import findings_of
+from spoter_toolkit.training.length import longer
 from spoter_toolkit.training.page import html_from_run
 from spoter_toolkit.training.plots import draw_accuracy, draw_confusion, draw_curves
 from spoter_toolkit.workspace import RUN_JSON, check_run_target, hidden_beside, mark_as_replacing
@@ -171,7 +172,8 @@ class RunRecord:
             draw_confusion(scores, folder / "confusion.png", title=title)
             draw_accuracy(scores, folder / "accuracy.png", title=title)
             metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
-        found = findings_of(rows, dataset, scores, fixed_epochs=self.config.epochs)
+        more = longer(self.config, len(dataset.clips_in("train")), len(dataset.labels))
+        found = findings_of(rows, dataset, scores, longer=more)
         best = progress.best_epoch if val else None
         draw_curves(rows, folder / "curves.png", best_epoch=best, notes=[one.what for one in found])
         page = html_from_run(self.target.name, dataset, rows, scores, found)

@@ -95,7 +95,7 @@ def begun_from(config: TrainConfig, source: Run, dataset: Dataset) -> TrainConfi
 
     Raises:
         CheckpointError: the run has no weights yet.
-        ConfigError: its model was made for other landmarks than the data has.
+        ConfigError: its model was made for other landmarks than the data has, or for shorter clips.
     """
     source.weights_path()
     normalises = source.config.normalize != "none"
@@ -112,6 +112,12 @@ def begun_from(config: TrainConfig, source: Run, dataset: Dataset) -> TrainConfi
             "detected",
             fix="begin from a run on landmarks as detected",
         )
+    longest, most = max(clip.frames for clip in dataset.clips), source.config.max_frames
+    if most < min(longest, config.model.max_frames):
+        raise ConfigError(
+            f"{source.folder}: its model takes {most} frames, a clip of {dataset.folder} has {longest}",
+            fix=f"begin from a run with model.max_seq_length {longest + 1} or more, or without --from",
+        )
     return replace(config, model=replace(source.config, dropout=config.model.dropout))
 
 
@@ -123,9 +129,7 @@ def clips_to_train(dataset: Dataset) -> tuple[Clip, ...]:
     """
     clips = dataset.clips_in("train")
     if not clips:
-        raise DataError(
-            f"{dataset.folder}: no clip is in the train split", fix=f"spoter-kit data split {dataset.folder}"
-        )
+        raise DataError(f"{dataset.folder}: no clip is in the train split", fix=dataset.split_command)
     if len({clip.label for clip in clips}) == 1:
         raise DataError(
             f"{dataset.folder}: all clips of the train split have the label {clips[0].label}: there is "
