@@ -1,0 +1,121 @@
+/*
+ * spoter.h: recognise signs in clips of landmarks, from C99 or C++.
+ *
+ * Every function that can fail returns a status. After a failure spoter_error_message() says what is wrong and where,
+ * and spoter_error_fix() what to do; both are of the calling thread and stay valid until its next call.
+ * A recogniser may be used by several threads at once. A process that forks creates its own after the fork.
+ */
+#ifndef SPOTER_SPOTER_H
+#define SPOTER_SPOTER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define SPOTER_API __attribute__((visibility("default")))
+#else
+#define SPOTER_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SPOTER_LANDMARKS 54           /* of a frame: 12 of the body, 21 of the left hand, 21 of the right hand */
+#define SPOTER_FEATURES 108           /* x0 y0 x1 y1 ... */
+
+/* The names of Python's errors: InputError, BundleError, ... */
+typedef enum spoter_status {
+  SPOTER_OK = 0,
+  SPOTER_INPUT_ERROR = 1,          /* a clip or an argument that the model does not take */
+  SPOTER_BUNDLE_ERROR = 2,         /* a bundle that is missing, damaged, foreign or too new */
+  SPOTER_BACKEND_ERROR = 3,        /* ONNX Runtime cannot load or run the file */
+  SPOTER_NOT_FINITE_ERROR = 4,     /* it ran, and its logits are no numbers */
+  SPOTER_MISSING_ENGINE_ERROR = 5, /* ONNX Runtime is not there */
+  SPOTER_MEMORY_ERROR = 6,
+  SPOTER_INTERNAL_ERROR = 7        /* a defect of this library */
+} spoter_status;
+
+/* How to open a bundle. Begin with SPOTER_OPTIONS_INIT; a pointer that is NULL means the default. */
+typedef struct spoter_options {
+  size_t size;             /* sizeof(spoter_options): newer libraries may know more fields */
+  const char *onnxruntime; /* ONNX Runtime's library; default: $SPOTER_ONNXRUNTIME, or libonnxruntime.so.1 */
+  const char *backend;     /* "ort-cpu-fused" or "ort-cpu"; default: the first of them that works here */
+  const char *precision;   /* default: "fp32" */
+  int threads;             /* inside one operator; 0: one per core */
+  int resample;            /* not 0: shorten a clip that is longer than the model takes, instead of refusing it */
+} spoter_options;
+#define SPOTER_OPTIONS_INIT {sizeof(spoter_options), NULL, NULL, NULL, 0, 0}
+
+/* One label; all texts are UTF-8, and belong to the recogniser. */
+typedef struct spoter_label {
+  const char *name;
+  const char *gloss;
+  const char *bengali;
+  const char *romanised;
+} spoter_label;
+
+/* frames x 54 x 2 floats: x and y in image coordinates, NaN or (0, 0) where a landmark was not detected. */
+typedef struct spoter_clip {
+  const float *landmarks;
+  size_t frames;
+  const char *name; /* how an error names it; NULL: "clip", or "clip 3" of several */
+} spoter_clip;
+
+typedef struct spoter_prediction {
+  size_t label;       /* index of the best label, for spoter_recognizer_label */
+  const char *name;   /* its name; belongs to the recogniser */
+  double score;       /* its softmax value, 0..1; not calibrated: use it to rank */
+  double probability; /* calibrated; NaN where the bundle holds no calibration */
+  int is_sign;        /* 1: a sign that the model knows; 0: none; -1: the bundle holds no calibration */
+  double latency_ms;  /* of this clip's inference, or of its whole batch */
+  char reason[256];   /* why it is no sign, or why nothing is known of that; empty for a sign */
+} spoter_prediction;
+
+/* The result of the golden test: stored inputs with PyTorch's answers, run here. */
+typedef struct spoter_replay {
+  int passed;
+  size_t files; /* whose hash was checked */
+  size_t clips;
+  size_t labels_agree;
+  double max_logit_diff; /* over the finite answers; NaN where there is none */
+  double tolerance;      /* the largest difference that the bundle allows */
+} spoter_replay;
+
+typedef struct spoter_recognizer spoter_recognizer;
+
+SPOTER_API const char *spoter_version(void);
+SPOTER_API const char *spoter_error_message(void);
+SPOTER_API const char *spoter_error_fix(void);
+
+/* Open a bundle folder, or a lone .onnx file of one; options may be NULL. Free it with spoter_recognizer_destroy. */
+SPOTER_API spoter_status spoter_recognizer_create(const char *path, const spoter_options *options,
+                                                  spoter_recognizer **recognizer);
+SPOTER_API void spoter_recognizer_destroy(spoter_recognizer *recognizer);
+
+SPOTER_API const char *spoter_recognizer_backend(const spoter_recognizer *recognizer);
+SPOTER_API const char *spoter_recognizer_file(const spoter_recognizer *recognizer);        /* in the bundle */
+SPOTER_API const char *spoter_recognizer_onnxruntime(const spoter_recognizer *recognizer); /* its version */
+SPOTER_API size_t spoter_recognizer_max_frames(const spoter_recognizer *recognizer);
+SPOTER_API size_t spoter_recognizer_max_batch(const spoter_recognizer *recognizer);
+SPOTER_API size_t spoter_recognizer_label_count(const spoter_recognizer *recognizer);
+/* All texts of a label are empty where there is no label of that index. */
+SPOTER_API spoter_label spoter_recognizer_label(const spoter_recognizer *recognizer, size_t index);
+
+/* Recognise one clip. logits may be NULL, or has room for one float a label. */
+SPOTER_API spoter_status spoter_predict(const spoter_recognizer *recognizer, const spoter_clip *clip,
+                                        spoter_prediction *prediction, float *logits);
+/* Recognise many clips, in batches of similar lengths; nothing is recognised where one of them is refused. */
+SPOTER_API spoter_status spoter_predict_many(const spoter_recognizer *recognizer, const spoter_clip *clips,
+                                             size_t count, spoter_prediction *predictions, float *logits);
+/* Run a padded batch: poses are batch x frames x 108, lengths the real frames of each clip, or NULL for all. */
+SPOTER_API spoter_status spoter_infer(const spoter_recognizer *recognizer, const float *poses,
+                                      const int32_t *lengths, size_t batch, size_t frames, float *logits);
+
+/* Check the hash of every file of a bundle and replay its goldens here. OK also where they differ: see passed. */
+SPOTER_API spoter_status spoter_verify(const char *path, const spoter_options *options, spoter_replay *replay);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,123 @@
+// spoter.hpp: the C++17 face on spoter.h, header only. Failures are exceptions; objects free themselves.
+#pragma once
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "spoter/spoter.h"
+
+namespace spoter {
+
+// what() is the message, then the fix.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(spoter_status status)
+      : std::runtime_error(text()), status(status), message(spoter_error_message()), fix(spoter_error_fix()) {}
+
+  spoter_status status;
+  std::string message, fix;
+
+ private:
+  static std::string text() {
+    const std::string said = spoter_error_message(), remedy = spoter_error_fix();
+    return remedy.empty() ? said : said + ". Fix: " + remedy;
+  }
+};
+
+inline void check(spoter_status status) {
+  if (status != SPOTER_OK) throw Error(status);
+}
+
+// frames x 54 x 2 floats; the memory stays the caller's.
+struct Clip {
+  const float *landmarks = nullptr;
+  std::size_t frames = 0;
+  std::string name = "clip";
+};
+
+struct Prediction {
+  std::string label;
+  std::size_t index;
+  double score;                       // softmax; not calibrated
+  std::optional<double> probability;  // calibrated; none without a calibration in the bundle
+  std::optional<bool> is_sign;
+  std::string reason;
+  double latency_ms;
+  std::vector<float> logits;
+};
+
+struct Options {
+  std::string onnxruntime, backend, precision;
+  int threads = 0;
+  bool resample = false;
+
+  spoter_options raw() const {
+    spoter_options made = SPOTER_OPTIONS_INIT;
+    const auto pointer = [](const std::string &text) { return text.empty() ? nullptr : text.c_str(); };
+    made.onnxruntime = pointer(onnxruntime), made.backend = pointer(backend), made.precision = pointer(precision);
+    made.threads = threads, made.resample = resample;
+    return made;
+  }
+};
+
+class Recognizer {
+ public:
+  explicit Recognizer(const std::string &path, const Options &options = {}) {
+    const spoter_options raw = options.raw();
+    check(spoter_recognizer_create(path.c_str(), &raw, &handle_));
+  }
+  ~Recognizer() { spoter_recognizer_destroy(handle_); }
+  Recognizer(Recognizer &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Recognizer &operator=(Recognizer &&other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+
+  std::size_t max_frames() const { return spoter_recognizer_max_frames(handle_); }
+  std::string backend() const { return spoter_recognizer_backend(handle_); }
+  std::string onnxruntime() const { return spoter_recognizer_onnxruntime(handle_); }
+  const spoter_recognizer *handle() const { return handle_; }
+
+  std::vector<spoter_label> labels() const {
+    std::vector<spoter_label> made;
+    for (std::size_t i = 0; i < spoter_recognizer_label_count(handle_); ++i)
+      made.push_back(spoter_recognizer_label(handle_, i));
+    return made;
+  }
+
+  Prediction predict(const Clip &clip) const { return predict_many({clip}).front(); }
+
+  std::vector<Prediction> predict_many(const std::vector<Clip> &clips) const {
+    std::vector<spoter_clip> raw;
+    for (const Clip &clip : clips) raw.push_back({clip.landmarks, clip.frames, clip.name.c_str()});
+    const std::size_t classes = spoter_recognizer_label_count(handle_);
+    std::vector<spoter_prediction> found(clips.size());
+    std::vector<float> logits(clips.size() * classes);
+    check(spoter_predict_many(handle_, raw.data(), raw.size(), found.data(), logits.data()));
+    std::vector<Prediction> made;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const spoter_prediction &one = found[i];
+      const float *begin = logits.data() + i * classes;
+      Prediction prediction{one.name, one.label,  one.score,      {},
+                            {},       one.reason, one.latency_ms, {begin, begin + classes}};
+      if (one.is_sign >= 0) prediction.probability = one.probability, prediction.is_sign = one.is_sign == 1;
+      made.push_back(std::move(prediction));
+    }
+    return made;
+  }
+
+ private:
+  spoter_recognizer *handle_ = nullptr;
+};
+
+inline spoter_replay verify(const std::string &path, const Options &options = {}) {
+  const spoter_options raw = options.raw();
+  spoter_replay replay = {};
+  check(spoter_verify(path.c_str(), &raw, &replay));
+  return replay;
+}
+
+}  // namespace spoter

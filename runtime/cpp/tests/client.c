@@ -1,0 +1,51 @@
+/* A program in C99 that opens a bundle and answers a clip: client BUNDLE CLIP.f32 [ONNXRUNTIME] */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "spoter/spoter.h"
+
+static int failed(spoter_status status) {
+  fprintf(stderr, "error %d: %s. Fix: %s\n", (int)status, spoter_error_message(), spoter_error_fix());
+  return 1;
+}
+
+int main(int argc, char **argv) {
+  spoter_options options = SPOTER_OPTIONS_INIT;
+  spoter_recognizer *recognizer = NULL;
+  spoter_prediction prediction;
+  spoter_clip clip = {NULL, 0, "the clip"};
+  spoter_replay replay;
+  spoter_status status;
+  float *landmarks;
+  size_t count;
+  FILE *file;
+
+  if (argc < 3) return 2;
+  if (argc > 3) options.onnxruntime = argv[3];
+  options.threads = 1;
+  status = spoter_verify(argv[1], &options, &replay);
+  if (status != SPOTER_OK) return failed(status);
+  printf("%s: %lu of %lu goldens agree\n", replay.passed ? "verified" : "NOT VERIFIED",
+         (unsigned long)replay.labels_agree, (unsigned long)replay.clips);
+
+  status = spoter_recognizer_create(argv[1], &options, &recognizer);
+  if (status != SPOTER_OK) return failed(status);
+  landmarks = malloc(sizeof(float) * SPOTER_FEATURES * spoter_recognizer_max_frames(recognizer));
+  file = fopen(argv[2], "rb");
+  if (!landmarks || !file) return 2;
+  count = fread(landmarks, sizeof(float), SPOTER_FEATURES * spoter_recognizer_max_frames(recognizer), file);
+  fclose(file);
+  clip.landmarks = landmarks;
+  clip.frames = count / SPOTER_FEATURES;
+  status = spoter_predict(recognizer, &clip, &prediction, NULL);
+  if (status != SPOTER_OK) {
+    spoter_recognizer_destroy(recognizer);
+    free(landmarks);
+    return failed(status);
+  }
+  printf("%s %.6f %s\n", prediction.name, prediction.score, isnan(prediction.probability) ? "-" : "calibrated");
+  spoter_recognizer_destroy(recognizer);
+  free(landmarks);
+  return replay.passed ? 0 : 3;
+}
