@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 #include "error.hpp"
@@ -25,21 +24,10 @@ bool any_detected(const float *points, size_t count) {
   return false;
 }
 
-// A float32 as numpy writes it: the fewest digits that give it again.
-std::string float_in_words(float value) {
-  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
-  char buffer[32];
-  for (int precision = 1; precision < 10; ++precision) {
-    std::snprintf(buffer, sizeof buffer, "%.*g", precision, double(value));
-    if (std::strtof(buffer, nullptr) == value) break;
-  }
-  return number_in_words(std::strtod(buffer, nullptr));
-}
-
 [[noreturn]] void bad_coordinate(const std::string &where, float value, const std::string &index) {
   fail(SPOTER_INPUT_ERROR,
-       where + ": value " + float_in_words(value) + " at index (" + index +
-           "); coordinates are finite and at most 10000",
+       where + ": value " + (std::isinf(value) ? value > 0 ? "inf" : "-inf" : number_in_words(double(value))) +
+           " at index (" + index + "); coordinates are finite and at most 10000",
        "use NaN where a landmark was not detected");
 }
 

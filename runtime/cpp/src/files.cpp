@@ -72,7 +72,7 @@ bool leads_inside(const std::string &folder, const std::string &path) {
   const std::unique_ptr<char, void (*)(void *)> real(realpath(path.c_str(), nullptr), std::free);
   if (!root || !real) return true;
   const std::string inside = std::string(root.get()) + (std::strcmp(root.get(), "/") == 0 ? "" : "/");
-  return std::string(real.get()).compare(0, inside.size(), inside) == 0;
+  return (std::string(real.get()) + "/").compare(0, inside.size(), inside) == 0;
 }
 
 std::string joined(const std::string &folder, const std::string &name) {

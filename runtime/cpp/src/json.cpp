@@ -15,28 +15,8 @@ namespace {
 
 constexpr size_t most_depth = 63;  // with the innermost values; ours have at most 8
 constexpr size_t most_digits = 19;
-constexpr size_t most_shown = 60;
 
 [[noreturn]] void wrong(std::string message) { throw ValueError{std::move(message)}; }
-
-// Length of a well-formed UTF-8 sequence at the beginning; 0 where there is none.
-size_t sequence(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
-  const auto follows = [&](size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
-  const unsigned first = byte(0), second = byte(1);
-  if (text.empty()) return 0;
-  if (first < 0x80) return 1;
-  if (first >= 0xC2 && first < 0xE0) return follows(1) ? 2 : 0;
-  if (first >= 0xE0 && first < 0xF0) {
-    const bool fits = !(first == 0xE0 && second < 0xA0) && !(first == 0xED && second >= 0xA0);
-    return fits && follows(1) && follows(2) ? 3 : 0;
-  }
-  if (first >= 0xF0 && first < 0xF5) {
-    const bool fits = !(first == 0xF0 && second < 0x90) && !(first == 0xF4 && second >= 0x90);
-    return fits && follows(1) && follows(2) && follows(3) ? 4 : 0;
-  }
-  return 0;
-}
 
 void append_code_point(std::string &text, unsigned code) {  // half of a surrogate pair too, as three bytes
   const auto add = [&](unsigned byte) { text += static_cast<char>(byte); };
@@ -44,11 +24,6 @@ void append_code_point(std::string &text, unsigned code) {  // half of a surroga
   if (code < 0x800) return add(0xC0 | code >> 6), add(0x80 | (code & 0x3F));
   if (code < 0x10000) return add(0xE0 | code >> 12), add(0x80 | (code >> 6 & 0x3F)), add(0x80 | (code & 0x3F));
   add(0xF0 | code >> 18), add(0x80 | (code >> 12 & 0x3F)), add(0x80 | (code >> 6 & 0x3F)), add(0x80 | (code & 0x3F));
-}
-
-double number_from(const std::string &digits) {
-  static const locale_t c_locale = newlocale(LC_ALL_MASK, "C", nullptr);  // the application may have a decimal comma
-  return strtod_l(digits.c_str(), nullptr, c_locale);
 }
 
 class Parser {
@@ -164,12 +139,12 @@ class Parser {
       if (const char *known = escape ? std::strchr(from, escape) : nullptr) {
         made += to[known - from];
       } else if (escape == 'u') {
-        const size_t place = at_;
+        const size_t place = at_ - 1;
         unsigned code = hex4(place);
         if (code >= 0xD800 && code < 0xDC00 && text_.substr(at_, 2) == "\\u") {
           const size_t back = at_;
           at_ += 2;
-          const unsigned low = hex4(at_);
+          const unsigned low = hex4(at_ - 1);
           if (low >= 0xDC00 && low < 0xE000) code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
           else at_ = back;
         }
@@ -229,128 +204,6 @@ class Parser {
   size_t at_ = 0;
 };
 
-// A float as Python's repr writes it: the fewest digits that give the same number again.
-std::string written(double number) {
-  char buffer[40];
-  std::string read;
-  for (int precision = 0; precision < 17; ++precision) {
-    const int size = std::snprintf(buffer, sizeof buffer, "%.*e", precision, number);
-    read.assign(buffer, static_cast<size_t>(size));
-    // The decimal sign is the application's locale's.
-    const size_t first = read[0] == '-' ? 2 : 1, exponent = read.rfind('e');
-    if (precision) read = read.substr(0, first) + "." + read.substr(exponent - static_cast<size_t>(precision));
-    if (number_from(read) == number) break;
-  }
-  const size_t e = read.rfind('e');
-  const long exponent = std::strtol(read.c_str() + e + 1, nullptr, 10);
-  std::string sign = read[0] == '-' ? "-" : "", digits;
-  for (const char letter : read.substr(0, e))
-    if (letter >= '0' && letter <= '9') digits += letter;
-  if (exponent < -4 || exponent >= 16) {
-    std::string made = sign + digits.substr(0, 1) + (digits.size() > 1 ? "." + digits.substr(1) : "");
-    const std::string size = std::to_string(std::labs(exponent));
-    return made + (exponent < 0 ? "e-" : "e+") + (size.size() < 2 ? "0" : "") + size;
-  }
-  if (exponent < 0) return sign + "0." + std::string(static_cast<size_t>(-exponent) - 1, '0') + digits;
-  const size_t before = static_cast<size_t>(exponent) + 1;
-  if (digits.size() <= before) return sign + digits + std::string(before - digits.size(), '0') + ".0";
-  return sign + digits.substr(0, before) + "." + digits.substr(before);
-}
-
-void append_quoted(std::string &made, std::string_view text) {
-  made += '"';
-  for (const char letter : text) {
-    static constexpr char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
-    if (const char *known = letter ? std::strchr(from, letter) : nullptr) {
-      made += '\\';
-      made += to[known - from];
-    } else if (static_cast<unsigned char>(letter) < 0x20) {
-      char escape[8];
-      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(letter));
-      made += escape;
-    } else {
-      made += letter;
-    }
-  }
-  made += '"';
-}
-
-std::string scalar(const Value &value) {
-  switch (value.kind) {
-    case Kind::boolean:
-      return value.truth ? "true" : "false";
-    case Kind::integer:
-      return value.text;
-    case Kind::number:
-      return written(value.number);
-    default:
-      return "null";
-  }
-}
-
-void append(std::string &made, const Value &value, std::string_view comma, std::string_view colon, bool sorted) {
-  if (value.kind == Kind::text) return append_quoted(made, value.text);
-  if (value.kind == Kind::list) {
-    made += '[';
-    for (const Value &item : value.items) {
-      if (&item != value.items.data()) made += comma;
-      append(made, item, comma, colon, sorted);
-    }
-    made += ']';
-  } else if (value.kind == Kind::table) {
-    std::vector<const std::pair<std::string, Value> *> members;
-    for (const auto &member : value.members) members.push_back(&member);
-    if (sorted) std::sort(members.begin(), members.end(), [](auto *a, auto *b) { return a->first < b->first; });
-    made += '{';
-    for (const auto *member : members) {
-      if (member != members.front()) made += comma;
-      append_quoted(made, member->first);
-      made += colon;
-      append(made, member->second, comma, colon, sorted);
-    }
-    made += '}';
-  } else {
-    made += scalar(value);
-  }
-}
-
-std::string cut(std::string text) {
-  if (letters(text) <= most_shown) return text;
-  size_t end = 0;
-  for (size_t i = 0; i < most_shown; ++i) end += std::max<size_t>(1, sequence(std::string_view(text).substr(end)));
-  return text.substr(0, end) + "…";
-}
-
-// A text as Python's repr writes it.
-std::string quoted(std::string_view text) {
-  const char quote = text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';
-  std::string made(1, quote);
-  for (size_t i = 0; i < text.size();) {
-    const size_t size = sequence(text.substr(i));
-    const auto letter = static_cast<unsigned char>(text[i]);
-    char escape[8];
-    if (size == 0) {  // half of a pair of surrogates: three bytes
-      const auto next = [&](size_t k) {
-        return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) & 0x3FU : 0U;
-      };
-      std::snprintf(escape, sizeof escape, "\\u%04x", (letter & 0xFU) << 12 | next(1) << 6 | next(2));
-      made += escape;
-    } else if (size == 1 && (letter < 0x20 || letter == 0x7F) && !std::strchr("\t\n\r", letter)) {
-      std::snprintf(escape, sizeof escape, "\\x%02x", static_cast<unsigned>(letter));
-      made += escape;
-    } else if (letter == '\0') {
-      made += "\\x00";
-    } else if (letter == '\t' || letter == '\n' || letter == '\r') {
-      made += letter == '\t' ? "\\t" : letter == '\n' ? "\\n" : "\\r";
-    } else {
-      if (text[i] == '\\' || text[i] == quote) made += '\\';
-      made += text.substr(i, size);
-    }
-    i += size == 0 ? std::min<size_t>(3, text.size() - i) : size;
-  }
-  return made + quote;
-}
-
 std::string at(const std::string &where, const std::string &name) { return where.empty() ? name : where + "." + name; }
 
 void expect(const Value &value, Kind kind, const char *words, const std::string &where) {
@@ -368,6 +221,29 @@ void check_text(const std::string &text, const std::string &where) {
 }
 
 }  // namespace
+
+size_t sequence(std::string_view text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  const auto follows = [&](size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
+  const unsigned first = byte(0), second = byte(1);
+  if (text.empty()) return 0;
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first < 0xE0) return follows(1) ? 2 : 0;
+  if (first >= 0xE0 && first < 0xF0) {
+    const bool fits = !(first == 0xE0 && second < 0xA0) && !(first == 0xED && second >= 0xA0);
+    return fits && follows(1) && follows(2) ? 3 : 0;
+  }
+  if (first >= 0xF0 && first < 0xF5) {
+    const bool fits = !(first == 0xF0 && second < 0x90) && !(first == 0xF4 && second >= 0x90);
+    return fits && follows(1) && follows(2) && follows(3) ? 4 : 0;
+  }
+  return 0;
+}
+
+double number_from(const std::string &digits) {
+  static const locale_t c_locale = newlocale(LC_ALL_MASK, "C", nullptr);  // the application may have a decimal comma
+  return strtod_l(digits.c_str(), nullptr, c_locale);
+}
 
 const Value *Value::find(std::string_view name) const {
   for (const auto &member : members)
@@ -392,52 +268,6 @@ Value parse_json(std::string_view text) {
   if (text.substr(0, 3) == "\xEF\xBB\xBF")
     wrong("Unexpected UTF-8 BOM (decode using utf-8-sig): line 1 column 1 (char 0)");
   return Parser(text).whole();
-}
-
-std::string canonical(const Value &value, std::string_view without) {
-  std::string made;
-  if (without.empty()) {
-    append(made, value, ",", ":", true);
-    return made;
-  }
-  Value rest = value;
-  rest.members.erase(std::remove_if(rest.members.begin(), rest.members.end(),
-                                    [&](const auto &member) { return member.first == without; }),
-                     rest.members.end());
-  append(made, rest, ",", ":", true);
-  return made;
-}
-
-std::string number_in_words(double number) { return written(number); }
-
-std::string shown(std::string_view text) { return cut(quoted(text)); }
-
-std::string shown(const Value &value) {
-  if (value.kind == Kind::text) return shown(value.text);
-  if (value.kind == Kind::null) return "None";
-  if (value.kind == Kind::boolean) return value.truth ? "True" : "False";
-  std::string made;
-  append(made, value, ", ", ": ", false);
-  return cut(std::move(made));
-}
-
-bool equal(const Value &a, const Value &b) {
-  const auto counts = [](const Value &value) {
-    return value.kind == Kind::boolean || value.kind == Kind::integer || value.kind == Kind::number;
-  };
-  const auto number = [](const Value &value) {
-    return value.kind == Kind::boolean ? double(value.truth) : value.number;
-  };
-  if (counts(a) && counts(b)) return number(a) == number(b);
-  if (a.kind != b.kind) return false;
-  if (a.kind == Kind::table) {
-    if (a.members.size() != b.members.size()) return false;
-    return std::all_of(a.members.begin(), a.members.end(), [&](const auto &member) {
-      const Value *other = b.find(member.first);
-      return other && equal(member.second, *other);
-    });
-  }
-  return a.text == b.text && std::equal(a.items.begin(), a.items.end(), b.items.begin(), b.items.end(), equal);
 }
 
 const std::string &as_text(const Value &value, const std::string &where) {

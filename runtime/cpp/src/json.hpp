@@ -31,11 +31,13 @@ Value parse_json(std::string_view text);
 // The text whose sha256 seals a manifest: sorted names, no spaces, numbers as Python writes them.
 std::string canonical(const Value &value, std::string_view without = {});
 
-std::string shown(const Value &value);       // for a message: cut, and in one line
-std::string shown(std::string_view text);    // the same for a text
-std::string number_in_words(double number);  // as Python writes it
-bool equal(const Value &a, const Value &b);  // as Python compares: 1 equals 1.0 and true
-size_t letters(std::string_view text);       // code points
+std::string shown(const Value &value);          // for a message: cut, and in one line
+std::string shown(std::string_view text);       // the same for a text
+std::string number_in_words(double number);     // as Python writes it
+bool equal(const Value &a, const Value &b);     // as Python compares: 1 equals 1.0 and true
+double number_from(const std::string &digits);  // as strtod in the C locale
+size_t sequence(std::string_view text);         // length of the UTF-8 sequence at the beginning; 0: there is none
+size_t letters(std::string_view text);          // code points
 
 // Readers of values with a type; `where` is the path in the file, which a ValueError names.
 const std::string &as_text(const Value &value, const std::string &where);
