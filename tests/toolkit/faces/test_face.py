@@ -81,10 +81,10 @@ def test_parity_compares_a_face_and_the_model_card_gets_its_column(proven, bundl
     assert "in the face" not in (bundle_folder / MODEL_CARD).read_text(encoding="utf-8")
 
 
-def test_a_proof_of_a_file_that_was_replaced_is_not_kept(proven, bundle_copy, plant):
+def test_a_proof_of_a_file_that_was_replaced_is_not_kept(exported, bundle_copy, plant):
     plant(bundle_copy, b"another file")
     with pytest.raises(ExportError, match="was replaced since it was proven"):
-        keep_proofs(bundle_copy, proven[:1])
+        keep_proofs(bundle_copy, exported.proofs[:1])
 
 
 def test_a_faces_answers_are_in_the_order_of_the_clips(faces, exported, make_clip):

@@ -1,0 +1,145 @@
+// Random bytes for every reader of the library, and for the C interface: with clang's libFuzzer, or with its own main,
+// which changes bytes of the files given: fuzz SECONDS FILE ...
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "../src/clip.hpp"
+#include "../src/contract.hpp"
+#include "../src/error.hpp"
+#include "../src/json.hpp"
+#include "../src/manifest.hpp"
+#include "../src/npz.hpp"
+#include "../src/onnx_file.hpp"
+#include "../src/sha256.hpp"
+
+using namespace spoter::detail;
+
+namespace {
+
+// A manifest with a right seal, so that the readers of its fields are reached.
+void read_manifest(std::string_view text) {
+  const Value value = parse_json(text);
+  const std::string written = canonical(value);
+  if (canonical(parse_json(written)) != written) std::abort();  // it reads what it writes
+  if (!equal(value, parse_json(written))) std::abort();
+  contract_from_json(value, "fuzz");
+}
+
+void read_fields(std::string_view text) {
+  const Value value = parse_json(text);
+  const Manifest manifest = manifest_from_json(value);
+  contract_from_json(*manifest.contract, "fuzz");
+}
+
+void read_clip(std::string_view bytes) {
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  const size_t frames = values.size() / SPOTER_FEATURES;
+  const Abstention rule = {0.5, 0.5, 0.1, 0.5, 0.05, {"a"}};
+  const std::vector<float> clip = checked_clip({values.data(), frames, nullptr}, 9, bytes.size() % 2, "fuzz");
+  const float logits[] = {values[0], 1, 2};
+  decide(logits, {{"a", "", "", ""}, {"b", "", "", ""}, {"c", "", "", ""}}, clip, rule);
+}
+
+// A folder whose bundle.json holds the bytes, with a right seal where it is JSON, through the C interface.
+void open_bundle(std::string_view text) {
+  static const std::string folder = [] {
+    char name[] = "/tmp/spoter-fuzz-XXXXXX";
+    return std::string(mkdtemp(name));
+  }();
+  std::string content(text);
+  try {
+    Value value = parse_json(text);
+    Value seal;
+    seal.kind = Kind::text, seal.text = sha256_of(canonical(value, "manifest_sha256"));
+    if (value.kind == Kind::table && !value.find("manifest_sha256")) {
+      value.members.emplace_back("manifest_sha256", seal);
+      content = canonical(value);
+    }
+  } catch (const ValueError &) {
+  }
+  std::ofstream(folder + "/bundle.json", std::ios::binary).write(content.data(), std::streamsize(content.size()));
+  spoter_recognizer *recognizer = nullptr;
+  spoter_replay replay;
+  if (spoter_recognizer_create(folder.c_str(), nullptr, &recognizer) == SPOTER_OK || recognizer) std::abort();
+  if (spoter_verify(folder.c_str(), nullptr, &replay) == SPOTER_OK || !*spoter_error_message()) std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  if (size == 0) return 0;
+  const std::string_view bytes(reinterpret_cast<const char *>(data) + 1, size - 1);
+  try {
+    switch (data[0] % 7) {
+      case 0:
+        read_manifest(bytes);
+        break;
+      case 1:
+        read_fields(bytes);
+        break;
+      case 2:
+        read_arrays(bytes, {"poses", "lengths", "logits"}, 1 << 20);
+        break;
+      case 3:
+        inflate(bytes, 1 << 16);
+        break;
+      case 4:
+        check_onnx(bytes, "fuzz");
+        break;
+      case 5:
+        read_clip(bytes);
+        break;
+      default:
+        open_bundle(bytes);
+    }
+  } catch (const ValueError &) {
+  } catch (const Error &) {
+  }
+  return 0;
+}
+
+#ifdef SPOTER_OWN_MAIN
+#include <chrono>
+#include <random>
+
+int main(int argc, char **argv) {
+  std::vector<std::string> seeds;
+  for (int i = 2; i < argc; ++i) {
+    std::ifstream file(argv[i], std::ios::binary);
+    seeds.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  if (seeds.empty()) return 2;
+  std::mt19937 random(0);
+  const auto below = [&](size_t most) { return random() % most; };
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(argv[1]));
+  size_t runs = 0;
+  for (; std::chrono::steady_clock::now() < end; ++runs) {
+    std::string input = seeds[below(seeds.size())];
+    input.insert(input.begin(), static_cast<char>(below(7)));
+    for (size_t changes = below(6); changes-- && input.size() > 1;) {
+      const size_t place = 1 + below(input.size() - 1);
+      switch (below(4)) {
+        case 0:
+          input[place] = static_cast<char>(random());
+          break;
+        case 1:
+          input[place] = static_cast<char>(input[place] ^ 1 << below(8));
+          break;
+        case 2:
+          input.erase(place, 1 + below(16));
+          break;
+        default:
+          input.insert(place, input.substr(1 + below(input.size() - 1), 1 + below(32)));
+      }
+    }
+    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t *>(input.data()), input.size());
+  }
+  std::printf("%zu inputs\n", runs);
+}
+#endif
