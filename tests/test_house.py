@@ -106,7 +106,13 @@ def relative(path):
 @pytest.mark.parametrize(
     ("package", "others"),
     [
-        ("spoter_runtime", {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "av", "mediapipe"}),
+        (
+            "spoter_runtime",
+            {
+                *("numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "av", "mediapipe"),
+                "cryptography",
+            },
+        ),
         (
             "spoter_export",
             {
@@ -120,7 +126,7 @@ def relative(path):
                     "onnxruntime",
                     "filelock",
                 ),
-                *("tflite", "ai_edge_litert"),
+                *("tflite", "ai_edge_litert", "cryptography"),
             },
         ),
     ],
@@ -346,7 +352,7 @@ def test_the_installed_command_answers_help_and_version(python):
     ("arguments", "code", "message"),
     [
         (["train", "--no-such-option"], 2, "spoter-kit train has no option --no-such-option"),
-        (["sing"], 2, "spoter-kit has no verb 'sing'; there are data, landmarker, train, crossval,"),
+        (["walk"], 2, "spoter-kit has no verb 'walk'; there are data, landmarker, train, crossval,"),
         (
             ["verify", "nowhere.spoter"],
             1,

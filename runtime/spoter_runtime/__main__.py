@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = ", ".join(BACKENDS)
         verb.add_argument("--backend", type=_backend, help=f"{known}; default: the best that works here")
         verb.add_argument("--precision", default="fp32", help="of the file to run; default: fp32")
+        trust = "public key, in PEM, that has to have signed the bundle; may be repeated: any of them"
+        verb.add_argument("--trust", metavar="KEY", action="append", help=trust)
     let_streams_write_any_letter()
     arguments = parser.parse_args(argv)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no line of our code
@@ -91,7 +93,7 @@ def _seconds(text: str) -> float:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    recognizer = Recognizer.load(given.bundle, given.backend, precision=given.precision)
+    recognizer = Recognizer.load(given.bundle, given.backend, precision=given.precision, trust=given.trust)
     _say_passed_over(given, recognizer.passed_over)
     for path in given.clips:
         if is_video(path):
@@ -109,7 +111,7 @@ def _predict(given: argparse.Namespace) -> int:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    report = verify_bundle(given.bundle, given.backend, precision=given.precision)
+    report = verify_bundle(given.bundle, given.backend, precision=given.precision, trust=given.trust)
     _say_passed_over(given, report.passed_over)
     if report.passed:
         _tell(given, *report.lines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from spoter_runtime.backends import open_later, open_runner
 from spoter_runtime.batching import Answered, infer_many
-from spoter_runtime.bundle.manifest import Bundle, read_bundle
+from spoter_runtime.bundle.manifest import SIGNATURE, Bundle, read_bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.decision import decide, softmax
 from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError, warn
@@ -25,11 +26,13 @@ from spoter_runtime.runner import Runner
 from spoter_runtime.tuning.store import Tuned, read_tuned
 
 if TYPE_CHECKING:
+    from spoter_runtime.bundle.signature import Trust
     from spoter_runtime.camera.clips import FindsLandmarks, VideoClip
 
 LongClips = Literal["error", "resample"]
 
 _said: set[str] = set()
+_UNCHECKED: Final = "nobody has checked who made it"
 _NONE: Final = object()
 
 STREAM_CLIPS = 256  # window of `Recognizer.stream`: enough clips of similar length for full batches
@@ -176,6 +179,7 @@ class Recognizer:
         long: LongClips = "error",
         allow_host_code: bool = False,
         tuned: bool = True,
+        trust: Trust | None = None,
     ) -> Recognizer:
         """Open a bundle folder, or a lone ``.onnx`` file that spoter-kit exported.
 
@@ -189,9 +193,12 @@ class Recognizer:
                 for a bundle whose author you trust.
             tuned: use the result of `tune` for this bundle on this machine, if there is one. A result of
                 another machine, version or bundle is ignored, with a warning.
+            trust: public keys, of which one has to have signed the bundle: PEM files, or their bytes. Nothing
+                of another bundle reaches an engine. None: nobody checks who made it; the log says so once.
 
         Raises:
-            BundleError: missing, damaged, newer, or not a bundle.
+            BundleError: missing, damaged, newer, not a bundle, or not signed as `trust` asks.
+            ConfigError: a key of `trust` cannot be read.
             BackendError: no engine can run it here.
             MissingExtraError: the engine is not installed.
         """
@@ -201,21 +208,24 @@ class Recognizer:
             raise BackendError(
                 f"threads={threads}: this process may use {usable_cores()}", fix=f"threads={usable_cores()}"
             )
-        options = {
+        options: dict[str, Any] = {
             "backend": backend,
             "precision": precision,
             "threads": threads,
             "long": long,
             "allow_host_code": allow_host_code,
             "tuned": tuned,
+            "trust": None if trust is None else _pem_of(trust),
         }
         if path.suffix == ".onnx" and os.path.lexists(path) and not path.is_dir():
             if backend not in (None, "ort-cpu"):
                 raise BackendError(f"{path}: a lone ONNX file runs on ort-cpu, not on {backend}")
+            if trust is not None:
+                raise BundleError(f"{path}: a lone ONNX file is not signed", fix="load its bundle")
             lone = cls(OrtRunner(path, threads=threads), why={"ort-cpu": "a lone ONNX file"}, long=long)
             lone._origin = _Origin(path.absolute(), options, lone.contract)
             return lone
-        bundle = read_bundle(path)
+        bundle = _checked_bundle(path, options["trust"])
         found = (_tuned(bundle, precision) if tuned else None) or Tuned(configs={}, reasons={})
         configs = found.configs if threads is None else {}
         opened = open_runner(
@@ -462,6 +472,27 @@ def _paired(clips: Iterator[Any], names: Iterable[str]) -> Iterator[tuple[Any, s
             more = "names than clips" if clip is _NONE else "clips than names"
             raise InputError(f"names: more {more}, of which there are {count}", fix="give each clip one name")
         yield clip, name
+
+
+def _pem_of(trust: Trust) -> tuple[bytes, ...]:
+    from spoter_runtime.bundle.signature import pem_of  # not at the top: only trust needs it
+
+    return pem_of(trust)
+
+
+def _checked_bundle(path: Path, trust: tuple[bytes, ...] | None) -> Bundle:
+    if trust is not None:
+        from spoter_runtime.bundle.signature import read_trusted  # as above
+
+        return read_trusted(path, trust)[0]
+    bundle = read_bundle(path)
+    if _UNCHECKED not in _said:  # once per process
+        _said.add(_UNCHECKED)
+        if os.path.lexists(path / SIGNATURE):
+            warn(f"{path}: is signed, and {_UNCHECKED}. Fix: Recognizer.load(path, trust=['SIGNER.pub'])")
+        elif logging := sys.modules.get("logging"):  # who reads a log has imported it
+            logging.getLogger(__name__).info("%s: is not signed, so %s", path, _UNCHECKED)
+    return bundle
 
 
 def _tuned(bundle: Bundle, precision: str) -> Tuned | None:

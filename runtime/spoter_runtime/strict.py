@@ -208,12 +208,13 @@ def _plain(kind: Any, value: Any, where: str) -> Any:
         return value
     if type(value) is not kind:  # not isinstance: True is no number here
         raise ValueError(f"{where or 'the file'}: {shown(value)}, expected {_WORDS.get(kind, kind)}")
-    if kind is str and ("\0" in value or not _is_unicode(value)):
+    if kind is str and ("\0" in value or not is_unicode(value)):
         raise ValueError(f"{where}: {shown(value)}, expected a text without zero bytes and half letters")
     return value
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Tell whether a text holds whole letters only, so that it can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a pair of surrogates

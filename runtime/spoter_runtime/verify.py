@@ -6,12 +6,15 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle.goldens import Replay, replay_goldens
-from spoter_runtime.bundle.manifest import read_bundle
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from spoter_runtime.bundle.signature import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,7 @@ class VerifyReport:
         files: number of files whose hash was checked.
         machine: processor and operating system.
         passed_over: backend → why it was skipped, for those with a special file; empty if one was named.
+        signer: the name of the trusted key that signed the bundle; None: nobody checked who made it.
     """
 
     bundle: str
@@ -34,6 +38,7 @@ class VerifyReport:
     machine: str
     seconds: float
     passed_over: dict[str, str]
+    signer: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -51,6 +56,7 @@ class VerifyReport:
             f"{self.bundle}: {verdict} on {self.backend} in {self.precision}",
             str(self.replay),
             f"{self.files} files match bundle.json; ran {self.artefact} on {self.machine}",
+            *([f"signed by {self.signer[:12]}…, a trusted key"] if self.signer else []),
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -65,25 +71,30 @@ class VerifyReport:
             "seconds",
             "passed",
             "passed_over",
+            "signer",
         )
         return {name: getattr(self, name) for name in names} | self.replay.as_json()
 
 
-def verify_bundle(path: Path | str, backend: str | None = None, *, precision: str = "fp32") -> VerifyReport:
+def verify_bundle(
+    path: Path | str, backend: str | None = None, *, precision: str = "fp32", trust: Trust | None = None
+) -> VerifyReport:
     """Hash every file of a bundle and replay its goldens on this machine.
 
     Args:
         path: the bundle folder.
         backend: one of `spoter_runtime.backends.BACKENDS`; None for the best that works here.
         precision: of the artefact to run.
+        trust: public keys, of which one has to have signed the bundle; see `Recognizer.load`.
 
     Raises:
-        BundleError: a file is missing, damaged, or the model is not the one the manifest describes.
+        BundleError: a file is missing, damaged, the model is not the one the manifest describes, or no
+            trusted key signed them.
         BackendError: no engine can run it here.
         MissingExtraError: the engine is not installed.
     """
     begin = time.perf_counter()
-    bundle = read_bundle(path)
+    bundle, signer = (read_bundle(path), None) if trust is None else _trusted(path, trust)
     files = bundle.check_files()
     opened = open_runner(bundle, backend, precision=precision)
     with opened.runner as runner:
@@ -100,4 +111,11 @@ def verify_bundle(path: Path | str, backend: str | None = None, *, precision: st
         machine=f"{platform.machine()} {platform.system()} {platform.release()}",
         seconds=time.perf_counter() - begin,
         passed_over=opened.passed_over(bundle),
+        signer=signer,
     )
+
+
+def _trusted(path: Path | str, trust: Trust) -> tuple[Bundle, str]:
+    from spoter_runtime.bundle.signature import read_trusted  # not at the top: only trust needs it
+
+    return read_trusted(path, trust)

@@ -23,6 +23,7 @@ from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.goldens import replay_goldens
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
+from spoter_runtime.bundle.signature import IGNORED, is_signed
 from spoter_runtime.contract import Profile
 from spoter_runtime.errors import (
     BackendError,
@@ -31,6 +32,7 @@ from spoter_runtime.errors import (
     ExportError,
     MissingExtraError,
     SpoterError,
+    warn,
 )
 from spoter_runtime.files import cache_folder, link_or_copy, replacing
 from spoter_runtime.gpu.device import find_gpu
@@ -317,8 +319,10 @@ def replace_bundle(
         if proof.artefact not in new and (proof.artefact, proof.facts.candidate) not in anew
     ]
     artefacts = [artefact for artefact in bundle.artefacts if artefact.path not in new]
+    signed = is_signed(bundle.folder)
     with replacing(bundle.folder) as temporary:
-        shutil.copytree(bundle.folder, temporary, copy_function=link_or_copy)
+        unsigned = shutil.ignore_patterns(*IGNORED)  # a signature is about the files before
+        shutil.copytree(bundle.folder, temporary, copy_function=link_or_copy, ignore=unsigned)
         for path, plan in content.items():
             target = temporary / path
             target.parent.mkdir(exist_ok=True)
@@ -332,6 +336,11 @@ def replace_bundle(
             proofs=[*proofs, *proven],
             provenance=bundle.provenance,
             abstention=bundle.abstention,
+        )
+    if signed:
+        warn(
+            f"{bundle.folder}: is no longer signed, because its files are others now. "
+            f"Fix: spoter-kit sign {bundle.folder} --key KEY"
         )
 
 

@@ -26,10 +26,10 @@ from spoter_runtime.checked_file import (
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.files import check_regular
+from spoter_runtime.files import read_bytes
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
 from spoter_runtime.runner import Int32Array
-from spoter_runtime.strict import file_name, made_from, read_arrays, read_json, shown
+from spoter_runtime.strict import file_name, json_from_text, made_from, read_arrays, shown
 
 _Loaded = TypeVar("_Loaded")
 
@@ -38,6 +38,7 @@ MANIFEST: Final = "bundle.json"
 GOLDENS: Final = "goldens.npz"
 PARITY: Final = "parity.json"
 MODEL_CARD: Final = "MODEL_CARD.md"
+SIGNATURE: Final = "model.sig"
 _MOST_CLIPS: Final = 10_000_000
 
 _MOST_BYTES: Final = 1 << 31  # of one file: no ONNX file can have more
@@ -211,9 +212,7 @@ class Bundle:
             BundleError: the file is missing, not listed, larger than `most_bytes`, or has another hash.
         """
         with self._listed(path) as (file, expected):
-            if (size := check_regular(file).st_size) > most_bytes:
-                raise BundleError(f"{file}: {size} bytes, expected at most {most_bytes}")
-            content = file.read_bytes()
+            content = read_bytes(file, most_bytes=most_bytes)
             check_digest(file, hashlib.sha256(content).hexdigest(), expected)
         return content
 
@@ -349,8 +348,12 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def read_bundle(folder: Path | str) -> Bundle:
+def read_bundle(folder: Path | str, *, sha256: str | None = None) -> Bundle:
     """Read and check a bundle's manifest.
+
+    Args:
+        folder: the bundle.
+        sha256: that bundle.json has to have; None: any.
 
     Raises:
         BundleError: no bundle, a damaged or foreign manifest, a newer schema, a path outside the bundle, or
@@ -358,7 +361,7 @@ def read_bundle(folder: Path | str) -> Bundle:
     """
     folder = Path(folder)
     path = folder / MANIFEST
-    content = _read_manifest(path)
+    content = _read_manifest(path, sha256)
     if not isinstance(content, dict) or "schema_version" not in content:
         raise BundleError(f"{path}: not the manifest of a spoter-kit bundle")
     if content["schema_version"] != SCHEMA_VERSION:
@@ -410,7 +413,7 @@ class _Manifest:
     abstention: dict[str, Any] | None = None
 
 
-def _read_manifest(path: Path) -> Any:
+def _read_manifest(path: Path, sha256: str | None) -> Any:
     """Return the JSON of a manifest.
 
     Raises:
@@ -418,7 +421,10 @@ def _read_manifest(path: Path) -> Any:
     """
     folder = path.parent
     try:
-        return read_json(path, most_bytes=_MANIFEST_BYTES)
+        content = read_bytes(path, most_bytes=_MANIFEST_BYTES)
+        if sha256 is not None:  # of the very bytes that are parsed
+            check_digest(path, hashlib.sha256(content).hexdigest(), sha256)
+        return json_from_text(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
         raise BundleError(

@@ -33,7 +33,7 @@ def test_the_verbs_stand_in_the_order_of_the_work_under_their_headings():
     found = [verb or heading for verb, heading in words if verb != "" or heading]
     assert found[found.index("Data") :] == [
         *("Data", "data", "landmarker", "Train", "train", "crossval", "import-checkpoint", "eval"),
-        *("Ship", "export", "parity"),
+        *("Ship", "export", "parity", "sign"),
         *("Measure", "bench", "tune", "Device", "predict", "live", "verify", "doctor", "All", "demo"),
     ]
 
@@ -72,8 +72,8 @@ def test_each_option_is_explained_by_a_sentence(name, verb):
         ("help", "Fix: spoter-kit --help"),
         ("version", "Fix: spoter-kit --version"),
         (
-            "sing",
-            "spoter-kit has no verb 'sing'; there are data, landmarker, train, crossval, import-checkpoint",
+            "walk",
+            "spoter-kit has no verb 'walk'; there are data, landmarker, train, crossval, import-checkpoint",
         ),
         ("export --precison fp32", "spoter-kit export has no option --precison; did you mean --precision?"),
         ("verify --quite", "spoter-kit verify has no option --quite; did you mean --quiet?"),

@@ -46,6 +46,7 @@ HAPPY: dict[str, tuple[list[str], str, str]] = {
     "import-checkpoint": (["ck.pth"], r"^runs/ck: .* of 4 classes", "export"),
     "eval": ([], r"^top-1 0\.\d{4} on \d+ generated clips: test split", "export"),
     "verify": ([], r": verified on ort-cpu-fused in fp32", "predict"),
+    "sign": (["--key", "mine.key", "--new-key"], r"model\.sig: 6 files signed by [0-9a-f]{12}…", "verify"),
     "live": (["landmarks.jsonl"], r"^ +[01]\.\d s  synthetic-", ""),
     "predict": (["clip.npy"], r"^clip\.npy  synthetic-0", ""),
     "doctor": ([], r"^runs here: ort-cpu, ort-cpu-fused", "verify"),

@@ -21,6 +21,7 @@ from spoter_toolkit.cli import (
     parity,
     predict,
     serve,
+    sign,
     train,
     tune,
     verify,
@@ -126,6 +127,14 @@ add(
 )
 add(
     app,
+    sign.sign,
+    "sign",
+    "spoter-kit sign model.spoter --key mine.key --new-key",
+    "spoter-kit sign model.spoter --key mine.key --expires 2030-12-31",
+    panel="Ship",
+)
+add(
+    app,
     bench.bench,
     "bench",
     "spoter-kit bench model.spoter --quick",
@@ -158,6 +167,13 @@ add(
     "spoter-kit serve letters:1=old.spoter letters:2=new.spoter --budget-ms 50",
     panel="Device",
 )
-add(app, verify.verify, "verify", "spoter-kit verify model.spoter", panel="Device")
+add(
+    app,
+    verify.verify,
+    "verify",
+    "spoter-kit verify model.spoter",
+    "spoter-kit verify model.spoter --trust maker.key.pub",
+    panel="Device",
+)
 add(app, doctor.doctor, "doctor", "spoter-kit doctor -v", panel="Device")
 add(app, demo.demo, "demo", "spoter-kit demo -o demo", panel="All of it, on generated clips")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,6 +32,12 @@ def verify(
         ),
     ] = None,
     precision: PrecisionOption = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Refuse what none of these public keys (PEM) signed; may be repeated.", metavar="KEY"
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
@@ -43,7 +50,7 @@ def verify(
         asked: list[str | None] = [*backend] if backend else [None]
         choices = [split_choice(one, precision) for one in asked]
     path = bundle or newest_bundle()
-    reports = [verify_bundle(path, name, precision=chosen) for name, chosen in choices]
+    reports = [verify_bundle(path, name, precision=chosen, trust=trust) for name, chosen in choices]
     passed = all(report.passed for report in reports)
     if json:
         found = [report.as_json() for report in reports]

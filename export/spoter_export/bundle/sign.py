@@ -1,0 +1,222 @@
+"""Sign a bundle with a key, in the format of OpenSSF's model-signing; `spoter_runtime` checks it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from spoter_export.bundle.files import bundle_lock
+from spoter_runtime.bundle.manifest import SIGNATURE, read_bundle
+from spoter_runtime.bundle.signature import (
+    IGNORED,
+    MEDIA_TYPE,
+    MORE_SIGNATURES,
+    PAYLOAD_TYPE,
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    Signature,
+    files_in,
+    hash_of,
+    signatures_of,
+    signer_of,
+    signing_bytes,
+)
+from spoter_runtime.errors import BundleError, ConfigError, require
+from spoter_runtime.files import read_bytes, remove, replacing, sha256_of
+from spoter_runtime.strict import json_from_text
+
+PASSWORD: Final = "SPOTER_KIT_KEY_PASSWORD"
+_KEY_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A signature that was made.
+
+    Attributes:
+        path: its file.
+        signer: hex sha256 of the public key in PEM.
+        files: number of files that it covers.
+        others: signers whose signatures are there too and fit.
+        removed: signers whose signatures did not fit the bundle any more.
+    """
+
+    path: Path
+    signer: str
+    files: int
+    others: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def make_key(path: Path) -> Path:
+    """Write a new private key, that only its owner may read, and ``.pub`` beside it; return that.
+
+    Raises:
+        ConfigError: one of them exists.
+        MissingExtraError: the package cryptography is not installed.
+    """
+    require("cryptography", extra="sign")
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+    )
+
+    public = path.with_name(f"{path.name}.pub")
+    for target in (path, public):
+        if os.path.lexists(target):
+            raise ConfigError(f"{target}: exists already", fix="another --key, or leave out --new-key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    with replacing(path) as temporary:
+        temporary.touch(0o600)
+        temporary.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with replacing(public) as temporary:
+        temporary.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return public
+
+
+def sign_bundle(folder: Path, key: Path, *, expires: date | None = None) -> Signed:
+    """Sign every file of a bundle.
+
+    The first signature is ``model.sig``; those of further signers are in ``model.sigs/``. A signer's own
+    earlier one is replaced, and one that does not fit the files any more is removed.
+
+    Args:
+        folder: the bundle.
+        key: a private key in PEM on P-256, P-384 or P-521; its password is in `PASSWORD`, if it has one.
+        expires: the last day (UTC) on which the signature counts; None: it always does.
+
+    Raises:
+        BundleError: no bundle, or a damaged one.
+        ConfigError: the key cannot be read, or the day is over.
+        MissingExtraError: the package cryptography is not installed.
+    """
+    _check_day(expires)
+    read_bundle(folder)  # before the lock: report a wrong name at once
+    private = private_key(key)
+    signer = signer_of(private.public_key())
+    folder = Path(os.path.realpath(folder))
+    with bundle_lock(folder):
+        read_bundle(folder).check_files()  # a signature of damaged files would prove the damage
+        files = {name: sha256_of(path) for name, path in sorted(files_in(folder).items())}
+        kept, removed = _sorted_out(folder, files, signer)
+        first = folder / SIGNATURE
+        path = first if not kept or not first.exists() else folder / MORE_SIGNATURES / f"{signer[:16]}.sig"
+        content = _content(private, signer, _payload(folder.name, files, expires))
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    return Signed(
+        path=path,
+        signer=signer,
+        files=len(files),
+        others=tuple(found.signer for found in kept),
+        removed=tuple(found.signer for found in removed),
+    )
+
+
+def _check_day(expires: date | None) -> None:
+    if expires is not None and expires < datetime.now(timezone.utc).date():
+        raise ConfigError(f"expires: {expires} is over", fix="name a later day")
+
+
+def private_key(path: Path) -> Any:
+    """Read a private key in PEM.
+
+    Raises:
+        ConfigError: no key, an encrypted one without its password, or not an elliptic one.
+        MissingExtraError: the package cryptography is not installed.
+    """
+    require("cryptography", extra="sign")
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    password = os.environ.get(PASSWORD)
+    try:
+        key = load_pem_private_key(
+            read_bytes(path, most_bytes=_KEY_BYTES), password.encode() if password else None
+        )
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: no such key", fix=f"spoter-kit sign BUNDLE --key {path} --new-key makes one"
+        ) from error
+    except TypeError as error:
+        fix = f"unset {PASSWORD}" if password else f"put its password into {PASSWORD}"
+        raise ConfigError(f"{path}: {error}", fix=fix) from error
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path}: is no private key in PEM: {error}", fix="name another --key") from error
+    signer_of(key.public_key())
+    return key
+
+
+def _sorted_out(folder: Path, files: dict[str, str], signer: str) -> tuple[list[Signature], list[Signature]]:
+    """Delete signatures that do not fit, and the signer's own; return the others, and those that did not."""
+    found, foreign = signatures_of(folder)
+    if foreign:
+        raise BundleError(f"{foreign[0].message}", fix="delete that file")
+    kept: list[Signature] = []
+    removed: list[Signature] = []
+    for one in found:
+        fits = _states(one, files)
+        if not fits or one.signer == signer:
+            remove(one.path)
+        if one.signer != signer:
+            (kept if fits else removed).append(one)
+    return kept, removed
+
+
+def _states(signature: Signature, files: dict[str, str]) -> bool:
+    """Tell whether a signature is about these files; not whether it is right."""
+    try:
+        resources = json_from_text(signature.payload)["predicate"]["resources"]
+        return {one["name"]: one["digest"] for one in resources} == files
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _payload(name: str, files: dict[str, str], expires: date | None) -> bytes:
+    """Return the statement as model-signing 1.x writes it; it reads past ``expires``."""
+    root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in files.values())).hexdigest()
+    serialization = {
+        "method": "files",
+        "hash_type": "sha256",
+        "allow_symlinks": False,
+        "ignore_paths": list(IGNORED),
+    }
+    predicate: dict[str, Any] = {
+        "serialization": serialization,
+        "resources": [
+            {"name": path, "algorithm": "sha256", "digest": digest} for path, digest in files.items()
+        ],
+    }
+    if expires is not None:
+        predicate["expires"] = expires.isoformat()
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": root}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    return json.dumps(statement, ensure_ascii=False).encode()
+
+
+def _content(private: Any, signer: str, payload: bytes) -> dict[str, Any]:
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+
+    sig = private.sign(signing_bytes(payload), ECDSA(hash_of(private)))
+    return {
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": signer}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [{"sig": base64.b64encode(sig).decode(), "keyid": ""}],
+        },
+    }

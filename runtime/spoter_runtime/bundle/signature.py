@@ -1,0 +1,318 @@
+"""Check who signed a bundle. The format is that of OpenSSF's model-signing: DSSE in a Sigstore bundle."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from spoter_runtime.bundle.manifest import MANIFEST, SIGNATURE, Bundle, check_sha256, read_bundle
+from spoter_runtime.checked_file import COPY_AGAIN, check_file
+from spoter_runtime.errors import BundleError, ConfigError, require
+from spoter_runtime.files import read_bytes
+from spoter_runtime.strict import expect, is_unicode, json_from_text, read_json, shown
+
+MORE_SIGNATURES: Final = "model.sigs"  # a folder: one file for each further signer
+IGNORED: Final = (SIGNATURE, MORE_SIGNATURES)  # no signature covers the signatures
+
+MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"
+CURVES: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}  # as model-signing
+_MOST_BYTES: Final = 1 << 22  # of a signature; one over ten files has 3,000
+_MOST_SIGNATURES: Final = 100
+_KEY_FIX: Final = "name the .pub file of the signer, which spoter-kit sign --new-key wrote"
+_UNSIGNED_FIX: Final = "ask its maker to sign it: spoter-kit sign BUNDLE --key KEY"
+
+Trust = Sequence[Path | str | bytes] | Path | str | bytes  # public keys in PEM: files, or their bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """A signature file, which is not checked yet.
+
+    Attributes:
+        signer: hex sha256 of the signer's public key in PEM, as model-signing has it.
+        payload: the signed bytes.
+        sig: the signature of them.
+    """
+
+    path: Path
+    signer: str
+    payload: bytes
+    sig: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What was signed.
+
+    Attributes:
+        files: path → sha256, of every file of the bundle.
+        expires: after this day (UTC) the signature no longer counts; None: never.
+    """
+
+    files: dict[str, str]
+    expires: str | None = None
+
+
+def signing_bytes(payload: bytes) -> bytes:
+    """Return the bytes that are signed for a payload: DSSE's pre-authentication encoding."""
+    return f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} ".encode() + payload
+
+
+def signer_of(public_key: Any) -> str:
+    """Return the name of a public key: the hex sha256 of its PEM.
+
+    Raises:
+        ConfigError: no elliptic key, or on another curve than P-256, P-384 and P-521.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    if (name := getattr(getattr(public_key, "curve", None), "name", None)) not in CURVES:
+        raise ConfigError(
+            f"a key of type {name or type(public_key).__name__}, expected {', '.join(CURVES)}",
+            fix="spoter-kit sign BUNDLE --key NEW.key --new-key",
+        )
+    pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(pem).hexdigest()
+
+
+def hash_of(key: Any) -> Any:
+    """Return the hash that signatures by a key are made with."""
+    from cryptography.hazmat.primitives import hashes
+
+    return getattr(hashes, CURVES[key.curve.name])()
+
+
+def pem_of(trust: Trust) -> tuple[bytes, ...]:
+    """Return public keys as bytes in PEM.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    found = []
+    for given in [trust] if isinstance(trust, (str, bytes, os.PathLike)) else trust:
+        try:
+            found.append(
+                given if isinstance(given, bytes) else read_bytes(Path(given), most_bytes=_MOST_BYTES)
+            )
+        except (OSError, TypeError) as error:
+            raise ConfigError(f"trust: {given!s}: cannot be read: {error}", fix=_KEY_FIX) from error
+    return tuple(found)
+
+
+def trusted_keys(trust: Trust) -> dict[str, Any]:
+    """Return signer → public key.
+
+    Raises:
+        ConfigError: no key, or one that cannot be read.
+        MissingExtraError: the package cryptography is not installed.
+    """
+    require("cryptography", extra="sign")
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    keys = {}
+    for pem in pem_of(trust):
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ConfigError(
+                f"trust: {shown(pem)}: is no public key in PEM: {error}", fix=_KEY_FIX
+            ) from error
+        keys[signer_of(key)] = key
+    if not keys:
+        raise ConfigError("trust: no key, so no bundle could be loaded", fix="name a public key in PEM")
+    return keys
+
+
+def is_signed(folder: Path) -> bool:
+    """Tell whether a bundle has a signature, by whomever."""
+    return any(os.path.lexists(folder / name) for name in IGNORED)
+
+
+def read_trusted(folder: Path | str, trust: Trust) -> tuple[Bundle, str]:
+    """Read a bundle that one of some keys signed; return it, and the signer.
+
+    All its files are hashed, and the manifest that is returned is the one that was signed.
+
+    Args:
+        folder: the bundle.
+        trust: public keys; one signature by any of them is enough.
+
+    Raises:
+        BundleError: it is not signed, not by one of them, the signature has expired, or a file was changed,
+            added or removed since; or as `read_bundle`.
+        ConfigError, MissingExtraError: as `trusted_keys`.
+    """
+    folder, keys = Path(folder), trusted_keys(trust)
+    read_bundle(folder)  # says best what is no bundle at all
+    signatures, foreign = signatures_of(folder)
+    known = [found for found in signatures if found.signer in keys]
+    if not known:
+        if foreign and not signatures:
+            raise foreign[0]
+        by = ", ".join(f"{found.signer[:12]}…" for found in signatures)
+        raise BundleError(
+            f"{folder}: signed by {by}, which trust does not name" if by else f"{folder}: is not signed",
+            fix="check who made it, then trust their key" if by else _UNSIGNED_FIX,
+        )
+    refused: BundleError | None = None
+    for found in known:
+        try:
+            files = statement_of(found, keys[found.signer]).files
+            check_signed_files(folder, files)
+            return _signed_bundle(folder, files), found.signer
+        except BundleError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def signatures_of(folder: Path) -> tuple[list[Signature], list[BundleError]]:
+    """Return the signatures of a bundle, by whomever, and an error for each file that is none."""
+    paths = [folder / SIGNATURE] if os.path.lexists(folder / SIGNATURE) else []
+    found, foreign = [], []
+    for path in [*paths, *sorted((folder / MORE_SIGNATURES).glob("*.sig"))[:_MOST_SIGNATURES]]:
+        try:
+            found.append(_signature(path))
+        except (OSError, ValueError) as error:
+            what = f"is no signature with a key, in the format of model-signing: {error}"
+            foreign.append(BundleError(f"{path}: {what}", fix=COPY_AGAIN))
+    return found, foreign
+
+
+def _signature(path: Path) -> Signature:
+    content = expect(read_json(path, most_bytes=_MOST_BYTES), dict[str, Any], "")
+    if content.get("mediaType") != MEDIA_TYPE:
+        raise ValueError(f"mediaType: {shown(content.get('mediaType'))}, expected {MEDIA_TYPE}")
+    material = expect(content.get("verificationMaterial"), dict[str, Any], "verificationMaterial")
+    key = expect(material.get("publicKey"), dict[str, Any], "publicKey")
+    envelope = expect(content.get("dsseEnvelope"), dict[str, Any], "dsseEnvelope")
+    if envelope.get("payloadType") != PAYLOAD_TYPE:
+        raise ValueError(f"payloadType: {shown(envelope.get('payloadType'))}, expected {PAYLOAD_TYPE}")
+    signatures = expect(envelope.get("signatures"), list[dict[str, Any]], "signatures")
+    if len(signatures) != 1:
+        raise ValueError(f"{len(signatures)} signatures, expected 1")
+    return Signature(
+        path=path,
+        signer=expect(key.get("hint"), str, "publicKey.hint"),
+        payload=_decoded(envelope.get("payload"), "payload"),
+        sig=_decoded(signatures[0].get("sig"), "sig"),
+    )
+
+
+def _decoded(value: Any, where: str) -> bytes:
+    try:
+        return base64.b64decode(expect(value, str, where), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{where}: is no base64: {error}") from error
+
+
+def statement_of(signature: Signature, public_key: Any) -> Statement:
+    """Return what was signed, if the key signed it, and it has not expired.
+
+    Raises:
+        BundleError: the signature is wrong, has expired, or states no files.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+
+    path = signature.path
+    try:
+        public_key.verify(signature.sig, signing_bytes(signature.payload), ECDSA(hash_of(public_key)))
+    except InvalidSignature:
+        raise BundleError(
+            f"{path}: the signature is not by {signature.signer[:12]}…, as it says, or was changed",
+            fix=COPY_AGAIN,
+        ) from None
+    try:
+        statement = _statement(json_from_text(signature.payload))
+    except ValueError as error:
+        raise BundleError(f"{path}: states no files: {error}", fix="spoter-kit sign it again") from error
+    today = datetime.now(timezone.utc).date().isoformat()
+    if statement.expires is not None and statement.expires < today:
+        raise BundleError(
+            f"{path}: the signature expired on {statement.expires}, today is {today}",
+            fix="ask its maker for a newer one, or set the clock",
+        )
+    return statement
+
+
+def _statement(value: Any) -> Statement:
+    content = expect(value, dict[str, Any], "")
+    for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+        if content.get(name) != expected:
+            raise ValueError(f"{name}: {shown(content.get(name))}, expected {expected}")
+    predicate = expect(content.get("predicate"), dict[str, Any], "predicate")
+    serialization = expect(predicate.get("serialization"), dict[str, Any], "serialization")
+    found = serialization.get("method"), serialization.get("hash_type")
+    if found != ("files", "sha256"):
+        raise ValueError(f"serialization: {shown(found)}, expected files and sha256")
+    files = {}
+    for resource in expect(predicate.get("resources"), list[dict[str, str]], "resources"):
+        name, digest = resource.get("name", ""), resource.get("digest", "")
+        if resource.get("algorithm") != "sha256" or not name or name in files:
+            raise ValueError(f"resources: {shown(resource)}")
+        check_sha256(digest, f"resources.{name}")
+        files[name] = digest
+    expires = expect(predicate.get("expires"), str | None, "expires")
+    if expires is not None:
+        datetime.strptime(expires, "%Y-%m-%d")
+    return Statement(files=files, expires=expires)
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Return the path in the bundle → file, of every file but the signatures.
+
+    Raises:
+        BundleError: a link, or something else that is no regular file.
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder).as_posix()
+        if inside == SIGNATURE or inside.startswith(f"{MORE_SIGNATURES}/"):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if path.is_symlink() or not path.is_file() or not is_unicode(inside):
+            raise BundleError(f"{path}: is no regular file with a name in Unicode, so it cannot be signed")
+        found[inside] = path
+    return found
+
+
+def check_signed_files(folder: Path, signed: Mapping[str, str]) -> None:
+    """Check that a folder holds the signed files, unchanged, and no other.
+
+    Raises:
+        BundleError: names the first that is missing, not signed, or changed.
+    """
+    there = files_in(folder)
+    if added := sorted(there.keys() - signed.keys()):
+        raise BundleError(f"{folder}: {added[0]} was added after it was signed", fix=COPY_AGAIN)
+    if missing := sorted(signed.keys() - there.keys()):
+        raise BundleError(f"{folder}: {missing[0]} was signed and is not there", fix=COPY_AGAIN)
+    for name, path in there.items():
+        try:
+            check_file(path, signed[name])
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror})", fix=COPY_AGAIN) from error
+
+
+def _signed_bundle(folder: Path, signed: Mapping[str, str]) -> Bundle:
+    """Read the manifest that was signed, whatever replaces files meanwhile."""
+    if MANIFEST not in signed:
+        raise BundleError(f"{folder}: its signature leaves out {MANIFEST}", fix=_UNSIGNED_FIX)
+    bundle = read_bundle(folder, sha256=signed[MANIFEST])
+    for name, digest in bundle.hashes().items():
+        if signed.get(name) != digest:
+            raise BundleError(f"{folder}: {MANIFEST} and the signature differ on {name}", fix=COPY_AGAIN)
+    return bundle
