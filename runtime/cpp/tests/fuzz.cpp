@@ -37,6 +37,7 @@ void read_fields(std::string_view text) {
 }
 
 void read_clip(std::string_view bytes) {
+  if (bytes.size() < sizeof(float)) return;
   std::vector<float> values(bytes.size() / sizeof(float));
   std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
   const size_t frames = values.size() / SPOTER_FEATURES;

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,13 @@ from spoter_toolkit.faces import c
 SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
 
 
-def built(folder, *options):
-    """Return the folder of a build with CMake; the compiler's words are the failure's."""
-    for tool in ("cmake", "c++"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed: the C library is not compiled")
-    for command in (
-        ["cmake", "-S", SOURCES, "-B", folder, "-DSPOTER_WERROR=ON", *options],
-        ["cmake", "--build", folder, "-j", str(len(os.sched_getaffinity(0)))],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+def run(*command, **options):
+    """Run a tool; its words are the failure's."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed: the C library is not compiled")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -35,13 +30,23 @@ def c_sources():
 
 
 @pytest.fixture(scope="session")
-def c_build(made_once):
-    """The folder with libspoter.so and the example, built as they are shipped."""
-    return made_once("c-library", lambda folder: built(folder, "-DSPOTER_EXAMPLES=ON"))
+def c_wheel(made_once):
+    """The folder ``spoter_runtime_c`` of the wheel: header, library, CMake package."""
+
+    def make(folder):
+        run("c++", "--version")
+        options = ("--no-build-isolation", "--no-deps", "-C", "cmake.define.SPOTER_WERROR=ON")
+        run(sys.executable, "-m", "pip", "wheel", *options, "-w", folder, SOURCES)
+        (wheel,) = folder.glob("spoter_runtime_c-*-py3-none-*.whl")
+        shutil.unpack_archive(wheel, folder, "zip")
+        return folder / "spoter_runtime_c"
+
+    return made_once("c-wheel", make)
 
 
 @pytest.fixture
-def c_library(c_build, monkeypatch):
+def c_library(c_wheel, monkeypatch):
     """`spoter_toolkit.faces.c` takes the library that was built."""
-    monkeypatch.setenv(c.LIBRARY, str(c_build / "libspoter.so"))
-    return c_build / "libspoter.so"
+    library = c_wheel / "lib" / "libspoter.so"
+    monkeypatch.setenv(c.LIBRARY, str(library))
+    return library

@@ -127,15 +127,6 @@ def test_threads_share_a_recogniser(bundle_folder, clips):
     assert wrong == []
 
 
-def test_without_onnx_runtime_the_error_says_how_to_name_it(bundle_folder, c_build, clip_file):
-    done = run(c_build / "kiosk", bundle_folder, clip_file, onnxruntime="/nowhere/libonnxruntime.so")
-    assert done.returncode == 1
-    assert (
-        "ONNX Runtime cannot be loaded: /nowhere/libonnxruntime.so: no such file. Fix: name its lib"
-        in done.stderr
-    )
-
-
 @pytest.fixture
 def clip_file(tmp_path, make_clip):
     path = tmp_path / "clip.f32"
@@ -148,17 +139,39 @@ def run(program, *arguments, onnxruntime=None):
     return subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_kiosk_in_cpp_and_a_client_in_c99(
-    bundle_folder, c_build, c_sources, clip_file, tmp_path, make_clip
+def test_a_kiosk_in_cpp_finds_the_library_by_cmake(
+    bundle_folder, c_wheel, c_sources, clip_file, tmp_path, make_clip
+):
+    build = tmp_path / "build"
+    configure = ("cmake", "-S", c_sources / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={c_wheel}")
+    for command in (configure, ("cmake", "--build", build)):
+        subprocess.run(command, check=True, capture_output=True)
+    expected = Recognizer.load(bundle_folder).predict(make_clip(4, 60))
+    done = run(build / "kiosk", bundle_folder, clip_file)
+    assert done.stdout == f"{expected.label} ({expected.sign.bengali}) {expected.score:.2f}\n", done.stderr
+    done = run(build / "kiosk", bundle_folder, clip_file, onnxruntime="/nowhere/libonnxruntime.so")
+    assert done.returncode == 1
+    assert (
+        "ONNX Runtime cannot be loaded: /nowhere/libonnxruntime.so: no such file. Fix: name its lib"
+        in done.stderr
+    )
+
+
+def test_a_client_in_c99_finds_it_by_pkg_config(
+    bundle_folder, c_wheel, c_sources, clip_file, tmp_path, make_clip
 ):
     expected = Recognizer.load(bundle_folder).predict(make_clip(4, 60))
-    done = run(c_build / "kiosk", bundle_folder, clip_file)
-    assert done.stdout == f"{expected.label} ({expected.sign.bengali}) {expected.score:.2f}\n", done.stderr
-    client = tmp_path / "client"
+    found = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "spoter"],
+        env=os.environ | {"PKG_CONFIG_PATH": str(c_wheel / "lib" / "pkgconfig")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    client, source = tmp_path / "client", c_sources / "tests" / "client.c"
     strict = ("-std=c99", "-pedantic-errors", "-Wall", "-Wextra", "-Werror", "-Wstrict-prototypes")
-    link = (f"-L{c_build}", "-lspoter", f"-Wl,-rpath,{c_build}", "-lm")
-    source = c_sources / "tests" / "client.c"
-    subprocess.run(["cc", *strict, f"-I{c_sources}/include", source, *link, "-o", client], check=True)
+    rpath = f"-Wl,-rpath,{c_wheel}/lib"
+    subprocess.run(["cc", *strict, source, *found, rpath, "-lm", "-o", client], check=True)
     done = run(client, bundle_folder, clip_file)
     goldens = len(read_bundle(bundle_folder).goldens().lengths_N)
     assert done.stdout.splitlines() == [
@@ -171,7 +184,14 @@ def test_the_library_is_small_and_brings_nothing_along(c_library):
     assert c_library.stat().st_size < 200_000
     needs = subprocess.run(["readelf", "-d", c_library], capture_output=True, text=True, check=True).stdout
     names = {line.partition("[")[2].rstrip("]") for line in needs.splitlines() if "NEEDED" in line}
-    assert {name.partition(".")[0] for name in names} <= {"libstdc++", "libm", "libgcc_s", "libc", "libdl", "ld-linux-x86-64"}
+    assert {name.partition(".")[0] for name in names} <= {
+        "libstdc++",
+        "libm",
+        "libgcc_s",
+        "libc",
+        "libdl",
+        "ld-linux-x86-64",
+    }
     symbols = subprocess.run(
         ["nm", "-D", "--defined-only", c_library], capture_output=True, text=True, check=True
     ).stdout
