@@ -204,6 +204,7 @@ def export(
         clips, not_calibrated = clips_to_calibrate(dataset, contract, negatives, background)
         from spoter_export.bundle.writer import export_bundle
         from spoter_export.torch_runner import TorchRunner
+        from spoter_toolkit.streams.golden import stream_files
 
         model = run.load_model()
         abstention = None
@@ -222,6 +223,7 @@ def export(
             precisions=precisions,
             landmarker=landmarker,
             abstention=abstention,
+            stream_files=stream_files,
             force=force,
             on_progress=on_progress,
         )

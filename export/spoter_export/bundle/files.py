@@ -19,6 +19,8 @@ from spoter_runtime.bundle.manifest import (
     MANIFEST,
     MODEL_CARD,
     PARITY,
+    STREAM,
+    STREAM_ANSWERS,
     Artefact,
     Bundle,
     manifest_from_bundle,
@@ -86,18 +88,17 @@ def describe_bundle(
         name=name,
         contract=contract,
         artefacts=tuple(artefacts),
-        files={
-            file: sha256_of(folder / file) for file in (GOLDENS, PARITY, MODEL_CARD, *_landmarker(folder))
-        },
+        files={file: sha256_of(folder / file) for file in (GOLDENS, PARITY, MODEL_CARD, *_optional(folder))},
         provenance=provenance,
         abstention=abstention,
     )
     write_json(folder / MANIFEST, manifest_from_bundle(bundle))
 
 
-def _landmarker(folder: Path) -> list[str]:
-    """Return the files of the landmarker in a bundle; none where it has none."""
-    return sorted(file.relative_to(folder).as_posix() for file in (folder / BUNDLED).glob("*"))
+def _optional(folder: Path) -> list[str]:
+    """Return the files of the golden stream and of the landmarker in a bundle, where it has them."""
+    stream = [name for name in (STREAM, STREAM_ANSWERS) if (folder / name).is_file()]
+    return stream + sorted(file.relative_to(folder).as_posix() for file in (folder / BUNDLED).glob("*"))
 
 
 def proofs_json(proofs: Sequence[Proof]) -> dict[str, Any]:

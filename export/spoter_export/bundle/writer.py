@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ from spoter_runtime.camera.files import BUNDLED, LandmarkerFiles, copy_landmarke
 from spoter_runtime.contract import REQUIRES_KEY, GraphContract
 from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import ExportError
-from spoter_runtime.files import replacing
+from spoter_runtime.files import replacing, write_text
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.ort.installed import import_onnxruntime, is_older
 from spoter_runtime.ort.runner import OrtRunner
@@ -67,6 +67,7 @@ def export_bundle(
     precisions: Sequence[str] = ("fp32",),
     landmarker: LandmarkerFiles | None = None,
     abstention: Abstention | None = None,
+    stream_files: Callable[[Goldens, Runner], dict[str, str]] | None = None,
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Exported:
@@ -82,6 +83,7 @@ def export_bundle(
         precisions: precisions of the files; fp32 is always included, because the others are made from it.
         landmarker: put into the bundle, which then goes from a video to a label by itself; None: none.
         abstention: when the model says that a clip shows no sign; None: the bundle says that it cannot tell.
+        stream_files: makes file name → content of the golden stream, from the goldens and the reference.
         force: replace an existing bundle.
         on_progress: called with (done, total, what).
 
@@ -118,6 +120,8 @@ def export_bundle(
         # numpy dates every entry 1980, so equal goldens give equal bytes.
         arrays = {"poses": goldens.poses_NTD, "lengths": goldens.lengths_N, "logits": goldens.logits_NC}
         np.savez_compressed(temporary / GOLDENS, allow_pickle=False, **arrays)
+        for name, text in (stream_files(goldens, reference) if stream_files else {}).items():
+            write_text(temporary / name, text)
         if landmarker:
             copy_landmarker(landmarker, temporary / BUNDLED)
         describe_bundle(

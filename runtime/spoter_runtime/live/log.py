@@ -40,7 +40,9 @@ def header_line(gate: Gate, settings: StreamSettings) -> str:
 
 def line_of(frame: LogFrame) -> str:
     """Return one frame as a line; null: not detected. Every float32 is read back as the same float32."""
-    points = [None if x != x or y != y else [x, y] for x, y in frame.landmarks_LD.tolist()]
+    points = [
+        None if x != x or y != y else [float(str(x)), float(str(y))] for x, y in frame.landmarks_LD
+    ]  # the fewest digits that give the same float32
     return json.dumps({"t_ms": frame.t_ms, "dropped": frame.dropped, "landmarks": points})
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from spoter_runtime._types import OnProgress
-from spoter_runtime.bundle.manifest import Bundle, read_bundle
+from spoter_runtime.bundle.manifest import STREAM, STREAM_ANSWERS, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
-from spoter_runtime.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Float32Array
 from spoter_runtime.live.events import Abstain, AnyEvent, Sign, SignStart
 from spoter_runtime.live.frames import resample_segment, with_nan
 from spoter_runtime.live.log import LogFrame, read_frames, read_header, replay
@@ -20,11 +18,17 @@ from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.live.stream import SignStream
 from spoter_runtime.recognizer import Recognizer
 from spoter_toolkit.backends import TORCH_BACKENDS, backends_of, split_backend
-from spoter_toolkit.streams.compose import Piece, compose
+from spoter_toolkit.streams.golden import GATES, answers_in, golden_frames
 
-_SHORTEST: Final = 9  # frames of a golden that goes into the stream
-_NARROWEST: Final = 0.01  # its shoulders, in pictures: some goldens hold nobody, or somebody far away
-_GATES: Final[tuple[Gate, ...]] = ("rest", "window")
+
+class _Stream(NamedTuple):
+    """Frames to replay; the segments (start, end, label) that the bundle expects, where it says some."""
+
+    title: str
+    gate: Gate
+    settings: StreamSettings
+    frames: list[LogFrame]
+    answers: list[tuple[Any, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,7 @@ def prove_streams(
 
     Args:
         folder: the BUNDLE.
-        log: that `spoter-kit live --record` wrote; None makes a stream of the bundle's goldens.
+        log: that `spoter-kit live --record` wrote; None takes the bundle's golden stream.
         backends: as in ``"ort-cpu:int8"``; None takes all that run here. The first is what the others are
             compared with.
         on_progress: called with (backends done, backends, what).
@@ -100,7 +104,7 @@ def prove_streams(
         BackendError: none of the backends can be opened.
     """
     bundle = read_bundle(folder)
-    streams = [_of_log(log)] if log else [_of_goldens(bundle, gate) for gate in _GATES]
+    streams = [_of_log(log)] if log else _of_bundle(bundle)
     names = list(backends or (name for name in backends_of(bundle) if name not in TORCH_BACKENDS))
     proofs: list[StreamProof] = []
     not_run: dict[str, str] = {}
@@ -114,12 +118,12 @@ def prove_streams(
         except (BackendError, BundleError, MissingExtraError) as error:
             not_run[name] = error.message
             continue
-        for title, gate, settings, frames in streams:
-            stream = SignStream(recognizer, gate, settings=settings)
-            events = list(replay(stream, frames))
-            first = firsts.setdefault(title, events)
-            again = list(replay(stream, frames))
-            proofs.append(_proof(name, title, recognizer, stream, frames, (events, again, first)))
+        for one in streams:
+            stream = SignStream(recognizer, one.gate, settings=one.settings)
+            events = list(replay(stream, one.frames))
+            first = firsts.setdefault(one.title, events)
+            again = list(replay(stream, one.frames))
+            proofs.append(_proof(name, one, recognizer, stream, (events, again, first)))
     if not proofs:
         raise BackendError(f"{folder}: no backend runs here: {'; '.join(not_run.values())}")
     return StreamParity(bundle=str(folder), proofs=tuple(proofs), not_run=not_run)
@@ -127,16 +131,15 @@ def prove_streams(
 
 def _proof(
     backend: str,
-    title: str,
+    one: _Stream,
     recognizer: Recognizer,
     stream: SignStream,
-    frames: Sequence[LogFrame],
     runs: tuple[list[AnyEvent], list[AnyEvent], list[AnyEvent]],
 ) -> StreamProof:
     """Compare one backend's events with a second run, with `predict`, and with the first backend."""
     events, again, first = runs
     signs = [event for event in events if isinstance(event, Sign)]
-    wrong = [sign for sign in signs if not _is_offline(sign, recognizer, stream, frames)]
+    wrong = [sign for sign in signs if not _is_offline(sign, recognizer, stream, one.frames)]
     kept, expected = _outline(events), _outline(first)
     failures = [f"{sign.label} at {sign.start_ms:.0f} ms: predict has other scores" for sign in wrong]
     if events != again:
@@ -145,11 +148,14 @@ def _proof(
         n = next((n for n, pair in enumerate(zip(kept, expected, strict=False)) if pair[0] != pair[1]), None)
         found = f"{kept[n]} where {expected[n]} is expected" if n is not None else "more or fewer events"
         failures.append(f"other events than the first backend's: {found}")
+    answers = [_segment(answer) for answer in answers_in(events)]
+    if one.answers is not None and answers != one.answers:
+        failures.append(f"other answers than those in the bundle: {answers}, expected {one.answers}")
     expected_signs = [event for event in first if isinstance(event, Sign)]
     diffs = [abs(a.score - b.score) for a, b in zip(signs, expected_signs, strict=False)]
     return StreamProof(
         backend=backend,
-        stream=title,
+        stream=one.title,
         signs=len(signs),
         offline=not wrong,
         repeats=events == again,
@@ -178,25 +184,33 @@ def _outline(events: Sequence[AnyEvent]) -> list[tuple[Any, ...]]:
     return outline
 
 
-_Stream = tuple[str, Gate, StreamSettings, list[LogFrame]]
-
-
 def _of_log(path: Path) -> _Stream:
     gate, settings = read_header(path)
-    return f"{path.name}, {gate} gate", gate, settings, list(read_frames(path))
+    return _Stream(f"{path.name}, {gate} gate", gate, settings, list(read_frames(path)))
 
 
-def _of_goldens(bundle: Bundle, gate: Gate) -> _Stream:
-    """Return a stream of the bundle's goldens: made anew from them, so it travels with the bundle."""
-    clips = [clip for clip in bundle.goldens().clips() if len(clip) >= _SHORTEST and _has_body(clip)]
-    pieces = [Piece(kind="sign", label="", poses_TLD=clip) for clip in clips]
-    stream = compose("goldens", pieces, np.random.default_rng(0), rests=gate == "rest")
-    frames = [
-        LogFrame(t_ms, pose) for t_ms, pose in zip(stream.times_ms.tolist(), stream.poses_FLD, strict=True)
+def _of_bundle(bundle: Bundle) -> list[_Stream]:
+    """Return the golden stream for each gate, with its answers; an older bundle's is made of its goldens.
+
+    Raises:
+        BundleError: the bundle was changed or damaged.
+    """
+    if STREAM not in bundle.files:
+        frames = golden_frames(bundle.goldens())
+        return [_Stream(f"goldens, {gate} gate", gate, StreamSettings(), frames) for gate in GATES]
+    answers = [json.loads(line) for line in bundle.read(STREAM_ANSWERS).splitlines()]
+    bundle.read(STREAM)  # checks its hash
+    _, settings = read_header(bundle.folder / STREAM)
+    frames = list(read_frames(bundle.folder / STREAM))
+    return [
+        _Stream(f"golden stream, {gate} gate", gate, settings, frames, _outline_of(answers, gate))
+        for gate in GATES
     ]
-    return f"{len(pieces)} goldens, {gate} gate", gate, StreamSettings(), frames
 
 
-def _has_body(clip_TLD: Float32Array) -> bool:
-    widths = np.hypot(*(clip_TLD[:, LEFT_SHOULDER] - clip_TLD[:, RIGHT_SHOULDER]).T)
-    return bool((widths > _NARROWEST).any())
+def _outline_of(answers: Sequence[dict[str, Any]], gate: Gate) -> list[tuple[Any, ...]]:
+    return [_segment(answer) for answer in answers if answer["gate"] == gate]
+
+
+def _segment(answer: dict[str, Any]) -> tuple[Any, ...]:
+    return answer["start_ms"], answer["end_ms"], answer["label"]

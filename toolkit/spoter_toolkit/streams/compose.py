@@ -22,7 +22,6 @@ FPS: Final = 30.0  # that a stream is made with
 HANGING: Final = 2.2  # shoulder widths of resting wrists below the shoulders
 MOVES_MS: Final = (200, 350)  # hands take so long up or down, or to the next sign
 RESTS_MS: Final = (500, 1500)
-_IN_A_ROW: Final = 8  # signs without a rest between
 _ARMS: Final = ((RIGHT_SHOULDER, 8, 10), (LEFT_SHOULDER, 9, 11))  # shoulder, elbow, wrist
 
 
@@ -101,21 +100,19 @@ class _Maker:
             self.add(between(self.frames[-1], frame, round(ms * FPS / 1000)))
 
 
-def compose(
-    name: str, pieces: Sequence[Piece], rng: np.random.Generator, *, rests: bool = True
-) -> MadeStream:
+def compose(name: str, pieces: Sequence[Piece], rng: np.random.Generator, *, in_a_row: int = 1) -> MadeStream:
     """Return a stream of pieces in their order.
 
     Args:
         name: for reports.
         pieces: at least one.
         rng: chooses the lengths of rests and movements.
-        rests: let the hands hang down after each piece; else after eight.
+        in_a_row: let the hands hang down after so many pieces.
     """
     made = _Maker()
     for number, piece in enumerate(pieces):
         first = _known_body(piece.poses_TLD)
-        if rests or number % _IN_A_ROW == 0:
+        if number % in_a_row == 0:
             rest = hanging(first)
             if made.frames:
                 made.move_to(hanging(made.frames[-1]), rng.uniform(*MOVES_MS))

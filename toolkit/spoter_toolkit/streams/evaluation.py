@@ -24,6 +24,7 @@ NONE_LABELS: Final = frozenset({"none", "background", "no-sign"})  # of clips in
 RATES: Final = (10.0, 15.0, 60.0)  # frames a second, beside `FPS`
 LOST: Final = 0.2  # share of the frames
 _NONE_SHARE: Final = 0.25  # of the pieces between signs
+_IN_A_ROW: Final = 8  # signs without a rest between
 
 RESTS, NO_RESTS, NONE, UNKNOWN, NOBODY = (
     *("signs with rests and none clips", "signs without rests"),
@@ -172,7 +173,8 @@ def _streams(pieces: dict[Kind, list[Piece]], minutes: float, seed: int) -> Iter
     ]
     rests = compose(RESTS, mixed, rng)
     yield rests, "rest"
-    yield compose(NO_RESTS, _drawn(pieces["sign"], minutes, 1.0, rng), rng, rests=False), "window"
+    row = _drawn(pieces["sign"], minutes, 1.0, rng)
+    yield compose(NO_RESTS, row, rng, in_a_row=_IN_A_ROW), "window"
     for name, kind in ((NONE, "none"), (UNKNOWN, "unknown")):
         if some := _drawn(pieces[kind], minutes, 2.2, rng):  # type: ignore[index]
             yield compose(name, some, rng), "rest"
