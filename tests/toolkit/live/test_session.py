@@ -6,10 +6,12 @@ import json
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from signers import signing, write_log
 from spoter_runtime import Recognizer, SignStream
+from spoter_runtime.camera.video import video_frames
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import UsageError
 from spoter_runtime.live.events import Sign
@@ -54,6 +56,21 @@ def test_a_recording_replays_to_the_same_events(recognizer, log, tmp_path):
     ]
     assert json.dumps(events) == json.dumps(again) == json.dumps([event.as_json() for event in heard])
     assert [event["type"] for event in events].count("sign") == 2
+
+
+def test_a_recording_keeps_the_pictures_at_their_times_unless_it_shall_not(recognizer, tmp_path):
+    pytest.importorskip("av")
+    times = [0.0, 40.0, 140.0, 140.2, 400.0]
+    for film in (True, False):
+        recorder = Recorder(tmp_path / str(film), SignStream(recognizer), "rest", film=film)
+        for n, t_ms in enumerate(times):
+            recorder.frame(Arrival(t_ms, np.full((49 + n, 64, 3), 50 * n, np.uint8)), None)
+        recorder.close()
+    frames = list(video_frames(tmp_path / "True" / "video.mkv"))
+    assert [frame.t_ms for frame in frames] == pytest.approx([0, 40, 140, 400])
+    assert [round(frame.rgb.mean() / 50) for frame in frames] == [0, 1, 2, 4]
+    assert {frame.rgb.shape for frame in frames} == {(48, 64, 3)}
+    assert sorted(path.name for path in (tmp_path / "False").iterdir()) == ["events.jsonl", "landmarks.jsonl"]
 
 
 def test_a_sink_that_raises_is_left_out_and_the_others_are_told(recognizer, log):

@@ -50,8 +50,11 @@ def live(
     seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
     record: Annotated[
         Path | None,
-        typer.Option(help="Write landmarks and events to this new folder, to replay it or report a bug."),
+        typer.Option(
+            help="Write video, landmarks and events to this new folder, to replay it or report a bug."
+        ),
     ] = None,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Keep no picture with --record.")] = False,
     say_: Annotated[
         str | None,
         typer.Option("--say", metavar="COMMAND", help="Run this for each sign; {} becomes the word."),
@@ -75,7 +78,7 @@ def live(
     from spoter_toolkit.backends import split_choice
     from spoter_toolkit.cli.live_view import view_of
     from spoter_toolkit.live.session import Recorder, Speaker, run_session
-    from spoter_toolkit.live.sources import arrivals, paced
+    from spoter_toolkit.live.sources import arrivals, is_log, paced
     from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
@@ -96,7 +99,8 @@ def live(
         sinks.append(shown)
         watchers.append(shown)
         frames = paced(source, frames)
-    recorder = Recorder(record, stream, gate_name) if record else None
+    film = not (no_video or is_log(source))
+    recorder = Recorder(record, stream, gate_name, film=film) if record else None
     if recorder:
         sinks.append(recorder)
         watchers.append(recorder)
@@ -109,7 +113,8 @@ def live(
             shown.close()
         if recorder:
             recorder.close()
-            say(f"recorded: {record}")
+            shows = " (its video shows the person; --no-video leaves it out)" if film else ""
+            say(f"recorded: {record}{shows}")
 
 
 def _page(recognizer: Recognizer, port: int) -> LivePage:

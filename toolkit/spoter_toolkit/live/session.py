@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import numpy as np
+
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import UsageError
 from spoter_runtime.live.events import AnyEvent, Fault, Sign
 from spoter_runtime.live.log import LOG_NAME, LogFrame, header_line, line_of
 from spoter_runtime.live.settings import Gate
 from spoter_runtime.live.stream import SignStream
+from spoter_toolkit.live.film import FILM_NAME, Film
 from spoter_toolkit.live.sources import Arrival
 
 EVENTS_NAME: Final = "events.jsonl"
@@ -81,17 +84,20 @@ def _tell(sinks: list[Sink], events: list[AnyEvent]) -> None:
 
 
 class Recorder:
-    """Keeps landmarks and events in a folder, each line as it comes: a killed recording can be read."""
+    """Keeps video, landmarks and events in a folder, each as it comes: a killed recording can be read."""
 
-    def __init__(self, folder: Path, stream: SignStream, gate: Gate) -> None:
-        """Begin a recording in a new folder."""
+    def __init__(self, folder: Path, stream: SignStream, gate: Gate, *, film: bool = True) -> None:
+        """Begin a recording in a new folder; without `film` no picture is kept."""
         folder.mkdir(parents=True)
         self._log = (folder / LOG_NAME).open("w", encoding="utf-8", newline="\n")
         self._events = (folder / EVENTS_NAME).open("w", encoding="utf-8", newline="\n")
         self._log.write(header_line(gate, stream.settings) + "\n")
+        self._film = Film(folder / FILM_NAME) if film else None
 
     def frame(self, arrival: Arrival, landmarks_LD: Any) -> None:
-        """Write the landmarks of a frame, where there are some."""
+        """Write the picture of a frame and its landmarks, where there are some."""
+        if self._film and np.ndim(arrival.frame) == 3:
+            self._film.add(arrival.frame, arrival.t_ms)
         if landmarks_LD is not None:
             self._log.write(line_of(LogFrame(arrival.t_ms, landmarks_LD, arrival.dropped)) + "\n")
             self._log.flush()
@@ -102,7 +108,9 @@ class Recorder:
         self._events.flush()
 
     def close(self) -> None:
-        """Close both files."""
+        """Close all files."""
+        if self._film:
+            self._film.close()
         self._log.close()
         self._events.close()
 
