@@ -278,6 +278,12 @@ class Recognizer:
         """The labels this model knows, in the order of its logits."""
         return self.contract.labels
 
+    @property
+    def background(self) -> tuple[str, ...]:
+        """The labels that stand for no sign; see `Abstention`."""
+        rule = self._bundle.abstention if self._bundle else None
+        return rule.background if rule else ()
+
     def predict(self, clip: Any, *, name: str = "clip") -> Prediction:
         """Return the sign in one clip.
 

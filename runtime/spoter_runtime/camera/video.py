@@ -80,7 +80,7 @@ def camera_frames(
         there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
         raise DataError(f"{name}: no such camera", fix=f"there are {there}" if there else "plug one in")
     options = {} if way == "lavfi" else {"video_size": f"{width}x{height}", "framerate": str(fps)}
-    yield from _frames(name, way, options, 1)
+    yield from _frames(name, way, options, 1, broken="went away")
 
 
 def network_frames(url: str) -> Iterator[TimedFrame]:
@@ -94,11 +94,16 @@ def network_frames(url: str) -> Iterator[TimedFrame]:
         DataError: nobody answers within five seconds, it sends no video, or it went away.
     """
     options = {"timeout": "5000000"} | ({"rtsp_transport": "tcp"} if url.startswith("rtsp") else {})
-    yield from _frames(url, None, options, 1)
+    yield from _frames(url, None, options, 1, broken="went away")
 
 
 def _frames(
-    source: str, input_format: str | None, options: dict[str, str], threads: int
+    source: str,
+    input_format: str | None,
+    options: dict[str, str],
+    threads: int,
+    *,
+    broken: str = "is damaged",
 ) -> Iterator[TimedFrame]:
     av = require("av", extra=_EXTRA)
     try:
@@ -126,7 +131,7 @@ def _frames(
             where = (
                 f"after frame {count} ({max(last_ms, 0) / 1000:.1f} s)" if count else "before the first frame"
             )
-            raise DataError(f"{source}: {_reason(error, f'is damaged {where}')}") from error
+            raise DataError(f"{source}: {_reason(error, f'{broken} {where}')}") from error
         if count == 0:
             raise DataError(f"{source}: has no frame that can be decoded")
 

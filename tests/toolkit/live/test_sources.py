@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
+import itertools
+import re
 import threading
 
 import numpy as np
 import pytest
 
 from signers import signing, write_log
-from spoter_runtime.camera.video import TimedFrame, camera_frames
+from spoter_runtime.camera.video import TimedFrame, camera_frames, network_frames
 from spoter_runtime.errors import DataError
+from spoter_toolkit.live.film import Film
 from spoter_toolkit.live.sources import Newest, arrivals, is_live, is_log
 
 
@@ -54,7 +58,54 @@ def test_a_camera_that_goes_away_comes_back():
     found.close()
     assert [one.frame is None for one in seen] == [False, True, False]
     assert "the camera was unplugged; it is opened again" in seen[1].fault
-    assert seen[2].t_ms > seen[0].t_ms  # although the camera's own clock began anew
+    assert seen[0].t_ms < seen[1].t_ms < seen[2].t_ms  # although the camera's own clock began anew
+
+
+def test_a_camera_that_stays_away_is_said_once_for_each_reason():
+    reasons = iter(["unplugged", "no such camera", "no such camera", "no such camera"])
+
+    def frames():
+        yield from (
+            [TimedFrame(picture(1), 0.0)] if (reason := next(reasons, None)) in (None, "unplugged") else []
+        )
+        if reason:
+            raise DataError(reason)
+
+    found = Newest(frames, wait_s=0.01).arrivals()
+    seen = [next(found) for _ in range(4)]
+    found.close()
+    assert [one.fault.partition(";")[0] for one in seen] == ["", "unplugged", "no such camera", ""]
+
+
+def test_a_network_camera_that_goes_away_comes_back(tmp_path):
+    pytest.importorskip("av", reason="PyAV reads network cameras")
+    film = Film(tmp_path / "camera.mkv")
+    for n in range(8):
+        film.add(np.full((48, 64, 3), 30 * n, np.uint8), 40.0 * n)
+    film.close()
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write((tmp_path / "camera.mkv").read_bytes())  # then it hangs up
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = Newest(
+            lambda: network_frames(f"http://127.0.0.1:{server.server_port}/"), wait_s=0.01
+        ).arrivals()
+        seen = list(itertools.islice(found, 12))
+        found.close()
+        server.shutdown()
+    faults = [n for n, one in enumerate(seen) if one.fault]
+    assert faults
+    assert re.search("went away after frame 8|the source has ended", seen[faults[0]].fault)
+    assert any(one.frame is not None for one in seen[: faults[0]])
+    assert any(one.frame is not None for one in seen[faults[0] :])
 
 
 def test_a_camera_that_was_never_there_is_an_error():

@@ -89,7 +89,7 @@ class Newest:
         self._wait_s = wait_s
         self._changed = threading.Condition()
         self._newest: TimedFrame | None = None
-        self._faults: list[str] = []
+        self._faults: list[Arrival] = []
         self._dropped = 0
         self._ended: SpoterError | None = None
         self._stop = threading.Event()
@@ -113,24 +113,22 @@ class Newest:
                     dropped = 0
                     if frame:
                         dropped, self._dropped = self._dropped, 0
-                yield from (Arrival(self._now_ms, fault=fault) for fault in faults)
-                if frame:
-                    yield Arrival(frame.t_ms, _turned(frame, self._mirror), dropped)
+                found = [Arrival(frame.t_ms, _turned(frame, self._mirror), dropped)] if frame else []
+                yield from sorted([*found, *faults], key=lambda arrival: arrival.t_ms)
         finally:
             self._stop.set()
             thread.join(timeout=2 * self._wait_s)
 
     def _read(self) -> None:
         begin = time.monotonic()
-        self._now_ms = 0.0
-        has_opened = False
+        has_opened, said = False, ""
         while not self._stop.is_set():
             reason: SpoterError | str = "the source has ended"
             try:
                 for frame in self._open():
-                    has_opened = True
-                    self._now_ms = 1000 * (time.monotonic() - begin)
-                    self._put(TimedFrame(frame.rgb, self._now_ms))  # its own clock restarts with it
+                    has_opened, said = True, ""
+                    # its own clock restarts with it
+                    self._put(TimedFrame(frame.rgb, 1000 * (time.monotonic() - begin)))
                     if self._stop.is_set():
                         return
             except SpoterError as error:
@@ -138,8 +136,10 @@ class Newest:
             with self._changed:
                 if not has_opened and isinstance(reason, SpoterError):
                     self._ended = reason
-                else:
-                    self._faults.append(f"{reason}; it is opened again")
+                elif str(reason) != said:  # once, not with each attempt
+                    said = str(reason)
+                    t_ms = 1000 * (time.monotonic() - begin)
+                    self._faults.append(Arrival(t_ms, fault=f"{reason}; it is opened again"))
                 self._changed.notify()
                 if self._ended:
                     return

@@ -98,7 +98,8 @@ def evaluate_streams(
         DataError: no clip has a label that the model knows.
     """
     settings = settings or StreamSettings()
-    pieces = _pieces(dataset, split, {label.name for label in recognizer.labels})
+    signs = {label.name for label in recognizer.labels} - {*recognizer.background}
+    pieces = _pieces(dataset, split, signs)
     streams = list(_streams(pieces, minutes, seed))
     scores, ran = [], []
     for n, (stream, gate) in enumerate(streams):
