@@ -266,9 +266,13 @@ class SignStream:
             elif mark.kind == "end":
                 self._answer(mark.start_ms, min(mark.end_ms, t_ms), t_ms)
             else:
-                limit = self.settings.longest_ms if mark.code == "long" else self.settings.gap_ms
-                what = "it lasts longer than" if mark.code == "long" else "no frame came for more than"
-                self._abstain(mark.start_ms, mark.end_ms, t_ms, mark.code or "gap", f"{what} {limit:g} ms")
+                self._abstain(mark.start_ms, mark.end_ms, t_ms, mark.code or "gap", self._refusal(mark))
+
+    def _refusal(self, mark: Mark) -> str:
+        if mark.code != "long":
+            return f"no frame came for more than {self.settings.gap_ms:g} ms"
+        hint = "; signs without rests need the gate window" if self._gate_name == "rest" else ""
+        return f"it lasts longer than {self.settings.longest_ms:g} ms{hint}"
 
     def _cut(self, start_ms: float, end_ms: float) -> Float32Array:
         return self._frames.cut(start_ms, end_ms, self.settings.fps)
