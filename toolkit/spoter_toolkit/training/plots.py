@@ -18,6 +18,7 @@ from spoter_toolkit.report.fonts import writable
 # most confused pairs stand there.
 NAMED: Final = 100
 _INCHES_A_NAME: Final = 0.15
+_PAIRS_INCHES: Final = 3.6
 
 
 def draw_curves(
@@ -58,7 +59,7 @@ def draw_confusion(scores: Scores, path: Path, *, title: str) -> None:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     named = len(present) <= NAMED
     side = max(4.0, _INCHES_A_NAME * len(present) + 2) if named else 9.0
-    width = side + 0.8 + (0 if named else 3.6)
+    width = side + (0.8 if named else 1.8 + _PAIRS_INCHES)
     figure = Figure(figsize=(width, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -68,9 +69,10 @@ def draw_confusion(scores: Scores, path: Path, *, title: str) -> None:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
     else:
-        pairs = "\n".join(f"{p.label} → {p.taken_for}  {p.clips} of {p.of}" for p in scores.confused)
-        figure.text(0.995, 0.5, f"most confused\n\n{pairs}", ha="right", va="center", fontsize=9)
-        figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1 - 3.6 / width, 1)))
+        pairs = writable([f"{p.label} → {p.taken_for}  {p.clips} of {p.of}" for p in scores.confused])
+        left = 1 - _PAIRS_INCHES / width
+        figure.text(left + 0.02, 0.5, "\n".join(["most confused", "", *pairs]), va="center", fontsize=9)
+        figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, left, 1)))
     axes.set_xlabel("recognised")
     axes.set_ylabel("signed")
     axes.set_title(f"{title}\ntop-1 {scores.top1:.3f} of {scores.clips} clips", fontsize=9)
@@ -86,13 +88,16 @@ def draw_accuracy(scores: Scores, path: Path, *, title: str) -> None:
     worst = np.argsort(right_C, kind="stable")[:NAMED]
     labels = [(scores.labels[present[i]], right_C[i], clips_C[present[i]]) for i in worst]
     signers = [(s.signer, s.top1, s.clips) for s in sorted(scores.signers, key=lambda s: s.top1)]
-    figure = Figure(figsize=(8, 1.6 + _INCHES_A_NAME * max(len(labels), len(signers))), layout="constrained")
+    most = max(len(labels), len(signers))
+    figure = Figure(figsize=(8, 1.8 + _INCHES_A_NAME * most), layout="constrained")
     signer_axes, label_axes = figure.subplots(1, 2)
     some = f", the worst {len(labels)} of {len(present)}" if len(present) > NAMED else ""
     for axes, what, bars in ((signer_axes, "signer", signers), (label_axes, f"label{some}", labels)):
         axes.barh(range(len(bars)), [share for _, share, _ in bars], color="#0072b2")
-        axes.set_yticks(range(len(bars)), [f"{name} ({count})" for name, _, count in bars], fontsize=6)
+        axes.set_yticks(
+            range(len(bars)), writable([f"{name} ({count})" for name, _, count in bars]), fontsize=6
+        )
         axes.axvline(scores.top1, color="#d55e00", linestyle=":")
-        axes.set(xlim=(0, 1), ylim=(len(bars) - 0.4, -0.6), xlabel=f"top-1 by {what}; clips in brackets")
+        axes.set(xlim=(0, 1), ylim=(most - 0.4, -0.6), xlabel=f"top-1 by {what}\nclips in brackets")
     figure.suptitle(f"{title}: top-1 {scores.top1:.3f} of {scores.clips} clips", fontsize=9)
     save_picture(figure, path)
