@@ -59,7 +59,7 @@ def said(
         split="",
         sha256="",
     )
-    return [f"{f.what}. Fix: {f.fix}" for f in findings_of(metrics, dataset, scores, longer=longer)]
+    return [str(finding) for finding in findings_of(metrics, dataset, scores, longer=longer)]
 
 
 def test_a_training_that_reached_everything_is_not_blamed() -> None:
@@ -126,9 +126,13 @@ def test_pictures_are_of_a_size_that_can_be_looked_at(tmp_path: Path, labels: in
 
 def test_curves_mark_the_best_epoch_and_carry_the_findings(tmp_path: Path) -> None:
     learned = [row | {"val_loss": 1.0, "val_accuracy": 0.5} for row in rows(0.25, FLAT)]
-    for name, more in (("plain", {}), ("marked", {"best_epoch": 2}), ("noted", {"notes": ["not converged"]})):
+    for name, more in (
+        ("plain", {}),
+        ("marked", {"best_epoch": 2}),
+        ("noted", {"notes": ["not converged. Fix: more"]}),
+    ):
         draw_curves(learned, tmp_path / f"{name}.svg", **more)  # type: ignore[arg-type]
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.svg")}
     assert "best: epoch 2" in texts["marked"]
-    assert "not converged" in texts["noted"]
+    assert "not converged. Fix: more" in texts["noted"]
     assert "best" not in texts["plain"]

@@ -28,6 +28,10 @@ class Finding:
     what: str
     fix: str
 
+    def __str__(self) -> str:
+        """Return it as one line for people."""
+        return f"{self.what}. Fix: {self.fix}"
+
     def as_json(self) -> dict[str, str]:
         """Return it as plain JSON values."""
         return asdict(self)

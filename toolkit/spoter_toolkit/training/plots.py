@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from spoter_toolkit.report.fonts import writable
 NAMED: Final = 100
 _INCHES_A_NAME: Final = 0.15
 _PAIRS_INCHES: Final = 3.6
+_LETTERS: Final = 150  # of a line below the curves
 
 
 def draw_curves(
@@ -30,9 +32,10 @@ def draw_curves(
         rows: one an epoch.
         path: of the picture.
         best_epoch: whose weights were kept, to mark; None where the last ones were.
-        notes: lines below the curves: what the training did not reach.
+        notes: below the curves: what the training did not reach, and the fix.
     """
-    figure = Figure(figsize=(9, 3.6 + 0.2 * len(notes)), layout="constrained")
+    lines = [line for note in notes for line in wrap(note, _LETTERS, subsequent_indent="    ")]
+    figure = Figure(figsize=(9, 3.6 + 0.2 * len(lines)), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for axes, quantity in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
         for part, marker in (("train", ""), ("val", "o")):
@@ -47,8 +50,8 @@ def draw_curves(
         axes.grid(alpha=0.3)
         axes.legend()
     accuracy_axes.set_ylim(0, 1.02)
-    if notes:
-        figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8, color="#a33c00")
+    if lines:
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=8, color="#a33c00")
     save_picture(figure, path)
 
 

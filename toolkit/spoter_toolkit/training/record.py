@@ -175,7 +175,7 @@ class RunRecord:
         more = longer(self.config, len(dataset.clips_in("train")), len(dataset.labels))
         found = findings_of(rows, dataset, scores, longer=more)
         best = progress.best_epoch if val else None
-        draw_curves(rows, folder / "curves.png", best_epoch=best, notes=[one.what for one in found])
+        draw_curves(rows, folder / "curves.png", best_epoch=best, notes=[str(one) for one in found])
         page = html_from_run(self.target.name, dataset, rows, scores, found)
         write_text(folder / REPORT, page)
         self._write_info(folder, "done", metrics | {"findings": [one.as_json() for one in found]})
