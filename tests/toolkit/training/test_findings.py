@@ -129,10 +129,10 @@ def test_curves_mark_the_best_epoch_and_carry_the_findings(tmp_path: Path) -> No
     for name, more in (
         ("plain", {}),
         ("marked", {"best_epoch": 2}),
-        ("noted", {"notes": ["not converged. Fix: more"]}),
+        ("noted", {"notes": ["low. Fix: more"]}),
     ):
         draw_curves(learned, tmp_path / f"{name}.svg", **more)  # type: ignore[arg-type]
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.svg")}
     assert "best: epoch 2" in texts["marked"]
-    assert "not converged. Fix: more" in texts["noted"]
+    assert "low. Fix: more" in texts["noted"]
     assert "best" not in texts["plain"]
