@@ -27,12 +27,12 @@ import torch
 from learning_page import write_page
 from result_files import RESULTS
 
+from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.files import write_text
 from spoter_toolkit.data.dataset import Clip, Dataset, Origin, read_dataset
 from spoter_toolkit.data.dataset_writer import write_dataset
 from spoter_toolkit.data.synth.generate import SynthSettings, generate_clips
 from spoter_toolkit.evaluation import Scores, evaluate
-from spoter_toolkit.reference import TorchRunner
 from spoter_toolkit.runs.run import Run, read_run
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.loop import train
@@ -231,7 +231,9 @@ def main() -> None:
     given.rows.parent.mkdir(parents=True, exist_ok=True)
     for seed in map(int, given.seeds.split(",")):
         for arm, case in cases_of(given, seed):
-            key = {"arm": arm if given.tag == "default" else f"{given.tag} {arm}".removesuffix(" default")}
+            key: dict[str, Any] = {
+                "arm": arm if given.tag == "default" else f"{given.tag} {arm}".removesuffix(" default")
+            }
             key |= {"case": case.name, "draw": case.draw, "seed": seed}
             if any(all(row[name] == value for name, value in key.items()) for row in read_rows(given.rows)):
                 continue

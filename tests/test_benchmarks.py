@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spoter_toolkit.report.json_text import json_text
@@ -120,3 +121,11 @@ def test_every_script_that_a_page_names_is_there_or_its_commit_is_named():
     }
     assert len(named) > 5
     assert [(page, s) for page, s in sorted(named) if not (ROOT / "benchmarks" / s).is_file()] == []
+
+
+def test_a_linear_layer_learns_features_that_tell_labels_apart(result_files):
+    module = importlib.import_module("frozen")
+    labels = np.arange(12) % 3
+    features = np.eye(3)[labels] + 0.1
+    assert module.right_answers(features, labels, features, labels) == 1
+    assert module.right_answers(features, labels, features, (labels + 1) % 3) == 0
