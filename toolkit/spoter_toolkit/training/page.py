@@ -48,7 +48,7 @@ def html_from_run(
         title=f"Training of {name}",
         about=f"{epochs}, {dataset.split or 'not split'}.",
         lead=curve_charts(metrics)[:1],
-        caveats=[*(one.what for one in findings), *_caveats(dataset)],
+        caveats=[*map(str, findings), *_caveats(dataset)],
         sections=[
             Section(name="loss", title="Loss", charts=curve_charts(metrics)[1:]),
             *(score_sections(scores, dataset) if scores else ()),
