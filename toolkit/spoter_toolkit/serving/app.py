@@ -282,12 +282,12 @@ class _Infer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, body, headers, told = await self._app.infer(scope, receive)
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
         level = logging.ERROR if status >= 500 else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "request %s", " ".join(f"{name}={value}" for name, value in told.items()))
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
 
 
 def _plain_id(text: str) -> str:
