@@ -20,7 +20,7 @@ from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_toolkit.bench.records import HighestRate, Served
-from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
+from spoter_toolkit.bench.statistics import SAMPLES_NEEDED, percentile_ms
 from spoter_toolkit.bench.worker.tasks import arrivals_ns, generated_clips
 from spoter_toolkit.data.lengths import ClipLengths
 from spoter_toolkit.serving.client import ServedModel, body_of
@@ -60,6 +60,10 @@ class Load:
     def lost(self) -> int:
         """Clips that were neither answered nor refused for want of room."""
         return self.clips - self.statuses[200] - self.statuses[429]
+
+    def percentiles_ms(self) -> dict[int, float | None]:
+        """Return percent → percentile of the answered clips; None of too few."""
+        return {percent: percentile_ms(self.latencies_ns, percent) for percent in SAMPLES_NEEDED}
 
     def served(self, url: str, rate: float, bound_ms: float) -> Served:
         """Return it as a record of a trial; a refused clip counts as unanswered."""
@@ -295,7 +299,6 @@ class UrlBench:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        ms = {f"p{percent}_ms": self.served.percentile_ms(percent) for percent in SAMPLES_NEEDED}
         return {
             "url": self.url,
             "lengths": self.lengths,
@@ -307,7 +310,7 @@ class UrlBench:
             "wrong": self.load.wrong,
             "bound_ms": self.served.bound_ms,
             "share_within": self.served.share_within,
-            **{name: None if value == float("inf") else value for name, value in ms.items()},
+            "answered_ms": {f"p{percent}": value for percent, value in self.load.percentiles_ms().items()},
             "highest_rate": self.highest.rate if self.highest else None,
         }
 

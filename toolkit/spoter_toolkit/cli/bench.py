@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spoter_toolkit.cli.bench_view import bench_url
 from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_run
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
@@ -111,6 +112,10 @@ def bench(
     videos: Annotated[
         Path | None, typer.Option(help="Measure the landmarker on these videos, with --scenario camera.")
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Measure this server, with --scenario server: http://HOST:PORT[/v2/models/NAME]."),
+    ] = None,
     against: Annotated[Path | None, typer.Option(help="Compare with the report of an earlier run.")] = None,
     fail_if: Annotated[
         str | None,
@@ -151,6 +156,12 @@ def bench(
 
     if scenario == "camera":
         bench_camera(videos, rounds=rounds or CAMERA_ROUNDS, out=out, force=force, json=json)
+        return
+    if url:
+        bench_url(
+            url, bundle, scenario, lengths, rate=rate, bound_ms=bound_ms, find_rate=find_rate, out=out,
+            force=force, json=json,
+        )  # fmt: skip
         return
     with from_options():
         if videos:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.text import Text
 
-from spoter_toolkit.cli.console import few_names, is_quiet, say, tell, terminal_width
+from spoter_toolkit.cli.console import (
+    emit_json,
+    few_names,
+    is_quiet,
+    progress_bar,
+    say,
+    tell,
+    terminal_width,
+)
 from spoter_toolkit.report.words import format_sig3, plural
 
 if TYPE_CHECKING:
@@ -169,3 +178,59 @@ def _first_part(caveat: str) -> str:
     """Return a caveat without the list behind its colon, where it is long."""
     head, colon, _ = caveat.partition(": ")
     return head if colon and len(caveat) > _WIDEST else caveat
+
+
+def bench_url(
+    url: str,
+    bundle: Path | None,
+    scenario: str | None,
+    lengths: Path | None,
+    *,
+    rate: float | None,
+    bound_ms: float | None,
+    find_rate: bool,
+    out: Path | None,
+    force: bool,
+    json: bool,
+) -> None:
+    """Load a server of the Open Inference Protocol, and print how fast and how completely it answers."""
+    from spoter_runtime.bundle.manifest import read_bundle
+    from spoter_runtime.errors import UsageError
+    from spoter_runtime.files import write_json
+    from spoter_toolkit.bench.settings import BOUND_MS
+    from spoter_toolkit.bench.url import CLOSED_CLIENTS, measure_url
+    from spoter_toolkit.data.lengths import lengths_from_bundle, lengths_from_path
+    from spoter_toolkit.input_files import check_target
+    from spoter_toolkit.workspace import newest_bundle
+
+    if scenario != "server":
+        raise UsageError("--url: is for the scenario server", fix="--scenario server")
+    if out:
+        check_target(out, force=force)
+    opened = read_bundle(bundle or newest_bundle())
+    chosen = lengths_from_path(lengths, opened.contract) if lengths else lengths_from_bundle(opened)
+    with progress_bar() as on_progress:
+        found = measure_url(
+            url,
+            chosen,
+            rate=rate,
+            bound_ms=BOUND_MS if bound_ms is None else bound_ms,
+            find_rate=find_rate,
+            on_progress=on_progress,
+        )
+    if out:
+        write_json(out, found.as_json())
+    if json:
+        emit_json(found.as_json())
+        return
+    load, served = found.load, found.served
+    tell(f"{url}: answered {load.statuses[200]} of {load.clips} clips, {found.rate:.0f} a second")
+    tell(f"  within {served.bound_ms:g} ms: {100 * served.share_within:.1f} %")
+    times = [f"p{percent} {ms:.1f}" for percent, ms in load.percentiles_ms().items() if ms is not None]
+    tell(f"  milliseconds from when a clip was due: {', '.join(times) or 'too few answers'}")
+    counts = {"refused as busy": load.statuses[429], "lost": load.lost, "wrong": load.wrong}
+    tell("  " + "; ".join(f"{what}: {n}" for what, n in (counts | {"sent again": load.again}).items()))
+    tell(f"  at most, {CLOSED_CLIENTS} clients without a pause: {found.capacity:.0f} clips a second")
+    if found.highest:
+        rate_found = f"{found.highest.rate or 0:.0f} clips a second"
+        tell(f"  highest rate with p99 within {served.bound_ms:g} ms: {rate_found}")
