@@ -1,15 +1,14 @@
 """The plainest server one writes by hand: Starlette, one session, one request at a time, binary tensors.
 
-    python benchmarks/plain_server.py model.spoter PORT
+    python benchmarks/plain_server.py model.spoter 8721
 
-It is what `benchmarks/serving.py` compares `spoter-kit serve` with: the same bundle's file for ONNX Runtime, the same
-protocol, all cores in each call.
+`benchmarks/serving.py` compares `spoter-kit serve` with it: the same file of the bundle, the same protocol.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 
 import numpy as np
 import uvicorn
@@ -20,46 +19,44 @@ from starlette.routing import Route
 
 from spoter_runtime import Recognizer
 
-RUNNER = Recognizer.load(sys.argv[1], tuned=False).runner
 
+def application(bundle: str) -> Starlette:
+    """Return an application that answers requests for the logits of clips."""
+    runner = Recognizer.load(bundle, tuned=False).runner
 
-async def infer(request: Request) -> Response:
-    """Answer a request for the logits of some clips."""
-    body = await request.body()
-    length = int(request.headers["inference-header-content-length"])
-    poses, lengths = json.loads(body[:length])["inputs"]
-    end = length + poses["parameters"]["binary_data_size"]
-    logits = RUNNER.infer(
-        np.frombuffer(body[length:end], np.float32).reshape(poses["shape"]),
-        np.frombuffer(body[end:], np.int32).reshape(lengths["shape"]),
+    async def infer(request: Request) -> Response:
+        body = await request.body()
+        length = int(request.headers["inference-header-content-length"])
+        poses, lengths = json.loads(body[:length])["inputs"]
+        end = length + poses["parameters"]["binary_data_size"]
+        logits = runner.infer(
+            np.frombuffer(body[length:end], np.float32).reshape(poses["shape"]),
+            np.frombuffer(body[end:], np.int32).reshape(lengths["shape"]),
+        )
+        output = {"name": "logits", "datatype": "FP32", "shape": logits.shape}
+        output["parameters"] = {"binary_data_size": logits.nbytes}
+        head = json.dumps({"model_name": "plain", "outputs": [output]}).encode()
+        return Response(head + logits.tobytes(), headers={"inference-header-content-length": str(len(head))})
+
+    async def index(request: Request) -> Response:
+        return JSONResponse([{"name": "plain", "state": "READY"}])
+
+    return Starlette(
+        routes=[
+            Route("/v2/models/plain/infer", infer, methods=["POST"]),
+            Route("/v2/repository/index", index, methods=["POST"]),
+        ]
     )
-    head = json.dumps(
-        {
-            "model_name": "plain",
-            "outputs": [
-                {
-                    "name": "logits",
-                    "datatype": "FP32",
-                    "shape": logits.shape,
-                    "parameters": {"binary_data_size": logits.nbytes},
-                }
-            ],
-        }
-    ).encode()
-    return Response(head + logits.tobytes(), headers={"inference-header-content-length": str(len(head))})
 
 
-async def index(request: Request) -> Response:
-    """Name the one model."""
-    return JSONResponse([{"name": "plain", "state": "READY"}])
+def main() -> None:
+    """Serve until a signal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("port", type=int)
+    options = parser.parse_args()
+    uvicorn.run(application(options.bundle), port=options.port, log_level="warning")
 
-
-APP = Starlette(
-    routes=[
-        Route("/v2/models/plain/infer", infer, methods=["POST"]),
-        Route("/v2/repository/index", index, methods=["POST"]),
-    ]
-)
 
 if __name__ == "__main__":
-    uvicorn.run(APP, port=int(sys.argv[2]), log_level="warning")
+    main()

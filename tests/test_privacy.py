@@ -318,6 +318,7 @@ KIT = {
     "bench": ("small.spoter", "--run", "run", "--quick", *_BRIEF, "--html", "-o", "bench"),
     "predict": ("clips/tea/s1/0.npy", "--bundle", "small.spoter"),
     "live": ("landmarks.jsonl", "--bundle", "small.spoter", "--record", "session"),
+    "serve": ("small.spoter", "--port", "0", "--seconds", "1"),
     "sign": ("small.spoter", "--key", "mine.key", "--new-key"),
     "verify": ("small.spoter", "--trust", "mine.key.pub"),
     "tune": ("small.spoter", "--seconds", "1"),

@@ -55,7 +55,7 @@ WRONG = {
     "ragged rows": ({"inputs": [tensor(data=[[1.0], [1.0, 2.0]])]}, {}, "no numbers"),
     "texts": ({"inputs": [tensor(data=["1"] * 216)]}, {}, "no numbers of type float32"),
     "truths": ({"inputs": [tensor(data=[True] * 216)]}, {}, "no numbers of type float32"),
-    "no data": ({"inputs": [tensor(data=5)]}, {}, "no numbers in rows"),
+    "no data": ({"inputs": [tensor(data=5)]}, {}, "poses.data: 5, expected a list"),
     "a fraction of a frame": ({"inputs": [tensor(), lengths(1.5)]}, {}, "no numbers of type int32"),
     "a length of 2**40": ({"inputs": [tensor(), lengths(2**40)]}, {}, "do not fit into int32"),
     "a length of 2**80": ({"inputs": [tensor(), lengths(2**80)]}, {}, "int32"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +43,7 @@ def serve(
     max_connections: Annotated[int, typer.Option(min=1, help="Keep so many connections open.")] = 4096,
     request_s: Annotated[float, typer.Option(help="Give a request so many seconds to come.")] = 10.0,
     drain_s: Annotated[float, typer.Option(help="After SIGTERM, wait for answers so many seconds.")] = 30.0,
+    seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
     control: Annotated[
         bool, typer.Option("--control", help="Let clients reload models and take reloads back.")
     ] = False,
@@ -68,8 +71,7 @@ def serve(
         )
         sources = sources_from(bundles or [str(newest_bundle())])
     models = _models(sources, backend, precision)
-    _log_to_stderr()
-    with listen(host, port) as listener:
+    with _log_on_stderr(), listen(host, port) as listener:
         app = Application(models, limits, control=control)
         address, taken = listener.getsockname()[:2]
         url = f"http://{f'[{address}]' if ':' in address else address}:{taken}"
@@ -79,7 +81,7 @@ def serve(
                 tell(f"{url}/v2/models/{model.name}/versions/{model.version}  {model.runner.name}")
             say("Ctrl-C ends it, once all answers are given")
 
-        Server(app, listener).serve_until_told(started)
+        Server(app, listener).serve_until_told(started, seconds)
 
 
 def _models(sources: dict[tuple[str, str], Path], backend: str | None, precision: str | None) -> Models:
@@ -92,8 +94,17 @@ def _models(sources: dict[tuple[str, str], Path], backend: str | None, precision
     return Models(sources=sources, backend=name, precision=chosen)
 
 
-def _log_to_stderr() -> None:
-    """Show reloads and failures; with ``-v`` a line for each request; with ``-q`` errors alone."""
-    level = logging.INFO if is_verbose() else logging.ERROR if is_quiet() else logging.WARNING
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.ERROR)
-    logging.getLogger("spoter_toolkit.serving").setLevel(level)
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Show reloads and failures; with ``-v`` a line for each request; with ``-q`` failures alone."""
+    log = logging.getLogger("spoter_toolkit.serving")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    before = log.level
+    log.setLevel(logging.INFO if is_verbose() else logging.ERROR if is_quiet() else logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)

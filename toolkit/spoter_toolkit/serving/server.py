@@ -132,9 +132,14 @@ class Server(uvicorn.Server):
         self._listener = listener
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def serve_until_told(self, on_start: Callable[[], None]) -> None:
-        """Serve; returns after the drain."""
-        self._on_start = on_start
+    def serve_until_told(self, on_start: Callable[[], None], seconds: float | None = None) -> None:
+        """Serve; returns after the drain.
+
+        Args:
+            on_start: called once requests are answered.
+            seconds: drain after so long; None: at a signal.
+        """
+        self._on_start, self._seconds = on_start, seconds
         logging.getLogger("uvicorn.error").addFilter(_not_invalid)
         self.run(sockets=[self._listener])
 
@@ -143,6 +148,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.started:
             self._on_start()
+        if self._seconds is not None:
+            asyncio.get_running_loop().call_later(self._seconds, self._drain)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,0 +1,206 @@
+"""Compare `spoter-kit serve` with the plainest hand-written server; overload it; reload it under load.
+
+    python benchmarks/serving.py model.spoter [--rounds 6] [--bound-ms 33] [--minutes 1]
+
+The client runs on the same cores. Its requests are binary, one clip each, of the lengths of BdSLW60's clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from result_files import write_result
+
+from spoter_runtime.errors import BackendError
+from spoter_runtime.statistics import ratio_of_rounds
+from spoter_toolkit.bench.url import CLIPS, Target, capacity_of, highest_rate, open_loop
+from spoter_toolkit.data.lengths import generated_lengths
+from spoter_toolkit.report.table import markdown_table
+
+HERE = Path(__file__).parent
+PORT = 8721
+LENGTHS = generated_lengths()
+
+
+@contextlib.contextmanager
+def running(name: str, bundle: Path, port: int) -> Iterator[tuple[Target, psutil.Process]]:
+    """Run a server, and yield what to ask and its process."""
+    command = {
+        "serve": ["-m", "spoter_toolkit", "serve", str(bundle), "--port", str(port), "-q"],
+        "plain": [str(HERE / "plain_server.py"), str(bundle), str(port)],
+    }[name]
+    with subprocess.Popen([sys.executable, *command]) as process:
+        try:
+            yield target_at(f"http://127.0.0.1:{port}"), psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+def target_at(url: str) -> Target:
+    """Return a server as soon as it answers."""
+    for _ in range(100):
+        with contextlib.suppress(BackendError):
+            return Target(url, LENGTHS.sample(CLIPS, seed=0))
+        time.sleep(0.2)
+    raise BackendError(f"{url}: does not answer")
+
+
+def one_round(targets: dict[str, Target], number: int, bound_ms: float, seconds: float) -> dict[str, Any]:
+    """Find each server's highest rate, in turn, the first one last every other round."""
+    names = list(targets) if number % 2 else list(targets)[::-1]
+    found = {}
+    for name in names:
+        capacity = capacity_of(targets[name])
+        highest = highest_rate(
+            targets[name], most=1.5 * capacity, bound_ms=bound_ms, seconds=seconds, seed=100 * number
+        )
+        found[name] = {"capacity": capacity, "highest_rate": highest.rate, "trials": highest.trials}
+        print(number, name, round(capacity), highest.rate and round(highest.rate), flush=True)
+    return found
+
+
+def overload(target: Target, process: psutil.Process, capacity: float, seconds: float) -> dict[str, Any]:
+    """Send twice the capacity; watch the server's memory."""
+    open_loop(target, rate=2 * capacity, seconds=3)  # each length has been there, in each size of batch
+    memory: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            memory.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    load = open_loop(target, rate=2 * capacity, seconds=seconds)
+    done.set()
+    watcher.join()
+    third = max(1, len(memory) // 3)
+    return {
+        "rate": 2 * capacity,
+        "seconds": seconds,
+        "clips": load.clips,
+        "statuses": {str(status): n for status, n in sorted(load.statuses.items())},
+        "wrong": load.wrong,
+        "answered_ms": {f"p{percent}": ms for percent, ms in load.percentiles_ms().items()},
+        "memory_mb": [round(float(np.median(part)) / 1e6, 1) for part in (memory[:third], memory[-third:])],
+    }
+
+
+def reloads(target: Target, process: psutil.Process, rate: float, seconds: float) -> dict[str, Any]:
+    """Reload the bundle each second while clips come."""
+    done = threading.Event()
+    count = 0
+
+    def reload() -> None:
+        nonlocal count
+        while not done.wait(1):
+            process.send_signal(signal.SIGHUP)
+            count += 1
+
+    reloader = threading.Thread(target=reload)
+    reloader.start()
+    load = open_loop(target, rate=rate, seconds=seconds)
+    done.set()
+    reloader.join()
+    return {
+        "rate": rate,
+        "reloads": count,
+        "clips": load.clips,
+        "refused": load.statuses[429],
+        "lost": load.lost,
+        "wrong": load.wrong,
+    }
+
+
+def page(values: dict[str, Any]) -> list[str]:
+    """Return the page's lines."""
+    rounds, over, again = values["rounds"], values["overload"], values["reloads"]
+    rows = [
+        (
+            str(number),
+            *(f"{one[name]['highest_rate'] or 0:.0f}" for name in ("plain", "serve")),
+            *(f"{one[name]['capacity']:.0f}" for name in ("plain", "serve")),
+        )
+        for number, one in enumerate(rounds, 1)
+    ]
+    columns = ("round", "plain, clips/s", "serve, clips/s", "plain, 8 clients", "serve, 8 clients")
+    return [
+        markdown_table(columns, rows),
+        "",
+        f"Highest rate with p99 within {values['bound_ms']:g} ms, serve ÷ plain: **{values['ratio']}**. "
+        f"With {8} clients that ask without a pause: {values['capacity_ratio']}.",
+        "",
+        f"At {over['rate']:.0f} clips a second, twice its capacity, for {over['seconds']:.0f} s: statuses "
+        f"{over['statuses']}, wrong {over['wrong']}; of the answered clips {times(over['answered_ms'])}; "
+        f"memory in the first and the last third {over['memory_mb'][0]} and {over['memory_mb'][1]} MB.",
+        "",
+        f"{again['reloads']} reloads under {again['rate']:.0f} clips a second: of {again['clips']} clips "
+        f"{again['lost']} lost, {again['wrong']} wrong, {again['refused']} refused as busy.",
+    ]
+
+
+def times(answered_ms: dict[str, float | None]) -> str:
+    """Return percentiles in words."""
+    return ", ".join(f"{name} {ms:.0f} ms" for name, ms in answered_ms.items() if ms is not None)
+
+
+def main() -> None:
+    """Run and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--bound-ms", type=float, default=33.0)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each trial, at least")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of the overload")
+    options = parser.parse_args()
+    with (
+        running("serve", options.bundle, PORT) as (serve, process),
+        running("plain", options.bundle, PORT + 1) as (plain, _),
+    ):
+        targets = {"plain": plain, "serve": serve}
+        rounds = [
+            one_round(targets, n, options.bound_ms, options.seconds) for n in range(1, options.rounds + 1)
+        ]
+        capacity = float(np.median([one["serve"]["capacity"] for one in rounds]))
+        over = overload(serve, process, capacity, 60 * options.minutes)
+        again = reloads(serve, process, capacity / 4, 20)
+    ratios = [
+        one["serve"]["highest_rate"] / one["plain"]["highest_rate"]
+        for one in rounds
+        if one["serve"]["highest_rate"] and one["plain"]["highest_rate"]
+    ]
+    values = {
+        "bound_ms": options.bound_ms,
+        "lengths": str(LENGTHS),
+        "rounds": rounds,
+        "ratio": str(ratio_of_rounds(ratios)) if ratios else "none kept the bound",
+        "capacity_ratio": str(
+            ratio_of_rounds([one["serve"]["capacity"] / one["plain"]["capacity"] for one in rounds])
+        ),
+        "overload": over,
+        "reloads": again,
+    }
+    write_result(
+        "serving",
+        "Serving clips of any length",
+        f"Clips of {LENGTHS}, binary, one a request, open loop: random arrivals, latency from when a clip "
+        "was due; a refused clip counts as never answered. Each rate by bisection, the servers in turn. The "
+        "client runs on the same cores. Other work ran on this machine: compare columns, not pages.",
+        page(values),
+        values,
+    )
+
+
+if __name__ == "__main__":
+    main()
