@@ -70,6 +70,16 @@ class Ratio:
         return "faster" if self.low > 1 else "slower"
 
 
+def times(ratio: float) -> str:
+    """Return a ratio of times as people read it: ``"2.10×"``."""
+    return f"{ratio:.2f}×"
+
+
+def times_as_fast(ratio: float) -> str:
+    """Return a ratio, baseline ÷ candidate, in words: ``"2.10× as fast"``; below 1 for a slower one."""
+    return f"{times(ratio)} as fast"
+
+
 def ratio_of_rounds(ratios: Sequence[float], *, seed: int = 0) -> Ratio:
     """Return the ratio that paired rounds give, with its percentile-bootstrap interval.
 

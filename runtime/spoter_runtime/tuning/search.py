@@ -34,7 +34,7 @@ from spoter_runtime.ort.execution import (
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import SessionSettings, write_optimised
 from spoter_runtime.runner import Runner, pad_clips
-from spoter_runtime.statistics import ROUNDS_NEEDED, ROUNDS_TO_CLAIM, Ratio, ratio_of_rounds
+from spoter_runtime.statistics import ROUNDS_NEEDED, ROUNDS_TO_CLAIM, Ratio, ratio_of_rounds, times_as_fast
 from spoter_runtime.tuning.store import SITUATIONS, Situation, Tuned, cannot_keep, write_tuned
 
 # ONNX Runtime's default optimisers that slow some processors down.
@@ -320,7 +320,7 @@ def _chosen(candidates: Sequence[_Candidate]) -> tuple[ExecutionConfig, str]:
         return default.config, why
     ms = statistics.median(best.clips_ns) / 1e6
     return best.config, (
-        f"{ms:.3g} ms a clip, {ratio.estimate:.2f} times as fast as without tuning (95 %: at least "
+        f"{ms:.3g} ms a clip, {times_as_fast(ratio.estimate)} as without tuning (95 %: at least "
         f"{ratio.low:.2f}); the fastest of {len(candidates)} configurations"
     )
 

@@ -89,7 +89,7 @@ def test_a_way_that_is_clearly_slower_drops_out_and_the_others_go_on_until_a_cla
     assert [len(one.clips_ns) for one in candidates] == [8, 8, 6]
     config, reason = _chosen(candidates)
     assert config.backend == "fast"
-    times = "2.00 times as fast as without tuning (95 %: at least 2.00)"
+    times = "2.00× as fast as without tuning (95 %: at least 2.00)"
     assert reason == f"2 ms a clip, {times}; the fastest of 3 configurations"
 
 
@@ -110,7 +110,7 @@ def test_another_way_than_the_default_is_taken_where_it_is_surely_faster(other_n
 def test_the_reason_says_what_was_measured(bundle):
     for reasons in tune(bundle, seconds=0.2).reasons.values():
         assert " ms a clip" in reasons
-        assert "times as fast as without tuning" in reasons or "configurations is surely faster" in reasons
+        assert "× as fast as without tuning" in reasons or "configurations is surely faster" in reasons
 
 
 def with_other_answers(path):

@@ -166,7 +166,7 @@ def test_quiet_prints_nothing_where_all_is_well(workplace: Path, verb: str) -> N
         ("tune", "÷ the default's"),
         pytest.param("parity", "batch order, ort-cpu", marks=pytest.mark.slow),
         pytest.param("export", "batch order, ort-cpu", marks=pytest.mark.slow),
-        pytest.param("bench", "Ratio of times, paired by round", marks=pytest.mark.slow),
+        pytest.param("bench", "Times as fast, paired by round", marks=pytest.mark.slow),
         pytest.param("train", "val macro F1", marks=pytest.mark.slow),
     ],
 )
@@ -307,9 +307,9 @@ def test_a_terminal_without_bengali_shows_escapes_and_no_traceback(
 BARS = [
     Bar(name=name, low_ms=low, middle_ms=middle, high_ms=high, ratio=ratio, ratio_interval=interval)
     for name, low, middle, high, ratio, interval in (
-        ("ort-cpu-fused", 2.2, 2.31, 2.6, "3.10 ×", "2.95–3.31"),
-        ("ort-cpu", 2.9, 3.0, 3.4, "2.39 ×", "2.21–2.52"),
-        ("torch", 7.0, 7.16, 60.0, "1", ""),  # a long tail must not make the others dots
+        ("ort-cpu-fused", 2.2, 2.31, 2.6, "3.10×", "2.95–3.31"),
+        ("ort-cpu", 2.9, 3.0, 3.4, "2.39×", "2.21–2.52"),
+        ("torch", 7.0, 7.16, 60.0, "1.00×", ""),  # a long tail must not make the others dots
     )
 ]
 
@@ -321,7 +321,7 @@ def test_the_chart_fits_and_its_bars_are_in_proportion(width: int, plain: bool) 
     full = "#" if plain else "█"
     assert max(map(len, lines)) <= width
     first, second, last = lines[:3]
-    assert re.match(r"ort-cpu-fused .* 2\.31 ms .*3\.10 ×", first)
+    assert re.match(r"ort-cpu-fused .* 2\.31 ms .*3\.10×", first)
     assert ("2.95–3.31" in first) == (width >= 60)
     assert first.count(full) <= second.count(full) < last.count(full)
     assert last.count(full) / first.count(full) == pytest.approx(7.16 / 2.31, rel=0.6 if width < 60 else 0.3)
@@ -387,7 +387,7 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
     for done in range(1, 4):
         clock.now += 20.0
         lines(done, 4, "clips, 12 frames/s")
-    assert capsys.readouterr().err.splitlines()[0] == "1 of 4 clips, 12 frames/s  about 1 minute left"
+    assert capsys.readouterr().err.splitlines()[0] == "1 of 4 clips, 12 frames/s  about 60 seconds left"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

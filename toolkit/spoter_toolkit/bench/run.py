@@ -51,7 +51,7 @@ def run_bench(
         run: the RUN that the bundle was made from, for torch; None looks at the place that the bundle names.
         against: earlier run to compare with, from `spoter_toolkit.bench.analysis.compare.earlier_run`.
         bound: limit for the comparison.
-        on_progress: called with (done, total, what) after every step.
+        on_progress: called with (done, total, what) after every step; a backend that cannot run has none.
         stop: set it to end the run after the current step; the samples until then are kept.
         slow_down: backend → share of each call's time to wait after the call; ``benchmarks/a_against_a.py``
             tests with it that a slow-down is found.
@@ -97,9 +97,11 @@ def measure(session: Session, bundle: Bundle) -> BenchRecords:
         lengths = settings.lengths or lengths_from_bundle(bundle)
     described = environment() | {"load_average_before": load_average()}
     # Dry run without workers, to count the steps.
-    rehearsal = Session(bundle=bundle.folder, settings=settings, out={*settings.backends, ROOFLINE})
+    rehearsal = Session(bundle=bundle.folder, settings=settings, rehearses=True)
     measure_scenarios(rehearsal, bundle, lengths, energy=no_energy is None)
-    session.steps = rehearsal.done
+    session.steps = rehearsal.steps
+    if session.on_progress:
+        session.on_progress(0, session.steps.total, "looking which backends run here")
     with session:
         measured = measure_scenarios(session, bundle, lengths, energy=no_energy is None)
     if session.stop.is_set() and not any(measured.values()):
@@ -123,7 +125,7 @@ def measure(session: Session, bundle: Bundle) -> BenchRecords:
         lengths=lengths,
         no_energy=no_energy,
         machine=tuple(session.machine),
-        stopped_after=(session.done, session.steps) if session.stop.is_set() else None,
+        stopped_after=(session.steps.done, session.steps.total) if session.stop.is_set() else None,
         **measured,
     )
 

@@ -27,6 +27,7 @@ from spoter_toolkit.cli.console import (
     is_verbose,
     next_step,
     progress_bar,
+    progress_with_time,
     say,
     show_table,
     tell,
@@ -197,7 +198,7 @@ def bench(
     check_folder(folder, force=force)
     if html:
         require("jinja2", extra="toolkit")  # found out before the measuring, not after it
-    with progress_bar() as on_progress, stopped_by_ctrl_c() as stop:
+    with progress_with_time() as on_progress, stopped_by_ctrl_c() as stop:
         result = run_bench(
             opened, settings, run=run, against=earlier, bound=bound, on_progress=on_progress, stop=stop
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
+from spoter_runtime.statistics import times, times_as_fast
 from spoter_toolkit.cli.console import (
     emit_json,
     few_names,
@@ -85,12 +86,12 @@ def _bar(latency: Latency, pair: Comparison | None) -> Bar:
     low, middle, high = latency.quartiles_ms
     ratio = interval = ""
     if pair is None:
-        ratio = "1"
+        ratio = times(1)
     elif pair.claim in ("faster", "slower"):
-        ratio = f"{pair.ratio.estimate:.2f} ×"
+        ratio = times(pair.ratio.estimate)
         interval = f"{pair.ratio.low:.2f}–{pair.ratio.high:.2f}"
     else:
-        ratio = {"no difference detectable": "= 1", "not sure": "≈ 1 ?"}.get(pair.claim, "?")
+        ratio = {"no difference detectable": "same", "not sure": "not sure"}.get(pair.claim, "?")
     return Bar(
         name=latency.backend,
         low_ms=low,
@@ -114,7 +115,7 @@ def _verdict(result: BenchResult, case: Case) -> str:
     for pair in result.comparisons:
         if pair.case == case and pair.backend == best.backend:
             is_sure = pair.claim == "faster"
-            said += f"; {pair.ratio.estimate:.2f} × as fast as {pair.baseline}" if is_sure else ""
+            said += f"; {times_as_fast(pair.ratio.estimate)} as {pair.baseline}" if is_sure else ""
     return said
 
 
@@ -163,11 +164,16 @@ def chart(bars: Sequence[Bar], width: int, *, plain: bool = False) -> list[Text]
         line.append(" " * (room - solid - spread))
         line.append("".join(f"  {cell:>{size}}" for cell, size in zip(cells, widths, strict=True)).rstrip())
         lines.append(line)
-    meanings = [f"median ({light} to the 75th percentile)", "times as fast as the 1"]
-    if len(widths) > 2:
-        meanings = [f"{meanings[0]}, its middle half", f"{meanings[1]}, 95 % interval"]
-    text = "; ".join(meanings)
-    return [*lines, Text(text if len(text) <= width else "median; times as fast as the 1", style="dim")]
+    baseline = next((bar.name for bar in bars if bar.ratio == times(1)), "the first backend")
+    compared = f"× as fast as {baseline}"
+    meanings = [
+        f"median ({light} to the 75th percentile), its middle half; {compared}, 95 % interval",
+        f"median, its middle half; {compared}, 95 % interval",
+    ]
+    if len(widths) == 2:
+        meanings = [f"median ({light} to the 75th percentile); {compared}"]
+    fitting = [text for text in meanings if len(text) <= width]
+    return [*lines, Text((fitting or [f"median; {compared}"])[0], style="dim")]
 
 
 def _width_of(figures: Sequence[Sequence[str]]) -> int:

@@ -26,7 +26,7 @@ from spoter_runtime._types import OnProgress as OnProgress
 from spoter_runtime.errors import SpoterError
 from spoter_toolkit.cli.completion import complete_backend, complete_bundle, complete_dataset
 from spoter_toolkit.report.table import Table
-from spoter_toolkit.report.words import plural
+from spoter_toolkit.report.words import about_time
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
 INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it; 128 + number for other signals
@@ -221,16 +221,18 @@ def show_table(shown: Table) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[OnProgress]:
-    """Yield an `on_progress(done, total, what)`: a bar on a terminal, nothing in a pipe."""
+def progress_bar(*, counts: bool = True) -> Iterator[OnProgress]:
+    """Yield an `on_progress(done, total, what)`: a bar on a terminal, nothing in a pipe.
+
+    Without `counts` it shows neither how many steps there are nor how long the rest takes.
+    """
     if not sys.stderr.isatty() or is_quiet():
         yield lambda done, total, what: None
         return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        *([MofNCompleteColumn(), TimeRemainingColumn()] if counts else []),
         console=Console(stderr=True),
         transient=True,
         refresh_per_second=4,  # more would take time from what is being measured or trained
@@ -249,6 +251,22 @@ def progress_lines() -> Iterator[OnProgress]:
             yield on_progress
     else:
         yield Lines()
+
+
+@contextmanager
+def progress_with_time() -> Iterator[OnProgress]:
+    """Yield an `on_progress` as `progress_lines`, for work whose `what` ends with how long the rest takes."""
+
+    def time_first(what: str) -> str:
+        said, _, left = what.rpartition("  ")
+        return f"{left}: {said}" if said else what
+
+    if sys.stderr.isatty() or is_quiet():
+        with progress_bar(counts=False) as on_progress:
+            yield lambda done, total, what: on_progress(done, total, time_first(what))
+    else:
+        lines = Lines()
+        yield lambda done, total, what: lines(0, 0, time_first(what))
 
 
 class Lines:
@@ -289,8 +307,4 @@ class Lines:
         share = (done - first) / (total - first) if total > first else 0.0
         if share < _LEAST_SHARE:
             return ""
-        return f"  about {_minutes((now - self._since) * (1 - share) / share)} left"
-
-
-def _minutes(seconds: float) -> str:
-    return plural(max(1, round(seconds / 60)), "minute")
+        return f"  {about_time((now - self._since) * (1 - share) / share)} left"

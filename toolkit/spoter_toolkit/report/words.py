@@ -18,6 +18,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def about_time(seconds: float) -> str:
+    """Return ``about 40 seconds``, ``about 2 minutes``, for a forecast."""
+    if seconds < 90:
+        return f"about {plural(max(10, 10 * round(seconds / 10)), 'second')}"
+    return f"about {plural(round(seconds / 60), 'minute')}"
+
+
 def slug(text: str) -> str:
     """Return a name for a folder: ``Intel(R) Core(TM) i7-1165G7 @ 2.80GHz`` → ``intel-core-i7-1165g7``."""
     plain = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", text.lower())

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from spoter_runtime.statistics import CLAIM_P, ROUNDS_TO_CLAIM, Claim, Ratio
-
-_TIMES_BEYOND: Final = 2.0  # "1.5–6.3 times as long" is easier to read than "by 49–527 %"
-_CLOSE_TO_1: Final = 1.1  # below it, one digit after the point would say nothing
+from spoter_runtime.statistics import CLAIM_P, ROUNDS_TO_CLAIM, Claim, Ratio, times_as_fast
 
 _EXPLAINED: Final[dict[Claim, str]] = {
     "not sure": "not sure: most rounds lean to one side, but not significantly "
@@ -19,22 +16,13 @@ _EXPLAINED: Final[dict[Claim, str]] = {
 
 
 def claim_in_words(ratio: Ratio) -> str:
-    """Return the claim of a ratio of times, baseline ÷ backend; a difference comes with its interval.
+    """Return the claim of a ratio of times, baseline ÷ backend, with its interval, if any.
 
-    ``"faster by 18–23 %"``: the baseline takes 18–23 % longer. ``"slower by 9–12 %"``: the backend takes
-    9–12 % longer. ``"slower: 1.5–6.3 times as long"``: the form of an interval that goes beyond 2.
+    ``"2.10× as fast (2.05–2.16)"``: the baseline takes 2.10 times as long. ``"0.80× as fast (0.75–0.86)"``:
+    slower. ``"no difference detectable (0.97–1.03)"``: nothing is claimed.
     """
-    claim = ratio.claim
-    if claim not in ("faster", "slower") or ratio.low is None or ratio.high is None:
-        return claim
-    low, high = (ratio.low, ratio.high) if claim == "faster" else (1 / ratio.high, 1 / ratio.low)
-    if high > _TIMES_BEYOND:
-        digits = 1 if low >= _CLOSE_TO_1 else 2
-        ends = f"{low:.{digits}f}", f"{high:.{digits}f}"
-        measure = "as fast" if claim == "faster" else "as long"
-        return f"{claim}: {'–'.join(dict.fromkeys(ends))} times {measure}"
-    ends = f"{100 * (low - 1):.0f}", f"{100 * (high - 1):.0f}"
-    return f"{claim} by {'–'.join(dict.fromkeys(ends))} %"
+    words = times_as_fast(ratio.estimate) if ratio.claim in ("faster", "slower") else ratio.claim
+    return words if ratio.low is None else f"{words} ({ratio.low:.2f}–{ratio.high:.2f})"
 
 
 def explained(claims: Iterable[Claim]) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from spoter_runtime.statistics import times
 from spoter_toolkit.bench.analysis.result import START_UP, BenchResult, Comparison, Latency
 from spoter_toolkit.bench.records import STRATEGY_IN_WORDS
 from spoter_toolkit.bench.report.batch_plot import batch_curves
@@ -53,20 +54,7 @@ def ratio_notes(result: BenchResult, pairs: Sequence[Comparison]) -> dict[str, s
     """Return backend → how many times as fast as the baseline it is; empty without a comparison."""
     if not pairs:
         return {}
-    return {result.records.backends[0]: "= 1×"} | {pair.backend: ratio_in_words(pair) for pair in pairs}
-
-
-def ratio_in_words(pair: Comparison) -> str:
-    """Return ``2.0× as fast (1.9–2.1)``, or that no difference is sure."""
-    ratio = pair.ratio
-    if ratio.low is None or ratio.high is None:
-        return "too few rounds for a ratio"
-    if pair.claim == "slower":
-        return f"{1 / ratio.estimate:.2f}× the time ({1 / ratio.high:.2f}–{1 / ratio.low:.2f})"
-    interval = f"({ratio.low:.2f}–{ratio.high:.2f})"
-    if pair.claim == "faster":
-        return f"{ratio.estimate:.2f}× as fast {interval}"
-    return f"no sure difference {interval}"
+    return {result.records.backends[0]: times(1)} | {pair.backend: pair.verdict for pair in pairs}
 
 
 def length_charts(result: BenchResult) -> list[LineChart]:

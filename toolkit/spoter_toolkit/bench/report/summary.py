@@ -106,14 +106,7 @@ def median_in_words(ms: float | None) -> str:
 
 def pair_in_words(pair: Comparison) -> str:
     """Return a comparison as a sentence."""
-    ratio = pair.ratio
-    times = f"{pair.baseline} takes {ratio.estimate:.2f} times as long as {pair.backend}"
-    if ratio.low is None or ratio.high is None:
-        return f"{times}; too few rounds for an interval."
-    interval = f"95 % interval {ratio.low:.2f}–{ratio.high:.2f}"
-    if pair.claim in ("faster", "slower"):
-        return f"{times} ({interval})."
-    return f"{pair.baseline} against {pair.backend}: {pair.verdict} ({interval})."
+    return f"{pair.backend} against {pair.baseline}: {pair.verdict}."
 
 
 def losses_in_words(result: BenchResult) -> str:

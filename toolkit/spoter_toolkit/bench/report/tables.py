@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from spoter_runtime.statistics import Ratio
+from spoter_runtime.statistics import Ratio, times
 from spoter_toolkit.bench.analysis.claim_words import explained
 from spoter_toolkit.bench.analysis.compare import Against
 from spoter_toolkit.bench.analysis.result import BenchResult, Target
@@ -45,15 +45,15 @@ def latency_table(result: BenchResult) -> Table:
 
 
 def ratio_table(result: BenchResult) -> Table:
-    """Return a table, a row for each comparison: baseline ÷ backend, in words too."""
+    """Return a table, a row for each comparison: how many times as fast as the baseline, and the claim."""
     rows = []
     for one in result.comparisons:
         threads = "" if one.threads is None else one.threads
-        pair = f"{one.baseline} ÷ {one.backend}"
-        rows.append((one.what, threads, pair, *ratio_cells(one.ratio), one.ratio.rounds, one.verdict))
+        pair = f"{one.backend} against {one.baseline}"
+        rows.append((one.what, threads, pair, *ratio_cells(one.ratio), one.ratio.rounds, one.claim))
     return table_of(
-        "Ratio of times, paired by round (above 1: the second is faster)",
-        ("case", "threads", "backends", "ratio", "95 % interval", "rounds", "the second is"),
+        "Times as fast, paired by round",
+        ("case", "threads", "backends", "as fast", "95 % interval", "rounds", "the first is"),
         rows,
         note=explained(one.claim for one in result.comparisons),
         verdict_last=True,
@@ -241,7 +241,7 @@ def named_fact(name: str, value: Any) -> tuple[str, str]:
 def ratio_cells(ratio: Ratio) -> tuple[str, str]:
     """Return a ratio and its interval, or that there are too few rounds for one."""
     known = ratio.low is not None and ratio.high is not None
-    return f"{ratio.estimate:.2f}", f"{ratio.low:.2f} – {ratio.high:.2f}" if known else "too few rounds"
+    return times(ratio.estimate), f"{ratio.low:.2f} – {ratio.high:.2f}" if known else "too few rounds"
 
 
 def percentile_cells(percentiles_ms: dict[int, float | None], samples: int, unanswered: int = 0) -> list[str]:

@@ -32,7 +32,9 @@ def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ..
                 request = {"do": "latency", "batch": case.batch, "frames": case.frames} | duration
                 if answer := session.ask(name, case.threads, f"round {number + 1}, {case}", request):
                     answers.setdefault((case, name), []).append(answer)
-                session.step(f"round {number + 1} of {settings.rounds}: {name}, {case}")
+                session.step(
+                    f"round {number + 1} of {settings.rounds}: {name}, {case}", name, duration["min_ns"] / 1e9
+                )
     return tuple(
         Timing(
             backend=name,
@@ -55,7 +57,7 @@ def call_once(session: Session, cases: Sequence[Case]) -> None:
             for name in names:
                 request = {"do": "latency", "batch": case.batch, "frames": case.frames} | once
                 session.ask(name, case.threads, f"memory, {case}", request)
-                session.step(f"memory: {name}, {case}")
+                session.step(f"memory: {name}, {case}", name, 0.0)
 
 
 def read_memory(session: Session) -> tuple[Memory, ...]:

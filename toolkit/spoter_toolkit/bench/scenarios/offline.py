@@ -70,7 +70,8 @@ def measure_offline(
             for name in names:
                 if answer := session.ask(name, threads, f"{scenario} round {number + 1}, {words}", request):
                     answers.setdefault((strategy, name), []).append(answer)
-                session.step(f"{scenario}, round {number + 1} of {settings.rounds}: {name}, {words}")
+                what = f"{scenario}, round {number + 1} of {settings.rounds}: {name}, {words}"
+                session.step(what, name, settings.offline_seconds / settings.rounds)
     return tuple(
         OfflinePasses(
             backend=name,

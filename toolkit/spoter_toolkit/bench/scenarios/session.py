@@ -16,6 +16,7 @@ from spoter_runtime.machine import usable_cores
 from spoter_toolkit.bench.host.monitor import MachineRound, MachineWatch
 from spoter_toolkit.bench.records import Failure
 from spoter_toolkit.bench.scenarios.interleave import interleave
+from spoter_toolkit.bench.scenarios.steps import Steps
 from spoter_toolkit.bench.settings import BenchSettings, backend_of
 from spoter_toolkit.bench.worker.client import LineProcess, WorkerLost, start_worker
 from spoter_toolkit.bench.worker.protocol import ROOFLINE
@@ -30,7 +31,8 @@ class Session:
     settings: BenchSettings
     run: Path | None = None
     on_progress: OnProgress | None = None
-    steps: int = 0  # how many steps the whole run has, for the progress
+    steps: Steps = field(default_factory=Steps)  # of the whole run, for the progress
+    rehearses: bool = False  # nothing is started: the steps are counted
     # set by the caller to end the run early: no more requests, the samples are kept
     stop: Event = field(default_factory=Event)
     # backend → share by which its workers are slowed down, to test that the bench detects it
@@ -47,7 +49,6 @@ class Session:
     failures: list[Failure] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     machine: list[MachineRound] = field(default_factory=list)
-    done: int = 0
     _stack: ExitStack = field(default_factory=ExitStack)
     _watch: MachineWatch = field(default_factory=MachineWatch)
 
@@ -70,14 +71,14 @@ class Session:
         """Start the long-lived workers one after the other; wait until each has loaded its model."""
         for threads in thread_counts:
             for name in names:
-                if name not in self.out and not self.stop.is_set():
+                if name not in self.out and not self.stop.is_set() and not self.rehearses:
                     worker = self._stack.enter_context(self.start_worker(name, threads))
                     try:
                         self.opened[name, threads] = self.note_opened(name, worker.answer())
                         self.workers[name, threads] = worker
                     except (BackendError, WorkerLost) as error:
                         self.note_not_opened(name, threads, "loading the model", error)
-                self.step(f"loading: {name}, {plural(threads, 'thread')}")
+                self.step(f"loading: {name}, {plural(threads, 'thread')}", name)
 
     def note_opened(self, name: str, opened: dict[str, Any]) -> dict[str, Any]:
         """Record that a backend runs here, and the size of its model; return the worker's first answer."""
@@ -96,6 +97,7 @@ class Session:
             self.lost(name, threads, doing, error)
         if name not in self.running:
             self.out.add(name)
+            self.steps.drop(name)
 
     def rounds(
         self, scenario: str, names: Sequence[str], count: int | None = None
@@ -133,13 +135,18 @@ class Session:
         reason = self._without_places(error)
         self.failures.append(Failure(backend=name, threads=threads, doing=doing, reason=reason))
 
-    def step(self, what: str) -> None:
-        """Report one step as done."""
-        if self.stop.is_set():
-            return
-        self.done += 1
-        if self.on_progress:
-            self.on_progress(self.done, self.steps, what)
+    def step(self, what: str, name: str, seconds: float | None = None) -> None:
+        """Report one step as done, with the time that is left.
+
+        Args:
+            what: was done.
+            name: of the backend; the steps of one that cannot run here are not counted.
+            seconds: that the step was planned to measure; None for a start or a load.
+        """
+        if self.rehearses:
+            self.steps.plan(name, seconds)
+        elif not self.stop.is_set() and self.steps.take(name, seconds) and self.on_progress:
+            self.on_progress(self.steps.done, self.steps.total, what + self.steps.time_left())
 
     def _without_places(self, error: Exception) -> str:
         return without_places(str(error), *(path for path in (self.bundle, self.run) if path))

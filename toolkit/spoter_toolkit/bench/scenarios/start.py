@@ -20,13 +20,13 @@ def measure_starts(session: Session, frames: int) -> dict[str, tuple[Start, ...]
     starts: dict[str, tuple[Start, ...]] = {}
     for number in range(1, session.settings.starts + 1):
         for backend in session.settings.backends:
-            if backend not in session.out and not session.stop.is_set():
+            if backend not in session.out and not session.stop.is_set() and not session.rehearses:
                 try:
                     start = time_start(session, backend, frames)
                     starts[backend] = (*starts.get(backend, ()), start)
                 except (BackendError, WorkerLost) as error:
                     session.note_not_opened(backend, usable_cores(), f"start-up {number}", error)
-            session.step(f"start-up {number} of {session.settings.starts}: {backend}")
+            session.step(f"start-up {number} of {session.settings.starts}: {backend}", backend)
     return starts
 
 
