@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The versions that the tests ran with; only errors are printed.
+PIP_INSTALL = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: help install demo docs test test-all lint types clean
@@ -17,13 +19,13 @@ help:
 
 # Without the tools of the tests and the documentation. Nothing else needs to know that it ran.
 install:
-	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --disable-pip-version-check \
-		-e '.[cpu,landmarker,toolkit,video]'
+	@echo 'installing spoter-kit into $(VENV): about a minute, longer where PyTorch must be downloaded'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -e '.[cpu,landmarker,toolkit,video]'
 	@echo 'installed: source $(BIN)/activate, then spoter-kit doctor'
 
 demo: $(READY)
-	$(BIN)/spoter-kit demo --force
+	@$(BIN)/spoter-kit demo --force
 
 docs: $(READY)
 	$(BIN)/python docs_tools/build.py
@@ -43,9 +45,10 @@ types: $(READY)
 
 # Made anew when what is to be installed changes; a run that was cut short leaves no mark and starts again.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
-	touch $(READY)
+	@echo 'installing what development needs into $(VENV): one to two minutes, longer where PyTorch must be downloaded'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(READY)
 
 clean:
 	rm -rf $(VENV) build dist demo

@@ -12,7 +12,7 @@ import numpy as np
 
 from spoter_runtime._version import __version__
 from spoter_runtime.bundle.libraries import BACKEND_OF, Library
-from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError
+from spoter_runtime.errors import BackendError, MissingExtraError, SpoterError, pip_fix
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.ort.installed import Provider, gpu_build_fix, import_onnxruntime, installed_distributions
 
@@ -163,7 +163,7 @@ def _packages() -> list[Finding]:
                 version = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 # Beside another build it would overwrite its files.
-                fix = gpu_build_fix() if extra == "gpu" else f"pip install 'spoter-kit[{extra}]'"
+                fix = gpu_build_fix() if extra == "gpu" else pip_fix(extra)
                 detail = f"not installed; the {extra} extra needs it, the runtime does not"
                 findings.append(Finding(kind="package", name=name, status="missing", detail=detail, fix=fix))
             else:

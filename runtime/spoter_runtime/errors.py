@@ -20,6 +20,10 @@ import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class SpoterError(Exception):
@@ -146,7 +150,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         extra: the extra of spoter-kit that installs it, for example ``"cpu"``.
 
     Raises:
-        MissingExtraError: the module is not installed; the fix names the extra. A module that is installed
+        MissingExtraError: the module is not installed; the fix installs the extra. A module that is installed
             but fails to import (a broken CUDA library, say) raises its own error, which tells more.
     """
     try:
@@ -156,8 +160,62 @@ def require(module: str, *, extra: str) -> ModuleType:
             raise
         raise MissingExtraError(
             f"this needs the Python module {module!r}, which is not installed",
-            fix=f"pip install 'spoter-kit[{extra}]'",
+            fix=pip_fix(extra),
         ) from error
+
+
+def pip_fix(extra: str = "", *, option: str = "") -> str:
+    """Return the command that installs this project again, with an extra: from where it was installed.
+
+    Args:
+        extra: of spoter-kit; empty for none.
+        option: of ``pip install``, for example ``"--upgrade"``.
+    """
+    import shlex  # not at the top: every start of the device imports this file
+
+    wanted = f"[{extra}]" if extra else ""
+    words = ["pip install", *([option] if option else [])]
+    came_from = _installed_from()
+    place, url = _local(came_from), came_from.get("url", "")
+    if place and place.exists():  # a checkout, or a wheel
+        words += ["-e"] if came_from.get("dir_info", {}).get("editable") else []
+        requirement = f"{place}{wanted}"
+    elif vcs := came_from.get("vcs_info", {}).get("vcs"):
+        requirement = f"spoter-kit{wanted} @ {vcs}+{url}"
+    else:
+        requirement = f"spoter-kit{wanted}"
+    return " ".join([*words, shlex.quote(requirement)])
+
+
+def upgrade_fix() -> str:
+    """Return the command that brings a newer version of this project."""
+    import shlex
+
+    came_from = _installed_from()
+    if (place := _local(came_from)) and (place / ".git").exists():
+        pull = f"git -C {shlex.quote(str(place))} pull"
+        return pull if came_from.get("dir_info", {}).get("editable") else f"{pull} && {pip_fix()}"
+    return pip_fix(option="--upgrade")
+
+
+def _installed_from() -> dict[str, Any]:
+    """Return pip's record of where this project came from; empty for an index, and outside a package."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return dict(json.loads(distribution("spoter-kit").read_text("direct_url.json") or "{}"))
+    except (PackageNotFoundError, ValueError):
+        return {}
+
+
+def _local(came_from: dict[str, Any]) -> Path | None:
+    from pathlib import Path
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    address = urlsplit(came_from.get("url", ""))
+    return Path(url2pathname(address.path)) if address.scheme == "file" else None
 
 
 def is_installed(module: str) -> bool:

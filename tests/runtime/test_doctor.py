@@ -9,7 +9,7 @@ import pytest
 from spoter_runtime import doctor
 from spoter_runtime.backends import BACKENDS
 from spoter_runtime.doctor import Finding, diagnose, summary
-from spoter_runtime.errors import SpoterError
+from spoter_runtime.errors import SpoterError, pip_fix
 from spoter_runtime.gpu.device import find_gpu
 
 
@@ -146,19 +146,19 @@ def test_a_tensorrt_that_is_too_old_is_broken_and_jetpack_is_named(python, tmp_p
 def test_doctor_sees_two_runtimes(python, tmp_path):
     beside = _distribution(tmp_path, "onnxruntime-gpu", "1.99.0")
     lines = _lines(python("-m", "spoter_runtime", "doctor", "-v", path=[beside]))
-    uninstall = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
+    uninstall = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu"
     assert lines["ort-cpu"][0].startswith("broken   ort-cpu")
-    assert lines["ort-cpu"][1] == f"{uninstall} 'spoter-kit[cpu]'"
+    assert lines["ort-cpu"][1] == f"{uninstall} && {pip_fix('cpu')}"
     assert lines["ort-cuda"][0].startswith("broken   ort-cuda")
-    assert lines["ort-cuda"][1] == f"{uninstall} 'spoter-kit[gpu]'"
+    assert lines["ort-cuda"][1] == f"{uninstall} && {pip_fix('gpu')}"
 
 
 def test_doctor_without_any_runtime_says_what_to_install(python):
     done = python("-m", "spoter_runtime", "doctor", "-v", absent=["onnxruntime"])
     assert done.returncode == 3
     lines = _lines(done)
-    assert lines["ort-cpu"][1] == "Fix: pip install 'spoter-kit[cpu]'"
-    assert lines["ort-cuda"][1] == "Fix: pip install 'spoter-kit[gpu]'"
+    assert lines["ort-cpu"][1] == f"Fix: {pip_fix('cpu')}"
+    assert lines["ort-cuda"][1] == f"Fix: {pip_fix('gpu')}"
 
 
 def test_doctor_needs_no_gpu_package(python):
@@ -167,7 +167,7 @@ def test_doctor_needs_no_gpu_package(python):
     lines = _lines(done)
     assert lines["gpu"][0].startswith("missing  gpu")
     assert "'cuda.bindings', which is not installed" in lines["gpu"][0]
-    assert lines["gpu"][1] == "Fix: pip install 'spoter-kit[trt]'"
+    assert lines["gpu"][1] == f"Fix: {pip_fix('trt')}"
 
 
 def test_onnxruntime_with_cuda_takes_the_place_of_the_other(python):
@@ -175,7 +175,7 @@ def test_onnxruntime_with_cuda_takes_the_place_of_the_other(python):
     if line.startswith("ok"):
         pytest.skip("onnxruntime-gpu is installed")
     assert line.startswith("missing  onnxruntime-gpu")
-    assert fix == "Fix: pip uninstall -y onnxruntime && pip install 'spoter-kit[gpu]'"
+    assert fix == f"Fix: pip uninstall -y onnxruntime && {pip_fix('gpu')}"
 
 
 @pytest.mark.parametrize(

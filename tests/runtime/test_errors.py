@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
+from importlib.metadata import PathDistribution
 
 import pytest
 
 import spoter_runtime.errors as errors
-from spoter_runtime.errors import MissingExtraError, SpoterError, is_installed, require
+from spoter_runtime.errors import MissingExtraError, SpoterError, is_installed, pip_fix, require, upgrade_fix
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_require_returns_the_module(modules):
 )
 def test_an_absent_module_is_named_with_the_command_that_installs_it(module):
     message = (
-        rf"needs the Python module '{module}', which is not installed\. Fix: pip install 'spoter-kit\[trt\]'$"
+        rf"needs the Python module '{module}', which is not installed\. Fix: {re.escape(pip_fix('trt'))}$"
     )
     with pytest.raises(MissingExtraError, match=message) as raised:
         require(module, extra="trt")
@@ -108,3 +110,43 @@ def test_is_installed_looks_without_importing(modules):
     modules(spoter_test_loud="raise RuntimeError('imported')")
     assert is_installed("spoter_test_loud")
     assert not is_installed("spoter_test_absent")
+
+
+@pytest.mark.parametrize(
+    ("record", "fix", "upgrade"),
+    [
+        (None, "pip install 'spoter-kit[cpu]'", "pip install --upgrade spoter-kit"),
+        (
+            '{"url": "file://HERE/a%20clone", "dir_info": {"editable": true}}',
+            "pip install -e 'HERE/a clone[cpu]'",
+            "git -C 'HERE/a clone' pull",
+        ),
+        (
+            '{"url": "file://HERE/a%20clone", "dir_info": {}}',
+            "pip install 'HERE/a clone[cpu]'",
+            "git -C 'HERE/a clone' pull && pip install 'HERE/a clone'",
+        ),
+        (
+            '{"url": "file://HERE/kit.whl", "archive_info": {}}',
+            "pip install 'HERE/kit.whl[cpu]'",
+            "pip install --upgrade HERE/kit.whl",
+        ),
+        (
+            '{"url": "https://a.org/kit.git", "vcs_info": {"vcs": "git", "commit_id": "1"}}',
+            "pip install 'spoter-kit[cpu] @ git+https://a.org/kit.git'",
+            "pip install --upgrade 'spoter-kit @ git+https://a.org/kit.git'",
+        ),
+        ('{"url": "file://HERE/gone", "dir_info": {}}', "pip install 'spoter-kit[cpu]'", None),
+    ],
+)
+def test_the_fix_for_a_missing_extra_works_from_where_it_was_installed(
+    record, fix, upgrade, tmp_path, monkeypatch
+):
+    (tmp_path / "a clone" / ".git").mkdir(parents=True)
+    (tmp_path / "kit.whl").touch()
+    text = None if record is None else record.replace("HERE", str(tmp_path))
+    monkeypatch.setattr(PathDistribution, "read_text", lambda self, name: text)
+    with pytest.raises(MissingExtraError) as caught:
+        require("spoter_test_absent", extra="cpu")
+    assert caught.value.fix == pip_fix("cpu") == fix.replace("HERE", str(tmp_path))
+    assert upgrade is None or upgrade_fix() == upgrade.replace("HERE", str(tmp_path))

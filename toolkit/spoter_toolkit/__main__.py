@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 import warnings
 
-from spoter_runtime.errors import SpoterError, exit_code_of, is_installed, let_streams_write_any_letter
+from spoter_runtime.errors import (
+    SpoterError,
+    exit_code_of,
+    is_installed,
+    let_streams_write_any_letter,
+    pip_fix,
+)
 
 
 def main() -> None:
     """Run `spoter-kit`. Exit 0 done, 1 our error, 2 usage, 3 it ran and the answer is no."""
     let_streams_write_any_letter()
     if not is_installed("typer"):
-        fix = "pip install 'spoter-kit[toolkit]'"
+        fix = pip_fix("toolkit")
         print(
             f"error: {SpoterError('the spoter-kit command needs the toolkit extra', fix=fix)}\n"
             "On a device, python -m spoter_runtime has predict, verify and doctor without it.",

@@ -25,7 +25,7 @@ from spoter_runtime.checked_file import (
 )
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.decision import Abstention
-from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
 from spoter_runtime.files import read_bytes
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
 from spoter_runtime.runner import Int32Array
@@ -369,7 +369,7 @@ def read_bundle(folder: Path | str, *, sha256: str | None = None) -> Bundle:
     if content["schema_version"] != SCHEMA_VERSION:
         raise BundleError(
             f"{path}: schema version {content['schema_version']}, this spoter_runtime reads {SCHEMA_VERSION}",
-            fix="pip install --upgrade spoter-kit",
+            fix=upgrade_fix(),
         )
     try:
         if content.get("manifest_sha256") != _seal(content):

@@ -14,7 +14,7 @@ import numpy as np
 
 from spoter_runtime.camera.landmarker import check_frame
 from spoter_runtime.camera.video import Frame
-from spoter_runtime.errors import MissingExtraError, require
+from spoter_runtime.errors import MissingExtraError, pip_fix, require
 from spoter_runtime.landmarks import Float32Array, landmarks_from_mediapipe
 
 _EXTRA = "video-mediapipe"
@@ -40,7 +40,7 @@ class MediaPipeLandmarker:
         if not hasattr(mediapipe, "solutions"):
             raise MissingExtraError(
                 f"{self.sha256} has no Holistic, 0.10.21 is the last version that has",
-                fix=f"pip install 'spoter-kit[{_EXTRA}]'",
+                fix=pip_fix(_EXTRA),
             )
         self.persons = 0
         self._module = mediapipe

@@ -6,7 +6,7 @@ import importlib.metadata
 from typing import Any, Final
 
 from spoter_runtime.bundle.libraries import BACKEND_OF, EXTRAS, Library
-from spoter_runtime.errors import BackendError, MissingExtraError, is_installed, require
+from spoter_runtime.errors import BackendError, MissingExtraError, is_installed, pip_fix, require
 
 # The distributions of each engine library or of its parts; Jetson's packages have the first name too.
 _CUDAS: Final = (11, 12, 13)
@@ -52,7 +52,7 @@ def import_engine_library(library: Library) -> Any:
         names = _listed(_installed(_PARTS[library])) or library
         raise BackendError(
             f"{names}: installed, but does not load: {error}",
-            fix=f"pip install --force-reinstall 'spoter-kit[{EXTRAS[library]}]'",
+            fix=pip_fix(EXTRAS[library], option="--force-reinstall"),
         ) from error
 
 
@@ -105,7 +105,7 @@ def _mixed(by_cuda: dict[int, dict[str, str]], kept: int) -> BackendError:
 def _half_installed(library: Library, installed: dict[str, str]) -> BackendError:
     return BackendError(
         f"{_listed(installed)}: installed, but the module {library!r} is not: only a part was installed",
-        fix=f"pip uninstall -y {' '.join(sorted(installed))} && pip install 'spoter-kit[{EXTRAS[library]}]'",
+        fix=f"pip uninstall -y {' '.join(sorted(installed))} && {pip_fix(EXTRAS[library])}",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoter_runtime._version import __version__
-from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
 from spoter_runtime.model_file.graph import message_fields, text_of_field, varints_of
 from spoter_runtime.strict import shown
 
@@ -83,7 +83,7 @@ def _check_node(node: Any, where: str) -> None:
         name = shown(f"{domain}.{op_type}".lstrip("."))
         raise BackendError(
             f"{where}: has an operator {name}, which spoter-kit {__version__} does not write",
-            fix="pip install --upgrade spoter-kit, if a newer version wrote the bundle",
+            fix=f"{upgrade_fix()}, if a newer version wrote the bundle",
         )
 
 

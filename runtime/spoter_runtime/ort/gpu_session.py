@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from spoter_runtime.contract import LENGTHS, POSES, Profile
-from spoter_runtime.errors import BackendError, is_installed
+from spoter_runtime.errors import BackendError, is_installed, pip_fix
 from spoter_runtime.gpu.device import no_driver_error
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.model_file.graph import OnnxGraph
@@ -229,10 +229,7 @@ def _rtx_fix() -> str:
     uninstall = (
         "pip uninstall -y onnxruntime-gpu && " if "onnxruntime-gpu" in installed_distributions() else ""
     )
-    return (
-        f"{uninstall}pip install 'spoter-kit[ort-rtx]'; for CUDA 12 {uninstall}pip install 'spoter-kit[cpu]' "
-        f"{_RTX_PACKAGE}-cu12"
-    )
+    return f"{uninstall}{pip_fix('ort-rtx')}; for CUDA 12 {uninstall}{pip_fix('cpu')} {_RTX_PACKAGE}-cu12"
 
 
 def _rtx_devices(ort: Any) -> list[Any]:

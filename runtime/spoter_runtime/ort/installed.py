@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, Final, Literal
 
-from spoter_runtime.errors import BackendError, require
+from spoter_runtime.errors import BackendError, pip_fix, require
 from spoter_runtime.ort.telemetry import FIRST_WITH_TELEMETRY, switch_telemetry_off, warn_of_telemetry
 
 # Every distribution that installs the module `onnxruntime`; two of them overwrite each other's files.
@@ -79,7 +79,7 @@ def import_onnxruntime(provider: Provider = "cpu") -> Any:
         raise BackendError(
             f"{len(found)} distributions of ONNX Runtime are installed and overwrite each other's files: "
             f"{names}",
-            fix=f"pip uninstall -y {' '.join(sorted(found))} && pip install 'spoter-kit[{extra}]'",
+            fix=f"pip uninstall -y {' '.join(sorted(found))} && {pip_fix(extra)}",
         )
     too_late = switch_telemetry_off()
     ort = require("onnxruntime", extra=extra)
@@ -116,7 +116,7 @@ def gpu_build_fix() -> str:
     """Return the command that replaces the installed build by the one with CUDA."""
     others = " ".join(name for name in sorted(installed_distributions()) if name != "onnxruntime-gpu")
     if others:
-        return f"pip uninstall -y {others} && pip install 'spoter-kit[gpu]'"
+        return f"pip uninstall -y {others} && {pip_fix('gpu')}"
     return "pip install --force-reinstall --no-deps onnxruntime-gpu"  # installed, but files are missing
 
 

@@ -16,7 +16,7 @@ from spoter_runtime.bundle.engine_spec import RTX_MAGIC, EngineSpec, rtx_header
 from spoter_runtime.bundle.libraries import BACKEND_OF, EXTRAS, Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.contract import uncovered
-from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, SpoterError
+from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, SpoterError, pip_fix
 from spoter_runtime.gpu.device import Gpu, find_gpu
 from spoter_runtime.gpu.packages import import_engine_library
 from spoter_runtime.trt.log import EngineLog, engine_runtime
@@ -39,7 +39,6 @@ INVALIDITY: Final = {
 # Fixes for those that building another engine does not solve.
 _CURES: Final = {
     "OLD_CUDA_DRIVER": "update NVIDIA's driver",
-    "OLD_CUDA_RUNTIME": "pip install -U 'spoter-kit[rtx]'",
     "INSUFFICIENT_GPU_MEMORY": "close other programs that use the GPU",
     "CUDA_ERROR": "see what `nvidia-smi` says",
 }
@@ -185,7 +184,7 @@ def _reasons_in_manifest(
     """Yield the reasons found in the manifest, the most fundamental first."""
     if library not in machine.libraries:
         missing = machine.missing.get(library) or BackendError(f"{library} is not installed")
-        yield _with_fix(missing, f"pip install 'spoter-kit[{EXTRAS[library]}]'")
+        yield _with_fix(missing, pip_fix(EXTRAS[library]))
         return
     if library != spec.library and not spec.version_compatible:
         yield BackendError(
@@ -283,7 +282,8 @@ def _rtx_verdict(plan: bytes, path: str) -> BackendError | None:
     said = "; ".join(INVALIDITY.get(name, name) for name in found) or log.take().rstrip(".")
     if validity == library.EngineValidity.INVALID:
         # It gives no reason, not even CUDA_ERROR, if it cannot query the GPU (1.7.1).
-        fix = next((_CURES[name] for name in found or ["CUDA_ERROR"] if name in _CURES), "")
+        cures = _CURES | {"OLD_CUDA_RUNTIME": pip_fix("rtx", option="-U")}
+        fix = next((cures[name] for name in found or ["CUDA_ERROR"] if name in cures), "")
         return BackendError(f"{library.__name__} {library.__version__} refuses it: {said}", fix=fix)
     if validity == library.EngineValidity.SUBOPTIMAL:
         _log.warning("%s: runs, but slower than one that is exported on this machine: %s", path, said)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spoter_runtime.bundle.manifest import read_bundle
-from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
@@ -153,8 +153,8 @@ def test_a_foreign_manifest_is_refused(bundle_copy, content, message):
 
 def test_a_newer_schema_asks_for_an_upgrade(bundle_copy, reseal):
     reseal(bundle_copy, lambda manifest: manifest.update(schema_version=2))
-    message = "schema version 2, this spoter_runtime reads 1. Fix: pip install --upgrade spoter-kit"
-    with pytest.raises(BundleError, match=message):
+    message = f"schema version 2, this spoter_runtime reads 1. Fix: {upgrade_fix()}"
+    with pytest.raises(BundleError, match=re.escape(message)):
         read_bundle(bundle_copy)
 
 

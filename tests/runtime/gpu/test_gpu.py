@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from spoter_runtime.errors import BackendError, MissingExtraError
+from spoter_runtime.errors import BackendError, MissingExtraError, pip_fix
 from spoter_runtime.gpu import cuda
 from spoter_runtime.gpu.device import find_gpu, no_gpu_error
 from spoter_runtime.gpu.packages import import_engine_library, mixed_cuda_packages
@@ -86,7 +86,7 @@ def test_a_hidden_gpu_is_told_with_what_hides_it(monkeypatch):
 def test_without_cuda_bindings_the_extra_is_named(python):
     done = python("-c", "from spoter_runtime.gpu.device import find_gpu; find_gpu()", absent=["cuda"])
     assert "MissingExtraError: this needs the Python module 'cuda.bindings'" in done.stderr
-    assert done.stderr.endswith("Fix: pip install 'spoter-kit[trt]'\n")
+    assert done.stderr.endswith(f"Fix: {pip_fix('trt')}\n")
 
 
 def test_another_owner_of_the_folder_cuda_does_not_hide_what_is_missing(python, tmp_path):
@@ -333,7 +333,7 @@ def test_metadata_without_the_module_is_half_an_installation(installed):
     (found,) = mixed_cuda_packages()
     assert str(found) == (
         "tensorrt-cu13-bindings 11.4.0.106: installed, but the module 'tensorrt' is not: only a part was "
-        "installed. Fix: pip uninstall -y tensorrt-cu13-bindings && pip install 'spoter-kit[trt]'"
+        f"installed. Fix: pip uninstall -y tensorrt-cu13-bindings && {pip_fix('trt')}"
     )
     with pytest.raises(BackendError, match=re.escape(str(found))):
         import_engine_library("tensorrt")
@@ -344,7 +344,7 @@ def test_a_library_that_does_not_load_shows_the_loaders_own_words(installed, tmp
     installed(tensorrt_cu13="11.4.0.106")
     message = (
         r"^tensorrt-cu13 11\.4\.0\.106: installed, but does not load: libnvinfer\.so\.11: cannot open shared "
-        r"object file\. Fix: pip install --force-reinstall 'spoter-kit\[trt\]'$"
+        rf"object file\. Fix: {re.escape(pip_fix('trt', option='--force-reinstall'))}$"
     )
     with pytest.raises(BackendError, match=message):
         import_engine_library("tensorrt")
@@ -352,7 +352,7 @@ def test_a_library_that_does_not_load_shows_the_loaders_own_words(installed, tmp
 
 def test_a_library_that_is_not_there_names_its_extra(installed):
     installed()
-    with pytest.raises(MissingExtraError, match=r"'tensorrt', .* Fix: pip install 'spoter-kit\[trt\]'"):
+    with pytest.raises(MissingExtraError, match=rf"'tensorrt', .* Fix: {re.escape(pip_fix('trt'))}"):
         import_engine_library("tensorrt")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from spoter_runtime.contract import METADATA_KEY, Profile
-from spoter_runtime.errors import BackendError, BundleError, is_installed
+from spoter_runtime.errors import BackendError, BundleError, is_installed, pip_fix
 from spoter_runtime.model_file.graph import OnnxGraph, read_onnx
 from spoter_runtime.ort.gpu_session import (
     check_driver,
@@ -133,7 +134,7 @@ def test_a_provider_that_this_build_has_not_is_named_with_what_it_has(bundle_fol
         pytest.skip(f"this ONNX Runtime has {name}")
     message = (
         rf"{name}: not in onnxruntime \S+, which has .*CPUExecutionProvider\. "
-        r"Fix: pip uninstall -y onnxruntime && pip install 'spoter-kit\[gpu\]'$"
+        rf"Fix: pip uninstall -y onnxruntime && {re.escape(pip_fix('gpu'))}$"
     )
     with pytest.raises(BackendError, match=message):
         OrtRunner(bundle_folder / "model.onnx", provider=provider)
@@ -143,9 +144,9 @@ def test_a_plugin_that_is_not_installed_is_named(bundle_folder):
     if is_installed(PLUGIN):
         pytest.skip("the plug-in is installed")
     message = (
-        r"plug-in is not installed\. Fix: (pip uninstall -y onnxruntime-gpu && )?pip install "
-        r"'spoter-kit\[ort-rtx\]'; for CUDA 12 (pip uninstall -y onnxruntime-gpu && )?pip install "
-        r"'spoter-kit\[cpu\]' onnxruntime-ep-nv-tensorrt-rtx-cu12$"
+        r"plug-in is not installed\. Fix: (pip uninstall -y onnxruntime-gpu && )?"
+        rf"{re.escape(pip_fix('ort-rtx'))}; for CUDA 12 (pip uninstall -y onnxruntime-gpu && )?"
+        rf"{re.escape(pip_fix('cpu'))} onnxruntime-ep-nv-tensorrt-rtx-cu12$"
     )
     with pytest.raises(BackendError, match=message):
         OrtRunner(bundle_folder / "model.onnx", provider="tensorrt-rtx")

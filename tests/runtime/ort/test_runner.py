@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from spoter_runtime.contract import METADATA_KEY, GraphContract
-from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.errors import BackendError, BundleError, pip_fix
 from spoter_runtime.ort.installed import installed_distributions
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer
@@ -169,7 +169,7 @@ def test_two_installed_runtimes_are_refused_with_the_command_that_mends_it(pytho
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: 2 distributions of ONNX Runtime are installed and overwrite each")
     assert "onnxruntime-gpu 1.99.0" in done.stderr
-    fix = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'spoter-kit[cpu]'\n"
+    fix = f"Fix: pip uninstall -y onnxruntime onnxruntime-gpu && {pip_fix('cpu')}\n"
     assert done.stderr.endswith(fix)
     assert done.stderr.count("\n") == 1
 
@@ -189,8 +189,7 @@ def test_no_runtime_at_all_names_the_extra(python, bundle_folder):
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: this needs the Python module 'onnxruntime', which is not installed. "
-        "Fix: pip install 'spoter-kit[cpu]'\n"
+        f"error: this needs the Python module 'onnxruntime', which is not installed. Fix: {pip_fix('cpu')}\n"
     )
 
 
@@ -207,5 +206,5 @@ def test_two_runtimes_are_refused_for_a_gpu_with_the_build_that_has_it(
 ):
     code = f"from spoter_runtime.ort.runner import OrtRunner; OrtRunner('model.onnx', provider={provider!r})"
     done = python("-c", code, path=[_second_distribution(tmp_path / "second")])
-    fix = "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'spoter-kit[gpu]'\n"
+    fix = f"Fix: pip uninstall -y onnxruntime onnxruntime-gpu && {pip_fix('gpu')}\n"
     assert done.stderr.endswith(fix)

@@ -12,7 +12,7 @@ import pytest
 from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.contract import Profile
-from spoter_runtime.errors import BackendError, MissingExtraError
+from spoter_runtime.errors import BackendError, MissingExtraError, pip_fix
 from spoter_runtime.gpu.device import Gpu, find_gpu
 from spoter_runtime.trt import preflight
 from spoter_runtime.trt.preflight import INVALIDITY, Machine, choose_engine, reason_against, this_machine
@@ -136,7 +136,7 @@ def test_without_an_engine_lean_names_the_command(bundle):
 
 def test_lean_that_is_not_installed_is_named_with_its_extra(with_engine):
     machine = dataclasses.replace(LAPTOP, libraries={"tensorrt": "8.6.0"})
-    assert "pip install 'spoter-kit[lean]'" in why(with_engine(**TRT8), machine, library="tensorrt_lean")
+    assert pip_fix("lean") in why(with_engine(**TRT8), machine, library="tensorrt_lean")
 
 
 def test_older_readers_see_nothing_new_in_an_engine_that_is_not_version_compatible(with_engine):
@@ -168,7 +168,7 @@ OTHER = ": an engine runs on the very version that built it"
         (
             {},
             {"libraries": {}},
-            "tensorrt is not installed. Fix: pip install 'spoter-kit[trt]'",
+            f"tensorrt is not installed. Fix: {pip_fix('trt')}",
         ),
         (
             {"version": "10.13.0.35"},

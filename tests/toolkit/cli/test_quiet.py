@@ -68,7 +68,7 @@ SLOW: dict[str, tuple[list[str], str, str]] = {
     "export": (
         ["--precision", "fp32,int8", "--max-batch", "2", "-o", "two.spoter"],
         r"^two\.spoter: same answers as PyTorch",
-        "bench",
+        "verify",
     ),
     "parity": ([], r": parity holds, 2 proofs", "bench"),
     "bench": (

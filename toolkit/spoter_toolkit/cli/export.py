@@ -174,7 +174,7 @@ def export(
         typed += [part for text in profile or () for part in ("--profile", text)]
         raise incomplete(report, typed)
     if not json:
-        next_step("spoter-kit bench {}", report.folder)
+        next_step("spoter-kit verify {}", report.folder)
 
 
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.contract import Label
-from spoter_runtime.errors import DataError
+from spoter_runtime.errors import DataError, upgrade_fix
 from spoter_runtime.files import check_regular, put_back, sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.strict import array_header, made_from, read_json, shown
@@ -178,7 +178,7 @@ def read_meta(folder: Path) -> tuple[Meta, dict[str, Any]]:
         raise DataError(
             f"{path}: schema version {shown(content['schema_version'])}, this spoter-kit reads "
             f"{SCHEMA_VERSION}",
-            fix="pip install --upgrade spoter-kit",
+            fix=upgrade_fix(),
         )
     try:
         meta = made_from(Meta, content)

@@ -17,6 +17,7 @@ from spoter_runtime.errors import BundleError, DataError
 from spoter_runtime.strict import expect
 from spoter_toolkit.input_files import PARITY_FACTS, json_of
 from spoter_toolkit.parity.calibration import CalibrationCheck
+from spoter_toolkit.report.words import without_places
 
 if TYPE_CHECKING:
     from spoter_export.diagnose.chain import Link  # imports torch
@@ -71,7 +72,7 @@ class ParityReport:
         return proofs_json(self.proofs) | {
             "name": self.name,
             "passed": self.passed,
-            "not_run": dict(self.not_run),
+            "not_run": {name: without_places(why) for name, why in self.not_run.items()},
             "blame": {backend: [link.as_json() for link in chain] for backend, chain in self.chains.items()},
             "bisect": dict(self.bisected),
             "calibration": [check.as_json() for check in self.calibration],

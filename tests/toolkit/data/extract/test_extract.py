@@ -16,7 +16,7 @@ import pytest
 
 from in_process import spoter_kit
 from processes import children_of
-from spoter_runtime.errors import is_installed
+from spoter_runtime.errors import is_installed, pip_fix
 from spoter_toolkit.data.dataset import read_dataset
 
 av = pytest.importorskip("av", reason="PyAV reads and writes videos")
@@ -148,7 +148,7 @@ def command_of(pid):
 @pytest.mark.slow
 def test_over_ray_with_two_workers_one_of_which_is_killed(home, videos, monkeypatch):
     if not is_installed("ray"):
-        pytest.skip("Ray is not installed. Fix: pip install 'spoter-kit[ray]'")
+        pytest.skip(f"Ray is not installed. Fix: {pip_fix('ray')}")
     process = start(home, "--ray", "local")
     deadline = time.monotonic() + 200
     while not (busy := ray_workers(process.pid)):
@@ -177,7 +177,7 @@ def test_no_ray_cluster_is_said(home, videos):
     if not is_installed("ray"):
         done = spoter_kit(home, "data", "extract", "videos", "--ray", "local")
         assert done.returncode == 1
-        assert "pip install 'spoter-kit[ray]'" in done.stderr
+        assert pip_fix("ray") in done.stderr
         return
     done = spoter_kit(home, "data", "extract", "videos", "--ray", "nowhere")
     assert done.returncode == 1
