@@ -90,6 +90,30 @@ def test_the_draw_leaves_train_every_label():
         assert "C" in signers_in(result, "train")
 
 
+def test_the_draw_takes_signers_with_many_labels():
+    words = [f"w{i}" for i in range(8)]
+    rows = people("AB", words, clips=8) + people("C", words[:1], clips=8)  # C has 6 % of the clips
+    result = split_by_signer(dataset_of(rows))
+    assert len(signers_in(result, "test") & {"A", "B"}) == 1
+    assert signers_in(result, "val") == set()  # C would choose the epoch by one word
+    halves = [words[:4], words[4:]]
+    rows = [row for i in range(20) for row in people([f"s{i}"], halves[i % 2])]
+    for seed in range(10):
+        result = split_by_signer(dataset_of(rows), seed=seed)
+        assert len(signers_in(result, "test")) == 4
+        for split in ("test", "val"):
+            assert {clip.label for clip in result.clips_in(split)} == set(words)
+
+
+def test_signers_who_sign_every_label_are_drawn_at_random_as_before():
+    drawn = [split_by_signer(dataset_of(people("ABCDEFGHIJ")), seed=seed).split for seed in range(3)]
+    assert drawn == [
+        "by signer: test E, G; val C; train the other 7",
+        "by signer: test E, I; val H; train the other 7",
+        "by signer: test A, C; val H; train the other 7",
+    ]
+
+
 def test_two_signers_are_one_for_train_and_one_for_test():
     result = split_by_signer(dataset_of([*people("A", clips=9), *people("B")]))
     assert (signers_in(result, "train"), signers_in(result, "test")) == ({"A"}, {"B"})

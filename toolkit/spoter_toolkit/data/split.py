@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -20,6 +20,7 @@ from spoter_toolkit.data.split_file import split_from_file
 
 TEST_SHARE: Final = 0.2  # share of clips, if no signers are named
 VAL_SHARE: Final = 0.1
+ENOUGH_LABELS: Final = 0.5  # of those that one signer could test; and that val has, of those of test
 
 By = Literal["signer", "bdslw60", "recording", "clip"]  # how a dataset is split
 
@@ -85,8 +86,8 @@ def split_by_signer(
     Args:
         dataset: any dataset; its splits are replaced.
         test: signers of the test split. Empty draws signers so that about `TEST_SHARE` of the clips are test
-            and, if `val` is empty too, about `VAL_SHARE` val, and train has every label. Few signers leave no
-            val; two give one for train and one for test.
+            and, if `val` is empty too, about `VAL_SHARE` val, train has every label, and test has many, see
+            `draw_signers`. Few signers leave no val; two give one for train and one for test.
         val: signers of the validation split.
         seed: seed of the draw.
         drop_unseen: leave out clips of val and test whose label train lacks, instead of raising.
@@ -194,33 +195,70 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
 
 
 def draw_signers(clips: Sequence[Clip], seed: int) -> tuple[list[str], list[str]]:
-    """Return random signers for test and val, by the shares of clips; train keeps every label."""
-    names = sorted({clip.signer for clip in clips}, key=natural_order)
+    """Return signers for test and val: about their shares of the clips, with many labels, else at random.
+
+    Train keeps every label. A test of few labels says little: then the signer with the most is taken, also
+    where that is more than the share. A val of few labels would choose a wrong epoch: then there is none.
+    """
+    sizes = Counter(clip.signer for clip in clips)
+    labels: dict[str, set[str]] = {name: set() for name in sorted(sizes, key=natural_order)}
+    for clip in clips:
+        labels[clip.signer].add(clip.label)
+    names = [*labels]
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    test = signers_near_share(clips, order, TEST_SHARE, taken=[])
-    if not test:  # few signers: take the one with the fewest clips that leaves train every label
-        by_size = sorted(order, key=Counter(clip.signer for clip in clips).__getitem__)
-        test = [next((name for name in by_size if train_can_spare(clips, [name])), by_size[0])]
-    val = signers_near_share(clips, [name for name in order if name not in test], VAL_SHARE, taken=test)
+    test = signers_near_share(order, sizes, labels, TEST_SHARE, taken=[])
+    spared = [name for name in order if train_can_spare(labels, [name])] or order
+    alone = max(spared, key=lambda name: (len(labels[name]), -sizes[name]))
+    if len(labels_by(test, labels)) < ENOUGH_LABELS * len(labels[alone]):
+        test = [alone]
+    others = [name for name in order if name not in test]
+    val = signers_near_share(others, sizes, labels, VAL_SHARE, taken=test)
+    if len(labels_by(val, labels)) < ENOUGH_LABELS * len(labels_by(test, labels)):
+        val = []
     return sorted(test, key=natural_order), sorted(val, key=natural_order)
 
 
-def signers_near_share(clips: Sequence[Clip], order: list[str], share: float, taken: list[str]) -> list[str]:
-    """Return signers, in order, as long as each brings their share of clips nearer to `share`."""
-    sizes = Counter(clip.signer for clip in clips)
-    wanted, chosen, have = share * len(clips), list[str](), 0
-    for name in order:
-        nearer = abs(have + sizes[name] - wanted) < abs(have - wanted)
-        if nearer and train_can_spare(clips, [*taken, *chosen, name]):
-            chosen.append(name)
-            have += sizes[name]
+def signers_near_share(
+    order: Sequence[str],
+    sizes: Mapping[str, int],
+    labels: Mapping[str, set[str]],
+    share: float,
+    *,
+    taken: Sequence[str],
+) -> list[str]:
+    """Return signers that each bring their part of all clips nearer to a share, train keeping every label.
+
+    The one with the most new labels comes first; of several the first in order.
+
+    Args:
+        order: signers to choose from.
+        sizes: signer → clips, of all signers.
+        labels: signer → labels, of all signers.
+        share: of all clips.
+        taken: signers of another split.
+    """
+    wanted, chosen, have = share * sum(sizes.values()), list[str](), 0
+    while fitting := [
+        name
+        for name in order
+        if name not in chosen
+        and abs(have + sizes[name] - wanted) < abs(have - wanted)
+        and train_can_spare(labels, [*taken, *chosen, name])
+    ]:
+        known = labels_by(chosen, labels)
+        chosen.append(max(fitting, key=lambda name: len(labels[name] - known)))
+        have += sizes[chosen[-1]]
     return chosen
 
 
-def train_can_spare(clips: Sequence[Clip], signers: Collection[str]) -> bool:
-    """Return True if every label still has a clip without these signers."""
-    left = {clip.label for clip in clips if clip.signer not in signers}
-    return left == {clip.label for clip in clips}
+def labels_by(signers: Collection[str], labels: Mapping[str, set[str]]) -> set[str]:
+    """Return the labels of some signers together."""
+    return set().union(*(labels[name] for name in signers))
+
+
+def train_can_spare(labels: Mapping[str, set[str]], signers: Collection[str]) -> bool:
+    """Return True if every label still has a signer without these."""
+    return labels_by(labels.keys() - set(signers), labels) == labels_by(labels, labels)
 
 
 def draw_clips(groups: list[list[Clip]]) -> dict[str, str]:
