@@ -58,7 +58,8 @@ ORDER = {
         "data",
         "workspace",
         "calibration prediction runs",
-        "export faces reference",
+        "export web",
+        "faces reference",
         "backends",
         "evaluation",
         "streams",
@@ -261,7 +262,8 @@ def test_the_wheel_holds_the_three_packages_their_data_and_nothing_else(wheel):
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".toml", ".csv", ".html", ".j2", ".npz") or path.name == "py.typed"
+        if path.suffix in (".py", ".toml", ".csv", ".html", ".j2", ".npz", ".js", ".css", ".svg")
+        or path.name == "py.typed"
     }
     assert held - info == expected
     for package in PACKAGES:

@@ -1,0 +1,272 @@
+/** Gates: what a frame shows → where a sign begins and ends. They know times and heights, and no labels. */
+
+import { argmax } from "../decision.ts";
+import type { Seen } from "./frames.ts";
+import type { StreamSettings } from "./settings.ts";
+
+const REST_RANGE = [1.4, 2.5] as const;
+const REST_SECONDS = 20;
+const f32 = Math.fround;
+
+/** What a gate found: a sign has begun, it has ended, or it is refused. */
+export interface Mark {
+  kind: "start" | "end" | "refused";
+  start_ms: number;
+  end_ms: number;
+  code: "" | "long" | "gap";
+}
+
+/** A score for each label of a window. */
+export type Shares = (startMs: number, endMs: number) => Promise<Float32Array>;
+
+const mark = (kind: Mark["kind"], start_ms: number, end_ms: number, code: Mark["code"] = ""): Mark => ({ kind, start_ms, end_ms, code });
+
+export interface FindsSegments {
+  /** Start of the sign that goes on. */
+  readonly openSince: number | null;
+  accept(seen: Seen): Mark[] | Promise<Mark[]>;
+  /** End what goes on: nothing comes any more, or (`gap`) nothing came for too long. */
+  end(t_ms: number, code?: "" | "gap"): Mark[];
+}
+
+/** Between hands at rest, by the height or speed of the wrists. */
+export class RestGate implements FindsSegments {
+  since: number | null = null;
+  private readonly lowest: [number, number][] = [];
+  private up = false;
+  private downSince: number | null = null;
+  private said = false;
+  private refused = false;
+
+  constructor(private readonly settings: StreamSettings) {}
+
+  get openSince(): number | null {
+    return this.said && !this.refused ? this.since : null;
+  }
+
+  get isSigning(): boolean {
+    return this.said && this.up;
+  }
+
+  accept(seen: Seen): Mark[] {
+    this.up = this.isUp(seen);
+    if (this.up) {
+      this.downSince = null;
+      this.since ??= seen.t_ms;
+      return this.goesOn(this.since, seen.t_ms);
+    }
+    if (this.since === null) return [];
+    this.downSince ??= seen.t_ms;
+    return seen.t_ms - this.downSince < this.settings.rest_ms ? [] : this.close(this.downSince);
+  }
+
+  end(t_ms: number, code: "" | "gap" = ""): Mark[] {
+    if (this.since === null) return [];
+    if (code && this.openSince !== null) {
+      const marks = [mark("refused", this.since, t_ms, code)];
+      this.forget();
+      return marks;
+    }
+    return this.close(this.downSince ?? t_ms);
+  }
+
+  private goesOn(since: number, t_ms: number): Mark[] {
+    const length = t_ms - since;
+    if (!this.said && length >= this.settings.shortest_ms) {
+      this.said = true;
+      return [mark("start", since, t_ms)];
+    }
+    if (this.said && !this.refused && length > this.settings.longest_ms) {
+      this.refused = true; // until the hands rest
+      return [mark("refused", since, t_ms, "long")];
+    }
+    return [];
+  }
+
+  private close(endMs: number): Mark[] {
+    const since = this.since, answered = this.openSince !== null;
+    this.forget();
+    return answered && since !== null ? [this.padded(since, endMs)] : [];
+  }
+
+  private padded(startMs: number, endMs: number): Mark {
+    const start = startMs - this.settings.pad_start_ms, end = endMs + this.settings.pad_end_ms;
+    return end - start >= this.settings.shortest_ms ? mark("end", start, end) : mark("end", startMs, endMs);
+  }
+
+  private forget(): void {
+    this.since = this.downSince = null;
+    this.said = this.refused = this.up = false;
+  }
+
+  private isUp(seen: Seen): boolean {
+    const s = this.settings;
+    if (s.rest_by === "motion") return seen.speed > (this.up ? s.still : s.moving);
+    return seen.height < this.restHeight(seen) - (this.up ? s.fall : s.rise);
+  }
+
+  private restHeight(seen: Seen): number {
+    const second = Math.floor(seen.t_ms / 1000);
+    const last = this.lowest.at(-1);
+    if (!Number.isNaN(seen.height)) {
+      if (!last || last[0] !== second) this.lowest.push([second, seen.height]);
+      else last[1] = Math.max(last[1], seen.height);
+    }
+    while (this.lowest.length && this.lowest[0][0] < second - REST_SECONDS) this.lowest.shift();
+    const [low, high] = REST_RANGE;
+    if (!this.lowest.length) return low;
+    return Math.min(Math.max(low, ...this.lowest.map(([, height]) => height)), high);
+  }
+}
+
+/** The application says when a sign begins and ends. */
+export class PushGate implements FindsSegments {
+  pushed = false;
+  openSince: number | null = null;
+
+  constructor(private readonly settings: StreamSettings) {}
+
+  accept(seen: Seen): Mark[] {
+    const since = this.openSince;
+    if (!this.pushed) return since !== null ? this.end(seen.t_ms) : [];
+    if (since === null) {
+      this.openSince = seen.t_ms;
+      return [mark("start", seen.t_ms, seen.t_ms)];
+    }
+    if (seen.t_ms - since <= this.settings.longest_ms) return [];
+    this.openSince = null;
+    this.pushed = false;
+    return [mark("refused", since, seen.t_ms, "long")];
+  }
+
+  end(t_ms: number, code: "" | "gap" = ""): Mark[] {
+    const since = this.openSince;
+    this.openSince = null;
+    return since === null ? [] : [mark(code ? "refused" : "end", since, t_ms, code)];
+  }
+}
+
+/** Cuts signing without rests where the best label of overlapping windows changes. */
+export class WindowGate implements FindsSegments {
+  private readonly rest: RestGate;
+  private recent: { middle: number; shares: Float32Array }[] = [];
+  private nextMs = -Infinity;
+  private run: Run | null = null;
+  private other: Run | null = null;
+  private refused = false;
+
+  constructor(private readonly settings: StreamSettings, private readonly shares: Shares) {
+    this.rest = new RestGate(settings);
+  }
+
+  get openSince(): number | null {
+    return this.run && !this.refused ? this.run.startMs : null;
+  }
+
+  async accept(seen: Seen): Promise<Mark[]> {
+    const marks = this.rest.accept(seen);
+    if (marks.some((one) => one.kind === "end")) return this.close(marks.at(-1)!.end_ms);
+    const since = this.rest.since;
+    if (since === null) {
+      this.forget();
+      return [];
+    }
+    if (seen.t_ms < this.nextMs || !this.rest.isSigning) return [];
+    this.nextMs = seen.t_ms + this.settings.hop_ms - 1e-6;
+    const length = Math.min(this.settings.window_ms, seen.t_ms - since);
+    return this.asked(seen.t_ms, seen.t_ms - length / 2, await this.shares(seen.t_ms - length, seen.t_ms), since);
+  }
+
+  end(t_ms: number, code: "" | "gap" = ""): Mark[] {
+    this.rest.end(t_ms, code);
+    if (code && this.run) {
+      const marks = [mark("refused", this.run.startMs, t_ms, code)];
+      this.forget();
+      return marks;
+    }
+    return this.close(t_ms);
+  }
+
+  private forget(): void {
+    this.recent = [];
+    this.nextMs = -Infinity;
+    this.run = this.other = null;
+    this.refused = false;
+  }
+
+  private close(endMs: number): Mark[] {
+    const { run, refused } = this;
+    this.forget();
+    return run && !refused ? [mark("end", run.startMs, endMs)] : [];
+  }
+
+  /** Take one window's scores. */
+  private asked(t_ms: number, middle: number, shares: Float32Array, since: number): Mark[] {
+    this.recent.push({ middle, shares });
+    while (this.recent[0].middle < middle - this.settings.smooth_ms) this.recent.shift();
+    const mean = meanOf(this.recent.map((one) => one.shares));
+    middle = (this.recent[0].middle + middle) / 2;
+    const best = argmax(mean);
+    if (this.run === null) {
+      const start = Math.min(since - this.settings.pad_start_ms, t_ms);
+      this.run = new Run(best, start, mean[best]);
+      return [mark("start", start, t_ms)];
+    }
+    if (best !== this.run.label) return this.another(best, middle, t_ms, mean[best]);
+    this.other = null;
+    const valley = this.run.follow(mean[best], middle, this.settings.valley);
+    if (valley !== null && valley - this.run.startMs >= this.settings.hold_ms) return this.nextRun(this.run, new Run(best, valley, mean[best]), t_ms);
+    if (t_ms - this.run.startMs > this.settings.longest_ms && !this.refused) {
+      this.refused = true;
+      return [mark("refused", this.run.startMs, t_ms, "long")];
+    }
+    return [];
+  }
+
+  /** Another label is best: a new sign where it holds long enough, else a flicker. */
+  private another(label: number, middle: number, t_ms: number, share: number): Mark[] {
+    if (this.other?.label !== label) this.other = new Run(label, middle, share);
+    if (middle - this.other.startMs < this.settings.hold_ms) return [];
+    return this.nextRun(this.run!, this.other, t_ms);
+  }
+
+  private nextRun(before: Run, run: Run, t_ms: number): Mark[] {
+    const refused = this.refused;
+    this.run = run;
+    this.other = null;
+    this.refused = false;
+    const started = mark("start", run.startMs, t_ms);
+    if (refused) return [started];
+    if (run.startMs - before.startMs < this.settings.hold_ms) {
+      run.startMs = before.startMs;
+      return [];
+    }
+    return [mark("end", before.startMs, run.startMs), started];
+  }
+}
+
+function meanOf(rows: Float32Array[]): Float32Array {
+  const sum = new Float32Array(rows[0].length);
+  for (const row of rows) for (let c = 0; c < sum.length; c++) sum[c] += row[c];
+  return sum.map((value) => f32(value / rows.length));
+}
+
+/** Windows in a row with one best label. */
+class Run {
+  private peak: number;
+  private trough: number;
+  private troughMs: number;
+
+  constructor(readonly label: number, public startMs: number, share: number) {
+    this.peak = this.trough = share;
+    this.troughMs = startMs;
+  }
+
+  /** Take the next window's score; return the time of a valley that has just been left. */
+  follow(share: number, middle: number, valley: number): number | null {
+    if (share >= this.peak) [this.peak, this.trough, this.troughMs] = [share, share, middle];
+    else if (share < this.trough) [this.trough, this.troughMs] = [share, middle];
+    const deep = this.peak - this.trough > valley;
+    return deep && share - this.trough > valley ? this.troughMs : null;
+  }
+}

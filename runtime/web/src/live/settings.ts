@@ -1,0 +1,58 @@
+/** Settings of a stream: times in milliseconds, lengths in shoulder widths, never frames or pixels. */
+
+import { ConfigError } from "../errors.ts";
+
+export type Gate = "rest" | "window" | "push";
+export const GATES: readonly Gate[] = ["rest", "window", "push"];
+
+/** Python's defaults; docs/how-to/live.md says what each means. */
+export const DEFAULTS = {
+  fps: 30,
+  rest_by: "height" as "height" | "motion",
+  rise: 0.7,
+  fall: 0.5,
+  moving: 0.8,
+  still: 0.4,
+  shortest_ms: 200,
+  rest_ms: 100,
+  longest_ms: 5000,
+  pad_start_ms: -100,
+  pad_end_ms: -100,
+  window_ms: 400,
+  hop_ms: 66,
+  smooth_ms: 200,
+  hold_ms: 133,
+  valley: 0.1,
+  partial_ms: 200,
+  tracking_ms: 1000,
+  gap_ms: 700,
+  least_hands: 0.05,
+  least_probability: 0,
+};
+
+export type StreamSettings = typeof DEFAULTS;
+
+/** Return all settings, with a longest sign that the model takes. */
+export function fittedSettings(given: Record<string, unknown>, maxFrames: number): StreamSettings {
+  const names = Object.keys(DEFAULTS) as (keyof StreamSettings)[];
+  for (const [name, value] of Object.entries(given)) {
+    if (!(name in DEFAULTS)) throw new ConfigError(`no setting '${name}'; there are ${names.join(", ")}`);
+    if (name !== "rest_by" && typeof value !== "number") throw new ConfigError(`${name}: expected a number, got ${JSON.stringify(value)}`);
+  }
+  const made = { ...DEFAULTS, ...given } as StreamSettings;
+  check(made);
+  const padding = Math.max(made.pad_start_ms, 0) + Math.max(made.pad_end_ms, 0);
+  made.longest_ms = Math.min(made.longest_ms, (1000 * (maxFrames - 1)) / made.fps - padding);
+  check(made);
+  return made;
+}
+
+function check(s: StreamSettings): void {
+  if (s.rest_by !== "height" && s.rest_by !== "motion") throw new ConfigError(`rest_by='${s.rest_by as string}': expected height or motion`);
+  for (const name of ["fps", "shortest_ms", "longest_ms", "window_ms", "hop_ms", "gap_ms"] as const)
+    if (!(s[name] > 0 && s[name] < Infinity)) throw new ConfigError(`${name}=${s[name]}: expected more than 0`);
+  for (const name of ["rest_ms", "smooth_ms", "hold_ms", "partial_ms", "tracking_ms"] as const)
+    if (!(s[name] >= 0 && s[name] < Infinity)) throw new ConfigError(`${name}=${s[name]}: expected 0 or more`);
+  for (const [low, high] of [["fall", "rise"], ["still", "moving"], ["shortest_ms", "longest_ms"]] as const)
+    if (!(s[low] > 0 && s[low] < s[high])) throw new ConfigError(`${low}=${s[low]}, ${high}=${s[high]}: expected 0 < ${low} < ${high}`);
+}

@@ -1,0 +1,185 @@
+/** The page: camera, video or recorded landmarks in, words out; and the proof that this browser computes right. */
+
+import { arrayFrom } from "../bundle/npz.ts";
+import { ValueError } from "../errors.ts";
+import { DataError, Landmarker, Recognizer, SignStream, logFromText, type Prediction, type StreamEvent } from "../index.ts";
+import { at, drawSkeleton, fail, say, show } from "./view.ts";
+import { FrameSource } from "./source.ts";
+
+/** site.json, as `spoter-kit export --web` writes it. */
+interface Site {
+  name: string;
+  precision: string;
+  packed: string[];
+  engine: { version: string; hashes: Record<string, string> };
+  landmarker: { bytes: number } | null;
+}
+
+let site: Site;
+let recognizer: Recognizer;
+let landmarker: Landmarker | null = null;
+let source: FrameSource | null = null;
+
+const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+const progress = (done: number, total: number, what: string) => say(`loading ${what.split("/").pop()!.replace(/\.gz$/, "")}: ${megabytes(done)}${total > done ? ` of ${megabytes(total)}` : ""}`);
+
+async function start(): Promise<void> {
+  site = await (await fetch("site.json")).json();
+  document.title = `${site.name}: sign recognition`;
+  at("name").textContent = site.name;
+  recognizer = await Recognizer.load("bundle/", {
+    worker: "worker.js",
+    engine: "engine/",
+    hashes: site.engine.hashes,
+    packed: site.packed,
+    precision: site.precision,
+    onProgress: progress,
+  });
+  performance.mark("spoter:loaded");
+  show.words(recognizer.labels);
+  await proof();
+  performance.mark("spoter:verified");
+  for (const id of ["camera", "file"]) (at(id) as HTMLInputElement).disabled = false;
+  if (!site.landmarker) {
+    at("camera").hidden = true;
+    at("no-landmarker").hidden = false;
+    (at("file") as HTMLInputElement).accept = ".npy,.jsonl";
+  }
+}
+
+/** Replay the bundle's goldens, and show whether they agree. */
+async function proof(): Promise<void> {
+  const found = await recognizer.verify();
+  const words = `${found.labels_agree} of ${found.clips} stored answers agree`;
+  const largest = found.max_logit_diff === null ? "none is a number" : found.max_logit_diff.toExponential(1);
+  at("proof").dataset.passed = String(found.passed);
+  show.rows("proof-rows", [
+    ["stored answers of the trained model", words],
+    ["largest difference of a score before softmax", `${largest} (allowed ${found.tolerance})`],
+    ["engine", `ONNX Runtime Web ${site.engine.version}, ${recognizer.backend}, ${recognizer.precision}`],
+    ["signs that it knows", String(recognizer.labels.length)],
+    ["can say that there was no sign", recognizer.isCalibrated ? "yes" : "no: it answers every movement"],
+  ]);
+  if (!found.passed) return fail(`This browser computes other answers than the trained model: ${words}. Do not rely on it.`);
+  say(`ready: ${words}`);
+}
+
+/** Load the landmarker when it is first needed: it is larger than all else. */
+async function haveLandmarker(): Promise<Landmarker> {
+  if (!landmarker) {
+    landmarker = await Landmarker.load("landmarker/", recognizer, progress);
+    const { passed } = await landmarker.verify();
+    if (!passed) throw new Error("the landmarker gives other answers in this browser than where it was made");
+  }
+  landmarker.reset();
+  return landmarker;
+}
+
+/** Run a source of pictures to its end, or until somebody stops it. */
+async function watch(open: () => Promise<FrameSource>): Promise<void> {
+  stop();
+  const opened = (source = await open());
+  at("stop").hidden = false;
+  const stream = new SignStream(recognizer, "rest", { landmarker: await haveLandmarker() });
+  if (source !== opened) return opened.close(); // stopped while it was loading
+  show.begin(opened.video, opened.isMirrored);
+  say("watching: raise your hands to sign, let them down after each sign");
+  for await (const { picture, t_ms, dropped } of opened.frames()) {
+    await stream.accept(picture, t_ms, { dropped });
+    drawSkeleton(stream.landmarks, t_ms);
+    told(stream.events());
+  }
+  await stream.flush();
+  told(stream.events());
+  await stream.close();
+  if (source === opened) stop("ended");
+}
+
+function told(events: StreamEvent[]): void {
+  for (const event of events) {
+    performance.mark(`spoter:${event.type}`);
+    show.event(event);
+  }
+}
+
+function stop(words = ""): void {
+  source?.close();
+  source = null;
+  at("stop").hidden = true;
+  if (words) say(words);
+}
+
+async function openFile(file: File): Promise<void> {
+  if (/\.npy$/i.test(file.name)) return answered(await clipFrom(file));
+  if (/\.jsonl$/i.test(file.name)) return replayed(file);
+  if (!site.landmarker) throw new DataError("this site has no landmarker, so it cannot take videos", "open recorded landmarks: .npy or .jsonl");
+  await watch(() => FrameSource.file(file));
+}
+
+async function clipFrom(file: File): Promise<Float32Array> {
+  try {
+    const { data } = arrayFrom(new Uint8Array(await file.arrayBuffer()));
+    if (data instanceof Float32Array) return data;
+    if (data instanceof Float64Array) return Float32Array.from(data);
+    throw new ValueError("its numbers are not floats");
+  } catch (error) {
+    if (error instanceof ValueError) throw new DataError(`${file.name}: cannot be read: ${error.message}`, "numpy.save('clip.npy', landmarks.astype('float32'))");
+    throw error;
+  }
+}
+
+async function answered(clip: Float32Array): Promise<void> {
+  stop();
+  const found: Prediction = await recognizer.predict(clip, "the clip");
+  show.answer(found);
+  say(`answered in ${found.latency_ms.toFixed(1)} ms`);
+  const frames = clip.length / 108;
+  drawSkeleton(clip.subarray(108 * Math.floor(frames / 2), 108 * Math.floor(frames / 2) + 108), 0);
+}
+
+async function replayed(file: File): Promise<void> {
+  stop();
+  const log = logFromText(await file.text(), file.name);
+  const stream = new SignStream(recognizer, log.gate, { settings: log.settings });
+  for (const frame of log.frames) {
+    await stream.accept(frame.landmarks, frame.t_ms, { dropped: frame.dropped });
+    drawSkeleton(stream.landmarks, frame.t_ms);
+    told(stream.events());
+  }
+  await stream.flush();
+  told(stream.events());
+  await stream.close();
+  say(`replayed ${log.frames.length} frames`);
+}
+
+/** Begin something, and say what went wrong with it. */
+function begin(doing: () => Promise<void>): void {
+  at("error").hidden = true;
+  doing().catch((error: Error) => {
+    stop();
+    fail(error.message);
+  });
+}
+
+at("camera").onclick = () => begin(() => watch(() => FrameSource.camera()));
+at("stop").onclick = () => {
+  stop("stopped");
+  at("camera").focus();
+};
+(at("file") as HTMLInputElement).onchange = (event) => {
+  const input = event.target as HTMLInputElement;
+  const file = input.files?.[0];
+  input.value = "";
+  if (file) begin(() => openFile(file));
+};
+begin(start);
+if ("serviceWorker" in navigator) {
+  navigator.serviceWorker.register("sw.js").then(
+    async () => {
+      await navigator.serviceWorker.ready;
+      at("offline").textContent = "This page works without a network from now on.";
+      performance.mark("spoter:offline");
+    },
+    () => (at("offline").textContent = "This browser keeps nothing, so the page needs its server each time."),
+  );
+}

@@ -1,0 +1,144 @@
+/** The recognizer inside the worker: from a bundle and a clip of landmarks to a label. */
+
+import type * as Ort from "onnxruntime-common";
+import { replayGoldens, type Replay } from "./bundle/goldens.ts";
+import { METADATA_KEY, contractFromJson, type Contract, type Label } from "./bundle/contract.ts";
+import { readBundle, type Bundle } from "./bundle/manifest.ts";
+import { checkedMetadata } from "./bundle/model_file.ts";
+import { argmax, decide, softmax } from "./decision.ts";
+import { loadEngine, openSession, type Backend, type EngineOptions } from "./engine.ts";
+import { BackendError, BundleError, ConfigError, NotFiniteError, SpoterError } from "./errors.ts";
+import type { OnProgress } from "./files.ts";
+import { NUM_FEATURES, checkClip, checkCoordinates, resampleClip, type ClipLike } from "./landmarks.ts";
+import { jsonFromText } from "./strict.ts";
+
+/** What a clip shows, by the names of Python's `Prediction`. */
+export interface Prediction {
+  label: string;
+  sign: Label;
+  /** Softmax share of the label, not calibrated. */
+  score: number;
+  logits: Float32Array;
+  /** Up to five labels, the best first. */
+  best: { label: string; score: number }[];
+  latency_ms: number;
+  /** Calibrated; null where the bundle has no calibration. */
+  probability: number | null;
+  is_sign: boolean | null;
+  reason: string;
+}
+
+export interface RecognizerOptions {
+  /** `"wasm"`, `"webgpu"`, or null for WebGPU where the goldens agree on it, else WebAssembly. */
+  backend?: Backend | null;
+  precision?: string;
+  /** Treatment of a clip longer than the model takes. */
+  long?: "error" | "resample";
+}
+
+const BEST = 5;
+
+export class CoreRecognizer {
+  private constructor(
+    readonly bundle: Bundle,
+    readonly backend: Backend,
+    readonly precision: string,
+    readonly why: Record<string, string>,
+    readonly ort: typeof Ort,
+    private readonly session: Ort.InferenceSession,
+    private readonly long: "error" | "resample",
+  ) {}
+
+  get contract(): Contract {
+    return this.bundle.contract;
+  }
+
+  get labels(): Label[] {
+    return this.contract.labels;
+  }
+
+  static async load(url: string, options: RecognizerOptions, engine: EngineOptions, onProgress?: OnProgress): Promise<CoreRecognizer> {
+    const { precision = "fp32", long = "error", backend = "wasm" } = options;
+    if (long !== "error" && long !== "resample") throw new ConfigError(`long='${long as string}': expected 'error' or 'resample'`);
+    const bundle = await readBundle(url);
+    const artefact = bundle.onnx(precision);
+    const where = bundle.url + artefact.path;
+    const why: Record<string, string> = {};
+    const content = await bundle.read(artefact.path, onProgress);
+    checkContract(checkedMetadata(content, where), bundle, where);
+    const open = async (chosen: Backend) => {
+      const ort = await loadEngine(chosen, engine, onProgress);
+      return new CoreRecognizer(bundle, chosen, precision, why, ort, await openSession(ort, content, chosen, where), long);
+    };
+    if (backend !== "wasm") {
+      try {
+        if (!("gpu" in navigator)) throw new BackendError("this browser has no WebGPU");
+        const found = await open("webgpu");
+        const replay = await found.verify();
+        if (!replay.passed) throw new BackendError(`${replay.labels_agree} of ${replay.clips} stored answers agree on it`);
+        why.webgpu = "the stored answers agree on it";
+        return found;
+      } catch (error) {
+        if (backend === "webgpu") throw error;
+        why.webgpu = error instanceof SpoterError ? error.reason : String(error);
+      }
+    }
+    why.wasm = "runs in every browser with SIMD";
+    return open("wasm");
+  }
+
+  /** Return the sign in one clip. */
+  async predict(clip: ClipLike, name = "clip"): Promise<Prediction> {
+    const most = this.contract.max_frames;
+    let checked = checkClip(clip, most, name, this.long === "resample");
+    if (checked.length > most * NUM_FEATURES) checked = resampleClip(checked, most);
+    const begin = performance.now();
+    const logits = await this.infer(checked);
+    const latency_ms = performance.now() - begin;
+    const shares = softmax(logits);
+    const order = [...shares.keys()].sort((a, b) => logits[b] - logits[a]).slice(0, BEST);
+    const sign = this.labels[argmax(logits)];
+    return {
+      label: sign.name,
+      sign,
+      score: shares[order[0]],
+      logits,
+      best: order.map((c) => ({ label: this.labels[c].name, score: shares[c] })),
+      latency_ms,
+      ...decide(logits, this.labels, checked, this.bundle.abstention),
+    };
+  }
+
+  /** Return the logits of one checked clip, also of one in which nothing was detected. */
+  async infer(clip: Float32Array): Promise<Float32Array> {
+    const frames = clip.length / NUM_FEATURES;
+    const shape = [1, frames, NUM_FEATURES];
+    checkCoordinates(clip, shape, "poses");
+    let logits: Float32Array;
+    try {
+      const feeds = {
+        poses: new this.ort.Tensor("float32", clip, shape),
+        lengths: new this.ort.Tensor("int32", Int32Array.of(frames), [1]),
+      };
+      logits = (await this.session.run(feeds)).logits.data as Float32Array;
+    } catch (error) {
+      throw new BackendError(`${this.backend}: failed on poses (${shape.join(", ")}): ${(error as Error).message ?? error}`);
+    }
+    if (logits.length !== this.labels.length) throw new BackendError(`${this.backend}: expected ${this.labels.length} logits, got ${logits.length}`);
+    if (!logits.every(Number.isFinite)) throw new NotFiniteError(`${this.backend}: logits are not finite for poses (${shape.join(", ")})`);
+    return logits.slice();
+  }
+
+  /** Replay the bundle's goldens in this browser. */
+  async verify(): Promise<Replay> {
+    const tolerance = this.bundle.onnx(this.precision).max_logit_diff;
+    return replayGoldens(await this.bundle.goldens(), (clip) => this.infer(clip), tolerance, this.precision === "fp32");
+  }
+}
+
+function checkContract(metadata: Map<string, string>, bundle: Bundle, where: string): void {
+  const text = metadata.get(METADATA_KEY);
+  if (text === undefined) throw new BundleError(`${where}: no '${METADATA_KEY}' in its metadata, so it was not exported by spoter-kit`);
+  const carried = contractFromJson(jsonFromText(text), where);
+  if (JSON.stringify(carried) !== JSON.stringify(bundle.contract)) throw new BundleError(`${bundle.url}: the model carries another contract than bundle.json`);
+}

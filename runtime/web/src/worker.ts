@@ -1,0 +1,85 @@
+/** The worker: holds recognizers, landmarkers and streams, and answers one request after the other. */
+
+import { CoreLandmarker, type Picture } from "./camera/landmarker.ts";
+import type { EngineOptions } from "./engine.ts";
+import { plainFromError } from "./errors.ts";
+import type { OnProgress } from "./files.ts";
+import type { ClipLike } from "./landmarks.ts";
+import type { Gate } from "./live/settings.ts";
+import { CoreStream } from "./live/stream.ts";
+import type { Reply, Request } from "./messages.ts";
+import { CoreRecognizer, type RecognizerOptions } from "./recognizer.ts";
+
+const recognizers = new Map<number, CoreRecognizer>();
+const landmarkers = new Map<number, CoreLandmarker>();
+const streams = new Map<number, CoreStream>();
+
+const there = <T>(objects: Map<number, T>, target: number): T => {
+  const found = objects.get(target);
+  if (!found) throw new Error("it was closed, or could not be made");
+  return found;
+};
+
+const whatStreamSays = (stream: CoreStream) => ({ events: stream.events(), landmarks: stream.landmarks });
+
+const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) => unknown> = {
+  async "recognizer.load"(target, [url, options, engine]: [string, RecognizerOptions, EngineOptions], onProgress) {
+    const made = await CoreRecognizer.load(url, options, engine, onProgress);
+    recognizers.set(target, made);
+    const { backend, precision, why, contract, bundle } = made;
+    return { backend, precision, why, contract, name: bundle.name, isCalibrated: bundle.abstention !== null };
+  },
+  "recognizer.predict": (target, [clip, name]: [ClipLike, string?]) => there(recognizers, target).predict(clip, name),
+  "recognizer.logits": (target, [clip]: [Float32Array]) => there(recognizers, target).infer(clip),
+  "recognizer.verify": (target) => there(recognizers, target).verify(),
+  async "landmarker.load"(target, [recognizer, url, packed]: [number, string, string[]], onProgress) {
+    const { ort, backend } = there(recognizers, recognizer);
+    const made = await CoreLandmarker.load(url, ort, backend, packed, onProgress);
+    landmarkers.set(target, made);
+    return made.sha256;
+  },
+  async "landmarker.find"(target, [picture]: [Picture]) {
+    const landmarker = there(landmarkers, target);
+    const landmarks = await landmarker.find(picture);
+    return { landmarks, persons: landmarker.persons };
+  },
+  "landmarker.reset": (target) => there(landmarkers, target).reset(),
+  "landmarker.verify": (target) => there(landmarkers, target).verify(),
+  "stream.new"(target, [recognizer, gate, landmarker, settings]: [number, Gate, number | null, Record<string, unknown>]) {
+    const finder = landmarker === null ? null : there(landmarkers, landmarker);
+    streams.set(target, new CoreStream(there(recognizers, recognizer), gate, finder, settings));
+  },
+  async "stream.accept"(target, [frame, t_ms, dropped]: [unknown, number, number]) {
+    const stream = there(streams, target);
+    try {
+      await stream.accept(frame, t_ms, dropped);
+    } finally {
+      if (typeof frame === "object" && frame !== null && "close" in frame) (frame as ImageBitmap).close();
+    }
+    return whatStreamSays(stream);
+  },
+  async "stream.flush"(target) {
+    const stream = there(streams, target);
+    await stream.flush();
+    return whatStreamSays(stream);
+  },
+  "stream.push": (target, [signing]: [boolean]) => there(streams, target).push(signing),
+  "stream.reset": (target) => there(streams, target).reset(),
+  close(target) {
+    for (const objects of [recognizers, landmarkers, streams]) objects.delete(target);
+  },
+};
+
+let last: Promise<unknown> = Promise.resolve();
+
+self.onmessage = ({ data: { id, call, target, args } }: MessageEvent<Request>) => {
+  const reply = (message: Reply) => self.postMessage(message);
+  const onProgress: OnProgress = (done, total, what) => reply({ id, progress: [done, total, what] });
+  last = last.then(async () => {
+    try {
+      reply({ id, value: await CALLS[call](target, args, onProgress) });
+    } catch (error) {
+      reply({ id, error: plainFromError(error) });
+    }
+  });
+};

@@ -1,0 +1,181 @@
+"""Write a bundle as a static site: page, worker, engine, bundle, landmarker; any file server serves it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from spoter_runtime import __version__
+from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Bundle
+from spoter_runtime.camera.files import GRAPHS, LandmarkerFiles, landmarker_in, read_landmarker
+from spoter_runtime.camera.files import MANIFEST as LANDMARKER_MANIFEST
+from spoter_runtime.checked_file import check_file
+from spoter_runtime.errors import BundleError, DataError
+from spoter_runtime.files import check_replaceable, link_or_copy, replacing
+from spoter_toolkit.web.engine import FILES, NOTICE, VERSION, WASM
+
+SITE: Final = "site.json"
+PAGE: Final = ("index.html", "style.css", "icon.svg", "app.js", "worker.js", "spoter.js")
+# Without a time, so that the same files give the same site.
+_ZIPPED: Final[dict[str, Any]] = {"compresslevel": 9, "mtime": 0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteReport:
+    """A written site.
+
+    Attributes:
+        folder: where it is.
+        first_bytes: that a first visit loads, over a server that packs nothing by itself.
+        camera_bytes: that the camera or a video loads besides; None without a landmarker.
+    """
+
+    folder: Path
+    first_bytes: int
+    camera_bytes: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "site": str(self.folder),
+            "first_bytes": self.first_bytes,
+            "camera_bytes": self.camera_bytes,
+        }
+
+
+def check_site_folder(folder: Path, *, force: bool) -> None:
+    """Raise a DataError unless a site may be written there."""
+    check_replaceable(folder, SITE, force=force, foreign="is no site of spoter-kit", error=DataError)
+
+
+def write_site(
+    bundle: Bundle, folder: Path, engine: Path, *, precision: str = "fp32", force: bool = False
+) -> SiteReport:
+    """Write the site.
+
+    Args:
+        bundle: from `read_bundle`; every file of it is compared with its hash and copied.
+        folder: the site's.
+        engine: from `find_engine`.
+        precision: of the model that the page runs.
+        force: replace a site.
+
+    Raises:
+        BundleError: the bundle or the landmarker is damaged, or has no model of the precision.
+        DataError: another folder is there.
+    """
+    check_site_folder(folder, force=force)
+    model = bundle.onnx(precision).path
+    bundle.check_files()
+    landmarker = _landmarker(bundle)
+    page = files("spoter_toolkit.web").joinpath("page")
+    with replacing(folder) as site:
+        shutil.copytree(bundle.folder, site / "bundle", copy_function=link_or_copy)
+        for name in PAGE:
+            (site / name).write_bytes(page.joinpath(name).read_bytes())
+        (site / "engine").mkdir()
+        for name in FILES:
+            content = (engine / name).read_bytes()
+            _write_packed(site / "engine" / name, content, packed=name == WASM)
+        (site / "engine" / "NOTICE").write_text(NOTICE, encoding="utf-8")
+        if landmarker:
+            _write_landmarker(landmarker, site / "landmarker")
+        camera_bytes = _size(site / "landmarker") if landmarker else None
+        _write_json(site / SITE, _facts(bundle, precision, camera_bytes))
+        _write_json(site / "manifest.webmanifest", _web_manifest(bundle))
+        first = [
+            *(*PAGE, SITE, "manifest.webmanifest", "engine/ort.wasm.bundle.min.mjs", f"engine/{WASM}.gz"),
+            *(f"bundle/{name}" for name in (MANIFEST, model, GOLDENS)),
+        ]
+        worker = page.joinpath("sw.js").read_text(encoding="utf-8")
+        kept = {"version": _version(site, first), "files": ["./", *first]}
+        (site / "sw.js").write_text(f"self.SITE = {json.dumps(kept)};\n{worker}", encoding="utf-8")
+        first_bytes = sum((site / name).stat().st_size for name in first)
+    return SiteReport(folder=folder, first_bytes=first_bytes, camera_bytes=camera_bytes)
+
+
+def _landmarker(bundle: Bundle) -> LandmarkerFiles | None:
+    """Return the bundle's landmarker, or else the one of the user's cache; None where neither is."""
+    own = landmarker_in(bundle)
+    try:
+        return read_landmarker(own)
+    except BundleError:
+        if own is not None:
+            raise
+        return None
+
+
+def _write_landmarker(found: LandmarkerFiles, folder: Path) -> None:
+    """Write the networks packed, and their goldens with what they are asked."""
+    from spoter_runtime.camera.goldens import golden_inputs
+
+    folder.mkdir()
+    for name in (*(f"{graph}.onnx" for graph in GRAPHS), GOLDENS):
+        check_file(found.folder / name, found.hashes[name], fix=found.fix)
+    for graph in GRAPHS:
+        content = (found.folder / f"{graph}.onnx").read_bytes()
+        _write_packed(folder / f"{graph}.onnx", content, packed=True)
+    for name in (LANDMARKER_MANIFEST, "LICENSE", "NOTICE"):
+        if (found.folder / name).is_file():
+            shutil.copyfile(found.folder / name, folder / name)
+    with np.load(found.folder / GOLDENS) as stored:
+        answers = {name: stored[name] for name in stored.files}
+    asked = {
+        f"{graph}:{name}": value
+        for graph, inputs in golden_inputs().items()
+        for name, value in inputs.items()
+    }
+    np.savez_compressed(folder / "web-goldens.npz", allow_pickle=False, **answers, **asked)
+
+
+def _write_packed(file: Path, content: bytes, *, packed: bool) -> None:
+    if packed:
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(content, **_ZIPPED))
+    else:
+        file.write_bytes(content)
+
+
+def _facts(bundle: Bundle, precision: str, camera_bytes: int | None) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "spoter_kit": __version__,
+        "precision": precision,
+        "engine": {"version": VERSION, "hashes": FILES},
+        "packed": [WASM, *(f"{graph}.onnx" for graph in GRAPHS)],
+        "landmarker": None if camera_bytes is None else {"bytes": camera_bytes},
+    }
+
+
+def _web_manifest(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": f"{bundle.name}: sign recognition",
+        "short_name": bundle.name[:12],
+        "start_url": "./",
+        "scope": "./",
+        "display": "standalone",
+        "background_color": "#ffffff",
+        "theme_color": "#0b5c8a",
+        "icons": [{"src": "icon.svg", "sizes": "any", "type": "image/svg+xml", "purpose": "any maskable"}],
+    }
+
+
+def _version(site: Path, names: list[str]) -> str:
+    """Return a hash of the files that a browser keeps: another site has another."""
+    hashes = [hashlib.sha256((site / name).read_bytes()).hexdigest() for name in names]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
