@@ -16,7 +16,7 @@ from spoter_export.trt.profiles import parse_profile
 from spoter_export.trt.to_tensorrt import parse_compute_capabilities
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.libraries import EXTRAS, Library
-from spoter_runtime.bundle.manifest import MANIFEST
+from spoter_runtime.bundle.manifest import MANIFEST, read_bundle
 from spoter_runtime.camera.files import read_landmarker, trained_on, warn_of_other_landmarker
 from spoter_runtime.contract import GraphContract, Profile
 from spoter_runtime.errors import ConfigError, DataError, SpoterError
@@ -28,6 +28,8 @@ from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place, error_from_os
 from spoter_toolkit.remote import Remote, build_on, parse_remote
 from spoter_toolkit.runs.run import Run, installed_versions, read_run
+from spoter_toolkit.web.engine import find_engine
+from spoter_toolkit.web.site import SiteReport, check_site_folder, write_site
 from spoter_toolkit.workspace import BUNDLES
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class ExportReport:
     trt8: tuple[Proof, ...] = ()  # the proofs of the files for TensorRT 8.6
     engines: tuple[AddedEngine, ...] = ()  # the engines that were built
     not_calibrated: DataError | None = None  # why the bundle cannot say "no sign"
+    site: SiteReport | None = None  # the static site, if one was asked for
     # library → why its engines could not be built; everything else is complete
     failed: Mapping[Library, SpoterError] = field(default_factory=dict)
 
@@ -83,6 +86,8 @@ class ExportReport:
                 precision: {key: value for key, value in tuned.as_json().items() if key != "measured"}
                 for precision, tuned in self.tuned.items()
             }
+        if self.site:
+            found["web"] = self.site.as_json()
         if self.trt8:
             found["trt8"] = [proof.as_json() for proof in self.trt8]
         found["engines"] = [
@@ -158,6 +163,8 @@ def export(
     tune_seconds: float = TUNE_SECONDS,
     camera: bool = False,
     trt8: bool = False,
+    web: Path | None = None,
+    web_engine: str | None = None,
     negatives: Path | None = None,
     background: Sequence[str] = (),
     false_answers: float = TARGET,
@@ -177,6 +184,8 @@ def export(
         tune_seconds: measuring time per precision; 0 does not tune.
         camera: put the landmarker of the user's cache into the bundle.
         trt8: add the ONNX files that TensorRT 8.6 builds from.
+        web: write a static site to this folder, whose page runs the first of the precisions.
+        web_engine: see `find_engine`.
         negatives: see `calibration_clips`.
         background: see `calibration_clips`.
         false_answers: the share of negatives that may get a sign, see `fit_abstention`.
@@ -187,6 +196,9 @@ def export(
         SpoterError: run, data or output folder cannot be used, or the exported graph fails its proof. A
             failed build of an engine is in the report instead.
     """
+    if web:  # found out before the export, not after it
+        check_site_folder(web, force=force)
+        browser_engine = find_engine(web_engine)
     if (source / MANIFEST).is_file():
         report = ExportReport(folder=source)
     else:
@@ -238,7 +250,12 @@ def export(
         report = replace(
             report, trt8=add_trt8_files(report.folder, precisions=precisions, on_progress=on_progress)
         )
-    return with_engines(report, precisions, engines, force, on_progress) if engines else report
+    if engines:
+        report = with_engines(report, precisions, engines, force, on_progress)
+    if not web:
+        return report
+    bundle = read_bundle(report.folder)
+    return replace(report, site=write_site(bundle, web, browser_engine, precision=precisions[0], force=force))
 
 
 def clips_to_calibrate(

@@ -115,6 +115,7 @@ add(
     "export",
     "spoter-kit export runs/mine --precision fp32,int8",
     "spoter-kit export model.spoter --rtx",
+    "spoter-kit export model.spoter --web site --engine npm",
     panel="Ship",
 )
 add(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spoter_runtime.bundle.libraries import Library
     from spoter_runtime.errors import SpoterError
     from spoter_toolkit.export import ExportReport
+    from spoter_toolkit.web.site import SiteReport
 
 
 def export(
@@ -92,6 +93,16 @@ def export(
     camera: Annotated[
         bool, typer.Option("--camera", help="Put the landmarker in: the bundle takes videos by itself.")
     ] = False,
+    web: Annotated[
+        Path | None, typer.Option(help="Write a static site to this folder: the bundle in a web page.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Take --web's engine from this folder of onnxruntime-web; npm downloads it.",
+            metavar="<str>",
+        ),
+    ] = None,
     negatives: Annotated[
         Path | None,
         typer.Option(
@@ -114,7 +125,8 @@ def export(
 ) -> None:
     """Export a RUN to ONNX with dynamic batch and frames, run it over its whole grid, write a BUNDLE.
 
-    With --trt or --rtx, build engines from it and run them where there is a GPU. For a BUNDLE, only that.
+    With --trt or --rtx, build engines from it and run them where there is a GPU. With --web, write a page
+    that runs it in a browser. For a BUNDLE, only that.
     """
     from spoter_runtime.bundle.manifest import MANIFEST
     from spoter_runtime.errors import UsageError, from_options
@@ -137,8 +149,10 @@ def export(
     if out and out.suffix != ".spoter":
         raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
-    if (path / MANIFEST).is_file() and engines is None and not trt8:
+    if (path / MANIFEST).is_file() and engines is None and not trt8 and not web:
         raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
+    if engine and not web:
+        raise UsageError("--engine: is for a site", fix="--web FOLDER")
     if (path / MANIFEST).is_file() and (negatives or background):
         raise UsageError(
             f"{path}: is a BUNDLE, only a RUN is calibrated", fix="export the RUN again with --force"
@@ -155,6 +169,8 @@ def export(
             tune_seconds=0 if no_tune else TUNE_SECONDS,
             camera=camera,
             trt8=trt8,
+            web=web,
+            web_engine=engine,
             negatives=negatives,
             false_answers=false_answers,
             background=[name.strip() for name in background.split(",") if name.strip()],
@@ -173,7 +189,9 @@ def export(
         typed += ["--compute-capability", compute_capability] if compute_capability else []
         typed += [part for text in profile or () for part in ("--profile", text)]
         raise incomplete(report, typed)
-    if not json:
+    if not json and web:
+        next_step("python -m http.server --directory {} --bind 127.0.0.1", web)
+    elif not json:
         next_step("spoter-kit verify {}", report.folder)
 
 
@@ -226,9 +244,12 @@ def show(report: ExportReport) -> None:
         show_proofs(report)
         if report.engines:
             show_engines(report.engines)
+        if report.site:
+            show_site(report.site)
         return
     added = "engines added" if report.engines or not report.trt8 else "files for TensorRT 8.6 added"
-    tell(f"{report.folder}: {'same answers as PyTorch' if report.exported else added}")
+    if report.exported or report.engines or report.trt8 or not report.site:
+        tell(f"{report.folder}: {'same answers as PyTorch' if report.exported else added}")
     rows = []
     if report.exported:
         files = zip(report.exported.bundle.artefacts, report.exported.proofs, strict=True)
@@ -247,6 +268,17 @@ def show(report: ExportReport) -> None:
         tell(no_sign_in_words(rule.evidence))
     for reason in dict.fromkeys(engine.not_executed for engine in report.engines if engine.not_executed):
         tell(f"not executed: {reason}")
+    if report.site:
+        show_site(report.site)
+
+
+def show_site(site: SiteReport) -> None:
+    """Print what a visit of the site loads."""
+    camera = site.camera_bytes
+    more = "no landmarker, so no camera" if camera is None else f"the camera {camera / 1e6:.1f} MB more"
+    tell(f"{site.folder}: a first visit loads {site.first_bytes / 1e6:.1f} MB, {more}")
+    if camera is None:
+        say("the site takes recorded landmarks only", fix="spoter-kit landmarker fetch, then --web again")
 
 
 def show_proofs(report: ExportReport) -> None:

@@ -23,6 +23,7 @@ class FileServer:
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
         self.sent_bytes = 0
+        self.is_closed = False
         handler = partial(_Handler, owner=self, directory=str(folder))
         self._server = ThreadingHTTPServer((LOOPBACK, 0), handler)
         self._server.daemon_threads = True
@@ -30,7 +31,8 @@ class FileServer:
         threading.Thread(target=self._server.serve_forever, name="files", daemon=True).start()
 
     def close(self) -> None:
-        """End serving."""
+        """End serving, on open connections too."""
+        self.is_closed = True
         self._server.shutdown()
         self._server.server_close()
 
@@ -47,6 +49,13 @@ class _Handler(SimpleHTTPRequestHandler):
     def __init__(self, *args: Any, owner: FileServer, **kwargs: Any) -> None:
         self._owner = owner
         super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        """Answer with a file; with nothing after the end."""
+        if self._owner.is_closed:
+            self.close_connection = True
+            return
+        super().do_GET()
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
         content = source.read()
