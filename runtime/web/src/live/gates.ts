@@ -6,7 +6,6 @@ import type { StreamSettings } from "./settings.ts";
 
 const REST_RANGE = [1.4, 2.5] as const;
 const REST_SECONDS = 20;
-const f32 = Math.fround;
 
 /** What a gate found: a sign has begun, it has ended, or it is refused. */
 export interface Mark {
@@ -17,7 +16,7 @@ export interface Mark {
 }
 
 /** A score for each label of a window. */
-export type Shares = (startMs: number, endMs: number) => Promise<Float32Array>;
+export type Shares = (startMs: number, endMs: number) => Promise<number[]>;
 
 const mark = (kind: Mark["kind"], start_ms: number, end_ms: number, code: Mark["code"] = ""): Mark => ({ kind, start_ms, end_ms, code });
 
@@ -26,7 +25,7 @@ export interface FindsSegments {
   readonly openSince: number | null;
   accept(seen: Seen): Mark[] | Promise<Mark[]>;
   /** End what goes on: nothing comes any more, or (`gap`) nothing came for too long. */
-  end(t_ms: number, code?: "" | "gap"): Mark[];
+  end(t_ms: number, code?: "" | "gap"): Mark[] | Promise<Mark[]>;
 }
 
 /** Between hands at rest, by the height or speed of the wrists. */
@@ -38,7 +37,7 @@ export class RestGate implements FindsSegments {
   private said = false;
   private refused = false;
 
-  constructor(private readonly settings: StreamSettings) {}
+  constructor(private readonly settings: StreamSettings, private readonly longestMs = settings.longest_ms) {}
 
   get openSince(): number | null {
     return this.said && !this.refused ? this.since : null;
@@ -76,7 +75,7 @@ export class RestGate implements FindsSegments {
       this.said = true;
       return [mark("start", since, t_ms)];
     }
-    if (this.said && !this.refused && length > this.settings.longest_ms) {
+    if (this.said && !this.refused && length > this.longestMs) {
       this.refused = true; // until the hands rest
       return [mark("refused", since, t_ms, "long")];
     }
@@ -115,7 +114,7 @@ export class RestGate implements FindsSegments {
     while (this.lowest.length && this.lowest[0][0] < second - REST_SECONDS) this.lowest.shift();
     const [low, high] = REST_RANGE;
     if (!this.lowest.length) return low;
-    return Math.min(Math.max(low, ...this.lowest.map(([, height]) => height)), high);
+    return Math.min(Math.max(...this.lowest.map(([, height]) => height)), high);
   }
 }
 
@@ -146,17 +145,20 @@ export class PushGate implements FindsSegments {
   }
 }
 
-/** Cuts signing without rests where the best label of overlapping windows changes. */
+/**
+ * Cuts signing without rests where the best label of overlapping windows changes; the hands' way to the next sign is
+ * cut off as at a rest, and what is left must as a whole have the label of its windows.
+ */
 export class WindowGate implements FindsSegments {
   private readonly rest: RestGate;
-  private recent: { middle: number; shares: Float32Array }[] = [];
+  private recent: { middle: number; shares: number[] }[] = [];
   private nextMs = -Infinity;
   private run: Run | null = null;
   private other: Run | null = null;
   private refused = false;
 
   constructor(private readonly settings: StreamSettings, private readonly shares: Shares) {
-    this.rest = new RestGate(settings);
+    this.rest = new RestGate(settings, Infinity); // signs in a row may take any time
   }
 
   get openSince(): number | null {
@@ -177,7 +179,7 @@ export class WindowGate implements FindsSegments {
     return this.asked(seen.t_ms, seen.t_ms - length / 2, await this.shares(seen.t_ms - length, seen.t_ms), since);
   }
 
-  end(t_ms: number, code: "" | "gap" = ""): Mark[] {
+  async end(t_ms: number, code: "" | "gap" = ""): Promise<Mark[]> {
     this.rest.end(t_ms, code);
     if (code && this.run) {
       const marks = [mark("refused", this.run.startMs, t_ms, code)];
@@ -194,28 +196,27 @@ export class WindowGate implements FindsSegments {
     this.refused = false;
   }
 
-  private close(endMs: number): Mark[] {
+  private async close(endMs: number): Promise<Mark[]> {
     const { run, refused } = this;
     this.forget();
-    return run && !refused ? [mark("end", run.startMs, endMs)] : [];
+    return run && !refused ? this.segment(run, endMs) : [];
   }
 
   /** Take one window's scores. */
-  private asked(t_ms: number, middle: number, shares: Float32Array, since: number): Mark[] {
+  private async asked(t_ms: number, middle: number, shares: number[], since: number): Promise<Mark[]> {
     this.recent.push({ middle, shares });
     while (this.recent[0].middle < middle - this.settings.smooth_ms) this.recent.shift();
     const mean = meanOf(this.recent.map((one) => one.shares));
     middle = (this.recent[0].middle + middle) / 2;
     const best = argmax(mean);
     if (this.run === null) {
-      const start = Math.min(since - this.settings.pad_start_ms, t_ms);
-      this.run = new Run(best, start, mean[best]);
-      return [mark("start", start, t_ms)];
+      this.run = new Run(best, since, mean[best]);
+      return [mark("start", since, t_ms)];
     }
     if (best !== this.run.label) return this.another(best, middle, t_ms, mean[best]);
     this.other = null;
     const valley = this.run.follow(mean[best], middle, this.settings.valley);
-    if (valley !== null && valley - this.run.startMs >= this.settings.hold_ms) return this.nextRun(this.run, new Run(best, valley, mean[best]), t_ms);
+    if (valley !== null && valley - this.run.startMs >= this.settings.shortest_ms) return this.nextRun(this.run, new Run(best, valley, mean[best]), t_ms);
     if (t_ms - this.run.startMs > this.settings.longest_ms && !this.refused) {
       this.refused = true;
       return [mark("refused", this.run.startMs, t_ms, "long")];
@@ -224,31 +225,33 @@ export class WindowGate implements FindsSegments {
   }
 
   /** Another label is best: a new sign where it holds long enough, else a flicker. */
-  private another(label: number, middle: number, t_ms: number, share: number): Mark[] {
+  private async another(label: number, middle: number, t_ms: number, share: number): Promise<Mark[]> {
     if (this.other?.label !== label) this.other = new Run(label, middle, share);
     if (middle - this.other.startMs < this.settings.hold_ms) return [];
     return this.nextRun(this.run!, this.other, t_ms);
   }
 
-  private nextRun(before: Run, run: Run, t_ms: number): Mark[] {
+  private async nextRun(before: Run, run: Run, t_ms: number): Promise<Mark[]> {
     const refused = this.refused;
     this.run = run;
     this.other = null;
     this.refused = false;
     const started = mark("start", run.startMs, t_ms);
     if (refused) return [started];
-    if (run.startMs - before.startMs < this.settings.hold_ms) {
-      run.startMs = before.startMs;
-      return [];
-    }
-    return [mark("end", before.startMs, run.startMs), started];
+    const ended = await this.segment(before, run.startMs + this.settings.pad_end_ms);
+    return ended.length ? [...ended, started] : [];
+  }
+
+  /** End a run's segment; a flicker has none: too short, or as a whole of another label. */
+  private async segment(run: Run, endMs: number): Promise<Mark[]> {
+    const start = run.startMs - this.settings.pad_start_ms;
+    if (endMs - start < this.settings.shortest_ms) return [];
+    return argmax(await this.shares(start, endMs)) === run.label ? [mark("end", start, endMs)] : [];
   }
 }
 
-function meanOf(rows: Float32Array[]): Float32Array {
-  const sum = new Float32Array(rows[0].length);
-  for (const row of rows) for (let c = 0; c < sum.length; c++) sum[c] += row[c];
-  return sum.map((value) => f32(value / rows.length));
+function meanOf(rows: number[][]): number[] {
+  return rows[0].map((_, c) => rows.reduce((sum, row) => sum + row[c], 0) / rows.length);
 }
 
 /** Windows in a row with one best label. */

@@ -80,13 +80,13 @@ export class CoreStream {
   /** Take the next frame: landmarks, or a picture. */
   async accept(frame: unknown, t_ms: number, dropped = 0): Promise<void> {
     this.landmarks = null;
-    if (!this.isLater(t_ms)) return;
+    if (!(await this.isLater(t_ms))) return;
     if (this.isFirst) {
       this.isFirst = false;
       this.say({ type: "ready", t_ms, gate: this.gateName, backend: this.recognizer.backend, labels: this.recognizer.labels.length, fps: this.settings.fps });
     }
     if (dropped > 0) this.say({ type: "dropped", t_ms, frames: dropped });
-    if (this.lastMs !== null && t_ms - this.lastMs > this.settings.gap_ms) await this.mark(this.gate.end(this.lastMs, "gap"), t_ms);
+    if (this.lastMs !== null && t_ms - this.lastMs > this.settings.gap_ms) await this.mark(await this.gate.end(this.lastMs, "gap"), t_ms);
     else if (this.lastMs !== null && t_ms - this.lastMs < 1000 / MOST_FPS) return;
     this.lastMs = t_ms;
     this.landmarks = await this.landmarksOf(frame, t_ms);
@@ -96,11 +96,11 @@ export class CoreStream {
   /** End what goes on: no frame will come any more. */
   async flush(): Promise<void> {
     if (this.lastMs === null) return;
-    await this.mark(this.gate.end(this.lastMs), this.lastMs);
+    await this.mark(await this.gate.end(this.lastMs), this.lastMs);
     this.track(this.lastMs);
   }
 
-  private isLater(t_ms: unknown): t_ms is number {
+  private async isLater(t_ms: number): Promise<boolean> {
     if (typeof t_ms !== "number" || !Number.isFinite(t_ms)) {
       this.fault(this.lastMs ?? 0, "time", `a frame has no time: ${String(t_ms)}; it is left out`);
       return false;
@@ -108,8 +108,8 @@ export class CoreStream {
     if (this.lastMs === null || t_ms > this.lastMs) return true;
     const wentBack = `a frame of ${general(t_ms)} ms after one of ${general(this.lastMs)} ms`;
     if (this.lastMs - t_ms > this.settings.gap_ms) {
-      // Another clock, or a file from its beginning. A gap's marks are refusals only, so nothing is asked.
-      void this.mark(this.gate.end(this.lastMs, "gap"), this.lastMs);
+      // Another clock, or a file from its beginning.
+      await this.mark(await this.gate.end(this.lastMs, "gap"), this.lastMs);
       this.fault(t_ms, "time", `${wentBack}: the stream begins anew`);
       this.begin();
       this.lastMs = null;
@@ -188,10 +188,10 @@ export class CoreStream {
   }
 
   /** Return the softmax of a window; all equal where nothing was found or the model failed. */
-  private async shares(startMs: number, endMs: number): Promise<Float32Array> {
+  private async shares(startMs: number, endMs: number): Promise<number[]> {
     const labels = this.recognizer.labels.length;
     const prediction = await this.predict(this.frames.cut(startMs, endMs, this.settings.fps), endMs);
-    return prediction ? Float32Array.from(softmax(prediction.logits)) : new Float32Array(labels).fill(1 / labels);
+    return prediction ? softmax(prediction.logits) : Array<number>(labels).fill(1 / labels);
   }
 
   private async predict(clip: Float32Array, t_ms: number): Promise<Prediction | null> {
