@@ -24,6 +24,12 @@ def run(*command, **options):
 
 
 @pytest.fixture
+def run_tool():
+    """Return `run`."""
+    return run
+
+
+@pytest.fixture
 def c_sources():
     """The folder of the library's sources."""
     return SOURCES
