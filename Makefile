@@ -2,6 +2,7 @@
 # make demo: the whole story on generated signing.
 # make test: lint, types, tests, in five minutes on two cores.
 # make test-all: the slow tests and the documentation too, as continuous integration does.
+# make fuzz: malformed input for every reader, for an hour or HOURS=10.
 # make docs: the documentation as a site, build/docs/site/index.html.
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,9 @@ READY := $(VENV)/.ready
 PIP_INSTALL = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help install demo docs test test-all lint types clean
+HOURS ?= 1
+
+.PHONY: help install demo docs test test-all fuzz lint types clean
 
 help:
 	@sed -n 's/^# //p' Makefile | sed -n '/^make/p'
@@ -35,6 +38,9 @@ test: lint types
 
 test-all: lint types docs
 	$(PYTEST)
+
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --hours $(HOURS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -154,8 +154,9 @@ def read_trusted(folder: Path | str, trust: Trust) -> tuple[Bundle, str]:
         ConfigError, MissingExtraError: as `trusted_keys`.
     """
     folder, keys = Path(folder), trusted_keys(trust)
-    read_bundle(folder)  # says best what is no bundle at all
     signatures, foreign = signatures_of(folder)
+    if not signatures and not foreign:
+        read_bundle(folder)  # says best what is no bundle at all
     known = [found for found in signatures if found.signer in keys]
     if not known:
         if foreign and not signatures:

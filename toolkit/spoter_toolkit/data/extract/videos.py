@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from spoter_runtime.camera.video import Frame, video_frames
+from spoter_runtime.checked_file import is_file
 from spoter_runtime.clip_files import is_video
 from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.files import read_text
-from spoter_runtime.strict import json_from_text
+from spoter_runtime.strict import json_from_text, shown
 from spoter_toolkit.data.bdslw60 import Trial, trial_from_name
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
 from spoter_toolkit.data.importers.common import licence_of
@@ -177,8 +178,8 @@ def _part_of(source: Path, row: dict[str, Any], signer: str) -> VideoPart:
     if not file or not label:
         raise DataError("file or label is empty")
     path = source.parent / file
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    if not is_file(path):
+        raise DataError(f"{shown(str(path))}: no such file")
     start, end = ((row.get(name) or "").strip() for name in ("start", "end"))
     times = float(start or 0), float(end or "inf")
     if not 0 <= times[0] < times[1]:

@@ -1,0 +1,95 @@
+"""No malformed input ends in a traceback: some here, each odd manifest in the slow test, hours in `make fuzz`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spoter_runtime.errors import SpoterError
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+FAST = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def all_targets(bundle_folder, tmp_path_factory):
+    from targets import Place, targets
+
+    folder = tmp_path_factory.mktemp("fuzz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        copy = Path(shutil.copytree(bundle_folder, folder / "small.spoter"))
+        (folder / "files").mkdir()
+        yield targets(Place(folder=folder / "files", bundle=copy))
+
+
+NAMES = (
+    *("bundle.json, sealed again", "bundle.json, one value odd", "goldens.npz", "parity.json", "model.onnx"),
+    *("model.sig", "tuned", "landmarker.json", "landmark log", "clip.npy", "run.json", "metrics.jsonl"),
+    *("recipe", "--set", "policy", "parity facts", "bench.json", "lengths", "crossval.json", "dataset.json"),
+    *("clips.csv", "poses.npy", "asl33", "notebook json", "spoter csv", "npy", "split.json", "split.csv"),
+    *("labels", "videos.csv", "predict", "predict_many", "predict, resampled", "landmarks_from_mediapipe"),
+    "load",
+)
+
+
+def test_each_target_is_tried(all_targets):
+    assert sorted(all_targets) == sorted(NAMES)
+
+
+def feed(run, dice):
+    with contextlib.suppress(SpoterError):
+        run(dice)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_malformed_input_is_refused_by_an_error_of_ours(all_targets, name):
+    @FAST
+    @given(st.randoms(use_true_random=False))
+    def check(dice):
+        feed(all_targets[name], dice)
+
+    check()
+
+
+# What a resealed manifest may say without being refused: texts for people, versions, and numbers that nothing
+# but a report shows. Tolerances too: who can seal a bundle can allow any difference; a signature is for that.
+HARMLESS = (
+    r"^name = ",
+    r"^contract\.labels\.\d+\.(name|gloss|bengali|romanised) = ",
+    r"^artefacts\.\d+\.(kind|precision|max_logit_diff|size_bytes) = ",
+    r"^artefacts\.\d+\.requires(\.\w+)? = ",
+    r"^provenance",
+    r"^abstention",
+)
+
+
+@pytest.mark.slow
+def test_each_place_of_a_manifest_with_each_odd_value(bundle_copy):
+    """Thousands of manifests whose seal fits: none ends in a traceback, and what is accepted is harmless."""
+    from targets import odd_manifests
+
+    accepted, tried = [], 0
+    for name, read in odd_manifests(bundle_copy):
+        tried += 1
+        try:
+            read()
+        except SpoterError:
+            continue
+        accepted.append(name)
+    assert tried > 2000
+    assert [name for name in accepted if not any(re.search(one, name) for one in HARMLESS)] == []
