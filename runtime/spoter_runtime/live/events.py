@@ -72,12 +72,17 @@ class SignStart(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partial(Event):
-    """The best label so far of a sign that goes on. It may change: only `Sign` is an answer."""
+    """The best labels so far of a sign that goes on. They may change: only `Sign` is an answer."""
 
     type: ClassVar[str] = "partial"
     start_ms: float
     label: str
     score: float
+    best: tuple[tuple[str, float], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values, the type first."""
+        return _with_best(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +111,7 @@ class Sign(Event):
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values, the type first."""
-        value = {"type": self.type} | asdict(self)
-        return value | {"best": [{"label": label, "score": score} for label, score in self.best]}
+        return _with_best(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +151,11 @@ class Fault(Event):
     type: ClassVar[str] = "fault"
     code: FaultCode
     reason: str
+
+
+def _with_best(event: Partial | Sign) -> dict[str, Any]:
+    best = [{"label": label, "score": score} for label, score in event.best]
+    return {"type": event.type} | asdict(event) | {"best": best}
 
 
 AnyEvent = Ready | Tracking | SignStart | Partial | Sign | Abstain | Dropped | Fault

@@ -297,7 +297,8 @@ class SignStream:
         self._next_partial_ms = t_ms + self.settings.partial_ms
         begin = max(start_ms, t_ms - self.settings.longest_ms)
         if prediction := self._predict(self._cut(begin, t_ms), t_ms):
-            self._say(Partial(t_ms=t_ms, start_ms=start_ms, label=prediction.label, score=prediction.score))
+            best = tuple(prediction.top(_BEST))
+            self._say(Partial(t_ms=t_ms, start_ms=start_ms, label=best[0][0], score=best[0][1], best=best))
 
     def _answer(self, start_ms: float, end_ms: float, t_ms: float) -> None:
         """Recognise a segment, and say a sign or why not."""

@@ -81,7 +81,7 @@ class Screen:
         elif isinstance(event, SignStart):
             self._state, self._best = "signing", ()
         elif isinstance(event, Partial):
-            self._best = ((event.label, event.score),)
+            self._best = event.best[:_BEST]
         elif isinstance(event, Sign):
             self._state, self._best = "", event.best[:_BEST]
             self._signs.append(line_of_sign(event, self._words))
@@ -108,7 +108,8 @@ class Screen:
 
 def line_of_sign(sign: Sign, words: dict[str, str]) -> str:
     """Return a sign as one line: when, the label, the word, how sure."""
-    sure = f"score {sign.score:.2f}" if sign.probability is None else f"{sign.probability:.0%}"
+    # rounded down: nothing is sure to 100 %
+    sure = f"score {sign.score:.2f}" if sign.probability is None else f"{int(100 * sign.probability)}%"
     return f"{sign.start_ms / 1000:7.1f} s  {' '.join(filter(None, (sign.label, words[sign.label])))}  {sure}"
 
 
