@@ -51,7 +51,7 @@ class Tracking(Event):
         frames_per_s: frames that came.
         body: share of the frames with both shoulders.
         left_hand, right_hand: share of the frames with this hand.
-        persons: the most that were seen at once; None where landmarks were given.
+        persons: the most that were seen at once; None where that is not known.
     """
 
     type: ClassVar[str] = "tracking"

@@ -26,11 +26,12 @@ _MOST_LETTERS: Final = 1 << 20  # of a line; 54 landmarks take 3,000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogFrame:
-    """One frame of a log: its time, its landmarks (54, 2), the frames that were dropped before it."""
+    """One frame of a log: its time, landmarks (54, 2), the frames dropped before it, the persons in it."""
 
     t_ms: float
     landmarks_LD: Float32Array
     dropped: int = 0
+    persons: int | None = None
 
 
 def header_line(gate: Gate, settings: StreamSettings) -> str:
@@ -43,7 +44,10 @@ def line_of(frame: LogFrame) -> str:
     points = [
         None if x != x or y != y else [float(str(x)), float(str(y))] for x, y in frame.landmarks_LD
     ]  # the fewest digits that give the same float32
-    return json.dumps({"t_ms": frame.t_ms, "dropped": frame.dropped, "landmarks": points})
+    values: dict[str, Any] = {"t_ms": frame.t_ms, "dropped": frame.dropped}
+    if frame.persons is not None:
+        values["persons"] = frame.persons
+    return json.dumps(values | {"landmarks": points})
 
 
 def read_header(path: Path | str) -> tuple[Gate, StreamSettings]:
@@ -85,7 +89,7 @@ def replay(stream: SignStream, frames: Iterable[LogFrame]) -> Iterator[AnyEvent]
     """Yield the events of recorded frames, from a stream that is reset first."""
     stream.reset()
     for frame in frames:
-        stream.accept(frame.landmarks_LD, frame.t_ms, dropped=frame.dropped)
+        stream.accept(frame.landmarks_LD, frame.t_ms, dropped=frame.dropped, persons=frame.persons)
         yield from stream.events()
     stream.flush()
     yield from stream.events()
@@ -125,6 +129,12 @@ def _frame_of(value: dict[str, Any], where: str) -> LogFrame:
         landmarks = np.array(points, np.float32)
         if landmarks.shape != (NUM_LANDMARKS, 2):
             raise InputError(f"landmarks of shape {landmarks.shape}, expected ({NUM_LANDMARKS}, 2)")
-        return LogFrame(float(value["t_ms"]), landmarks, int(value.get("dropped", 0)))
+        persons = value.get("persons")
+        return LogFrame(
+            t_ms=float(value["t_ms"]),
+            landmarks_LD=landmarks,
+            dropped=int(value.get("dropped", 0)),
+            persons=None if persons is None else int(persons),
+        )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: not a frame: {error}") from error

@@ -51,6 +51,7 @@ class SignStream:
     Attributes:
         settings: with a longest sign that the model takes.
         landmarks: of the last frame, (54, 2); None where it was left out.
+        persons: in the last frame; None where that is not known.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class SignStream:
         self._warned = False
         self._is_first = True
         self.landmarks: Float32Array | None = None
+        self.persons: int | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -105,7 +107,7 @@ class SignStream:
         self._gate = gates[self._gate_name]
         self._next_partial_ms = math.inf
         self._tracked: list[Seen] = []
-        self._persons = 0
+        self._most_persons: int | None = None
         self._tracked_from: float | None = None
         if self._landmarker is not None:
             self._landmarker.reset()
@@ -126,7 +128,7 @@ class SignStream:
         self._pending.clear()
         return found
 
-    def accept(self, frame: Any, t_ms: float, *, dropped: int = 0) -> None:
+    def accept(self, frame: Any, t_ms: float, *, dropped: int = 0, persons: int | None = None) -> None:
         """Take the next frame.
 
         Args:
@@ -134,6 +136,7 @@ class SignStream:
                 uint8, RGB.
             t_ms: when it was taken; later than the one before.
             dropped: frames that the source dropped before it.
+            persons: in a frame that is given as landmarks; None: not known.
 
         Raises:
             InputError: no such array, or another thread than the one before; see `reset`.
@@ -155,7 +158,10 @@ class SignStream:
         elif self._last_ms is not None and t_ms - self._last_ms < 1000 / MOST_FPS:
             return
         self._last_ms = t_ms
+        self.persons = persons
         self.landmarks = self._landmarks_of(frame, t_ms)
+        if self.persons is not None:
+            self._most_persons = max(self._most_persons or 0, self.persons)
         if self.landmarks is not None:
             self._take(t_ms, self.landmarks)
 
@@ -208,7 +214,7 @@ class SignStream:
             except SpoterError as error:
                 self._fault(t_ms, "landmarker", str(error))
                 return None
-            self._persons = max(self._persons, self._landmarker.persons)
+            self.persons = self._landmarker.persons
             return pose_LD
         if array.dtype.kind != "f" or array.shape not in ((NUM_LANDMARKS, 2), (2 * NUM_LANDMARKS,)):
             raise InputError(
@@ -240,7 +246,7 @@ class SignStream:
         """Report on the tracking since the last report."""
         seen, self._tracked = self._tracked, []
         begin, self._tracked_from = self._tracked_from, t_ms
-        persons, self._persons = self._persons, 0
+        persons, self._most_persons = self._most_persons, None
         if not seen or begin is None or t_ms <= begin:
             return
 
@@ -254,7 +260,7 @@ class SignStream:
                 body=share([one.body for one in seen]),
                 left_hand=share([one.left_hand for one in seen]),
                 right_hand=share([one.right_hand for one in seen]),
-                persons=persons if self._landmarker is not None else None,
+                persons=persons,
             )
         )
 

@@ -43,6 +43,12 @@ def test_json_lines_and_a_recording_that_replays_to_them(log, bundle_folder, tmp
     assert (refused.returncode, "is there already" in refused.stderr) == (2, True)
 
 
+def test_a_source_without_a_sign_says_so(bundle_folder, tmp_path):
+    rest = write_log(tmp_path / "rest.jsonl", *signing([], end_ms=2000))
+    done = spoter_kit(tmp_path, "live", rest, "--bundle", bundle_folder)
+    assert (done.returncode, done.stdout, "no sign was found" in done.stderr) == (0, "", True)
+
+
 def test_settings_and_the_gate_may_be_changed(log, bundle_folder, tmp_path):
     options = (log, "--bundle", bundle_folder, "--json")
     one = spoter_kit(tmp_path, "live", *options, "--set", "rest_ms=900")

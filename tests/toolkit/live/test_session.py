@@ -58,6 +58,30 @@ def test_a_recording_replays_to_the_same_events(recognizer, log, tmp_path):
     assert [event["type"] for event in events].count("sign") == 2
 
 
+def test_a_recording_of_pictures_replays_to_the_same_events(recognizer, tmp_path):
+    _, frames = signing([(1000.0, 1700.0)], end_ms=2600)
+
+    class Landmarker:
+        persons = 2
+
+        def __call__(self, rgb):
+            return frames[rgb[0, 0, 0]]
+
+        def reset(self):
+            pass
+
+    stream = SignStream(recognizer, landmarker=Landmarker())
+    recorder = Recorder(tmp_path / "session", stream, "rest", film=False)
+    source = [Arrival(40.0 * n, np.full((8, 8, 3), n, np.uint8)) for n in range(len(frames))]
+    run_session(stream, source, [recorder], watchers=[recorder])
+    recorder.close()
+    live = (tmp_path / "session" / "events.jsonl").read_text()
+    again = replay(SignStream(recognizer), read_frames(tmp_path / "session" / "landmarks.jsonl"))
+    assert live == "".join(json.dumps(event.as_json()) + "\n" for event in again)
+    assert '"persons": 2' in live
+    assert '"sign"' in live
+
+
 def test_a_recording_keeps_the_pictures_at_their_times_unless_it_shall_not(recognizer, tmp_path):
     pytest.importorskip("av")
     times = [0.0, 40.0, 140.0, 140.2, 400.0]

@@ -140,3 +140,9 @@ def test_what_a_source_is_follows_from_its_name():
     assert is_log("session/landmarks.jsonl")
     with pytest.raises(DataError, match="no such file"):
         arrivals("absent.mp4")
+
+
+def test_the_folder_of_a_recording_names_its_log(tmp_path):
+    write_log(tmp_path / "landmarks.jsonl", *signing([], end_ms=100))
+    with pytest.raises(DataError, match=r"is a recording.*landmarks\.jsonl"):
+        arrivals(str(tmp_path))

@@ -87,13 +87,13 @@ def live(
     if record and record.exists():
         raise UsageError(f"--record {record}: is there already", fix="name a new folder")
     bundle = bundle or newest_bundle()
+    frames = arrivals(source, mirror=mirror)
     _have_landmarker(source, bundle, yes=yes)
     recognizer = Recognizer.load(bundle, name, precision=chosen)
     _warn_of_landmarker(source, recognizer)
     stream = SignStream(recognizer, gate_name, settings=stream_settings)
     sinks: list[Sink] = [Speaker(say_, recognizer.labels)] if say_ else []
     watchers: list[Watches] = []
-    frames = arrivals(source, mirror=mirror)
     shown = _page(recognizer, port) if page else None
     if shown:
         sinks.append(shown)

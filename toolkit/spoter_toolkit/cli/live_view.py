@@ -15,6 +15,7 @@ from rich.text import Text
 
 from spoter_runtime.live.events import Abstain, AnyEvent, Dropped, Fault, Partial, Sign, SignStart, Tracking
 from spoter_toolkit.cli.console import is_quiet, is_verbose, say, tell
+from spoter_toolkit.report.words import plural
 
 if TYPE_CHECKING:
     from spoter_runtime.contract import Label
@@ -36,7 +37,9 @@ def view_of(labels: Sequence[Label], *, json: bool) -> Iterator[Callable[[AnyEve
         with Live(console=Console(), refresh_per_second=_FRAMES_A_SECOND, get_renderable=screen.drawn):
             yield screen
     else:
-        yield Lines(words)
+        lines = Lines(words)
+        yield lines
+        lines.end()
 
 
 def _print_json(event: AnyEvent) -> None:
@@ -49,14 +52,23 @@ class Lines:
 
     def __init__(self, words: dict[str, str]) -> None:
         self._words = words
+        self._signs = self._refused = 0
 
     def __call__(self, event: AnyEvent) -> None:
         """Print an event, if people should see it."""
+        self._refused += isinstance(event, Abstain)
         if isinstance(event, Sign):
+            self._signs += 1
             tell(line_of_sign(event, self._words))
             sys.stdout.flush()
         elif isinstance(event, Fault) or (is_verbose() and isinstance(event, Abstain | Dropped)):
             say(line_of_remark(event))
+
+    def end(self) -> None:
+        """Say so where the source has ended without a sign."""
+        if not self._signs:
+            why = f"; {plural(self._refused, 'movement')} got no answer (-v: why)" if self._refused else ""
+            say(f"no sign was found{why}")
 
 
 class Screen:

@@ -62,7 +62,7 @@ def run_session(
                 continue
             if arrival.t_ms > end_ms:
                 break
-            stream.accept(arrival.frame, arrival.t_ms, dropped=arrival.dropped)
+            stream.accept(arrival.frame, arrival.t_ms, dropped=arrival.dropped, persons=arrival.persons)
             for watcher in watchers:
                 watcher.frame(arrival, stream.landmarks)
             _tell(listening, stream.events())
@@ -92,6 +92,7 @@ class Recorder:
         self._log = (folder / LOG_NAME).open("w", encoding="utf-8", newline="\n")
         self._events = (folder / EVENTS_NAME).open("w", encoding="utf-8", newline="\n")
         self._log.write(header_line(gate, stream.settings) + "\n")
+        self._stream = stream
         self._film = Film(folder / FILM_NAME) if film else None
 
     def frame(self, arrival: Arrival, landmarks_LD: Any) -> None:
@@ -99,7 +100,8 @@ class Recorder:
         if self._film and np.ndim(arrival.frame) == 3:
             self._film.add(arrival.frame, arrival.t_ms)
         if landmarks_LD is not None:
-            self._log.write(line_of(LogFrame(arrival.t_ms, landmarks_LD, arrival.dropped)) + "\n")
+            frame = LogFrame(arrival.t_ms, landmarks_LD, arrival.dropped, self._stream.persons)
+            self._log.write(line_of(frame) + "\n")
             self._log.flush()
 
     def __call__(self, event: AnyEvent) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from spoter_runtime.camera.video import TimedFrame, camera_frames, network_frames, video_frames
 from spoter_runtime.errors import DataError, SpoterError
-from spoter_runtime.live.log import read_frames
+from spoter_runtime.live.log import LOG_NAME, read_frames
 
 _SCHEMES: Final = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "tcp://")
 _WAIT_S: Final = 1.0  # before a camera that went away is tried again
@@ -28,12 +28,14 @@ class Arrival:
     Attributes:
         frame: a picture (height, width, 3) or landmarks (54, 2); None for a fault.
         dropped: frames that were dropped before this one, because it was not taken yet.
+        persons: in a frame that is given as landmarks, where a log says so.
         fault: what is wrong with the source.
     """
 
     t_ms: float
     frame: Any = None
     dropped: int = 0
+    persons: int | None = None
     fault: str = ""
 
 
@@ -59,8 +61,10 @@ def arrivals(source: str, *, mirror: bool = False) -> Iterator[Arrival]:
         MissingExtraError: PyAV is not installed.
     """
     if is_log(source):
-        return (Arrival(one.t_ms, one.landmarks_LD, one.dropped) for one in read_frames(source))
+        return (Arrival(one.t_ms, one.landmarks_LD, one.dropped, one.persons) for one in read_frames(source))
     if not is_live(source):
+        if (Path(source) / LOG_NAME).is_file():
+            raise DataError(f"{source}: is a recording", fix=f"spoter-kit live {Path(source) / LOG_NAME}")
         if not Path(source).is_file():
             raise DataError(f"{source}: no such file", fix="a camera's number, an address, or a file")
         return (Arrival(one.t_ms, _turned(one, mirror)) for one in video_frames(Path(source)))
