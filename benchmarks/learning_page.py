@@ -21,8 +21,9 @@ METHOD = (
     "Recipe `strong` without a validation split, so the last epoch's weights; one thread; a busy machine. "
     "“A → B, 4”: trained on four clips a label of signer A, tested on all of B's. “words”: five folds by "
     "clip, signers unknown and shared. “made 60 × 10”: 60 generated signs, ten clips each, tested on two "
-    "other generated signers. Settings “before”: the recipe until November 2026; “placed”: "
-    "`--tag placed --set model.hand_place=true`."
+    "other generated signers. Settings “before”: the recipe until November 2026; “from”: "
+    "begun from a run on the words that the two signers do not share, or for “words” on all of theirs; "
+    "“placed”: `--tag placed --set model.hand_place=true`."
 )
 INTERVALS = (
     "The interval is Student's over the trainings: folds, draws, directions, seeds. One training has none. "
