@@ -30,6 +30,7 @@ from spoter_toolkit.report.table import markdown_table
 
 HERE = Path(__file__).parent
 PORT = 8721
+OPTIONS = ["--backend", "ort-cpu-fused"]  # the file that the plain server loads too
 LENGTHS = generated_lengths()
 
 
@@ -37,7 +38,7 @@ LENGTHS = generated_lengths()
 def running(name: str, bundle: Path, port: int) -> Iterator[tuple[Target, psutil.Process]]:
     """Run a server, and yield what to ask and its process."""
     command = {
-        "serve": ["-m", "spoter_toolkit", "serve", str(bundle), "--port", str(port), "-q"],
+        "serve": ["-m", "spoter_toolkit", "serve", str(bundle), "--port", str(port), "-q", *OPTIONS],
         "plain": [str(HERE / "plain_server.py"), str(bundle), str(port)],
     }[name]
     with subprocess.Popen([sys.executable, *command]) as process:

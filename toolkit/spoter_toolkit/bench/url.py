@@ -7,6 +7,7 @@ wait. Here latency counts from the moment when a clip was due.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ CLIPS: Final = 64  # different lengths, repeated
 TRIES: Final = 5  # of a clip whose connection broke, or whose server failed: an answer changes nothing there
 CLOSED_CLIENTS: Final = 8  # that ask without a pause, to find the capacity
 SEARCH_STEPS: Final = 6
+LONGEST_S: Final = 10.0  # of a trial
+SPARE: Final = 1.2  # factor on the number of clips needed, because arrivals are random
 _AGAIN: Final = (500, 502, 503)
 _WRONG: Final = 1e-3  # logits further off than batches and engines differ
 
@@ -271,18 +274,22 @@ def capacity_of(target: Target) -> float:
 def highest_rate(
     target: Target, *, most: float, bound_ms: float, seconds: float, seed: int = 0
 ) -> HighestRate:
-    """Return the highest rate at which 99 of 100 clips, refused ones too, are answered within a bound."""
+    """Return the highest rate at which 99 of 100 clips, refused ones too, are answered within a bound.
+
+    Where half of `most` gives too few clips for that in `LONGEST_S`, it is 90 of 100.
+    """
+    percent = 99 if most / 2 * LONGEST_S >= SPARE * SAMPLES_NEEDED[99] else 90
     low, high = 0.0, most
     trials: list[tuple[float, float | None, bool]] = []
     for step in range(SEARCH_STEPS):
         rate = (low + high) / 2
-        longer = max(seconds, 1.2 * SAMPLES_NEEDED[99] / rate)
+        longer = min(max(seconds, SPARE * SAMPLES_NEEDED[percent] / rate), LONGEST_S)
         load = open_loop(target, rate=rate, seconds=longer, seed=seed + step)
-        value_ms = load.served(target.url, rate, bound_ms).percentile_ms(99)
+        value_ms = load.served(target.url, rate, bound_ms).percentile_ms(percent)
         kept = value_ms is not None and value_ms <= bound_ms
-        trials.append((rate, value_ms, kept))
+        trials.append((rate, value_ms if value_ms != math.inf else None, kept))
         low, high = (rate, high) if kept else (low, rate)
-    return HighestRate(backend=target.url, percent=99, rate=low or None, trials=tuple(trials))
+    return HighestRate(backend=target.url, percent=percent, rate=low or None, trials=tuple(trials))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
