@@ -27,11 +27,11 @@ def application(bundle: str) -> Starlette:
     async def infer(request: Request) -> Response:
         body = await request.body()
         length = int(request.headers["inference-header-content-length"])
-        poses, lengths = json.loads(body[:length])["inputs"]
+        poses, _ = json.loads(body[:length])["inputs"]
         end = length + poses["parameters"]["binary_data_size"]
         logits = runner.infer(
             np.frombuffer(body[length:end], np.float32).reshape(poses["shape"]),
-            np.frombuffer(body[end:], np.int32).reshape(lengths["shape"]),
+            np.frombuffer(body[end:], np.int32),
         )
         output = {"name": "logits", "datatype": "FP32", "shape": logits.shape}
         output["parameters"] = {"binary_data_size": logits.nbytes}

@@ -47,7 +47,7 @@ HAPPY: dict[str, tuple[list[str], str, str]] = {
     "eval": ([], r"^top-1 0\.\d{4} on \d+ generated clips: test split", "export"),
     "verify": ([], r": verified on ort-cpu-fused in fp32", "predict"),
     "sign": (["--key", "mine.key", "--new-key"], r"model\.sig: \d files signed by [0-9a-f]{12}…", "verify"),
-    "serve": (["--port", "0", "--seconds", "0"], r"^http://127\.0\.0\.1:\d+/v2/models/[\w.-]+/versions/1 ", ""),
+    "serve": (["--port", "0", "--seconds", "0"], r"^http://127\.0\.0\.1:\d+/v2/models/[\w.-]+/versions/", ""),
     "live": (["landmarks.jsonl"], r"^ +[01]\.\d s  synthetic-", ""),
     "predict": (["clip.npy"], r"^clip\.npy  synthetic-0", ""),
     "doctor": ([], r"^runs here: ort-cpu, ort-cpu-fused", "verify"),

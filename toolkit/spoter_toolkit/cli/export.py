@@ -103,6 +103,9 @@ def export(
             metavar="<str>",
         ),
     ] = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="Write a model repository for Triton to this folder too.")
+    ] = None,
     negatives: Annotated[
         Path | None,
         typer.Option(
@@ -150,6 +153,9 @@ def export(
         raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
     if (path / MANIFEST).is_file() and engines is None and not trt8 and not web:
+        if triton:
+            write_triton(path, triton, force=force)
+            return
         raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
     if engine and not web:
         raise UsageError("--engine: is for a site", fix="--web FOLDER")
@@ -189,10 +195,22 @@ def export(
         typed += ["--compute-capability", compute_capability] if compute_capability else []
         typed += [part for text in profile or () for part in ("--profile", text)]
         raise incomplete(report, typed)
-    if not json and web:
+    if triton:
+        write_triton(report.folder, triton, force=force)
+    elif not json and web:
         next_step("python -m http.server --directory {} --bind 127.0.0.1", web)
     elif not json:
         next_step("spoter-kit verify {}", report.folder)
+
+
+def write_triton(bundle: Path, folder: Path, *, force: bool) -> None:
+    """Write a model repository for Triton from a BUNDLE, and say how to run it."""
+    from spoter_runtime.bundle.manifest import read_bundle
+    from spoter_toolkit.serving.triton import write_repository
+
+    names = write_repository(read_bundle(bundle), folder, force=force)
+    say(f"{folder}: {', '.join(names)}; written, not loaded: no Triton ran here")
+    say(f"tritonserver --model-repository {shlex.quote(str(folder))} loads it")
 
 
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:

@@ -22,6 +22,7 @@ _TIMEOUT_S: Final = 60.0
 def body_of(clips: Sequence[Float32Array], *, allow_empty: bool = False) -> tuple[bytes, dict[str, str]]:
     """Return body and headers of a request for the logits of clips (frames, 54, 2), all in binary."""
     poses_NTD, lengths_N = pad_clips(list(clips))
+    lengths_N = lengths_N.reshape(-1, 1)  # Triton has no inputs without a size beside the batch
     inputs = [
         {
             "name": name,

@@ -208,7 +208,9 @@ def _clips(
         raise Refused(f"poses: batch of {clips}, this server takes 1..{most}")
     lengths = [frames] * clips
     if LENGTHS in tensors:
-        lengths = check_lengths(tensors[LENGTHS], clips, frames).tolist()
+        given = tensors[LENGTHS]
+        flat = given.reshape(-1) if given.shape == (clips, 1) else given  # (N, 1): as Triton wants it
+        lengths = check_lengths(flat, clips, frames).tolist()
     return [
         check_clip(
             poses_TD[:length].reshape(length, NUM_LANDMARKS, 2),
