@@ -1,4 +1,4 @@
-"""No malformed input ends in a traceback: some here, each odd manifest in the slow test, more in `make fuzz`."""
+"""No malformed input ends in a traceback: some here, odd manifests in the slow test, more in `make fuzz`."""
 
 from __future__ import annotations
 

@@ -19,8 +19,10 @@ from in_process import spoter_kit
 from spoter_export.bundle.files import read_proofs
 from spoter_export.diagnose.chain import Link
 from spoter_runtime import statistics
+from spoter_runtime.bundle.goldens import Differing
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import DataError, MissingExtraError
+from spoter_runtime.verify import verify_bundle
 from spoter_toolkit.bench.analysis.result import analyse
 from spoter_toolkit.bench.records import BenchRecords, Failure, Memory, Start, Timing
 from spoter_toolkit.bench.report.charts import headline_chart, tail_chart
@@ -34,6 +36,7 @@ from spoter_toolkit.cli.app import app
 from spoter_toolkit.evaluation import Evaluation, scores_from_logits
 from spoter_toolkit.parity.page import html_from_report
 from spoter_toolkit.parity.report import ParityReport
+from spoter_toolkit.parity.verify_page import html_from_verified
 from spoter_toolkit.report.charts import Bar, BarChart, Confusion, Line, LineChart, ticks_between
 from spoter_toolkit.report.html import Page, Section, cells_of, html_from_page, is_figures
 from spoter_toolkit.report.skeleton import skeleton_of
@@ -751,3 +754,17 @@ def test_a_verdict_stays_in_sight_on_a_phone_where_its_table_is_wider(page, tmp_
     )
     assert wide > 360
     assert 0 <= name[0] < name[1] < verdict[0] < verdict[1] <= 360
+
+
+def test_the_page_of_verify_says_whether_this_machine_gives_the_stored_answers(exported):
+    report = verify_bundle(exported.bundle.folder, "ort-cpu")
+    assert "Same answers on this machine: yes" in check_reads_easily(html_from_verified([report])).text
+    differing = (Differing(golden=3, frames=41, max_logit_diff=0.5, label_agrees=False),)
+    replay = replace(report.replay, labels_agree=4, max_logit_diff=0.5, differing=differing)
+    wrong = replace(report, precision="int8", replay=replay, passed_over={"trt": "/home/ann/x/a.plan: gone"})
+    html = html_from_verified([report, wrong])
+    text = check_sound(html).text
+    assert "Same answers on this machine: no" in text
+    assert f"4 of {report.replay.clips} agree; differs by 5.0e-01 of" in text
+    assert "Answers that differ, ort-cpu in int8" in text
+    assert "/home/ann" not in html

@@ -11,11 +11,13 @@ from spoter_toolkit.cli.completion import complete_backend
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
     BundleArgument,
+    ForceOption,
     JsonOption,
     PrecisionOption,
     emit_json,
     insist,
     next_step,
+    say,
     say_passed_over,
     tell,
 )
@@ -38,14 +40,23 @@ def verify(
             help="Refuse what none of these public keys (PEM) signed; may be repeated.", metavar="KEY"
         ),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one page to read, send or print, such as verify.html.")
+    ] = None,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
-    from spoter_runtime.errors import from_options
+    from spoter_runtime.errors import from_options, require
+    from spoter_runtime.files import write_text
     from spoter_runtime.verify import verify_bundle
     from spoter_toolkit.backends import split_choice
+    from spoter_toolkit.input_files import check_target
     from spoter_toolkit.workspace import newest_bundle
 
+    if html:
+        check_target(html, force=force, option="--html")
+        require("jinja2", extra="toolkit")
     with from_options():
         asked: list[str | None] = [*backend] if backend else [None]
         choices = [split_choice(one, precision) for one in asked]
@@ -57,6 +68,11 @@ def verify(
         emit_json(found[0] if len(found) == 1 else {"passed": passed, "reports": found})
     for report in () if json else reports:
         (tell if report.passed else insist)(*report.lines())
+    if html:
+        from spoter_toolkit.parity.verify_page import html_from_verified
+
+        write_text(html, html_from_verified(reports))
+        say(f"page: {html}")
     for report in reports:
         say_passed_over(report.passed_over)
     if not passed:
