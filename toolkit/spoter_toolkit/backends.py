@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from spoter_export.parity.proof import FACE
 from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.backends import open_runner
+from spoter_runtime.bundle.libraries import FACE
 from spoter_runtime.bundle.manifest import MANIFEST, Artefact, Bundle, read_bundle
 from spoter_runtime.errors import ConfigError, DataError, nearest_known
 from spoter_runtime.ort.execution import FUSED

@@ -12,14 +12,13 @@ from spoter_export.parity.judge import Verdict, judge
 from spoter_export.parity.policy import Policy, policy_of
 from spoter_export.probes import ClipSet
 from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.libraries import FACE
 from spoter_runtime.bundle.manifest import Artefact
 from spoter_runtime.runner import Runner
 from spoter_runtime.strict import expect, made_from
 
 # Name of the runner that proves an fp16 file on a CPU, see `spoter_export.precision.fp16`.
 ROUNDED: Final = "ort-cpu, all rounded to fp16"
-
-FACE: Final = "face-"  # begins the name of a face of the device, another language or a server, as a backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,9 @@ Value read_manifest(const std::string &folder, const std::string &path) {
   try {
     File file(path);
     if (file.size() > manifest_bytes)
-      throw ValueError{std::to_string(file.size()) + " bytes, expected at most " + std::to_string(manifest_bytes)};
+      bad_bundle(path + ": cannot be read (" + std::to_string(file.size()) + " bytes, expected at most " +
+                     std::to_string(manifest_bytes) + ")",
+                 copy_again);
     return parse_json(file.read());
   } catch (const SystemError &error) {
     if (error.number == ENOENT || error.number == ENOTDIR) {

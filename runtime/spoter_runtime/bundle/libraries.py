@@ -14,6 +14,9 @@ BACKEND_OF: Final[dict[Library, str]] = {
     "tensorrt_lean": "trt-lean",
     "tensorrt_rtx": "trt-rtx",
 }
+
+# Begins the name of a face of the device, another language or a server, as a backend.
+FACE: Final = "face-"
 EXTRAS: Final[dict[Library, str]] = {"tensorrt": "trt", "tensorrt_lean": "lean", "tensorrt_rtx": "rtx"}
 
 

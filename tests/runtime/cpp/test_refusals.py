@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from spoter_runtime import errors
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, InputError, SpoterError
 from spoter_runtime.model_file.check import OPERATORS
@@ -20,8 +21,9 @@ from spoter_toolkit.faces.c import CRecognizer, verify
 
 
 @pytest.fixture(autouse=True)
-def _library(c_library):
-    """Each test here runs the library."""
+def _library(c_library, monkeypatch):
+    """Each test here runs the library, which does not know where Python's package was installed from."""
+    monkeypatch.setattr(errors, "_installed_from", dict)
 
 
 def said(call, *arguments, **options):

@@ -307,7 +307,7 @@ def test_rows_that_do_not_fit_are_named_by_line(dataset, before, after, message)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, r"schema version 2, this spoter-kit reads 1\. Fix: pip install --upgrade"),
+        ({"schema_version": 2}, r"schema version 2, this spoter-kit reads 1\. Fix: "),
         ({"labels": [{"name": "tea", "smell": "good"}]}, r"labels\[0\]\.smell is unknown, expected name"),
         ({"labels": [{"name": 5}]}, r"labels\[0\]\.name: 5, expected a text"),
         ({"labels": 10**30}, "a number of 31 digits"),

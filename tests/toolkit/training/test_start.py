@@ -26,7 +26,7 @@ def a_run(folder: Path, data: Dataset, config: TrainConfig | None) -> None:
         labels=data.labels,
         status="running",
         train=config.as_json() if config else None,
-        data={"folder": str(data.folder)} if config else None,
+        data={"folder": str(data.folder), "sha256": data.sha256} if config else None,
         metrics={},
         origin="a test",
     )

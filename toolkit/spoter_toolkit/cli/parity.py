@@ -120,7 +120,7 @@ def parity(
     json: JsonOption = False,
 ) -> None:
     """Compare backends with torch over the shape grid and on clips. Exit 3 if one differs."""
-    from spoter_export.parity.proof import FACE
+    from spoter_runtime.bundle.libraries import FACE
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_runtime.files import write_json, write_text

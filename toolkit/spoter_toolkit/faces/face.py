@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Sequence
 
 import spoter_toolkit.faces
-from spoter_export.parity.proof import FACE
+from spoter_runtime.bundle.libraries import FACE
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.errors import ConfigError, nearest_known
