@@ -230,7 +230,7 @@ def test_an_import_that_runs_upwards_is_found():
 
 def test_no_folder_has_more_modules_than_a_reader_can_look_over():
     counts = Counter(path.parent for path in MODULES if path.name not in ("__init__.py", "__main__.py"))
-    most = {PACKAGES["spoter_runtime"]: 20, PACKAGES["spoter_toolkit"] / "cli": 24}  # cli: a file a verb
+    most = {PACKAGES["spoter_runtime"]: 20, PACKAGES["spoter_toolkit"] / "cli": 25}  # cli: a file a verb
     assert {relative(folder): n for folder, n in counts.items() if n > most.get(folder, 15)} == {}
 
 

@@ -1,4 +1,4 @@
-"""Compose the page of `verify`: does this machine give the stored answers of the trained model?"""
+"""The page of `verify`: whether this machine gives the stored answers of the trained model."""
 
 from __future__ import annotations
 
