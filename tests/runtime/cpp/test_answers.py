@@ -6,16 +6,20 @@ import math
 import os
 import subprocess
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pages import blocks_of
 from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 from spoter_toolkit.faces.c import CRecognizer, onnxruntime_library, verify
 from spoter_toolkit.parity.prove import prove_backends
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -134,9 +138,10 @@ def clip_file(tmp_path, make_clip):
     return path
 
 
-def run(program, *arguments, onnxruntime=None):
+def run(program, *arguments, onnxruntime=None, cwd=None):
     environment = os.environ | {"SPOTER_ONNXRUNTIME": str(onnxruntime or onnxruntime_library())}
-    return subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)
+    command = [program, *arguments]
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_a_kiosk_in_cpp_finds_the_library_by_cmake(
@@ -178,6 +183,21 @@ def test_a_client_in_c99_finds_it_by_pkg_config(
         f"verified: {goldens} of {goldens} goldens agree",
         f"{expected.label} {expected.score:.6f} -",
     ]
+
+
+@pytest.mark.parametrize(("language", "compiler"), [("c", "cc -std=c99"), ("cpp", "c++ -std=c++17")])
+def test_the_programs_on_the_page_compile_and_run(language, compiler, bundle_folder, c_wheel, tmp_path):
+    page = ROOT / "docs" / "how-to" / "cpp.md"
+    (block,) = [block for block in blocks_of(page) if block.language == language]
+    source = tmp_path / f"program.{language}"
+    source.write_text(block.text, encoding="utf-8")
+    flags = ("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", f"-I{c_wheel}/include")
+    link = (f"-L{c_wheel}/lib", "-lspoter", f"-Wl,-rpath,{c_wheel}/lib", "-o", "program")
+    subprocess.run([*compiler.split(), *flags, source, *link], check=True, cwd=tmp_path)
+    (tmp_path / "model.spoter").symlink_to(bundle_folder)
+    done = run(tmp_path / "program", cwd=tmp_path)
+    names = [label.name for label in read_bundle(bundle_folder).contract.labels]
+    assert done.stdout.split()[0] in names, done.stderr
 
 
 def test_the_library_is_small_and_brings_nothing_along(c_library):

@@ -235,23 +235,33 @@ def onnxruntime_library() -> Path:
     return found[-1]
 
 
-def load_library() -> Any:
+def library_path() -> Path:
     """Return the C library: that of the wheel spoter-runtime-c, or the one that `LIBRARY` names.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if path := os.environ.get(LIBRARY):
+        return Path(path)
+    try:
+        found: Path = importlib.import_module("spoter_runtime_c").library()
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "the C library is not installed", fix="pip install ./runtime/cpp, in a clone of spoter-kit"
+        ) from error
+    return found
+
+
+def load_library() -> Any:
+    """Return the C library, with the types of its functions.
 
     Raises:
         MissingExtraError: it is not installed.
         BackendError: it cannot be loaded.
     """
-    path = os.environ.get(LIBRARY)
-    if path is None:
-        try:
-            path = str(importlib.import_module("spoter_runtime_c").library())
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                "the C library is not installed", fix="pip install ./runtime/cpp, in a clone of spoter-kit"
-            ) from error
+    path = library_path()
     try:
-        library = ctypes.CDLL(path)
+        library = ctypes.CDLL(str(path))
     except OSError as error:
         raise BackendError(f"{path}: cannot be loaded: {error}") from error
     size, text, pointer = ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p
