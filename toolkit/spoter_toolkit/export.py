@@ -216,7 +216,7 @@ def export(
         clips, not_calibrated = clips_to_calibrate(dataset, contract, negatives, background)
         from spoter_export.bundle.writer import export_bundle
         from spoter_export.torch_runner import TorchRunner
-        from spoter_toolkit.streams.golden import stream_files
+        from spoter_toolkit.data.streams.golden import stream_files
 
         model = run.load_model()
         abstention = None

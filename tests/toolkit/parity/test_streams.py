@@ -15,8 +15,8 @@ from spoter_runtime.bundle.manifest import STREAM_ANSWERS, read_bundle
 from spoter_runtime.errors import BundleError
 from spoter_runtime.live import stream as stream_module
 from spoter_runtime.live.settings import StreamSettings
+from spoter_toolkit.data.streams.golden import stream_files
 from spoter_toolkit.parity.streams import prove_streams
-from spoter_toolkit.streams.golden import stream_files
 
 
 @pytest.fixture

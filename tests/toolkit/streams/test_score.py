@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spoter_runtime.live.events import Abstain, Sign
-from spoter_toolkit.streams.compose import MadeStream, Truth
+from spoter_toolkit.data.streams.compose import MadeStream, Truth
 from spoter_toolkit.streams.score import det_curve, f1_of, levenshtein, matches, score
 
 

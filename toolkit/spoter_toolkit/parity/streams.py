@@ -18,7 +18,7 @@ from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.live.stream import SignStream
 from spoter_runtime.recognizer import Recognizer
 from spoter_toolkit.backends import TORCH_BACKENDS, backends_of, split_backend
-from spoter_toolkit.streams.golden import GATES, answers_in, golden_frames
+from spoter_toolkit.data.streams.golden import GATES, answers_in, golden_frames
 
 
 class _Stream(NamedTuple):
@@ -150,7 +150,10 @@ def _proof(
         failures.append(f"other events than the first backend's: {found}")
     answers = [_segment(answer) for answer in answers_in(events)]
     if one.answers is not None and answers != one.answers:
-        failures.append(f"other answers than those in the bundle: {answers}, expected {one.answers}")
+        failures.append(
+            f"other answers than those in the bundle: {answers}, expected {one.answers}. If another version "
+            "exported it, export the RUN again"
+        )
     expected_signs = [event for event in first if isinstance(event, Sign)]
     diffs = [abs(a.score - b.score) for a, b in zip(signs, expected_signs, strict=False)]
     return StreamProof(

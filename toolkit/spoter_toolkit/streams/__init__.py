@@ -1,1 +1,1 @@
-"""Streams made of clips at known times, and how well a recogniser finds the signs in them."""
+"""How well a recogniser finds the signs in streams, at known times."""

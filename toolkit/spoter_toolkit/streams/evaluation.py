@@ -16,8 +16,8 @@ from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.live.stream import SignStream
 from spoter_runtime.recognizer import Recognizer
 from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.data.streams.compose import FPS, Kind, MadeStream, Piece, compose, nobody
 from spoter_toolkit.evaluation import clips_to_evaluate
-from spoter_toolkit.streams.compose import FPS, Kind, MadeStream, Piece, compose, nobody
 from spoter_toolkit.streams.score import StreamScores, delays_of, det_curve, score
 
 NONE_LABELS: Final = frozenset({"none", "background", "no-sign"})  # of clips in which nobody signs

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 
 from spoter_runtime.live.events import AnyEvent, Partial, Sign
+from spoter_toolkit.data.streams.compose import MadeStream
 from spoter_toolkit.report.charts import Bar, BarChart, Line, LineChart, Span, Timeline, lines_in_words
 from spoter_toolkit.report.html import Chart, Page, Section, html_from_page
 from spoter_toolkit.report.table import Table
-from spoter_toolkit.streams.compose import MadeStream
 from spoter_toolkit.streams.evaluation import StreamEvaluation
 from spoter_toolkit.streams.score import IOUS, StreamScores, matches
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime.live.events import Abstain, AnyEvent, Sign
-from spoter_toolkit.streams.compose import MadeStream, Truth
+from spoter_toolkit.data.streams.compose import MadeStream, Truth
 
 IOUS: Final = (0.1, 0.25, 0.5)
 _FOR_DELAY: Final = 0.25  # IoU of an event and a sign whose delay counts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from signers import pose
-from spoter_toolkit.streams.compose import FPS, Piece, between, compose, hanging, nobody
+from spoter_toolkit.data.streams.compose import FPS, Piece, between, compose, hanging, nobody
 
 
 @pytest.fixture

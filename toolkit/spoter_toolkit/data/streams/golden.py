@@ -16,7 +16,7 @@ from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.live.stream import SignStream
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import Runner
-from spoter_toolkit.streams.compose import Piece, compose
+from spoter_toolkit.data.streams.compose import Piece, compose
 
 GATES: Final[tuple[Gate, ...]] = ("rest", "window")
 _MOST: Final = 6  # goldens; three in a row between rests
