@@ -116,7 +116,13 @@ def _models(bundle: Bundle, engines: list[Artefact]) -> Iterator[tuple[str, str,
     else:
         yield name, backend, f"{_ON_GPU}\n{_BY_TENSORRT}", onnx
     model = Path(str(files("spoter_toolkit.serving").joinpath("triton_model.py")))
-    inside: dict[str, str | Path] = {"model.py": model, "model.spoter": bundle.folder}
+    # Triton's Python looks beside the model for modules, and ignores PYTHONPATH.
+    runtime = Path(str(files("spoter_runtime")))
+    inside: dict[str, str | Path] = {
+        "model.py": model,
+        "model.spoter": bundle.folder,
+        runtime.name: runtime,
+    }
     yield f"{bundle.name}_python", 'backend: "python"', _ON_CPU, inside
 
 
@@ -132,7 +138,8 @@ def _write_model(
     for name, source in version.items():
         path = source if isinstance(source, Path) else bundle.folder / source
         if path.is_dir():
-            shutil.copytree(path, folder / "1" / name, copy_function=link_or_copy)
+            leave_out = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, folder / "1" / name, copy_function=link_or_copy, ignore=leave_out)
         else:
             link_or_copy(path, folder / "1" / name)
     config = _CONFIG.format(

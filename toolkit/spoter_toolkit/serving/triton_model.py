@@ -1,7 +1,7 @@
 """Triton's Python backend for a bundle: clips of any length, from any requests, in one batch.
 
-`export --triton` copies this file into a model repository. Triton's process runs it, and needs
-`spoter_runtime` there.
+`export --triton` copies this file and `spoter_runtime` into a model repository. Triton's Python needs NumPy
+and ONNX Runtime.
 """
 
 from __future__ import annotations
