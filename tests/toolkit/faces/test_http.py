@@ -1,0 +1,36 @@
+"""The face `http`: parity through a server's process."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from spoter_export.torch_runner import TorchRunner
+from spoter_runtime.errors import BackendError
+from spoter_toolkit.faces.http import open_face
+from spoter_toolkit.parity.prove import prove_backends
+
+
+@pytest.mark.slow
+def test_parity_holds_over_http(exported, small_model, contract):
+    proofs, not_run = prove_backends(exported.bundle, TorchRunner(small_model, contract), None, ["face-http"])
+    (proof,) = proofs
+    assert not not_run
+    assert proof.verdict.passed
+    assert proof.face == "http"
+    assert proof.facts.max_logit_diff < 1e-4
+
+
+def test_a_face_ends_its_server_and_says_why_one_did_not_start(exported, bundle_copy, make_clip):
+    face = open_face(exported.bundle, "fp32")
+    process = face._server
+    assert face.contract == exported.bundle.contract
+    assert face.predict([make_clip()] * 20).shape == (20, 5)
+    face.close()
+    assert process.poll() is not None
+    os.remove(bundle_copy / "goldens.npz")
+    from dataclasses import replace
+
+    with pytest.raises(BackendError, match=r"the server did not start: error: .*goldens\.npz"):
+        open_face(replace(exported.bundle, folder=bundle_copy), "fp32")
