@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +12,9 @@ from spoter_toolkit.faces.http import open_face
 from spoter_toolkit.parity.prove import prove_backends
 
 
-@pytest.mark.slow
+pytestmark = pytest.mark.slow  # each starts a server's process
+
+
 def test_parity_holds_over_http(exported, small_model, contract):
     proofs, not_run = prove_backends(exported.bundle, TorchRunner(small_model, contract), None, ["face-http"])
     (proof,) = proofs
@@ -29,8 +31,6 @@ def test_a_face_ends_its_server_and_says_why_one_did_not_start(exported, bundle_
     assert face.predict([make_clip()] * 20).shape == (20, 5)
     face.close()
     assert process.poll() is not None
-    os.remove(bundle_copy / "goldens.npz")
-    from dataclasses import replace
-
+    (bundle_copy / "goldens.npz").unlink()
     with pytest.raises(BackendError, match=r"the server did not start: error: .*goldens\.npz"):
         open_face(replace(exported.bundle, folder=bundle_copy), "fp32")

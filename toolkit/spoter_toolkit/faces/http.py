@@ -30,10 +30,10 @@ class HttpFace(Face):
         command += ["--backend", "ort-cpu", "--precision", artefact.precision]
         self._server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._server.stdout is not None
-        assert self._server.stderr is not None
         found = re.match(r"\S+", self._server.stdout.readline())
         if not found:
-            raise BackendError(f"the server did not start: {self._server.stderr.read().strip()}")
+            _, said = self._server.communicate()
+            raise BackendError(f"the server did not start: {said.strip()}")
         self._model = ServedModel(found[0])
         told = self._model.metadata()
         names = told["parameters"]["labels"]
@@ -62,7 +62,7 @@ class HttpFace(Face):
         """End the server of a face that nobody closed."""
         if hasattr(self, "_server") and self._server.poll() is None:
             self._server.kill()
-            self._server.wait()
+            self._server.communicate()
 
 
 def open_face(bundle: Bundle, precision: str) -> HttpFace:
