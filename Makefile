@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # The versions that the tests ran with; only errors are printed.
-PIP_INSTALL = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check
+PIP_INSTALL = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 HOURS ?= 1
@@ -22,7 +22,7 @@ help:
 
 # Without the tools of the tests and the documentation. Nothing else needs to know that it ran.
 install:
-	@echo 'installing spoter-kit into $(VENV): about a minute, longer where PyTorch must be downloaded'
+	@echo 'installing spoter-kit into $(VENV): two to six minutes; PyTorch is 200 MB or more'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e '.[cpu,landmarker,toolkit,video]'
 	@echo 'installed: source $(BIN)/activate, then spoter-kit doctor'
@@ -51,7 +51,7 @@ types: $(READY)
 
 # Made anew when what is to be installed changes; a run that was cut short leaves no mark and starts again.
 $(READY): pyproject.toml constraints.txt
-	@echo 'installing what development needs into $(VENV): one to two minutes, longer where PyTorch must be downloaded'
+	@echo 'installing what development needs into $(VENV): two to eight minutes; PyTorch is 200 MB or more'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(READY)

@@ -268,7 +268,7 @@ def test_a_fix_is_in_one_piece_on_a_narrow_terminal(workplace: Path, on_terminal
     assert fixes
     lines = shown.splitlines()
     for fix in fixes:
-        assert any(line.endswith(f": Fix: {fix}") for line in lines), fix
+        assert any(line.endswith((f": Fix: {fix}", f"  Fix: {fix}")) for line in lines), fix
     for finding in diagnose():
         if finding.kind == "backend" and finding.status == "missing":
             assert any(line.endswith(f"({finding.fix})") for line in lines), finding.name

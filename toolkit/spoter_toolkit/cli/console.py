@@ -125,12 +125,15 @@ def next_step(command: str, *paths: object) -> None:
 def fitted(text: str, stream: TextIO) -> str:
     """Return a text broken between words where the terminal ends; in a pipe as it is.
 
-    What follows ``Fix: `` stays in one piece, and so does a word: a path or a command is copied from there.
+    What follows ``Fix: `` stays in one piece, and so does a word: a path or a command is copied from there. A
+    fix that does not fit behind its sentence has a line of its own.
     """
     if not stream.isatty():
         return text
     prose, fix, command = text.partition("Fix: ")
     broken = [_broken(line) for line in prose.split("\n")]
+    if fix and len(broken[-1].split("\n")[-1] + fix + command) > terminal_width():
+        return "\n".join(broken).rstrip() + f"\n  {fix}{command}"
     return "\n".join(broken) + fix + command
 
 
