@@ -26,16 +26,17 @@ def main() -> None:
         )
         sys.exit(1)
     from spoter_toolkit.cli.app import app
+    from spoter_toolkit.cli.console import fitted
     from spoter_toolkit.input_files import error_from_os
 
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no line of our code
     try:
         app()
     except SpoterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         sys.exit(exit_code_of(error))
     except OSError as error:  # a full disk, a read-only folder
-        print(f"error: {error_from_os(error)}", file=sys.stderr)
+        print(fitted(f"error: {error_from_os(error)}", sys.stderr), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

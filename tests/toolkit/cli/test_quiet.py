@@ -22,7 +22,7 @@ from in_process import Done, spoter_kit
 from signers import signing, write_log
 from spoter_runtime import __main__ as device
 from spoter_runtime.doctor import diagnose
-from spoter_toolkit.cli import console
+from spoter_toolkit.cli import console, train
 from spoter_toolkit.cli.app import app
 from spoter_toolkit.cli.bench_view import Bar, chart
 from spoter_toolkit.data.dataset import Dataset
@@ -388,6 +388,21 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
         clock.now += 20.0
         lines(done, 4, "clips, 12 frames/s")
     assert capsys.readouterr().err.splitlines()[0] == "1 of 4 clips, 12 frames/s  about 60 seconds left"
+
+
+def test_a_training_on_a_busy_machine_says_what_is_faster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("spoter_runtime.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr(sys, "argv", ["x", "train", "my data"])
+    for load in (3.9, 17.2):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        train._say_busy()
+    assert capsys.readouterr().err == (
+        "this machine is busy (load 17 on 2 cores); then one thread is faster. "
+        "Fix: OMP_NUM_THREADS=1 spoter-kit train 'my data'\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

@@ -16,6 +16,7 @@ from spoter_toolkit.training.epochs import Loop
 from spoter_toolkit.training.length import LEAST_DECAY, LEAST_STEPS, least_steps
 
 _TRIED: Final = 9  # steps that are timed, the first one apart
+_TRIED_S: Final = 5.0  # fewer where they take longer, but two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,5 +92,7 @@ def seconds_a_step(loop: Loop) -> float:
         begin = time.perf_counter()
         trial.update(read_batch(loop.dataset, batches[step % len(batches)], device)).cpu()
         taken.append(time.perf_counter() - begin)
+        if len(taken) > 2 and sum(taken) > _TRIED_S:
+            break
     found = median(taken[1:])
     return float(broadcast_object_list([found])[0]) if loop.accelerator.num_processes > 1 else found
