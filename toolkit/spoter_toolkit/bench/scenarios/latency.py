@@ -21,20 +21,20 @@ def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ..
     """
     settings = session.settings
     answers: dict[tuple[Case, str], list[dict[str, Any]]] = {}
+    turn_ns = round(1e9 * settings.seconds_per_case / settings.rounds)
     for number, names in session.rounds("latency", session.backends):
         duration = {
             "warm_up": FIRST_WARM_UP if number == 0 else WARM_UP,
             "min_calls": settings.min_calls_per_round,
-            "min_ns": round(1e9 * settings.seconds_per_case / settings.rounds),
+            "min_ns": turn_ns,
         }
         for case in cases:
             for name in names:
                 request = {"do": "latency", "batch": case.batch, "frames": case.frames} | duration
                 if answer := session.ask(name, case.threads, f"round {number + 1}, {case}", request):
                     answers.setdefault((case, name), []).append(answer)
-                session.step(
-                    f"round {number + 1} of {settings.rounds}: {name}, {case}", name, duration["min_ns"] / 1e9
-                )
+                what = f"round {number + 1} of {settings.rounds}: {name}, {case}"
+                session.step(what, name, turn_ns / 1e9)
     return tuple(
         Timing(
             backend=name,
