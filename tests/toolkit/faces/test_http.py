@@ -11,7 +11,6 @@ from spoter_runtime.errors import BackendError
 from spoter_toolkit.faces.http import open_face
 from spoter_toolkit.parity.prove import prove_backends
 
-
 pytestmark = pytest.mark.slow  # each starts a server's process
 
 

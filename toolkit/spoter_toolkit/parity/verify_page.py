@@ -1,4 +1,4 @@
-"""The page of `verify`: whether this machine gives the stored answers of the trained model."""
+"""Compose the page of `verify`: whether this machine gives the stored answers of the trained model."""
 
 from __future__ import annotations
 
