@@ -44,7 +44,7 @@ def test_export_writes_a_site_and_says_what_a_visit_costs(bundle_folder, engine,
     asked = ("export", bundle_folder, "--web", "site", "--engine", engine, "--force", "--json")
     assert json.loads(spoter_kit(tmp_path, *asked).stdout)["web"]["first_bytes"] > 3e6
     alone = spoter_kit(tmp_path, "export", bundle_folder, "--web", "other")
-    assert "--engine npm downloads it" in alone.stderr
+    assert "--engine npm, which" in alone.stderr
     assert spoter_kit(tmp_path, "export", bundle_folder, "--engine", engine).returncode == 2
 
 

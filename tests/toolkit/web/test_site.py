@@ -65,7 +65,7 @@ def test_a_folder_that_is_no_site_is_not_overwritten(exported, engine, site, tmp
 
 def test_an_engine_that_is_another_one_or_absent_is_refused(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(DataError, match=r"the browser engine: no ort\.wasm.*--engine npm downloads it"):
+    with pytest.raises(DataError, match=r"the browser engine: no ort\.wasm.*--engine npm, which"):
         find_engine()
     with pytest.raises(DataError, match="nowhere: no ort"):
         find_engine("nowhere")

@@ -49,7 +49,8 @@ def find_engine(given: str | None = None) -> Path:
         if not (folder / name).is_file():
             raise DataError(
                 f"{given or 'the browser engine'}: no {name} of {PACKAGE} there",
-                fix="--engine npm downloads it (6 MB), or --engine node_modules/onnxruntime-web",
+                fix="spoter-kit export BUNDLE --web SITE --engine npm, which downloads it once; or --engine "
+                "node_modules/onnxruntime-web",
             )
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         if digest != expected:
