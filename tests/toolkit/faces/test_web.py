@@ -33,5 +33,5 @@ def test_parity_holds_in_a_browser(exported, small_model, contract, tmp_path, mo
 
 def test_without_an_engine_the_fix_is_named(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(DataError, match="the browser engine: no ort.*--engine npm, which downloads it"):
+    with pytest.raises(DataError, match=r"the browser engine: no ort.*--engine npm, which downloads it"):
         open_face("face-web", exported.bundle)

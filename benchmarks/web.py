@@ -1,0 +1,216 @@
+"""How fast is the bundle in a browser: one clip, the first visit, the camera?
+
+    python benchmarks/web.py BUNDLE VIDEO [--rounds 12] [--seconds 30]
+
+Needs Chromium, the browser's engine (`spoter-kit export BUNDLE --web SITE --engine npm`) and, for the camera,
+the landmarker in the user's cache. VIDEO shows a person who signs; it is the browser's camera. Processor time
+is the figure: a busy machine costs it little. In the browser it is that of the worker's thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from result_files import RESULTS, write_result
+
+from spoter_export.probes import generated_poses
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
+from spoter_runtime.camera.video import video_frames
+from spoter_runtime.ort.runner import OrtRunner
+from spoter_toolkit.report.table import markdown_table
+from spoter_toolkit.web.browser import Browser, Page
+from spoter_toolkit.web.engine import find_engine
+from spoter_toolkit.web.server import FileServer
+from spoter_toolkit.web.site import write_site
+
+FRAMES, CALLS = 60, 40
+READY = "performance.getEntriesByName('spoter:verified').length"
+LOAD = """(async (poses) => {
+  const { Recognizer } = await import("/spoter.js");
+  const { packed, engine: { hashes } } = await (await fetch("/site.json")).json();
+  globalThis.recognizer = await Recognizer.load("/bundle/", { packed, hashes });
+  globalThis.clip = Float32Array.from(poses);
+  return recognizer.verify();
+})"""
+CALL = f"(async () => {{ for (let i = 0; i < {CALLS}; i++) await recognizer.logits(clip); }})()"
+
+
+def worker_seconds(browser: Browser) -> float:
+    """Return the processor time of the browser's workers so far."""
+    found = browser.send("SystemInfo.getProcessInfo")["processInfo"]
+    pages = [Path(f"/proc/{one['id']}/task") for one in found if one["type"] == "renderer"]
+    threads = [thread for page in pages for thread in page.iterdir()]
+    workers = [one for one in threads if (one / "comm").read_text().startswith("DedicatedWorker")]
+    return sum(int((one / "schedstat").read_text().split()[0]) for one in workers) / 1e9
+
+
+def one_clip(bundle: Bundle, site: Path, rounds: int) -> dict[str, Any]:
+    """Time one clip in the browser and in Python in turn; replay the goldens."""
+    poses = generated_poses(np.random.default_rng(0), 1, FRAMES)
+    native = OrtRunner(bundle.folder / bundle.onnx().path, threads=1)
+    lengths = np.array([FRAMES], np.int32)
+    web_ms, native_ms = [], []
+    with FileServer(site) as server, Browser() as browser:
+        page = browser.page(f"{server.url}site.json")
+        replay = page.evaluate(f"{LOAD}({json.dumps(np.nan_to_num(poses).ravel().tolist())})")
+        for number in range(rounds + 2):
+            begin = worker_seconds(browser)
+            page.evaluate(CALL)
+            web = 1000 * (worker_seconds(browser) - begin) / CALLS
+            begin = time.process_time()
+            for _ in range(CALLS):
+                native.infer(poses, lengths)
+            if number >= 2:  # the first ones warm up
+                web_ms.append(web)
+                native_ms.append(1000 * (time.process_time() - begin) / CALLS)
+    ratios = np.array(web_ms) / np.array(native_ms)
+    low, middle, high = np.percentile(ratios, (5, 50, 95))
+    return {
+        "goldens": f"{replay['labels_agree']} of {replay['clips']}",
+        "largest_logit_difference": replay["max_logit_diff"],
+        "browser_ms": round(float(np.median(web_ms)), 2),
+        "native_ms": round(float(np.median(native_ms)), 2),
+        "ratio": [round(float(x), 2) for x in (low, middle, high)],
+    }
+
+
+def visits(site: Path) -> dict[str, Any]:
+    """Count what a first visit loads, and time a later one from the browser's own store."""
+    with FileServer(site) as server, Browser() as browser:
+        page = browser.page(server.url)
+        page.wait_for(READY, 120)
+        page.wait_for("performance.getEntriesByName('spoter:offline').length", 120)
+        loaded = server.sent_bytes
+        wall, cpu = [], []
+        for _ in range(5):
+            page.go("about:blank")
+            page.go(server.url)
+            page.wait_for(READY, 120)
+            wall.append(page.evaluate("performance.getEntriesByName('spoter:loaded')[0].startTime"))
+            cpu.append(process_seconds(page))
+        again = server.sent_bytes - loaded
+    return {
+        "first_visit_bytes": loaded,
+        "later_visit_bytes": again,
+        "warm_ms": [round(x) for x in sorted(wall)],
+        "warm_processor_ms": round(1000 * float(np.median(np.diff([0.0, *cpu])))),
+    }
+
+
+def process_seconds(page: Page) -> float:
+    """Return the processor time of a page's process so far, all threads."""
+    page.send("Performance.enable")
+    metrics = page.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in metrics if one["name"] == "ProcessTime"))
+
+
+def camera(site: Path, video: Path, folder: Path, seconds: float) -> dict[str, Any]:
+    """Let the page watch a film as its camera; count frames, and time the worker."""
+    film = folder / "camera.y4m"
+    size = write_film(video, film)
+    fake = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with (
+        FileServer(site) as server,
+        Browser(*fake, f"--use-file-for-fake-video-capture={film}") as browser,
+    ):
+        page = browser.page(server.url)
+        page.wait_for(READY, 120)
+        page.evaluate("document.getElementById('camera').click()")
+        page.wait_for("performance.getEntriesByName('spoter:tracking').length > 1", 240)
+        # The skeleton's canvas has the time of the frame that was drawn last.
+        page.evaluate("""(() => {
+          globalThis.drawn = 0;
+          new MutationObserver(() => drawn++).observe(
+            document.getElementById("skeleton"), { attributeFilter: ["data-ms"] });
+        })()""")
+        begin, spent = time.perf_counter(), worker_seconds(browser)
+        time.sleep(seconds)
+        frames = page.evaluate("drawn")
+        elapsed, spent = time.perf_counter() - begin, worker_seconds(browser) - spent
+        status = page.evaluate("document.getElementById('status').textContent")
+    ms = 1000 * spent / frames
+    return {
+        "picture": size,
+        "frames": frames,
+        "frames_per_s": round(frames / elapsed, 1),
+        "worker_ms_per_frame": round(ms, 1),
+        "frames_per_s_of_a_free_core": round(1000 / ms, 1),
+        "status": status,
+    }
+
+
+def write_film(video: Path, film: Path) -> str:
+    """Write a video as Chromium's camera takes it, at 30 frames a second; return its size."""
+    import av
+
+    size = ""
+    with film.open("wb") as file:
+        for frame in video_frames(video):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.rgb), "rgb24")
+            if not size:
+                size = f"{picture.width} × {picture.height}"
+                head = f"YUV4MPEG2 W{picture.width} H{picture.height} F30:1 Ip A1:1 C420jpeg\n"
+                file.write(head.encode())
+            file.write(b"FRAME\n" + picture.reformat(format="yuv420p").to_ndarray().tobytes())
+    return size
+
+
+def main() -> None:
+    """Measure everything, and write the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    bundle = read_bundle(given.bundle)
+    with Browser() as browser:
+        version = browser.send("Browser.getVersion")["product"]
+    with TemporaryDirectory() as there:
+        folder = Path(there)
+        report = write_site(bundle, folder / "site", find_engine())
+        values: dict[str, Any] = {
+            "browser": version,
+            "site": report.as_json() | {"site": bundle.name},
+            "clip": one_clip(bundle, folder / "site", given.rounds),
+            "visits": visits(folder / "site"),
+        }
+        if report.camera_bytes:
+            values["camera"] = camera(folder / "site", given.video, folder, given.seconds)
+    clip, seen, watched = values["clip"], values["visits"], values.get("camera")
+    low, middle, high = clip["ratio"]
+    rows = [
+        ("goldens that agree", clip["goldens"], f"largest difference {clip['largest_logit_difference']:.1e}"),
+        ("1 × 60, processor ms", f"{clip['browser_ms']}", f"native, one thread: {clip['native_ms']}"),
+        ("browser ÷ native", f"{middle}", f"{low}–{high} in {given.rounds} rounds in turn"),
+        ("first visit, MB", f"{seen['first_visit_bytes'] / 1e6:.2f}", "engine packed, model as it is"),
+        ("later visit, bytes", f"{seen['later_visit_bytes']}", "from the browser's own store"),
+        ("warm, until it can answer, wall ms", f"{seen['warm_ms'][0]}", f"all: {seen['warm_ms']}"),
+        ("the same with the goldens, processor ms", f"{seen['warm_processor_ms']}", "all threads"),
+    ]
+    if watched:
+        about = f"{watched['picture']}; {watched['status']}"
+        rows += [
+            ("camera to event, frames/s", f"{watched['frames_per_s']}", about),
+            ("worker's processor ms a frame", f"{watched['worker_ms_per_frame']}", ""),
+            ("frames/s of a free core", f"{watched['frames_per_s_of_a_free_core']}", "from the line above"),
+        ]
+    write_result(
+        "web",
+        "The bundle in a browser",
+        f"{version}, headless; WebAssembly with one thread.",
+        [markdown_table(("case", "found", ""), rows)],
+        values,
+        folder=given.results,
+    )
+
+
+if __name__ == "__main__":
+    main()
