@@ -21,8 +21,6 @@ POSE_SIDE: Final = 256
 HAND_SIDE: Final = 224
 RECROP_SIDE: Final = 256
 DETECTION_SIDE: Final = 224
-HEATMAP_SIDE: Final = 64
-HEATMAP_REACH: Final = 3  # a window of 9 × 9 cells
 
 _REACH: Final = [-4, -3, -2, -1, 0, 1, 2, 3, 4]
 

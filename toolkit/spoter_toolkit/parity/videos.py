@@ -144,7 +144,6 @@ CHANGES: Final[Mapping[str, Callable[[Sequence[Frame]], list[Frame]]]] = {
     "JPEG quality 30": _jpeg(30),
     "half the frames": _every_second,
 }
-JPEG_90: Final = _jpeg(90)  # nearly the same picture: how far a landmarker is from itself
 
 
 def compare_on_videos(

@@ -21,7 +21,6 @@ Array = npt.NDArray[np.float64]
 # A posture is P = 11 values a frame: five curls (thumb first, 0 straight .. 1 closed), bend of all knuckles,
 # spread, thumb away from the palm (all 0..1), then the forearm's twist (0 palm down or forward, pi palm up
 # or back), the wrist's flexion towards the palm and its deviation towards the thumb, in radians.
-CURLS: Final = slice(0, 5)
 BEND, SPREAD, THUMB_OUT, TWIST, FLEXION, DEVIATION = range(5, 11)
 POSTURE_SIZE: Final = 11
 
