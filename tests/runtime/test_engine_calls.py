@@ -58,7 +58,7 @@ time.sleep(float(sys.argv[2]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("call", "exits"), [("predict", 40), ("predict_many", 40), ("load", 20)])
+@pytest.mark.parametrize(("call", "exits"), [("predict", 20), ("predict_many", 20), ("load", 10)])
 def test_daemon_threads_that_use_an_engine_when_python_ends_do_not_abort_it(
     python, bundle_folder, call, exits
 ):

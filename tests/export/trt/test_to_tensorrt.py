@@ -500,8 +500,7 @@ def notebook():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gpus", [("8.0",), ("8.6",), ("8.9",), ("12.0",), None])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("precision", "gpus"), [("fp32", None), ("fp16", None), ("fp32", ("8.9",))])
 def test_the_notebooks_model_is_built_for_every_gpu(notebook, rtx, gpus, precision):
     from spoter_export.precision.fp16 import fp16_from_fp32
 
