@@ -321,6 +321,12 @@ def onnx_model():
     return onnx_model
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """A test's files need not survive a power cut; test_faults.py looks at what is flushed."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def reseal():
     """Return reseal(folder, edit): change a bundle's manifest as somebody would who can make its seal.

@@ -78,18 +78,50 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a new file or folder; rename it to `path` on success, else delete it.
 
-    The old file or folder stays whole until the new one is complete.
+    The old file or folder stays whole until the new one is complete, and on the disk: a power cut afterwards
+    loses neither.
 
     Raises:
         OSError: the disk is full or the folder is read-only; `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    _remove_left_by_killed(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid() & 0xFFFFFF:06x}{os.urandom(1).hex()}.tmp")
     try:
         yield temporary
+        for made in [*temporary.rglob("*"), temporary]:
+            _to_disk(made)
         move_into_place(temporary, path)
+        _to_disk(path.parent)
     finally:
         remove(temporary)
+
+
+def _remove_left_by_killed(path: Path) -> None:
+    """Delete the temporary files of processes that are gone; their ids are in the names."""
+    if os.name == "nt":  # no signal there asks whether a process lives
+        return
+    for left in _left_beside(path, "tmp"):
+        try:
+            os.kill(int(left.name[-12:-6], 16), 0)
+        except ProcessLookupError:
+            remove(left)
+        except PermissionError:  # it lives, and is another user's
+            continue
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" or path.is_symlink():  # Windows flushes only what is open for writing
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def move_into_place(new: Path, path: Path) -> None:

@@ -81,7 +81,15 @@ def describe_bundle(
 ) -> None:
     """Write parity.json, MODEL_CARD.md and bundle.json into a folder that has all other files."""
     write_json(folder / PARITY, proofs_json(proofs))
-    card = card_from_facts(name, contract, artefacts, proofs, provenance, abstention)
+    try:
+        card = card_from_facts(name, contract, artefacts, proofs, provenance, abstention)
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ) as error:  # of a bundle that somebody else sealed
+        raise BundleError(f"{folder}: its provenance is not what spoter-kit writes: {error!r}") from error
     write_text(folder / MODEL_CARD, card)
     bundle = Bundle(
         folder=folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -109,10 +110,15 @@ def sign_bundle(folder: Path, key: Path, *, expires: date | None = None) -> Sign
         files = {name: sha256_of(path) for name, path in sorted(files_in(folder).items())}
         kept, removed = _sorted_out(folder, files, signer)
         first = folder / SIGNATURE
-        path = first if not kept or not first.exists() else folder / MORE_SIGNATURES / f"{signer[:16]}.sig"
         content = _content(private, signer, _payload(folder.name, files, expires))
+        # In the folder that no signature covers: a kill leaves nothing that another signature would refuse.
+        path = folder / MORE_SIGNATURES / f"{signer[:16]}.sig"
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        if not first.exists():
+            path = path.replace(first)
+        with contextlib.suppress(OSError):  # it holds other signatures
+            (folder / MORE_SIGNATURES).rmdir()
     return Signed(
         path=path,
         signer=signer,

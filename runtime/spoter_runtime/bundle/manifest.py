@@ -366,9 +366,10 @@ def read_bundle(folder: Path | str, *, sha256: str | None = None) -> Bundle:
     content = _read_manifest(path, sha256)
     if not isinstance(content, dict) or "schema_version" not in content:
         raise BundleError(f"{path}: not the manifest of a spoter-kit bundle")
-    if content["schema_version"] != SCHEMA_VERSION:
+    if content["schema_version"] is True or content["schema_version"] != SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema version {content['schema_version']}, this spoter_runtime reads {SCHEMA_VERSION}",
+            f"{path}: schema version {shown(content['schema_version'])}, "
+            f"this spoter_runtime reads {SCHEMA_VERSION}",
             fix=upgrade_fix(),
         )
     try:

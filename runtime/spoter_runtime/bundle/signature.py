@@ -136,7 +136,7 @@ def trusted_keys(trust: Trust) -> dict[str, Any]:
 
 def is_signed(folder: Path) -> bool:
     """Tell whether a bundle has a signature, by whomever."""
-    return any(os.path.lexists(folder / name) for name in IGNORED)
+    return os.path.lexists(folder / SIGNATURE) or any((folder / MORE_SIGNATURES).glob("*.sig"))
 
 
 def read_trusted(folder: Path | str, trust: Trust) -> tuple[Bundle, str]:
