@@ -18,7 +18,15 @@ from generated_pages import write_generated_pages
 
 ROOT = Path(__file__).parents[1]
 # The repository's own tree, so that a relative link is right here and where the repository is read.
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "docs/**/*", "benchmarks/**/*.md")
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+    "docs/**/*",
+    "benchmarks/**/*.md",
+)
 PICTURES = ("benchmarks/results/**/*.png",)
 _LOADED = {"script": "src", "img": "src", "source": "srcset", "link": "href", "iframe": "src"}
 

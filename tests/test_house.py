@@ -6,6 +6,7 @@ import ast
 import graphlib
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -271,6 +272,13 @@ def test_the_wheel_holds_the_three_packages_their_data_and_nothing_else(wheel):
     assert "spoter_toolkit/data/bdslw60_words.csv" in held
     assert "spoter_toolkit/report/page.html.j2" in held
     assert any(name.endswith("/licenses/LICENSE") for name in info)
+
+
+@pytest.mark.slow
+def test_the_wheel_is_the_same_bytes_each_time(wheel, tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True, env=os.environ | {"TZ": "Asia/Dhaka"})
+    assert next(tmp_path.glob("*.whl")).read_bytes() == wheel.read_bytes()
 
 
 def test_the_base_install_is_numpy_alone(wheel):

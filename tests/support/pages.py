@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
 GENERATED = {"command.md", "device-command.md", "recipes.md", "errors.md"}  # docs_tools/generated_pages.py
 RUN = ("sh", "console", "python")  # languages that are run
 _FENCE = re.compile(r"^( *)```(\w*)\s*$")
