@@ -30,15 +30,25 @@ from spoter_toolkit.report.table import markdown_table
 
 HERE = Path(__file__).parent
 PORT = 8721
-OPTIONS = ["--backend", "ort-cpu-fused"]  # the file that the plain server loads too
+OPTIONS = ["--backend", "ort-cpu-fused", "--budget-ms"]  # the file that the plain server loads too
 LENGTHS = generated_lengths()
 
 
 @contextlib.contextmanager
-def running(name: str, bundle: Path, port: int) -> Iterator[tuple[Target, psutil.Process]]:
+def running(name: str, bundle: Path, port: int, bound_ms: float) -> Iterator[tuple[Target, psutil.Process]]:
     """Run a server, and yield what to ask and its process."""
     command = {
-        "serve": ["-m", "spoter_toolkit", "serve", str(bundle), "--port", str(port), "-q", *OPTIONS],
+        "serve": [
+            "-m",
+            "spoter_toolkit",
+            "serve",
+            str(bundle),
+            "--port",
+            str(port),
+            "-q",
+            *OPTIONS,
+            str(bound_ms),
+        ],
         "plain": [str(HERE / "plain_server.py"), str(bundle), str(port)],
     }[name]
     with subprocess.Popen([sys.executable, *command]) as process:
@@ -166,8 +176,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of the overload")
     options = parser.parse_args()
     with (
-        running("serve", options.bundle, PORT) as (serve, process),
-        running("plain", options.bundle, PORT + 1) as (plain, _),
+        running("serve", options.bundle, PORT, options.bound_ms) as (serve, process),
+        running("plain", options.bundle, PORT + 1, options.bound_ms) as (plain, _),
     ):
         targets = {"plain": plain, "serve": serve}
         rounds = [
