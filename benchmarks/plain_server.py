@@ -1,6 +1,6 @@
 """The plainest server one writes by hand: Starlette, one session, one request at a time, binary tensors.
 
-    python benchmarks/plain_server.py model.spoter 8721
+    python benchmarks/plain_server.py model.spoter 8721 [--threads 1]
 
 `benchmarks/serving.py` compares `spoter-kit serve` with it: the same file of the bundle, the same protocol.
 """
@@ -20,9 +20,9 @@ from starlette.routing import Route
 from spoter_runtime import Recognizer
 
 
-def application(bundle: str) -> Starlette:
+def application(bundle: str, threads: int | None) -> Starlette:
     """Return an application that answers requests for the logits of clips."""
-    runner = Recognizer.load(bundle, tuned=False).runner
+    runner = Recognizer.load(bundle, threads=threads, tuned=False).runner
 
     async def infer(request: Request) -> Response:
         body = await request.body()
@@ -54,8 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
     parser.add_argument("port", type=int)
+    parser.add_argument("--threads", type=int, help="in each call; default: one a core")
     options = parser.parse_args()
-    uvicorn.run(application(options.bundle), port=options.port, log_level="warning")
+    uvicorn.run(application(options.bundle, options.threads), port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":
