@@ -405,6 +405,24 @@ def test_a_training_on_a_busy_machine_says_what_is_faster(
     )
 
 
+def test_each_part_of_the_work_has_its_own_forecast(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(console.time, "monotonic", clock)
+    lines = console.Lines()
+    for total, seconds, what in ((640, 0.125, "comparing"), (40, 5.0, "tuning")):
+        for done in range(1, total + 1):
+            clock.now += seconds
+            lines(done, total, f"{what}: {done}")
+    assert capsys.readouterr().err.splitlines() == [
+        "80 of 640 comparing: 80  about 70 seconds left",
+        "480 of 640 comparing: 479  about 20 seconds left",
+        "8 of 40 tuning: 7  about 3 minutes left",
+        "32 of 40 tuning: 31  about 40 seconds left",
+    ]
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_training_that_is_ended_says_how_to_go_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str

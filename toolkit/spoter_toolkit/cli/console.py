@@ -279,10 +279,11 @@ class Lines:
     """
 
     def __init__(self) -> None:
-        self._begin = self._since = time.monotonic()
+        self._begin = self._since = self._called = time.monotonic()
         self._due = _FIRST_S  # seconds after the begin
         self._is_first = True
-        self._first: int | None = None  # what was done when it began: a resumed training's steps
+        self._first: int | None = None  # what was done when this part of the work began, at `_since`
+        self._done = self._total = 0
         self._step = self._what = ""
 
     def __call__(self, done: int, total: int, what: str) -> None:
@@ -290,11 +291,11 @@ class Lines:
         now = time.monotonic()
         passed, step = now - self._begin, what.partition("  ")[0]
         if self._first is None and total:  # from here on the time that is left can be told
-            self._first, self._step, self._due = max(done - 1, 0), step, self._since - self._begin + _FIRST_S
-            self._is_first = True
-        elif not total:
-            self._since = now
-        ended, is_new = self._what, step != self._step
+            self._step, self._due, self._is_first = step, self._called - self._begin + _FIRST_S, True
+        is_other = total != self._total or done < self._done
+        if is_other:
+            self._first, self._since = max(done - 1, 0) if total else None, self._called
+        ended, is_new = "" if is_other else self._what, step != self._step
         if passed >= self._due and (is_new or self._is_first) and (done < total or not total):
             said = ended if is_new and total and ended else what
             said = said if said.startswith("epoch") or not total else f"{done} of {total} {said}"
@@ -302,7 +303,7 @@ class Lines:
             self._is_first = False
             while self._due <= passed:
                 self._due = max(_SECOND_S, 2 * self._due)
-        self._step, self._what = step, what
+        self._step, self._what, self._called, self._done, self._total = step, what, now, done, total
 
     def _left(self, now: float, done: int, total: int) -> str:
         """Return how long the rest takes; empty where the number of steps is not known."""
