@@ -157,6 +157,8 @@ export class SignStream {
   readonly settings: StreamSettings;
   /** Landmarks of the last frame; null where it was left out. */
   landmarks: Float32Array | null = null;
+  /** Persons in the last frame; null: not known. */
+  persons: number | null = null;
   private readonly remote: Remote;
   private readonly handle: number;
   private readonly made: Promise<void>;
@@ -176,9 +178,9 @@ export class SignStream {
   }
 
   /** Take the next frame: landmarks (54 points or 108 numbers), or a picture; a bitmap is taken over. */
-  async accept(frame: Picture | ArrayLike<unknown>, t_ms: number, { dropped = 0 }: { dropped?: number } = {}): Promise<void> {
+  async accept(frame: Picture | ArrayLike<unknown>, t_ms: number, { dropped = 0, persons = null }: { dropped?: number; persons?: number | null } = {}): Promise<void> {
     await this.made;
-    this.take(await this.remote.ask("stream.accept", this.handle, [frame, t_ms, dropped], { transfer: transferable(frame) }));
+    this.take(await this.remote.ask("stream.accept", this.handle, [frame, t_ms, dropped, persons], { transfer: transferable(frame) }));
   }
 
   /** End what goes on: no frame will come any more. */
@@ -195,7 +197,7 @@ export class SignStream {
   /** Forget everything: another video begins. */
   async reset(): Promise<void> {
     this.pending = [];
-    this.landmarks = null;
+    this.landmarks = this.persons = null;
     await this.remote.ask("stream.reset", this.handle);
   }
 
@@ -211,8 +213,9 @@ export class SignStream {
     return this.remote.ask("close", this.handle);
   }
 
-  private take({ events, landmarks }: { events: StreamEvent[]; landmarks: Float32Array | null }): void {
+  private take({ events, landmarks, persons }: { events: StreamEvent[]; landmarks: Float32Array | null; persons: number | null }): void {
     this.pending.push(...events);
     this.landmarks = landmarks;
+    this.persons = persons;
   }
 }

@@ -20,7 +20,7 @@ const there = <T>(objects: Map<number, T>, target: number): T => {
   return found;
 };
 
-const whatStreamSays = (stream: CoreStream) => ({ events: stream.events(), landmarks: stream.landmarks });
+const whatStreamSays = (stream: CoreStream) => ({ events: stream.events(), landmarks: stream.landmarks, persons: stream.persons });
 
 const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) => unknown> = {
   async "recognizer.load"(target, [url, options, engine]: [string, RecognizerOptions, EngineOptions], onProgress) {
@@ -49,10 +49,10 @@ const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) 
     const finder = landmarker === null ? null : there(landmarkers, landmarker);
     streams.set(target, new CoreStream(there(recognizers, recognizer), gate, finder, settings));
   },
-  async "stream.accept"(target, [frame, t_ms, dropped]: [unknown, number, number]) {
+  async "stream.accept"(target, [frame, t_ms, dropped, persons]: [unknown, number, number, number | null]) {
     const stream = there(streams, target);
     try {
-      await stream.accept(frame, t_ms, dropped);
+      await stream.accept(frame, t_ms, dropped, persons);
     } finally {
       if (typeof frame === "object" && frame !== null && "close" in frame) (frame as ImageBitmap).close();
     }

@@ -24,9 +24,9 @@ REPLAY = """(async (text, calls) => {
   const log = spoter.logFromText(text);
   const stream = new spoter.SignStream(recognizer, log.gate, { settings: log.settings });
   const events = [];
-  for (const [n, { landmarks, t_ms, dropped }] of log.frames.entries()) {
+  for (const [n, { landmarks, t_ms, dropped, persons }] of log.frames.entries()) {
     if (calls[n] !== undefined) await stream.push(calls[n]);
-    await stream.accept(landmarks, t_ms, { dropped });
+    await stream.accept(landmarks, t_ms, { dropped, persons });
     events.push(...stream.events());
   }
   await stream.flush();
@@ -104,7 +104,7 @@ def events_of_python(recognizer, path, calls):
     for n, frame in enumerate(read_frames(path)):
         if n in calls:
             stream.push(calls[n])
-        stream.accept(frame.landmarks_LD, frame.t_ms, dropped=frame.dropped)
+        stream.accept(frame.landmarks_LD, frame.t_ms, dropped=frame.dropped, persons=frame.persons)
         events += stream.events()
     stream.flush()
     return [event.as_json() for event in events + stream.events()]
@@ -122,6 +122,7 @@ def test_a_log_gives_the_events_of_python(page, bundle_folder, tmp_path):
             settings=StreamSettings(**settings),
             dropped=lambda n: n % 40 // 39,
         )
+        log.write_text(log.read_text().replace('"dropped": 1', '"dropped": 1, "persons": 2'))
         expected = events_of_python(recognizer, log, calls)
         found = page.evaluate(f"{REPLAY}({json.dumps(log.read_text())}, {json.dumps(calls)})")
         same(found, expected)

@@ -34,6 +34,7 @@ export interface Partial {
   start_ms: number;
   label: string;
   score: number;
+  best: { label: string; score: number }[];
 }
 
 export interface Sign {

@@ -267,9 +267,9 @@ class Run {
 
   /** Take the next window's score; return the time of a valley that has just been left. */
   follow(share: number, middle: number, valley: number): number | null {
+    if (Math.min(this.peak, share) - this.trough > valley) return this.troughMs;
     if (share >= this.peak) [this.peak, this.trough, this.troughMs] = [share, share, middle];
     else if (share < this.trough) [this.trough, this.troughMs] = [share, middle];
-    const deep = this.peak - this.trough > valley;
-    return deep && share - this.trough > valley ? this.troughMs : null;
+    return null;
   }
 }

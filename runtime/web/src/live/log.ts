@@ -7,6 +7,7 @@ import type { Gate, StreamSettings } from "./settings.ts";
 export interface LogFrame {
   t_ms: number;
   dropped: number;
+  persons: number | null;
   landmarks: (readonly [number, number] | null)[];
 }
 
@@ -23,10 +24,11 @@ export function logFromText(text: string, where = "log"): LandmarkLog {
   const [header, ...rest] = lines.map((line, n) => object(line, `${where}, line ${n + 1}`));
   if (header?.landmark_log !== 1) throw new DataError(`${where}: not a landmark log of version 1: its first line names none`, "record one: spoter-kit live --record FOLDER");
   const frames = rest.map((value, n): LogFrame => {
-    const { t_ms, dropped = 0, landmarks } = value;
-    if (typeof t_ms !== "number" || typeof dropped !== "number" || !Array.isArray(landmarks) || landmarks.length !== NUM_LANDMARKS)
+    const { t_ms, dropped = 0, persons = null, landmarks } = value;
+    const numbers = [t_ms, dropped, persons ?? 0].every((one) => typeof one === "number");
+    if (!numbers || !Array.isArray(landmarks) || landmarks.length !== NUM_LANDMARKS)
       throw new DataError(`${where}, line ${n + 2}: not a frame`);
-    return { t_ms, dropped, landmarks };
+    return { t_ms, dropped, persons, landmarks };
   });
   return { gate: header.gate ?? "rest", settings: header.settings ?? {}, frames };
 }

@@ -19,6 +19,8 @@ export class CoreStream {
   readonly settings: StreamSettings;
   /** Landmarks of the last frame; null where it was left out. */
   landmarks: Float32Array | null = null;
+  /** Persons in the last frame; null: not known. */
+  persons: number | null = null;
   private pending: StreamEvent[] = [];
   private lastMs: number | null = null;
   private warned = false;
@@ -28,7 +30,7 @@ export class CoreStream {
   private nextPartialMs = Infinity;
   private tracked: Seen[] = [];
   private trackedFrom: number | null = null;
-  private persons = 0;
+  private mostPersons: number | null = null;
 
   constructor(
     private readonly recognizer: CoreRecognizer,
@@ -48,6 +50,7 @@ export class CoreStream {
     this.warned = false;
     this.isFirst = true;
     this.landmarks = null;
+    this.persons = null;
     this.begin();
   }
 
@@ -59,7 +62,7 @@ export class CoreStream {
     this.gate = gates[this.gateName]();
     this.nextPartialMs = Infinity;
     this.tracked = [];
-    this.persons = 0;
+    this.mostPersons = null;
     this.trackedFrom = null;
     this.landmarker?.reset();
   }
@@ -78,7 +81,7 @@ export class CoreStream {
   }
 
   /** Take the next frame: landmarks, or a picture. */
-  async accept(frame: unknown, t_ms: number, dropped = 0): Promise<void> {
+  async accept(frame: unknown, t_ms: number, dropped = 0, persons: number | null = null): Promise<void> {
     this.landmarks = null;
     if (!(await this.isLater(t_ms))) return;
     if (this.isFirst) {
@@ -89,7 +92,9 @@ export class CoreStream {
     if (this.lastMs !== null && t_ms - this.lastMs > this.settings.gap_ms) await this.mark(await this.gate.end(this.lastMs, "gap"), t_ms);
     else if (this.lastMs !== null && t_ms - this.lastMs < 1000 / MOST_FPS) return;
     this.lastMs = t_ms;
+    this.persons = persons;
     this.landmarks = await this.landmarksOf(frame, t_ms);
+    if (this.persons !== null) this.mostPersons = Math.max(this.mostPersons ?? 0, this.persons);
     if (this.landmarks) await this.take(t_ms, this.landmarks);
   }
 
@@ -125,7 +130,7 @@ export class CoreStream {
       if (!this.landmarker) throw new InputError("frame: a picture needs a landmarker", "new SignStream(recognizer, 'rest', { landmarker })");
       try {
         const pose = await this.landmarker.find(frame);
-        this.persons = Math.max(this.persons, this.landmarker.persons);
+        this.persons = this.landmarker.persons;
         return pose;
       } catch (error) {
         if (!(error instanceof SpoterError) || error instanceof InputError) throw error;
@@ -157,10 +162,10 @@ export class CoreStream {
 
   /** Report on the tracking since the last report. */
   private track(t_ms: number): void {
-    const seen = this.tracked, begin = this.trackedFrom, persons = this.persons;
+    const seen = this.tracked, begin = this.trackedFrom, persons = this.mostPersons;
     this.tracked = [];
     this.trackedFrom = t_ms;
-    this.persons = 0;
+    this.mostPersons = null;
     if (!seen.length || begin === null || t_ms <= begin) return;
     const share = (name: "body" | "left_hand" | "right_hand") => round(seen.filter((one) => one[name]).length / seen.length, 3);
     this.say({
@@ -170,7 +175,7 @@ export class CoreStream {
       body: share("body"),
       left_hand: share("left_hand"),
       right_hand: share("right_hand"),
-      persons: this.landmarker ? persons : null,
+      persons,
     });
   }
 
@@ -180,11 +185,14 @@ export class CoreStream {
         this.say({ type: "sign_start", t_ms, start_ms });
         this.nextPartialMs = t_ms + (this.settings.partial_ms || Infinity);
       } else if (kind === "end") await this.answer(start_ms, Math.min(end_ms, t_ms), t_ms);
-      else {
-        const [limit, what] = code === "long" ? [this.settings.longest_ms, "it lasts longer than"] : [this.settings.gap_ms, "no frame came for more than"];
-        this.abstain(start_ms, end_ms, t_ms, code || "gap", `${what} ${general(limit)} ms`);
-      }
+      else this.abstain(start_ms, end_ms, t_ms, code || "gap", this.refusal(code));
     }
+  }
+
+  private refusal(code: Mark["code"]): string {
+    if (code !== "long") return `no frame came for more than ${general(this.settings.gap_ms)} ms`;
+    const hint = this.gateName === "rest" ? "; signs without rests need the gate window" : "";
+    return `it lasts longer than ${general(this.settings.longest_ms)} ms${hint}`;
   }
 
   /** Return the softmax of a window; all equal where nothing was found or the model failed. */
@@ -209,7 +217,9 @@ export class CoreStream {
     this.nextPartialMs = t_ms + this.settings.partial_ms;
     const begin = Math.max(startMs, t_ms - this.settings.longest_ms);
     const prediction = await this.predict(this.frames.cut(begin, t_ms, this.settings.fps), t_ms);
-    if (prediction) this.say({ type: "partial", t_ms, start_ms: startMs, label: prediction.label, score: prediction.score });
+    if (!prediction) return;
+    const { best } = prediction;
+    this.say({ type: "partial", t_ms, start_ms: startMs, label: best[0].label, score: best[0].score, best });
   }
 
   /** Recognise a segment, and say a sign or why not. */

@@ -142,7 +142,7 @@ async function replayed(file: File): Promise<void> {
   const log = logFromText(await file.text(), file.name);
   const stream = new SignStream(recognizer, log.gate, { settings: log.settings });
   for (const frame of log.frames) {
-    await stream.accept(frame.landmarks, frame.t_ms, { dropped: frame.dropped });
+    await stream.accept(frame.landmarks, frame.t_ms, frame);
     drawSkeleton(stream.landmarks, frame.t_ms);
     told(stream.events());
   }

@@ -56,7 +56,7 @@ function answer(label: string, score: number, probability: number | null, best: 
 const events: { [T in StreamEvent["type"]]?: (event: Extract<StreamEvent, { type: T }>) => void } = {
   tracking: (e) => say(`${Math.round(e.frames_per_s)} frames a second; body ${percent(e.body)}, left hand ${percent(e.left_hand)}, right hand ${percent(e.right_hand)}`),
   sign_start: () => (at("remark").textContent = "signing …"),
-  partial: (e) => bars([e]),
+  partial: (e) => bars(e.best),
   sign(e) {
     answer(e.label, e.score, e.probability, e.best);
     at("last").prepend(element("li", element("span", ...named(e.label)), element("time", `${(e.start_ms / 1000).toFixed(1)} s`)));
