@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -189,8 +189,8 @@ class EngineBuild:
         self._profiles: list[Any] = []
         self._targets: Sequence[str] = ()
 
-    def read(self, model: bytes, contract: GraphContract) -> None:
-        """Parse the ONNX file, and check its inputs and output against the contract."""
+    def parse(self, model: bytes) -> None:
+        """Parse the ONNX file."""
         # Keep the parser: it owns the weights of the layers.
         self._parser = self._made(self._trt.OnnxParser(self._network, self._log.logger), "ONNX parser")
         if not self._parser.parse(model):
@@ -207,6 +207,10 @@ class EngineBuild:
                 f"{self._title} cannot read the ONNX file: {'; '.join(texts) or self._log.take()}",
                 fix="spoter-kit export --onnx --force writes it anew",
             )
+
+    def read(self, model: bytes, contract: GraphContract) -> None:
+        """Parse the ONNX file, and check its inputs and output against the contract."""
+        self.parse(model)
         expected = {
             POSES: ("FLOAT", (-1, -1, NUM_FEATURES)),
             LENGTHS: ("INT32", (-1,)),
@@ -254,14 +258,19 @@ class EngineBuild:
 
     def set_profiles(self, profiles: Sequence[Profile]) -> None:
         """Add the profiles in this order."""
-        for index, profile in enumerate(profiles):
-            made = self._made(self._builder.create_optimization_profile(), "optimisation profile")
+        for profile in profiles:
             shapes = list(zip(profile.batch, profile.frames, strict=True))
-            made.set_shape(POSES, *((batch, frames, NUM_FEATURES) for batch, frames in shapes))
-            made.set_shape(LENGTHS, *((batch,) for batch, _ in shapes))
-            if self._config.add_optimization_profile(made) != index:
-                raise ExportError(f"{self._title} refuses the profile {profile}: {self._log.take()}")
-            self._profiles.append(made)
+            poses = [(batch, frames, NUM_FEATURES) for batch, frames in shapes]
+            self.add_profile({POSES: poses, LENGTHS: [(batch,) for batch, _ in shapes]}, str(profile))
+
+    def add_profile(self, shapes: Mapping[str, Sequence[tuple[int, ...]]], what: str = "") -> None:
+        """Add a profile: each input's smallest, usual and largest shape."""
+        made = self._made(self._builder.create_optimization_profile(), "optimisation profile")
+        for name, sizes in shapes.items():
+            made.set_shape(name, *sizes)
+        if self._config.add_optimization_profile(made) != len(self._profiles):
+            raise ExportError(f"{self._title} refuses the profile {what or shapes}: {self._log.take()}")
+        self._profiles.append(made)
 
     def set_compute_capabilities(self, targets: Sequence[str]) -> None:
         """Build for these GPUs; empty means the GPU of this machine."""

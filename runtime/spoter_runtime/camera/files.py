@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from spoter_runtime.bundle.manifest import Bundle, check_sha256
 from spoter_runtime.checked_file import COPY_AGAIN, check_file
@@ -22,6 +23,29 @@ GRAPHS: Final = ("pose_detection", "pose", "recrop", "hand")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LandmarkerEngine:
+    """An engine of one of the graphs.
+
+    Attributes:
+        graph: one of `GRAPHS`.
+        path: of the engine, in the landmarker's folder.
+        sha256: of that file.
+        size_bytes: of that file.
+        spec: what it was built by, from and for; `built` has the frame sizes that it takes.
+    """
+
+    graph: str
+    path: str
+    sha256: str
+    size_bytes: int
+    spec: EngineSpec
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"spec": self.spec.as_json()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LandmarkerFiles:
     """A landmarker folder whose manifest has been read; its files are hashed when they are used.
 
@@ -30,12 +54,14 @@ class LandmarkerFiles:
         sha256: names this landmarker: a hash of the hashes of its graphs. It travels with what it found.
         hashes: file name → sha256, of each file but the manifest.
         source: where the networks are from, for people.
+        engines: engines of the graphs, which are built on request.
     """
 
     folder: Path
     sha256: str
     hashes: dict[str, str]
     source: str
+    engines: tuple[LandmarkerEngine, ...] = ()
 
     @property
     def fix(self) -> str:
@@ -82,7 +108,7 @@ def copy_landmarker(files: LandmarkerFiles, folder: Path) -> None:
 
     folder.mkdir()
     shutil.copyfile(files.folder / MANIFEST, folder / MANIFEST)
-    for name, digest in files.hashes.items():
+    for name, digest in (*files.hashes.items(), *((e.path, e.sha256) for e in files.engines)):
         try:
             check_file(files.folder / name, digest, fix=files.fix)
         except FileNotFoundError as error:
@@ -153,8 +179,18 @@ def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:
             check_sha256(digest, f"files.{file_name(name, 'files')}")
         if missing := {f"{name}.onnx" for name in GRAPHS} - stated.files.keys():
             raise BundleError(f"{manifest}: does not list {', '.join(sorted(missing))}")
+        engines = tuple(
+            made_from(LandmarkerEngine, engine, f"engines[{i}]")
+            for i, engine in enumerate(expect(value.get("engines", []), list[Any], "engines"))
+        )
+        for engine in engines:
+            engine.spec.check(engine.path)
+            if engine.path != f"{engine.graph}.{engine.spec.library}.engine" or engine.graph not in GRAPHS:
+                raise ValueError(f"{engine.path}: no name of an engine")  # never outside the folder
     except ValueError as error:
         raise BundleError(
             f"{manifest}: is damaged: {error}", fix="spoter-kit landmarker fetch --force"
         ) from error
-    return LandmarkerFiles(folder=folder, sha256=stated.sha256, hashes=stated.files, source=stated.source)
+    return LandmarkerFiles(
+        folder=folder, sha256=stated.sha256, hashes=stated.files, source=stated.source, engines=engines
+    )

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.camera.files import GRAPHS, LandmarkerFiles, read_landmarker
 from spoter_runtime.camera.smoothing import OneEuroFilter
 from spoter_runtime.checked_file import load_checked
@@ -80,21 +81,40 @@ class Landmarker:
         self.reset()
 
     @classmethod
-    def load(cls, folder: Path | str | None = None, *, threads: int = 1) -> Landmarker:
-        """Load the landmarker with ONNX Runtime, on the CPU.
+    def load(
+        cls,
+        folder: Path | str | None = None,
+        *,
+        threads: int = 1,
+        device: Literal["cpu", "cuda"] = "cpu",
+        engine: Library | None = None,
+    ) -> Landmarker:
+        """Load the landmarker: with ONNX Runtime on the CPU, or on an NVIDIA GPU.
+
+        On no GPU was it run yet: its engines were built, and their graphs compared on the CPU.
 
         Args:
             folder: as `spoter-kit landmarker fetch` writes it; None means the user's cache.
             threads: that compute one graph. Two threads take a tenth off a frame's time; for many videos, one
                 process per core with one thread each is faster.
+            device: ``"cuda"`` means ONNX Runtime's CUDA provider.
+            engine: ``"tensorrt"`` or ``"tensorrt_rtx"``: run the engines that `spoter-kit landmarker engines`
+                built with it, on the GPU.
 
         Raises:
-            MissingExtraError: ONNX Runtime is not installed.
+            MissingExtraError: ONNX Runtime, or the engine's library, is not installed.
             BundleError: there is no landmarker, or a file of it was changed.
-            BackendError: ONNX Runtime cannot load it.
+            BackendError: no such device, engine or GPU, or it cannot be loaded.
         """
         files = read_landmarker(folder)
-        return cls(load_graphs(files, threads), files.sha256)
+        if device not in ("cpu", "cuda"):
+            raise BackendError(f"device {device!r}: expected cpu or cuda")
+        if engine is None and device == "cpu":
+            return cls(load_graphs(files, threads), files.sha256)
+        from spoter_runtime.camera.gpu_graphs import load_engines, load_on_cuda
+
+        graphs = load_engines(files, engine) if engine else load_on_cuda(files)
+        return cls(graphs.run, files.sha256)
 
     def another(self) -> Landmarker:
         """Return one for another video at the same time; it shares the networks, not what was seen."""
@@ -125,7 +145,8 @@ class Landmarker:
             InputError: no such array, or a time that is not later.
             BackendError: ONNX Runtime failed.
         """
-        frame_rgb = check_frame(frame_rgb)
+        # A view is a new object: a GPU's graphs know by it that this frame is new, even in the same memory.
+        frame_rgb = check_frame(frame_rgb).view()
         elapsed_s = (_FRAME_MS if t_ms is None or self._t_ms is None else t_ms - self._t_ms) / 1000
         if not elapsed_s > 0:
             raise InputError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from spoter_runtime.contract import LENGTHS, POSES, Profile
-from spoter_runtime.errors import BackendError, is_installed, pip_fix
+from spoter_runtime.errors import BackendError, is_installed, pip_fix, warn
 from spoter_runtime.gpu.device import no_driver_error
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.model_file.graph import OnnxGraph
@@ -45,6 +45,7 @@ def gpu_session(
     profile: Profile | None = None,
     cache: Path | None = None,
     graphs: bool = False,
+    whole: bool = True,
 ) -> Any:
     """Return an ``onnxruntime.InferenceSession`` whose float arithmetic all runs on the provider.
 
@@ -59,6 +60,7 @@ def gpu_session(
         cache: folder for the engines that TensorRT builds; None keeps none.
         graphs: record CUDA graphs if ONNX Runtime can (see `records_graphs`); run such a session through
             `spoter_runtime.ort.cuda_graphs`.
+        whole: raise where float nodes are left to another provider; else warn.
 
     Raises:
         BackendError: the provider is not installed, does not load, finds no GPU, or leaves float nodes to
@@ -104,7 +106,12 @@ def gpu_session(
             "its libraries load, but it takes no GPU", fix="see `nvidia-smi`"
         )
         raise BackendError(f"{name}: does not start: {lost.message}", fix=lost.fix)
-    _check_assignment(session.get_provider_graph_assignment_info(), graph, name, provider, where)
+    try:
+        _check_assignment(session.get_provider_graph_assignment_info(), graph, name, provider, where)
+    except BackendError as error:
+        if whole:
+            raise
+        warn(f"{error.message}: slower, with the same answers")
     return session
 
 

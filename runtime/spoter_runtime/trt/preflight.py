@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -168,9 +168,7 @@ def reason_against(
         return BackendError(str(error), fix=_COPY)
     except BundleError as error:
         return _with_fix(error, _COPY)
-    if spec.library == "tensorrt_rtx":
-        return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, artefact.path)
-    return None  # TensorRT can check an engine only by loading it
+    return reason_in_plan(plan, spec, artefact.path)
 
 
 def _reasons_in_manifest(
@@ -182,25 +180,14 @@ def _reasons_in_manifest(
     allow_host_code: bool,
 ) -> Iterator[BackendError]:
     """Yield the reasons found in the manifest, the most fundamental first."""
+    yield from reasons_of_machine(
+        spec,
+        machine,
+        library,
+        lambda wanted, option: bundle.export_fix(wanted, artefact.precision, option),
+    )
     if library not in machine.libraries:
-        missing = machine.missing.get(library) or BackendError(f"{library} is not installed")
-        yield _with_fix(missing, pip_fix(EXTRAS[library]))
         return
-    if library != spec.library and not spec.version_compatible:
-        yield BackendError(
-            f"not version-compatible: {library} runs no other plan",
-            fix=bundle.export_fix(library, artefact.precision, "--force"),
-        )
-    if reason := _version_reason(spec, library, machine.libraries[library]):
-        yield reason
-    if machine.gpu is None:
-        yield _with_fix(machine.no_gpu or BackendError("no GPU"), "see what `nvidia-smi` says")
-    elif machine.gpu.compute_capability not in spec.compute_capabilities:
-        yield _gpu_reason(spec, machine.gpu, bundle, artefact.precision)
-    if spec.system != machine.system:
-        yield BackendError(f"built for {spec.system}, this is {machine.system}")
-    if spec.machine != machine.machine:
-        yield BackendError(f"built for {spec.machine} processors, this is {machine.machine}")
     if spec.host_code and not allow_host_code:
         yield BackendError(
             "brings code that would run on the CPU of this process: refused",
@@ -218,6 +205,47 @@ def _reasons_in_manifest(
             f"an engine of another model: built from ONNX {spec.onnx_sha256[:12]}…, the {artefact.precision} "
             f"ONNX here is {here}"
         )
+
+
+def reasons_of_machine(
+    spec: EngineSpec, machine: Machine, library: Library, rebuild: Callable[[Library, str], str]
+) -> Iterator[BackendError]:
+    """Yield the reasons why a machine runs no such engine, the most fundamental first.
+
+    Args:
+        spec: the engine's description.
+        machine: the machine to run on.
+        library: the library to run it.
+        rebuild: returns the command that builds an engine for a library, with an option.
+    """
+    if library not in machine.libraries:
+        missing = machine.missing.get(library) or BackendError(f"{library} is not installed")
+        yield _with_fix(missing, pip_fix(EXTRAS[library]))
+        return
+    if library != spec.library and not spec.version_compatible:
+        yield BackendError(
+            f"not version-compatible: {library} runs no other plan", fix=rebuild(library, "--force")
+        )
+    if reason := _version_reason(spec, library, machine.libraries[library]):
+        yield reason
+    if machine.gpu is None:
+        yield _with_fix(machine.no_gpu or BackendError("no GPU"), "see what `nvidia-smi` says")
+    elif machine.gpu.compute_capability not in spec.compute_capabilities:
+        yield _gpu_reason(spec, machine.gpu, rebuild)
+    if spec.system != machine.system:
+        yield BackendError(f"built for {spec.system}, this is {machine.system}")
+    if spec.machine != machine.machine:
+        yield BackendError(f"built for {spec.machine} processors, this is {machine.machine}")
+
+
+def reason_in_plan(plan: bytes, spec: EngineSpec, path: str) -> BackendError | None:
+    """Return the first reason against an engine's file itself; None if there is none, or nobody can tell.
+
+    TensorRT can check an engine only by loading it.
+    """
+    if spec.library != "tensorrt_rtx":
+        return None
+    return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, path)
 
 
 def _version_reason(spec: EngineSpec, library: Library, installed: str) -> BackendError | None:
@@ -242,13 +270,13 @@ def _version_reason(spec: EngineSpec, library: Library, installed: str) -> Backe
     return None
 
 
-def _gpu_reason(spec: EngineSpec, gpu: Gpu, bundle: Bundle, precision: str) -> BackendError:
+def _gpu_reason(spec: EngineSpec, gpu: Gpu, rebuild: Callable[[Library, str], str]) -> BackendError:
     built_for = ", ".join(spec.compute_capabilities)
     reason = f"built for GPUs of compute capability {built_for}; {gpu.name} has {gpu.compute_capability}"
     if spec.library == "tensorrt":  # it builds for the GPU of this machine
         return BackendError(reason)
     wanted = f"--compute-capability {gpu.compute_capability}"
-    return BackendError(reason, fix=bundle.export_fix(spec.library, precision, wanted))
+    return BackendError(reason, fix=rebuild(spec.library, wanted))
 
 
 def _reasons_in_rtx_header(plan: bytes, spec: EngineSpec) -> Iterator[BackendError]:

@@ -27,6 +27,7 @@ SOURCES = [
     for name in (
         "gpu/cuda.py",
         "gpu/device.py",
+        "trt/graph_engines.py",
         "trt/runner.py",
         "trt/preflight.py",
         "trt/log.py",
