@@ -97,7 +97,7 @@ def load_engines(files: LandmarkerFiles, library: Library, machine: Machine | No
         BackendError: there is no such engine, it does not fit this machine, or it cannot be loaded.
     """
     option = "--trt" if library == "tensorrt" else "--rtx"
-    fix = COPY_AGAIN if files.fix == COPY_AGAIN else f"spoter-kit landmarker engines {option}"
+    fix = COPY_AGAIN if files.fix == COPY_AGAIN else f"spoter-kit landmarker fetch {option}"
     found = {engine.graph: engine for engine in files.engines if engine.spec.library == library}
     if missing := [name for name in GRAPHS if name not in found]:
         raise BackendError(f"{files.folder}: has no {library} engine of {', '.join(missing)}", fix=fix)

@@ -98,8 +98,8 @@ class Landmarker:
             threads: that compute one graph. Two threads take a tenth off a frame's time; for many videos, one
                 process per core with one thread each is faster.
             device: ``"cuda"`` means ONNX Runtime's CUDA provider.
-            engine: ``"tensorrt"`` or ``"tensorrt_rtx"``: run the engines that `spoter-kit landmarker engines`
-                built with it, on the GPU.
+            engine: ``"tensorrt"`` or ``"tensorrt_rtx"``: run the engines that `spoter-kit landmarker fetch`
+                built with it on request, on the GPU.
 
         Raises:
             MissingExtraError: ONNX Runtime, or the engine's library, is not installed.

@@ -239,13 +239,10 @@ def reasons_of_machine(
 
 
 def reason_in_plan(plan: bytes, spec: EngineSpec, path: str) -> BackendError | None:
-    """Return the first reason against an engine's file itself; None if there is none, or nobody can tell.
-
-    TensorRT can check an engine only by loading it.
-    """
-    if spec.library != "tensorrt_rtx":
-        return None
-    return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, path)
+    """Return the first reason against an engine's file itself; None if there is none, or nobody can tell."""
+    if spec.library == "tensorrt_rtx":
+        return next(_reasons_in_rtx_header(plan, spec), None) or _rtx_verdict(plan, path)
+    return None  # TensorRT can check an engine only by loading it
 
 
 def _version_reason(spec: EngineSpec, library: Library, installed: str) -> BackendError | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
+import pytest
 
 from in_process import spoter_kit
 
@@ -31,6 +33,22 @@ def test_fetch_from_a_folder_then_verify_without_naming_it(landmarker_folder, tm
     done = spoter_kit(tmp_path, "landmarker", "fetch", "--from", originals)
     assert done.returncode == 1
     assert "is there already. Fix: spoter-kit landmarker fetch --force" in done.stderr
+
+
+def test_engines_are_added_to_a_landmarker_that_is_there(landmarker_folder, tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no engine can be built")
+    from spoter_export.landmarker import engines
+
+    monkeypatch.setattr(engines, "GRAPHS", ("recrop",))  # the smallest of the four
+    folder = shutil.copytree(landmarker_folder, tmp_path / "landmarker")
+    done = spoter_kit(tmp_path, "landmarker", "fetch", "-o", folder, "--compute-capability", "8.9")
+    assert (done.returncode, "Fix: add --rtx" in done.stderr) == (2, True)
+    done = spoter_kit(tmp_path, "landmarker", "fetch", "-o", folder, "--rtx", "--compute-capability", "8.9")
+    assert done.returncode == 0, done.stderr
+    assert "converting" not in done.stderr
+    assert "engines of tensorrt_rtx: 3 MB, for 8.9: built, not executed" in done.stdout
+    done = spoter_kit(tmp_path, "landmarker", "verify", folder)
+    assert done.returncode == 0, done.stderr
 
 
 def test_verify_says_no_where_the_answers_are_others(landmarker_folder, tmp_path, reseal_landmarker):

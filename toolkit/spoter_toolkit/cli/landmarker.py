@@ -35,23 +35,59 @@ def fetch(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write to this folder; default: the user's cache.")
     ] = None,
+    trt: Annotated[
+        bool, typer.Option("--trt", help="Build TensorRT engines of them for this machine's GPU.")
+    ] = False,
+    rtx: Annotated[
+        bool, typer.Option("--rtx", help="Build TensorRT-RTX engines of them; no GPU is needed.")
+    ] = False,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="Build --rtx for these GPUs: 8.6,8.9; default: 8.0,8.6,8.9,12.0.")
+    ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Obtain MediaPipe's networks, convert them to ONNX, and prove each against its original.
 
     Downloads one file of 36 MB with pip and installs nothing of it. Afterwards no network is needed.
+    With --trt or --rtx, a landmarker that is there already only gets the engines.
     """
     from spoter_export.landmarker.writer import write_landmarker
-    from spoter_runtime.camera.files import read_landmarker
+    from spoter_runtime.camera.files import MANIFEST, landmarker_folder, read_landmarker
+    from spoter_runtime.errors import UsageError
 
-    folder = write_landmarker(source, out, force=force, on_step=say)
+    if compute_capability is not None and not rtx:
+        raise UsageError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
+    folder = landmarker_folder() if out is None else out
+    if force or source or not (trt or rtx) or not (folder / MANIFEST).exists():
+        folder = write_landmarker(source, out, force=force, on_step=say)
+    if trt or rtx:
+        _build_engines(folder, trt=trt, rtx=rtx, compute_capability=compute_capability)
     files = read_landmarker(folder)
     if json:
-        emit_json({"folder": str(folder), "sha256": files.sha256, "source": files.source})
+        engines = [engine.as_json() for engine in files.engines]
+        about = {"folder": str(folder), "sha256": files.sha256, "source": files.source}
+        emit_json(about | ({"engines": engines} if engines else {}))
         return
     tell(f"{folder}: the landmarker of {files.source}, sha256 {files.sha256[:16]}…")
+    for library in sorted({engine.spec.library for engine in files.engines}):
+        engines_of = [engine for engine in files.engines if engine.spec.library == library]
+        size_mb = sum(engine.size_bytes for engine in engines_of) / 1e6
+        where = ", ".join(engines_of[0].spec.compute_capabilities)
+        tell(f"engines of {library}: {size_mb:.0f} MB, for {where}: built, not executed")
     next_step("spoter-kit landmarker verify")
+
+
+def _build_engines(folder: Path, *, trt: bool, rtx: bool, compute_capability: str | None) -> None:
+    from spoter_export.landmarker.engines import write_engines
+    from spoter_export.trt.to_tensorrt import parse_compute_capabilities
+    from spoter_runtime.camera.files import read_landmarker
+
+    targets = parse_compute_capabilities(compute_capability) if compute_capability else None
+    if trt:
+        write_engines(read_landmarker(folder), "tensorrt", on_step=say)
+    if rtx:
+        write_engines(read_landmarker(folder), "tensorrt_rtx", compute_capabilities=targets, on_step=say)
 
 
 def have_landmarker(folder: Path | None = None, *, yes: bool) -> None:
@@ -107,5 +143,12 @@ def verify(
         raise typer.Exit(ANSWER_IS_NO)
 
 
-add(app, fetch, "fetch", "spoter-kit landmarker fetch", "spoter-kit landmarker fetch --from wheels")
+add(
+    app,
+    fetch,
+    "fetch",
+    "spoter-kit landmarker fetch",
+    "spoter-kit landmarker fetch --from wheels",
+    "spoter-kit landmarker fetch --rtx",
+)
 add(app, verify, "verify", "spoter-kit landmarker verify")
