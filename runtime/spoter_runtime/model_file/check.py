@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from spoter_runtime._version import __version__
 from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
-from spoter_runtime.model_file.graph import message_fields, text_of_field, varints_of
+from spoter_runtime.model_file.graph import OnnxParts, onnx_parts, text_of_field, varints_of
 from spoter_runtime.strict import shown
 
 # Field numbers of onnx.proto, which never change.
-_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_MODEL_TRAINING, _MODEL_FUNCTIONS = 20, 25
+_GRAPH_INITIALIZER, _GRAPH_SPARSE = 5, 15
 _NODE_OP_TYPE, _NODE_DOMAIN = 4, 7
 _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
 
@@ -35,8 +35,11 @@ OPERATORS: Final = {"": frozenset(_STANDARD.split()), "com.microsoft": frozenset
 _FIX: Final = "take a bundle that spoter-kit exported"
 
 
-def check_onnx_file(path: Path | str) -> None:
+def check_onnx_file(path: Path | str) -> OnnxParts:
     """Check a regular ONNX file before ONNX Runtime reads it; takes about 2 ms and no copy of the weights.
+
+    Returns:
+        The file's parts, as views of it.
 
     Raises:
         BundleError: it is no ONNX file, or holds what spoter-kit never writes: functions, weights in other
@@ -48,33 +51,31 @@ def check_onnx_file(path: Path | str) -> None:
             if not file.read(1):
                 raise ValueError("it is empty")
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        check_onnx(memoryview(content), str(path))
+        return check_onnx(memoryview(content), str(path))
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}: refused: a name that is no text", fix=_FIX) from error
     except (ValueError, IndexError) as error:
         raise BundleError(f"{path}: refused: {error}", fix=_FIX) from error
 
 
-def check_onnx(content: memoryview, where: str) -> None:
-    """Check the bytes of an ONNX file.
+def check_onnx(content: memoryview, where: str) -> OnnxParts:
+    """Check the bytes of an ONNX file, and return its parts.
 
     Raises:
         ValueError, IndexError: for a BundleError of `check_onnx_file`.
         BackendError: as `check_onnx_file`.
     """
-    model = message_fields(content)
+    parts = onnx_parts(content)
     for number, what in ((_MODEL_FUNCTIONS, "functions"), (_MODEL_TRAINING, "training")):
-        if model[number]:
+        if parts.model[number]:
             raise ValueError(f"it holds {what}")
-    if len(model[_MODEL_GRAPH]) != 1:
-        raise ValueError("it is no ONNX file")
-    graph = message_fields(model[_MODEL_GRAPH][0])
-    if graph[_GRAPH_SPARSE]:
+    if parts.graph[_GRAPH_SPARSE]:
         raise ValueError("it holds sparse weights")
-    for node in graph[_GRAPH_NODE]:
-        _check_node(message_fields(node), where)
-    for tensor in graph[_GRAPH_INITIALIZER]:
-        _check_tensor(message_fields(tensor), len(tensor))
+    for node in parts.nodes:
+        _check_node(node, where)
+    for tensor, content in zip(parts.tensors, parts.graph[_GRAPH_INITIALIZER], strict=True):
+        _check_tensor(tensor, len(content))
+    return parts
 
 
 def _check_node(node: Any, where: str) -> None:

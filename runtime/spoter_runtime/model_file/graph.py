@@ -43,22 +43,47 @@ class OnnxGraph:
     input_types: dict[str, int] = field(default_factory=dict)
 
 
-def read_onnx(content: bytes) -> OnnxGraph:
-    """Read the bytes of an ONNX file.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxParts:
+    """The fields of an ONNX file that its checks and its description need, parsed once."""
+
+    model: Fields
+    graph: Fields
+    nodes: list[Fields]
+    tensors: list[Fields]
+
+
+def onnx_parts(content: bytes | memoryview) -> OnnxParts:
+    """Parse the bytes of an ONNX file, without a copy of its weights.
 
     Raises:
         ValueError: they are not an ONNX file.
     """
     model = message_fields(memoryview(content))
     if len(model[_MODEL_GRAPH]) != 1:
-        raise ValueError("no graph in it")
-    entries = [message_fields(entry) for entry in model[_MODEL_METADATA]]
+        raise ValueError("it is no ONNX file")
     graph = message_fields(model[_MODEL_GRAPH][0])
-    nodes = [message_fields(node) for node in graph[_GRAPH_NODE]]
+    return OnnxParts(
+        model=model,
+        graph=graph,
+        nodes=[message_fields(node) for node in graph[_GRAPH_NODE]],
+        tensors=[message_fields(tensor) for tensor in graph[_GRAPH_INITIALIZER]],
+    )
+
+
+def read_onnx(content: bytes | OnnxParts) -> OnnxGraph:
+    """Describe an ONNX file, from its bytes or its parts.
+
+    Raises:
+        ValueError: it is not an ONNX file.
+    """
+    parts = content if isinstance(content, OnnxParts) else onnx_parts(content)
+    model, graph, nodes = parts.model, parts.graph, parts.nodes
+    entries = [message_fields(entry) for entry in model[_MODEL_METADATA]]
     return OnnxGraph(
         metadata={text_of_field(entry[1]): text_of_field(entry[2]) for entry in entries},
         names=frozenset(text_of_field(node[_NODE_NAME]) for node in nodes),
-        float_names=_float_names(nodes, _float_tensors(graph)),
+        float_names=_float_names(nodes, _float_tensors(parts)),
         opset=next(
             (e[2][0] for e in map(message_fields, model[_MODEL_OPSETS]) if e[2] and not text_of_field(e[1])),
             0,
@@ -80,13 +105,13 @@ def _float_names(nodes: list[Fields], floats: set[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _float_tensors(graph: Fields) -> set[str]:
+def _float_tensors(parts: OnnxParts) -> set[str]:
     """Return the names of inputs and initializers of a float type."""
-    tensors = [message_fields(tensor) for tensor in graph[_GRAPH_INITIALIZER]]
+    tensors = parts.tensors
     floats = {
         text_of_field(tensor[_TENSOR_NAME]) for tensor in tensors if tensor[_TENSOR_DATA_TYPE][0] in _FLOATS
     }
-    return floats | {name for name, dtype in _input_types(graph).items() if dtype in _FLOATS}
+    return floats | {name for name, dtype in _input_types(parts.graph).items() if dtype in _FLOATS}
 
 
 def _input_types(graph: Fields) -> dict[str, int]:

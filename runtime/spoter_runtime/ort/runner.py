@@ -16,6 +16,7 @@ from spoter_runtime.ort.session import SessionSettings, check_model_file, contra
 from spoter_runtime.runner import Int32Array, Runner
 
 if TYPE_CHECKING:
+    from spoter_runtime.model_file.graph import OnnxParts
     from spoter_runtime.ort.cuda_graphs import GraphedSession
     from spoter_runtime.ort.gpu_session import GpuProvider
 
@@ -70,9 +71,10 @@ class OrtRunner(Runner):
         self._graphed: GraphedSession | None = None
         with ENGINE_CALLS:
             ort = import_onnxruntime(provider)
+            parts = None
             if not isinstance(model, bytes):
                 check_model_file(model)
-                check_onnx_file(model)
+                parts = check_onnx_file(model)
             options = settings.options(ort)
             if provider == "cpu":
                 self._session, metadata = cpu_session(
@@ -82,7 +84,7 @@ class OrtRunner(Runner):
             else:
                 content = model if isinstance(model, bytes) else Path(model).read_bytes()
                 self._session, self.contract, self._graphed = _on_gpu(
-                    ort, content, options, provider, cache, where, graphs
+                    ort, content, parts, options, provider, cache, where, graphs
                 )
         self._opened_in = os.getpid()
         keep_from_forks(self._session)
@@ -101,6 +103,7 @@ class OrtRunner(Runner):
 def _on_gpu(
     ort: Any,
     content: bytes,
+    parts: OnnxParts | None,
     options: Any,
     provider: GpuProvider,
     cache: Path | None,
@@ -115,9 +118,9 @@ def _on_gpu(
     from spoter_runtime.ort.gpu_session import gpu_session, records_graphs
 
     try:
-        graph = read_onnx(content)
+        graph = read_onnx(parts or content)
     except ValueError as error:
-        raise BackendError(f"{where}: is not an ONNX file: {error}") from error
+        raise BackendError(f"{where}: refused: {error}") from error
     contract = contract_from_metadata(ort, graph.metadata, where)
     frames = contract.max_frames
     profile = Profile(batch=(1, 1, contract.max_batch), frames=(1, min(_TUNED_FRAMES, frames), frames))
