@@ -416,7 +416,7 @@ def test_each_part_of_the_work_has_its_own_forecast(
             clock.now += seconds
             lines(done, total, f"{what}: {done}")
     assert capsys.readouterr().err.splitlines() == [
-        "80 of 640 comparing: 80  about 70 seconds left",
+        "80 of 640 comparing: 79  about 70 seconds left",
         "480 of 640 comparing: 479  about 20 seconds left",
         "8 of 40 tuning: 7  about 3 minutes left",
         "32 of 40 tuning: 31  about 40 seconds left",

@@ -265,8 +265,8 @@ def show(report: ExportReport) -> None:
         if report.site:
             show_site(report.site)
         return
-    added = "engines added" if report.engines or not report.trt8 else "files for TensorRT 8.6 added"
-    if report.exported or report.engines or report.trt8 or not report.site:
+    if report.exported or report.engines or report.trt8:  # else an error says why nothing was added
+        added = "engines added" if report.engines else "files for TensorRT 8.6 added"
         tell(f"{report.folder}: {'same answers as PyTorch' if report.exported else added}")
     rows = []
     if report.exported:
