@@ -130,9 +130,9 @@ def build_engine(
 
 def _shapes(model: onnx.ModelProto) -> dict[str, list[tuple[int, ...]]]:
     """Return each input's smallest, usual and largest shape."""
-    shapes = {}
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     for value in model.graph.input:
-        fixed = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        fixed: list[int] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if value.name == "frame":
             shapes[value.name] = [(*size, 3) for size in FRAMES]
         else:

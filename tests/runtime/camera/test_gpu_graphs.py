@@ -21,7 +21,6 @@ from spoter_runtime.ort.session import SessionSettings, cpu_session
 from spoter_runtime.trt.preflight import Machine
 
 
-
 def usable_gpu():
     try:
         return find_gpu()
