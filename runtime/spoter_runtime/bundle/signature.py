@@ -192,30 +192,47 @@ def signatures_of(folder: Path) -> tuple[list[Signature], list[BundleError]]:
 
 
 def _signature(path: Path) -> Signature:
-    content = expect(read_json(path, most_bytes=_MOST_BYTES), dict[str, Any], "")
+    content = _named(
+        read_json(path, most_bytes=_MOST_BYTES),
+        "mediaType verificationMaterial dsseEnvelope",
+        "the signature",
+    )
     if content.get("mediaType") != MEDIA_TYPE:
         raise ValueError(f"mediaType: {shown(content.get('mediaType'))}, expected {MEDIA_TYPE}")
-    material = expect(content.get("verificationMaterial"), dict[str, Any], "verificationMaterial")
-    key = expect(material.get("publicKey"), dict[str, Any], "publicKey")
-    envelope = expect(content.get("dsseEnvelope"), dict[str, Any], "dsseEnvelope")
+    material = _named(content.get("verificationMaterial"), "publicKey tlogEntries", "verificationMaterial")
+    key = _named(material.get("publicKey"), "hint", "publicKey")
+    envelope = _named(content.get("dsseEnvelope"), "payload payloadType signatures", "dsseEnvelope")
     if envelope.get("payloadType") != PAYLOAD_TYPE:
         raise ValueError(f"payloadType: {shown(envelope.get('payloadType'))}, expected {PAYLOAD_TYPE}")
-    signatures = expect(envelope.get("signatures"), list[dict[str, Any]], "signatures")
+    signatures = expect(envelope.get("signatures"), list[Any], "signatures")
     if len(signatures) != 1:
         raise ValueError(f"{len(signatures)} signatures, expected 1")
+    sig = _named(signatures[0], "sig keyid", "signatures")
     return Signature(
         path=path,
         signer=expect(key.get("hint"), str, "publicKey.hint"),
         payload=_decoded(envelope.get("payload"), "payload"),
-        sig=_decoded(signatures[0].get("sig"), "sig"),
+        sig=_decoded(sig.get("sig"), "sig"),
     )
 
 
 def _decoded(value: Any, where: str) -> bytes:
+    text = expect(value, str, where)
     try:
-        return base64.b64decode(expect(value, str, where), validate=True)
+        decoded = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"{where}: is no base64: {error}") from error
+    if base64.b64encode(decoded).decode() != text:  # the last letter may have bits that count for nothing
+        raise ValueError(f"{where}: is no base64 as anybody writes it")
+    return decoded
+
+
+def _named(value: Any, names: str, where: str) -> dict[str, Any]:
+    """Return a table whose names are all known: nothing in it may change unseen."""
+    table: dict[str, Any] = expect(value, dict[str, Any], where)
+    if unknown := sorted(table.keys() - set(names.split())):
+        raise ValueError(f"{where}: {shown(unknown[0])} is unknown, expected {names}")
+    return table
 
 
 def statement_of(signature: Signature, public_key: Any) -> Statement:

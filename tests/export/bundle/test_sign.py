@@ -134,6 +134,9 @@ def test_a_signature_that_was_changed_is_refused(signed, keys):
         (lambda one: one["dsseEnvelope"].update(payloadType="text/plain"), "payloadType"),
         (lambda one: one["dsseEnvelope"].update(signatures=[]), "0 signatures, expected 1"),
         (lambda one: one["dsseEnvelope"].update(payload="%%%"), "is no base64"),
+        (lambda one: one["dsseEnvelope"].update(payload="QUJDRB=="), "is no base64 as anybody writes it"),
+        (lambda one: one["dsseEnvelope"].update(note=1), "dsseEnvelope: 'note' is unknown"),
+        (lambda one: one["dsseEnvelope"]["signatures"][0].update(keyie=""), "'keyie' is unknown"),
         (lambda one: one["verificationMaterial"].pop("publicKey"), "publicKey"),
         (lambda one: one.update(dsseEnvelope=None), "dsseEnvelope"),
     ]:

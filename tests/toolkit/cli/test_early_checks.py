@@ -54,6 +54,8 @@ MISTAKES = {
     "bench BUNDLE -o DATA": "error: DATA: is there already",
     "bench BUNDLE --backend tpu": "error: unknown backend 'tpu'",
     "sign nowhere --key none.key": "error: nowhere: no such folder",
+    "sign nowhere --key new.key --new-key": "error: nowhere: no such folder",
+    "sign BUNDLE --key new.key": "error: new.key: no such key",
     "sign BUNDLE --key none.key": "error: none.key: no such key",
     "sign BUNDLE --key k --expires soon": "error: --expires 'soon': ",
     "verify BUNDLE --trust none.pub": "error: trust: none.pub: cannot be read",

@@ -30,12 +30,14 @@ def sign(
     The signature is model.sig, in the format of OpenSSF's model_signing; further signers get a file each.
     """
     from spoter_export.bundle.sign import make_key, sign_bundle
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import from_options
     from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
         last_day = None if expires is None else _day(expires)
     path = bundle or newest_bundle()
+    read_bundle(path)  # before a key is made
     public = make_key(key) if new_key else key.with_name(f"{key.name}.pub")
     signed = sign_bundle(path, key, expires=last_day)
     if json:
