@@ -23,7 +23,8 @@ METHOD = (
     "clip, signers unknown and shared. “made 60 × 10”: 60 generated signs, ten clips each, tested on two "
     "other generated signers. Settings “before”: the recipe until November 2026; “from”: "
     "begun from a run on the words that the two signers do not share, or for “words” on all of theirs; "
-    "“placed”: `--tag placed --set model.hand_place=true`."
+    "“placed”: `--tag placed --set model.hand_place=true`; “slow from”: all but the last layer at a "
+    "tenth of the rate, on a changed copy of the package."
 )
 INTERVALS = (
     "The interval is Student's over the trainings: folds, draws, directions, seeds. One training has none. "
