@@ -272,13 +272,19 @@ def capacity_of(target: Target) -> float:
 
 
 def highest_rate(
-    target: Target, *, most: float, bound_ms: float, seconds: float, seed: int = 0
+    target: Target,
+    *,
+    most: float,
+    bound_ms: float,
+    seconds: float,
+    seed: int = 0,
+    percent: int | None = None,
 ) -> HighestRate:
-    """Return the highest rate at which 99 of 100 clips, refused ones too, are answered within a bound.
+    """Return the highest rate at which a percentile of all clips, refused ones too, is within a bound.
 
-    Where half of `most` gives too few clips for that in `LONGEST_S`, it is 90 of 100.
+    `percent` None is 99, or 90 where half of `most` gives too few clips for that in `LONGEST_S`.
     """
-    percent = 99 if most / 2 * LONGEST_S >= SPARE * SAMPLES_NEEDED[99] else 90
+    percent = percent or (99 if most / 2 * LONGEST_S >= SPARE * SAMPLES_NEEDED[99] else 90)
     low, high = 0.0, most
     trials: list[tuple[float, float | None, bool]] = []
     for step in range(SEARCH_STEPS):

@@ -88,7 +88,9 @@ class Application:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Have threads that compute while the server runs."""
         on_cpu = all(model.runner.name in ON_CPU for model in self.models.all())
-        batcher = Batcher(self.limits, workers=usable_cores() if on_cpu else 1, on_batch=self._note_batch)
+        # One core is left to the loop. With a thread on each of two cores the same load got half the answers.
+        workers = max(1, usable_cores() - 1) if on_cpu else 1
+        batcher = Batcher(self.limits, workers=workers, on_batch=self._note_batch)
         self._batcher = batcher
         self.metrics.gauges = {
             "spoter_waiting_clips": lambda: {"": batcher.waiting},
