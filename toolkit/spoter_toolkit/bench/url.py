@@ -225,7 +225,7 @@ def open_loop(target: Target, *, rate: float, seconds: float, seed: int = 0) -> 
     return _run(target, run)
 
 
-def closed_loop(target: Target, *, clients: int = CLOSED_CLIENTS, seconds: float = 2.0) -> Load:
+def closed_loop(target: Target, *, seconds: float, clients: int = CLOSED_CLIENTS) -> Load:
     """Let some clients ask without a pause: what a server can do at most, if it is asked politely."""
 
     async def run(found: _Clients) -> None:
@@ -259,13 +259,13 @@ def _run(target: Target, run: Callable[[_Clients], Any]) -> Load:
     return asyncio.run(whole())
 
 
-def capacity_of(target: Target) -> float:
+def capacity_of(target: Target, *, seconds: float = 2.0) -> float:
     """Return how many clips a second a server answers `CLOSED_CLIENTS` clients.
 
     Raises:
         BackendError: it answers none.
     """
-    load = closed_loop(target)
+    load = closed_loop(target, seconds=seconds)
     if not load.latencies_ns:
         raise BackendError(f"{target.url}: answers no clip, statuses {dict(load.statuses)}")
     return 1e9 * len(load.latencies_ns) / load.elapsed_ns
