@@ -141,13 +141,11 @@ def reloads(target: Target, process: psutil.Process, rate: float, seconds: float
     }
 
 
-def ratio_of(rounds: list[dict[str, Any]], what: str) -> str:
-    """Return serve ÷ the better of the plain ones in each round, in which both kept the bound."""
-    found = []
-    for one in rounds:
-        plain, serve = max(one[name][what] or 0 for name in NAMES[:-1]), one["serve"][what]
-        if plain and serve:
-            found.append(serve / plain)
+def ratio_of(rounds: list[dict[str, Any]], what: str, plain: str) -> str:
+    """Return serve ÷ a plain server, over the rounds in which both kept the bound."""
+    found = [
+        one["serve"][what] / one[plain][what] for one in rounds if one["serve"][what] and one[plain][what]
+    ]
     return (
         f"{ratio_of_rounds(found)}, {len(found)} of {len(rounds)} rounds" if found else "none kept the bound"
     )
@@ -172,9 +170,13 @@ def page(values: dict[str, Any]) -> list[str]:
     return [
         markdown_table(columns, rows),
         "",
-        f"Clips a second. Highest rate with p{values['percent']} within "
-        f"{values['bound_ms']:g} ms, serve ÷ the better plain one of each round: **{values['ratio']}**. "
-        f"Without a pause: {values['capacity_ratio']}. Load average: {values['load_average']}.",
+        f"Clips a second; the highest rate has p{values['percent']} within {values['bound_ms']:g} ms. "
+        f"Load average: {values['load_average']}.",
+        "",
+        markdown_table(
+            ("serve ÷", "highest rate", f"{CLOSED_CLIENTS} clients without a pause"),
+            [(plain, values["ratio"][plain], values["capacity_ratio"][plain]) for plain in NAMES[:-1]],
+        ),
         "",
         f"At {over['rate']:.0f} clips a second, twice its capacity, for {over['seconds']:.0f} s: statuses "
         f"{over['statuses']}, wrong {over['wrong']}; of the answered clips {times(over['answered_ms'])}; "
@@ -215,12 +217,17 @@ def main() -> None:
         "percent": options.percent,
         "lengths": str(LENGTHS),
         "rounds": rounds,
-        "ratio": ratio_of(rounds, "highest_rate"),
-        "capacity_ratio": ratio_of(rounds, "capacity"),
+        "ratio": {plain: ratio_of(rounds, "highest_rate", plain) for plain in NAMES[:-1]},
+        "capacity_ratio": {plain: ratio_of(rounds, "capacity", plain) for plain in NAMES[:-1]},
         "load_average": " ".join(f"{one:.0f}" for one in psutil.getloadavg()),
         "overload": over,
         "reloads": again,
     }
+    write(values)
+
+
+def write(values: dict[str, Any]) -> None:
+    """Write the result's two files."""
     write_result(
         "serving",
         "Serving clips of any length",
