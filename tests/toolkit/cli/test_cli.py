@@ -21,7 +21,7 @@ import torch
 
 from in_process import Done, spoter_kit
 from spoter_runtime import Recognizer, read_bundle
-from spoter_runtime.errors import is_installed
+from spoter_runtime.errors import is_installed, pip_fix
 from spoter_runtime.tuning.store import tuned_path
 from spoter_toolkit.data.dataset import Dataset
 
@@ -293,6 +293,13 @@ def test_an_engine_is_added_to_a_bundle_for_the_gpus_that_were_named(home: Path)
     added = answer(spoter_kit(home, "export", bundle, "--rtx", "--compute-capability", "8.6", "--json"))
     assert [engine["engine"]["compute_capabilities"] for engine in added["engines"]] == [["8.6"]]
     assert [artefact.kind for artefact in read_bundle(bundle_of(home)).artefacts] == ["onnx", "ort", "engine"]
+
+
+@pytest.mark.skipif(is_installed("tensorrt"), reason="TensorRT is installed")
+def test_an_engine_that_cannot_be_built_here_is_an_error_without_a_verdict(home: Path) -> None:
+    done = spoter_kit(home, "export", bundle_of(home), "--trt")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"Fix: {pip_fix('trt')}" in done.stderr
 
 
 @pytest.mark.slow
