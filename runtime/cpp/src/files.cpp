@@ -62,6 +62,11 @@ bool is_file(const std::string &path) {
   return stat(path.c_str(), &found) == 0 && S_ISREG(found.st_mode);
 }
 
+bool is_folder(const std::string &path) {
+  struct stat found = {};
+  return stat(path.c_str(), &found) == 0 && S_ISDIR(found.st_mode);
+}
+
 bool is_there(const std::string &path) {
   struct stat found = {};
   return lstat(path.c_str(), &found) == 0;

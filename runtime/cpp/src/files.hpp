@@ -28,6 +28,7 @@ class File {
 };
 
 bool is_file(const std::string &path);
+bool is_folder(const std::string &path);
 bool is_there(const std::string &path);  // a broken link too
 // Whether a path of an existing file leads into the folder, through links too; true where there is no such file.
 bool leads_inside(const std::string &folder, const std::string &path);

@@ -92,7 +92,7 @@ Recognizer::Recognizer(const std::string &path, const Options &options) : resamp
   check_threads(options.threads);
   if (!options.backend.empty() && options.backend != fused && options.backend != plain)
     fail(SPOTER_BACKEND_ERROR, "unknown backend '" + options.backend + "'; there are ort-cpu-fused, ort-cpu");
-  if (ends_with(path, ".onnx") && is_there(path) && is_file(path)) {
+  if (ends_with(path, ".onnx") && is_there(path) && !is_folder(path)) {
     if (options.backend == fused)
       fail(SPOTER_BACKEND_ERROR, path + ": a lone ONNX file runs on ort-cpu, not on " + options.backend);
     const std::string content = content_of_lone(path);

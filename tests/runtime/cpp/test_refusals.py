@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from spoter_runtime.errors import BackendError, InputError, SpoterError
 from spoter_runtime.model_file.check import OPERATORS
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
-from spoter_toolkit.faces.c import CRecognizer, verify
+from spoter_toolkit.faces.c import CRecognizer, load_library, verify
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +36,12 @@ def said(call, *arguments, **options):
     return None
 
 
-def same_words(bundle, *, of=Recognizer.load):
+def same_words(bundle, python=Recognizer.load, ours=CRecognizer):
     """Check that Python and C refuse a bundle alike; return the words."""
-    python, ours = said(of, bundle), said(CRecognizer if of is Recognizer.load else verify, bundle)
-    assert python is not None
-    assert ours == python
-    return python[1]
+    expected = said(python, bundle)
+    assert expected is not None
+    assert said(ours, bundle) == expected
+    return expected[1]
 
 
 MANIFESTS = [
@@ -270,7 +271,7 @@ def test_a_damaged_or_a_missing_file(bundle_copy, name):
     for damaged in (content[:-1], b"", bytes([content[0] ^ 1]) + content[1:]):
         (bundle_copy / name).write_bytes(damaged)
         assert re.search(
-            f"{name}: sha256 is .* changed or damaged", same_words(bundle_copy, of=verify_bundle)
+            f"{name}: sha256 is .* changed or damaged", same_words(bundle_copy, verify_bundle, verify)
         )
     (bundle_copy / name).unlink()
     same_words(bundle_copy)
@@ -282,6 +283,10 @@ def test_a_place_that_is_no_bundle(bundle_copy, tmp_path, at_once):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "loop").symlink_to("loop")
     for place in ("nowhere", ".", "file", "loop", "file/more", "x" * 300):
+        same_words(tmp_path / place)
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    for place in ("pipe.onnx", "folder.onnx", "nowhere.onnx"):
         same_words(tmp_path / place)
     manifest = bundle_copy / "bundle.json"
     manifest.unlink()
@@ -425,6 +430,34 @@ def test_wrong_options(bundle_folder):
         BackendError,
         "unknown backend 'tpu'; there are ort-cpu-fused, ort-cpu",
     )
+
+
+def test_a_pointer_that_is_null_is_named(bundle_folder, make_clip):
+    library, handle = load_library(), ctypes.c_void_p()
+    path, answer = os.fsencode(bundle_folder), ctypes.create_string_buffer(400)
+    small = ctypes.create_string_buffer(b"\x08", 64)  # options of another version: their size is 8
+    calls = {
+        "recognizer is NULL": lambda: library.spoter_recognizer_create(path, None, None),
+        "path is NULL": lambda: library.spoter_recognizer_create(None, None, ctypes.byref(handle)),
+        "options: size 8, expected 40": lambda: library.spoter_verify(path, small, answer),
+        "replay is NULL": lambda: library.spoter_verify(path, None, None),
+        "recognizer is NULL ": lambda: library.spoter_predict_many(None, answer, 1, answer, None),
+        " recognizer is NULL": lambda: library.spoter_infer(None, answer, None, 1, 1, answer),
+    }
+    for words, call in calls.items():
+        assert call() == 1
+        assert library.spoter_error_message().decode() == words.strip()
+    ours = CRecognizer(bundle_folder)
+    given = ours._handle
+    assert library.spoter_predict_many(given, None, 1, answer, None) == 1
+    assert library.spoter_predict_many(given, None, 0, None, None) == 0
+    assert library.spoter_infer(given, None, None, 1, 1, answer) == 1
+    assert library.spoter_error_message() == b"poses is NULL"
+    assert library.spoter_predict_many(given, bytes(24), 1, answer, None) == 1
+    assert library.spoter_error_message().startswith(b"clip: 0 frames")
+    assert library.spoter_recognizer_label(given, 99).name == b""
+    library.spoter_recognizer_destroy(None)
+    assert library.spoter_recognizer_max_frames(None) == 0
 
 
 def test_a_file_that_spoter_kit_does_not_write(bundle_copy, plant):
