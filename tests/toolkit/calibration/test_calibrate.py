@@ -19,6 +19,7 @@ from spoter_toolkit.calibration.calibrate import (
     calibrate,
     calibration_clips,
     negatives_of,
+    seen_worse,
 )
 from spoter_toolkit.data.dataset import Dataset, Origin
 from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
@@ -188,3 +189,15 @@ def test_answers_say_which_labels_are_a_clips_own(data: Dataset) -> None:
     assert signs.own_N.all()
     assert not next(one for one in negatives if one.recorded).own_NC.any()
     assert next(one for one in negatives if one.kind == "reversed").own_N.all()
+
+
+def test_a_worse_tracker_loses_hands_and_moves_points_of_the_same_signs(data: Dataset) -> None:
+    runner = ByPlace(SIGNS)
+    clips = calibration_clips(data, runner.contract)
+    before = [poses.copy() for poses in clips.signs]
+    worse = seen_worse(runner, clips)
+    assert len(worse.logits_NC) == 2 * len(clips.signs)
+    assert worse.own_N.all()
+    assert worse.hand_share_N[: len(clips.signs)].min() == 1
+    assert 0.5 < worse.hand_share_N[len(clips.signs) :].mean() < 1
+    assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(before, clips.signs, strict=True))

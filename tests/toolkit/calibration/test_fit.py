@@ -116,3 +116,30 @@ def test_thresholds_are_the_lowest_that_do():
     probability, margin = thresholds(signs, negatives, 0.05)
     assert (signs >= (probability, margin)).all()
     assert not (negatives >= (probability, margin)).all()
+
+
+def test_signs_that_a_worse_tracker_saw_are_kept_too_and_leave_the_temperature():
+    signs = sure(400)
+    twins = without_sign(100, 0.0)
+    copied = Answers(
+        kind="twins",
+        recorded=True,
+        logits_NC=signs.logits_NC[:100],
+        own_NC=twins.own_NC,
+        hand_share_N=twins.hand_share_N,
+    )
+    worse = Answers(
+        kind="",
+        recorded=False,
+        logits_NC=signs.logits_NC * np.float32(0.7),
+        own_NC=signs.own_NC,
+        hand_share_N=np.full(400, 0.3),
+    )
+    alone = fit_abstention(signs, [copied], NAMES)
+    both = fit_abstention(signs, [copied], NAMES, changed=worse)
+    assert both.temperature == alone.temperature
+    assert both.min_hand_share == pytest.approx(0.3)
+    together = figures_of(signs.with_more(worse), [], both, NAMES).kept
+    assert together is not None
+    assert together >= 0.95
+    assert figures_of(signs.with_more(worse), [], alone, NAMES).kept < 0.9

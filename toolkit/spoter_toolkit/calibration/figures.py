@@ -6,7 +6,7 @@ Shapes: N clips, C classes, P clips of signs, Q negative clips.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -52,6 +52,15 @@ class Answers:
             logits_NC=self.logits_NC[chosen_N],
             own_NC=self.own_NC[chosen_N],
             hand_share_N=self.hand_share_N[chosen_N],
+        )
+
+    def with_more(self, other: Answers) -> Answers:
+        """Return the answers to these clips and to others of the kind."""
+        return replace(
+            self,
+            logits_NC=np.concatenate([self.logits_NC, other.logits_NC]),
+            own_NC=np.concatenate([self.own_NC, other.own_NC]),
+            hand_share_N=np.concatenate([self.hand_share_N, other.hand_share_N]),
         )
 
 

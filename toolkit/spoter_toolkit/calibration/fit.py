@@ -31,6 +31,7 @@ def fit_abstention(
     negatives: Sequence[Answers],
     names: Sequence[str],
     *,
+    changed: Answers | None = None,
     background: tuple[str, ...] = (),
     target: float = TARGET,
 ) -> Abstention:
@@ -41,13 +42,17 @@ def fit_abstention(
 
     Args:
         signs: answers to clips of signs that the model was not trained on.
+        changed: answers to signs that a worse tracker saw; thresholds keep these too, and the temperature
+            does not heed them.
         negatives: answers to clips without a sign, by kind.
         names: labels of the columns.
         background: labels that stand for no sign.
         target: share of negatives.
     """
+    temperature = fit_temperature(signs)
+    signs = signs.with_more(changed) if changed else signs
     rule = Abstention(
-        temperature=fit_temperature(signs),
+        temperature=temperature,
         min_probability=0.0,
         min_margin=0.0,
         min_hand_share=min(MOST_HAND_SHARE, float(np.percentile(signs.hand_share_N, _HAND_PERCENTILE))),
