@@ -290,9 +290,10 @@ class _Run:
 
     def follow(self, share: float, middle_ms: float, valley: float) -> float | None:
         """Take the next window's score; return the time of a valley that has just been left."""
+        if min(self._peak, share) - self._trough > valley:
+            return self._trough_ms
         if share >= self._peak:
             self._peak, self._trough, self._trough_ms = share, share, middle_ms
         elif share < self._trough:
             self._trough, self._trough_ms = share, middle_ms
-        deep = self._peak - self._trough > valley
-        return self._trough_ms if deep and share - self._trough > valley else None
+        return None
