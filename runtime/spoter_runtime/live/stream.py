@@ -79,6 +79,8 @@ class SignStream:
         self._recognizer = recognizer
         self._gate_name = gate
         self._landmarker = landmarker
+        names = [label.name for label in recognizer.labels]
+        self._background = [names.index(name) for name in recognizer.background]
         self.settings = _fitting(settings or StreamSettings(), recognizer.contract.max_frames)
         self.reset()
 
@@ -284,11 +286,17 @@ class SignStream:
         return self._frames.cut(start_ms, end_ms, self.settings.fps)
 
     def _shares(self, start_ms: float, end_ms: float) -> npt.NDArray[np.float64]:
-        """Return the softmax of a window; all equal where nothing was found or the model failed."""
+        """Return the softmax of a window; all equal where nothing was found or the model failed.
+
+        A label that means "no sign" has 0: part of a sign often looks like none, and would cut it. Whether
+        the whole segment is a sign is decided when it has ended.
+        """
         if (prediction := self._predict(self._cut(start_ms, end_ms), end_ms)) is None:
             labels = len(self._recognizer.labels)
             return np.full(labels, 1 / labels)
-        return np.array(softmax(prediction.logits_C.tolist()))
+        shares = np.array(softmax(prediction.logits_C.tolist()))
+        shares[self._background] = 0.0
+        return shares
 
     def _predict(self, clip_TLD: Float32Array, t_ms: float) -> Prediction | None:
         if np.isnan(clip_TLD).all():

@@ -163,6 +163,21 @@ def test_the_way_of_the_hands_to_the_next_sign_is_in_no_segment(recognizer, feed
     assert of(feed(SignStream(recognizer, "window", settings=short), times, frames), "sign") == []
 
 
+def test_a_label_for_no_sign_cuts_no_sign(recognizer):
+    name = recognizer.predict(np.stack([pose(0.3)] * 9)).label
+
+    class Knows(Recognizer):
+        background = (name,)
+
+    stream = SignStream(Knows(recognizer.runner), "window")
+    for n in range(9):
+        stream.accept(pose(0.3), 33.0 * n)
+    shares = stream._shares(0.0, 264.0)
+    names = [label.name for label in recognizer.labels]
+    assert shares[names.index(name)] == 0
+    assert np.count_nonzero(shares) == len(names) - 1
+
+
 def test_signs_in_a_row_may_last_longer_than_the_longest_sign(recognizer, feed):
     answers = [recognizer.predict(np.stack([pose(0.3, s)] * 20)) for s in range(30)]
     shapes = surest_two(answers)
