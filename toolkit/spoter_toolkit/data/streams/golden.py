@@ -19,8 +19,8 @@ from spoter_runtime.runner import Runner
 from spoter_toolkit.data.streams.compose import Piece, compose
 
 GATES: Final[tuple[Gate, ...]] = ("rest", "window")
-_MOST: Final = 6  # goldens; three in a row between rests
-_IN_A_ROW: Final = 3
+_MOST: Final = 6  # goldens; two in a row between rests, so that a row is no longer than the longest sign
+_IN_A_ROW: Final = 2
 _FRAMES: Final = (9, 60)  # of a golden that goes into the stream
 _NARROWEST: Final = 0.01  # its shoulders, in pictures: some goldens hold nobody, or somebody far away
 _DIGITS: Final = 4  # of a coordinate: a tenth of a pixel of a picture of 1,000
