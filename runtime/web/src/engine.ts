@@ -4,7 +4,8 @@ import type * as Ort from "onnxruntime-common";
 import { BackendError } from "./errors.ts";
 import { checkDigest, fetched, type OnProgress } from "./files.ts";
 
-export type Backend = "wasm" | "webgpu";
+/** The only one so far, by the name that Python's backends would have. */
+export const BACKEND = "wasm";
 
 /** Where the engine lies and how it runs. */
 export interface EngineOptions {
@@ -18,8 +19,8 @@ export interface EngineOptions {
   packed?: readonly string[];
 }
 
-const SCRIPT: Record<Backend, string> = { wasm: "ort.wasm.bundle.min.mjs", webgpu: "ort.webgpu.bundle.min.mjs" };
-const WASM: Record<Backend, string> = { wasm: "ort-wasm-simd-threaded.wasm", webgpu: "ort-wasm-simd-threaded.asyncify.wasm" };
+const SCRIPT = "ort.wasm.bundle.min.mjs";
+const WASM = "ort-wasm-simd-threaded.wasm";
 
 // (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): valid only where SIMD is there.
 const SIMD = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
@@ -32,18 +33,17 @@ export function checkBrowser(): void {
 }
 
 /** Load the engine; its WebAssembly is fetched here, so that nothing else decides where from. */
-export async function loadEngine(backend: Backend, options: EngineOptions, onProgress?: OnProgress): Promise<typeof Ort> {
+export async function loadEngine(options: EngineOptions, onProgress?: OnProgress): Promise<typeof Ort> {
   checkBrowser();
   const base = options.engine.endsWith("/") ? options.engine : `${options.engine}/`;
-  const file = WASM[backend];
   const [ort, binary] = await Promise.all([
-    import(/* @vite-ignore */ base + SCRIPT[backend]) as Promise<typeof Ort>,
-    fetched(base + file, { packed: options.packed?.includes(file) ?? false, onProgress }),
+    import(/* @vite-ignore */ base + SCRIPT) as Promise<typeof Ort>,
+    fetched(base + WASM, { packed: options.packed?.includes(WASM) ?? false, onProgress }),
   ]).catch((error) => {
     throw error instanceof BackendError ? error : new BackendError(`${base}: the engine cannot be loaded: ${(error as Error).message}`, "copy the whole site again");
   });
-  if (!binary) throw new BackendError(`${base}${file}: is not there`, "copy the whole site again");
-  if (options.hashes?.[file]) await checkDigest(base + file, binary, options.hashes[file], "copy the whole site again");
+  if (!binary) throw new BackendError(`${base}${WASM}: is not there`, "copy the whole site again");
+  if (options.hashes?.[WASM]) await checkDigest(base + WASM, binary, options.hashes[WASM], "copy the whole site again");
   ort.env.wasm.wasmBinary = binary.buffer;
   ort.env.wasm.numThreads = options.threads ?? 1;
   ort.env.logLevel = "error";
@@ -51,9 +51,9 @@ export async function loadEngine(backend: Backend, options: EngineOptions, onPro
 }
 
 /** Open an ONNX file; `where` names it in errors. */
-export async function openSession(ort: typeof Ort, model: Uint8Array, backend: Backend, where: string): Promise<Ort.InferenceSession> {
+export async function openSession(ort: typeof Ort, model: Uint8Array, where: string): Promise<Ort.InferenceSession> {
   try {
-    return await ort.InferenceSession.create(model, { executionProviders: [backend], graphOptimizationLevel: "all", logSeverityLevel: 3 });
+    return await ort.InferenceSession.create(model, { executionProviders: [BACKEND], graphOptimizationLevel: "all", logSeverityLevel: 3 });
   } catch (error) {
     throw new BackendError(`${where}: ONNX Runtime Web cannot load it: ${(error as Error).message ?? error}`);
   }

@@ -3,7 +3,7 @@
 import type { Contract, Label } from "./bundle/contract.ts";
 import type { Replay } from "./bundle/goldens.ts";
 import type { Picture } from "./camera/landmarker.ts";
-import { checkBrowser, type Backend, type EngineOptions } from "./engine.ts";
+import { BACKEND, checkBrowser, type EngineOptions } from "./engine.ts";
 import { ConfigError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
 import type { ClipLike } from "./landmarks.ts";
@@ -17,7 +17,7 @@ export { BONES, NUM_LANDMARKS } from "./landmarks.ts";
 export { logFromText, type LandmarkLog, type LogFrame } from "./live/log.ts";
 export { DEFAULTS as STREAM_SETTINGS } from "./live/settings.ts";
 export type * from "./live/events.ts";
-export type { Backend, ClipLike, Contract, Gate, Label, OnProgress, Picture, Prediction, Replay, StreamSettings };
+export type { ClipLike, Contract, Gate, Label, OnProgress, Picture, Prediction, Replay, StreamSettings };
 
 export interface LoadOptions extends RecognizerOptions, Partial<EngineOptions> {
   /** The worker's script; by default `worker.js` beside this one. */
@@ -28,9 +28,7 @@ export interface LoadOptions extends RecognizerOptions, Partial<EngineOptions> {
 const absolute = (url: string | URL, base: string | URL = document.baseURI) => new URL(url, base);
 
 interface Loaded {
-  backend: Backend;
   precision: string;
-  why: Record<string, string>;
   contract: Contract;
   name: string;
   isCalibrated: boolean;
@@ -66,17 +64,12 @@ export class Recognizer {
   }
 
   /** The engine's backend in use. */
-  get backend(): Backend {
-    return this.loaded.backend;
+  get backend(): string {
+    return BACKEND;
   }
 
   get precision(): string {
     return this.loaded.precision;
-  }
-
-  /** Backend → why it was taken or skipped. */
-  get why(): Record<string, string> {
-    return this.loaded.why;
   }
 
   get contract(): Contract {

@@ -6,8 +6,8 @@ import { METADATA_KEY, contractFromJson, type Contract, type Label } from "./bun
 import { readBundle, type Bundle } from "./bundle/manifest.ts";
 import { checkedMetadata } from "./bundle/model_file.ts";
 import { argmax, decide, softmax } from "./decision.ts";
-import { loadEngine, openSession, type Backend, type EngineOptions } from "./engine.ts";
-import { BackendError, BundleError, ConfigError, NotFiniteError, SpoterError } from "./errors.ts";
+import { BACKEND, loadEngine, openSession, type EngineOptions } from "./engine.ts";
+import { BackendError, BundleError, ConfigError, NotFiniteError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
 import { NUM_FEATURES, checkClip, checkCoordinates, resampleClip, type ClipLike } from "./landmarks.ts";
 import { jsonFromText } from "./strict.ts";
@@ -29,8 +29,6 @@ export interface Prediction {
 }
 
 export interface RecognizerOptions {
-  /** `"wasm"`, `"webgpu"`, or null for WebGPU where the goldens agree on it, else WebAssembly. */
-  backend?: Backend | null;
   precision?: string;
   /** Treatment of a clip longer than the model takes. */
   long?: "error" | "resample";
@@ -41,9 +39,7 @@ const BEST = 5;
 export class CoreRecognizer {
   private constructor(
     readonly bundle: Bundle,
-    readonly backend: Backend,
     readonly precision: string,
-    readonly why: Record<string, string>,
     readonly ort: typeof Ort,
     private readonly session: Ort.InferenceSession,
     private readonly long: "error" | "resample",
@@ -58,33 +54,17 @@ export class CoreRecognizer {
   }
 
   static async load(url: string, options: RecognizerOptions, engine: EngineOptions, onProgress?: OnProgress): Promise<CoreRecognizer> {
-    const { precision = "fp32", long = "error", backend = "wasm" } = options;
+    const { precision = "fp32", long = "error" } = options;
     if (long !== "error" && long !== "resample") throw new ConfigError(`long='${long as string}': expected 'error' or 'resample'`);
     const bundle = await readBundle(url);
     const artefact = bundle.onnx(precision);
     const where = bundle.url + artefact.path;
-    const why: Record<string, string> = {};
+    const loading = loadEngine(engine, onProgress); // beside the model
+    loading.catch(() => undefined); // where the model is refused, its reason counts
     const content = await bundle.read(artefact.path, onProgress);
     checkContract(checkedMetadata(content, where), bundle, where);
-    const open = async (chosen: Backend) => {
-      const ort = await loadEngine(chosen, engine, onProgress);
-      return new CoreRecognizer(bundle, chosen, precision, why, ort, await openSession(ort, content, chosen, where), long);
-    };
-    if (backend !== "wasm") {
-      try {
-        if (!("gpu" in navigator)) throw new BackendError("this browser has no WebGPU");
-        const found = await open("webgpu");
-        const replay = await found.verify();
-        if (!replay.passed) throw new BackendError(`${replay.labels_agree} of ${replay.clips} stored answers agree on it`);
-        why.webgpu = "the stored answers agree on it";
-        return found;
-      } catch (error) {
-        if (backend === "webgpu") throw error;
-        why.webgpu = error instanceof SpoterError ? error.reason : String(error);
-      }
-    }
-    why.wasm = "runs in every browser with SIMD";
-    return open("wasm");
+    const ort = await loading;
+    return new CoreRecognizer(bundle, precision, ort, await openSession(ort, content, where), long);
   }
 
   /** Return the sign in one clip. */
@@ -122,10 +102,10 @@ export class CoreRecognizer {
       };
       logits = (await this.session.run(feeds)).logits.data as Float32Array;
     } catch (error) {
-      throw new BackendError(`${this.backend}: failed on poses (${shape.join(", ")}): ${(error as Error).message ?? error}`);
+      throw new BackendError(`${BACKEND}: failed on poses (${shape.join(", ")}): ${(error as Error).message ?? error}`);
     }
-    if (logits.length !== this.labels.length) throw new BackendError(`${this.backend}: expected ${this.labels.length} logits, got ${logits.length}`);
-    if (!logits.every(Number.isFinite)) throw new NotFiniteError(`${this.backend}: logits are not finite for poses (${shape.join(", ")})`);
+    if (logits.length !== this.labels.length) throw new BackendError(`${BACKEND}: expected ${this.labels.length} logits, got ${logits.length}`);
+    if (!logits.every(Number.isFinite)) throw new NotFiniteError(`${BACKEND}: logits are not finite for poses (${shape.join(", ")})`);
     return logits.slice();
   }
 

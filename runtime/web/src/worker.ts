@@ -26,15 +26,14 @@ const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) 
   async "recognizer.load"(target, [url, options, engine]: [string, RecognizerOptions, EngineOptions], onProgress) {
     const made = await CoreRecognizer.load(url, options, engine, onProgress);
     recognizers.set(target, made);
-    const { backend, precision, why, contract, bundle } = made;
-    return { backend, precision, why, contract, name: bundle.name, isCalibrated: bundle.abstention !== null };
+    const { precision, contract, bundle } = made;
+    return { precision, contract, name: bundle.name, isCalibrated: bundle.abstention !== null };
   },
   "recognizer.predict": (target, [clip, name]: [ClipLike, string?]) => there(recognizers, target).predict(clip, name),
   "recognizer.logits": (target, [clip]: [Float32Array]) => there(recognizers, target).infer(clip),
   "recognizer.verify": (target) => there(recognizers, target).verify(),
   async "landmarker.load"(target, [recognizer, url, packed]: [number, string, string[]], onProgress) {
-    const { ort, backend } = there(recognizers, recognizer);
-    const made = await CoreLandmarker.load(url, ort, backend, packed, onProgress);
+    const made = await CoreLandmarker.load(url, there(recognizers, recognizer).ort, packed, onProgress);
     landmarkers.set(target, made);
     return made.sha256;
   },

@@ -4,7 +4,7 @@ import type * as Ort from "onnxruntime-common";
 import { namesOf, readArrays } from "../bundle/npz.ts";
 import { BackendError, BundleError, InputError, ValueError } from "../errors.ts";
 import { checkDigest, fetched, type OnProgress } from "../files.ts";
-import { openSession, type Backend } from "../engine.ts";
+import { openSession } from "../engine.ts";
 import { LEFT_HAND, MEDIAPIPE_POSE, NUM_FEATURES, RIGHT_HAND } from "../landmarks.ts";
 import { OneEuroFilter } from "./smoothing.ts";
 
@@ -55,7 +55,7 @@ export class CoreLandmarker {
   }
 
   /** Load the graphs from a folder; each is compared with its hash. */
-  static async load(url: string, ort: typeof Ort, backend: Backend, packed: readonly string[], onProgress?: OnProgress): Promise<CoreLandmarker> {
+  static async load(url: string, ort: typeof Ort, packed: readonly string[], onProgress?: OnProgress): Promise<CoreLandmarker> {
     const base = url.endsWith("/") ? url : `${url}/`;
     const stated = await readManifest(base);
     const read = async (name: string) => {
@@ -65,7 +65,7 @@ export class CoreLandmarker {
       return content;
     };
     const sessions = {} as Record<Graph, Ort.InferenceSession>;
-    for (const name of GRAPHS) sessions[name] = await openSession(ort, await read(`${name}.onnx`), backend, `${base}${name}.onnx`);
+    for (const name of GRAPHS) sessions[name] = await openSession(ort, await read(`${name}.onnx`), `${base}${name}.onnx`);
     const run: Run = async (graph, inputs) => {
       try {
         const found = await sessions[graph].run(inputs);
