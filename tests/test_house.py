@@ -48,8 +48,8 @@ ORDER = {
         "__main__",
     ),
     "spoter_export": (
-        "landmarker passes probes torch_runner trt",
-        "parity to_onnx",
+        "passes probes torch_runner trt",
+        "landmarker parity to_onnx",
         "precision",
         "bundle diagnose",
         "__main__",
