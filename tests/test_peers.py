@@ -214,7 +214,7 @@ def test_the_page_gives_ratios_answers_and_reasons(tmp_path):
     page = importlib.import_module("page")
     found = result()
     text = "\n".join(page.page_lines(found, "peers.png"))
-    assert "| **ours** | 0.50 | 0.50 | 2.00 (2.00–2.00) | faster by 100 % |" in text
+    assert "| **ours** | 0.50 | 0.50 | 2.00 (2.00–2.00) | 2.00× as fast (2.00–2.00) |" in text
     assert "| stock | 1.01 | 1.00 | 1 |  |" in text
     assert "| **ours** | 3 of 4 | 5.0e-01 | 0.7500 |" in text
     assert "- a broken one: `no 'such' thing`" in text

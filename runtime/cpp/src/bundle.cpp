@@ -42,7 +42,7 @@ void check_seal(const Value &content, const std::string &path) {
   if (!schema) bad_bundle(path + ": not the manifest of a spoter-kit bundle");
   Value one;
   one.kind = Kind::integer, one.number = 1;
-  if (!equal(*schema, one))
+  if (schema->kind == Kind::boolean || !equal(*schema, one))  // Python: True == 1
     bad_bundle(path + ": schema version " + (schema->kind == Kind::text ? schema->text : shown(*schema)) +
                    ", this spoter_runtime reads 1",
                "pip install --upgrade spoter-kit");

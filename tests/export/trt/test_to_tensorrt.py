@@ -378,7 +378,7 @@ def test_an_option_that_the_library_does_not_have_is_refused(small_onnx, contrac
 def test_tensorrt_says_what_is_missing_here(small_onnx, contract):
     if is_installed("tensorrt"):
         pytest.skip("TensorRT is installed: what is missing without it cannot be seen")
-    with pytest.raises((MissingExtraError, BackendError), match=r"tensorrt.*Fix: .*spoter-kit\[trt\]"):
+    with pytest.raises((MissingExtraError, BackendError), match=r"tensorrt.*Fix: .*\[trt\]"):
         engine_from_onnx(
             small_onnx, library="tensorrt", contract=contract, plan=plan_profiles(None, contract)
         )

@@ -14,7 +14,7 @@ from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.camera.files import GRAPHS, MANIFEST, LandmarkerEngine, read_landmarker
 from spoter_runtime.camera.gpu_graphs import CudaGraphs, load_engines
 from spoter_runtime.camera.landmarker import Landmarker
-from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
+from spoter_runtime.errors import BackendError, BundleError, MissingExtraError, pip_fix
 from spoter_runtime.gpu.device import Gpu, find_gpu
 from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.ort.session import SessionSettings, cpu_session
@@ -130,7 +130,7 @@ def with_engines(landmarker_folder, tmp_path):
         ({"system": "Plan9"}, {}, "built for Plan9", "spoter-kit landmarker fetch --rtx"),
         ({"onnx_sha256": "0" * 64}, {}, "built from another pose_detection.onnx", "fetch --rtx"),
         ({}, {"gpu": None}, "no GPU", "see what `nvidia-smi` says"),
-        ({}, {"libraries": {}}, "tensorrt_rtx is not installed", "pip install 'spoter-kit[rtx]'"),
+        ({}, {"libraries": {}}, "tensorrt_rtx is not installed", pip_fix("rtx")),
     ],
 )
 def test_an_engine_that_does_not_fit_is_refused_with_the_fix(with_engines, changes, machine, reason, fix):

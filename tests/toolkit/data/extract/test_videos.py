@@ -50,7 +50,7 @@ def test_a_table_names_parts_of_videos(tmp_path):
     for text, expected in zip(
         said,
         [
-            "none.mp4: no such file",
+            "'none.mp4': no such file in ",
             "is empty",
             "the start before the end",
             "could not convert",

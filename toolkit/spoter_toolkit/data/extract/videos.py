@@ -179,7 +179,7 @@ def _part_of(source: Path, row: dict[str, Any], signer: str) -> VideoPart:
         raise DataError("file or label is empty")
     path = source.parent / file
     if not is_file(path):
-        raise DataError(f"{shown(str(path))}: no such file")
+        raise DataError(f"{file[:200]!r}: no such file in {source.parent}")
     start, end = ((row.get(name) or "").strip() for name in ("start", "end"))
     times = float(start or 0), float(end or "inf")
     if not 0 <= times[0] < times[1]:
