@@ -43,7 +43,7 @@ void check_seal(const Value &content, const std::string &path) {
   Value one;
   one.kind = Kind::integer, one.number = 1;
   if (schema->kind == Kind::boolean || !equal(*schema, one))  // Python: True == 1
-    bad_bundle(path + ": schema version " + (schema->kind == Kind::text ? schema->text : shown(*schema)) +
+    bad_bundle(path + ": schema version " + shown(*schema) +
                    ", this spoter_runtime reads 1",
                "pip install --upgrade spoter-kit");
   const Value *seal = content.find("manifest_sha256");

@@ -14,7 +14,7 @@ from spoter_runtime.checked_file import is_file
 from spoter_runtime.clip_files import is_video
 from spoter_runtime.errors import DataError, SpoterError
 from spoter_runtime.files import read_text
-from spoter_runtime.strict import json_from_text, shown
+from spoter_runtime.strict import json_from_text
 from spoter_toolkit.data.bdslw60 import Trial, trial_from_name
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
 from spoter_toolkit.data.importers.common import licence_of
