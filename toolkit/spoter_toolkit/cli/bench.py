@@ -115,7 +115,9 @@ def bench(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="Measure this server, with --scenario server: http://HOST:PORT[/v2/models/NAME]."),
+        typer.Option(
+            help="Measure this server, with --scenario server: http://HOST:PORT, or with /v2/models/NAME."
+        ),
     ] = None,
     against: Annotated[Path | None, typer.Option(help="Compare with the report of an earlier run.")] = None,
     fail_if: Annotated[
