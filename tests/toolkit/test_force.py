@@ -137,10 +137,11 @@ def test_a_forced_training_killed_at_any_moment_leaves_the_old_run_or_the_new_on
     runs = Runs(forks, tiny)
     assert runs.operations >= 50
     found = []
-    for moment in range(1 + part, runs.operations + 1, PARTS):
-        # The first and the last moments are those that differ.
-        often = moment % 5 == 0 or not 15 < moment < runs.operations - 10
-        found.append(runs.check_kill(kill_at=moment, again=often))
+    # The first and the last moments are those that differ; between them, one of four is tried.
+    differ = {*range(1, 16), *range(runs.operations - 10, runs.operations + 1)}
+    moments = sorted(differ | set(range(16, runs.operations - 10, 4)))
+    for moment in moments[part::PARTS]:
+        found.append(runs.check_kill(kill_at=moment, again=moment in differ))
     assert found == sorted(found, reverse=True)  # from one moment on, --resume makes the new one
     assert {"old", "new"} == set(found)
     written = (100, 20_000, 60_000)[part]  # in the middle of run.json, of the weights, of last.pt
