@@ -12,7 +12,8 @@ export async function fetched(url: string, options: { packed?: boolean; mostByte
   const address = options.packed ? `${url}.gz` : url;
   let response: Response;
   try {
-    response = await fetch(address, { credentials: "same-origin" });
+    // The server is asked each time whether the file is still the same: a bundle may be exported anew.
+    response = await fetch(address, { credentials: "same-origin", cache: "no-cache" });
   } catch (error) {
     throw new BundleError(`${address}: cannot be read (${(error as Error).message})`, "check the address and the connection");
   }

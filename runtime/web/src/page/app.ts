@@ -24,7 +24,7 @@ const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
 const progress = (done: number, total: number, what: string) => say(`loading ${what.split("/").pop()!.replace(/\.gz$/, "")}: ${megabytes(done)}${total > done ? ` of ${megabytes(total)}` : ""}`);
 
 async function start(): Promise<void> {
-  site = await (await fetch("site.json")).json();
+  site = await (await fetch("site.json", { cache: "no-cache" })).json();
   document.title = `${site.name}: sign recognition`;
   at("name").textContent = site.name;
   recognizer = await Recognizer.load("bundle/", {

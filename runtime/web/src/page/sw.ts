@@ -14,7 +14,7 @@ const mine = `spoter ${scope.registration.scope} `;
 
 // The files of the first load are there already; those that are large and seldom come when they are asked for.
 scope.addEventListener("install", (event) => {
-  const kept = scope.caches.open(cacheName).then((cache) => cache.addAll(scope.SITE.files));
+  const kept = scope.caches.open(cacheName).then((cache) => cache.addAll(scope.SITE.files.map((file) => new Request(file, { cache: "no-cache" }))));
   event.waitUntil(kept.then(() => scope.skipWaiting()));
 });
 
