@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -123,8 +123,12 @@ class ServedModel:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[bytes, str | None]:
         try:
-            self._connection.request(method, path, body, headers or {})
-            answer = self._connection.getresponse()
+            try:
+                answer = self._answer(method, path, body, headers)
+            except (BrokenPipeError, ConnectionResetError):
+                # The server had closed the connection of before. A clip may be sent again: same answer.
+                self._connection.close()
+                answer = self._answer(method, path, body, headers)
             content = answer.read()
         except (OSError, HTTPException) as error:
             self._connection.close()
@@ -133,3 +137,9 @@ class ServedModel:
             text = content.decode("utf-8", "replace")
             raise BackendError(f"{self.url}: answers {path} with {answer.status}: {text[:500]}")
         return content, answer.headers.get(HEADER_LENGTH)
+
+    def _answer(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None
+    ) -> HTTPResponse:
+        self._connection.request(method, path, body, headers or {})
+        return self._connection.getresponse()
