@@ -6,6 +6,7 @@ python -m spoter_export model.spoter --trt
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpoterError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code_of(error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {arguments.bundle}: the disk is full. Fix: make room", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

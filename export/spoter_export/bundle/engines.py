@@ -112,8 +112,9 @@ def add_engines(
         reference = reference_of(bundle) if execute else None
         added, content = [], {}
         for precision in precisions:
+            source = source_of(bundle, library, precision)
             built = engine_from_onnx(
-                bundle.read(source_of(bundle, library, precision).path),
+                bundle.read(source.path),
                 library=library,
                 contract=bundle.contract,
                 plan=plan,
@@ -122,7 +123,7 @@ def add_engines(
                 timing_cache=cache_folder() / "tensorrt-timing.cache" if library == "tensorrt" else None,
                 on_progress=on_progress,
             )
-            artefact = artefact_of(built, precision, bundle)
+            artefact = artefact_of(built, source)
             why_not = "" if execute else "not asked for"
             engine = AddedEngine(artefact=artefact, plan=plan, proof=None, not_executed=why_not)
             added.append(executed(engine, built, bundle, reference, on_progress) if execute else engine)
@@ -140,10 +141,9 @@ def source_of(bundle: Bundle, library: Library, precision: str) -> Artefact:
         BundleError: the bundle has no such file.
     """
     version = import_engine_library(library).__version__
-    onnx = bundle.onnx(precision)
     kind = abilities(library, version).onnx_kind
     if kind == "onnx":
-        return onnx
+        return bundle.onnx(precision)
     found = bundle.by_precision(kind).get(precision)
     if found is None:
         precisions = "" if precision == "fp32" else f" --precision {precision}"
@@ -223,9 +223,9 @@ def version_compatible_path(path: str) -> str:
     return path.removesuffix(".engine") + ".vc.engine"
 
 
-def artefact_of(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
-    """Return the manifest entry of a built engine."""
-    spec = built.spec
+def artefact_of(built: BuiltEngine, source: Artefact) -> Artefact:
+    """Return the manifest entry of an engine that was built from a file of the bundle."""
+    spec, precision = built.spec, source.precision
     capabilities = spec.compute_capabilities
     path = path_of(precision, spec.library, spec.version, spec.system, spec.machine, capabilities)
     return Artefact(
@@ -234,7 +234,7 @@ def artefact_of(built: BuiltEngine, precision: str, bundle: Bundle) -> Artefact:
         precision=precision,
         sha256=hashlib.sha256(built.plan).hexdigest(),
         size_bytes=len(built.plan),
-        max_logit_diff=bundle.onnx(precision).max_logit_diff,
+        max_logit_diff=source.max_logit_diff,
         requires={
             spec.library: spec.version,
             "GPU of compute capability": ", ".join(capabilities),

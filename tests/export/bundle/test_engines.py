@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -324,3 +325,12 @@ def test_a_bundle_keeps_its_calibration_when_engines_are_added(bundle_copy):
     replace_bundle(read_bundle(bundle_copy), [], [], {})
     assert read_bundle(bundle_copy).abstention == rule
     assert "Fitted on 7 clips of signs" in (bundle_copy / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_said_by_the_devices_command(bundle_copy, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("spoter_export.__main__.add_engines", full)
+    assert main([str(bundle_copy), "--rtx"]) == 1
+    assert capsys.readouterr().err == f"error: {bundle_copy}: the disk is full. Fix: make room\n"
