@@ -192,6 +192,15 @@ def test_a_python_that_is_not_there_is_named(jetson, bundle_copy):
         build_on(Remote(host="jetson", python="/no/python"), bundle_copy, ["--trt"])
 
 
+def test_a_python_that_builds_nothing_is_no_success(jetson, sshd, bundle_copy):
+    jetson()
+    silent = sshd / "silent"
+    silent.write_text("#!/bin/sh\nexit 0\n")
+    silent.chmod(0o755)
+    with pytest.raises(BackendError, match=r"jetson: .*/silent ended well and built nothing"):
+        build_on(Remote(host="jetson", python=str(silent)), bundle_copy, ["--trt"])
+
+
 def test_a_full_disk_is_told_in_tars_words(jetson, sshd, bundle_copy):
     small = sshd / "there"
     mounted = subprocess.run(

@@ -115,7 +115,13 @@ def build_on(
             _extract(content, temporary, folder.name, remote.host)
             _check_same(read_bundle(temporary), bundle, remote.host)
         after = read_bundle(folder)
-    return _added(bundle, after, profiles, remote.host)
+    added = _added(bundle, after, profiles, remote.host)
+    if not added:
+        raise BackendError(
+            f"{remote.host}: {remote.python} ended well and built nothing",
+            fix=f"see what it is: ssh {remote.host} {remote.python} -m spoter_export --version",
+        )
+    return added
 
 
 def by_hand(remote: Remote, folder: Path, options: Sequence[str]) -> str:
@@ -241,7 +247,6 @@ def _check_same(after: Bundle, before: Bundle, host: str) -> None:
 def _added(
     before: Bundle, after: Bundle, profiles: Sequence[Profile] | None, host: str
 ) -> tuple[AddedEngine, ...]:
-    known = {(artefact.path, artefact.sha256) for artefact in before.artefacts}
     proofs = {proof.artefact: proof for proof in read_proofs(after)}
     plan = plan_from_bundle(after, profiles)
     return tuple(
@@ -252,5 +257,5 @@ def _added(
             not_executed="" if artefact.engine.executed else f"built on {host}, which did not run it",
         )
         for artefact in after.artefacts
-        if artefact.engine is not None and (artefact.path, artefact.sha256) not in known
+        if artefact.engine is not None and artefact not in before.artefacts
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import Any, Final
 
 from spoter_runtime.bundle.libraries import BACKEND_OF, EXTRAS, Library
@@ -49,11 +50,13 @@ def import_engine_library(library: Library) -> Any:
             raise
         raise _half_installed(library, installed) from error
     except (ImportError, OSError) as error:
-        names = _listed(_installed(_PARTS[library])) or library
-        raise BackendError(
-            f"{names}: installed, but does not load: {error}",
-            fix=pip_fix(EXTRAS[library], option="--force-reinstall"),
-        ) from error
+        installed = _installed(_PARTS[library])
+        fix = pip_fix(EXTRAS[library], option="--force-reinstall")
+        # TensorRT 8.6 wants them and does not bring them; a newer TensorRT would not be 8.6 any more.
+        if installed.get("tensorrt", "").startswith("8.") and re.search("libcu(blas|dnn)", str(error)):
+            fix = "pip install 'nvidia-cublas-cu12==12.1.*' 'nvidia-cudnn-cu12==8.9.*'"
+        names = _listed(installed) or library
+        raise BackendError(f"{names}: installed, but does not load: {error}", fix=fix) from error
 
 
 def mixed_cuda_packages() -> list[BackendError]:

@@ -102,7 +102,7 @@ JETPACKS: Final = (
         advice="no engine: TensorRT 8.5 is not supported; with Python 3.10, ort-cpu runs",
     ),
     JetPack(
-        name="6.0", linux=(36, 3), python="3.10", cuda="12.2", tensorrt="8.6.2",
+        name="6.0", linux=(36, 2), python="3.10", cuda="12.2", tensorrt="8.6.2",
         advice=f"on the desk: spoter-kit export BUNDLE --trt8; then here: {_BUILD}",
     ),
     JetPack(name="6.1", linux=(36, 4), python="3.10", cuda="12.6", tensorrt="10.3.0", advice=_BUILD),
@@ -111,7 +111,7 @@ JETPACKS: Final = (
 
 
 def jetpack_of(release: str) -> JetPack | None:
-    """Return the newest JetPack here that is not newer than a Jetson Linux release; None for none.
+    """Return the newest JetPack here of a Jetson Linux release's series, not newer than it; None for none.
 
     Args:
         release: content of `/etc/nv_tegra_release`: ``"# R36 (release), REVISION: 3.0, …"``.
@@ -120,5 +120,7 @@ def jetpack_of(release: str) -> JetPack | None:
     if not found:
         return None
     linux = (int(found[1]), int(found[2]))
-    older = [jetpack for jetpack in JETPACKS if jetpack.linux <= linux]
+    known = [jetpack for jetpack in JETPACKS if jetpack.linux <= linux]
+    newest = max(jetpack.linux[0] for jetpack in JETPACKS)
+    older = [jetpack for jetpack in known if jetpack.linux[0] == linux[0] or linux[0] > newest]
     return older[-1] if older else None

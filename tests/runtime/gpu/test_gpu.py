@@ -350,6 +350,13 @@ def test_a_library_that_does_not_load_shows_the_loaders_own_words(installed, tmp
         import_engine_library("tensorrt")
 
 
+def test_tensorrt_8_6_without_cublas_gets_cublas_and_stays_8_6(installed, tmp_path):
+    module(tmp_path, "tensorrt", "raise ImportError('libcublas.so.12: cannot open shared object file')")
+    installed(tensorrt="8.6.0")
+    with pytest.raises(BackendError, match=r"Fix: pip install 'nvidia-cublas-cu12==12\.1\.\*'"):
+        import_engine_library("tensorrt")
+
+
 def test_a_library_that_is_not_there_names_its_extra(installed):
     installed()
     with pytest.raises(MissingExtraError, match=rf"'tensorrt', .* Fix: {re.escape(pip_fix('trt'))}"):

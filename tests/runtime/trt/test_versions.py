@@ -53,9 +53,11 @@ def test_only_8_6_is_weakly_typed_and_needs_a_file_of_its_own():
     ("release", "name"),
     [
         ("# R35 (release), REVISION: 2.1, GCID: 32413640, BOARD: t186ref", "5.1"),
+        ("# R36 (release), REVISION: 2.0, GCID: 35084178, BOARD: generic", "6.0"),
         ("# R36 (release), REVISION: 3.0, GCID: 36106755, BOARD: generic", "6.0"),
         ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "6.1"),
         ("# R38 (release), REVISION: 2.0", "7.0"),
+        ("# R39 (release), REVISION: 1.0", "7.0"),
         ("# R32 (release), REVISION: 7.1", None),
         ("something else", None),
     ],
