@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -147,6 +149,8 @@ class Landmarker:
         """
         # A view is a new object: a GPU's graphs know by it that this frame is new, even in the same memory.
         frame_rgb = check_frame(frame_rgb).view()
+        if t_ms is not None and not (isinstance(t_ms, Real) and math.isfinite(t_ms)):
+            raise InputError(f"t_ms {t_ms!r}: expected milliseconds, a finite number")
         elapsed_s = (_FRAME_MS if t_ms is None or self._t_ms is None else t_ms - self._t_ms) / 1000
         if not elapsed_s > 0:
             raise InputError(

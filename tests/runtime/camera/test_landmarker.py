@@ -157,6 +157,9 @@ def test_time_does_not_stand_still_or_go_back(landmarker):
     for t_ms in (100, 40):
         with pytest.raises(InputError, match="times grow from frame to frame"):
             landmarker(noise(), t_ms=t_ms)
+    for t_ms in (float("nan"), float("inf"), "120"):
+        with pytest.raises(InputError, match="expected milliseconds, a finite number"):
+            landmarker(noise(), t_ms=t_ms)
     landmarker.reset()
     landmarker(noise(), t_ms=40)
 

@@ -149,10 +149,12 @@ def _from_table(source: Path, signer: str) -> FoundVideos:
         rows = list(csv.DictReader(read_text(source, "utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{source}: not a readable table: {error}") from error
-    missing = {"file", "label"} - set(rows[0] if rows else ())
+    if not rows:
+        raise DataError(f"{source}: has no rows", fix="a line for each video: file,label,signer,start,end")
+    missing = {"file", "label"} - set(rows[0])
     if missing:
         raise DataError(
-            f"{source}: expected the columns {', '.join(_COLUMNS)}, {', '.join(sorted(missing))} is missing",
+            f"{source}: expected the columns {', '.join(_COLUMNS)}, without {', '.join(sorted(missing))}",
             fix="signer, start and end may be left out",
         )
     parts, bad = [], []
@@ -181,7 +183,10 @@ def _part_of(source: Path, row: dict[str, Any], signer: str) -> VideoPart:
     if not is_file(path):
         raise DataError(f"{file[:200]!r}: no such file in {source.parent}")
     start, end = ((row.get(name) or "").strip() for name in ("start", "end"))
-    times = float(start or 0), float(end or "inf")
+    try:
+        times = float(start or 0), float(end or "inf")
+    except ValueError:
+        raise DataError(f"start {start!r}, end {end!r}: expected seconds") from None
     if not 0 <= times[0] < times[1]:
         raise DataError(f"start {start or 0} and end {end}: expected seconds, the start before the end")
     whole = not start and not end
