@@ -109,8 +109,8 @@ def test_a_file_of_opset_20_or_with_an_int64_input_is_refused_before_the_parser_
         check_readable(content[:1000], old, "tensorrt 8.6.0")
 
 
-def test_an_engine_of_8_6_needs_only_the_file_for_8_6(bundle_copy, monkeypatch):
+def test_an_engine_of_8_6_needs_only_the_file_for_8_6(bundle_copy, installed):
     """Before, the bundle had to have an fp16 file for newer versions too."""
     add_trt8_files(bundle_copy, precisions=("fp16",))
-    monkeypatch.setattr(engines, "import_engine_library", lambda _: types.SimpleNamespace(__version__="8.6.2"))
-    assert engines.source_of(read_bundle(bundle_copy), "tensorrt", "fp16").path == "model.fp16.trt8.onnx"
+    installed("8.6.2")
+    assert source_of(read_bundle(bundle_copy), "tensorrt", "fp16").path == "model.fp16.trt8.onnx"
