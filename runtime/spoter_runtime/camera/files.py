@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from spoter_runtime.bundle.manifest import Bundle, check_sha256
-from spoter_runtime.checked_file import COPY_AGAIN, check_file
+from spoter_runtime.checked_file import COPY_AGAIN, check_file, load_checked
 from spoter_runtime.errors import BundleError, warn
 from spoter_runtime.files import cache_folder
 from spoter_runtime.strict import expect, file_name, made_from, read_json, shown
+
+_Loaded = TypeVar("_Loaded")
 
 MANIFEST: Final = "landmarker.json"
 GOLDENS: Final = "goldens.npz"
@@ -68,6 +71,17 @@ class LandmarkerFiles:
         """Return the fix for a landmarker's file that is missing or was changed."""
         in_bundle = self.folder.name == BUNDLED and (self.folder.parent / BUNDLE_MANIFEST).exists()
         return COPY_AGAIN if in_bundle else "spoter-kit landmarker fetch --force"
+
+    def load(self, name: str, sha256: str, load: Callable[[Path], _Loaded]) -> _Loaded:
+        """Return what `load` makes of one of the files, after comparing the file with its hash.
+
+        Raises:
+            BundleError: the file is missing, was changed, or cannot be read.
+        """
+        try:
+            return load_checked(self.folder / name, sha256, load, fix=self.fix)
+        except OSError as error:
+            raise BundleError(f"{self.folder / name}: cannot be read: {error}", fix=self.fix) from error
 
 
 def landmarker_folder() -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.camera.files import GRAPHS, LandmarkerEngine, LandmarkerFiles
-from spoter_runtime.checked_file import COPY_AGAIN, load_checked
+from spoter_runtime.checked_file import COPY_AGAIN
 from spoter_runtime.engine_calls import ENGINE_CALLS
-from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.errors import BackendError
 from spoter_runtime.model_file.graph import read_onnx
 from spoter_runtime.ort.gpu_session import check_driver, check_installed, gpu_session
 from spoter_runtime.ort.installed import import_onnxruntime
@@ -73,7 +73,7 @@ def load_on_cuda(files: LandmarkerFiles) -> CudaGraphs:
     check_driver("cuda")
     sessions = {}
     for name in GRAPHS:
-        content = _read(files, f"{name}.onnx", files.hashes[f"{name}.onnx"])
+        content = files.load(f"{name}.onnx", files.hashes[f"{name}.onnx"], Path.read_bytes)
         options = SessionSettings(threads=1, spin=False).options(ort)
         where = str(files.folder / f"{name}.onnx")
         with ENGINE_CALLS:
@@ -117,15 +117,8 @@ def _fitting(files: LandmarkerFiles, engine: LandmarkerEngine, machine: Machine,
     if reason is None and spec.onnx_sha256 != files.hashes[f"{engine.graph}.onnx"]:
         reason = BackendError(f"built from another {engine.graph}.onnx than the one here")
     if reason is None:
-        plan = _read(files, path, engine.sha256)
+        plan = files.load(path, engine.sha256, Path.read_bytes)
         reason = reason_in_plan(plan, spec, path)
     if reason is not None:
         raise BackendError(f"{files.folder / path}: {reason.message}", fix=reason.fix or fix)
     return plan
-
-
-def _read(files: LandmarkerFiles, name: str, sha256: str) -> bytes:
-    try:
-        return load_checked(files.folder / name, sha256, Path.read_bytes, fix=files.fix)
-    except OSError as error:
-        raise BundleError(f"{files.folder / name}: cannot be read: {error}", fix=files.fix) from error

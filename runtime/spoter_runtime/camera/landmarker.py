@@ -16,9 +16,8 @@ import numpy.typing as npt
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.camera.files import GRAPHS, LandmarkerFiles, read_landmarker
 from spoter_runtime.camera.smoothing import OneEuroFilter
-from spoter_runtime.checked_file import load_checked
 from spoter_runtime.engine_calls import ENGINE_CALLS
-from spoter_runtime.errors import BackendError, BundleError, InputError
+from spoter_runtime.errors import BackendError, InputError
 from spoter_runtime.landmarks import (
     BODY,
     LEFT_HAND,
@@ -245,15 +244,12 @@ def load_graphs(files: LandmarkerFiles, threads: int) -> Run:
     settings = SessionSettings(threads=threads, spin=False)
 
     def load(name: str) -> Any:
-        file = files.folder / f"{name}.onnx"
+        file = f"{name}.onnx"
 
         def session(path: Path) -> Any:
-            return cpu_session(ort, path, settings.options(ort), (), str(file))[0]
+            return cpu_session(ort, path, settings.options(ort), (), str(files.folder / file))[0]
 
-        try:
-            return load_checked(file, files.hashes[file.name], session, fix=files.fix)
-        except OSError as error:
-            raise BundleError(f"{file}: cannot be read: {error}", fix=files.fix) from error
+        return files.load(file, files.hashes[file], session)
 
     with ThreadPoolExecutor(len(GRAPHS)) as pool:
         sessions = dict(zip(GRAPHS, pool.map(load, GRAPHS), strict=True))

@@ -120,7 +120,6 @@ def jetpack_of(release: str) -> JetPack | None:
     if not found:
         return None
     linux = (int(found[1]), int(found[2]))
-    known = [jetpack for jetpack in JETPACKS if jetpack.linux <= linux]
-    newest = max(jetpack.linux[0] for jetpack in JETPACKS)
-    older = [jetpack for jetpack in known if jetpack.linux[0] == linux[0] or linux[0] > newest]
+    series = min(linux[0], JETPACKS[-1].linux[0])  # of a newer series nothing is known but that it is newer
+    older = [jetpack for jetpack in JETPACKS if jetpack.linux[0] == series and jetpack.linux <= linux]
     return older[-1] if older else None
