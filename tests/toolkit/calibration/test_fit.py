@@ -80,16 +80,21 @@ def test_thresholds_reach_the_target_and_keep_the_signs():
     assert (free.min_probability, free.min_margin) == (0.0, 0.0)
 
 
-def test_a_target_out_of_reach_costs_no_more_than_5_percent_of_the_signs():
-    signs = sure(400)
-    twins = without_sign(100, 0.0)  # answers as sure as those to signs
-    copied = Answers(
+def twins_of(signs):
+    """Return clips without a sign, whose answers are as sure as those to signs."""
+    twins = without_sign(100, 0.0)
+    return Answers(
         kind="twins",
         recorded=True,
         logits_NC=signs.logits_NC[:100],
         own_NC=twins.own_NC,
         hand_share_N=twins.hand_share_N,
     )
+
+
+def test_a_target_out_of_reach_costs_no_more_than_5_percent_of_the_signs():
+    signs = sure(400)
+    copied = twins_of(signs)
     figures = figures_of(signs, [copied], fit_abstention(signs, [copied], NAMES), NAMES)
     assert figures.kept is not None
     assert 0.95 <= figures.kept < 0.96
@@ -120,14 +125,7 @@ def test_thresholds_are_the_lowest_that_do():
 
 def test_signs_that_a_worse_tracker_saw_are_kept_too_and_leave_the_temperature():
     signs = sure(400)
-    twins = without_sign(100, 0.0)
-    copied = Answers(
-        kind="twins",
-        recorded=True,
-        logits_NC=signs.logits_NC[:100],
-        own_NC=twins.own_NC,
-        hand_share_N=twins.hand_share_N,
-    )
+    copied = twins_of(signs)
     worse = Answers(
         kind="",
         recorded=False,
