@@ -2,21 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 
 #include "error.hpp"
 #include "json.hpp"
+#include "python.hpp"
 
 namespace spoter::detail {
 namespace {
 
 constexpr float coordinate_limit = 1e4F;  // pixels are a few thousand; far beyond, float32 sums lose digits
-
-// Exactly (0, 0), or NaN in x or y: not detected.
-bool detected(const float *point) {
-  return !std::isnan(point[0]) && !std::isnan(point[1]) && (point[0] != 0 || point[1] != 0);
-}
 
 bool any_detected(const float *points, size_t count) {
   for (size_t i = 0; i < count; ++i)
@@ -44,13 +38,9 @@ std::string frames_in_words(const std::string &where, size_t frames, size_t most
 
 // With as many digits as tell the two apart: "0.31 below 0.55".
 std::string below(double value, double least) {
-  char one[40], other[40];
-  for (int digits = 2; digits <= 6; ++digits) {
-    std::snprintf(one, sizeof one, "%.*f", digits, value);
-    std::snprintf(other, sizeof other, "%.*f", digits, least);
-    if (std::strcmp(one, other) != 0) break;
-  }
-  return std::string(one) + " below " + other;
+  int digits = 2;
+  while (digits < 6 && fixed(value, digits) == fixed(least, digits)) ++digits;
+  return fixed(value, digits) + " below " + fixed(least, digits);
 }
 
 double hand_share(const std::vector<float> &clip) {
@@ -63,6 +53,10 @@ double hand_share(const std::vector<float> &clip) {
 }
 
 }  // namespace
+
+bool detected(const float *point) {
+  return !std::isnan(point[0]) && !std::isnan(point[1]) && (point[0] != 0 || point[1] != 0);
+}
 
 std::vector<float> checked_clip(const spoter_clip &clip, size_t max_frames, bool resample, const std::string &where) {
   if (clip.frames == 0) fail(SPOTER_INPUT_ERROR, frames_in_words(where, 0, max_frames));
@@ -102,6 +96,13 @@ void check_batch(const float *poses, const int32_t *lengths, size_t batch, size_
                      std::to_string(i) + ", " + std::to_string(place / SPOTER_FEATURES) + ", " +
                          std::to_string(place % SPOTER_FEATURES));
     }
+  }
+}
+
+void check_frame(const float *landmarks, const std::string &where) {
+  if (const float *bad = first_bad(landmarks, SPOTER_FEATURES)) {
+    const auto place = static_cast<size_t>(bad - landmarks);
+    bad_coordinate(where, *bad, std::to_string(place / 2) + ", " + std::to_string(place % 2));
   }
 }
 

@@ -18,6 +18,11 @@ std::vector<float> checked_clip(const spoter_clip &clip, size_t max_frames, bool
 // in `rows` rows of each clip; frames from a clip's length on are padding and not looked at.
 void check_batch(const float *poses, const int32_t *lengths, size_t batch, size_t frames);
 
+// The same for one frame of landmarks.
+void check_frame(const float *landmarks, const std::string &where);
+
+bool detected(const float *point);  // not where it is exactly (0, 0), or NaN in x or y
+
 std::vector<double> softmax(const float *logits, size_t count, double temperature = 1);
 
 struct Decision {

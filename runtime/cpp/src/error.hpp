@@ -26,6 +26,13 @@ struct ValueError {
   fail(SPOTER_BUNDLE_ERROR, std::move(message), std::move(fix));
 }
 
+// Message and fix as one text.
+inline std::string in_words(const Error &error) {
+  if (error.fix.empty()) return error.message;
+  const char last = error.message.empty() ? ' ' : error.message.back();
+  return error.message + (last == '\n' ? "" : last == '.' || last == '?' ? " " : ". ") + "Fix: " + error.fix;
+}
+
 inline constexpr const char *copy_again = "copy the whole bundle again";
 
 }  // namespace spoter::detail

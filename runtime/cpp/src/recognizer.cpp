@@ -125,7 +125,7 @@ void Recognizer::open_best(const Options &options) {
     } catch (const Error &error) {
       if (error.status != SPOTER_BACKEND_ERROR || !options.backend.empty())
         throw;  // a damaged bundle is no backend's fault
-      why += "\n  " + std::string(name) + ": " + error.message + (error.fix.empty() ? "" : ". Fix: " + error.fix);
+      why += "\n  " + std::string(name) + ": " + in_words(error);
     }
   }
   fail(SPOTER_BACKEND_ERROR, bundle_->folder + ": no backend works here:" + why);

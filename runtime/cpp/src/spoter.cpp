@@ -5,10 +5,15 @@
 #include <string>
 
 #include "error.hpp"
+#include "live/stream.hpp"
 #include "recognizer.hpp"
 
 struct spoter_recognizer : spoter::detail::Recognizer {
   using Recognizer::Recognizer;
+};
+
+struct spoter_stream : spoter::detail::SignStream {
+  using SignStream::SignStream;
 };
 
 namespace {
@@ -138,6 +143,56 @@ spoter_status spoter_verify(const char *path, const spoter_options *options, spo
     need(path, "path");
     need(replay, "replay");
     *replay = spoter::detail::verify(path, options_from(options));
+  });
+}
+
+spoter_status spoter_stream_create(const spoter_recognizer *recognizer, const char *gate, const char *settings,
+                                   spoter_stream **stream) {
+  return guarded([&] {
+    need(stream, "stream");
+    *stream = nullptr;
+    need(recognizer, "recognizer");
+    *stream = new spoter_stream(*recognizer, gate, settings);
+  });
+}
+
+void spoter_stream_destroy(spoter_stream *stream) { delete stream; }
+
+spoter_status spoter_stream_reset(spoter_stream *stream) {
+  return guarded([&] {
+    need(stream, "stream");
+    stream->reset();
+  });
+}
+
+spoter_status spoter_stream_push(spoter_stream *stream, int signing) {
+  return guarded([&] {
+    need(stream, "stream");
+    stream->push(signing != 0);
+  });
+}
+
+spoter_status spoter_stream_accept_landmarks(spoter_stream *stream, const float *landmarks, double t_ms,
+                                             size_t dropped, int persons) {
+  return guarded([&] {
+    need(stream, "stream");
+    stream->accept(landmarks, t_ms, dropped, persons);
+  });
+}
+
+spoter_status spoter_stream_flush(spoter_stream *stream) {
+  return guarded([&] {
+    need(stream, "stream");
+    stream->flush();
+  });
+}
+
+spoter_status spoter_stream_next_event(spoter_stream *stream, spoter_event *event) {
+  return guarded([&] {
+    need(stream, "stream");
+    need(event, "event");
+    *event = {};
+    if (const auto *found = stream->next_event()) *event = found->raw();
   });
 }
 

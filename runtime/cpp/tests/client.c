@@ -15,6 +15,9 @@ int main(int argc, char **argv) {
   spoter_recognizer *recognizer = NULL;
   spoter_prediction prediction;
   spoter_clip clip = {NULL, 0, "the clip"};
+  spoter_stream *stream = NULL;
+  spoter_event event = {0};
+  size_t frame;
   spoter_replay replay;
   spoter_status status;
   float *landmarks;
@@ -45,6 +48,16 @@ int main(int argc, char **argv) {
     return failed(status);
   }
   printf("%s %.6f %s\n", prediction.name, prediction.score, isnan(prediction.probability) ? "-" : "calibrated");
+
+  status = spoter_stream_create(recognizer, "push", "{\"tracking_ms\": 0, \"partial_ms\": 0}", &stream);
+  if (status == SPOTER_OK) status = spoter_stream_push(stream, 1);
+  for (frame = 0; status == SPOTER_OK && frame < clip.frames; ++frame)
+    status = spoter_stream_accept_landmarks(stream, landmarks + frame * SPOTER_FEATURES, frame * 1000.0 / 30, 0, -1);
+  if (status == SPOTER_OK) status = spoter_stream_flush(stream);
+  while (status == SPOTER_OK && (status = spoter_stream_next_event(stream, &event)) == SPOTER_OK && event.type)
+    printf("%s %s\n", event.type, event.label ? event.label : "-");
+  if (status != SPOTER_OK) failed(status);
+  spoter_stream_destroy(stream);
   spoter_recognizer_destroy(recognizer);
   free(landmarks);
   return replay.passed ? 0 : 3;

@@ -1,5 +1,6 @@
 // Random bytes for every reader of the library, and for the C interface: with clang's libFuzzer, or with its own main,
 // which changes bytes of the files given: fuzz SECONDS FILE ...
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include "../src/contract.hpp"
 #include "../src/error.hpp"
 #include "../src/json.hpp"
+#include "../src/live/settings.hpp"
 #include "../src/manifest.hpp"
 #include "../src/npz.hpp"
 #include "../src/onnx_file.hpp"
@@ -71,13 +73,46 @@ void open_bundle(std::string_view text) {
   if (spoter_verify(folder.c_str(), nullptr, &replay) == SPOTER_OK || !*spoter_error_message()) std::abort();
 }
 
+// Settings, a zero, and frames of 16 bytes each, through the C interface: with the bundle that SPOTER_FUZZ_BUNDLE names.
+void run_stream(std::string_view bytes) {
+  static spoter_recognizer *const recognizer = [] {
+    spoter_recognizer *opened = nullptr;
+    const char *path = std::getenv("SPOTER_FUZZ_BUNDLE");
+    spoter_options options = SPOTER_OPTIONS_INIT;
+    options.threads = 1;
+    if (path && spoter_recognizer_create(path, &options, &opened) != SPOTER_OK) std::abort();
+    return opened;
+  }();
+  const std::string settings(bytes.substr(0, bytes.find('\0')));
+  bytes.remove_prefix(std::min(bytes.size(), settings.size() + 1));
+  fitting(settings_from_json(settings), 99);
+  static const char *const gates[] = {"rest", "window", "push"};
+  spoter_stream *stream = nullptr;
+  if (!recognizer || spoter_stream_create(recognizer, gates[bytes.size() % 3], settings.c_str(), &stream)) return;
+  double t_ms = 0;
+  for (; bytes.size() >= 16; bytes.remove_prefix(16)) {
+    const auto *byte = reinterpret_cast<const unsigned char *>(bytes.data());
+    if (byte[0] % 8) t_ms += byte[1];
+    else std::memcpy(&t_ms, byte + 8, 8);
+    float landmarks[SPOTER_FEATURES];
+    for (size_t i = 0; i < SPOTER_FEATURES; ++i) landmarks[i] = float(i % 12) / 12;
+    landmarks[21] = landmarks[23] = float(byte[2]) / 64;  // the height of both wrists
+    std::memcpy(landmarks + byte[3] % SPOTER_FEATURES, byte + 4, 4);
+    spoter_stream_push(stream, byte[0] & 8);
+    if (spoter_stream_accept_landmarks(stream, landmarks, t_ms, byte[0] & 16, byte[0] % 3 - 1)) std::abort();
+  }
+  if (spoter_stream_flush(stream)) std::abort();
+  for (spoter_event event = {}; !spoter_stream_next_event(stream, &event) && event.type;) parse_json(event.json);
+  spoter_stream_destroy(stream);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char *>(data) + 1, size - 1);
   try {
-    switch (data[0] % 7) {
+    switch (data[0] % 8) {
       case 0:
         read_manifest(bytes);
         break;
@@ -95,6 +130,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
       case 5:
         read_clip(bytes);
+        break;
+      case 6:
+        run_stream(bytes);
         break;
       default:
         open_bundle(bytes);
@@ -122,7 +160,7 @@ int main(int argc, char **argv) {
   size_t runs = 0;
   for (; std::chrono::steady_clock::now() < end; ++runs) {
     std::string input = seeds[below(seeds.size())];
-    input.insert(input.begin(), static_cast<char>(below(7)));
+    input.insert(input.begin(), static_cast<char>(below(8)));
     for (size_t changes = below(6); changes-- && input.size() > 1;) {
       const size_t place = 1 + below(input.size() - 1);
       switch (below(4)) {

@@ -1,9 +1,18 @@
-// Several threads share a recogniser, while others open and close their own: threads BUNDLE CLIP.f32, for sanitizers.
+// Several threads share a recogniser, each with a stream of its own, while others open and close their own recogniser:
+// threads BUNDLE CLIP.f32, for sanitizers.
 #include <atomic>
 #include <cstdio>
 #include <fstream>
 #include <spoter/spoter.hpp>
 #include <thread>
+
+// The last event of a stream of the clip's frames, twice as slow.
+static std::string streamed(spoter::SignStream &stream, const std::vector<float> &clip) {
+  stream.reset();
+  for (int n = 0; n < 60; ++n) stream.accept(clip.data() + n * SPOTER_FEATURES, 66.0 * n, n % 2);
+  stream.flush();
+  return stream.events().back().json;
+}
 
 int main(int argc, char **argv) {
   if (argc < 3) return 2;
@@ -14,6 +23,8 @@ int main(int argc, char **argv) {
   options.threads = 1;
   const spoter::Recognizer shared(argv[1], options);
   const std::string expected = shared.predict({clip.data(), 60}).label;
+  spoter::SignStream lent(shared, "window");
+  const std::string last = streamed(lent, clip);
   std::atomic<int> wrong = 0;
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
@@ -26,6 +37,14 @@ int main(int argc, char **argv) {
           ++wrong;
         } catch (const spoter::Error &error) {
           wrong += error.message != "clip: 0 frames, the model takes 1.." + std::to_string(shared.max_frames());
+        }
+        spoter::SignStream own(shared, "window");
+        wrong += streamed(own, clip) != last;
+        try {
+          lent.accept(clip.data(), 1e6 * k);
+          ++wrong;  // it is another thread's
+        } catch (const spoter::Error &error) {
+          wrong += error.status != SPOTER_INPUT_ERROR;
         }
         if (i % 2) wrong += spoter::Recognizer(argv[1], options).predict({clip.data(), 60}).label != expected;
         if (i == 0) wrong += !spoter::verify(argv[1], options).passed;

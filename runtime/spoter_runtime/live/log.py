@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, get_args
+from typing import IO, Any, Final, Protocol, get_args
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from spoter_runtime.files import check_regular
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.live.events import AnyEvent
 from spoter_runtime.live.settings import Gate, StreamSettings
-from spoter_runtime.live.stream import SignStream
 from spoter_runtime.strict import json_from_text, shown
 
 LOG_VERSION: Final = 1
@@ -32,6 +31,22 @@ class LogFrame:
     landmarks_LD: Float32Array
     dropped: int = 0
     persons: int | None = None
+
+
+class TakesFrames(Protocol):
+    """A `SignStream`, or one of another language with its methods."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def accept(self, frame: Any, t_ms: float, *, dropped: int = 0, persons: int | None = None) -> None:
+        """Take the next frame."""
+
+    def flush(self) -> None:
+        """End what goes on."""
+
+    def events(self) -> list[AnyEvent]:
+        """Return the events since the last call."""
 
 
 def header_line(gate: Gate, settings: StreamSettings) -> str:
@@ -85,7 +100,7 @@ def read_frames(path: Path | str) -> Iterator[LogFrame]:
             yield _frame_of(_object(line, where), where)
 
 
-def replay(stream: SignStream, frames: Iterable[LogFrame]) -> Iterator[AnyEvent]:
+def replay(stream: TakesFrames, frames: Iterable[LogFrame]) -> Iterator[AnyEvent]:
     """Yield the events of recorded frames, from a stream that is reset first."""
     stream.reset()
     for frame in frames:

@@ -182,6 +182,10 @@ def test_a_client_in_c99_finds_it_by_pkg_config(
     assert done.stdout.splitlines() == [
         f"verified: {goldens} of {goldens} goldens agree",
         f"{expected.label} {expected.score:.6f} -",
+        "ready -",
+        "sign_start -",
+        "fault -",
+        f"sign {expected.label}",
     ]
 
 
@@ -201,7 +205,7 @@ def test_the_programs_on_the_page_compile_and_run(language, compiler, bundle_fol
 
 
 def test_the_library_is_small_and_brings_nothing_along(c_library):
-    assert c_library.stat().st_size < 200_000
+    assert c_library.stat().st_size < 300_000
     needs = subprocess.run(["readelf", "-d", c_library], capture_output=True, text=True, check=True).stdout
     names = {line.partition("[")[2].rstrip("]") for line in needs.splitlines() if "NEEDED" in line}
     assert {name.partition(".")[0] for name in names} <= {

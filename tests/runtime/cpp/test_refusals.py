@@ -448,7 +448,7 @@ def test_a_pointer_that_is_null_is_named(bundle_folder, make_clip):
         assert call() == 1
         assert library.spoter_error_message().decode() == words.strip()
     ours = CRecognizer(bundle_folder)
-    given = ours._handle
+    given = ours.handle
     assert library.spoter_predict_many(given, None, 1, answer, None) == 1
     assert library.spoter_predict_many(given, None, 0, None, None) == 0
     assert library.spoter_infer(given, None, None, 1, 1, answer) == 1

@@ -13,6 +13,13 @@ import pytest
 from spoter_toolkit.faces.c import onnxruntime_library
 
 
+def stream_seed():
+    """Return settings, and frames of 16 bytes: hands that rise and fall twice."""
+    settings = {"tracking_ms": 500, "rest_ms": 90.0, "rest_by": "height", "window_ms": 200}
+    height = [140 if n % 40 < 15 else 20 for n in range(90)]
+    return json.dumps(settings).encode() + b"\0" + b"".join(bytes([1, 33, h, 0, *bytes(12)]) for h in height)
+
+
 @pytest.fixture
 def seeds(bundle_folder, tmp_path):
     """Files for each reader, which the fuzzer changes."""
@@ -29,6 +36,7 @@ def seeds(bundle_folder, tmp_path):
     contents = [json.dumps(one).encode() for one in (manifest, rich, manifest["contract"])]
     contents += [packed.getvalue(), packed.getvalue()[39:], clip.tobytes()]
     contents.append((bundle_folder / "model.onnx").read_bytes()[:20_000])
+    contents.append(stream_seed())
     for number, content in enumerate(contents):
         (tmp_path / str(number)).write_bytes(content)
     return [tmp_path / str(number) for number in range(len(contents))]
@@ -43,6 +51,7 @@ def test_threads_and_random_bytes(sanitizers, bundle_folder, c_sources, run_tool
     run_tool("cmake", "-S", c_sources, "-B", build, *options)
     run_tool("cmake", "--build", build, "-j", "2")
     environment = os.environ | {"SPOTER_ONNXRUNTIME": str(onnxruntime_library())}
+    environment["SPOTER_FUZZ_BUNDLE"] = str(bundle_folder)
     commands = [(build / "threads", bundle_folder, clip)]
     if "address" in sanitizers:
         commands.append((build / "fuzz", "5", *seeds))

@@ -134,7 +134,7 @@ def parity(
         _compare_videos(bundle or newest_bundle(), videos, out=out, force=force, json=json)
         return
     if stream or log:
-        _prove_streams(bundle or newest_bundle(), log, backend, out=out, force=force, json=json)
+        _prove_streams(bundle or newest_bundle(), log, candidates, out=out, force=force, json=json)
         return
     for option, target in (("-o", out), ("--html", html)):
         if target:
@@ -238,7 +238,7 @@ def _compare_videos(bundle: Path, folder: Path, *, out: Path | None, force: bool
 
 
 def _prove_streams(
-    bundle: Path, log: Path | None, backends: list[str] | None, *, out: Path | None, force: bool, json: bool
+    bundle: Path, log: Path | None, backends: list[str], *, out: Path | None, force: bool, json: bool
 ) -> None:
     """Compare the events of a stream on every backend, and print a line for each."""
     from spoter_runtime.errors import from_options
@@ -248,11 +248,11 @@ def _prove_streams(
     from spoter_toolkit.parity.streams import prove_streams
 
     with from_options():
-        check_candidates(backends or ())
+        check_candidates(backends)
     if out:
         check_target(out, force=force)
     with progress_lines() as on_progress:
-        found = prove_streams(bundle, log=log, backends=backends, on_progress=on_progress)
+        found = prove_streams(bundle, log=log, backends=backends or None, on_progress=on_progress)
     if out:
         write_json(out, found.as_json())
     if json:

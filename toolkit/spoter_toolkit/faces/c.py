@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -16,12 +17,15 @@ from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import (
     BackendError,
     BundleError,
+    ConfigError,
     InputError,
     MissingExtraError,
     NotFiniteError,
     SpoterError,
 )
 from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
+from spoter_runtime.live.events import AnyEvent
+from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.runner import Int32Array
 from spoter_toolkit.faces.face import Face
@@ -29,7 +33,11 @@ from spoter_toolkit.faces.face import Face
 LIBRARY: Final = "SPOTER_C_LIBRARY"  # names the library, instead of the installed wheel's
 
 # By spoter_status of spoter.h.
-_ERRORS: Final = {1: InputError, 2: BundleError, 3: BackendError, 4: NotFiniteError, 5: MissingExtraError}
+_ERRORS: Final = {
+    **{1: InputError, 2: BundleError, 3: BackendError, 4: NotFiniteError, 5: MissingExtraError},
+    8: ConfigError,
+}
+_EVENTS: Final = {kind.type: kind for kind in get_args(AnyEvent)}
 
 
 class _Options(ctypes.Structure):
@@ -78,6 +86,16 @@ class CReplay(ctypes.Structure):
     )
 
 
+class CEvent(ctypes.Structure):
+    """`spoter_event` of spoter.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_char_p),
+        *((name, ctypes.c_double) for name in ("t_ms", "start_ms", "end_ms", "score", "probability")),
+        *((name, ctypes.c_char_p) for name in ("label", "code", "reason", "json")),
+    )
+
+
 class CRecognizer:
     """A recogniser of the C library; its errors are those of the runtime, with the library's words."""
 
@@ -95,20 +113,20 @@ class CRecognizer:
         Raises:
             SpoterError: as `spoter_runtime.Recognizer.load`.
         """
-        self._library = load_library()
-        self._handle = ctypes.c_void_p()
+        self.library = load_library()
+        self.handle = ctypes.c_void_p()
         options = _options(backend, precision, threads, resample=resample)
         _check(
-            self._library,
-            self._library.spoter_recognizer_create(
-                os.fsencode(path), ctypes.byref(options), ctypes.byref(self._handle)
+            self.library,
+            self.library.spoter_recognizer_create(
+                os.fsencode(path), ctypes.byref(options), ctypes.byref(self.handle)
             ),
         )
 
     def close(self) -> None:
         """Free it."""
-        self._library.spoter_recognizer_destroy(self._handle)
-        self._handle = ctypes.c_void_p()
+        self.library.spoter_recognizer_destroy(self.handle)
+        self.handle = ctypes.c_void_p()
 
     @property
     def file(self) -> str:
@@ -121,16 +139,16 @@ class CRecognizer:
         return self._text("backend")
 
     def _text(self, name: str) -> str:
-        text: bytes = getattr(self._library, f"spoter_recognizer_{name}")(self._handle)
+        text: bytes = getattr(self.library, f"spoter_recognizer_{name}")(self.handle)
         return text.decode()
 
     def contract(self) -> GraphContract:
         """Return what the library read of the contract."""
         count, *most = (
-            getattr(self._library, f"spoter_recognizer_{name}")(self._handle)
+            getattr(self.library, f"spoter_recognizer_{name}")(self.handle)
             for name in ("label_count", "max_frames", "max_batch")
         )
-        labels = [self._library.spoter_recognizer_label(self._handle, i) for i in range(count)]
+        labels = [self.library.spoter_recognizer_label(self.handle, i) for i in range(count)]
         return GraphContract(
             labels=tuple(
                 Label(**{name: getattr(label, name).decode() for name, _ in label._fields_})
@@ -145,10 +163,10 @@ class CRecognizer:
         batch, frames, _ = poses_NTD.shape
         logits = np.empty((batch, classes), np.float32)
         lengths = None if lengths_N is None else lengths_N.ctypes.data
-        call = self._library.spoter_infer
+        call = self.library.spoter_infer
         _check(
-            self._library,
-            call(self._handle, poses_NTD.ctypes.data, lengths, batch, frames, logits.ctypes.data),
+            self.library,
+            call(self.handle, poses_NTD.ctypes.data, lengths, batch, frames, logits.ctypes.data),
         )
         return logits
 
@@ -165,10 +183,76 @@ class CRecognizer:
         )
         found = (CPrediction * len(clips))()
         _check(
-            self._library,
-            self._library.spoter_predict_many(self._handle, given, len(clips), found, None),
+            self.library,
+            self.library.spoter_predict_many(self.handle, given, len(clips), found, None),
         )
         return list(found)
+
+
+class CStream:
+    """A stream of the C library, with the methods of `SignStream`; its events come out of their JSON.
+
+    Attributes:
+        settings: as they were given.
+    """
+
+    def __init__(self, recognizer: CRecognizer, gate: Gate = "rest", settings: StreamSettings | None = None):
+        """Make a stream of a recogniser, which must outlive it.
+
+        Raises:
+            ConfigError: as `SignStream`.
+        """
+        self.settings = settings or StreamSettings()
+        self._recognizer = recognizer
+        self._library = recognizer.library
+        self._handle = ctypes.c_void_p()
+        text = json.dumps(self.settings.as_json()).encode() if settings else None
+        self._call("create", recognizer.handle, gate.encode(), text, ctypes.byref(self._handle))
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        _check(self._library, getattr(self._library, f"spoter_stream_{name}")(*arguments))
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._call("reset", self._handle)
+
+    def push(self, signing: bool) -> None:
+        """Say that a sign begins or ends with the next frame."""
+        self._call("push", self._handle, int(signing))
+
+    def accept(self, frame: Any, t_ms: float, *, dropped: int = 0, persons: int | None = None) -> None:
+        """Take the next frame of landmarks."""
+        pose = np.ascontiguousarray(frame, np.float32)
+        seen = -1 if persons is None else persons
+        self._call("accept_landmarks", self._handle, pose.ctypes.data, t_ms, dropped, seen)
+
+    def flush(self) -> None:
+        """End what goes on."""
+        self._call("flush", self._handle)
+
+    def events(self) -> list[AnyEvent]:
+        """Return the events since the last call."""
+        found: list[AnyEvent] = []
+        event = CEvent()
+        while True:
+            self._call("next_event", self._handle, ctypes.byref(event))
+            if event.type is None:
+                return found
+            found.append(event_from_json(json.loads(event.json)))
+
+    def __del__(self) -> None:
+        """Free it."""
+        if self._handle:
+            self._library.spoter_stream_destroy(self._handle)
+
+
+def event_from_json(value: dict[str, Any]) -> AnyEvent:
+    """Return the event of a JSON object, which another language wrote."""
+    fields = {name: given for name, given in value.items() if name != "type"}
+    if "best" in fields:
+        fields["best"] = tuple((one["label"], one["score"]) for one in fields["best"])
+    event: AnyEvent = _EVENTS[value["type"]](**fields)
+    return event
 
 
 class CFace(Face):
@@ -187,6 +271,10 @@ class CFace(Face):
         """Return the logits of clips, one at a time."""
         flat = [np.ascontiguousarray(clip, np.float32).reshape(1, -1, NUM_FEATURES) for clip in clips]
         return np.concatenate([self._recognizer.infer(one, None, self.contract.num_classes) for one in flat])
+
+    def stream(self, gate: Gate, settings: StreamSettings) -> CStream:
+        """Return a stream of the library."""
+        return CStream(self._recognizer, gate, settings)
 
     def close(self) -> None:
         """Free the recogniser."""
@@ -278,6 +366,12 @@ def load_library() -> Any:
     library.spoter_recognizer_destroy.argtypes = [pointer]
     library.spoter_infer.argtypes = [pointer, pointer, pointer, size, size, pointer]
     library.spoter_predict_many.argtypes = [pointer, pointer, size, pointer, pointer]
+    library.spoter_stream_create.argtypes = [pointer, text, text, pointer]
+    library.spoter_stream_accept_landmarks.argtypes = [pointer, pointer, ctypes.c_double, size, ctypes.c_int]
+    library.spoter_stream_push.argtypes = [pointer, ctypes.c_int]
+    library.spoter_stream_next_event.argtypes = [pointer, pointer]
+    for name in ("reset", "flush", "destroy"):
+        getattr(library, f"spoter_stream_{name}").argtypes = [pointer]
     return library
 
 

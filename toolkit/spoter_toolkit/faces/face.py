@@ -11,8 +11,10 @@ import spoter_toolkit.faces
 from spoter_runtime.bundle.libraries import FACE
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.contract import GraphContract
-from spoter_runtime.errors import ConfigError, nearest_known
+from spoter_runtime.errors import BackendError, ConfigError, nearest_known
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
+from spoter_runtime.live.log import TakesFrames
+from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.runner import Int32Array, Runner
 
 
@@ -35,6 +37,14 @@ class Face(Runner):
 
         Clips in which nothing was detected are among them: parity asks for their logits too.
         """
+
+    def stream(self, gate: Gate, settings: StreamSettings) -> TakesFrames:
+        """Return a stream of this face, with the methods of `SignStream`.
+
+        Raises:
+            BackendError: the face has no stream, or parity cannot reach it.
+        """
+        raise BackendError(f"{self.name}: parity knows no stream of this face")
 
     def _infer(self, poses_NTD: Float32Array, lengths_N: Int32Array) -> Float32Array:
         return self.predict(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spoter_runtime._types import OnProgress
+from spoter_runtime.bundle.libraries import FACE
 from spoter_runtime.bundle.manifest import STREAM, STREAM_ANSWERS, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, MissingExtraError
 from spoter_runtime.live.events import Abstain, AnyEvent, Sign, SignStart
 from spoter_runtime.live.frames import resample_segment, with_nan
-from spoter_runtime.live.log import LogFrame, read_frames, read_header, replay
+from spoter_runtime.live.log import LogFrame, TakesFrames, read_frames, read_header, replay
 from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.live.stream import SignStream
 from spoter_runtime.recognizer import Recognizer
 from spoter_toolkit.backends import TORCH_BACKENDS, backends_of, split_backend
 from spoter_toolkit.data.streams.golden import GATES, answers_in, golden_frames
+from spoter_toolkit.faces.face import open_face
 
 
 class _Stream(NamedTuple):
@@ -94,8 +96,8 @@ def prove_streams(
     Args:
         folder: the BUNDLE.
         log: that `spoter-kit live --record` wrote; None takes the bundle's golden stream.
-        backends: as in ``"ort-cpu:int8"``; None takes all that run here. The first is what the others are
-            compared with.
+        backends: as in ``"ort-cpu:int8"`` or ``"face-c"``; None takes all that run here. The first is what
+            the others are compared with; a face is compared with ``"ort-cpu"``.
         on_progress: called with (backends done, backends, what).
 
     Raises:
@@ -106,40 +108,50 @@ def prove_streams(
     bundle = read_bundle(folder)
     streams = [_of_log(log)] if log else _of_bundle(bundle)
     names = list(backends or (name for name in backends_of(bundle) if name not in TORCH_BACKENDS))
+    if names[0].startswith(FACE):
+        names.insert(0, "ort-cpu")
     proofs: list[StreamProof] = []
     not_run: dict[str, str] = {}
     firsts: dict[str, list[AnyEvent]] = {}
     for done, name in enumerate(names):
         if on_progress:
             on_progress(done, len(names), name)
-        backend, precision = split_backend(name)
         try:
-            recognizer = Recognizer.load(folder, backend, precision=precision, tuned=False)
+            recognizer, made = _opened(bundle, name)
+            streams_of = [made(one.gate, one.settings) for one in streams]
         except (BackendError, BundleError, MissingExtraError) as error:
             not_run[name] = error.message
             continue
-        for one in streams:
-            stream = SignStream(recognizer, one.gate, settings=one.settings)
+        for one, stream in zip(streams, streams_of, strict=True):
             events = list(replay(stream, one.frames))
             first = firsts.setdefault(one.title, events)
             again = list(replay(stream, one.frames))
-            proofs.append(_proof(name, one, recognizer, stream, (events, again, first)))
+            proofs.append(_proof(name, one, recognizer, (events, again, first)))
     if not proofs:
         raise BackendError(f"{folder}: no backend runs here: {'; '.join(not_run.values())}")
     return StreamParity(bundle=str(folder), proofs=tuple(proofs), not_run=not_run)
+
+
+def _opened(bundle: Bundle, name: str) -> tuple[Recognizer, Callable[[Gate, StreamSettings], TakesFrames]]:
+    """Return a backend's or a face's recogniser, and what makes its streams."""
+    backend, precision = split_backend(name)
+    if backend.startswith(FACE):
+        face = open_face(backend, bundle, precision)
+        return Recognizer(face), face.stream
+    recognizer = Recognizer.load(bundle.folder, backend, precision=precision, tuned=False)
+    return recognizer, lambda gate, settings: SignStream(recognizer, gate, settings=settings)
 
 
 def _proof(
     backend: str,
     one: _Stream,
     recognizer: Recognizer,
-    stream: SignStream,
     runs: tuple[list[AnyEvent], list[AnyEvent], list[AnyEvent]],
 ) -> StreamProof:
     """Compare one backend's events with a second run, with `predict`, and with the first backend."""
     events, again, first = runs
     signs = [event for event in events if isinstance(event, Sign)]
-    wrong = [sign for sign in signs if not _is_offline(sign, recognizer, stream, one.frames)]
+    wrong = [sign for sign in signs if not _is_offline(sign, recognizer, one)]
     kept, expected = _outline(events), _outline(first)
     failures = [f"{sign.label} at {sign.start_ms:.0f} ms: predict has other scores" for sign in wrong]
     if events != again:
@@ -168,11 +180,11 @@ def _proof(
     )
 
 
-def _is_offline(sign: Sign, recognizer: Recognizer, stream: SignStream, frames: Sequence[LogFrame]) -> bool:
+def _is_offline(sign: Sign, recognizer: Recognizer, one: _Stream) -> bool:
     """Tell whether `predict` gives the sign's scores for its segment, cut out of the whole stream."""
-    times = [frame.t_ms for frame in frames]
-    poses = [with_nan(frame.landmarks_LD) for frame in frames]
-    clip = resample_segment(times, poses, sign.start_ms, sign.end_ms, stream.settings.fps)
+    times = [frame.t_ms for frame in one.frames]
+    poses = [with_nan(frame.landmarks_LD) for frame in one.frames]
+    clip = resample_segment(times, poses, sign.start_ms, sign.end_ms, one.settings.fps)
     return tuple(recognizer.predict(clip).top(len(sign.best))) == sign.best
 
 

@@ -33,7 +33,8 @@ typedef enum spoter_status {
   SPOTER_NOT_FINITE_ERROR = 4,     /* it ran, and its logits are no numbers */
   SPOTER_MISSING_ENGINE_ERROR = 5, /* ONNX Runtime is not there */
   SPOTER_MEMORY_ERROR = 6,
-  SPOTER_INTERNAL_ERROR = 7        /* a defect of this library */
+  SPOTER_INTERNAL_ERROR = 7,       /* a defect of this library */
+  SPOTER_CONFIG_ERROR = 8          /* a setting that does not exist or is out of range */
 } spoter_status;
 
 /* How to open a bundle. Begin with SPOTER_OPTIONS_INIT; a pointer that is NULL means the default. */
@@ -114,6 +115,52 @@ SPOTER_API spoter_status spoter_infer(const spoter_recognizer *recognizer, const
 
 /* Check the hash of every file of a bundle and replay its goldens here. OK also where they differ: see passed. */
 SPOTER_API spoter_status spoter_verify(const char *path, const spoter_options *options, spoter_replay *replay);
+
+/*
+ * A stream: frames of landmarks with their times go in, events come out. It has no clock and starts no thread: the same
+ * frames with the same times give the same events. One thread at a time: a call from another one is refused until
+ * spoter_stream_reset. Memory is bounded by the longest sign.
+ */
+typedef struct spoter_stream spoter_stream;
+
+/* An event, as docs/reference/events.md describes it. NaN or NULL: this type of event has no such field. */
+typedef struct spoter_event {
+  const char *type; /* "ready", "tracking", "sign_start", "partial", "sign", "abstain", "dropped" or "fault" */
+  double t_ms;      /* time of the frame with which the stream knew it */
+  double start_ms;  /* of the segment */
+  double end_ms;
+  double score;       /* softmax value of the best label; not calibrated */
+  double probability; /* calibrated */
+  const char *label;  /* name of the best label */
+  const char *code;   /* why there is no answer, or what is wrong; for programs */
+  const char *reason; /* the same for people */
+  const char *json;   /* all of it: the same JSON object as in Python, in one line */
+} spoter_event;
+
+/*
+ * gate: "rest" finds signs between rests, "window" without rests, "push" where spoter_stream_push says; NULL: "rest".
+ * settings: a JSON object with names as in Python's StreamSettings, {"rest_ms": 120}; NULL: the defaults.
+ * The recogniser must outlive the stream. Free it with spoter_stream_destroy.
+ */
+SPOTER_API spoter_status spoter_stream_create(const spoter_recognizer *recognizer, const char *gate,
+                                              const char *settings, spoter_stream **stream);
+SPOTER_API void spoter_stream_destroy(spoter_stream *stream);
+/* Forget everything: another video begins, or another thread takes over. */
+SPOTER_API spoter_status spoter_stream_reset(spoter_stream *stream);
+/* Say that a sign begins (1) or ends (0) with the next frame; for the gate "push". */
+SPOTER_API spoter_status spoter_stream_push(spoter_stream *stream, int signing);
+/*
+ * Take the next frame: 54 x 2 floats, NaN or (0, 0) where a landmark was not detected. t_ms: when it was taken, later than
+ * the one before. dropped: frames that the source dropped before it. persons: in it, or -1 where that is not known.
+ * What is wrong with a frame or its time becomes an event.
+ */
+SPOTER_API spoter_status spoter_stream_accept_landmarks(spoter_stream *stream, const float *landmarks, double t_ms,
+                                                        size_t dropped, int persons);
+/* End what goes on: no frame will come any more. */
+SPOTER_API spoter_status spoter_stream_flush(spoter_stream *stream);
+/* Take the next event; its type is NULL where none waits. Its texts are valid until the next call of this function. Of
+ * more than 4096 events that wait the older ones are lost. */
+SPOTER_API spoter_status spoter_stream_next_event(spoter_stream *stream, spoter_event *event);
 
 #ifdef __cplusplus
 }

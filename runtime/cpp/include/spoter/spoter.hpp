@@ -14,8 +14,8 @@ namespace spoter {
 // what() is the message, then the fix.
 class Error : public std::runtime_error {
  public:
-  explicit Error(spoter_status status)
-      : std::runtime_error(text()), status(status), message(spoter_error_message()), fix(spoter_error_fix()) {}
+  explicit Error(spoter_status failed)
+      : std::runtime_error(text()), status(failed), message(spoter_error_message()), fix(spoter_error_fix()) {}
 
   spoter_status status;
   std::string message, fix;
@@ -111,6 +111,51 @@ class Recognizer {
 
  private:
   spoter_recognizer *handle_ = nullptr;
+};
+
+// An event of a stream; docs/reference/events.md describes them. NaN or empty: this type has no such field.
+struct Event {
+  std::string type;
+  double t_ms, start_ms, end_ms, score, probability;
+  std::string label, code, reason;
+  std::string json;  // all of it, in one line
+};
+
+// Frames of landmarks with their times go in, events come out. One thread at a time; the recogniser must outlive it.
+class SignStream {
+ public:
+  // settings: a JSON object such as {"rest_ms": 120}; empty: the defaults.
+  explicit SignStream(const Recognizer &recognizer, const std::string &gate = "rest", const std::string &settings = {}) {
+    check(spoter_stream_create(recognizer.handle(), gate.c_str(), settings.empty() ? nullptr : settings.c_str(),
+                               &handle_));
+  }
+  ~SignStream() { spoter_stream_destroy(handle_); }
+  SignStream(SignStream &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  SignStream &operator=(SignStream &&other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+
+  // 54 x 2 floats. dropped: frames that the source dropped before this one; persons: -1 where that is not known.
+  void accept(const float *landmarks, double t_ms, std::size_t dropped = 0, int persons = -1) {
+    check(spoter_stream_accept_landmarks(handle_, landmarks, t_ms, dropped, persons));
+  }
+  void push(bool signing) { check(spoter_stream_push(handle_, signing)); }
+  void flush() { check(spoter_stream_flush(handle_)); }
+  void reset() { check(spoter_stream_reset(handle_)); }
+
+  // The events since the last call.
+  std::vector<Event> events() {
+    std::vector<Event> found;
+    const auto text = [](const char *given) { return std::string(given ? given : ""); };
+    for (spoter_event e = {}; check(spoter_stream_next_event(handle_, &e)), e.type;)
+      found.push_back({e.type, e.t_ms, e.start_ms, e.end_ms, e.score, e.probability, text(e.label), text(e.code),
+                       text(e.reason), e.json});
+    return found;
+  }
+
+ private:
+  spoter_stream *handle_ = nullptr;
 };
 
 inline spoter_replay verify(const std::string &path, const Options &options = {}) {
