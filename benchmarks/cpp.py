@@ -25,7 +25,7 @@ from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.landmarks import Float32Array, resample_clip
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.statistics import ratio_of_rounds
-from spoter_toolkit.faces.c import library_path, onnxruntime_library
+from spoter_toolkit.faces._clibrary import library_path, onnxruntime_library
 from spoter_toolkit.report.table import markdown_table
 
 SOURCES = Path(__file__).parents[1] / "runtime" / "cpp"

@@ -64,13 +64,6 @@ void check_inside(const std::string &folder, const std::string &listed) {
         copy_again);
 }
 
-void check_digest(const std::string &file, const std::string &digest, const std::string &expected) {
-  if (digest != expected)
-    bad_bundle(file + ": sha256 is " + digest.substr(0, 12) + "…, expected " + expected.substr(0, 12) +
-                   "…, so the file was changed or damaged",
-               copy_again);
-}
-
 // Calls `use` with a listed file and its hash; a system's error becomes ours.
 template <class Use>
 auto with_listed(const Bundle &bundle, const std::string &path, Use use) {
@@ -114,6 +107,14 @@ std::vector<Golden> goldens_from(const std::vector<Array> &arrays, const Contrac
 
 }  // namespace
 
+void check_digest(const std::string &file, const std::string &digest, const std::string &expected,
+                  const std::string &fix) {
+  if (digest != expected)
+    bad_bundle(file + ": sha256 is " + digest.substr(0, 12) + "…, expected " + expected.substr(0, 12) +
+                   "…, so the file was changed or damaged",
+               fix);
+}
+
 const Artefact *Bundle::find(const std::string &kind, const std::string &precision) const {
   const auto found = std::find_if(artefacts.rbegin(), artefacts.rend(), [&](const Artefact &artefact) {
     return artefact.kind == kind && artefact.precision == precision;
@@ -139,7 +140,7 @@ std::map<std::string, std::string> Bundle::hashes() const {
 std::string Bundle::read(const std::string &path) const {
   return with_listed(*this, path, [](const std::string &file, const std::string &expected) {
     std::string content = File(file).read();
-    check_digest(file, sha256_of(content), expected);
+    check_digest(file, sha256_of(content), expected, copy_again);
     return content;
   });
 }
@@ -148,7 +149,7 @@ size_t Bundle::check_files() const {
   const auto all = hashes();
   for (const auto &listed : all)
     with_listed(*this, listed.first, [](const std::string &file, const std::string &expected) {
-      check_digest(file, File(file).sha256(), expected);
+      check_digest(file, File(file).sha256(), expected, copy_again);
     });
   return all.size();
 }

@@ -44,6 +44,10 @@ struct Bundle {
   std::vector<Golden> goldens() const;
 };
 
+// Throws Error unless a file's hash is the expected one.
+void check_digest(const std::string &file, const std::string &digest, const std::string &expected,
+                  const std::string &fix);
+
 Bundle read_bundle(const std::string &folder);
 
 }  // namespace spoter::detail

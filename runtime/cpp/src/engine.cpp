@@ -37,10 +37,11 @@ enum Place : size_t {
   release_value = 96,
   release_shape = 99,
   release_session_options = 100,
+  add_session_config_entry = 130,
 };
 
 constexpr uint32_t api_version = 20;  // of the oldest version that our files need
-constexpr int is_float = 1, is_int32 = 6, errors_only = 3;
+constexpr int errors_only = 3;
 
 struct ApiBase {
   void *const *(*get_api)(uint32_t version);
@@ -68,6 +69,15 @@ struct Held {
   Place place;
   void *object = nullptr;
   ~Held() { release(api, place, object); }
+};
+
+// The same for the inputs or the outputs of a call.
+struct Values {
+  void *const *api;
+  std::vector<void *> objects = {};
+  ~Values() {
+    for (void *object : objects) release(api, release_value, object);
+  }
 };
 
 // ONNX Runtime 1.29 and later report to Microsoft over the network unless this is set before they are loaded.
@@ -112,6 +122,8 @@ Session::Session(const Engine &engine, std::string_view model, const SessionOpti
   if (!status) status = call(api_, create_session_options, &settings.object);
   if (!status) status = call(api_, set_log_severity, settings.object, errors_only);
   if (!status && !options.optimise) status = call(api_, set_optimization_level, settings.object, 0);
+  if (!status && !options.spin)
+    status = call(api_, add_session_config_entry, settings.object, "session.intra_op.allow_spinning", "0");
   if (!status && options.threads) status = call(api_, set_intra_threads, settings.object, options.threads);
   if (!status && options.threads) status = call(api_, set_inter_threads, settings.object, 1);
   const auto *environment = static_cast<const void *>(environment_);
@@ -132,41 +144,54 @@ Session::~Session() {
   release(api_, release_env, environment_);
 }
 
-void Session::run(const float *poses, const int32_t *lengths, size_t batch, size_t frames, size_t classes,
-                  float *logits, const std::string &name) const {
-  const int64_t poses_shape[] = {int64_t(batch), int64_t(frames), SPOTER_FEATURES}, lengths_shape[] = {int64_t(batch)};
-  Held clips{api_, release_value}, counts{api_, release_value}, answer{api_, release_value}, shape{api_, release_shape};
-  const auto *memory = static_cast<const void *>(memory_);
-  const size_t clips_size = batch * frames * SPOTER_FEATURES * sizeof(float);
-  void *status = call(api_, create_tensor, memory, const_cast<float *>(poses), clips_size, poses_shape, size_t{3},
-                      is_float, &clips.object);
-  if (!status)
-    status = call(api_, create_tensor, memory, const_cast<int32_t *>(lengths), batch * sizeof(int32_t), lengths_shape,
-                  size_t{1}, is_int32, &counts.object);
-  static const char *const inputs[] = {"poses", "lengths"}, *const outputs[] = {"logits"};
-  const void *const values[] = {clips.object, counts.object};
+std::vector<Output> Session::run(const std::vector<Input> &inputs, const std::vector<const char *> &outputs,
+                                 const std::string &where) const {
+  Values given{api_}, found{api_};
+  std::vector<const char *> names;
+  void *status = nullptr;
+  for (const Input &input : inputs) {
+    size_t bytes = input.type == Input::uint8 ? 1 : 4;
+    for (const int64_t size : input.shape) bytes *= static_cast<size_t>(size);
+    names.push_back(input.name);
+    given.objects.push_back(nullptr);
+    if (!status)
+      status = call(api_, create_tensor, static_cast<const void *>(memory_), const_cast<void *>(input.data), bytes,
+                    input.shape.data(), input.shape.size(), int(input.type), &given.objects.back());
+  }
+  found.objects.resize(outputs.size());
   const void *const no_options = nullptr;
+  const auto *values = const_cast<const void *const *>(given.objects.data());
   if (!status)
-    status =
-        call(api_, run_session, session_, no_options, inputs, values, size_t{2}, outputs, size_t{1}, &answer.object);
+    status = call(api_, run_session, session_, no_options, names.data(), values, names.size(), outputs.data(),
+                  outputs.size(), found.objects.data());
+  std::vector<Output> made;
+  for (size_t i = 0; i < outputs.size() && !status; ++i) {
+    made.emplace_back();
+    status = read(found.objects[i], made.back(), where);
+  }
+  if (status) fail(SPOTER_BACKEND_ERROR, where + message_of(api_, status));
+  return made;
+}
+
+// Copies a float tensor out; returns ONNX Runtime's status.
+void *Session::read(void *value, Output &output, const std::string &where) const {
+  Held shape{api_, release_shape};
   int type = 0;
   size_t dimensions = 0;
-  int64_t sizes[2] = {};
   float *data = nullptr;
-  const auto *found = static_cast<const void *>(answer.object);
-  if (!status) status = call(api_, get_shape, found, &shape.object);
-  const auto *found_shape = static_cast<const void *>(shape.object);
-  if (!status) status = call(api_, get_element_type, found_shape, &type);
-  if (!status) status = call(api_, get_dimensions_count, found_shape, &dimensions);
-  if (!status && dimensions == 2) status = call(api_, get_dimensions, found_shape, sizes, size_t{2});
-  if (!status) status = call(api_, get_tensor_data, answer.object, &data);
-  const std::string tried = "(" + std::to_string(batch) + ", " + std::to_string(frames) + ", 108)";
-  if (status) fail(SPOTER_BACKEND_ERROR, name + ": failed on poses " + tried + ": " + message_of(api_, status));
-  if (type != is_float || dimensions != 2 || sizes[0] != int64_t(batch) || sizes[1] != int64_t(classes))
-    fail(SPOTER_BACKEND_ERROR, name + ": expected logits (" + std::to_string(batch) + ", " + std::to_string(classes) +
-                                   ") float32, got (" + std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) +
-                                   ")");
-  std::memcpy(logits, data, batch * classes * sizeof(float));
+  void *status = call(api_, get_shape, static_cast<const void *>(value), &shape.object);
+  const auto *found = static_cast<const void *>(shape.object);
+  if (!status) status = call(api_, get_element_type, found, &type);
+  if (!status) status = call(api_, get_dimensions_count, found, &dimensions);
+  output.shape.resize(dimensions);
+  if (!status) status = call(api_, get_dimensions, found, output.shape.data(), dimensions);
+  if (!status) status = call(api_, get_tensor_data, value, &data);
+  if (status) return status;
+  if (type != Input::float32) fail(SPOTER_BACKEND_ERROR, where + "an output is not float32");
+  size_t count = 1;
+  for (const int64_t size : output.shape) count *= static_cast<size_t>(size);
+  output.values.assign(data, data + count);
+  return nullptr;
 }
 
 void check_version(const std::string &needed, const std::string &version, const std::string &where) {

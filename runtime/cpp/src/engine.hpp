@@ -5,12 +5,14 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace spoter::detail {
 
 struct SessionOptions {
   int threads = 0;       // 0: one per core
   bool optimise = true;  // false for a file that ONNX Runtime has optimised already
+  bool spin = true;      // idle threads spin instead of sleeping
 };
 
 class Engine {
@@ -24,6 +26,19 @@ class Engine {
   std::string version_;
 };
 
+// An input: float32, int32 or uint8 values that stay the caller's.
+struct Input {
+  const char *name;
+  std::vector<int64_t> shape;
+  const void *data;
+  enum Type { float32 = 1, uint8 = 2, int32 = 6 } type = float32;  // numbers of ONNX
+};
+
+struct Output {
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
+
 class Session {
  public:
   Session(const Engine &engine, std::string_view model, const SessionOptions &options, const std::string &where);
@@ -31,11 +46,13 @@ class Session {
   Session(const Session &) = delete;
   Session &operator=(const Session &) = delete;
 
-  // Thread-safe. `name` is the backend's, for messages.
-  void run(const float *poses, const int32_t *lengths, size_t batch, size_t frames, size_t classes, float *logits,
-           const std::string &name) const;
+  // Thread-safe. Returns float outputs; `where` names the call in messages.
+  std::vector<Output> run(const std::vector<Input> &inputs, const std::vector<const char *> &outputs,
+                          const std::string &where) const;
 
  private:
+  void *read(void *value, Output &output, const std::string &where) const;
+
   void *const *api_;
   void *environment_ = nullptr, *session_ = nullptr, *memory_ = nullptr;
 };

@@ -31,11 +31,6 @@ bool is_words(const std::string &text, const char *others, size_t least) {
          });
 }
 
-void check_sha256(const std::string &text, const std::string &where) {
-  const bool hex = text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
-  if (!hex) wrong(where + ": " + shown(text) + ", expected 64 hexadecimal digits");
-}
-
 // An engine is not run here, but a manifest is sound or it is not: its fields are checked as in Python.
 struct Engine {
   std::string library;
@@ -169,12 +164,6 @@ Read artefact_from(const Value &value, const std::string &where) {
   return read;
 }
 
-void check_file_name(const std::string &text, const std::string &where) {
-  using namespace std::string_literals;
-  if (text.empty() || text.front() == '.' || text.find_first_of("/\\\0\n\r"s) != text.npos || text.size() > 150)
-    wrong(where + ": " + shown(text) + ", expected a name of at most 150 bytes without a slash");
-}
-
 Abstention abstention_from(const Value &value) {
   Abstention rule;
   Value known = value;
@@ -209,6 +198,17 @@ Abstention abstention_from(const Value &value) {
 }
 
 }  // namespace
+
+void check_sha256(const std::string &text, const std::string &where) {
+  const bool hex = text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
+  if (!hex) wrong(where + ": " + shown(text) + ", expected 64 hexadecimal digits");
+}
+
+void check_file_name(const std::string &text, const std::string &where) {
+  using namespace std::string_literals;
+  if (text.empty() || text.front() == '.' || text.find_first_of("/\\\0\n\r"s) != text.npos || text.size() > 150)
+    wrong(where + ": " + shown(text) + ", expected a name of at most 150 bytes without a slash");
+}
 
 Manifest manifest_from_json(const Value &value) {
   Manifest made;

@@ -33,15 +33,6 @@ size_t usable_cores() {
   return count;
 }
 
-void check_threads(int threads) {
-  if (threads < 0 || threads > 256)
-    fail(SPOTER_BACKEND_ERROR, "threads=" + std::to_string(threads) + ": expected a whole number, 1..256");
-  const size_t cores = threads > 1 ? usable_cores() : 1;
-  if (static_cast<size_t>(threads) > cores)
-    fail(SPOTER_BACKEND_ERROR, "threads=" + std::to_string(threads) + ": this process may use " + std::to_string(cores),
-         "threads=" + std::to_string(cores));
-}
-
 bool ends_with(const std::string &text, const char *end) {
   const size_t size = std::strlen(end);
   return text.size() > size && text.compare(text.size() - size, size, end) == 0;
@@ -87,6 +78,15 @@ std::vector<std::vector<size_t>> batches_of(const std::vector<size_t> &lengths, 
 }
 
 }  // namespace
+
+void check_threads(int threads) {
+  if (threads < 0 || threads > 256)
+    fail(SPOTER_BACKEND_ERROR, "threads=" + std::to_string(threads) + ": expected a whole number, 1..256");
+  const size_t cores = threads > 1 ? usable_cores() : 1;
+  if (static_cast<size_t>(threads) > cores)
+    fail(SPOTER_BACKEND_ERROR, "threads=" + std::to_string(threads) + ": this process may use " + std::to_string(cores),
+         "threads=" + std::to_string(cores));
+}
 
 Recognizer::Recognizer(const std::string &path, const Options &options) : resample_(options.resample) {
   check_threads(options.threads);
@@ -141,10 +141,21 @@ void Recognizer::open(const std::string &where, const std::string &content, bool
 
 void Recognizer::run(const float *poses, const int32_t *lengths, size_t batch, size_t frames, float *logits) const {
   const size_t classes = contract_.labels.size();
-  session_->run(poses, lengths, batch, frames, classes, logits, backend_);
+  const auto rows = static_cast<int64_t>(batch);
+  const std::string tried = "(" + std::to_string(batch) + ", " + std::to_string(frames) + ", 108)";
+  const std::vector<Output> found =
+      session_->run({{"poses", {rows, static_cast<int64_t>(frames), SPOTER_FEATURES}, poses},
+                     {"lengths", {rows}, lengths, Input::int32}},
+                    {"logits"}, backend_ + ": failed on poses " + tried + ": ");
+  if (const auto &shape = found[0].shape; shape != std::vector<int64_t>{rows, static_cast<int64_t>(classes)}) {
+    std::string words;
+    for (const int64_t size : shape) words += (words.empty() ? "" : ", ") + std::to_string(size);
+    fail(SPOTER_BACKEND_ERROR, backend_ + ": expected logits (" + std::to_string(batch) + ", " +
+                                   std::to_string(classes) + ") float32, got (" + words + ")");
+  }
+  std::copy(found[0].values.begin(), found[0].values.end(), logits);
   if (!std::all_of(logits, logits + batch * classes, [](float value) { return std::isfinite(value); }))
-    fail(SPOTER_NOT_FINITE_ERROR, backend_ + ": logits are not finite for poses (" + std::to_string(batch) + ", " +
-                                      std::to_string(frames) + ", 108)");
+    fail(SPOTER_NOT_FINITE_ERROR, backend_ + ": logits are not finite for poses " + tried);
 }
 
 void Recognizer::infer(const float *poses, const int32_t *lengths, size_t batch, size_t frames, float *logits) const {

@@ -51,6 +51,8 @@ class Recognizer {
   bool resample_;
 };
 
+void check_threads(int threads);  // throws Error; 0 is the default
+
 spoter_replay verify(const std::string &path, const Options &options);
 
 }  // namespace spoter::detail

@@ -4,12 +4,18 @@
 #include <new>
 #include <string>
 
+#include "camera/goldens.hpp"
+#include "camera/landmarker.hpp"
 #include "error.hpp"
 #include "live/stream.hpp"
 #include "recognizer.hpp"
 
 struct spoter_recognizer : spoter::detail::Recognizer {
   using Recognizer::Recognizer;
+};
+
+struct spoter_landmarker : spoter::detail::Landmarker {
+  using Landmarker::Landmarker;
 };
 
 struct spoter_stream : spoter::detail::SignStream {
@@ -143,6 +149,50 @@ spoter_status spoter_verify(const char *path, const spoter_options *options, spo
     need(path, "path");
     need(replay, "replay");
     *replay = spoter::detail::verify(path, options_from(options));
+  });
+}
+
+spoter_status spoter_landmarker_create(const char *path, const spoter_options *options,
+                                       spoter_landmarker **landmarker) {
+  return guarded([&] {
+    need(landmarker, "landmarker");
+    *landmarker = nullptr;
+    need(path, "path");
+    const Options given = options_from(options);
+    *landmarker = new spoter_landmarker(path, given.engine, given.threads);
+  });
+}
+
+void spoter_landmarker_destroy(spoter_landmarker *landmarker) { delete landmarker; }
+
+spoter_status spoter_landmarker_reset(spoter_landmarker *landmarker) {
+  return guarded([&] {
+    need(landmarker, "landmarker");
+    landmarker->reset();
+  });
+}
+
+spoter_status spoter_landmarker_accept(spoter_landmarker *landmarker, const uint8_t *rgb, size_t height, size_t width,
+                                       size_t stride, double t_ms, float *landmarks) {
+  return guarded([&] {
+    need(landmarker, "landmarker");
+    landmarker->accept(rgb, height, width, stride, t_ms, landmarks);
+  });
+}
+
+int spoter_landmarker_persons(const spoter_landmarker *landmarker) { return landmarker ? landmarker->persons() : 0; }
+
+const char *spoter_landmarker_sha256(const spoter_landmarker *landmarker) {
+  return landmarker ? landmarker->sha256().c_str() : "";
+}
+
+spoter_status spoter_landmarker_verify(const char *path, const spoter_options *options,
+                                       spoter_landmarker_replay *replay) {
+  return guarded([&] {
+    need(path, "path");
+    need(replay, "replay");
+    const Options given = options_from(options);
+    *replay = spoter::detail::replay_landmarker(path, given.engine, given.threads);
   });
 }
 

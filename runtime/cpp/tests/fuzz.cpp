@@ -73,6 +73,19 @@ void open_bundle(std::string_view text) {
   if (spoter_verify(folder.c_str(), nullptr, &replay) == SPOTER_OK || !*spoter_error_message()) std::abort();
 }
 
+// The manifest of a landmarker whose files are not there, through the C interface.
+void open_landmarker(std::string_view text) {
+  static const std::string folder = [] {
+    char name[] = "/tmp/spoter-fuzz-XXXXXX";
+    return std::string(mkdtemp(name));
+  }();
+  std::ofstream(folder + "/landmarker.json", std::ios::binary).write(text.data(), std::streamsize(text.size()));
+  spoter_landmarker *landmarker = nullptr;
+  spoter_options options = SPOTER_OPTIONS_INIT;
+  options.onnxruntime = "/nowhere/libonnxruntime.so";
+  if (spoter_landmarker_create(folder.c_str(), &options, &landmarker) == SPOTER_OK || landmarker) std::abort();
+}
+
 // Settings, a zero, and frames of 16 bytes each, through the C interface: with the bundle that SPOTER_FUZZ_BUNDLE names.
 void run_stream(std::string_view bytes) {
   static spoter_recognizer *const recognizer = [] {
@@ -112,7 +125,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char *>(data) + 1, size - 1);
   try {
-    switch (data[0] % 8) {
+    switch (data[0] % 9) {
       case 0:
         read_manifest(bytes);
         break;
@@ -133,6 +146,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
       case 6:
         run_stream(bytes);
+        break;
+      case 7:
+        open_landmarker(bytes);
         break;
       default:
         open_bundle(bytes);
@@ -160,7 +176,7 @@ int main(int argc, char **argv) {
   size_t runs = 0;
   for (; std::chrono::steady_clock::now() < end; ++runs) {
     std::string input = seeds[below(seeds.size())];
-    input.insert(input.begin(), static_cast<char>(below(8)));
+    input.insert(input.begin(), static_cast<char>(below(9)));
     for (size_t changes = below(6); changes-- && input.size() > 1;) {
       const size_t place = 1 + below(input.size() - 1);
       switch (below(4)) {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spoter_toolkit.faces import c
+from spoter_toolkit.faces._clibrary import LIBRARY
 
 SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
 
@@ -52,7 +52,7 @@ def c_wheel(made_once):
 
 @pytest.fixture
 def c_library(c_wheel, monkeypatch):
-    """`spoter_toolkit.faces.c` takes the library that was built."""
+    """The face `c` takes the library that was built."""
     library = c_wheel / "lib" / "libspoter.so"
-    monkeypatch.setenv(c.LIBRARY, str(library))
+    monkeypatch.setenv(LIBRARY, str(library))
     return library

@@ -16,7 +16,8 @@ from spoter_export.torch_runner import TorchRunner
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
-from spoter_toolkit.faces.c import CRecognizer, onnxruntime_library, verify
+from spoter_toolkit.faces._clibrary import onnxruntime_library
+from spoter_toolkit.faces.c import CRecognizer, verify
 from spoter_toolkit.parity.prove import prove_backends
 
 ROOT = Path(__file__).parents[3]
@@ -144,17 +145,17 @@ def run(program, *arguments, onnxruntime=None, cwd=None):
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_a_kiosk_in_cpp_finds_the_library_by_cmake(
+def test_a_program_in_cpp_finds_the_library_by_cmake(
     bundle_folder, c_wheel, c_sources, clip_file, tmp_path, make_clip
 ):
     build = tmp_path / "build"
     configure = ("cmake", "-S", c_sources / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={c_wheel}")
-    for command in (configure, ("cmake", "--build", build)):
+    for command in (configure, ("cmake", "--build", build, "--target", "clips")):
         subprocess.run(command, check=True, capture_output=True)
     expected = Recognizer.load(bundle_folder).predict(make_clip(4, 60))
-    done = run(build / "kiosk", bundle_folder, clip_file)
+    done = run(build / "clips", bundle_folder, clip_file)
     assert done.stdout == f"{expected.label} ({expected.sign.bengali}) {expected.score:.2f}\n", done.stderr
-    done = run(build / "kiosk", bundle_folder, clip_file, onnxruntime="/nowhere/libonnxruntime.so")
+    done = run(build / "clips", bundle_folder, clip_file, onnxruntime="/nowhere/libonnxruntime.so")
     assert done.returncode == 1
     assert (
         "ONNX Runtime cannot be loaded: /nowhere/libonnxruntime.so: no such file. Fix: name its lib"

@@ -18,7 +18,8 @@ from spoter_runtime.errors import BackendError, InputError, SpoterError
 from spoter_runtime.model_file.check import OPERATORS
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
-from spoter_toolkit.faces.c import CRecognizer, load_library, verify
+from spoter_toolkit.faces._clibrary import load_library
+from spoter_toolkit.faces.c import CRecognizer, verify
 
 
 @pytest.fixture(autouse=True)

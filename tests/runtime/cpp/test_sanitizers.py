@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from spoter_toolkit.faces.c import onnxruntime_library
+from spoter_toolkit.faces._clibrary import onnxruntime_library
 
 
 def stream_seed():
@@ -37,6 +37,8 @@ def seeds(bundle_folder, tmp_path):
     contents += [packed.getvalue(), packed.getvalue()[39:], clip.tobytes()]
     contents.append((bundle_folder / "model.onnx").read_bytes()[:20_000])
     contents.append(stream_seed())
+    landmarker = {"schema_version": 1, "sha256": "0" * 64, "source": "made", "files": {"hand.onnx": "1" * 64}}
+    contents.append(json.dumps(landmarker).encode())
     for number, content in enumerate(contents):
         (tmp_path / str(number)).write_bytes(content)
     return [tmp_path / str(number) for number in range(len(contents))]

@@ -17,7 +17,8 @@ from spoter_runtime.errors import ConfigError, InputError
 from spoter_runtime.live.settings import StreamSettings
 from spoter_runtime.live.stream import MOST_EVENTS, SignStream
 from spoter_runtime.recognizer import Recognizer
-from spoter_toolkit.faces.c import CEvent, CRecognizer, CStream
+from spoter_toolkit.faces._clibrary import CEvent
+from spoter_toolkit.faces.c import CRecognizer, CStream
 from spoter_toolkit.parity.streams import prove_streams
 
 SIGNS = [(1000.0, 1700.0), (2600.0, 3400.0), (4300.0, 4900.0)]

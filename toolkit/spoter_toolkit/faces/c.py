@@ -3,97 +3,35 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from spoter_runtime.bundle.manifest import Artefact, Bundle
 from spoter_runtime.contract import GraphContract, Label
-from spoter_runtime.errors import (
-    BackendError,
-    BundleError,
-    ConfigError,
-    InputError,
-    MissingExtraError,
-    NotFiniteError,
-    SpoterError,
-)
-from spoter_runtime.landmarks import NUM_FEATURES, Float32Array
+from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
 from spoter_runtime.live.events import AnyEvent
 from spoter_runtime.live.settings import Gate, StreamSettings
-from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.runner import Int32Array
+from spoter_toolkit.faces._clibrary import (
+    CClip,
+    CEvent,
+    CLandmarkerReplay,
+    CPrediction,
+    CReplay,
+    check,
+    load_library,
+    options_of,
+)
 from spoter_toolkit.faces.face import Face
 
-LIBRARY: Final = "SPOTER_C_LIBRARY"  # names the library, instead of the installed wheel's
-
-# By spoter_status of spoter.h.
-_ERRORS: Final = {
-    **{1: InputError, 2: BundleError, 3: BackendError, 4: NotFiniteError, 5: MissingExtraError},
-    8: ConfigError,
-}
 _EVENTS: Final = {kind.type: kind for kind in get_args(AnyEvent)}
-
-
-class _Options(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("onnxruntime", ctypes.c_char_p),
-        ("backend", ctypes.c_char_p),
-        ("precision", ctypes.c_char_p),
-        ("threads", ctypes.c_int),
-        ("resample", ctypes.c_int),
-    )
-
-
-class _Label(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_char_p) for name in ("name", "gloss", "bengali", "romanised"))
-
-
-class _Clip(ctypes.Structure):
-    _fields_ = (("landmarks", ctypes.c_void_p), ("frames", ctypes.c_size_t), ("name", ctypes.c_char_p))
-
-
-class CPrediction(ctypes.Structure):
-    """`spoter_prediction` of spoter.h."""
-
-    _fields_ = (
-        ("label", ctypes.c_size_t),
-        ("name", ctypes.c_char_p),
-        ("score", ctypes.c_double),
-        ("probability", ctypes.c_double),
-        ("is_sign", ctypes.c_int),
-        ("latency_ms", ctypes.c_double),
-        ("reason", ctypes.c_char * 256),
-    )
-
-
-class CReplay(ctypes.Structure):
-    """`spoter_replay` of spoter.h."""
-
-    _fields_ = (
-        ("passed", ctypes.c_int),
-        ("files", ctypes.c_size_t),
-        ("clips", ctypes.c_size_t),
-        ("labels_agree", ctypes.c_size_t),
-        ("max_logit_diff", ctypes.c_double),
-        ("tolerance", ctypes.c_double),
-    )
-
-
-class CEvent(ctypes.Structure):
-    """`spoter_event` of spoter.h."""
-
-    _fields_ = (
-        ("type", ctypes.c_char_p),
-        *((name, ctypes.c_double) for name in ("t_ms", "start_ms", "end_ms", "score", "probability")),
-        *((name, ctypes.c_char_p) for name in ("label", "code", "reason", "json")),
-    )
 
 
 class CRecognizer:
@@ -115,8 +53,8 @@ class CRecognizer:
         """
         self.library = load_library()
         self.handle = ctypes.c_void_p()
-        options = _options(backend, precision, threads, resample=resample)
-        _check(
+        options = options_of(backend, precision, threads, resample=resample)
+        check(
             self.library,
             self.library.spoter_recognizer_create(
                 os.fsencode(path), ctypes.byref(options), ctypes.byref(self.handle)
@@ -164,7 +102,7 @@ class CRecognizer:
         logits = np.empty((batch, classes), np.float32)
         lengths = None if lengths_N is None else lengths_N.ctypes.data
         call = self.library.spoter_infer
-        _check(
+        check(
             self.library,
             call(self.handle, poses_NTD.ctypes.data, lengths, batch, frames, logits.ctypes.data),
         )
@@ -175,14 +113,14 @@ class CRecognizer:
     ) -> list[CPrediction]:
         """Return the library's predictions of clips (frames, 54, 2) float32."""
         arrays = [np.ascontiguousarray(clip, np.float32) for clip in clips]
-        given = (_Clip * len(clips))(
+        given = (CClip * len(clips))(
             *(
-                _Clip(array.ctypes.data, len(array), names[i].encode() if names else None)
+                CClip(array.ctypes.data, len(array), names[i].encode() if names else None)
                 for i, array in enumerate(arrays)
             )
         )
         found = (CPrediction * len(clips))()
-        _check(
+        check(
             self.library,
             self.library.spoter_predict_many(self.handle, given, len(clips), found, None),
         )
@@ -210,7 +148,7 @@ class CStream:
         self._call("create", recognizer.handle, gate.encode(), text, ctypes.byref(self._handle))
 
     def _call(self, name: str, *arguments: Any) -> None:
-        _check(self._library, getattr(self._library, f"spoter_stream_{name}")(*arguments))
+        check(self._library, getattr(self._library, f"spoter_stream_{name}")(*arguments))
 
     def reset(self) -> None:
         """Forget everything."""
@@ -244,6 +182,49 @@ class CStream:
         """Free it."""
         if self._handle:
             self._library.spoter_stream_destroy(self._handle)
+
+
+class CLandmarker:
+    """The landmarker of the C library, with the methods of `Landmarker`."""
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        """Open a landmarker's folder, or a bundle that has one.
+
+        Raises:
+            SpoterError: as `Landmarker.load`.
+        """
+        self._library = load_library()
+        self._handle = ctypes.c_void_p()
+        options = options_of(None, "fp32", threads)
+        self._call("create", os.fsencode(path), ctypes.byref(options), ctypes.byref(self._handle))
+        self.sha256: str = self._library.spoter_landmarker_sha256(self._handle).decode()
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        check(self._library, getattr(self._library, f"spoter_landmarker_{name}")(*arguments))
+
+    @property
+    def persons(self) -> int:
+        """How many were seen when the body was last looked for."""
+        found: int = self._library.spoter_landmarker_persons(self._handle)
+        return found
+
+    def reset(self) -> None:
+        """Forget the frames before."""
+        self._call("reset", self._handle)
+
+    def __call__(self, frame_rgb: npt.NDArray[np.uint8], t_ms: float | None = None) -> Float32Array:
+        """Return the landmarks (54, 2) of a frame whose rows may have gaps between them."""
+        height, width, _ = frame_rgb.shape
+        found = np.empty((NUM_LANDMARKS, 2), np.float32)
+        size = (height, width, frame_rgb.strides[0])
+        t_ms = math.nan if t_ms is None else t_ms
+        self._call("accept", self._handle, frame_rgb.ctypes.data, *size, t_ms, found.ctypes.data)
+        return found
+
+    def __del__(self) -> None:
+        """Free it."""
+        if self._handle:
+            self._library.spoter_landmarker_destroy(self._handle)
 
 
 def event_from_json(value: dict[str, Any]) -> AnyEvent:
@@ -299,86 +280,19 @@ def verify(path: Path, *, backend: str | None = None, precision: str = "fp32") -
         SpoterError: as `spoter_runtime.verify.verify_bundle`.
     """
     library, replay = load_library(), CReplay()
-    options = _options(backend, precision, 0)
-    _check(library, library.spoter_verify(os.fsencode(path), ctypes.byref(options), ctypes.byref(replay)))
+    options = options_of(backend, precision, 0)
+    check(library, library.spoter_verify(os.fsencode(path), ctypes.byref(options), ctypes.byref(replay)))
     return replay
 
 
-def _options(backend: str | None, precision: str, threads: int, *, resample: bool = False) -> _Options:
-    name = None if backend is None else backend.encode()
-    engine = os.fsencode(onnxruntime_library())
-    return _Options(ctypes.sizeof(_Options), engine, name, precision.encode(), threads, int(resample))
-
-
-def onnxruntime_library() -> Path:
-    """Return the shared library of the installed ONNX Runtime.
+def verify_landmarker(path: Path) -> CLandmarkerReplay:
+    """Return the C library's golden test of a landmarker.
 
     Raises:
-        MissingExtraError: none is installed, or the package has no library of its own.
+        SpoterError: as `spoter_runtime.camera.goldens.replay`.
     """
-    folder = Path(import_onnxruntime().__file__).parent / "capi"
-    found = sorted(folder.glob("libonnxruntime.so.*"))
-    if not found:
-        raise MissingExtraError(f"{folder}: has no libonnxruntime.so", fix="pip install 'onnxruntime>=1.25'")
-    return found[-1]
-
-
-def library_path() -> Path:
-    """Return the C library: that of the wheel spoter-runtime-c, or the one that `LIBRARY` names.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    if path := os.environ.get(LIBRARY):
-        return Path(path)
-    try:
-        found: Path = importlib.import_module("spoter_runtime_c").library()
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "the C library is not installed", fix="pip install ./runtime/cpp, in a clone of spoter-kit"
-        ) from error
-    return found
-
-
-def load_library() -> Any:
-    """Return the C library, with the types of its functions.
-
-    Raises:
-        MissingExtraError: it is not installed.
-        BackendError: it cannot be loaded.
-    """
-    path = library_path()
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BackendError(f"{path}: cannot be loaded: {error}") from error
-    size, text, pointer = ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p
-    for name in ("version", "error_message", "error_fix"):
-        getattr(library, f"spoter_{name}").restype = text
-    for name in ("backend", "file", "onnxruntime"):
-        function = getattr(library, f"spoter_recognizer_{name}")
-        function.restype, function.argtypes = text, [pointer]
-    for name in ("max_frames", "max_batch", "label_count"):
-        function = getattr(library, f"spoter_recognizer_{name}")
-        function.restype, function.argtypes = size, [pointer]
-    library.spoter_recognizer_label.restype = _Label
-    library.spoter_recognizer_label.argtypes = [pointer, size]
-    library.spoter_recognizer_destroy.argtypes = [pointer]
-    library.spoter_infer.argtypes = [pointer, pointer, pointer, size, size, pointer]
-    library.spoter_predict_many.argtypes = [pointer, pointer, size, pointer, pointer]
-    library.spoter_stream_create.argtypes = [pointer, text, text, pointer]
-    library.spoter_stream_accept_landmarks.argtypes = [pointer, pointer, ctypes.c_double, size, ctypes.c_int]
-    library.spoter_stream_push.argtypes = [pointer, ctypes.c_int]
-    library.spoter_stream_next_event.argtypes = [pointer, pointer]
-    for name in ("reset", "flush", "destroy"):
-        getattr(library, f"spoter_stream_{name}").argtypes = [pointer]
-    return library
-
-
-def _check(library: Any, status: int) -> None:
-    if status == 0:
-        return
-    message, fix = (
-        text.decode(errors="replace") for text in (library.spoter_error_message(), library.spoter_error_fix())
-    )
-    raise _ERRORS.get(status, SpoterError)(message, fix=fix)
+    library, replay = load_library(), CLandmarkerReplay()
+    options = options_of(None, "fp32", 0)
+    call = library.spoter_landmarker_verify
+    check(library, call(os.fsencode(path), ctypes.byref(options), ctypes.byref(replay)))
+    return replay

@@ -58,7 +58,7 @@ class Face(Runner):
 def face_names() -> list[str]:
     """Return the faces that parity knows, by their files in this folder."""
     found = (module.name for module in pkgutil.iter_modules(spoter_toolkit.faces.__path__))
-    return sorted(name for name in found if name != "face")
+    return sorted(name for name in found if name != "face" and not name.startswith("_"))
 
 
 def check_face(backend: str) -> None:

@@ -117,6 +117,43 @@ SPOTER_API spoter_status spoter_infer(const spoter_recognizer *recognizer, const
 SPOTER_API spoter_status spoter_verify(const char *path, const spoter_options *options, spoter_replay *replay);
 
 /*
+ * A landmarker: the frames of a video, one after the other, to the 54 landmarks of a person. For one video and one thread
+ * at a time.
+ */
+typedef struct spoter_landmarker spoter_landmarker;
+
+/* The largest differences from the stored answers of each graph, relative to values above 1. */
+typedef struct spoter_landmarker_replay {
+  int passed;
+  double pose_detection, pose, recrop, hand;
+  double tolerance;
+} spoter_landmarker_replay;
+
+/*
+ * Open the landmarker in a bundle (spoter-kit export --camera), or in a folder of its own (spoter-kit landmarker fetch).
+ * Of the options onnxruntime and threads are used; here 0 threads mean one. options may be NULL. Free it with
+ * spoter_landmarker_destroy.
+ */
+SPOTER_API spoter_status spoter_landmarker_create(const char *path, const spoter_options *options,
+                                                  spoter_landmarker **landmarker);
+SPOTER_API void spoter_landmarker_destroy(spoter_landmarker *landmarker);
+/* Forget the frames before: the next one belongs to another video. */
+SPOTER_API spoter_status spoter_landmarker_reset(spoter_landmarker *landmarker);
+/*
+ * Find the landmarks in the next frame. rgb: height rows of width x 3 bytes, `stride` bytes from row to row; 0: without
+ * gaps. t_ms: when it was taken, later than the one before; NaN: 1/30 s after it, as models are trained. landmarks: has
+ * room for 54 x 2 floats, which become 0..1 of the frame, and NaN where a landmark was not detected.
+ */
+SPOTER_API spoter_status spoter_landmarker_accept(spoter_landmarker *landmarker, const uint8_t *rgb, size_t height,
+                                                  size_t width, size_t stride, double t_ms, float *landmarks);
+/* How many were seen when the body was last looked for: 0, 1, or 2 for more than one. The largest is followed. */
+SPOTER_API int spoter_landmarker_persons(const spoter_landmarker *landmarker);
+SPOTER_API const char *spoter_landmarker_sha256(const spoter_landmarker *landmarker); /* names it */
+/* Check the hashes of a landmarker's files and replay its goldens here. OK also where they differ: see passed. */
+SPOTER_API spoter_status spoter_landmarker_verify(const char *path, const spoter_options *options,
+                                                  spoter_landmarker_replay *replay);
+
+/*
  * A stream: frames of landmarks with their times go in, events come out. It has no clock and starts no thread: the same
  * frames with the same times give the same events. One thread at a time: a call from another one is refused until
  * spoter_stream_reset. Memory is bounded by the longest sign.

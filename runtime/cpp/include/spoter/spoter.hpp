@@ -1,6 +1,8 @@
 // spoter.hpp: the C++17 face on spoter.h, header only. Failures are exceptions; objects free themselves.
 #pragma once
 
+#include <array>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -113,6 +115,38 @@ class Recognizer {
   spoter_recognizer *handle_ = nullptr;
 };
 
+// The frames of a video, one after the other, to the 54 landmarks of a person. For one video and one thread at a time.
+class Landmarker {
+ public:
+  // The landmarker of a bundle, or in a folder of its own; of the options onnxruntime and threads are used.
+  explicit Landmarker(const std::string &path, const Options &options = {}) {
+    const spoter_options raw = options.raw();
+    check(spoter_landmarker_create(path.c_str(), &raw, &handle_));
+  }
+  ~Landmarker() { spoter_landmarker_destroy(handle_); }
+  Landmarker(Landmarker &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Landmarker &operator=(Landmarker &&other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+
+  // height rows of width x 3 bytes, `stride` bytes from row to row; 0: without gaps. t_ms that is NaN: 1/30 s after the
+  // frame before. Returns 54 x 2 floats in 0..1, NaN where not detected.
+  std::array<float, SPOTER_FEATURES> accept(const std::uint8_t *rgb, std::size_t height, std::size_t width,
+                                            std::size_t stride = 0,
+                                            double t_ms = std::numeric_limits<double>::quiet_NaN()) {
+    std::array<float, SPOTER_FEATURES> landmarks;
+    check(spoter_landmarker_accept(handle_, rgb, height, width, stride, t_ms, landmarks.data()));
+    return landmarks;
+  }
+  void reset() { check(spoter_landmarker_reset(handle_)); }
+  int persons() const { return spoter_landmarker_persons(handle_); }  // 0, 1, or 2 for more than one
+  std::string sha256() const { return spoter_landmarker_sha256(handle_); }
+
+ private:
+  spoter_landmarker *handle_ = nullptr;
+};
+
 // An event of a stream; docs/reference/events.md describes them. NaN or empty: this type has no such field.
 struct Event {
   std::string type;
@@ -162,6 +196,13 @@ inline spoter_replay verify(const std::string &path, const Options &options = {}
   const spoter_options raw = options.raw();
   spoter_replay replay = {};
   check(spoter_verify(path.c_str(), &raw, &replay));
+  return replay;
+}
+
+inline spoter_landmarker_replay verify_landmarker(const std::string &path, const Options &options = {}) {
+  const spoter_options raw = options.raw();
+  spoter_landmarker_replay replay = {};
+  check(spoter_landmarker_verify(path.c_str(), &raw, &replay));
   return replay;
 }
 

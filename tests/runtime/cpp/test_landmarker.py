@@ -1,0 +1,268 @@
+"""The landmarker of the C library finds what Python's finds, and refuses what it refuses."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from spoter_runtime.camera.files import MANIFEST, copy_landmarker, read_landmarker
+from spoter_runtime.camera.goldens import TOLERANCE, replay
+from spoter_runtime.camera.landmarker import Landmarker
+from spoter_runtime.errors import BundleError, InputError, SpoterError
+from spoter_runtime.live.stream import SignStream
+from spoter_runtime.recognizer import Recognizer
+from spoter_toolkit.faces._clibrary import onnxruntime_library
+from spoter_toolkit.faces.c import CLandmarker, CRecognizer, CStream, verify_landmarker
+
+
+@pytest.fixture(autouse=True)
+def _library(c_library):
+    """Each test here runs the library."""
+
+
+@pytest.fixture(scope="module")
+def python(landmarker_folder):
+    return Landmarker.load(landmarker_folder)
+
+
+@pytest.fixture
+def ours(landmarker_folder, _library):
+    return CLandmarker(landmarker_folder)
+
+
+@pytest.fixture(scope="module")
+def frames(signing_video):
+    pytest.importorskip("av", reason="PyAV reads the video")
+    from spoter_runtime.camera.video import video_frames
+
+    return [frame.rgb for frame in video_frames(signing_video())][:8]
+
+
+@pytest.fixture
+def bundle_with_landmarker(bundle_copy, landmarker_folder, reseal):
+    copy_landmarker(read_landmarker(landmarker_folder), bundle_copy / "landmarker")
+    found = {
+        f"landmarker/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in (bundle_copy / "landmarker").iterdir()
+    }
+    reseal(bundle_copy, lambda manifest: manifest["files"].update(found))
+    return bundle_copy
+
+
+def noise(height=120, width=160):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def said(call, *arguments):
+    with pytest.raises(SpoterError) as caught:
+        call(*arguments)
+    return type(caught.value), str(caught.value)
+
+
+def outline(event):
+    return event.type, event.t_ms, *(getattr(event, name, None) for name in ("start_ms", "end_ms", "label"))
+
+
+def watched(landmarker, frames, times=None):
+    landmarker.reset()
+    return np.stack(
+        [landmarker(frame, times[n] if times else None) for n, frame in enumerate(frames)]
+    ), landmarker.persons
+
+
+def test_the_goldens_agree_and_find_a_graph_that_was_changed(landmarker_folder, reseal_landmarker, python):
+    expected = replay(read_landmarker(landmarker_folder))
+    found = verify_landmarker(landmarker_folder)
+    assert found.passed
+    assert found.tolerance == TOLERANCE
+    for graph, difference in expected.items():
+        assert getattr(found, graph) == pytest.approx(difference, abs=1e-6)
+
+    def spoil(folder):
+        goldens = dict(np.load(folder / "goldens.npz"))
+        goldens["hand/0"][0, 3] += 0.5
+        np.savez(folder / "goldens.npz", **goldens)
+
+    found = verify_landmarker(reseal_landmarker(landmarker_folder, spoil))
+    assert not found.passed
+    assert found.hand > TOLERANCE > found.pose
+
+
+def test_nobody_is_seen_in_noise(ours, python):
+    for frame in (noise(), np.zeros((64, 64, 3), np.uint8), np.full((1, 1, 3), 255, np.uint8)):
+        found, persons = watched(ours, [frame])
+        assert np.isnan(found).all()
+        assert persons == 0
+    assert ours.sha256 == python.sha256
+
+
+@pytest.mark.parametrize("times", [None, [0.0, 50.0, 60.0, 400.0, 433.0, 466.0, 499.0, 500.0]])
+def test_the_frames_of_a_video_give_the_landmarks_of_python(ours, python, frames, times):
+    changed = [
+        *frames[:5],
+        *(frame[::2, ::2] for frame in frames[5:]),
+    ]  # the size changes, and rows have gaps
+    views = [np.ascontiguousarray(frame) for frame in changed]
+    expected, persons = watched(python, views, times)
+    wide = [np.pad(frame, ((0, 0), (0, 5), (0, 0)))[:, : frame.shape[1]] for frame in views]
+    found, our_persons = watched(ours, wide, times)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.isfinite(expected[:, 33:]).any()
+    assert our_persons == persons == 1
+
+
+@pytest.mark.slow
+def test_the_frames_of_a_video_give_the_events_of_python(bundle_with_landmarker, signing_video):
+    pytest.importorskip("av", reason="PyAV reads the video")
+    from spoter_runtime.camera.video import video_frames
+
+    recognizer = Recognizer.load(bundle_with_landmarker, "ort-cpu-fused", threads=1, tuned=False)
+    python, ours = SignStream(recognizer), CStream(CRecognizer(bundle_with_landmarker, threads=1))
+    landmarker = CLandmarker(bundle_with_landmarker)
+    for n, frame in enumerate(video_frames(signing_video())):
+        python.accept(frame.rgb, 1000 * n / 15)
+        pose = landmarker(np.ascontiguousarray(frame.rgb))
+        ours.accept(pose, 1000 * n / 15, persons=landmarker.persons)
+        np.testing.assert_allclose(pose, python.landmarks, atol=1e-5)
+    python.flush()
+    ours.flush()
+    events, found = python.events(), ours.events()
+    assert [outline(event) for event in found] == [outline(event) for event in events]
+    assert {"ready", "tracking"} <= {event.type for event in events}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "hand.onnx").write_bytes(b"x"),
+        lambda folder: (folder / MANIFEST).write_text("{"),
+        lambda folder: (folder / MANIFEST).write_text("[]"),
+        lambda folder: edit(folder, schema_version=2),
+        lambda folder: edit(folder, schema_version="1"),
+        lambda folder: edit(folder, files={}),
+        lambda folder: edit(folder, files={"hand.onnx": "0"}),
+        lambda folder: edit(folder, files={"../hand.onnx": "0" * 64}),
+        lambda folder: edit(folder, files=[]),
+        lambda folder: edit(folder, sha256="x"),
+        lambda folder: edit(folder, source=None),
+    ],
+)
+def test_a_damaged_landmarker_is_refused_in_the_words_of_python(landmarker_folder, tmp_path, spoil):
+    folder = tmp_path / "landmarker"
+    folder.mkdir()
+    for file in landmarker_folder.iterdir():
+        (folder / file.name).symlink_to(file)
+    for name in (MANIFEST, "hand.onnx"):
+        (folder / name).unlink()
+        shutil.copyfile(landmarker_folder / name, folder / name)
+    spoil(folder)
+    assert said(CLandmarker, folder) == said(Landmarker.load, folder)
+
+
+def edit(folder, **changes):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+def test_a_landmarker_that_is_not_there(bundle_folder, tmp_path, landmarker_folder):
+    assert said(CLandmarker, tmp_path) == said(Landmarker.load, tmp_path)
+    assert said(CLandmarker, bundle_folder) == (
+        BundleError,
+        f"{bundle_folder}: has no landmarker. Fix: spoter-kit export --camera puts one in",
+    )
+    folder = shutil.copytree(landmarker_folder, tmp_path / "landmarker")
+    (folder / "pose.onnx").unlink()
+    words = said(CLandmarker, folder)[1]
+    assert words.startswith(f"{folder}/pose.onnx: cannot be read: No such file")
+    assert said(lambda: CLandmarker(landmarker_folder, threads=-1))[1].startswith("threads=-1: expected")
+
+
+def test_a_landmarker_in_a_bundle_is_that_which_was_exported(bundle_with_landmarker):
+    assert CLandmarker(bundle_with_landmarker).persons == 0
+    manifest = bundle_with_landmarker / "landmarker" / MANIFEST
+    manifest.write_text(manifest.read_text() + " ")
+    kind, words = said(CLandmarker, bundle_with_landmarker)
+    assert kind is BundleError
+    assert "landmarker.json: sha256 is" in words
+    assert "copy the whole bundle again" in words
+
+
+def test_time_does_not_stand_still_or_go_back(ours):
+    frame = np.zeros((8, 8, 3), np.uint8)
+    ours(frame, 100.0)
+    for t_ms in (100.0, 40.0):
+        with pytest.raises(InputError, match=f"a frame of {t_ms:g} ms after one of 100 ms: times grow"):
+            ours(frame, t_ms)
+    with pytest.raises(InputError, match="t_ms inf: expected milliseconds, a finite number"):
+        ours(frame, float("inf"))
+    ours.reset()
+    ours(frame, 40.0)
+
+
+def test_what_is_no_frame_is_refused(ours, landmarker_folder):
+    library, handle = ours._library, ours._handle
+    rgb, found = ctypes.create_string_buffer(300), ctypes.create_string_buffer(432)
+    calls = {
+        "rgb is NULL": (handle, None, 4, 4, 0, 0.0, found),
+        "landmarks is NULL": (handle, rgb, 4, 4, 0, 0.0, None),
+        "landmarker is NULL": (None, rgb, 4, 4, 0, 0.0, found),
+        "a frame is (height, width, 3) RGB, got (0, 4, 3)": (handle, rgb, 0, 4, 0, 0.0, found),
+        "a frame is (height, width, 3) RGB, got (4, 2000000000, 3)": (
+            handle,
+            rgb,
+            4,
+            2 * 10**9,
+            0,
+            0.0,
+            found,
+        ),
+        "stride 11, expected at least 3 x 4": (handle, rgb, 4, 4, 11, 0.0, found),
+    }
+    for words, arguments in calls.items():
+        assert library.spoter_landmarker_accept(*arguments) == 1
+        assert library.spoter_error_message().decode() == words
+    assert library.spoter_landmarker_create(None, None, ctypes.byref(handle.__class__())) == 1
+    assert library.spoter_landmarker_verify(os.fsencode(landmarker_folder), None, None) == 1
+    assert library.spoter_landmarker_reset(None) == 1
+    library.spoter_landmarker_destroy(None)
+    assert (library.spoter_landmarker_persons(None), library.spoter_landmarker_sha256(None)) == (0, b"")
+
+
+@pytest.mark.slow
+def test_the_kiosk_says_the_words_of_a_video(
+    bundle_with_landmarker, c_wheel, c_sources, frames, tmp_path, run_tool
+):
+    build = tmp_path / "build"
+    run_tool("cmake", "-S", c_sources / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={c_wheel}")
+    run_tool("cmake", "--build", build, "--target", "kiosk")
+    rest = [np.zeros_like(frames[0])] * 3
+    height, width, _ = frames[0].shape
+    shown = [*frames, *rest, *frames]
+    done = subprocess.run(
+        [build / "kiosk", bundle_with_landmarker, str(width), str(height), "5"],
+        env=os.environ | {"SPOTER_ONNXRUNTIME": str(onnxruntime_library())},
+        input=b"".join(np.ascontiguousarray(frame).tobytes() for frame in shown) + b"cut off",
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    python = SignStream(Recognizer.load(bundle_with_landmarker, "ort-cpu-fused", tuned=False))
+    for n, frame in enumerate(shown):
+        python.accept(frame, 1000 * n / 5)
+    python.flush()
+    expected = [
+        event.reason if event.type == "abstain" else event.label
+        for event in python.events()
+        if event.type in ("sign", "abstain")
+    ]
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) == len(expected)
+    assert all(word in line for word, line in zip(expected, lines, strict=True))
+    assert expected
