@@ -40,7 +40,8 @@ test-all: lint types docs
 	$(PYTEST)
 
 fuzz: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --hours $(HOURS)
+	@mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --hours $(HOURS) --state build/fuzz.json
 
 lint: $(READY)
 	$(BIN)/ruff check .
