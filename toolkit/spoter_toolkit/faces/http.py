@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 
 from spoter_runtime.bundle.manifest import Artefact, Bundle
-from spoter_runtime.contract import GraphContract
+from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BackendError, require
 from spoter_runtime.landmarks import Float32Array
 from spoter_toolkit.faces.face import Face
@@ -35,14 +36,7 @@ class HttpFace(Face):
             _, said = self._server.communicate()
             raise BackendError(f"the server did not start: {said.strip()}")
         self._model = ServedModel(found[0])
-        told = self._model.metadata()
-        names = told["parameters"]["labels"]
-        contract = bundle.contract
-        read = GraphContract(
-            labels=tuple(label for label in contract.labels if label.name in names),
-            max_frames=told["parameters"]["max_frames"],
-            max_batch=contract.max_batch,
-        )
+        read = contract_told(self._model.metadata()["parameters"], bundle.contract)
         super().__init__("http", read, artefact)
 
     def predict(self, clips: Sequence[Float32Array]) -> Float32Array:
@@ -63,6 +57,18 @@ class HttpFace(Face):
         if hasattr(self, "_server") and self._server.poll() is None:
             self._server.kill()
             self._server.communicate()
+
+
+def contract_told(told: dict[str, Any], contract: GraphContract) -> GraphContract:
+    """Return what a server tells of its model: its labels in its order, also those that the bundle lacks.
+
+    Args:
+        told: its `parameters`; they hold the names of the labels alone.
+        contract: the bundle's, which knows the rest of a label by its name.
+    """
+    known = {label.name: label for label in contract.labels}
+    labels = tuple(known.get(name) or Label(name=name) for name in told["labels"])
+    return replace(contract, labels=labels, max_frames=told["max_frames"])
 
 
 def open_face(bundle: Bundle, precision: str) -> HttpFace:
