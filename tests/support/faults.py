@@ -1,4 +1,4 @@
-"""Make the n-th change of the disk fail, or kill the process there: a full disk, a broken one, a kill."""
+"""Make the n-th use of the disk fail, or kill the process there: a full disk, a broken one, a kill."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import os
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import spoter_runtime.files as files
@@ -20,10 +21,16 @@ _CHANGES = ("rename", "replace", "link", "symlink", "unlink", "remove", "mkdir",
 
 
 class Faults:
-    """Counts the changes of the disk in this process; at the n-th it raises an error, or ends the process."""
+    """Counts the changes of the disk in this process; at the n-th it raises an error, or ends the process.
 
-    def __init__(self, at: int, code: int | None) -> None:
-        self.at, self.code, self.count = at, code, 0
+    Args:
+        at: that fails, from 1; 0 counts only.
+        code: of the error; None ends the process.
+        reads_in: opening a file below this folder for reading counts too.
+    """
+
+    def __init__(self, at: int, code: int | None, reads_in: str | None = None) -> None:
+        self.at, self.code, self.reads_in, self.count = at, code, reads_in, 0
 
     def point(self) -> None:
         """Pass one change, or fail there; whatever cleans up afterwards works again."""
@@ -41,7 +48,11 @@ class Faults:
         opened = io.open
 
         def open_(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+            if isinstance(file, int) or os.fspath(file) == os.devnull:
+                return opened(file, mode, *rest, **options)
             if not set("wax+") & set(mode):
+                if self.reads_in and self.reads_in in str(Path(os.fsdecode(file)).absolute()):
+                    self.point()
                 return opened(file, mode, *rest, **options)
             self.point()
             return _Written(opened(file, mode, *rest, **options), self)

@@ -1,8 +1,11 @@
-"""Run `spoter-kit` commands in forks of one process that has imported everything; kill them on request.
+"""`Forks`: run `spoter-kit` in forks of one process that has imported everything; kill them on request.
 
 One JSON object a line on stdin: `argv`, `cwd`, and any of
 `kill_at`: SIGKILL before the n-th operation that changes files, from 1;
 `kill_beyond`: the system ends it in the middle of writing a file, at so many bytes;
+`fail_at`, `errno`: the n-th use of the disk fails, as `Faults` of tests/support/faults.py says; without an
+    `errno` the process ends there. `operations` counts these instead;
+`keep_trace`: the path to which torch's export of the model is written; `trace`: the path to read it from;
 `exchange`: false where two names cannot be swapped in one step, as on some file systems.
 One JSON object a line on stdout: `code`, negative for a signal, `operations`, and `said`.
 """
@@ -15,9 +18,42 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from faults import Faults
+
+
+class Forks:
+    """The process that runs commands, see forks.py."""
+
+    def __init__(self, cwd: Path, env: Mapping[str, str] = os.environ) -> None:
+        self.cwd = cwd
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(env) | {"OMP_NUM_THREADS": "1", "TMPDIR": str(cwd / "tmp")},
+        )
+
+    def run(self, *argv: object, **how: Any) -> dict[str, Any]:
+        """Run one command; return its exit code, its points and what it said."""
+        assert self.process.stdin
+        assert self.process.stdout
+        request = {"argv": [str(argument) for argument in argv], "cwd": str(self.cwd)} | how
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
 
 _CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
 
@@ -31,12 +67,30 @@ def _changes_files(event: str, arguments: tuple[Any, ...]) -> bool:
     return event in _CHANGES or (event == "ctypes.dlsym" and arguments[1] == "renameat2")
 
 
+def _trace_once(request: dict[str, Any]) -> None:
+    import onnx
+
+    from spoter_export.bundle import writer
+
+    make = writer.onnx_from_module
+    if path := request.get("trace"):
+        writer.onnx_from_module = lambda *_, **__: onnx.load(path)
+    elif path := request.get("keep_trace"):
+
+        def keep(*arguments: Any, **options: Any) -> Any:
+            onnx.save(made := make(*arguments, **options), path)
+            return made
+
+        writer.onnx_from_module = keep
+
+
 def _run(request: dict[str, Any], reply: int) -> None:
     """Run one command and end this process."""
     import spoter_runtime.files
     from spoter_toolkit.__main__ import main
 
     os.chdir(request["cwd"])
+    _trace_once(request)
     operations = 0
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
@@ -52,7 +106,11 @@ def _run(request: dict[str, Any], reply: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.addaudithook(count)
+    faults = Faults(request.get("fail_at", 0), request.get("errno"), request["cwd"])
+    if "fail_at" in request:
+        faults.install()
+    else:
+        sys.addaudithook(count)
     said, code = io.StringIO(), 1
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
@@ -63,7 +121,7 @@ def _run(request: dict[str, Any], reply: int) -> None:
             code = int(end.code or 0)
         except BaseException:  # noqa: BLE001  # the fork must not go on as if it were the server
             traceback.print_exc()
-    os.write(reply, json.dumps({"operations": operations, "said": said.getvalue()}).encode())
+    os.write(reply, json.dumps({"operations": operations or faults.count, "said": said.getvalue()}).encode())
     os._exit(code)
 
 
@@ -71,6 +129,8 @@ def serve() -> None:
     """Answer requests until stdin ends."""
     import accelerate  # noqa: F401  # what a training needs is imported once, not once a command
     import matplotlib.figure  # noqa: F401
+    import onnxscript  # noqa: F401
+    import torch.onnx  # noqa: F401
 
     import spoter_toolkit.cli.app
     import spoter_toolkit.training.loop  # noqa: F401

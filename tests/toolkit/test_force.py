@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from forks import Forks
 from spoter_toolkit.cli.demo import demo
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.runs.run import read_run
@@ -26,26 +23,11 @@ SETTINGS = ("epochs=2", "model.d_model=36", "model.num_encoder_layers=1", "model
 PARTS = 3  # of the moments at which a training is killed, so that workers share them
 
 
-class Forks:
-    """The process that runs commands, see forks.py."""
-
-    def __init__(self, cwd: Path) -> None:
-        self.cwd = cwd
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("forks.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+class SuccessfulForks(Forks):
+    """Its commands must succeed unless they are to be killed."""
 
     def run(self, *argv: object, **how: Any) -> dict[str, Any]:
-        """Run one command; it must succeed unless it is to be killed."""
-        assert self.process.stdin
-        assert self.process.stdout
-        request = {"argv": [str(argument) for argument in argv], "cwd": str(self.cwd)} | how
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        answer = super().run(*argv, **how)
         assert answer["code"] == 0 or answer["code"] < 0, answer["said"]
         return answer
 
@@ -53,9 +35,9 @@ class Forks:
 @pytest.fixture
 def forks(tmp_path: Path) -> Iterator[Forks]:
     (tmp_path / "work").mkdir()
-    forks = Forks(tmp_path / "work")
+    forks = SuccessfulForks(tmp_path / "work")
     yield forks
-    forks.process.communicate()
+    forks.close()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
