@@ -4,10 +4,10 @@
     python tests/fuzz/run.py --hours 2 --state counts.json     # goes on where the last run stopped
     python tests/fuzz/run.py --inputs 100000 --only bundle.json
 
-A failure is a traceback that is no SpoterError, more than 5 seconds of the processor (a minute on the clock, as
-other work may hold the processor), or more than 500 MB. Its seed is
-printed: ``--seed N --inputs 1 --only NAME`` shows it again.
-``python benchmarks/malformed.py counts.json`` makes a page of the counts.
+A failure is a traceback that is no SpoterError, more than 5 seconds of the processor (a minute on the clock,
+as other work may hold the processor), or more than 500 MB. Its seed is printed: ``--seed N --inputs 1 --only
+NAME`` shows it again. ``python benchmarks/malformed.py counts.json`` makes
+a page of the counts.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,32 @@ def test_malformed_input_is_refused_by_an_error_of_ours(all_targets, name):
         feed(all_targets[name], dice)
 
     check()
+
+
+def test_a_hang_a_wait_and_a_traceback_are_found(monkeypatch):
+    import run
+
+    def spin(_):
+        while True:
+            pass
+
+    def refuse(_):
+        raise SpoterError("no")
+
+    monkeypatch.setattr(run, "MOST_S", 0.05)
+    monkeypatch.setattr(run, "MOST_WAIT_S", 0.3)
+    before = [signal.signal(one, run._too_slow) for one in (signal.SIGPROF, signal.SIGALRM)]
+    try:
+        found = [run.feed(one, 0) for one in (spin, lambda _: time.sleep(9), lambda _: 1 / 0)]
+    finally:
+        signal.signal(signal.SIGPROF, before[0])
+        signal.signal(signal.SIGALRM, before[1])
+    assert [text.splitlines()[-1].partition(":")[0] for text in found] == [
+        "run.TooSlow",
+        "run.TooSlow",
+        "ZeroDivisionError",
+    ]
+    assert [run.feed(one, 0) for one in (refuse, lambda _: None)] == ["refused", "accepted"]
 
 
 # What a resealed manifest may say without being refused: texts for people, versions, and numbers that nothing
