@@ -25,9 +25,13 @@ ROOT = Path(__file__).parents[1]
 
 # What tells a destination. --seccomp-bpf: the process stops at these calls alone, and costs no time else.
 _STRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-s", "100", "-e", "signal=none")
-_STRACE += ("-e", "trace=connect,sendto,sendmsg,sendmmsg")
+_STRACE += ("-e", "trace=connect,sendto,sendmsg,sendmmsg,execve")
+_NOT_ALONE = "unshare -rn fails. Fix: apt-get install util-linux iproute2, and allow user namespaces"
+# A network of its own, in which there is nothing but this machine.
+_ALONE = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "alone")
 _RESOLVERS = ("/nscd/socket", "/systemd/resolve/", "/dbus/system_bus_socket")  # they look names up for others
 _LOOPBACK = re.compile(r'(inet_addr\("127\.|"::1"|"::ffff:127\.)')
+_STARTED = re.compile(r'execve\("([^"]+)".*\) = 0$')
 # Where ONNX Runtime keeps its unsent events and a device id.
 _MICROSOFT = Path(".cache", "Microsoft")
 
@@ -45,6 +49,11 @@ class Traced:
         output, _ = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, output
 
+    def started(self) -> list[str]:
+        """Return the programs that it started, the first of which is itself."""
+        lines = self.trace.read_text(errors="replace").splitlines()
+        return [match.group(1) for line in lines if (match := _STARTED.search(line))][1:]
+
     def unasked(self) -> list[str]:
         """Return lookups, destinations beyond this machine, and ONNX Runtime's files."""
         found = [line for line in self.trace.read_text(errors="replace").splitlines() if _leaves(line)]
@@ -53,6 +62,8 @@ class Traced:
 
 def _leaves(line: str) -> bool:
     """Tell whether a line of strace is a lookup or goes beyond this machine."""
+    if "execve(" in line:  # its arguments may name anything
+        return False
     if "AF_INET" in line:
         return "port=htons(53)" in line or not _LOOPBACK.search(line)
     return any(resolver in line for resolver in _RESOLVERS)
@@ -69,7 +80,7 @@ def trace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("traced")
     started = []
 
-    def trace(*arguments, home=None, cwd=None, env=None):
+    def trace(*arguments, home=None, cwd=None, env=None, within=()):
         number = len(started)
         home = home or folder / f"home-{number}"
         home.mkdir(exist_ok=True)
@@ -78,7 +89,7 @@ def trace(tmp_path_factory):
         # Built from nothing: ONNX Runtime sends nothing where it finds a variable of a CI service.
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         process = subprocess.Popen(
-            [*_STRACE, "-o", file, sys.executable, *map(str, arguments)],
+            [*within, *_STRACE, "-o", file, sys.executable, *map(str, arguments)],
             cwd=cwd or home,
             # USER: or torch asks the system who this is, which may ask nscd.
             env=kept | {"HOME": str(home), "USER": "somebody", "OMP_NUM_THREADS": "1"} | (env or {}),
@@ -335,6 +346,14 @@ RUNTIME = {
     "tune": ("small.spoter", "--seconds", "1"),
     "doctor": (),
 }
+# The programs that a verb starts, besides ldconfig, which Python asks for the place of a library.
+_WORKERS = {Path(sys.executable).name}
+_STARTS = {
+    "train": {"git"},
+    "crossval": {"git"} | _WORKERS,
+    "import-checkpoint": {"git"},
+    "bench": _WORKERS,
+}
 # Nobody is in the video that is made here: the networks run on each frame, and then no clip is left.
 ENDS_WITH = {"data extract": 1}
 VERBS = [("spoter_toolkit", verb) for verb in KIT] + [("spoter_runtime", verb) for verb in RUNTIME]
@@ -379,8 +398,15 @@ def long_lived(trace, bundle_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ran(trace, long_lived, tmp_path_factory, request):
-    """Run every verb under strace; return (module, verb) → (exit code, output, unasked)."""
+def alone():
+    """What runs a command in a network of its own; empty where the system forbids that."""
+    tried = subprocess.run([*_ALONE, "true"], capture_output=True, check=False)
+    return () if tried.returncode else _ALONE
+
+
+@pytest.fixture(scope="module")
+def ran(trace, alone, long_lived, tmp_path_factory, request):
+    """Run every verb under strace; return (module, verb) → (exit code, output, unasked, started)."""
     folder = tmp_path_factory.mktemp("verbs")
     clips = np.random.default_rng(0).random((12, 20, 54, 2), np.float32)
     for number, clip in enumerate(clips):
@@ -409,8 +435,9 @@ def ran(trace, long_lived, tmp_path_factory, request):
             home=home,
             cwd=folder,
             env={"MPLCONFIGDIR": matplotlib.get_cachedir()},  # the fonts are known already
+            within=alone,
         )
-        results[module, verb] = (*traced.finish(), traced.unasked())
+        results[module, verb] = (*traced.finish(), traced.unasked(), traced.started())
         shutil.rmtree(home / _MICROSOFT, ignore_errors=True)  # the next verb is not blamed for it
     return results
 
@@ -444,9 +471,43 @@ def test_no_verb_looks_anything_up_or_leaves_the_machine(ran, module, verb):
         pytest.skip("TensorRT-RTX is not installed: no engine can be built")
     if isinstance(ran[module, verb], str):
         pytest.skip(ran[module, verb])
-    code, output, unasked = ran[module, verb]
+    code, output, unasked, started = ran[module, verb]
     assert code == ENDS_WITH.get(verb, 0), output
     assert unasked == []
+    assert {Path(program).name for program in started} <= _STARTS.get(verb, set()) | {"ldconfig"}
+
+
+@pytest.mark.slow
+def test_every_verb_succeeded_where_there_is_no_network(ran, alone):
+    if not alone:
+        pytest.skip(_NOT_ALONE)
+    failed = {
+        verb: found
+        for verb, found in ran.items()
+        if not isinstance(found, str) and found[0] != ENDS_WITH.get(verb[1], 0)
+    }
+    assert not failed
+
+
+def test_a_network_of_ones_own_has_nobody_but_this_machine(alone):
+    if not alone:
+        pytest.skip(_NOT_ALONE)
+    code = _SENDS.format("AF_INET", "192.0.2.1") + "; "
+    done = subprocess.run([*alone, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "Network is unreachable" in done.stderr
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname())"
+    )
+    subprocess.run([*alone, sys.executable, "-c", code], check=True)
+
+
+def test_a_program_that_is_started_is_seen_and_each_is_in_the_table(trace):
+    code = "import subprocess; subprocess.run(['true']); subprocess.run(['no-such-program-9'])"
+    traced = trace("-c", code)
+    assert traced.finish()[0] == 1
+    assert [Path(program).name for program in traced.started()] == ["true"]
+    table = (ROOT / "SECURITY.md").read_text(encoding="utf-8").partition("## Which programs")[2]
+    assert [name for name in ("git", "ldconfig", "this Python") if f"| {name}" not in table] == []
 
 
 @pytest.mark.slow
