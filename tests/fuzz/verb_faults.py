@@ -183,8 +183,9 @@ def prepare(work: Path, names: Collection[str], video: Path | None = None) -> tu
         done = forks.run(*argv)
         assert done["code"] == 0, done["said"]
     trace = work.with_name("trace.onnx")
-    keep = forks.run(*VERBS["export"].argv, "--force", keep_trace=str(trace))
+    keep = forks.run(*VERBS["export"].argv, "-o", "traced.spoter", keep_trace=str(trace))
     assert keep["code"] == 0, keep["said"]
+    shutil.rmtree(work / "traced.spoter")
     return forks, trace
 
 

@@ -85,7 +85,11 @@ def read_onnx(content: bytes | OnnxParts) -> OnnxGraph:
         names=frozenset(text_of_field(node[_NODE_NAME]) for node in nodes),
         float_names=_float_names(nodes, _float_tensors(parts)),
         opset=next(
-            (e[2][0] for e in map(message_fields, model[_MODEL_OPSETS]) if e[2] and not text_of_field(e[1])),
+            (
+                number_of_field(e[2])
+                for e in map(message_fields, model[_MODEL_OPSETS])
+                if not text_of_field(e[1])
+            ),
             0,
         ),
         input_types=_input_types(graph),
@@ -97,11 +101,11 @@ def _float_names(nodes: list[Fields], floats: set[str]) -> frozenset[str]:
     names = set()
     for node in nodes:
         op_type = text_of_field(node[_NODE_OP_TYPE])
-        if op_type in _SHAPES or not any(str(name, "utf-8") in floats for name in node[_NODE_INPUT]):
+        if op_type in _SHAPES or not any(text_of_field([name]) in floats for name in node[_NODE_INPUT]):
             continue
         names.add(text_of_field(node[_NODE_NAME]))
         if op_type not in _ENDS_OF_FLOATS:
-            floats |= {str(name, "utf-8") for name in node[_NODE_OUTPUT]}
+            floats |= {text_of_field([name]) for name in node[_NODE_OUTPUT]}
     return frozenset(names)
 
 
@@ -109,7 +113,9 @@ def _float_tensors(parts: OnnxParts) -> set[str]:
     """Return the names of inputs and initializers of a float type."""
     tensors = parts.tensors
     floats = {
-        text_of_field(tensor[_TENSOR_NAME]) for tensor in tensors if tensor[_TENSOR_DATA_TYPE][0] in _FLOATS
+        text_of_field(tensor[_TENSOR_NAME])
+        for tensor in tensors
+        if number_of_field(tensor[_TENSOR_DATA_TYPE]) in _FLOATS
     }
     return floats | {name for name, dtype in _input_types(parts.graph).items() if dtype in _FLOATS}
 
@@ -118,22 +124,23 @@ def _input_types(graph: Fields) -> dict[str, int]:
     """Return input → number of its type."""
     found = {}
     for value in map(message_fields, graph[_GRAPH_INPUT]):
-        tensor_type = message_fields(
-            message_fields(value[2][0])[1][0]
-        )  # ValueInfo.type, TypeProto.tensor_type
-        found[text_of_field(value[1])] = int(tensor_type[1][0])
+        type_proto = message_fields(value[2][-1]) if value[2] else Fields(list)
+        tensor_type = message_fields(type_proto[1][-1]) if type_proto[1] else Fields(list)
+        found[text_of_field(value[1])] = number_of_field(tensor_type[1])
     return found
 
 
 Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → values, whole numbers or memoryviews
 
 
-def message_fields(message: memoryview) -> Fields:
+def message_fields(message: memoryview | int) -> Fields:
     """Return the fields of a protobuf message.
 
     Raises:
         ValueError: it is none, or it is cut off.
     """
+    if isinstance(message, int):
+        raise ValueError("no protobuf message: a number")
     found: Fields = defaultdict(list)
     position = 0
     while position < len(message):
@@ -184,5 +191,22 @@ def varints_of(values: list[Any]) -> list[int]:
 
 
 def text_of_field(values: list[Any]) -> str:
-    """Return a string field: protobuf takes the last value; empty if there is none."""
+    """Return a string field: protobuf takes the last value; empty if there is none.
+
+    Raises:
+        ValueError: a number, or no UTF-8.
+    """
+    if values and isinstance(values[-1], int):
+        raise ValueError("no protobuf message: a number instead of a text")
     return str(values[-1], "utf-8") if values else ""
+
+
+def number_of_field(values: list[Any]) -> int:
+    """Return a field of a whole number: protobuf takes the last value; 0 if there is none.
+
+    Raises:
+        ValueError: no whole number.
+    """
+    if values and not isinstance(values[-1], int):
+        raise ValueError("no protobuf message: a text instead of a number")
+    return values[-1] if values else 0

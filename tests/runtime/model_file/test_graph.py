@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from spoter_runtime.contract import METADATA_KEY
+from spoter_runtime.errors import SpoterError
+from spoter_runtime.model_file.check import check_onnx_file
 from spoter_runtime.model_file.graph import read_onnx
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -91,3 +95,42 @@ def test_what_is_no_onnx_file_is_a_value_error(content):
 def test_a_truncated_file_is_a_value_error(content, share):
     with pytest.raises(ValueError, match="truncated"):
         read_onnx(content[: int(share * len(content))])
+
+
+def field(number, value):
+    """A protobuf field: a number, or bytes shorter than 128."""
+    return (
+        bytes([number << 3, value])
+        if isinstance(value, int)
+        else bytes([number << 3 | 2, len(value)]) + value
+    )
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        field(1, 5),  # a node
+        field(1, field(3, 5)),  # a node's name
+        field(1, field(4, 5)),  # its operator
+        field(1, field(1, 5)),  # its input
+        field(5, field(2, 1) + field(8, 5)),  # a tensor's name
+        field(5, field(2, b"f")),  # its type
+        field(11, field(1, 5)),  # an input's name
+        field(11, field(1, b"x") + field(2, 5)),  # its type
+        field(11, field(1, b"x") + field(2, field(1, field(1, b"f")))),
+    ],
+)
+def test_a_field_of_another_type_is_a_value_error(graph, tmp_path):
+    content = field(7, graph)
+    with pytest.raises(ValueError, match=r"no protobuf message: a (number|text)"):
+        read_onnx(content)
+    (tmp_path / "model.onnx").write_bytes(content)
+    with contextlib.suppress(SpoterError):  # and of ours, if the check looks at it
+        check_onnx_file(tmp_path / "model.onnx")
+
+
+def test_what_protobuf_may_leave_out_is_zero_or_empty():
+    found = read_onnx(
+        field(7, field(5, field(8, b"w")) + field(11, field(1, b"x"))) + field(8, field(1, b""))
+    )
+    assert (found.input_types, found.opset) == ({"x": 0}, 0)
