@@ -12,11 +12,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from spoter_runtime.camera.whole import WholeFile
 from spoter_runtime.errors import DataError, require
 
 Frame = npt.NDArray[np.uint8]
 
 _EXTRA: Final = "video"
+_MEND: Final = "copy the file again, or keep its good frames: ffmpeg -i FILE whole.mp4"
 _CAMERA_FORMATS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
@@ -50,7 +52,7 @@ def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
-    yield from _frames(str(path), None, {}, threads)
+    yield from _frames(str(path), None, {}, threads, is_file=True)
 
 
 def camera_frames(
@@ -80,7 +82,7 @@ def camera_frames(
         there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
         raise DataError(f"{name}: no such camera", fix=f"there are {there}" if there else "plug one in")
     options = {} if way == "lavfi" else {"video_size": f"{width}x{height}", "framerate": str(fps)}
-    yield from _frames(name, way, options, 1, broken="went away")
+    yield from _frames(name, way, options, 1)
 
 
 def network_frames(url: str) -> Iterator[TimedFrame]:
@@ -94,7 +96,7 @@ def network_frames(url: str) -> Iterator[TimedFrame]:
         DataError: nobody answers within five seconds, it sends no video, or it went away.
     """
     options = {"timeout": "5000000"} | ({"rtsp_transport": "tcp"} if url.startswith("rtsp") else {})
-    yield from _frames(url, None, options, 1, broken="went away")
+    yield from _frames(url, None, options, 1)
 
 
 def _frames(
@@ -103,7 +105,7 @@ def _frames(
     options: dict[str, str],
     threads: int,
     *,
-    broken: str = "is damaged",
+    is_file: bool = False,
 ) -> Iterator[TimedFrame]:
     av = require("av", extra=_EXTRA)
     try:
@@ -119,7 +121,7 @@ def _frames(
         stream.thread_count = threads
         count, last_ms, first_ms = 0, -1.0, None
         try:
-            for frame in container.decode(stream):
+            for frame in _decoded(container, stream) if is_file else container.decode(stream):
                 step_ms = 1000 / float(stream.average_rate or 30)
                 t_ms = last_ms + step_ms if frame.time is None else frame.time * 1000
                 first_ms = t_ms if first_ms is None else first_ms
@@ -127,13 +129,37 @@ def _frames(
                 last_ms = t_ms - first_ms if t_ms - first_ms > last_ms else last_ms + step_ms
                 count += 1
                 yield TimedFrame(_upright(frame), last_ms)
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, _DamagedError) as error:
             where = (
                 f"after frame {count} ({max(last_ms, 0) / 1000:.1f} s)" if count else "before the first frame"
             )
-            raise DataError(f"{source}: {_reason(error, f'{broken} {where}')}") from error
+            broken = "is damaged" if is_file else "went away"
+            fix = _MEND if is_file else ""
+            raise DataError(f"{source}: {_reason(error, f'{broken} {where}')}", fix=fix) from error
         if count == 0:
-            raise DataError(f"{source}: has no frame that can be decoded")
+            raise DataError(f"{source}: has no frame that can be decoded", fix=_MEND if is_file else "")
+
+
+class _DamagedError(Exception):
+    """A file is cut or has a hole, and FFmpeg did not say so."""
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the frames of a file.
+
+    Raises:
+        _DamagedError: the file is cut or has a hole.
+    """
+    whole = WholeFile(container, stream)
+    for packet in container.demux():
+        if problem := whole.problem(packet):
+            raise _DamagedError(problem)
+        for frame in packet.decode() if packet.stream is stream else ():
+            if frame.is_corrupt:
+                raise _DamagedError("this frame cannot be decoded whole")
+            yield frame
+    if problem := whole.problem_at_end():
+        raise _DamagedError(problem)
 
 
 def _upright(frame: Any) -> Frame:
@@ -153,8 +179,4 @@ def _reason(error: Exception, otherwise: str) -> str:
         errno.EPERM: "permission denied",
     }
     code = getattr(error, "errno", None)
-    return (
-        reasons.get(code, f"{otherwise} ({getattr(error, 'strerror', None) or error})")
-        if code
-        else f"{otherwise}: {error}"
-    )
+    return reasons.get(code, f"{otherwise} ({getattr(error, 'strerror', None) or error})")

@@ -166,6 +166,51 @@ def test_a_truncated_file_gives_its_frames_and_then_an_error(tmp_path):
         list(video_frames(path))
 
 
+KINDS = {
+    "a.mp4": ("libx264", "yuv420p"),
+    "a.mkv": ("libx264", "yuv420p"),
+    "a.webm": ("libvpx", "yuv420p"),
+    "a.avi": ("mpeg4", "yuv420p"),
+    "a.gif": ("gif", "rgb8"),
+}
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """Videos of 100 frames, so full of noise that every part of the file counts."""
+    pictures = list(np.random.default_rng(0).integers(0, 256, (100, 48, 64, 3), dtype=np.uint8))
+    folder = tmp_path_factory.mktemp("noisy")
+    return {
+        name: write(folder / name, pictures, codec=codec, pix_fmt=pix_fmt).read_bytes()
+        for name, (codec, pix_fmt) in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("damage", ["cut in half", "cut near the end", "a hole in the middle"])
+def test_a_file_that_is_cut_or_has_a_hole_never_passes_as_whole(noisy, tmp_path, name, damage):
+    if (name, damage) == ("a.gif", "a hole in the middle"):
+        pytest.skip("a GIF has no length in it, and FFmpeg takes what follows a hole for one frame")
+    content, path = noisy[name], tmp_path / name
+    path.write_bytes(content)
+    assert sum(1 for _ in video_frames(path)) == 100
+    size = len(content)
+    damaged = {
+        "cut in half": content[: size // 2],
+        "cut near the end": content[: size * 94 // 100],
+        "a hole in the middle": content[: size // 2] + bytes(size // 20) + content[size // 2 + size // 20 :],
+    }[damage]
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=rf"{name}: (is damaged after frame \d+ \(|cannot be opened)"):
+        list(video_frames(path))
+
+
+def test_a_live_recording_states_no_length_and_is_whole(tmp_path):
+    pictures = [picture(n) for n in range(10)]
+    path = write(tmp_path / "live.webm", pictures, codec="libvpx", options={"live": "1"})
+    assert len(list(video_frames(path))) == 10
+
+
 def test_a_file_whose_frames_are_all_damaged_is_an_error(tmp_path):
     path = write(tmp_path / "bad.avi", [picture(n) for n in range(5)], codec="mjpeg", pix_fmt="yuvj420p")
     content = path.read_bytes()
