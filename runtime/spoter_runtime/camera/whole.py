@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-# FFmpeg reads these formats on after a hole, and a cut file to its end. Their frames lie one after the other, and
-# their header states the length. MP4 needs no check: its table has the place of each frame.
+# FFmpeg reads these formats on after a hole, and a cut file to its end. Frames lie one after the other, and
+# the header states the length. MP4 needs no check: its table has the place of each frame.
 _MATROSKA: Final = "matroska,webm"
 _AVI: Final = "avi"
 _GIF_END: Final = b";"

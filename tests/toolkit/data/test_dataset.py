@@ -120,9 +120,15 @@ def test_bad_clips_are_counted_and_the_first_five_named(tmp_path):
     assert "file 5" not in str(caught.value)
 
 
-def test_skip_bad_leaves_bad_clips_out_and_counts_them(tmp_path):
+def test_skip_bad_leaves_bad_clips_out_counts_and_names_them(tmp_path):
     clips = [new_clip("short", poses_TLD=poses(0)), DataError("no file"), new_clip("good")]
     written = write(tmp_path / "d", clips, skip_bad=True, origin=Origin(kind="x", skipped={"of others": 3}))
+    named = (tmp_path / "d" / "skipped.txt").read_text().splitlines()
+    assert len(named) == 2
+    assert named[1] == "no file"
+    assert named[0].startswith("clip 'short': ")
+    rewrite_split(written)
+    assert (tmp_path / "d" / "skipped.txt").read_text().splitlines() == named
     assert [clip.id for clip in written.clips] == ["good"]
     assert written.origin.skipped == {"of others": 3, "that cannot be used": 2}
 

@@ -65,7 +65,7 @@ def import_(
         typer.Option(help="Refuse clips of more than 299 frames (error), resample or cut them."),
     ] = "error",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used, and count them.")
+        bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used, and name them.")
     ] = False,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -123,7 +123,7 @@ def extract(
         typer.Option(help="Refuse clips of more than 299 frames (error), resample or cut them."),
     ] = "error",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used, and count them.")
+        bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used, and name them.")
     ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Work in so many processes; default: one per core.")

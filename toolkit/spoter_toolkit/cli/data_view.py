@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from spoter_toolkit.cli.console import aligned, emit_json, emit_table, few_names, is_verbose, tell
-from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.data.dataset import SKIPPED, Clip, Dataset
 from spoter_toolkit.data.facts import DatasetFacts, describe
 from spoter_toolkit.report.words import plural
 
 _REMARKS: Final = 5  # lines about what was left out or changed; -v prints all
+_MADE_REMARKS: Final = 8  # of a data set that was just made: each clip that was left out has a line
 
 
 def show_made(dataset: Dataset, *, json: bool) -> None:
@@ -19,7 +21,13 @@ def show_made(dataset: Dataset, *, json: bool) -> None:
     if json:
         emit_json(dataset_json(dataset, facts))
     else:
-        print_summary(dataset, facts)
+        print_summary(dataset, facts, most=_MADE_REMARKS, skipped=skipped_clips(dataset))
+
+
+def skipped_clips(dataset: Dataset) -> list[str]:
+    """Return a line for each clip that was left out because it cannot be used: its name and the reason."""
+    path = dataset.folder / SKIPPED
+    return path.read_text("utf-8").splitlines() if path.is_file() else []
 
 
 def dataset_json(dataset: Dataset, facts: DatasetFacts) -> dict[str, Any]:
@@ -30,13 +38,23 @@ def dataset_json(dataset: Dataset, facts: DatasetFacts) -> dict[str, Any]:
         "coordinates": dataset.coordinates,
         "split": dataset.split,
         "origin": asdict(dataset.origin),
+        "left_out": skipped_clips(dataset),
         "labels": [asdict(label) for label in dataset.labels],
         **asdict(facts),
     }
 
 
-def print_summary(dataset: Dataset, facts: DatasetFacts) -> None:
-    """Print sizes, origin, what was left out, and how the data set is split."""
+def print_summary(
+    dataset: Dataset, facts: DatasetFacts, *, most: int = _REMARKS, skipped: Sequence[str] = ()
+) -> None:
+    """Print sizes, origin, what was left out, and how the data set is split.
+
+    Args:
+        dataset: the data set.
+        facts: of it.
+        most: remarks at most; -v prints all.
+        skipped: of `skipped_clips`, to name them.
+    """
     tell(
         f"{dataset.folder}: {plural(facts.clips, 'clip')} of {plural(len(facts.clips_of_label), 'label')} by "
         f"{plural(len(facts.clips_of_signer), 'signer')}, {facts.duration_s / 60:.1f} minutes"
@@ -47,10 +65,12 @@ def print_summary(dataset: Dataset, facts: DatasetFacts) -> None:
     tell(f"from {origin.kind}: {origin.source}{licence}{synthetic}")
     remarks = [f"left out: {plural(count, 'clip')} {reason}" for reason, count in origin.skipped.items()]
     remarks += [f"note: {plural(count, 'clip')}: {note}" for note, count in origin.notes.items()]
-    shown = remarks if is_verbose() or len(remarks) <= _REMARKS else remarks[: _REMARKS - 1]
+    remarks += [f"  {line}" for line in skipped]
+    shown = remarks if is_verbose() or len(remarks) <= most else remarks[: most - 1]
     tell(*shown)
     if remarks[len(shown) :]:
-        tell(f"{len(remarks) - len(shown)} more remarks (-v: all)")
+        which = f"in {dataset.folder / SKIPPED}" if skipped else "remarks (-v: all)"
+        tell(f"{len(remarks) - len(shown)} more {which}")
     tell(f"split: {dataset.split or 'none yet'}")
     if is_verbose():
         tell(f"{plural(facts.frames, 'frame')}, {dataset.coordinates} coordinates")

@@ -24,6 +24,9 @@ from spoter_runtime.strict import array_header, made_from, read_json, shown
 SCHEMA_VERSION: Final = 1
 POSES: Final = "poses.npy"
 CLIPS: Final = "clips.csv"
+SKIPPED: Final = (
+    "skipped.txt"  # a line for each clip that was left out, with the reason; only if there is one
+)
 DATASET_JSON: Final = "dataset.json"  # marks a DATASET
 MAX_FRAMES: Final = 299  # what the models take (a table of 300 positions, one for the class token)
 SPLITS: Final = ("train", "val", "test")

@@ -24,6 +24,7 @@ from spoter_toolkit.data.dataset import (
     MIN_FPS,
     POSES,
     SCHEMA_VERSION,
+    SKIPPED,
     Clip,
     Coordinates,
     Dataset,
@@ -74,7 +75,8 @@ def write_dataset(
         split: how the split was made, if the clips have one.
         long: refuse clips of more than `MAX_FRAMES` frames, resample them, or cut them; `Origin.notes` counts
             changed clips.
-        skip_bad: leave out unusable clips and count them in `Origin.skipped`, instead of refusing all.
+        skip_bad: leave out unusable clips, count them in `Origin.skipped` and name them in `SKIPPED`, instead
+            of refusing all.
         force: replace an existing dataset.
 
     Raises:
@@ -129,6 +131,9 @@ def write_dataset(
             "sha256": {name: sha256_of(temporary / name) for name in (POSES, CLIPS)},
         }
         write_json(temporary / DATASET_JSON, meta)
+        if bad:
+            lines = [" ".join(error.message.split()) for error in bad]
+            (temporary / SKIPPED).write_text("\n".join([*lines, ""]), encoding="utf-8")
     return read_dataset(folder, check_hashes=False)
 
 
@@ -210,6 +215,8 @@ def rewrite_split(dataset: Dataset) -> None:
     with replacing(dataset.folder) as temporary:
         temporary.mkdir()
         link_or_copy(dataset.folder / POSES, temporary / POSES)
+        if (dataset.folder / SKIPPED).is_file():
+            link_or_copy(dataset.folder / SKIPPED, temporary / SKIPPED)
         _write_clips(temporary / CLIPS, dataset.clips)
         meta["split"] = dataset.split
         meta["sha256"][CLIPS] = sha256_of(temporary / CLIPS)
