@@ -19,7 +19,13 @@ from spoter_runtime.backends import BACKENDS
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.clip_files import is_video, load_clip
 from spoter_runtime.doctor import diagnose, summary
-from spoter_runtime.errors import SpoterError, let_streams_write_any_letter, nearest_known
+from spoter_runtime.errors import (
+    DataError,
+    InputError,
+    SpoterError,
+    let_streams_write_any_letter,
+    nearest_known,
+)
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
 
@@ -95,11 +101,17 @@ def _seconds(text: str) -> float:
 def _predict(given: argparse.Namespace) -> int:
     recognizer = Recognizer.load(given.bundle, given.backend, precision=given.precision, trust=given.trust)
     _say_passed_over(given, recognizer.passed_over)
+    code = 0
     for path in given.clips:
-        if is_video(path):
-            prediction = recognizer.predict_video(path)
-        else:
-            prediction = recognizer.predict(load_clip(path), name=path)
+        try:
+            if is_video(path):
+                prediction = recognizer.predict_video(path)
+            else:
+                prediction = recognizer.predict(load_clip(path), name=path)
+        except (InputError, DataError) as error:  # the others get their answers
+            print(f"error: {error}", file=sys.stderr)
+            code = 1
+            continue
         best = "  ".join(f"{label} {score:.3f}" for label, score in prediction.top(given.top))
         if prediction.is_sign is False:
             best = f"no sign ({prediction.reason})\t{best}"
@@ -107,7 +119,7 @@ def _predict(given: argparse.Namespace) -> int:
         if video := prediction.video:
             times = f"decode {video.decode_ms:.0f} ms, landmarks {video.landmarks_ms:.0f} ms, model {times}"
         _tell(given, f"{path}\t{best}\t{times}")
-    return 0
+    return code
 
 
 def _verify(given: argparse.Namespace) -> int:

@@ -141,6 +141,31 @@ def test_videos_without_a_sign_are_refused_with_one_message(camera_bundle, drawn
         recognizer.predict_video(tmp_path / "none.mp4")
 
 
+def test_a_bad_clip_is_named_and_the_others_get_their_answers(
+    camera_bundle, signing_video, drawn, make_clip, tmp_path
+):
+    np.save(tmp_path / "clip.npy", make_clip(1, 9))
+    np.save(tmp_path / "long.npy", make_clip(2, 120))
+    (tmp_path / "text.mp4").write_bytes(b"no video")
+    good, bad = ["clip.npy", str(signing_video(CLIP))], ["text.mp4", "none.mp4", "grey.mkv", "long.npy"]
+    drawn(3)
+    done = spoter_kit(tmp_path, "predict", camera_bundle, "text.mp4", *good, *bad[1:], "--json")
+    assert done.returncode == 1
+    assert [row["clip"] for row in json.loads(done.stdout)["predictions"]] == good
+    assert "error: 4 of 6 clips cannot be used:\n" in done.stderr
+    reasons = "\n".join(row["error"] for row in json.loads(done.stdout)["bad"])
+    for name in bad:
+        assert f"  {name}: " in done.stderr
+        assert f"{name}: " in reasons
+    command = [sys.executable, "-m", "spoter_runtime", "predict", camera_bundle, "text.mp4", *good]
+    device = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert device.returncode == 1
+    assert [line.split("\t")[0] for line in device.stdout.splitlines()] == good
+    assert "error: text.mp4: cannot be opened as a video" in device.stderr
+    only = spoter_kit(tmp_path, "predict", "text.mp4", "none.mp4")  # before a bundle is looked for
+    assert "error: 2 of 2 clips cannot be used:\n" in only.stderr
+
+
 def test_another_landmarker_than_in_training_warns(camera_bundle, bundle_folder, drawn):
     with pytest.warns(
         UserWarning, match=r"was trained on landmarks of [0-9a-f]{12}… and is given landmarks of other"
@@ -163,6 +188,13 @@ def test_videos_are_evaluated(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["clips"], found["split"]) == (1, "all")
+    (folder / "2.mp4").write_bytes(b"no video")
+    done = spoter_kit(tmp_path, "eval", camera_bundle, "--data", "videos", "--backend", "ort-cpu")
+    assert done.returncode == 1
+    assert "on 1 clips: all split" in done.stdout
+    assert "error: 1 of 2 clips cannot be used:\n  videos/" in done.stderr
+    assert "ann/2.mp4: cannot be opened as a video" in done.stderr
+    (folder / "2.mp4").unlink()
     right = Recognizer.load(camera_bundle, "ort-cpu").predict_video(signing_video(CLIP)).label == label
     assert found["top1"] == float(right)
     (folder.parent / "ann").rename(tmp_path / "videos" / label / "bob")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,25 @@ from spoter_runtime.bundle.manifest import MANIFEST, read_bundle
 from spoter_runtime.camera.files import landmarker_in
 from spoter_runtime.camera.video import video_frames
 from spoter_runtime.clip_files import is_video, load_clip
-from spoter_runtime.errors import ConfigError, InputError
+from spoter_runtime.errors import ConfigError, DataError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.recognizer import LongClips, Prediction, Recognizer
 from spoter_toolkit.data.dataset import DATASET_JSON, read_dataset
 from spoter_toolkit.data.extract.videos import videos_in
 from spoter_toolkit.workspace import newest_bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipsOnDisk:
+    """The clips of some sources, and the errors of those that cannot be used."""
+
+    clips: tuple[tuple[str, Float32Array | Path], ...]  # name, and landmarks or the path of a video
+    bad: tuple[SpoterError, ...]  # each names its clip
+
+    @property
+    def has_videos(self) -> bool:
+        """Whether some are videos, so that a landmarker is needed."""
+        return any(isinstance(clip, Path) for _, clip in self.clips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +42,37 @@ class FilePredictions:
     backend: str  # that computed the logits
     names: tuple[str, ...]  # of the clips: a .npy file's or a video's path, or a clip's id in its data set
     predictions: tuple[Prediction, ...]  # one for each name
+    bad: tuple[SpoterError, ...]  # one for each clip that cannot be used; it names the clip
     passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
 
 
+def read_clips(sources: Sequence[Path]) -> ClipsOnDisk:
+    """Return the landmarks of each clip, and the paths of videos, whose first frame was decoded.
+
+    Args:
+        sources: .npy files, videos of one sign each, folders of either, or DATASETs.
+
+    Raises:
+        SpoterError: no clip can be used.
+        MissingExtraError: PyAV is not installed.
+    """
+    clips: list[tuple[str, Float32Array | Path]] = []
+    bad: list[SpoterError] = []
+    for source in sources:
+        with _collecting(bad):
+            if not (files := _files_of(source)):
+                dataset = read_dataset(source)
+                clips += ((clip.id, dataset.poses_of(clip)) for clip in dataset.clips)
+            for file in files:
+                with _collecting(bad):
+                    clips.append((str(file), _opened(file)))
+    if not clips:
+        raise error_of_bad_clips(bad, len(bad))
+    return ClipsOnDisk(clips=tuple(clips), bad=tuple(bad))
+
+
 def predict_files(
-    sources: Sequence[Path],
+    found: ClipsOnDisk,
     bundle: Path | None = None,
     *,
     backend: str | None = None,
@@ -43,7 +83,7 @@ def predict_files(
     """Return the predicted sign of each clip, with clip names, the backend, and why others were skipped.
 
     Args:
-        sources: .npy files, videos of one sign each, folders of either, or DATASETs.
+        found: the clips.
         bundle: a BUNDLE; None takes the newest in ``bundles/``.
         backend: see `Recognizer.load`.
         precision: see `Recognizer.load`.
@@ -51,28 +91,45 @@ def predict_files(
         mirror: see `Recognizer.predict_video`.
 
     Raises:
-        SpoterError: a clip or the bundle cannot be used, or no engine runs here.
+        SpoterError: no clip can be used, or the bundle cannot, or no engine runs here.
     """
-    # Before the bundle: a file that is no clip is the user's first mistake.
-    clips = [clip for source in sources for clip in clips_from(source)]
     bundle = bundle or newest_bundle()
     recognizer = Recognizer.load(bundle, backend, precision=precision, long=long)
-    arrays = [(name, clip) for name, clip in clips if not isinstance(clip, Path)]
-    answers = iter(
-        recognizer.predict_many([clip for _, clip in arrays], names=[name for name, _ in arrays])
-        if arrays
-        else ()
-    )
+    answers: list[tuple[str, Prediction]] = []
+    bad = list(found.bad)
+    arrays = iter(_predictions(recognizer, found))
+    for name, clip in found.clips:
+        with _collecting(bad):
+            if isinstance(clip, Path):
+                answers.append((name, recognizer.predict_video(clip, mirror=mirror)))
+            elif isinstance(answer := next(arrays), Prediction):
+                answers.append((name, answer))
+            else:
+                bad.append(answer)
+    if not answers:
+        raise error_of_bad_clips(bad, len(bad))
     return FilePredictions(
         bundle=bundle,
         backend=recognizer.runner.name,
-        names=tuple(name for name, _ in clips),
-        predictions=tuple(
-            recognizer.predict_video(clip, mirror=mirror) if isinstance(clip, Path) else next(answers)
-            for _, clip in clips
-        ),
+        names=tuple(name for name, _ in answers),
+        predictions=tuple(prediction for _, prediction in answers),
+        bad=tuple(bad),
         passed_over=recognizer.passed_over,
     )
+
+
+def error_of_bad_clips(bad: Sequence[SpoterError], clips: int) -> SpoterError:
+    """Return one error that names the clips that cannot be used, with the reasons.
+
+    Args:
+        bad: an error for each.
+        clips: how many clips there are, with the bad ones.
+    """
+    if clips == 1:
+        return bad[0]
+    lines = "".join(f"\n  {error.message}" for error in bad)
+    fixes = dict.fromkeys(error.fix for error in bad if error.fix)
+    return DataError(f"{len(bad)} of {clips} clips cannot be used:{lines}\n", fix="; ".join(fixes))
 
 
 def bundle_before(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
@@ -95,45 +152,47 @@ def bundle_finds_landmarks(bundle: Path | None) -> bool:
     return landmarker_in(read_bundle(bundle or newest_bundle())) is not None
 
 
-def has_videos(sources: Sequence[Path]) -> bool:
-    """Tell whether some of the sources of `predict_files` are videos, so that a landmarker is needed.
-
-    Raises:
-        DataError: one of them cannot be opened, which is better known before a download.
-        MissingExtraError: PyAV is not installed.
-    """
-    found = (file for source in sources for _, file in clips_from(source, read=False))
-    videos = [file for file in found if isinstance(file, Path)]
-    for video in videos:
-        next(video_frames(video))
-    return bool(videos)
+@contextmanager
+def _collecting(bad: list[SpoterError]) -> Iterator[None]:
+    """Collect the error of a clip, so that the others get their answers."""
+    try:
+        yield
+    except (InputError, DataError) as error:
+        bad.append(error)
 
 
-def clips_from(source: Path, *, read: bool = True) -> Iterator[tuple[str, Float32Array | Path | None]]:
-    """Yield name and landmarks of a .npy file, or name and path of a video, of each in a folder.
+def _files_of(source: Path) -> list[Path]:
+    """Return a file, or the videos and .npy files of a folder; nothing for a DATASET."""
+    if not source.is_dir():
+        return [source]
+    if (source / DATASET_JSON).is_file():
+        return []
+    return [*videos_in(source), *sorted(source.glob("*.npy"))]
 
-    Of a DATASET it is each clip. Landmarks are None where they are not to be read.
 
-    Raises:
-        InputError: a file is no clip.
-        DataError: a folder holds neither a data set nor .npy files nor videos.
-    """
-    if is_video(source) and not source.is_dir():
-        if not source.exists():
-            raise InputError(f"{source}: cannot be read: No such file or directory", fix="check the path")
-        yield str(source), source
-        return
-    files = []
-    if not (source / DATASET_JSON).is_file():
-        files = sorted(source.glob("*.npy"))
-        videos = videos_in(source) if source.is_dir() else []
-        yield from ((str(video), video) for video in videos)
-        if videos and not files:
-            return
-    if not read:
-        return
-    if source.is_dir() and not files:
-        dataset = read_dataset(source)
-        yield from ((clip.id, dataset.poses_of(clip)) for clip in dataset.clips)
-    else:
-        yield from ((str(file), load_clip(file)) for file in files or [source])
+def _opened(file: Path) -> Float32Array | Path:
+    """Return the landmarks of a .npy file, or the path of a video that can be opened."""
+    if not is_video(file):
+        return load_clip(file)
+    if not file.exists():
+        raise InputError(f"{file}: cannot be read: No such file or directory", fix="check the path")
+    next(video_frames(file))
+    return file
+
+
+def _predictions(recognizer: Recognizer, found: ClipsOnDisk) -> list[Prediction | SpoterError]:
+    """Return the answer to each clip of landmarks, or its error."""
+    arrays = [(name, clip) for name, clip in found.clips if not isinstance(clip, Path)]
+    if not arrays:
+        return []
+    names, clips = zip(*arrays, strict=True)
+    answers: list[Prediction | SpoterError] = []
+    try:
+        answers += recognizer.predict_many(clips, names=names)
+    except InputError:  # of one of them
+        for name, clip in arrays:
+            try:
+                answers.append(recognizer.predict(clip, name=name))
+            except InputError as error:
+                answers.append(error)
+    return answers

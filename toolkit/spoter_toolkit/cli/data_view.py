@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from spoter_toolkit.cli.console import aligned, emit_json, emit_table, few_names, is_verbose, tell
-from spoter_toolkit.data.dataset import SKIPPED, Clip, Dataset
+from spoter_toolkit.data.dataset import SKIPPED, Clip, Dataset, skipped_clips
 from spoter_toolkit.data.facts import DatasetFacts, describe
 from spoter_toolkit.report.words import plural
 
@@ -21,13 +21,7 @@ def show_made(dataset: Dataset, *, json: bool) -> None:
     if json:
         emit_json(dataset_json(dataset, facts))
     else:
-        print_summary(dataset, facts, most=_MADE_REMARKS, skipped=skipped_clips(dataset))
-
-
-def skipped_clips(dataset: Dataset) -> list[str]:
-    """Return a line for each clip that was left out because it cannot be used: its name and the reason."""
-    path = dataset.folder / SKIPPED
-    return path.read_text("utf-8").splitlines() if path.is_file() else []
+        print_summary(dataset, facts, most=_MADE_REMARKS, skipped=skipped_clips(dataset.folder))
 
 
 def dataset_json(dataset: Dataset, facts: DatasetFacts) -> dict[str, Any]:
@@ -38,7 +32,7 @@ def dataset_json(dataset: Dataset, facts: DatasetFacts) -> dict[str, Any]:
         "coordinates": dataset.coordinates,
         "split": dataset.split,
         "origin": asdict(dataset.origin),
-        "left_out": skipped_clips(dataset),
+        "left_out": skipped_clips(dataset.folder),
         "labels": [asdict(label) for label in dataset.labels],
         **asdict(facts),
     }

@@ -87,15 +87,20 @@ def eval_(
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> float:
-    """Print top-1, top-5, macro F1, calibration, the score of each signer, and the most confused pairs."""
-    from spoter_runtime.errors import from_options
+    """Print top-1, top-5, macro F1, calibration, the score of each signer, and the most confused pairs.
+
+    A video that cannot be used is named, the others are evaluated, and the exit code is 1.
+    """
+    from spoter_runtime.errors import DataError, from_options
     from spoter_runtime.files import write_text
     from spoter_toolkit.backends import split_backend
     from spoter_toolkit.cli.landmarker import have_landmarker
+    from spoter_toolkit.data.dataset import skipped_clips
     from spoter_toolkit.data.drawing import check_picture
     from spoter_toolkit.data.extract.extract import dataset_of, is_videos
     from spoter_toolkit.evaluation import check_split, evaluate_source
     from spoter_toolkit.input_files import check_target
+    from spoter_toolkit.prediction import error_of_bad_clips
     from spoter_toolkit.runs.run import read_run
     from spoter_toolkit.workspace import RUN_JSON, last_run
 
@@ -123,6 +128,7 @@ def eval_(
             negatives=negatives,
             on_progress=on_progress,
         )
+        bad = skipped_clips(dataset_folder) if dataset_folder and dataset_folder != data else []
     scores, dataset = found.scores, found.dataset
     if out and out.suffix.lower() == ".html":
         from spoter_toolkit.training.page import html_from_evaluation
@@ -133,18 +139,20 @@ def eval_(
 
         draw_confusion(scores, out, title=f"{found.source.name} on {found.backend}, {split}: {dataset.split}")
     if json:
-        emit_json(found.as_json())
+        emit_json(found.as_json() | {"bad": bad})
         say_passed_over(found.passed_over)
-        return scores.top1
-    show(found)
-    if out:
-        say(f"picture: {out}")
-    if (found.source / RUN_JSON).is_file():
-        if unfinished := read_run(found.source).unfinished():
-            say(str(unfinished))
-        next_step("spoter-kit export --onnx {}", found.source)
     else:
-        next_step("spoter-kit bench {}", found.source)
+        show(found)
+        if out:
+            say(f"picture: {out}")
+        if (found.source / RUN_JSON).is_file():
+            if unfinished := read_run(found.source).unfinished():
+                say(str(unfinished))
+            next_step("spoter-kit export --onnx {}", found.source)
+        else:
+            next_step("spoter-kit bench {}", found.source)
+    if bad:
+        raise error_of_bad_clips([DataError(line) for line in bad], len(bad) + scores.clips)
     return scores.top1  # for the demo, which compares it with a target
 
 

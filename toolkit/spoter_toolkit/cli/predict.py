@@ -15,6 +15,7 @@ from spoter_toolkit.cli.console import (
     PrecisionOption,
     aligned,
     emit_json,
+    few_names,
     is_verbose,
     say,
     say_passed_over,
@@ -23,6 +24,7 @@ from spoter_toolkit.cli.console import (
 
 if TYPE_CHECKING:
     from spoter_runtime.recognizer import Prediction
+    from spoter_toolkit.prediction import FilePredictions
 
 
 def predict(
@@ -53,11 +55,20 @@ def predict(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch the landmarker without asking.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Recognise the sign in each clip: one sign a video, or a .npy file of landmarks."""
+    """Recognise the sign in each clip: one sign a video, or a .npy file of landmarks.
+
+    A clip that cannot be used is named, the others get their answers, and the exit code is 1.
+    """
     from spoter_runtime.errors import ConfigError, from_options
     from spoter_toolkit.backends import split_choice
     from spoter_toolkit.cli.landmarker import have_landmarker
-    from spoter_toolkit.prediction import bundle_before, bundle_finds_landmarks, has_videos, predict_files
+    from spoter_toolkit.prediction import (
+        bundle_before,
+        bundle_finds_landmarks,
+        error_of_bad_clips,
+        predict_files,
+        read_clips,
+    )
 
     sources: Sequence[Path] = clips
     with from_options():
@@ -66,48 +77,59 @@ def predict(
         name, chosen = split_choice(backend, precision)
         if bundle is None:
             bundle, sources = bundle_before(clips)
-    if has_videos(sources) and not bundle_finds_landmarks(bundle):
+    read = read_clips(sources)  # before the bundle: a file that is no clip is the user's first mistake
+    if read.has_videos and not bundle_finds_landmarks(bundle):
         have_landmarker(yes=yes)
     found = predict_files(
-        sources,
+        read,
         bundle,
         backend=name,
         precision=chosen,
         long=long,  # type: ignore[arg-type]  # checked above
         mirror=mirror,
     )
-    named = list(zip(found.names, found.predictions, strict=True))
     if json:
-        emit_json(
-            {
-                "bundle": str(found.bundle),
-                "backend": found.backend,
-                "predictions": [
-                    {"clip": name, "top": p.top(top), "latency_ms": p.latency_ms}
-                    | {"probability": p.probability, "is_sign": p.is_sign, "reason": p.reason}
-                    | video_json(p)
-                    for name, p in named
-                ],
-            }
-        )
-        say_passed_over(found.passed_over)
-        return
+        emit_json(_as_json(found, top))
+    else:
+        _show(found, top)
+    say_passed_over(found.passed_over)
+    if found.bad:
+        raise error_of_bad_clips(found.bad, len(found.bad) + len(found.names))
+
+
+def _as_json(found: FilePredictions, top: int) -> dict[str, Any]:
+    """Return the answers, and the clips that have none, as plain JSON values."""
+    return {
+        "bundle": str(found.bundle),
+        "backend": found.backend,
+        "predictions": [
+            {"clip": name, "top": p.top(top), "latency_ms": p.latency_ms}
+            | {"probability": p.probability, "is_sign": p.is_sign, "reason": p.reason}
+            | video_json(p)
+            for name, p in zip(found.names, found.predictions, strict=True)
+        ],
+        "bad": [{"error": error.message, "fix": error.fix} for error in found.bad],
+    }
+
+
+def _show(found: FilePredictions, top: int) -> None:
+    """Print a line for each clip, and what was seen in the videos."""
     rows = [
         (
             name,
             *answer_cells(p),
             ", ".join(f"{label} {score:.3f}" for label, score in p.top(top)[int(p.is_sign is not False) :]),
         )
-        for name, p in named
+        for name, p in zip(found.names, found.predictions, strict=True)
     ]
     tell(*aligned(rows))  # a line for each clip, however many: they are what was asked for
     if is_verbose():
         say(f"{found.bundle} on {found.backend}")
     if videos := [p for p in found.predictions if p.video]:
         tell(time_of_parts(videos))
-        if any(p.video and p.video.persons > 1 for p in videos):
-            say("more than one person is in some video: the larger was followed")
-    say_passed_over(found.passed_over)
+    named = zip(found.names, found.predictions, strict=True)
+    if crowded := [name for name, p in named if p.video and p.video.persons > 1]:
+        say(f"more than one person is in {few_names(crowded)}: the larger was followed")
 
 
 def answer_cells(prediction: Prediction) -> tuple[str, str]:

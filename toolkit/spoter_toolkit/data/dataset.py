@@ -159,6 +159,12 @@ class Meta:
     sha256: dict[str, str]  # of poses.npy and clips.csv
 
 
+def skipped_clips(folder: Path) -> list[str]:
+    """Return a line for each clip that a DATASET was to have and that cannot be used: name and reason."""
+    path = folder / SKIPPED
+    return path.read_text("utf-8").splitlines() if path.is_file() else []
+
+
 def read_meta(folder: Path) -> tuple[Meta, dict[str, Any]]:
     """Return the fields of dataset.json, checked, and the same as plain JSON values.
 

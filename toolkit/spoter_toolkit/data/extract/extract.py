@@ -116,6 +116,8 @@ def is_videos(path: Path) -> bool:
 def dataset_of(path: Path | None, on_progress: OnProgress | None = None) -> Iterator[Path | None]:
     """Yield a path as it is, or, for videos, a DATASET of them that is gone afterwards.
 
+    Videos that cannot be used are left out; `skipped_clips` has them.
+
     Raises:
         SpoterError: as `extract`.
     """
@@ -124,7 +126,7 @@ def dataset_of(path: Path | None, on_progress: OnProgress | None = None) -> Iter
         return
     with TemporaryDirectory() as folder:
         made = Path(folder) / (path.resolve().stem or "videos")
-        extract(path, made, on_progress=on_progress)
+        extract(path, made, ExtractSettings(skip_bad=True), on_progress=on_progress)
         yield made
 
 
