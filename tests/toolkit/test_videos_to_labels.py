@@ -94,6 +94,23 @@ def test_the_files_of_the_landmarker_are_files_of_the_bundle(camera_bundle, tmp_
         copy_landmarker(read_landmarker(damaged), tmp_path / "target")
 
 
+def test_a_bundle_that_is_there_gets_the_landmarker(bundle_folder, landmarker_folder, tmp_path):
+    (tmp_path / "cache" / "spoter-kit").mkdir(parents=True)
+    (tmp_path / "cache" / "spoter-kit" / "landmarker").symlink_to(landmarker_folder)
+    before = read_bundle(shutil.copytree(bundle_folder, tmp_path / "b.spoter"))
+    done = spoter_kit(tmp_path, "export", "b.spoter", "--camera")
+    assert done.returncode == 0, done.stderr
+    assert "b.spoter: the landmarker is in it" in done.stdout
+    after = read_bundle(tmp_path / "b.spoter")
+    assert after.artefacts == before.artefacts
+    assert Recognizer.load(after.folder).landmarker().sha256 == read_landmarker(landmarker_folder).sha256
+    assert spoter_kit(tmp_path, "verify", "b.spoter").returncode == 0
+    again = spoter_kit(tmp_path, "export", "b.spoter", "--camera")
+    assert again.returncode == 1
+    assert "b.spoter: has a landmarker. Fix: --force replaces it" in again.stderr
+    assert spoter_kit(tmp_path, "export", "b.spoter", "--camera", "--force", "--json").returncode == 0
+
+
 class Blank:
     """A landmarker that finds nobody, or the same in each frame."""
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from spoter_export.bundle.camera import add_landmarker
 from spoter_export.bundle.engines import AddedEngine, add_engines, check_engine_precisions
 from spoter_export.bundle.files import check_bundle_folder
 from spoter_export.parity.policy import policy_of
@@ -67,6 +68,7 @@ class ExportReport:
     # precision → the fastest settings on this machine
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
     not_tuned: Mapping[str, SpoterError] = field(default_factory=dict)  # precision → why there are none
+    landmarker: str = ""  # sha256 of the landmarker that was put into a bundle that was there
     trt8: tuple[Proof, ...] = ()  # the proofs of the files for TensorRT 8.6
     engines: tuple[AddedEngine, ...] = ()  # the engines that were built
     not_calibrated: DataError | None = None  # why the bundle cannot say "no sign"
@@ -88,6 +90,8 @@ class ExportReport:
             }
         if self.site:
             found["web"] = self.site.as_json()
+        if self.landmarker:
+            found["landmarker"] = self.landmarker
         if self.trt8:
             found["trt8"] = [proof.as_json() for proof in self.trt8]
         found["engines"] = [
@@ -171,7 +175,7 @@ def export(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ExportReport:
-    """Export a RUN to a proven bundle, tune it, and build engines; to a BUNDLE, only add engines.
+    """Export a RUN to a proven bundle, tune it, and build engines; to a BUNDLE, only add what is asked.
 
     Args:
         source: RUN or BUNDLE.
@@ -182,7 +186,7 @@ def export(
         max_batch: the largest batch that the bundle claims and the proof runs.
         keep_goldens: whether some clips of the data may travel in the bundle.
         tune_seconds: measuring time per precision; 0 does not tune.
-        camera: put the landmarker of the user's cache into the bundle.
+        camera: put the landmarker of the user's cache into the bundle, also into one that is there.
         trt8: add the ONNX files that TensorRT 8.6 builds from.
         web: write a static site to this folder, whose page runs the first of the precisions.
         web_engine: see `find_engine`.
@@ -200,7 +204,7 @@ def export(
         check_site_folder(web, force=force)
         browser_engine = find_engine(web_engine)
     if (source / MANIFEST).is_file():
-        report = ExportReport(folder=source)
+        report = ExportReport(folder=source, landmarker=add_landmarker(source, force) if camera else "")
     else:
         run = read_run(source)
         folder = out or BUNDLES / f"{run.name}.spoter"

@@ -24,6 +24,7 @@ from spoter_runtime.bundle.goldens import replay_goldens
 from spoter_runtime.bundle.libraries import Library
 from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
 from spoter_runtime.bundle.signature import IGNORED, is_signed
+from spoter_runtime.camera.files import BUNDLED, LandmarkerFiles, copy_landmarker
 from spoter_runtime.contract import Profile
 from spoter_runtime.errors import (
     BackendError,
@@ -301,7 +302,12 @@ def executed(
 
 
 def replace_bundle(
-    bundle: Bundle, added: Sequence[Artefact], proven: Sequence[Proof], content: dict[str, bytes]
+    bundle: Bundle,
+    added: Sequence[Artefact],
+    proven: Sequence[Proof],
+    content: dict[str, bytes],
+    *,
+    landmarker: LandmarkerFiles | None = None,
 ) -> None:
     """Add files to a bundle folder on disk; a concurrent reader sees the old bundle or the new one.
 
@@ -310,6 +316,7 @@ def replace_bundle(
         added: the files' manifest entries.
         proven: their proofs, of those that were run.
         content: path in the bundle → bytes of the file.
+        landmarker: to put in, instead of one that is there; None leaves it.
     """
     new = {artefact.path for artefact in added}
     anew = {(proof.artefact, proof.facts.candidate) for proof in proven}
@@ -328,6 +335,9 @@ def replace_bundle(
             target.parent.mkdir(exist_ok=True)
             target.unlink(missing_ok=True)  # it may be a hard link to the old bundle's file
             target.write_bytes(plan)
+        if landmarker:
+            shutil.rmtree(temporary / BUNDLED, ignore_errors=True)
+            copy_landmarker(landmarker, temporary / BUNDLED)
         describe_bundle(
             temporary,
             name=bundle.name,

@@ -224,7 +224,10 @@ def test_a_mistake_gets_one_message_and_exit_1(
         (["eval", "--split", "dev"], "no split 'dev'; there are train, val, test and all"),
         (["eval", "{bundle}", "--backend", "tpu"], "unknown backend 'tpu'; there are torch, "),
         (["export", "-o", "model"], "a bundle's name ends in .spoter. Fix: -o model.spoter"),
-        (["export", "{bundle}"], "is a BUNDLE already. Fix: --trt or --rtx adds engines to it"),
+        (
+            ["export", "{bundle}"],
+            "is a BUNDLE already. Fix: --trt or --rtx adds engines to it, --camera the landmarker",
+        ),
         (["export", "--precision", "fp8"], "precision 'fp8': expected one of fp32, fp16, int8"),
         (
             ["export", "--rtx", "--precision", "fp16,int8"],

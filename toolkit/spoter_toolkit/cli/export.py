@@ -37,7 +37,7 @@ def export(
         Path | None,
         typer.Argument(
             metavar="RUN",
-            help="Export this RUN, or add engines to this BUNDLE; default: the last RUN.",
+            help="Export this RUN, or add to this BUNDLE; default: the last RUN.",
             autocompletion=complete_source,
         ),
     ] = None,
@@ -152,11 +152,13 @@ def export(
     if out and out.suffix != ".spoter":
         raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
-    if (path / MANIFEST).is_file() and engines is None and not trt8 and not web:
+    if (path / MANIFEST).is_file() and engines is None and not trt8 and not web and not camera:
         if triton:
             write_triton(path, triton, force=force)
             return
-        raise UsageError(f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it")
+        raise UsageError(
+            f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it, --camera the landmarker"
+        )
     if engine and not web:
         raise UsageError("--engine: is for a site", fix="--web FOLDER")
     if (path / MANIFEST).is_file() and (negatives or background):
@@ -258,6 +260,8 @@ def incomplete(report: ExportReport, typed: Sequence[str]) -> SpoterError:
 
 def show(report: ExportReport) -> None:
     """Print the verdict, then a line for each file; with ``-v`` each file's proof and the engines' shapes."""
+    if report.landmarker:
+        tell(f"{report.folder}: the landmarker is in it; it takes videos by itself")
     if is_verbose():
         show_proofs(report)
         if report.engines:
