@@ -19,6 +19,7 @@ Frame = npt.NDArray[np.uint8]
 
 _EXTRA: Final = "video"
 _MEND: Final = "copy the file again, or keep its good frames: ffmpeg -i FILE whole.mp4"
+_CROOKED: Final = 0.02  # about one degree
 _CAMERA_FORMATS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
@@ -38,8 +39,8 @@ class TimedFrame:
 def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
     """Yield the frames of a video file; only the current one is in memory.
 
-    Frames are upright: the file's rotation flag is heeded. Grey and 10-bit pictures become 8-bit RGB, an
-    alpha channel is dropped, and a frame may have another size than the one before.
+    Frames are upright: the file's rotation flag is heeded, also where it mirrors. Grey and 10-bit pictures
+    become 8-bit RGB, an alpha channel is dropped, and a frame may have another size than the one before.
 
     Args:
         path: of any format and codec that FFmpeg decodes.
@@ -47,7 +48,8 @@ def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
 
     Raises:
         MissingExtraError: PyAV is not installed.
-        DataError: no such file, no video, no frame that can be decoded, or damaged further on.
+        DataError: no such file, no video, no frame that can be decoded, damaged further on, or turned by an
+            angle that is no quarter turn.
     """
     path = Path(path)
     if not path.is_file():
@@ -136,8 +138,14 @@ def _frames(
             broken = "is damaged" if is_file else "went away"
             fix = _MEND if is_file else ""
             raise DataError(f"{source}: {_reason(error, f'{broken} {where}')}", fix=fix) from error
+        except _CrookedError as error:
+            raise DataError(f"{source}: {error}", fix="ffmpeg -i FILE turned.mp4 turns its frames") from error
         if count == 0:
             raise DataError(f"{source}: has no frame that can be decoded", fix=_MEND if is_file else "")
+
+
+class _CrookedError(Exception):
+    """A frame is to be shown turned by an angle that is no quarter turn."""
 
 
 class _DamagedError(Exception):
@@ -163,9 +171,23 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _upright(frame: Any) -> Frame:
+    """Return a frame's pixels as its display matrix shows them: turned by quarters, mirrored.
+
+    Raises:
+        _CrookedError: turned by another angle.
+    """
     rgb: Frame = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4  # counterclockwise
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return rgb
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(np.int64)
+    along, across = max(abs(a), abs(d)), max(abs(b), abs(c))
+    if min(along, across) > _CROOKED * max(along, across):
+        raise _CrookedError(f"is turned by {abs(frame.rotation)} degrees, expected 0, 90, 180 or 270")
+    if across > along:
+        rgb, a, d = rgb.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _reason(error: Exception, otherwise: str) -> str:

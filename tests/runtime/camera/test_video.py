@@ -88,20 +88,47 @@ def test_grey_frames_have_three_equal_channels(tmp_path):
     assert (first.rgb == first.rgb[..., :1]).all()
 
 
-@pytest.mark.parametrize(("degrees", "corner"), [(90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
-def test_the_rotation_flag_is_heeded(tmp_path, degrees, corner):
-    """A player turns the picture clockwise by the flag; the red corner goes along."""
-    path = write(tmp_path / "turned.mp4", [picture(12)] * 3)
-    content = bytearray(path.read_bytes())
+def turned(path, a, b, c, d):
+    """Write a video of a letter F, red on blue, that shows its pixel (x, y) at (ax + cy, bx + dy)."""
+    letter = np.full((48, 64, 3), [0, 0, 200], np.uint8)
+    for y, x in ((slice(0, 48), slice(0, 16)), (slice(0, 16), slice(0, 64)), (slice(24, 32), slice(0, 32))):
+        letter[y, x] = [220, 20, 20]
+    content = bytearray(write(path, [letter] * 3).read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40  # version, times, id, duration, layer, group, volume
-    one = 1 << 16
-    a, b, c, d = {90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
+    numbers = [round(n * (1 << 16)) for n in (a, b, c, d)]
+    a, b, c, d = numbers
     content[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
-    for frame in video_frames(path):
-        assert frame.rgb.shape == ((48, 64, 3) if degrees == 180 else (64, 48, 3))
-        assert is_red(frame.rgb[corner])
-        assert sum(is_red(frame.rgb[y, x]) for y in (0, -1) for x in (0, -1)) == 1
+    return letter
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),  # clockwise
+        ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
+        ((0, -1, 1, 0), lambda f: np.rot90(f, 1)),
+        ((-1, 0, 0, 1), lambda f: f[:, ::-1]),
+        ((1, 0, 0, -1), lambda f: f[::-1]),
+        ((0, 1, 1, 0), lambda f: f.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda f: np.rot90(f, 2).transpose(1, 0, 2)),
+        ((2, 0, 0, 2), lambda f: f),
+        ((0, 0, 0, 0), lambda f: f),
+    ],
+)
+def test_the_display_matrix_is_heeded_where_it_turns_and_where_it_mirrors(tmp_path, matrix, shown):
+    expected = shown(turned(tmp_path / "turned.mp4", *matrix)).astype(int)
+    for frame in video_frames(tmp_path / "turned.mp4"):
+        assert frame.rgb.shape == expected.shape
+        assert frame.rgb.flags.c_contiguous
+        assert np.median(abs(frame.rgb - expected)) < 12
+        assert (abs(frame.rgb - expected) > 60).mean() < 0.03
+
+
+def test_a_picture_that_is_turned_by_no_quarter_is_refused(tmp_path):
+    turned(tmp_path / "turned.mp4", 0.7071, 0.7071, -0.7071, 0.7071)
+    with pytest.raises(DataError, match=r"turned\.mp4: is turned by 45 degrees, expected 0, 90, 180 or 270"):
+        list(video_frames(tmp_path / "turned.mp4"))
 
 
 def test_a_variable_frame_rate_keeps_its_times(tmp_path):
