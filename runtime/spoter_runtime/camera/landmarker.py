@@ -33,6 +33,9 @@ Frame = npt.NDArray[np.uint8]
 Run = Callable[..., list[Any]]  # run(graph, **inputs) → its outputs
 
 _PRESENT: Final = 0.5  # a body or a hand is there
+# Another person is there. On seven clips of one person (460 pictures, some widened, shrunk or dark) the
+# detector's second score is at most 0.03; with a second person of 0.6 of the size beside, at least 0.18.
+_ANOTHER: Final = 0.15
 _VISIBLE: Final = 0.1  # a wrist is worth a look for its hand
 _VISIBILITY_WEIGHT: Final = 0.1  # of a new frame in the mean over time
 _SOURCES: Final = [
@@ -176,7 +179,7 @@ class Landmarker:
         region = self._region
         if region is None:
             region, score, other_score = self._run("pose_detection", frame=frame)
-            self.persons = int(score >= _PRESENT) + int(other_score >= _PRESENT)
+            self.persons = 1 + int(other_score >= _ANOTHER) if score >= _PRESENT else 0
             if score < _PRESENT:
                 return None
         landmarks, ends, visibility, presence = self._run("pose", frame=frame, region=region)

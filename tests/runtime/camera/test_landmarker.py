@@ -14,6 +14,7 @@ from spoter_runtime.camera.landmarker import Landmarker
 from spoter_runtime.errors import BundleError, InputError
 from spoter_runtime.landmarks import BODY, LEFT_HAND, LEFT_SHOULDER, MIRRORED, RIGHT_HAND, RIGHT_SHOULDER
 
+TALL = "slp_pose_test_video.mp4"
 SIGNER = "bdsl_W1_baba_father.gif"
 
 
@@ -127,6 +128,22 @@ def test_of_two_persons_the_larger_is_followed(watch, landmarker, frames):
     alone = watch(frames[:3])
     seen = clip * [544 / 320, 1] - [224 / 320, 0]
     assert np.abs(seen - alone)[:, BODY].mean() < 0.1 * shoulders(alone)
+
+
+@pytest.mark.parametrize(("name", "size"), [(SIGNER, 0.4), (TALL, 0.6), (TALL, 1.0)])
+def test_a_smaller_person_beside_the_signer_is_counted(landmarker, signing_video, name, size):
+    """The detector's score of the smaller one is between 0.18 and 0.62 here."""
+    from spoter_runtime.camera.video import video_frames
+
+    one = next(video_frames(signing_video(name))).rgb
+    rows, columns = ((np.arange(int(n * size)) / size).astype(int) for n in one.shape[:2])
+    other = np.pad(one[rows][:, columns], ((len(one) - len(rows), 0), (0, 0), (0, 0)))
+    landmarker.reset()
+    landmarker(np.concatenate([one, other], axis=1))
+    assert landmarker.persons == 2
+    landmarker.reset()
+    landmarker(one)
+    assert landmarker.persons == 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ const MANIFEST = "landmarker.json";
 const FETCH = "spoter-kit landmarker fetch --force";
 const TOLERANCE = 5e-3; // as in Python: of the goldens, relative to values above 1
 const PRESENT = 0.5;
+const ANOTHER = 0.15; // as in Python
 const VISIBLE = 0.1;
 const VISIBILITY_WEIGHT = 0.1;
 const ELAPSED_S = 1 / 30; // MediaPipe's Python takes it for every video, and models are trained on what it gave
@@ -118,7 +119,7 @@ export class CoreLandmarker {
     let region = this.region;
     if (!region) {
       const [found, score, other] = await this.run("pose_detection", { frame });
-      this.persons = Number(score[0] >= PRESENT) + Number(other[0] >= PRESENT);
+      this.persons = score[0] < PRESENT ? 0 : 1 + Number(other[0] >= ANOTHER);
       if (score[0] < PRESENT) return null;
       region = found;
     }
