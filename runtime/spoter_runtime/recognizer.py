@@ -316,7 +316,9 @@ class Recognizer:
         from dataclasses import replace
 
         from spoter_runtime.camera.clips import clip_from_video
+        from spoter_runtime.camera.video import check_video
 
+        check_video(path)  # before the landmarker
         limit = self.contract.max_frames if self._long == "error" else None
         finder = landmarker or self.landmarker().another()
         clip = clip_from_video(path, finder, mirror=mirror, max_frames=limit)

@@ -156,6 +156,8 @@ def test_videos_without_a_sign_are_refused_with_one_message(camera_bundle, drawn
     assert len(long.predict_video(drawn(120), landmarker=Blank(0.5, "")).video.poses_TLD) == 120
     with pytest.raises(DataError, match="no such file"):
         recognizer.predict_video(tmp_path / "none.mp4")
+    with pytest.raises(DataError, match="a video is the path of a file, got 3"):
+        recognizer.predict_video(3)
 
 
 def test_a_bad_clip_is_named_and_the_others_get_their_answers(
@@ -188,7 +190,10 @@ def test_another_landmarker_than_in_training_warns(camera_bundle, bundle_folder,
         UserWarning, match=r"was trained on landmarks of [0-9a-f]{12}… and is given landmarks of other"
     ):
         Recognizer.load(camera_bundle).predict_video(drawn(3), landmarker=Blank(0.5))
-    Recognizer.load(bundle_folder).predict_video(drawn(3), landmarker=Blank(0.5))  # nobody knows its own
+    plain = Recognizer.load(bundle_folder)
+    plain.predict_video(drawn(3), landmarker=Blank(0.5))  # nobody knows its own
+    with pytest.raises(DataError, match="no such file"):  # before the landmarker, which is not there
+        plain.predict_video("none.mp4")
     warn_of_other_landmarker("same", "same", where="model")
 
 
@@ -208,7 +213,7 @@ def test_videos_are_evaluated(
     (folder / "2.mp4").write_bytes(b"no video")
     done = spoter_kit(tmp_path, "eval", camera_bundle, "--data", "videos", "--backend", "ort-cpu")
     assert done.returncode == 1
-    assert "on 1 clips: all split" in done.stdout
+    assert "on 1 clip: all split" in done.stdout
     assert "error: 1 of 2 clips cannot be used:\n  videos/" in done.stderr
     assert "ann/2.mp4: cannot be opened as a video" in done.stderr
     (folder / "2.mp4").unlink()

@@ -10,12 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from spoter_runtime.errors import BundleError, DataError
+from spoter_runtime.errors import BundleError, DataError, is_installed
 
 SOURCE: Final = "mediapipe 0.10.21"  # the last version that carries the networks
 _WHEEL: Final = "mediapipe==0.10.21"
 # Any of its wheels has the same networks; pip gives this one to every Python and system.
-_PLATFORM: Final = ("--python-version", "3.11", "--platform", "manylinux_2_28_x86_64")
+_WANTED: Final = (
+    *("--no-deps", "--only-binary=:all:", "--python-version", "3.11"),
+    *("--platform", "manylinux_2_28_x86_64", _WHEEL),
+)
+# The commands for a machine with a network, and for this one afterwards.
+_FIX: Final = f"pip download {' '.join(_WANTED)}, then spoter-kit landmarker fetch --from FILE"
 _MODULES: Final = "mediapipe/modules"
 LICENSE: Final = "mediapipe-0.10.21.dist-info/LICENSE"
 
@@ -46,18 +51,17 @@ def download_wheel(folder: Path) -> Path:
     Raises:
         DataError: pip failed: there is no network, or no such package at the index that pip asks.
     """
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"),
-        *("--only-binary=:all:", *_PLATFORM, "--dest", str(folder), _WHEEL),
-    ]
+    if not is_installed("pip"):
+        raise DataError("this Python has no pip to download the networks with", fix=_FIX)
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--dest", str(folder)]
+    command += _WANTED
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("mediapipe-0.10.21-*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip() or done.stdout.strip() or "pip said nothing").splitlines()[-1]
         raise DataError(
             f"pip could not download {_WHEEL}, mostly for want of a network: {last.removeprefix('ERROR: ')}",
-            fix=f"where there is a network: pip download --no-deps --only-binary=:all: {' '.join(_PLATFORM)} "
-            f"{_WHEEL}; here: spoter-kit landmarker fetch --from FILE",
+            fix=f"where there is a network: {_FIX}",
         )
     return wheels[0]
 
@@ -85,7 +89,7 @@ def read_originals(source: Path | None = None) -> dict[str, bytes]:
             raise BundleError(
                 f"{source}: {Path(FILES[name][0]).name} is not the one of {SOURCE}: sha256 {digest[:12]}…, "
                 f"expected {expected[:12]}…",
-                fix=f"take the wheel of {_WHEEL}",
+                fix=_FIX,
             )
     return found
 
@@ -95,9 +99,7 @@ def _from_folder(folder: Path, names: dict[str, str]) -> dict[str, bytes]:
     for graph, name in (*names.items(), (LICENSE, "LICENSE")):
         paths = sorted(folder.rglob(name))
         if not paths:
-            raise DataError(
-                f"{folder}: has no {name} in it", fix=f"take the wheel of {_WHEEL}, or unpack it there"
-            )
+            raise DataError(f"{folder}: has no {name} in it", fix=_FIX)
         found[graph] = paths[0].read_bytes()
     return found
 
@@ -110,6 +112,4 @@ def _from_wheel(wheel: Path, names: dict[str, str]) -> dict[str, bytes]:
                 for graph in (*names, LICENSE)
             }
     except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise DataError(
-            f"{wheel}: is not a wheel of {_WHEEL}: {error}", fix=f"pip download {_WHEEL}"
-        ) from error
+        raise DataError(f"{wheel}: is not a wheel of {_WHEEL}: {error}", fix=_FIX) from error

@@ -13,11 +13,11 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.bundle.libraries import Library
+from spoter_runtime.bundle.libraries import LIBRARIES, Library
 from spoter_runtime.camera.files import GRAPHS, LandmarkerFiles, read_landmarker
 from spoter_runtime.camera.smoothing import OneEuroFilter
 from spoter_runtime.engine_calls import ENGINE_CALLS
-from spoter_runtime.errors import BackendError, InputError
+from spoter_runtime.errors import BackendError, InputError, nearest_known
 from spoter_runtime.landmarks import (
     BODY,
     LEFT_HAND,
@@ -110,9 +110,11 @@ class Landmarker:
             BundleError: there is no landmarker, or a file of it was changed.
             BackendError: no such device, engine or GPU, or it cannot be loaded.
         """
-        files = read_landmarker(folder)
         if device not in ("cpu", "cuda"):
             raise BackendError(f"device {device!r}: expected cpu or cuda")
+        if engine is not None and engine not in LIBRARIES:
+            raise BackendError(f"unknown engine {engine!r}; {nearest_known(str(engine), LIBRARIES)}")
+        files = read_landmarker(folder)
         if engine is None and device == "cpu":
             return cls(load_graphs(files, threads), files.sha256)
         from spoter_runtime.camera.gpu_graphs import load_engines, load_on_cuda
@@ -229,9 +231,11 @@ def check_frame(frame: Any) -> Frame:
             f"a frame is an array (height, width, 3) of uint8, got {kind}",
             fix="numpy.asarray(frame, 'uint8'), with values 0..255",
         )
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+    if frame.ndim != 3 or frame.shape[2] != 3:
         fix = "frame[..., :3] drops an alpha channel; numpy.repeat(grey[..., None], 3, 2) makes grey RGB"
         raise InputError(f"a frame is (height, width, 3) RGB, got {frame.shape}", fix=fix)
+    if frame.size == 0:
+        raise InputError(f"a frame of {frame.shape} has no pixels", fix="give the whole picture, not cut")
     return np.ascontiguousarray(frame)
 
 

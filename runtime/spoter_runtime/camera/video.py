@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -51,10 +52,22 @@ def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
         DataError: no such file, no video, no frame that can be decoded, damaged further on, or turned by an
             angle that is no quarter turn.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    check_video(path)
     yield from _frames(str(path), None, {}, threads, is_file=True)
+
+
+def check_video(path: Path | str) -> None:
+    """Check that a video can be looked for in a file, without opening it.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+        DataError: no such file.
+    """
+    require("av", extra=_EXTRA)
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(f"a video is the path of a file, got {path!r}", fix="camera_frames(0) is a camera")
+    if not Path(path).is_file():
+        raise DataError(f"{path}: {'is not a file' if Path(path).exists() else 'no such file'}")
 
 
 def camera_frames(
@@ -78,6 +91,11 @@ def camera_frames(
         MissingExtraError: PyAV is not installed.
         DataError: no such camera, another program has it, or it was unplugged.
     """
+    require("av", extra=_EXTRA)
+    if isinstance(camera, str) and "://" in camera:
+        raise DataError(f"{camera}: is an address, not a camera", fix=f"network_frames({camera!r})")
+    if isinstance(camera, int) and camera < 0:
+        raise DataError(f"camera {camera}: cameras are counted from 0", fix="camera_frames(0)")
     way = input_format or _CAMERA_FORMATS.get(sys.platform, "v4l2")
     name = camera if isinstance(camera, str) else f"/dev/video{camera}" if way == "v4l2" else str(camera)
     if way == "v4l2" and not Path(name).exists():
@@ -95,8 +113,10 @@ def network_frames(url: str) -> Iterator[TimedFrame]:
 
     Raises:
         MissingExtraError: PyAV is not installed.
-        DataError: nobody answers within five seconds, it sends no video, or it went away.
+        DataError: no address, nobody answers within five seconds, it sends no video, or it went away.
     """
+    if "://" not in url:
+        raise DataError(f"{url}: is no address", fix="rtsp://HOST/…; video_frames(FILE), camera_frames(0)")
     options = {"timeout": "5000000"} | ({"rtsp_transport": "tcp"} if url.startswith("rtsp") else {})
     yield from _frames(url, None, options, 1)
 
@@ -121,6 +141,7 @@ def _frames(
             )
         stream = container.streams.video[0]
         stream.thread_count = threads
+        display = _Display()
         count, last_ms, first_ms = 0, -1.0, None
         try:
             for frame in _decoded(container, stream) if is_file else container.decode(stream):
@@ -130,7 +151,7 @@ def _frames(
                 # a file with broken times still goes forward
                 last_ms = t_ms - first_ms if t_ms - first_ms > last_ms else last_ms + step_ms
                 count += 1
-                yield TimedFrame(_upright(frame), last_ms)
+                yield TimedFrame(display.upright(frame), last_ms)
         except (av.FFmpegError, OSError, _DamagedError) as error:
             where = (
                 f"after frame {count} ({max(last_ms, 0) / 1000:.1f} s)" if count else "before the first frame"
@@ -170,24 +191,39 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
         raise _DamagedError(problem)
 
 
-def _upright(frame: Any) -> Frame:
-    """Return a frame's pixels as its display matrix shows them: turned by quarters, mirrored.
+class _Display:
+    """Turns frames as their display matrix shows them."""
 
-    Raises:
-        _CrookedError: turned by another angle.
-    """
-    rgb: Frame = frame.to_ndarray(format="rgb24")
+    def __init__(self) -> None:
+        # By rotation: looking at the side data of every frame keeps the frames in memory, in a circle.
+        self._known: dict[int, tuple[bool, slice, slice]] = {}
+
+    def upright(self, frame: Any) -> Frame:
+        """Return a frame's pixels, turned by quarters and mirrored.
+
+        Raises:
+            _CrookedError: turned by another angle.
+        """
+        if frame.rotation not in self._known:
+            self._known[frame.rotation] = _orientation(frame)
+        turned, rows, columns = self._known[frame.rotation]
+        rgb: Frame = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray((rgb.transpose(1, 0, 2) if turned else rgb)[rows, columns])
+
+
+def _orientation(frame: Any) -> tuple[bool, slice, slice]:
+    """Return whether rows are shown as columns, and then the order of rows and columns."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return rgb
+        return False, slice(None), slice(None)
     # A pixel at (x, y) is shown at (a x + c y, b x + d y).
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(np.int64)
     along, across = max(abs(a), abs(d)), max(abs(b), abs(c))
     if min(along, across) > _CROOKED * max(along, across):
         raise _CrookedError(f"is turned by {abs(frame.rotation)} degrees, expected 0, 90, 180 or 270")
-    if across > along:
-        rgb, a, d = rgb.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    turned = across > along
+    x, y = (c, b) if turned else (a, d)
+    return bool(turned), slice(None, None, -1 if y < 0 else 1), slice(None, None, -1 if x < 0 else 1)
 
 
 def _reason(error: Exception, otherwise: str) -> str:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import sys
 import zipfile
 
 import pytest
 
 from spoter_export.landmarker.originals import FILES, LICENSE, download_wheel, read_originals
 from spoter_runtime.errors import BundleError, DataError
+
+# On 3.13 too: without the version pip would look for a wheel of this Python, and there is none.
+WORKS = "pip download --no-deps --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_x86_64"
 
 
 def test_the_wheel_and_a_folder_give_the_same(originals, tmp_path):
@@ -39,8 +43,9 @@ def test_what_is_no_source_is_named(tmp_path):
         read_originals(tmp_path / "text.whl")
     with zipfile.ZipFile(tmp_path / "other.whl", "w") as wheel:
         wheel.writestr("mediapipe/__init__.py", "")
-    with pytest.raises(DataError, match=r"other.whl: is not a wheel of mediapipe==0.10.21"):
+    with pytest.raises(DataError, match=r"other.whl: is not a wheel of mediapipe==0.10.21") as caught:
         read_originals(tmp_path / "other.whl")
+    assert WORKS in caught.value.fix
 
 
 def test_without_a_network_the_error_says_how_to_bring_the_wheel(tmp_path, monkeypatch):
@@ -48,4 +53,8 @@ def test_without_a_network_the_error_says_how_to_bring_the_wheel(tmp_path, monke
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(DataError, match=r"mediapipe==0.10.21, mostly for want of a network: [^E]") as caught:
         download_wheel(tmp_path)
-    assert "spoter-kit landmarker fetch --from FILE" in caught.value.fix
+    assert WORKS in caught.value.fix
+    monkeypatch.setitem(sys.modules, "pip", None)
+    with pytest.raises(DataError, match="this Python has no pip to download the networks with") as caught:
+        download_wheel(tmp_path)
+    assert WORKS in caught.value.fix

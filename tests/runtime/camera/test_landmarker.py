@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from spoter_runtime.camera.files import MANIFEST, read_landmarker
 from spoter_runtime.camera.goldens import TOLERANCE, replay
 from spoter_runtime.camera.landmarker import Landmarker
-from spoter_runtime.errors import BundleError, InputError
+from spoter_runtime.errors import BackendError, BundleError, InputError
 from spoter_runtime.landmarks import BODY, LEFT_HAND, LEFT_SHOULDER, MIRRORED, RIGHT_HAND, RIGHT_SHOULDER
 
 TALL = "slp_pose_test_video.mp4"
@@ -130,6 +131,15 @@ def test_of_two_persons_the_larger_is_followed(watch, landmarker, frames):
     assert np.abs(seen - alone)[:, BODY].mean() < 0.1 * shoulders(alone)
 
 
+def test_an_unknown_engine_is_told_as_that(tmp_path):
+    for name, hint in (
+        ("foo", "there are tensorrt, tensorrt_rtx"),
+        ("tensorrt-rtx", "did you mean 'tensorrt_rtx'?"),
+    ):
+        with pytest.raises(BackendError, match=re.escape(f"unknown engine {name!r}; {hint}")):
+            Landmarker.load(tmp_path, engine=name)
+
+
 @pytest.mark.parametrize(("name", "size"), [(SIGNER, 0.4), (TALL, 0.6), (TALL, 1.0)])
 def test_a_smaller_person_beside_the_signer_is_counted(landmarker, signing_video, name, size):
     """The detector's score of the smaller one is between 0.18 and 0.62 here."""
@@ -152,7 +162,8 @@ def test_a_smaller_person_beside_the_signer_is_counted(landmarker, signing_video
         (np.zeros((4, 4, 3)), "got dtype float64"),
         (np.zeros((4, 4), np.uint8), r"got \(4, 4\)"),
         (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\)"),
-        (np.zeros((0, 4, 3), np.uint8), r"got \(0, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\) has no pixels\. Fix: give the whole picture"),
+        (np.zeros((0, 0, 3), np.uint8), r"\(0, 0, 3\) has no pixels\. Fix: give the whole picture"),
         ([[1, 2, 3]], "got a list"),
         (None, "got a NoneType"),
     ],

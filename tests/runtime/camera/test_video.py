@@ -11,8 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from spoter_runtime.camera.video import camera_frames, video_frames
-from spoter_runtime.errors import DataError
+from spoter_runtime.camera.video import camera_frames, network_frames, video_frames
+from spoter_runtime.errors import DataError, MissingExtraError
 
 SIGNER = "bdsl_W1_baba_father.gif"
 
@@ -295,6 +295,25 @@ def test_finding_landmarks_in_1080p_takes_at_most_400_mb_however_long(
 def test_a_camera_that_is_not_there_is_named():
     with pytest.raises(DataError, match=r"/dev/video99: no such camera"):
         next(camera_frames(99, input_format="v4l2"))
+
+
+def test_what_is_no_camera_no_address_and_no_path_is_told_as_that():
+    with pytest.raises(DataError, match=r"rtsp://x: is an address, not a camera. Fix: network_frames\('rtsp"):
+        next(camera_frames("rtsp://x"))
+    with pytest.raises(DataError, match="camera -1: cameras are counted from 0"):
+        next(camera_frames(-1))
+    with pytest.raises(DataError, match=r"clip\.mp4: is no address"):
+        next(network_frames("clip.mp4"))
+    for value in (3, None, b"a.mp4"):
+        with pytest.raises(DataError, match=f"a video is the path of a file, got {value!r}"):
+            next(video_frames(value))
+
+
+def test_a_missing_pyav_is_told_before_a_missing_file(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    for frames in (video_frames(tmp_path / "none.mp4"), camera_frames(99, input_format="v4l2")):
+        with pytest.raises(MissingExtraError, match="'av', which is not installed"):
+            next(frames)
 
 
 def test_a_camera_gives_frames_until_the_caller_stops():

@@ -209,7 +209,7 @@ def _eval_streams(
 def show(found: Evaluation) -> None:
     """Print top-1 first, then the weak places; with ``-v`` every signer and every confused pair."""
     scores, dataset = found.scores, found.dataset
-    clips = f"{scores.clips} {'generated ' if dataset.origin.synthetic else ''}clips"
+    clips = plural(scores.clips, "generated clip" if dataset.origin.synthetic else "clip")
     tell(
         f"top-1 {scores.top1:.4f} on {clips}: {found.split} split, {dataset.split or 'not split'}",
         f"top-5 {scores.top5:.4f}, macro F1 {scores.macro_f1:.4f}; {found.source} on {found.backend}",

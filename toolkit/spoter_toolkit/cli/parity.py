@@ -215,7 +215,7 @@ def _compare_videos(bundle: Path, folder: Path, *, out: Path | None, force: bool
         emit_json(values)
         return
     emit_table(
-        f"{bundle}: the landmarker against MediaPipe on {len(files)} videos, in shoulder widths",
+        f"{bundle}: the landmarker against MediaPipe on {plural(len(files), 'video')}, in shoulder widths",
         ("videos", "frames", "hands", "found by both", "body", "labels", f"margin above {SURE}"),
         [
             (

@@ -176,6 +176,14 @@ def ray_workers(pid):
     return found
 
 
+def test_a_source_that_is_one_video_is_told_as_that(home, signing_video):
+    shutil.copy(signing_video("bdsl_kaj_work.gif"), home / "one.gif")
+    done = spoter_kit(home, "data", "extract", "one.gif")
+    assert done.returncode == 1
+    assert "one.gif: is a file; expected a folder with videos as LABEL/SIGNER/VIDEO" in done.stderr
+    assert "spoter-kit predict one.gif tells the sign in one video" in done.stderr
+
+
 def test_no_ray_cluster_is_said(home, videos):
     if not is_installed("ray"):
         done = spoter_kit(home, "data", "extract", "videos", "--ray", "local")

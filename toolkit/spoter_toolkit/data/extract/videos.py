@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,13 @@ def find_videos(source: Path, *, signer: str = UNKNOWN_SIGNER) -> FoundVideos:
     """
     if source.is_file() and source.suffix.lower() == ".csv":
         return _from_table(source, signer)
+    if source.is_file():
+        raise DataError(
+            f"{source}: is a file; expected a folder with videos as {_LAYOUT}, or a .csv file",
+            fix=f"name its folder; spoter-kit predict {shlex.quote(str(source))} tells the sign in one video"
+            if is_video(source)
+            else "",
+        )
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; expected videos as {_LAYOUT}, or a .csv file")
     if tables := sorted(source.rglob(TRIALS)):
