@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from spoter_runtime.camera.video import Frame
 from spoter_runtime.errors import MissingExtraError, pip_fix, require
 from spoter_runtime.landmarks import Float32Array, landmarks_from_mediapipe
 
-_EXTRA = "video-mediapipe"
+_EXTRA: Final = "video-mediapipe"
+_TAIL: Final = 10  # lines of its log that are shown where it fails
 
 
 class MediaPipeLandmarker:
@@ -67,10 +68,10 @@ class MediaPipeLandmarker:
             InputError: no such array.
         """
         frame = check_frame(frame_rgb)
-        if self._holistic is None:
-            with _quiet():
+        with _quiet():
+            if self._holistic is None:
                 self._holistic = self._module.solutions.holistic.Holistic()
-        found = self._holistic.process(frame)
+            found = self._holistic.process(frame)
         self.persons = int(found.pose_landmarks is not None)
         parts = [
             np.full((1, count, 2), np.nan)
@@ -88,14 +89,19 @@ class MediaPipeLandmarker:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let MediaPipe's start write nothing: its C++ parts log to stderr past Python."""
+    """Let MediaPipe write nothing, unless it fails: its C++ parts log to stderr past Python."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     sys.stderr.flush()
-    with Path(os.devnull).open("w") as nothing:
+    with TemporaryFile() as said:
         kept = os.dup(2)
-        os.dup2(nothing.fileno(), 2)
+        os.dup2(said.fileno(), 2)
+        failed = True
         try:
             yield
+            failed = False
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            if failed:
+                said.seek(0)
+                os.write(2, b"".join(said.readlines()[-_TAIL:]))
