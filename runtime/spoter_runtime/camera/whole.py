@@ -10,6 +10,7 @@ from typing import Any, Final
 # the header states the length. MP4 needs no check: its table has the place of each frame.
 _MATROSKA: Final = "matroska,webm"
 _AVI: Final = "avi"
+_TS: Final = "mpegts"  # may be joined of several: then packets are marked, and the frames are whole
 _GIF_END: Final = b";"
 _HOLE_BYTES: Final = 1024  # between two frames of a whole file there are 7 to 24
 
@@ -37,7 +38,7 @@ class WholeFile:
 
     def problem(self, packet: Any) -> str:
         """Return what is wrong with the file at this packet; empty if nothing is."""
-        if packet.is_corrupt:
+        if packet.is_corrupt and self._format != _TS:
             return "a part of it is missing or changed"
         if packet.pts is None or not packet.pos:
             return ""

@@ -147,11 +147,12 @@ def test_a_video_of_one_frame(tmp_path):
     assert frame.t_ms == 0
 
 
-def test_the_size_may_change_in_a_video(tmp_path):
+@pytest.mark.parametrize("suffix", ["h264", "ts"])
+def test_the_size_may_change_in_a_video(tmp_path, suffix):
     """Two H.264 streams in one file, one after the other, as a video call records them."""
-    small = write(tmp_path / "a.h264", [picture(n) for n in range(3)])
-    large = write(tmp_path / "b.h264", [picture(n, 128, 96) for n in range(3)])
-    both = tmp_path / "both.h264"
+    small = write(tmp_path / f"a.{suffix}", [picture(n) for n in range(3)])
+    large = write(tmp_path / f"b.{suffix}", [picture(n, 128, 96) for n in range(3)])
+    both = tmp_path / f"both.{suffix}"
     both.write_bytes(small.read_bytes() + large.read_bytes())
     frames = list(video_frames(both))
     assert [frame.rgb.shape[:2] for frame in frames] == [(48, 64)] * 3 + [(96, 128)] * 3

@@ -93,6 +93,19 @@ def test_a_damaged_video_fails_the_parts_that_were_not_complete(video, tmp_path)
     cut.write_bytes(video.read_bytes()[:-3000])
     clips = found([part(Path(cut), 0, 3, "frames"), part(Path(cut), 0, 50, "frames")])
     assert len(clips["0-3"].poses_TLD) == 3
+    assert isinstance(clips["0-50"], DataError)
+
+
+def test_a_clip_that_will_be_refused_is_left_when_it_is_too_long(video):
+    seen = []
+    parts = [part(video), part(video, 0, 20, "frames"), part(video, 30, 40, "frames")]
+    clips = found(parts, most_frames=20, on_frame=lambda: seen.append(1))
+    assert len(seen) == 20 + 20 + 10
+    assert [len(clips[id].poses_TLD) for id in ("0-20", "30-40")] == [20, 10]
+    with pytest.raises(
+        InputError, match=r"grows\.mkv, clip '0-inf': has more than 20 frames.*Fix: --long res"
+    ):
+        raise clips["0-inf"]
 
 
 def test_a_video_that_is_too_long_is_refused_before_its_end(video):

@@ -16,7 +16,7 @@ from spoter_runtime.camera.files import read_landmarker
 from spoter_runtime.errors import ConfigError, DataError, SpoterError
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.data.bdslw60 import labels_named
-from spoter_toolkit.data.dataset import DATASET_JSON, UNKNOWN_SIGNER, Dataset, Origin
+from spoter_toolkit.data.dataset import DATASET_JSON, MAX_FRAMES, UNKNOWN_SIGNER, Dataset, Origin
 from spoter_toolkit.data.dataset_writer import LongClips, NewClip, check_dataset_folder, write_dataset
 from spoter_toolkit.data.extract.landmarks import Backend, Finder, without_still_ends
 from spoter_toolkit.data.extract.on_cores import Failed, on_cores
@@ -132,11 +132,14 @@ def dataset_of(path: Path | None, on_progress: OnProgress | None = None) -> Iter
 
 def _finder(settings: ExtractSettings) -> tuple[Finder, str]:
     """Return what finds the landmarks, and its name."""
+    # A clip that will be refused is left as soon as it is known to be too long.
+    most = MAX_FRAMES if settings.long == "error" and not settings.trim else None
     if settings.backend == "mediapipe":
-        finder = Finder(landmarker=None, mirror=settings.mirror)
+        finder = Finder(landmarker=None, mirror=settings.mirror, most_frames=most)
         return finder, finder.load().sha256
     files = read_landmarker(settings.landmarker)
-    return Finder(landmarker=files.folder.absolute(), mirror=settings.mirror), files.sha256
+    folder = files.folder.absolute()
+    return Finder(landmarker=folder, mirror=settings.mirror, most_frames=most), files.sha256
 
 
 def _find_all(
@@ -224,6 +227,6 @@ def _new_clip(part: VideoPart, store: Store, settings: ExtractSettings) -> NewCl
         fps=clip.fps,
         poses_TLD=poses,
         source=part.source or part.id,
-        where=str(part.path) if part.source == part.id else f"{part.path}, clip {part.id!r}",
+        where=part.where,
         notes=tuple(notes),
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from spoter_runtime.camera.clips import ClipFrames, FindsLandmarks, VideoClip
 from spoter_runtime.camera.video import TimedFrame, video_frames
-from spoter_runtime.errors import DataError, SpoterError
+from spoter_runtime.errors import DataError, InputError, SpoterError
 from spoter_runtime.landmarks import LEFT_SHOULDER, RIGHT_SHOULDER, Float32Array
 from spoter_toolkit.data.extract.videos import VideoPart
 
@@ -30,10 +30,12 @@ class Finder:
     Attributes:
         landmarker: its folder; None for MediaPipe itself.
         mirror: see `ClipFrames`.
+        most_frames: a clip of more is refused; None takes any.
     """
 
     landmarker: Path | None
     mirror: bool = False
+    most_frames: int | None = None
 
     def load(self) -> FindsLandmarks:
         """Load the landmarker, for one thread.
@@ -55,6 +57,7 @@ def find_landmarks(
     landmarker: FindsLandmarks,
     *,
     mirror: bool = False,
+    most_frames: int | None = None,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[VideoPart, VideoClip | SpoterError]]:
     """Yield each part with its landmarks as soon as its last frame was seen, or with the error of its video.
@@ -66,6 +69,7 @@ def find_landmarks(
         parts: of one video.
         landmarker: it, and others that share its networks, are used.
         mirror: see `ClipFrames`.
+        most_frames: see `Finder`.
         on_frame: is called for each frame of each part.
     """
     waiting = list(parts)
@@ -77,11 +81,20 @@ def find_landmarks(
         free.append(owner.pop(part))
         return part, running.pop(part).clip()
 
+    def too_long(part: VideoPart) -> tuple[VideoPart, SpoterError]:
+        ended(part)
+        return part, InputError(
+            f"{part.where}: has more than {most_frames} frames, the models take 1..{most_frames}",
+            fix="--long resample, or --long cut",
+        )
+
     number, frame = -1, None
     try:
         for number, frame in enumerate(video_frames(parts[0].path)):
             for part in [part for part in running if _place(part, number, frame) >= part.end]:
                 yield ended(part)
+            for part in [part for part, frames in running.items() if len(frames) == most_frames]:
+                yield too_long(part)
             for part in [part for part in waiting if _place(part, number, frame) >= part.start]:
                 waiting.remove(part)
                 owner[part] = free.pop() if free else landmarker.another()

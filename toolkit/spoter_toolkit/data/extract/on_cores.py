@@ -124,7 +124,10 @@ def _find(
     on_frame: Callable[[], None],
 ) -> Failed:
     failed: Failed = []
-    for part, found in find_landmarks(parts, landmarker, mirror=finder.mirror, on_frame=on_frame):
+    found_in = find_landmarks(
+        parts, landmarker, mirror=finder.mirror, most_frames=finder.most_frames, on_frame=on_frame
+    )
+    for part, found in found_in:
         if isinstance(found, SpoterError):
             failed.append((part, found))
         else:

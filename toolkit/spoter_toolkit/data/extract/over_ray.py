@@ -93,7 +93,9 @@ def _find(parts: Sequence[VideoPart], finder: Finder) -> Found:
     """Run on some machine of the cluster; its process keeps the landmarker for the next task."""
     if _loaded.get("finder") != finder:
         _loaded.update(finder=finder, landmarker=finder.load())
-    return list(find_landmarks(parts, _loaded["landmarker"], mirror=finder.mirror))
+    return list(
+        find_landmarks(parts, _loaded["landmarker"], mirror=finder.mirror, most_frames=finder.most_frames)
+    )
 
 
 _loaded: dict[str, Any] = {}

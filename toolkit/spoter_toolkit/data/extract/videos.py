@@ -46,6 +46,11 @@ class VideoPart:
     unit: Literal["s", "frames"] = "s"
     source: str = ""
 
+    @property
+    def where(self) -> str:
+        """Its name in errors."""
+        return str(self.path) if self.source == self.id else f"{self.path}, clip {self.id!r}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundVideos:
