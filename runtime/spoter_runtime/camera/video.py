@@ -236,5 +236,6 @@ def _reason(error: Exception, otherwise: str) -> str:
         errno.EACCES: "permission denied",
         errno.EPERM: "permission denied",
     }
-    code = getattr(error, "errno", None)
-    return reasons.get(code, f"{otherwise} ({getattr(error, 'strerror', None) or error})")
+    return reasons.get(
+        getattr(error, "errno", None) or 0, f"{otherwise} ({getattr(error, 'strerror', None) or error})"
+    )

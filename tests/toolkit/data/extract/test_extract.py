@@ -225,14 +225,14 @@ def test_a_full_disk_is_said_and_nothing_that_was_done_is_lost(home, videos, mon
     def savez(file, **arrays):
         writes.append(file)
         if len(writes) > 2:
-            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+            raise OSError(errno.ENOSPC, "No space left on device")
         real(file, **arrays)
 
     with monkeypatch.context() as full:
         full.setattr(store.np, "savez", savez)
         done = spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1")
     assert done.returncode == 1
-    assert "the disk is full" in done.stderr
+    assert ".d.extract: the disk is full" in done.stderr
     assert len(kept(home)) == 2
     assert spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1").returncode == 0
 

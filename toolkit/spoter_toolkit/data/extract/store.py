@@ -54,8 +54,12 @@ class Store:
             "decode_ms": clip.decode_ms,
             "landmarks_ms": clip.landmarks_ms,
         }
-        with replacing(self._file(part)) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, poses=clip.poses_TLD, facts=np.array(json.dumps(facts)))
+        try:
+            with replacing(self._file(part)) as temporary, temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, poses=clip.poses_TLD, facts=np.array(json.dumps(facts)))
+        except OSError as error:
+            error.filename = error.filename or str(self.folder)  # a full disk names no file
+            raise
 
     def clear(self) -> None:
         """Remove the folder: the data set is written."""
