@@ -20,6 +20,7 @@ _Loaded = TypeVar("_Loaded")
 MANIFEST: Final = "landmarker.json"
 GOLDENS: Final = "goldens.npz"
 SCHEMA_VERSION: Final = 1
+_AGAIN: Final = "spoter-kit landmarker fetch --force"
 BUNDLED: Final = "landmarker"  # its folder in a bundle
 _MOST_BYTES: Final = 1 << 20  # of the manifest
 GRAPHS: Final = ("pose_detection", "pose", "recrop", "hand")
@@ -70,7 +71,7 @@ class LandmarkerFiles:
     def fix(self) -> str:
         """Return the fix for a landmarker's file that is missing or was changed."""
         in_bundle = self.folder.name == BUNDLED and (self.folder.parent / BUNDLE_MANIFEST).exists()
-        return COPY_AGAIN if in_bundle else "spoter-kit landmarker fetch --force"
+        return COPY_AGAIN if in_bundle else _AGAIN
 
     def load(self, name: str, sha256: str, load: Callable[[Path], _Loaded]) -> _Loaded:
         """Return what `load` makes of one of the files, after comparing the file with its hash.
@@ -105,9 +106,7 @@ def read_landmarker(folder: Path | str | None = None) -> LandmarkerFiles:
     except FileNotFoundError:
         raise BundleError(f"{folder}: no landmarker there", fix="spoter-kit landmarker fetch") from None
     except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{manifest}: cannot be read: {error}", fix="spoter-kit landmarker fetch --force"
-        ) from error
+        raise BundleError(f"{manifest}: cannot be read: {error}", fix=_AGAIN) from error
     return _checked(folder, manifest, value)
 
 
@@ -185,7 +184,7 @@ def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"{manifest}: schema {shown(version)}, this version reads {SCHEMA_VERSION}",
-                fix="spoter-kit landmarker fetch --force",
+                fix=_AGAIN,
             )
         known = {field.name for field in fields(_Manifest)}  # a newer version may state more
         stated = made_from(_Manifest, {name: value[name] for name in value if name in known})
@@ -202,9 +201,7 @@ def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:
             if engine.path != f"{engine.graph}.{engine.spec.library}.engine" or engine.graph not in GRAPHS:
                 raise ValueError(f"{engine.path}: no name of an engine")  # never outside the folder
     except ValueError as error:
-        raise BundleError(
-            f"{manifest}: is damaged: {error}", fix="spoter-kit landmarker fetch --force"
-        ) from error
+        raise BundleError(f"{manifest}: is damaged: {error}", fix=_AGAIN) from error
     return LandmarkerFiles(
         folder=folder, sha256=stated.sha256, hashes=stated.files, source=stated.source, engines=engines
     )

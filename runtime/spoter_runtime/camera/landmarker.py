@@ -55,9 +55,12 @@ class _Hand:
 
     places: slice  # among the 54 landmarks
     pose: list[int]  # MediaPipe Pose indices of its wrist, little and index finger
-    landmarks: Float32Array = field(default_factory=lambda: np.full((1, 21, 2), np.nan, np.float32))
-    region: Float32Array = field(default_factory=lambda: np.full((1, 4), np.nan, np.float32))
     wrist: Float32Array = field(default_factory=lambda: np.full(2, np.nan, np.float32))
+    landmarks: Float32Array = field(init=False)
+    region: Float32Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lose()
 
     def lose(self) -> None:
         self.landmarks = np.full((1, 21, 2), np.nan, np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ class TimedFrame:
     t_ms: float
 
 
-def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
+def video_frames(path: Path | str) -> Iterator[TimedFrame]:
     """Yield the frames of a video file; only the current one is in memory.
 
     Frames are upright: the file's rotation flag is heeded, also where it mirrors. Grey and 10-bit pictures
@@ -45,7 +46,6 @@ def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
 
     Args:
         path: of any format and codec that FFmpeg decodes.
-        threads: of the decoder.
 
     Raises:
         MissingExtraError: PyAV is not installed.
@@ -53,7 +53,7 @@ def video_frames(path: Path | str, *, threads: int = 1) -> Iterator[TimedFrame]:
             angle that is no quarter turn.
     """
     check_video(path)
-    yield from _frames(str(path), None, {}, threads, is_file=True)
+    yield from _frames(str(path), None, {}, is_file=True)
 
 
 def check_video(path: Path | str) -> None:
@@ -102,7 +102,7 @@ def camera_frames(
         there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
         raise DataError(f"{name}: no such camera", fix=f"there are {there}" if there else "plug one in")
     options = {} if way == "lavfi" else {"video_size": f"{width}x{height}", "framerate": str(fps)}
-    yield from _frames(name, way, options, 1)
+    yield from _frames(name, way, options)
 
 
 def network_frames(url: str) -> Iterator[TimedFrame]:
@@ -118,14 +118,13 @@ def network_frames(url: str) -> Iterator[TimedFrame]:
     if "://" not in url:
         raise DataError(f"{url}: is no address", fix="rtsp://HOST/…; video_frames(FILE), camera_frames(0)")
     options = {"timeout": "5000000"} | ({"rtsp_transport": "tcp"} if url.startswith("rtsp") else {})
-    yield from _frames(url, None, options, 1)
+    yield from _frames(url, None, options)
 
 
 def _frames(
     source: str,
     input_format: str | None,
     options: dict[str, str],
-    threads: int,
     *,
     is_file: bool = False,
 ) -> Iterator[TimedFrame]:
@@ -140,7 +139,7 @@ def _frames(
                 f"{source}: has no video in it{', only sound' if container.streams.audio else ''}"
             )
         stream = container.streams.video[0]
-        stream.thread_count = threads
+        stream.thread_count = 1
         display = _Display()
         count, last_ms, first_ms = 0, -1.0, None
         try:
@@ -228,8 +227,6 @@ def _orientation(frame: Any) -> tuple[bool, slice, slice]:
 
 def _reason(error: Exception, otherwise: str) -> str:
     """Return what FFmpeg's error means for the user."""
-    import errno
-
     reasons = {
         errno.EBUSY: "another program uses this camera",
         errno.ENODEV: "the camera was unplugged",
