@@ -131,6 +131,14 @@ def test_it_ends_when_it_should(recognizer, log):
     assert max(event.t_ms for event in heard) <= 2400
 
 
+def test_it_ends_when_it_should_although_no_frame_comes(recognizer):
+    def hangs():
+        yield from (Arrival(t_ms) for t_ms in (1000.0, 2000.0, 3000.0))
+        pytest.fail("the session goes on")
+
+    run_session(SignStream(recognizer), hangs(), [], end_ms=2500)
+
+
 @pytest.mark.parametrize("label", ["tea", "$(touch hacked)", "; touch hacked", "চা"])
 def test_a_word_is_one_argument_and_never_a_command(tmp_path, monkeypatch, label):
     monkeypatch.chdir(tmp_path)

@@ -77,6 +77,24 @@ def test_a_camera_that_stays_away_is_said_once_for_each_reason():
     assert [one.fault.partition(";")[0] for one in seen] == ["", "unplugged", "no such camera", ""]
 
 
+def test_a_camera_that_hangs_is_said_once_and_the_time_goes_on():
+    hangs = threading.Event()
+
+    def frames():
+        yield TimedFrame(picture(1), 0.0)
+        hangs.wait(10)
+        yield TimedFrame(picture(2), 0.0)
+
+    found = Newest(frames, wait_s=0.01, silent_s=0.05).arrivals()
+    seen = [next(found) for _ in range(4)]
+    hangs.set()
+    seen.append(next(found))
+    found.close()
+    assert [one.fault for one in seen] == ["", "no frame came for 0.05 s", "", "", ""]
+    assert [one.frame is None for one in seen] == [False, True, True, True, False]
+    assert [one.t_ms for one in seen] == sorted(one.t_ms for one in seen)
+
+
 def test_a_network_camera_that_goes_away_comes_back(tmp_path):
     pytest.importorskip("av", reason="PyAV reads network cameras")
     film = Film(tmp_path / "camera.mkv")

@@ -59,9 +59,10 @@ def run_session(
         for arrival in source:
             if arrival.fault:
                 _tell(listening, [Fault(t_ms=arrival.t_ms, code="source", reason=arrival.fault)])
-                continue
             if arrival.t_ms > end_ms:
                 break
+            if arrival.frame is None:
+                continue
             stream.accept(arrival.frame, arrival.t_ms, dropped=arrival.dropped, persons=arrival.persons)
             for watcher in watchers:
                 watcher.frame(arrival, stream.landmarks)

@@ -17,16 +17,17 @@ from spoter_runtime.live.log import LOG_NAME, read_frames
 
 _SCHEMES: Final = ("rtsp://", "rtsps://", "http://", "https://", "udp://", "tcp://")
 _WAIT_S: Final = 1.0  # before a camera that went away is tried again
+_SILENT_S: Final = 2.0  # a connection may hang for long before FFmpeg gives it up
 
 Frames = Callable[[], Iterator[TimedFrame]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
-    """One frame, or a fault of the source.
+    """One frame, a fault of the source, or neither: the time goes on without a frame.
 
     Attributes:
-        frame: a picture (height, width, 3) or landmarks (54, 2); None for a fault.
+        frame: a picture (height, width, 3) or landmarks (54, 2); None where no frame came.
         dropped: frames that were dropped before this one, because it was not taken yet.
         persons: in a frame that is given as landmarks, where a log says so.
         fault: what is wrong with the source.
@@ -86,11 +87,20 @@ def paced(source: str, frames: Iterator[Arrival]) -> Iterator[Arrival]:
 class Newest:
     """Reads a camera in a thread and keeps the newest frame only: a slow reader drops frames, not time."""
 
-    def __init__(self, open_frames: Frames, *, mirror: bool = False, wait_s: float = _WAIT_S) -> None:
+    def __init__(
+        self,
+        open_frames: Frames,
+        *,
+        mirror: bool = False,
+        wait_s: float = _WAIT_S,
+        silent_s: float = _SILENT_S,
+    ) -> None:
         """Take what opens the camera; it is opened again after it went away."""
         self._open = open_frames
         self._mirror = mirror
         self._wait_s = wait_s
+        self._silent_s = silent_s
+        self._begin = time.monotonic()
         self._changed = threading.Condition()
         self._newest: TimedFrame | None = None
         self._faults: list[Arrival] = []
@@ -101,15 +111,21 @@ class Newest:
     def arrivals(self) -> Iterator[Arrival]:
         """Yield the newest frame each time, at the time when it came; ends when the reader stops.
 
+        Where no frame comes for `silent_s`, that is said once, and the time goes on.
+
         Raises:
             SpoterError: the camera cannot be opened the first time.
         """
         thread = threading.Thread(target=self._read, name="camera", daemon=True)
+        self._begin = time.monotonic()
         thread.start()
+        said = False
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._newest or self._faults or self._ended)
+                    self._changed.wait_for(
+                        lambda: self._newest or self._faults or self._ended, timeout=self._silent_s
+                    )
                     if self._ended:
                         raise self._ended
                     faults, self._faults = self._faults, []
@@ -118,13 +134,16 @@ class Newest:
                     if frame:
                         dropped, self._dropped = self._dropped, 0
                 found = [Arrival(frame.t_ms, _turned(frame, self._mirror), dropped)] if frame else []
+                if not (found or faults):
+                    fault = "" if said else f"no frame came for {self._silent_s:g} s"
+                    faults = [Arrival(self._now_ms(), fault=fault)]
+                said = not found
                 yield from sorted([*found, *faults], key=lambda arrival: arrival.t_ms)
         finally:
             self._stop.set()
             thread.join(timeout=2 * self._wait_s)
 
     def _read(self) -> None:
-        begin = time.monotonic()
         has_opened, said = False, ""
         while not self._stop.is_set():
             reason: SpoterError | str = "the source has ended"
@@ -132,7 +151,7 @@ class Newest:
                 for frame in self._open():
                     has_opened, said = True, ""
                     # its own clock restarts with it
-                    self._put(TimedFrame(frame.rgb, 1000 * (time.monotonic() - begin)))
+                    self._put(TimedFrame(frame.rgb, self._now_ms()))
                     if self._stop.is_set():
                         return
             except SpoterError as error:
@@ -142,12 +161,14 @@ class Newest:
                     self._ended = reason
                 elif str(reason) != said:  # once, not with each attempt
                     said = str(reason)
-                    t_ms = 1000 * (time.monotonic() - begin)
-                    self._faults.append(Arrival(t_ms, fault=f"{reason}; it is opened again"))
+                    self._faults.append(Arrival(self._now_ms(), fault=f"{reason}; it is opened again"))
                 self._changed.notify()
                 if self._ended:
                     return
             self._stop.wait(self._wait_s)
+
+    def _now_ms(self) -> float:
+        return 1000 * (time.monotonic() - self._begin)
 
     def _put(self, frame: TimedFrame) -> None:
         with self._changed:
