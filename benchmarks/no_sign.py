@@ -92,7 +92,8 @@ def lines_of(rows: Sequence[dict[str, Any]]) -> list[str]:
         "",
         "Signs kept and the columns *by thresholds* use the thresholds fitted on the training signer. *At "
         "95 % kept* sets the threshold of the score where 95 % of the test signs stay; a clip without hands "
-        "has the score 0.",
+        "has the least score. The score is the likeness to the label's typical logits, or the probability "
+        "where a calibration has none.",
         "",
         f"In signer A's `{NONE}` a hand moves about near the camera, or there is no hand. In signer B's, no "
         "hand is seen. So only A → B had recorded clips with hands to fit on, and a background label of B's "

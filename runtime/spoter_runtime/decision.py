@@ -5,12 +5,15 @@ The formula, for other languages. z are the logits, T the temperature:
 1. p = softmax(z / T). The best label's p is the probability.
 2. It is no sign where, in this order: the best label is one of `background`; fewer than `min_hand_share` of
    the frames show a hand; p of the best label is below `min_probability`; the difference to the second best p
-   is below `min_margin`.
+   is below `min_margin`; the likeness is below `min_likeness`.
+3. The likeness is the correlation (Pearson) of z with the best label's `typical_logits`: near 1 where the
+   other labels come as near as they do in clips of the label.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, NamedTuple
@@ -22,6 +25,7 @@ from spoter_runtime.strict import made_from
 NO_CALIBRATION: Final = "the bundle holds no calibration"
 
 _SHARES: Final = ("min_probability", "min_margin", "min_hand_share", "target")
+_ROW: Final = re.compile(r"-?[0-9]{1,6}(?: -?[0-9]{1,6})*")
 
 
 class Decision(NamedTuple):
@@ -47,7 +51,10 @@ class Abstention:
         min_probability: least calibrated probability of a sign.
         min_margin: least difference between the two best calibrated probabilities.
         min_hand_share: least share of frames that show a hand.
+        min_likeness: least likeness to the label's `typical_logits`, -1..1; not used without these.
         background: labels of the model that stand for no sign.
+        typical_logits: for each label the mean logits of clips that the model learned from, as whole numbers
+            of any scale with a space between; zeros where no such clip is known. Empty: not taken.
         target: the share of negative clips that may get a sign; the thresholds were chosen for it.
         evidence: which clips it was fitted on, and how well it does; plain JSON values.
     """
@@ -57,7 +64,9 @@ class Abstention:
     min_margin: float
     min_hand_share: float
     target: float
+    min_likeness: float = -1.0
     background: tuple[str, ...] = ()
+    typical_logits: tuple[str, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,10 +75,19 @@ class Abstention:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}, expected 0..1")
+        if not -1 <= self.min_likeness <= 1:
+            raise ValueError(f"min_likeness {self.min_likeness}, expected -1..1")
+        labels = len(self.typical_logits)
+        for i, row in enumerate(self.typical_logits):
+            if not _ROW.fullmatch(row) or row.count(" ") != labels - 1:
+                raise ValueError(f"typical_logits[{i}], expected {labels} whole numbers with a space between")
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self) | {"background": list(self.background)}
+        return asdict(self) | {
+            "background": list(self.background),
+            "typical_logits": list(self.typical_logits),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Abstention:
@@ -97,7 +115,8 @@ def decide(
         return Decision(None, None, NO_CALIBRATION)
     shares = softmax(logits, rule.temperature)
     best, second = [*sorted(shares, reverse=True), 0.0][:2]
-    name = labels[logits.index(max(logits))].name
+    place = logits.index(max(logits))
+    name = labels[place].name
     if name in rule.background:
         return Decision(best, False, f"{name} stands for no sign")
     if (shown := hand_share(clip_TLD)) < rule.min_hand_share:
@@ -106,6 +125,8 @@ def decide(
         return Decision(best, False, f"score {_below(best, rule.min_probability)}")
     if best - second < rule.min_margin:
         return Decision(best, False, f"margin {_below(best - second, rule.min_margin)}")
+    if rule.typical_logits and (alike := likeness(logits, rule.typical_logits[place])) < rule.min_likeness:
+        return Decision(best, False, f"likeness {_below(alike, rule.min_likeness)}")
     return Decision(best, True, "")
 
 
@@ -115,6 +136,15 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     exponentials = [math.exp((logit - most) / temperature) for logit in logits]
     total = sum(exponentials)
     return [exponential / total for exponential in exponentials]
+
+
+def likeness(logits: Sequence[float], typical: str) -> float:
+    """Return the correlation of logits with typical ones, -1..1; 1 where either are all equal."""
+    row = [int(number) for number in typical.split(" ")]
+    own_mean, row_mean = sum(logits) / len(row), sum(row) / len(row)
+    own, other = [logit - own_mean for logit in logits], [number - row_mean for number in row]
+    size = math.sqrt(sum(a * a for a in own) * sum(b * b for b in other))
+    return sum(a * b for a, b in zip(own, other, strict=True)) / size if size > 0 else 1.0
 
 
 def hand_share(clip_TLD: Float32Array) -> float:

@@ -12,12 +12,13 @@ import pytest
 from spoter_runtime.__main__ import main
 from spoter_runtime.bundle.manifest import manifest_from_bundle, read_bundle
 from spoter_runtime.contract import Label
-from spoter_runtime.decision import NO_CALIBRATION, Abstention, decide, hand_share
+from spoter_runtime.decision import NO_CALIBRATION, Abstention, decide, hand_share, likeness
 from spoter_runtime.errors import BundleError
 from spoter_runtime.recognizer import Prediction, Recognizer
 
 LABELS = tuple(Label(name=name) for name in ("tea", "milk", "none"))
 RULE = Abstention(temperature=0.5, min_probability=0.55, min_margin=0.2, min_hand_share=0.5, target=0.05)
+TYPICAL = ("9 0 5", "0 9 0", "0 0 9")  # of tea, none comes nearer than milk
 
 
 def clip(frames=10, with_hands=10):
@@ -44,12 +45,23 @@ def test_the_probability_is_the_softmax_of_the_logits_over_the_temperature():
         ([0.0, 0.0, 0.0], 0, {"background": ("tea",)}, "tea stands for no sign"),
         ([0.0, 0.0, 0.0], 0, {}, "no hand in 100 % of the frames"),
         ([1.0, 0.0, 0.0], 10, {"min_probability": 0.788}, "score 0.787 below 0.788"),
+        ([9.0, 5.0, 0.0], 10, {"min_likeness": 0.9, "typical_logits": TYPICAL}, "likeness 0.39 below 0.90"),
     ],
 )
 def test_no_sign_has_a_reason(logits, shown, change, reason):
     found = decide(logits, LABELS, clip(with_hands=shown), dataclasses.replace(RULE, **change))
     assert (found.is_sign, found.reason) == (False, reason)
     assert 0 < found.probability <= 1
+
+
+def test_the_likeness_is_the_correlation_with_the_labels_own_row():
+    logits = [9.0, 5.0, 0.0]
+    assert likeness(logits, TYPICAL[0]) == pytest.approx(np.corrcoef(logits, [9, 0, 5])[0, 1], rel=1e-12)
+    assert likeness([18.0, 0.0, 10.0], TYPICAL[0]) == pytest.approx(1.0)  # scale and offset do not matter
+    assert likeness(logits, "0 0 0") == 1.0  # a label without a clip to learn from
+    rule = dataclasses.replace(RULE, min_likeness=0.99, typical_logits=TYPICAL)
+    assert decide([9.0, 0.0, 5.0], LABELS, clip(), rule).is_sign
+    assert decide([0.0, 9.0, 5.0], LABELS, clip(), rule).reason == "likeness 0.83 below 0.99"
 
 
 def test_thresholds_are_reached_by_equal_values():
@@ -128,6 +140,12 @@ def test_a_bundle_keeps_its_abstention_and_a_later_field_is_read_past(with_rule)
         {"min_hand_share": None},
         {"evidence": []},
         {"background": None},
+        {"min_likeness": -1.5},
+        {"typical_logits": ["1 2", "3"]},
+        {"typical_logits": ["1 2", "3 4"]},  # the model has five labels
+        {"typical_logits": ["1 2.5", "3 4"]},
+        {"typical_logits": ["1  2", "3 4"]},
+        {"typical_logits": [[1, 2], [3, 4]]},
     ],
 )
 def test_a_wrong_abstention_is_refused(with_rule, change):

@@ -69,6 +69,11 @@ SEALED = {
     "temperature": rule(temperature=0.0),
     "share": rule(min_margin=1.5),
     "rule a text": rule(min_probability="0.5"),
+    "likeness": rule(min_likeness=-1.1),
+    "typical logits not square": rule(typical_logits=["1 2", "3"]),
+    "typical logits of others": rule(typical_logits=["1 2", "3 4"]),
+    "typical logits a fraction": rule(typical_logits=["1.5"]),
+    "typical logits a number": rule(typical_logits=[1]),
 }
 
 # Name → the bytes of bundle.json.

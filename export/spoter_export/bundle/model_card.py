@@ -142,6 +142,11 @@ def _no_sign_lines(rule: Abstention | None) -> list[str]:
     thresholds = (
         ("probability below", f"{rule.min_probability:.4f}"),
         ("margin to the second label below", f"{rule.min_margin:.4f}"),
+        *(
+            [("likeness to the label's clips below", f"{rule.min_likeness:.4f}")]
+            if rule.typical_logits
+            else []
+        ),
         ("share of frames with a hand below", f"{rule.min_hand_share:.2f}"),
         *((f"the label is {name}", "") for name in rule.background),
     )

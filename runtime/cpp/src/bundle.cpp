@@ -43,8 +43,7 @@ void check_seal(const Value &content, const std::string &path) {
   Value one;
   one.kind = Kind::integer, one.number = 1;
   if (schema->kind == Kind::boolean || !equal(*schema, one))  // Python: True == 1
-    bad_bundle(path + ": schema version " + shown(*schema) +
-                   ", this spoter_runtime reads 1",
+    bad_bundle(path + ": schema version " + shown(*schema) + ", this spoter_runtime reads 1",
                "pip install --upgrade spoter-kit");
   const Value *seal = content.find("manifest_sha256");
   if (!seal || seal->kind != Kind::text || seal->text != sha256_of(canonical(content, "manifest_sha256")))
@@ -179,6 +178,11 @@ Bundle read_bundle(const std::string &given) {
   Bundle bundle = std::move(manifest.bundle);
   bundle.folder = folder;
   bundle.contract = contract_from_json(*manifest.contract, path);
+  const size_t rows = bundle.abstention ? bundle.abstention->typical_logits.size() : 0;
+  if (rows && rows != bundle.contract.labels.size())
+    bad_bundle(path + ": abstention.typical_logits: " + std::to_string(rows) + " rows, expected one for each of " +
+                   std::to_string(bundle.contract.labels.size()) + " labels",
+               "export the bundle again");
   if (bundle.hashes().size() < bundle.artefacts.size() + bundle.files.size())
     bad_bundle(path + ": a file is listed twice");
   for (const Artefact &artefact : bundle.artefacts) check_inside(folder, artefact.path);

@@ -19,8 +19,9 @@ struct Artefact {
 
 // When a model says that a clip shows no sign.
 struct Abstention {
-  double temperature = 0, min_probability = 0, min_margin = 0, min_hand_share = 0, target = 0;
+  double temperature = 0, min_probability = 0, min_margin = 0, min_hand_share = 0, target = 0, min_likeness = -1;
   std::vector<std::string> background;
+  std::vector<std::vector<double>> typical_logits;  // of each label; empty: not taken
 };
 
 // Stored inputs with PyTorch's logits, one clip after the other without padding.

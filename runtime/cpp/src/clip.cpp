@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "error.hpp"
 #include "json.hpp"
@@ -50,6 +51,20 @@ double hand_share(const std::vector<float> &clip) {
   for (size_t t = 0; t < frames; ++t)
     shown += any_detected(clip.data() + t * SPOTER_FEATURES + 2 * first_hand, SPOTER_LANDMARKS - first_hand);
   return double(shown) / double(frames);
+}
+
+// The correlation of logits with typical ones; 1 where either are all equal.
+double likeness(const float *logits, const std::vector<double> &typical) {
+  const size_t count = typical.size();
+  const double own_mean = std::accumulate(logits, logits + count, 0.0) / double(count);
+  const double row_mean = std::accumulate(typical.begin(), typical.end(), 0.0) / double(count);
+  double own = 0, row = 0, both = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const double a = double(logits[i]) - own_mean, b = typical[i] - row_mean;
+    own += a * a, row += b * b, both += a * b;
+  }
+  const double size = std::sqrt(own * row);
+  return size > 0 ? both / size : 1.0;
 }
 
 }  // namespace
@@ -122,7 +137,8 @@ Decision decide(const float *logits, const std::vector<Label> &labels, const std
   shares.push_back(0);
   std::partial_sort(shares.begin(), shares.begin() + 2, shares.end(), std::greater<>());
   const double best = shares[0], second = shares[1];
-  const std::string &name = labels[static_cast<size_t>(std::max_element(logits, logits + labels.size()) - logits)].name;
+  const auto place = static_cast<size_t>(std::max_element(logits, logits + labels.size()) - logits);
+  const std::string &name = labels[place].name;
   if (std::find(rule->background.begin(), rule->background.end(), name) != rule->background.end())
     return {best, 0, name + " stands for no sign"};
   const double shown = hand_share(clip);
@@ -131,6 +147,8 @@ Decision decide(const float *logits, const std::vector<Label> &labels, const std
             "no hand in " + std::to_string(std::lround(std::floor(100 * (1 - shown) + 1e-9))) + " % of the frames"};
   if (best < rule->min_probability) return {best, 0, "score " + below(best, rule->min_probability)};
   if (best - second < rule->min_margin) return {best, 0, "margin " + below(best - second, rule->min_margin)};
+  const double alike = rule->typical_logits.empty() ? 1.0 : likeness(logits, rule->typical_logits[place]);
+  if (alike < rule->min_likeness) return {best, 0, "likeness " + below(alike, rule->min_likeness)};
   return {best, 1, ""};
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "error.hpp"
 
@@ -164,6 +165,19 @@ Read artefact_from(const Value &value, const std::string &where) {
   return read;
 }
 
+// Whole numbers of at most six digits with a space between; empty where a text is not that.
+std::vector<double> whole_numbers(const std::string &text) {
+  std::vector<double> numbers;
+  for (size_t at = 0; at <= text.size();) {
+    const std::string one = text.substr(at, text.find(' ', at) - at);
+    const size_t sign = one.compare(0, 1, "-") == 0, digits = one.size() - sign;
+    if (digits < 1 || digits > 6 || one.find_first_not_of("0123456789", sign) != one.npos) return {};
+    numbers.push_back(std::atoi(one.c_str()));
+    at += one.size() + 1;
+  }
+  return numbers;
+}
+
 Abstention abstention_from(const Value &value) {
   Abstention rule;
   Value known = value;
@@ -174,13 +188,19 @@ Abstention abstention_from(const Value &value) {
     for (size_t i = 0; i < as_list(given, at).size(); ++i)
       rule.background.push_back(as_text(given.items[i], at_index(at, i)));
   };
+  std::vector<std::string> rows;
+  const auto typical = [&](const Value &given, const std::string &at) {
+    for (size_t i = 0; i < as_list(given, at).size(); ++i) rows.push_back(as_text(given.items[i], at_index(at, i)));
+  };
   const auto evidence = [](const Value &given, const std::string &at) { as_table(given, at); };
   const std::initializer_list<Field> fields = {{"temperature", true, number_into(rule.temperature)},
                                                {"min_probability", true, number_into(rule.min_probability)},
                                                {"min_margin", true, number_into(rule.min_margin)},
                                                {"min_hand_share", true, number_into(rule.min_hand_share)},
                                                {"target", true, number_into(rule.target)},
+                                               {"min_likeness", false, number_into(rule.min_likeness)},
                                                {"background", false, background},
+                                               {"typical_logits", false, typical},
                                                {"evidence", false, evidence}};
   const auto is_unknown = [&](const auto &member) {  // of a later version
     return std::none_of(fields.begin(), fields.end(), [&](const Field &field) { return member.first == field.name; });
@@ -194,6 +214,14 @@ Abstention abstention_from(const Value &value) {
                                                     {"target", rule.target}};
   for (const auto &[name, share] : shares)
     if (!(0 <= share && share <= 1)) wrong(std::string(name) + " " + number_in_words(share) + ", expected 0..1");
+  if (!(-1 <= rule.min_likeness && rule.min_likeness <= 1))
+    wrong("min_likeness " + number_in_words(rule.min_likeness) + ", expected -1..1");
+  for (size_t i = 0; i < rows.size(); ++i) {
+    rule.typical_logits.push_back(whole_numbers(rows[i]));
+    if (rule.typical_logits.back().size() != rows.size())
+      wrong(at_index("typical_logits", i) + ", expected " + std::to_string(rows.size()) +
+            " whole numbers with a space between");
+  }
   return rule;
 }
 

@@ -397,11 +397,21 @@ def read_bundle(folder: Path | str, *, sha256: str | None = None) -> Bundle:
         provenance=stated.provenance,
         abstention=abstention,
     )
+    _check_rows(bundle, path)
     if len(bundle.hashes()) < len(bundle.artefacts) + len(bundle.files):
         raise BundleError(f"{path}: a file is listed twice")
     for listed in bundle.hashes():
         _check_inside(folder, listed)
     return bundle
+
+
+def _check_rows(bundle: Bundle, path: Path) -> None:
+    rows = len(bundle.abstention.typical_logits) if bundle.abstention else 0
+    if rows not in (0, labels := len(bundle.contract.labels)):
+        raise BundleError(
+            f"{path}: abstention.typical_logits: {rows} rows, expected one for each of {labels} labels",
+            fix="export the bundle again",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,9 @@ export interface Abstention {
   min_probability: number;
   min_margin: number;
   min_hand_share: number;
+  min_likeness: number;
   background: string[];
+  typical_logits: string[];
 }
 
 export interface Decision {
@@ -26,13 +28,26 @@ export function decide(logits: ArrayLike<number>, labels: readonly Label[], clip
   const shares = softmax(logits, rule.temperature);
   const [best, second] = [...[...shares].sort((a, b) => b - a), 0];
   const no = (reason: string): Decision => ({ probability: best, is_sign: false, reason });
-  const name = labels[argmax(logits)].name;
+  const place = argmax(logits);
+  const name = labels[place].name;
   if (rule.background.includes(name)) return no(`${name} stands for no sign`);
   const shown = handShare(clip);
   if (shown < rule.min_hand_share) return no(`no hand in ${Math.floor(100 * (1 - shown) + 1e-9)} % of the frames`);
   if (best < rule.min_probability) return no(`score ${below(best, rule.min_probability)}`);
   if (best - second < rule.min_margin) return no(`margin ${below(best - second, rule.min_margin)}`);
+  const alike = rule.typical_logits.length ? likeness(logits, rule.typical_logits[place]) : 1;
+  if (alike < rule.min_likeness) return no(`likeness ${below(alike, rule.min_likeness)}`);
   return { probability: best, is_sign: true, reason: "" };
+}
+
+/** Return the correlation of logits with typical ones; 1 where either are all equal. */
+function likeness(logits: ArrayLike<number>, typical: string): number {
+  const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
+  const around = (values: number[]) => values.map((value) => value - sum(values) / values.length);
+  const own = around(Array.from(logits));
+  const row = around(typical.split(" ").map(Number));
+  const size = Math.sqrt(sum(own.map((a) => a * a)) * sum(row.map((b) => b * b)));
+  return size > 0 ? sum(own.map((a, i) => a * row[i])) / size : 1;
 }
 
 export function softmax(logits: ArrayLike<number>, temperature = 1): number[] {

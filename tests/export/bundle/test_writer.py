@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +237,10 @@ def test_the_model_card_says_when_it_says_no_sign(exported, contract, provenance
         "| reversed | made from signs | 18 | 0.289 | 94.4% | 50.0% |",
     ):
         assert said in card
+    assert "likeness" not in card
+    alike = replace(rule, min_likeness=0.94, typical_logits=("9 1", "1 9"))
+    card = card_from_facts("small", *facts, alike)
+    assert "| likeness to the label's clips below | 0.9400 |" in card
 
 
 def test_the_model_cards_code_runs(bundle_folder, make_clip, monkeypatch):

@@ -99,6 +99,14 @@ RULES = [
         "min_hand_share": 0.0,
         "background": ["dudh", "jol"],
     },
+    {
+        "temperature": 1.0,
+        "min_probability": 0.0,
+        "min_margin": 0.0,
+        "min_hand_share": 0.0,
+        "min_likeness": 0.9,
+        "typical_logits": ["9 -1 0 2 1", "0 9 3 -2 1", "0 0 0 0 0", "1 2 3 9 4", "-5 0 1 2 9"],
+    },
 ]
 
 
@@ -111,7 +119,7 @@ def test_a_calibrated_bundle_says_no_sign_for_the_same_reason(bundle_copy, clips
             expected = python.predict(clip)
             check_same(found, expected)
             reasons.add(expected.reason.partition(" ")[0])
-    assert {"", "score", "margin", "no"} < reasons
+    assert {"", "score", "margin", "no", "likeness"} < reasons
 
 
 def test_threads_share_a_recogniser(bundle_folder, clips):

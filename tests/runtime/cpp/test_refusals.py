@@ -191,6 +191,11 @@ EDITS = [
     *(calibrated(temperature=value) for value in (0, -0.5, "1", None, 1e-320)),
     *(calibrated(min_margin=value) for value in (-0.1, 1.5, 2, True)),
     *(calibrated(background=value) for value in ("none", [5], {})),
+    *(calibrated(min_likeness=value) for value in (-1.1, 1.1, "1", None)),
+    *(
+        calibrated(typical_logits=value)
+        for value in ("1", [1], ["1 2"], ["1 2", "3 4"], ["1.5"], ["-"], [""], ["1 "], ["1234567"], [" 1"])
+    ),
     lambda m: m.update(abstention=5),
     lambda m: m.update(abstention={"temperature": 1.0}),
     *(with_engine(library=value) for value in ("tensorrt_lean", "tensorflow", 5)),

@@ -30,6 +30,7 @@ def seeds(bundle_folder, tmp_path):
         **{"onnx_sha256": "0" * 64, "built": {}},
     }
     shares = dict.fromkeys(("temperature", "min_probability", "min_margin", "min_hand_share", "target"), 0.5)
+    shares |= {"min_likeness": 0.5, "typical_logits": ["1 2 3 4 5"] * 5}
     rich = manifest | {"abstention": shares, "artefacts": [manifest["artefacts"][0] | {"engine": engine}]}
     packed, clip = io.BytesIO(), np.random.default_rng(0).uniform(0, 1, (9, 54, 2)).astype(np.float32)
     np.savez_compressed(packed, poses=clip, lengths=np.ones(1, np.int32), logits=np.ones(5, np.float32))

@@ -20,6 +20,7 @@ from spoter_toolkit.calibration.calibrate import (
     calibration_clips,
     negatives_of,
     seen_worse,
+    typical_of,
 )
 from spoter_toolkit.data.dataset import Dataset, Origin
 from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
@@ -164,6 +165,16 @@ def test_a_model_learns_to_say_no_sign_and_states_the_evidence(data: Dataset) ->
     assert rule.evidence["kept"] >= 0.95
     assert (rule.evidence["signs"], rule.evidence["top1"], rule.evidence["bins"]) == (30, 1.0, 15)
     assert rule.evidence["clips"] == "npy, val split: by signer: test s-test; val s-val"
+
+
+def test_typical_logits_are_of_the_clips_that_the_model_learned_from(data: Dataset) -> None:
+    clips = calibration_clips(data, ByPlace(SIGNS).contract)
+    assert {*clips.trained_labels} == {*SIGNS}
+    trained = {data.poses_of(clip).tobytes() for clip in data.clips_in("train")}
+    assert {np.asarray(poses).tobytes() for poses in clips.trained} <= trained
+    rows = typical_of(ByPlace(SIGNS), clips)
+    assert [np.argmax([int(number) for number in row.split(" ")]) for row in rows] == [0, 1]
+    assert typical_of(ByPlace(SIGNS), replace(clips, trained=(), trained_labels=())) == ()
 
 
 def test_another_backend_is_held_to_the_same_decisions(data: Dataset, tmp_path: Path) -> None:

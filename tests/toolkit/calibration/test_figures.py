@@ -63,20 +63,23 @@ def test_false_answers_are_counted_where_95_percent_of_the_signs_stay():
     assert false_answers(np.array([0.7]), np.array([0.7, 0.6])) == 0.5
 
 
-def test_many_clips_are_decided_as_the_runtime_decides_one():
+@pytest.mark.parametrize("typical", [(), ("9 1 2", "0 9 3", "0 0 0")])
+def test_many_clips_are_decided_as_the_runtime_decides_one(typical):
+    rule = dataclasses.replace(RULE, min_likeness=0.9, typical_logits=typical)
     rng = np.random.default_rng(0)
     logits_NC = rng.normal(0, 1, (300, 3)).astype(np.float32)
     clips = np.full((300, 10, 54, 2), 0.5, np.float32)
     clips[:, 5:, 12:] = np.nan
     clips[rng.random(300) < 0.3, 4:, 12:] = np.nan
     shown = np.array([hand_share(clip) for clip in clips])
-    many = decisions(answers(logits_NC, [None] * 300, shown), RULE, NAMES)
+    many = decisions(answers(logits_NC, [None] * 300, shown), rule, NAMES)
     labels = [Label(name=name) for name in NAMES]
-    alone = [decide(row.tolist(), labels, clip, RULE) for row, clip in zip(logits_NC, clips, strict=True)]
+    alone = [decide(row.tolist(), labels, clip, rule) for row, clip in zip(logits_NC, clips, strict=True)]
     assert many.is_sign_N.tolist() == [one.is_sign for one in alone]
     np.testing.assert_allclose(many.probability_N, [one.probability for one in alone], rtol=1e-6)
-    assert {one.reason.partition(" ")[0] for one in alone} == {"", "none", "no", "score", "margin"}
-    assert ((many.score_N == 0) == ((shown < 0.5) | (logits_NC.argmax(1) == 2))).all()
+    reasons = {"", "none", "no", "score", "margin"} | ({"likeness"} if typical else set())
+    assert {one.reason.partition(" ")[0] for one in alone} == reasons
+    assert ((many.score_N == -1) == ((shown < 0.5) | (logits_NC.argmax(1) == 2))).all()
 
 
 def test_a_negative_that_shows_its_own_sign_does_not_count():

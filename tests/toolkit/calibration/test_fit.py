@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from spoter_toolkit.calibration.figures import Answers, figures_of
-from spoter_toolkit.calibration.fit import fit_abstention, fit_temperature, thresholds
+from spoter_toolkit.calibration.fit import fit_abstention, fit_temperature, thresholds, typical_logits
 
 NAMES = [f"sign-{i}" for i in range(8)]
 
@@ -118,9 +120,50 @@ def test_signs_whose_hands_get_lost_lower_the_share_that_is_asked_for():
 def test_thresholds_are_the_lowest_that_do():
     signs = np.column_stack((np.linspace(0.5, 1, 101), np.linspace(0.2, 1, 101)))
     negatives = np.full((20, 2), 0.1)
-    probability, margin = thresholds(signs, negatives, 0.05)
+    (wrong, kept), (probability, margin) = thresholds(signs, negatives, 0.05)
     assert (signs >= (probability, margin)).all()
     assert not (negatives >= (probability, margin)).all()
+    assert (wrong, kept) == (0.05, -1.0)
+
+
+def neighbours(count, step, seed):
+    """Answers that are all right and equally sure; the second best label is `step` places on."""
+    rng = np.random.default_rng(seed)
+    own_NC = np.eye(len(NAMES), dtype=np.bool_)[rng.integers(0, len(NAMES), count)]
+    logits_NC = 8.0 * own_NC + 5.0 * np.roll(own_NC, step, axis=1) + rng.normal(0, 0.3, own_NC.shape)
+    shown = np.ones(count)
+    return Answers(
+        kind="", recorded=True, logits_NC=logits_NC.astype(np.float32), own_NC=own_NC, hand_share_N=shown
+    )
+
+
+def test_likeness_finds_a_sign_never_learned_that_is_as_sure_as_the_others():
+    trained, signs, foreign = (neighbours(300, step, seed) for seed, step in enumerate((1, 1, 3)))
+    foreign = replace(foreign, kind="foreign", own_NC=np.zeros_like(foreign.own_NC))
+    alone = fit_abstention(signs, [foreign], NAMES)
+    rule = fit_abstention(signs, [foreign], NAMES, typical=typical_logits(trained))
+    before, after = (figures_of(signs, [foreign], one, NAMES) for one in (alone, rule))
+    assert before.kinds[0].false_answers > 0.9
+    assert after.kinds[0].false_answers <= 0.05
+    assert (after.kinds[0].auroc > 0.999, after.kept >= 0.95) == (True, True)
+    assert (rule.min_probability, rule.min_margin) == (0.0, 0.0)
+
+
+def test_thresholds_stay_where_a_likeness_says_nothing():
+    signs, rest = sure(400), without_sign(300, 1.0)
+    flat = tuple(" ".join("0" for _ in NAMES) for _ in NAMES)
+    assert fit_abstention(signs, [rest], NAMES, typical=flat) == fit_abstention(signs, [rest], NAMES)
+
+
+def test_typical_logits_are_the_mean_of_a_labels_clips_on_one_scale():
+    trained = neighbours(300, 1, 0)
+    rows = np.array([row.split(" ") for row in typical_logits(trained)], int)
+    assert (rows.argmax(1) == range(8)).all()
+    assert (np.abs(rows).max(1) == 9999).all()
+    mean_C = trained.logits_NC[trained.own_NC[:, 2]].mean(0)
+    assert np.corrcoef(rows[2], mean_C)[0, 1] > 1 - 1e-6
+    nothing = replace(trained, own_NC=np.zeros_like(trained.own_NC))
+    assert set(typical_logits(nothing)) == {"0 0 0 0 0 0 0 0"}
 
 
 def test_signs_that_a_worse_tracker_saw_are_kept_too_and_leave_the_temperature():

@@ -74,8 +74,18 @@ def test_predictions_and_goldens_are_those_of_python(asked, bundle_folder, make_
         assert (found["probability"], found["is_sign"], found["reason"]) == (None, None, expected.reason)
 
 
+TYPICAL = ("9 -1 0 2 1", "0 9 3 -2 1", "0 0 0 0 0", "1 2 3 9 4", "-5 0 1 2 9")
+
+
 @pytest.mark.parametrize(
-    "change", [{}, {"min_probability": 0.999}, {"min_margin": 0.9}, {"min_hand_share": 0.9}]
+    "change",
+    [
+        {},
+        {"min_probability": 0.999},
+        {"min_margin": 0.9},
+        {"min_hand_share": 0.9},
+        {"min_likeness": 0.9, "typical_logits": TYPICAL},
+    ],
 )
 def test_it_says_no_sign_where_python_does(asked, bundle_at, reseal, make_clip, change):
     # A name of its own: the service worker of the same site keeps the files that it has seen.

@@ -18,7 +18,7 @@ from spoter_runtime.errors import DataError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner
 from spoter_toolkit.calibration.figures import BINS, Answers, Figures, figures_of
-from spoter_toolkit.calibration.fit import TARGET, fit_abstention
+from spoter_toolkit.calibration.fit import MOST_LABELS, TARGET, fit_abstention, typical_logits
 from spoter_toolkit.calibration.negatives import (
     MOST_SIGNS,
     Negatives,
@@ -31,6 +31,7 @@ from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
 from spoter_toolkit.data.names import check_known
 
 MIN_SIGNS: Final = 20  # fewer clips say nothing about a probability
+_MOST_TRAINED: Final = 20  # clips of a label, for its typical logits
 BACKGROUND: Final = "clips of a label that stands for no sign"
 
 
@@ -41,12 +42,15 @@ class CalibrationClips:
     Attributes:
         said: which clips these are, in words.
         signs: (frames, 54, 2) each, with the names of their labels.
+        trained: clips of the train split: the typical logits of each label are theirs.
     """
 
     said: str
     signs: Sequence[Float32Array]
     labels: Sequence[str]
     negatives: Sequence[Negatives]
+    trained: Sequence[Float32Array] = ()
+    trained_labels: Sequence[str] = ()
 
 
 def calibrate(
@@ -60,9 +64,14 @@ def calibrate(
     """Return the temperature and the thresholds of a model, with their evidence."""
     names = [label.name for label in runner.contract.labels]
     signs, negatives = answers_of(runner, clips, on_progress=on_progress)
-    changed = seen_worse(runner, clips)
     rule = fit_abstention(
-        signs, negatives, names, changed=changed, background=tuple(background), target=target
+        signs,
+        negatives,
+        names,
+        changed=seen_worse(runner, clips),
+        typical=typical_of(runner, clips),
+        background=tuple(background),
+        target=target,
     )
     figures = figures_of(signs, negatives, rule, names)
     return replace(rule, evidence=evidence_of(figures, clips.said))
@@ -84,10 +93,14 @@ def seen_worse(runner: Runner, clips: CalibrationClips) -> Answers:
     rng = np.random.default_rng(0)
     chosen = np.linspace(0, len(clips.signs) - 1, min(len(clips.signs), CHANGED_CLIPS)).astype(int)
     poses = [change(clips.signs[i].copy(), rng) for change in (add_jitter, lose_hands) for i in chosen]
-    labels = 2 * [frozenset({clips.labels[i]}) for i in chosen]
-    made = Negatives(kind="", recorded=False, clips=poses, labels=labels)
-    logits_NC = infer_batches(runner, made.clips, runner.contract.max_batch)
-    return answers_from(made, logits_NC, [label.name for label in runner.contract.labels])
+    return _answers(runner, poses, 2 * [clips.labels[i] for i in chosen])
+
+
+def typical_of(runner: Runner, clips: CalibrationClips) -> tuple[str, ...]:
+    """Return the typical logits of each label; empty without clips of train, or for too many labels."""
+    if not clips.trained or len(runner.contract.labels) > MOST_LABELS:
+        return ()
+    return typical_logits(_answers(runner, clips.trained, clips.trained_labels))
 
 
 def answers_of(
@@ -95,10 +108,7 @@ def answers_of(
 ) -> tuple[Answers, list[Answers]]:
     """Return a model's answers to the signs, and to the negatives of each kind."""
     names = [label.name for label in runner.contract.labels]
-    signs = Negatives(
-        kind="", recorded=True, clips=clips.signs, labels=[frozenset({label}) for label in clips.labels]
-    )
-    groups = [signs, *clips.negatives]
+    groups = [_as_group(clips.signs, clips.labels), *clips.negatives]
     total, done, found = sum(len(group.clips) for group in groups), 0, []
     for group in groups:
         logits_NC = infer_batches(runner, group.clips, runner.contract.max_batch)
@@ -107,6 +117,18 @@ def answers_of(
         if on_progress:
             on_progress(done, total, f"clips to calibrate on, {runner.name}")
     return found[0], found[1:]
+
+
+def _answers(runner: Runner, clips: Sequence[Float32Array], labels: Sequence[str]) -> Answers:
+    """Return a model's answers to clips of signs."""
+    logits_NC = infer_batches(runner, clips, runner.contract.max_batch)
+    names = [label.name for label in runner.contract.labels]
+    return answers_from(_as_group(clips, labels), logits_NC, names)
+
+
+def _as_group(clips: Sequence[Float32Array], labels: Sequence[str]) -> Negatives:
+    own = [frozenset({label}) for label in labels]
+    return Negatives(kind="", recorded=True, clips=clips, labels=own)
 
 
 def answers_from(clips: Negatives, logits_NC: Float32Array, names: Sequence[str]) -> Answers:
@@ -151,6 +173,7 @@ def calibration_clips(
             fix=f"spoter-kit data split {dataset.folder} --force --val SIGNER, and train again",
         )
     signs = spread(known, MOST_SIGNS)
+    trained = _trained(dataset, contract)
     kinds = [
         *recorded_negatives(dataset, [clip for clip in val if clip.label in background], BACKGROUND),
         *recorded_negatives(dataset, unknown_signs(dataset), "signs never trained on"),
@@ -162,7 +185,19 @@ def calibration_clips(
         signs=[dataset.poses_of(clip) for clip in signs],
         labels=[clip.label for clip in signs],
         negatives=kinds,
+        trained=[dataset.poses_of(clip) for clip in trained],
+        trained_labels=[clip.label for clip in trained],
     )
+
+
+def _trained(dataset: Dataset, contract: GraphContract) -> list[Clip]:
+    """Return some clips of each label that the model learned from."""
+    names = {label.name for label in contract.labels}
+    by_label: dict[str, list[Clip]] = {}
+    for clip in dataset.clips_in("train"):
+        if clip.label in names and clip.frames <= contract.max_frames:
+            by_label.setdefault(clip.label, []).append(clip)
+    return [clip for clips in by_label.values() for clip in spread(clips, _MOST_TRAINED)]
 
 
 def negatives_of(

@@ -68,11 +68,14 @@ class Decided(NamedTuple):
     """`spoter_runtime.decision.decide` for many clips.
 
     Attributes:
-        score_N: the probability; 0 where the best label stands for no sign, or too few frames show a hand.
+        likeness_N: to the best label's typical logits; 1 where the rule has none.
+        score_N: the likeness, or the probability where the rule has no typical logits; -1 where the best
+            label stands for no sign, or too few frames show a hand.
     """
 
     probability_N: Floats
     margin_N: Floats
+    likeness_N: Floats
     score_N: Floats
     is_sign_N: Bools
 
@@ -170,11 +173,27 @@ def decisions(answers: Answers, rule: Abstention | None, names: Sequence[str]) -
     best_N = ranked_NC[:, -1]
     margin_N = best_N - (ranked_NC[:, -2] if ranked_NC.shape[1] > 1 else 0)
     if rule is None:
-        return Decided(best_N, margin_N, best_N, np.ones(len(best_N), np.bool_))
+        ones_N = np.ones(len(best_N))
+        return Decided(best_N, margin_N, ones_N, best_N, ones_N > 0)
     stands_C = np.array([name in rule.background for name in names])
     seen_N = (answers.hand_share_N >= rule.min_hand_share) & ~stands_C[answers.logits_NC.argmax(1)]
+    alike_N = likeness_of(answers.logits_NC, rule.typical_logits)
     is_sign_N = seen_N & (best_N >= rule.min_probability) & (margin_N >= rule.min_margin)
-    return Decided(best_N, margin_N, np.where(seen_N, best_N, 0.0), is_sign_N)
+    is_sign_N &= alike_N >= rule.min_likeness
+    score_N = np.where(seen_N, alike_N if rule.typical_logits else best_N, -1.0)
+    return Decided(best_N, margin_N, alike_N, score_N, is_sign_N)
+
+
+def likeness_of(logits_NC: npt.NDArray[Any], typical: Sequence[str]) -> Floats:
+    """Return `spoter_runtime.decision.likeness` of each row to the typical logits of its best label."""
+    if not typical:
+        return np.ones(len(logits_NC))
+    rows_CC = np.array([row.split(" ") for row in typical], np.float64)
+    row_NC, own_NC = rows_CC[logits_NC.argmax(1)], logits_NC.astype(np.float64)
+    row_NC, own_NC = (values - values.mean(1, keepdims=True) for values in (row_NC, own_NC))
+    size_N = np.sqrt((row_NC**2).sum(1) * (own_NC**2).sum(1))
+    alike_N: Floats = np.divide((row_NC * own_NC).sum(1), size_N, out=np.ones(len(size_N)), where=size_N > 0)
+    return alike_N
 
 
 def softmax_NC(logits_NC: npt.NDArray[Any], temperature: float = 1.0) -> Floats:

@@ -5,6 +5,7 @@ Shapes: P clips of signs, Q negative clips.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,15 +14,20 @@ from typing import Final
 import numpy as np
 
 from spoter_runtime.decision import Abstention
-from spoter_toolkit.calibration.figures import KEPT, Answers, Floats, decisions, softmax_NC
+from spoter_toolkit.calibration.figures import KEPT, Answers, Decided, Floats, decisions, softmax_NC
+
+Rank = tuple[float, float]
 
 TARGET: Final = 0.05  # of the negatives that show hands, so many may get a sign
 MOST_HAND_SHARE: Final = 0.5  # other cameras and other light lose more hands than the validation's
 _HAND_PERCENTILE: Final = 1.0  # of the signs' shares of frames with a hand
 _LOG_TEMPERATURES: Final = (math.log(0.02), math.log(50.0))
-# Of the signs' own probabilities and margins: beyond the last one, more than 5 % of the signs would be lost.
+# Of the signs' own evidence: beyond the last one, more than 5 % of the signs would be lost.
 _QUANTILES: Final = np.linspace(0, 1 - KEPT, 26)
 _GRID: Final = 10**5  # thresholds are multiples of its inverse
+MOST_LABELS: Final = 400  # of a likeness: the bundle holds the square of it as numbers
+_LEAST: Final = -1.0  # of a likeness, and of what is no sign whatever the thresholds
+_TYPICAL: Final = 9999  # the largest of a label's typical logits, whatever their scale
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 _STEPS: Final = 50  # of the golden-section search: the temperature is exact to nine digits
 
@@ -32,6 +38,7 @@ def fit_abstention(
     names: Sequence[str],
     *,
     changed: Answers | None = None,
+    typical: tuple[str, ...] = (),
     background: tuple[str, ...] = (),
     target: float = TARGET,
 ) -> Abstention:
@@ -39,11 +46,13 @@ def fit_abstention(
 
     The thresholds are the lowest ones at which at most `target` of the negatives that show hands get a sign.
     They never cost more than 5 % of the signs: where `target` cannot be had for that, fewest negatives do.
+    They are of the likeness, or of probability and margin where these do better.
 
     Args:
         signs: answers to clips of signs that the model was not trained on.
         changed: answers to signs that a worse tracker saw; thresholds keep these too, and the temperature
             does not heed them.
+        typical: see `typical_logits`.
         negatives: answers to clips without a sign, by kind.
         names: labels of the columns.
         background: labels that stand for no sign.
@@ -59,21 +68,36 @@ def fit_abstention(
         target=target,
         background=background,
     )
-    counted = [decisions(one.where(~one.own_N), rule, names) for one in negatives]
-    negatives_Q2 = np.concatenate(
-        [np.column_stack((one.probability_N, one.margin_N))[one.is_sign_N] for one in counted]
-        or [np.empty((0, 2))]
-    )
-    if not len(negatives_Q2):
+    alike = replace(rule, typical_logits=typical)
+    counted = [decisions(one.where(~one.own_N), alike, names) for one in negatives]
+    found = decisions(signs, alike, names)
+    negatives_Q3 = np.concatenate([_evidence(one)[one.is_sign_N] for one in counted] or [np.empty((0, 3))])
+    if not len(negatives_Q3):
         return rule
-    found = decisions(signs, rule, names)
-    signs_P2 = np.column_stack((found.probability_N, found.margin_N))
-    signs_P2[~found.is_sign_N] = -1.0
+    signs_P3 = np.where(found.is_sign_N[:, None], _evidence(found), _LEAST)
+    ways = [thresholds(signs_P3[:, :2], negatives_Q3[:, :2], target)]
+    if typical:
+        ways.append(thresholds(signs_P3[:, 2:], negatives_Q3[:, 2:], target))
     # Rounded down: a threshold that is a sign's own value would be missed by rounding on another backend.
-    probability, margin = (
-        math.floor(value * _GRID) / _GRID for value in thresholds(signs_P2, negatives_Q2, target)
-    )
-    return replace(rule, min_probability=probability, min_margin=margin)
+    least = [math.floor(value * _GRID) / _GRID for value in min(ways, key=lambda way: way[0])[1]]
+    if len(least) == 1:
+        return replace(alike, min_likeness=least[0])
+    return replace(rule, min_probability=max(least[0], 0.0), min_margin=max(least[1], 0.0))
+
+
+def typical_logits(trained: Answers) -> tuple[str, ...]:
+    """Return the mean logits of each label's clips, as the bundle holds them; empty for too many labels."""
+    labels = trained.logits_NC.shape[1]
+    if labels > MOST_LABELS:
+        return ()
+    rows = []
+    for label in range(labels):
+        own_NC = trained.logits_NC[trained.own_NC[:, label]]
+        mean_C = own_NC.mean(0, dtype=np.float64) if len(own_NC) else np.zeros(labels)
+        mean_C -= mean_C.mean()
+        scale = _TYPICAL / max(float(np.abs(mean_C).max()), 1e-9)
+        rows.append(" ".join(str(round(value * scale)) for value in mean_C.tolist()))
+    return tuple(rows)
 
 
 def fit_temperature(signs: Answers) -> float:
@@ -100,25 +124,29 @@ def fit_temperature(signs: Answers) -> float:
     return math.exp((low + high) / 2)
 
 
-def thresholds(signs_P2: Floats, negatives_Q2: Floats, target: float) -> tuple[float, float]:
-    """Return the least probability and the least margin.
+def thresholds(signs_PE: Floats, negatives_QE: Floats, target: float) -> tuple[Rank, tuple[float, ...]]:
+    """Return the least of each kind of evidence, after a rank that is lower where they do better.
 
     Args:
-        signs_P2: probability and margin of each sign.
-        negatives_Q2: the same of each negative.
-        target: share of the negatives that may reach both.
+        signs_PE: the evidence of each sign, for example its probability and its margin.
+        negatives_QE: the same of each negative.
+        target: share of the negatives that may reach all.
     """
-    candidates = [np.unique(np.r_[0.0, np.quantile(signs_P2[:, i].clip(0), _QUANTILES)]) for i in (0, 1)]
-    best: tuple[tuple[float, float], tuple[float, float]] | None = None
-    for probability in candidates[0]:
-        for margin in candidates[1]:
-            least = np.array([probability, margin])
-            kept = float((signs_P2 >= least).all(1).mean())
-            wrong = float((negatives_Q2 >= least).all(1).mean())
-            if kept < KEPT and least.any():
-                continue
-            rank = (max(wrong, target), -kept)  # first few negatives, then many signs
-            if best is None or rank < best[0]:
-                best = rank, (float(probability), float(margin))
-    assert best is not None  # 0 and 0 are among the candidates
-    return best[1]
+    best: tuple[Rank, tuple[float, ...]] | None = None
+    choices = [
+        np.unique(np.r_[_LEAST, np.quantile(column_P.clip(_LEAST), _QUANTILES)]) for column_P in signs_PE.T
+    ]
+    for least in itertools.product(*choices):
+        kept = float((signs_PE >= least).all(1).mean())
+        wrong = float((negatives_QE >= least).all(1).mean())
+        if kept < KEPT and max(least) > _LEAST:
+            continue
+        rank = (max(wrong, target), -kept)  # first few negatives, then many signs
+        if best is None or rank < best[0]:
+            best = rank, tuple(map(float, least))
+    assert best is not None  # no threshold at all is among the choices
+    return best
+
+
+def _evidence(found: Decided) -> Floats:
+    return np.column_stack((found.probability_N, found.margin_N, found.likeness_N))

@@ -74,10 +74,12 @@ const abstention = record<Abstention & Record<string, unknown>>(
     min_margin: number,
     min_hand_share: number,
     target: number,
+    min_likeness: number,
     background: listOf(text),
+    typical_logits: listOf(text),
     evidence: anyTable,
   },
-  { background: [], evidence: new Map() },
+  { min_likeness: -1, background: [], typical_logits: [], evidence: new Map() },
 );
 
 /** A bundle whose manifest has been read and checked; files are hashed when they are read. */
@@ -156,6 +158,9 @@ export async function readBundle(url: string): Promise<Bundle> {
     for (const [name, digest] of stated.files) checkSha256(digest, `files.${name}`);
     const rule = stated.abstention && ruleFrom(stated.abstention);
     const contract = contractFromJson(stated.contract, where);
+    const rows = rule?.typical_logits.length;
+    if (rows && rows !== contract.labels.length)
+      throw new ValueError(`abstention.typical_logits: ${rows} rows, expected one for each of ${contract.labels.length} labels`);
     checkPaths(base, where, [...stated.artefacts.map((one) => one.path), ...stated.files.keys()]);
     return new Bundle(base, stated.name, contract, stated.artefacts, stated.files, stated.provenance, rule);
   } catch (error) {
@@ -212,12 +217,17 @@ function checkSha256(value: string, where: string): void {
 }
 
 function ruleFrom(value: Map<string, Json>): Abstention {
-  const rule = abstention(known(value, ["temperature", "min_probability", "min_margin", "min_hand_share", "target", "background", "evidence"]), "abstention");
+  const rule = abstention(known(value, ["temperature", "min_probability", "min_margin", "min_hand_share", "target", "min_likeness", "background", "typical_logits", "evidence"]), "abstention");
   if (!(rule.temperature > 0)) throw new ValueError(`temperature ${floatText(rule.temperature)}, expected more than 0`);
   for (const name of ["min_probability", "min_margin", "min_hand_share", "target"]) {
     const share = rule[name] as number;
     if (!(share >= 0 && share <= 1)) throw new ValueError(`${name} ${floatText(share)}, expected 0..1`);
   }
+  if (!(rule.min_likeness >= -1 && rule.min_likeness <= 1)) throw new ValueError(`min_likeness ${floatText(rule.min_likeness)}, expected -1..1`);
+  const labels = rule.typical_logits.length;
+  for (const [i, row] of rule.typical_logits.entries())
+    if (!/^-?[0-9]{1,6}(?: -?[0-9]{1,6})*$/.test(row) || row.split(" ").length !== labels)
+      throw new ValueError(`typical_logits[${i}], expected ${labels} whole numbers with a space between`);
   return rule;
 }
 
