@@ -97,7 +97,7 @@ def seen_worse(runner: Runner, clips: CalibrationClips) -> Answers:
 
 
 def typical_of(runner: Runner, clips: CalibrationClips) -> tuple[str, ...]:
-    """Return the typical logits of each label; empty without clips of train, or for too many labels."""
+    """Return the typical logits of each label; empty where they cannot be had."""
     if not clips.trained or len(runner.contract.labels) > MOST_LABELS:
         return ()
     return typical_logits(_answers(runner, clips.trained, clips.trained_labels))

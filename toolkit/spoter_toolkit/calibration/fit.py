@@ -16,8 +16,6 @@ import numpy as np
 from spoter_runtime.decision import Abstention
 from spoter_toolkit.calibration.figures import KEPT, Answers, Decided, Floats, decisions, softmax_NC
 
-Rank = tuple[float, float]
-
 TARGET: Final = 0.05  # of the negatives that show hands, so many may get a sign
 MOST_HAND_SHARE: Final = 0.5  # other cameras and other light lose more hands than the validation's
 _HAND_PERCENTILE: Final = 1.0  # of the signs' shares of frames with a hand
@@ -46,7 +44,8 @@ def fit_abstention(
 
     The thresholds are the lowest ones at which at most `target` of the negatives that show hands get a sign.
     They never cost more than 5 % of the signs: where `target` cannot be had for that, fewest negatives do.
-    They are of the likeness, or of probability and margin where these do better.
+    They are of the likeness; of probability and margin where no typical logits are given. Which is better is
+    not left to the negatives: halves and reversed signs are too much like signs to tell.
 
     Args:
         signs: answers to clips of signs that the model was not trained on.
@@ -67,33 +66,40 @@ def fit_abstention(
         min_hand_share=min(MOST_HAND_SHARE, float(np.percentile(signs.hand_share_N, _HAND_PERCENTILE))),
         target=target,
         background=background,
+        typical_logits=typical,
     )
-    alike = replace(rule, typical_logits=typical)
-    counted = [decisions(one.where(~one.own_N), alike, names) for one in negatives]
-    found = decisions(signs, alike, names)
-    negatives_Q3 = np.concatenate([_evidence(one)[one.is_sign_N] for one in counted] or [np.empty((0, 3))])
-    if not len(negatives_Q3):
-        return rule
-    signs_P3 = np.where(found.is_sign_N[:, None], _evidence(found), _LEAST)
-    ways = [thresholds(signs_P3[:, :2], negatives_Q3[:, :2], target)]
-    if typical:
-        ways.append(thresholds(signs_P3[:, 2:], negatives_Q3[:, 2:], target))
+    counted = [decisions(one.where(~one.own_N), rule, names) for one in negatives]
+    found = decisions(signs, rule, names)
+    negatives_QE = np.concatenate(
+        [_evidence(one, typical)[one.is_sign_N] for one in counted] or [np.empty((0, 1))]
+    )
+    if not len(negatives_QE):
+        return replace(rule, typical_logits=())
+    signs_PE = np.where(found.is_sign_N[:, None], _evidence(found, typical), _LEAST)
     # Rounded down: a threshold that is a sign's own value would be missed by rounding on another backend.
-    least = [math.floor(value * _GRID) / _GRID for value in min(ways, key=lambda way: way[0])[1]]
-    if len(least) == 1:
-        return replace(alike, min_likeness=least[0])
+    least = [math.floor(value * _GRID) / _GRID for value in thresholds(signs_PE, negatives_QE, target)]
+    if typical:
+        return replace(rule, min_likeness=least[0])
     return replace(rule, min_probability=max(least[0], 0.0), min_margin=max(least[1], 0.0))
 
 
+def _evidence(found: Decided, typical: Sequence[str]) -> Floats:
+    """Return what thresholds are of: the likeness, or probability and margin, as columns."""
+    return np.column_stack((found.likeness_N,) if typical else (found.probability_N, found.margin_N))
+
+
 def typical_logits(trained: Answers) -> tuple[str, ...]:
-    """Return the mean logits of each label's clips, as the bundle holds them; empty for too many labels."""
+    """Return the mean logits of each label's clips, as the bundle holds them.
+
+    Empty for more than `MOST_LABELS` labels, for fewer than three, whose logits are always alike, and where a
+    label has no clip.
+    """
     labels = trained.logits_NC.shape[1]
-    if labels > MOST_LABELS:
+    if not 3 <= labels <= MOST_LABELS or not trained.own_NC.any(0).all():
         return ()
     rows = []
     for label in range(labels):
-        own_NC = trained.logits_NC[trained.own_NC[:, label]]
-        mean_C = own_NC.mean(0, dtype=np.float64) if len(own_NC) else np.zeros(labels)
+        mean_C = trained.logits_NC[trained.own_NC[:, label]].mean(0, dtype=np.float64)
         mean_C -= mean_C.mean()
         scale = _TYPICAL / max(float(np.abs(mean_C).max()), 1e-9)
         rows.append(" ".join(str(round(value * scale)) for value in mean_C.tolist()))
@@ -124,15 +130,15 @@ def fit_temperature(signs: Answers) -> float:
     return math.exp((low + high) / 2)
 
 
-def thresholds(signs_PE: Floats, negatives_QE: Floats, target: float) -> tuple[Rank, tuple[float, ...]]:
-    """Return the least of each kind of evidence, after a rank that is lower where they do better.
+def thresholds(signs_PE: Floats, negatives_QE: Floats, target: float) -> tuple[float, ...]:
+    """Return the least of each kind of evidence.
 
     Args:
         signs_PE: the evidence of each sign, for example its probability and its margin.
         negatives_QE: the same of each negative.
         target: share of the negatives that may reach all.
     """
-    best: tuple[Rank, tuple[float, ...]] | None = None
+    best: tuple[tuple[float, float], tuple[float, ...]] | None = None
     choices = [
         np.unique(np.r_[_LEAST, np.quantile(column_P.clip(_LEAST), _QUANTILES)]) for column_P in signs_PE.T
     ]
@@ -145,8 +151,4 @@ def thresholds(signs_PE: Floats, negatives_QE: Floats, target: float) -> tuple[R
         if best is None or rank < best[0]:
             best = rank, tuple(map(float, least))
     assert best is not None  # no threshold at all is among the choices
-    return best
-
-
-def _evidence(found: Decided) -> Floats:
-    return np.column_stack((found.probability_N, found.margin_N, found.likeness_N))
+    return best[1]
