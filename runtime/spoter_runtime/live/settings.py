@@ -52,9 +52,9 @@ class StreamSettings:
     pad_start_ms: float = -100.0
     pad_end_ms: float = -100.0
     window_ms: float = 267.0
-    hop_ms: float = 66.0
+    hop_ms: float = 33.0
     smooth_ms: float = 133.0
-    hold_ms: float = 66.0
+    hold_ms: float = 33.0
     valley: float = 0.2
     partial_ms: float = 200.0
     tracking_ms: float = 1000.0
