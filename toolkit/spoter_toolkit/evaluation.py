@@ -176,7 +176,13 @@ def clips_to_evaluate(dataset: Dataset, split: str) -> tuple[Clip, ...]:
     check_split(split)
     clips = dataset.clips if split == "all" else dataset.clips_in(split)
     if not clips:
-        raise DataError(f"{dataset.folder}: no clip is in the split {split!r}", fix=dataset.split_command)
+        untested = split == "test" and dataset.split
+        raise DataError(
+            f"{dataset.folder}: no clip is in the split {split!r}",
+            fix="spoter-kit eval --split train, on clips that the model has learned"
+            if untested
+            else dataset.split_command(),
+        )
     return clips
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from in_process import spoter_kit
+from spoter_runtime.errors import DataError
 from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.evaluation import clips_to_evaluate
+from spoter_toolkit.training.start import clips_to_train
 
 
 @pytest.fixture
@@ -52,6 +56,45 @@ def test_import_split_show_without_naming_the_dataset(run, source):
     for words in ("split: by signer: test bob", "left hand", "p50", "ann", "milk"):
         assert words in out
     assert "next: spoter-kit data show datasets/clips --clip jam/ann/0 -o clip.png" in err
+
+
+@pytest.mark.parametrize(
+    ("clips", "pasted"),
+    [
+        ({"tea/ann": 1, "milk/ann": 1}, ["--train-all"]),
+        ({"tea/ann": 5, "milk/ann": 5}, ["--by clip"]),
+        ({"tea": 1, "milk": 1}, ["--train-all"]),  # nobody said who signs
+        ({"tea": 5, "milk": 1}, ["--by clip"]),
+        ({"tea/ann": 1, "milk/ann": 1, "tea/bob": 1, "milk/bob": 1}, []),
+        ({"tea/ann": 5, "milk/ann": 5, "tea/bob": 5}, []),
+        ({"tea/ann": 1, "milk/bob": 1}, ["--train-all"]),
+        ({"tea/ann": 5, "milk/bob": 5}, ["--by clip"]),
+        ({"tea/ann": 5, "milk/ann": 5, "tea": 5, "milk": 5}, ["--by clip"]),
+    ],
+)
+def test_any_clips_reach_a_training_by_pasting_each_fix(run, tmp_path, clips, pasted):
+    rng = np.random.default_rng(0)
+    for place, count in clips.items():
+        (tmp_path / "my clips" / place).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            np.save(tmp_path / "my clips" / place / f"{i}.npy", rng.random((6, 54, 2), dtype=np.float32))
+    assert run("data", "import", "npy", "my clips", "-o", "data/my set")[0] == 0
+    steps = []
+    code, _, err = run("train", "data/my set")
+    while code:
+        fix = shlex.split(err.rpartition("Fix: ")[2])
+        steps.append(" ".join(fix[4:]))
+        assert fix[:4] == ["spoter-kit", "data", "split", "data/my set"]
+        code, out, err = run(*fix[1:])
+    assert steps == ["", *pasted]
+    assert ("all clips are for train" in out) == ("--train-all" in pasted)
+    assert 'the model will not be able to say "no sign"\nnext: spoter-kit train ' in err
+    assert clips_to_train(read_dataset("data/my set"))
+    if "--train-all" in pasted:
+        with pytest.raises(
+            DataError, match=r"no clip is in the split 'test'\. Fix: spoter-kit eval --split train"
+        ):
+            clips_to_evaluate(read_dataset("data/my set"), "test")
 
 
 def test_json_is_all_there_is_on_stdout(run, source):

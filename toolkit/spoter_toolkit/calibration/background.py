@@ -55,7 +55,7 @@ def with_background(
     if len(dataset.clips_in("train")) < 3:
         raise DataError(
             f"{dataset.folder}: fewer than 3 clips are in the train split",
-            fix=dataset.split_command,
+            fix=dataset.split_command(),
         )
     rng = np.random.default_rng(seed)
     made = [clip for split in ("train", "val") for clip in _made(dataset, split, label, share, rng)]

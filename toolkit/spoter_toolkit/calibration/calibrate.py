@@ -28,9 +28,9 @@ from spoter_toolkit.calibration.negatives import (
     unknown_signs,
 )
 from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
+from spoter_toolkit.data.facts import MIN_SIGNS
 from spoter_toolkit.data.names import check_known
 
-MIN_SIGNS: Final = 20  # fewer clips say nothing about a probability
 _MOST_TRAINED: Final = 20  # clips of a label, for its typical logits
 BACKGROUND: Final = "clips of a label that stands for no sign"
 
@@ -170,7 +170,9 @@ def calibration_clips(
         raise DataError(
             f"{dataset.folder}: {len(known)} clips of signs are in the val split, a calibration needs "
             f"{MIN_SIGNS}",
-            fix=f"spoter-kit data split {dataset.folder} --force --val SIGNER, and train again",
+            fix=f"{dataset.split_command('--val', 'SIGNER')}, and train again"
+            if len({clip.signer for clip in dataset.clips}) > 2
+            else "import clips of a third signer, split and train again",
         )
     signs = spread(known, MOST_SIGNS)
     trained = _trained(dataset, contract)
@@ -225,7 +227,7 @@ def negatives_of(
         )
     clips = [clip for clip in clips if clip.frames <= contract.max_frames]
     if not clips:
-        raise DataError(f"{folder}: no clip for {split}", fix=dataset.split_command)
+        raise DataError(f"{folder}: no clip for {split}", fix=dataset.split_command())
     return recorded_negatives(dataset, clips, f"clips of {folder.resolve().name}")
 
 

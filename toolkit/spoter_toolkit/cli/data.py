@@ -213,7 +213,8 @@ def split(
     from_: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Take a published split: CSV with columns id and split, or JSON {id: split}."
+            "--from",
+            help="Take a published split: CSV of columns id (see clips.csv) and split, or JSON {id: split}.",
         ),
     ] = None,
     test: Annotated[
@@ -228,12 +229,18 @@ def split(
     drop_unseen: Annotated[
         bool, typer.Option("--drop-unseen", help="Leave out clips whose label train never has.")
     ] = False,
+    train_all: Annotated[
+        bool, typer.Option("--train-all", help="Put every clip into train: nothing is left to test on.")
+    ] = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Split a dataset into train, val and test. A leak is refused unless --by asks for it by name."""
+    """Split a dataset into train, val and test, by whole signers.
+
+    All clips of a signer are moved together. A leak is refused unless --by asks for it by name.
+    """
     from spoter_toolkit.cli.data_view import dataset_json, print_splits
-    from spoter_toolkit.data.facts import describe
+    from spoter_toolkit.data.facts import describe, val_gap
     from spoter_toolkit.data.split import split_dataset
     from spoter_toolkit.workspace import newest_dataset
 
@@ -245,6 +252,7 @@ def split(
         val=names_in(val),
         seed=seed,
         drop_unseen=drop_unseen,
+        train_all=train_all,
         force=force,
     )
     facts = describe(result)
@@ -259,6 +267,8 @@ def split(
                 f"test has {tested} of {len(result.labels)} labels: its score says nothing about the others",
                 fix=f"spoter-kit data split {shlex.quote(str(result.folder))} --test SIGNER --force",
             )
+        if missing := val_gap(result):
+            say(missing)
         next_step("spoter-kit train {}", result.folder)
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -95,11 +95,10 @@ class Dataset:
         """Return label name → column of the logits."""
         return {label.name: i for i, label in enumerate(self.labels)}
 
-    @property
-    def split_command(self) -> str:
-        """The command that splits these clips, or splits them anew, for the fix of an error."""
-        mixed = " --by clip" if len({clip.signer for clip in self.clips}) == 1 else ""
-        return f"spoter-kit data split {quote(str(self.folder))}{mixed}{' --force' if self.split else ''}"
+    def split_command(self, *options: str) -> str:
+        """Return the command that splits these clips, or splits them anew, for the fix of an error."""
+        words = ["spoter-kit", "data", "split", str(self.folder), *options]
+        return join([*words, "--force"] if self.split else words)
 
     def with_clips(self, clips: Iterable[Clip], split: str) -> Dataset:
         """Return the same dataset with other rows (a subset, or other split names)."""

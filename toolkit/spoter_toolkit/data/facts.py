@@ -17,8 +17,11 @@ from spoter_runtime.landmarks import (
 )
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 from spoter_toolkit.data.names import check_known, natural_order
+from spoter_toolkit.report.words import plural
 
 PERCENTILES: Final = (5, 25, 50, 75, 95)
+
+MIN_SIGNS: Final = 20  # clips in val: fewer say nothing about the probability of a sign
 
 PARTS: Final = {"body": BODY, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 
@@ -87,6 +90,15 @@ def describe(dataset: Dataset) -> DatasetFacts:
         missing={n: absent[n] / (frames * (part.stop - part.start)) for n, part in PARTS.items()},
         frames_without_hands=without_hands / frames,
     )
+
+
+def val_gap(dataset: Dataset) -> str:
+    """Return what a model of this split will not be able to do, because val has few clips; else nothing."""
+    clips = len(dataset.clips_in("val"))
+    if clips >= MIN_SIGNS:
+        return ""
+    few = f"val has {plural(clips, 'clip')} of the {MIN_SIGNS} needed" if clips else "no val"
+    return f'{few}: the model will not be able to say "no sign"'
 
 
 def length_histogram(lengths: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:

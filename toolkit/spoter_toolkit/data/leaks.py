@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -16,6 +16,7 @@ from spoter_toolkit.data.names import listed, natural_order
 
 # Prefix of a split's name if the user allowed the same signers in train and test.
 SIGNERS_SHARED: Final = ("by clip", "by recording")
+ALL_TRAIN: Final = "all clips are for train"  # a split's name
 
 
 def finished_split(
@@ -25,6 +26,7 @@ def finished_split(
     drop_unseen: bool,
     *,
     needs: Sequence[str] = ("train", "test"),
+    typed: Sequence[str] = (),
 ) -> Dataset:
     """Return the dataset with a new split, after checking it for leaks and labels unknown to train.
 
@@ -34,6 +36,7 @@ def finished_split(
         words: name of the split.
         drop_unseen: leave out clips whose label train lacks, instead of raising.
         needs: splits that must have clips.
+        typed: options that gave this split, for the fix of an error.
 
     Raises:
         DataError: train lacks a label, a split that is needed has no clip, or see `check_no_leak`.
@@ -42,11 +45,13 @@ def finished_split(
     unseen = sorted({clip.label for clip in clips} - trained, key=natural_order)
     if unseen and not drop_unseen:
         where = sorted({clip.split for clip in clips if clip.label in unseen})
+        stay = {clip.split for clip in clips if clip.label in trained}
         raise DataError(
             f"{dataset.folder}: train never has these labels of {' and '.join(where)}, so no model can learn "
             f"them: {listed(unseen)}",
-            fix="--drop-unseen leaves their clips out of the split, or name other "
-            "signers, or import again with --shared-labels",
+            fix=dataset.split_command(*typed, "--drop-unseen")
+            if stay.issuperset(needs)
+            else mixing_command(dataset),
         )
     if unseen:
         dropped = sum(clip.label in unseen for clip in clips)
@@ -55,7 +60,7 @@ def finished_split(
     if empty := [name for name in needs if all(clip.split != name for clip in clips)]:
         raise DataError(
             f"{dataset.folder}: no clip is left for {' and '.join(empty)}; split: {words}",
-            fix="import clips of the same labels by other signers",
+            fix=mixing_command(dataset),
         )
     result = dataset.with_clips(clips, words)
     check_no_leak(result)
@@ -92,6 +97,15 @@ def check_no_leak(dataset: Dataset) -> None:
                     f"{clip.split} clip {clip.id!r} (signer {clip.signer}) have identical landmarks",
                     fix="import again without one of them, or put both signers into one split",
                 )
+
+
+def mixing_command(dataset: Dataset) -> str:
+    """Return the command that splits clips whose signers cannot be kept apart, for the fix of an error.
+
+    It tests on other clips of the same signers; where no label has two clips, all clips are for train.
+    """
+    of_label = Counter(group[0].label for group in grouped_clips(dataset, "clip"))
+    return dataset.split_command(*(("--by", "clip") if max(of_label.values()) > 1 else ("--train-all",)))
 
 
 def grouped_clips(dataset: Dataset, by: str) -> list[list[Clip]]:

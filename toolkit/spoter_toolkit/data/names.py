@@ -31,5 +31,6 @@ def check_known(asked: Collection[str], known: Collection[str], *, what: str, wh
             there = near or sorted(known, key=natural_order)[:12]
             raise DataError(
                 f"{where}: no {what} {name!r} there; {'did you mean' if near else 'there are'} "
-                f"{', '.join(there)}{' …' if not near and len(known) > len(there) else ''}"
+                f"{', '.join(there)}{' …' if not near and len(known) > len(there) else ''}",
+                fix=f"take {near[0]}" if near else "take one of these names",
             )

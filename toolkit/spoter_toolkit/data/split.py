@@ -14,7 +14,7 @@ from spoter_runtime.errors import DataError, UsageError
 from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Clip, Dataset, read_dataset
 from spoter_toolkit.data.dataset_writer import check_resplit, rewrite_split
-from spoter_toolkit.data.leaks import finished_split, grouped_clips
+from spoter_toolkit.data.leaks import ALL_TRAIN, finished_split, grouped_clips, mixing_command
 from spoter_toolkit.data.names import check_known, listed, natural_order
 from spoter_toolkit.data.split_file import split_from_file
 
@@ -34,6 +34,7 @@ def split_dataset(
     val: Sequence[str] = (),
     seed: int = 0,
     drop_unseen: bool = False,
+    train_all: bool = False,
     force: bool = False,
 ) -> Dataset:
     """Split a DATASET into train, val and test, and write the split into its folder.
@@ -47,6 +48,7 @@ def split_dataset(
         val: see `split_by_signer`.
         seed: see `split_by_signer`.
         drop_unseen: see `split_by_signer`.
+        train_all: put every clip into train.
         force: replace a split that is there.
 
     Raises:
@@ -57,11 +59,16 @@ def split_dataset(
         raise UsageError("--from says which clips are test and val; leave --test, --val and bdslw60 out")
     if by in ("recording", "clip") and (test or val or (drop_unseen and not file)):
         raise UsageError(f"--test, --val and --drop-unseen name signers; --by {by} mixes them")
+    if train_all and (file or test or val or drop_unseen or by != "signer"):
+        raise UsageError("--train-all leaves nothing to choose; leave the other options out")
     if by == "bdslw60" and test:
         raise UsageError("--by bdslw60 has its test signers, U4 and U8; --by signer takes others")
     whole = read_dataset(folder)
     check_resplit(whole, force=force)
-    if by == "bdslw60":
+    if train_all:
+        clips = [replace(clip, split="train") for clip in whole.clips]
+        result = finished_split(whole, clips, ALL_TRAIN, drop_unseen, needs=("train",))
+    elif by == "bdslw60":
         result = split_bdslw60(whole, val=val, drop_unseen=drop_unseen)
     elif file:
         result = split_from_file(whole, file, by=by, drop_unseen=drop_unseen)
@@ -99,19 +106,30 @@ def split_by_signer(
     signers = sorted({clip.signer for clip in dataset.clips}, key=natural_order)
     check_known([*test, *val], signers, what="signer", where=dataset.folder)
     if len(signers) == 1:
-        whose = "nobody said who signs" if signers == [UNKNOWN_SIGNER] else f"all are of {signers[0]}"
+        whose = "nobody said who signs" if signers == [UNKNOWN_SIGNER] else f"all clips are of {signers[0]}"
         raise DataError(
             f"{dataset.folder}: {whose}, so no clips can be kept for a signer who is not in train",
-            fix=f"import clips of more signers, or mix them: {dataset.split_command}",
+            fix=mixing_command(dataset),
         )
     if UNKNOWN_SIGNER in signers:
         raise DataError(
-            f"{dataset.folder}: some clips are of an unknown signer, who may be any of the others",
-            fix="import again with --signer NAME, or without those clips: --signers A,B",
+            f"{dataset.folder}: some clips are of an unknown signer, who may be any of the others; --signer "
+            "NAME at the import names that signer",
+            fix=mixing_command(dataset),
         )
+    typed = [
+        word
+        for name, names in (("--test", test), ("--val", val))
+        if names
+        for word in (name, ",".join(names))
+    ]
     if not test:
+        typed += ["--seed", str(seed)] if seed else []
         if len(set(signers) - set(val)) < 2:
-            raise DataError(f"{dataset.folder}: val {listed(val)} leaves no signers for train and test")
+            raise DataError(
+                f"{dataset.folder}: val {listed(val)} leaves no signers for train and test",
+                fix=dataset.split_command(),
+            )
         test, drawn = draw_signers([clip for clip in dataset.clips if clip.signer not in val], seed)
         val = val or drawn
     if twice := sorted(name for name, count in Counter([*test, *val]).items() if count > 1):
@@ -119,11 +137,14 @@ def split_by_signer(
     splits = dict.fromkeys(signers, "train") | dict.fromkeys(test, "test") | dict.fromkeys(val, "val")
     train = [name for name in signers if splits[name] == "train"]
     if not train:
-        raise DataError(f"{dataset.folder}: no signer is left for train of {', '.join(signers)}")
+        raise DataError(
+            f"{dataset.folder}: no signer is left for train of {', '.join(signers)}",
+            fix=dataset.split_command(),
+        )
     words = f"by signer: test {listed(test)}{f'; val {listed(val)}' if val else ''}; train "
     words += train[0] if len(train) == 1 else f"the other {len(train)}"
     clips = [replace(clip, split=splits[clip.signer]) for clip in dataset.clips]
-    return finished_split(dataset, clips, words, drop_unseen)
+    return finished_split(dataset, clips, words, drop_unseen, typed=typed)
 
 
 def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: bool = False) -> Dataset:
@@ -142,13 +163,13 @@ def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: boo
         raise DataError(
             f"{dataset.folder}: the official split is BdSLW60's, signers U1 … U18; this dataset also has "
             f"{listed(foreign)}",
-            fix="spoter-kit data split --by signer",
+            fix=dataset.split_command(),
         )
     if absent := [name for name in OFFICIAL_TEST if name not in signers]:
         raise DataError(
             f"{dataset.folder}: the official split tests on {' and '.join(OFFICIAL_TEST)}; there is no "
             f"{' and no '.join(absent)}",
-            fix="import all signers, or spoter-kit data split --by signer",
+            fix=f"import all signers, or {dataset.split_command()}",
         )
     result = split_by_signer(dataset, test=OFFICIAL_TEST, val=val, drop_unseen=drop_unseen)
     partial = "" if signers == set(SIGNERS) else f" (only {len(signers)} of the 18 signers are there)"
@@ -182,7 +203,7 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
     if "test" not in splits.values():
         raise DataError(
             f"{dataset.folder}: no label has two {by}s that differ, so none is left for a test",
-            fix="record each label twice; or train on all: --from a CSV of columns id and split, each train",
+            fix=dataset.split_command("--train-all"),
         )
     shares = Counter(splits.values())
     words = ", ".join(f"{name} {100 * shares[name] / len(splits):.0f} %" for name in ("test", "val"))

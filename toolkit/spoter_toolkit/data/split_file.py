@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from spoter_runtime.errors import DataError, nearest_known
 from spoter_runtime.strict import json_from_text
 from spoter_toolkit.data.dataset import SPLITS, UNKNOWN_SIGNER, Clip, Dataset
-from spoter_toolkit.data.leaks import finished_split, grouped_clips
+from spoter_toolkit.data.leaks import ALL_TRAIN, finished_split, grouped_clips
 from spoter_toolkit.data.names import listed, natural_order
 from spoter_toolkit.input_files import text_of
 
@@ -23,7 +23,10 @@ SPLIT_NAMES: Final = {name: name for name in ("", *SPLITS)} | {
     "dev": "val",
 }
 
-_FORM: Final = "write two columns, id and split, with a row a clip; or JSON, {id: split}"
+_FORM: Final = (
+    "write two columns, id and split, with a row a clip, the ids as in the DATASET's clips.csv; or JSON, "
+    "{id: split}"
+)
 
 
 def split_from_file(
@@ -55,24 +58,27 @@ def split_from_file(
     if by == "signer" and any(clip.split and clip.signer == UNKNOWN_SIGNER for clip in clips):
         raise DataError(
             f"{dataset.folder}: some clips are of an unknown signer, who may be in two splits of {path}",
-            fix=f"spoter-kit data split {dataset.folder} --from {path} --by clip",
+            fix=dataset.split_command("--from", str(path), "--by", "clip"),
         )
     if by == "recording":
         check_recordings(dataset, clips, path)
     parts = [name for name in ("test", "val") if any(clip.split == name for clip in clips)]
-    if by == "signer":
+    if not parts:
+        said = f"{ALL_TRAIN}, from {path.name}"
+    elif by == "signer":
         words = "; ".join(
             f"{name} {listed(sorted({c.signer for c in clips if c.split == name}, key=natural_order))}"
             for name in parts
         )
-        said = f"by signer, from {path.name}: {words or 'all clips are for train'}"
+        said = f"by signer, from {path.name}: {words}"
     else:
         shares = Counter(clip.split for clip in clips if clip.split)
         words = ", ".join(f"{name} {100 * shares[name] / shares.total():.0f} %" for name in parts)
-        said = f"by {by}, signers are shared, from {path.name}: {words or 'all clips are for train'}"
+        said = f"by {by}, signers are shared, from {path.name}: {words}"
     if left := sum(not clip.split for clip in clips):
         said += f"; left out: {left} clips that it does not name"
-    return finished_split(dataset, clips, said, drop_unseen, needs=("train",))
+    typed = ("--from", str(path), "--by", by)
+    return finished_split(dataset, clips, said, drop_unseen, needs=("train",), typed=typed)
 
 
 def read_split_file(path: Path) -> dict[str, str]:

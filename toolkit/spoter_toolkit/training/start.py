@@ -129,7 +129,7 @@ def clips_to_train(dataset: Dataset) -> tuple[Clip, ...]:
     """
     clips = dataset.clips_in("train")
     if not clips:
-        raise DataError(f"{dataset.folder}: no clip is in the train split", fix=dataset.split_command)
+        raise DataError(f"{dataset.folder}: no clip is in the train split", fix=dataset.split_command())
     if len({clip.label for clip in clips}) == 1:
         raise DataError(
             f"{dataset.folder}: all clips of the train split have the label {clips[0].label}: there is "
