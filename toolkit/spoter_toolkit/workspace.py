@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from spoter_runtime.bundle.manifest import MANIFEST
+from spoter_runtime.bundle.manifest import MANIFEST, read_bundle
 from spoter_runtime.errors import BundleError, CheckpointError, DataError, require
-from spoter_runtime.files import check_replaceable, move_into_place, put_back, recover, remove
+from spoter_runtime.files import check_replaceable, move_into_place, put_back, recover, remove, sha256_of
 from spoter_toolkit.data.dataset import DATASET_JSON
 
 RUNS: Final = Path("runs")
@@ -35,6 +35,17 @@ def newest_bundle() -> Path:
     if folder := newest_with(BUNDLES, f"*.spoter/{MANIFEST}"):
         return folder
     raise BundleError(f"{BUNDLES}/: no bundle there", fix="spoter-kit export --onnx, or name one")
+
+
+def run_after(bundle: Path) -> Path | None:
+    """Return the newest run where its weights were written after a bundle, and are not that bundle's."""
+    weights = RUNS / LAST / RUN_WEIGHTS
+    if not weights.is_file() or weights.stat().st_mtime < (bundle / MANIFEST).stat().st_mtime:
+        return None
+    stated = read_bundle(bundle).provenance.get("run")
+    if isinstance(stated, dict) and stated.get("weights_sha256") == sha256_of(weights):
+        return None
+    return last_run()
 
 
 def newest_dataset(folder: Path = DATASETS) -> Path:

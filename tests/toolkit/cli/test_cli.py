@@ -124,6 +124,26 @@ def test_predict_takes_a_bundle_before_the_clips(home: Path, tiny: Dataset) -> N
     assert f"{bundle}: is a BUNDLE, expected clips after it. Fix: spoter-kit predict {bundle}" in alone.stderr
 
 
+def test_predict_names_its_bundle_and_a_newer_run_without_one(home: Path, tiny: Dataset) -> None:
+    np.save(home / "clip.npy", tiny.poses_of(tiny.clips[0]))
+    bundle, run = bundle_of(home), home / "runs/last"
+    said = f'answered by bundles/{bundle.name} on ort-cpu-fused, which never says "no sign"'
+    assert spoter_kit(home, "predict", "clip.npy").stderr == f"{said}\n"
+    shutil.copytree(run.resolve(), home / "runs/new")
+    weights = home / "runs/new/model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    run.unlink()
+    run.symlink_to("new")
+    newer = f"{said}; the newest run, runs/new, has no bundle. Fix: spoter-kit export runs/new\n"
+    assert spoter_kit(home, "predict", "clip.npy").stderr == newer
+    assert spoter_kit(home, "predict", f"bundles/{bundle.name}", "clip.npy").stderr == f"{said}\n"
+    run.unlink()
+    shutil.rmtree(home / "runs" / bundle.stem)
+    (home / "runs/new").rename(home / "runs" / bundle.stem)  # trained again
+    run.symlink_to(bundle.stem)
+    assert spoter_kit(home, "predict", "clip.npy").stderr.endswith(f"export runs/{bundle.stem} --force\n")
+
+
 def test_a_file_that_is_no_clip_is_told_before_a_missing_bundle(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     done = spoter_kit(tmp_path, "predict", "video.mp4")

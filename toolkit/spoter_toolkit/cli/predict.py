@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,6 @@ from spoter_toolkit.cli.console import (
     aligned,
     emit_json,
     few_names,
-    is_verbose,
     say,
     say_passed_over,
     tell,
@@ -92,6 +92,7 @@ def predict(
         emit_json(_as_json(found, top))
     else:
         _show(found, top)
+        say_bundle(found, was_named=bundle is not None)
     say_passed_over(found.passed_over)
     if found.bad:
         raise error_of_bad_clips(found.bad, len(found.bad) + len(found.names))
@@ -123,13 +124,27 @@ def _show(found: FilePredictions, top: int) -> None:
         for name, p in zip(found.names, found.predictions, strict=True)
     ]
     tell(*aligned(rows))  # a line for each clip, however many: they are what was asked for
-    if is_verbose():
-        say(f"{found.bundle} on {found.backend}")
     if videos := [p for p in found.predictions if p.video]:
         tell(time_of_parts(videos))
     named = zip(found.names, found.predictions, strict=True)
     if crowded := [name for name, p in named if p.video and p.video.persons > 1]:
         say(f"more than one person is in {few_names(crowded)}: the larger was followed")
+
+
+def say_bundle(found: FilePredictions, *, was_named: bool) -> None:
+    """Print on stderr which bundle answered, what it cannot say, and whether the newest run has another."""
+    from spoter_toolkit.workspace import BUNDLES, run_after
+
+    never = bool(found.predictions) and all(prediction.is_sign is None for prediction in found.predictions)
+    who = f"answered by {found.bundle} on {found.backend}"
+    who += ', which never says "no sign"' if never else ""
+    newer = None if was_named else run_after(found.bundle)
+    if newer is None:
+        say(who)
+        return
+    command = ["spoter-kit", "export", str(newer)]
+    command += ["--force"] if (BUNDLES / f"{newer.name}.spoter").exists() else []
+    say(f"{who}; the newest run, {newer}, has no bundle", fix=shlex.join(command))
 
 
 def answer_cells(prediction: Prediction) -> tuple[str, str]:
