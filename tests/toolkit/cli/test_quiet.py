@@ -405,6 +405,12 @@ def test_a_training_on_a_busy_machine_says_what_is_faster(
     )
 
 
+def test_a_training_that_took_longer_than_it_was_given_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for took in (2.9, 3.1, 4.72):
+        train._say_late(took, 3)
+    assert capsys.readouterr().err == "took 4.7 of 3 minutes: the machine was busy\n"
+
+
 def test_each_part_of_the_work_has_its_own_forecast(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

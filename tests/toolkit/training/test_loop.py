@@ -519,4 +519,4 @@ def test_five_thousand_labels_of_one_clip_each_are_trained_and_named_in_one_line
     assert found[-1].startswith("5000 of 5000 labels have fewer than 4 clips to learn from: w0, w1, w10, ")
     assert max(map(len, found)) < 200
     page = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert f"{found[0]}. Fix: a larger --minutes or max_steps, or neither" in page
+    assert f"{found[0]}. Fix: --set max_steps=700" in page

@@ -111,6 +111,7 @@ def train(
     from contextlib import nullcontext
 
     from spoter_runtime.errors import UsageError, from_options, require
+    from spoter_toolkit.data.facts import val_gap
     from spoter_toolkit.training.length import check_minutes
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
     from spoter_toolkit.training.start import plan_training
@@ -157,6 +158,8 @@ def train(
         say("nobody signed these clips: they show that the tools work, nothing more")
     if place != folder:
         say(f"the new run is in {place} until it is complete; then it replaces {folder}")
+    if missing := val_gap(dataset):
+        say(missing)
     _say_busy()
     if not sys.stderr.isatty():  # a terminal shows it in its bar
         say("loading PyTorch; then a few steps are timed for the plan")
@@ -186,6 +189,8 @@ def train(
         raise
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes; the first one prints
+    if minutes:
+        _say_late((time.monotonic() - begin) / 60, minutes)
     if json:
         emit_json({"run": str(run.folder)} | run.info)
         return
@@ -233,11 +238,19 @@ def _say_busy() -> None:
         )
 
 
+def _say_late(took: float, minutes: float) -> None:
+    """Say that a training took longer than it was given: a step, or what follows the last one, was slow."""
+    if took > max(1.05 * minutes, minutes + 0.1):
+        say(f"took {took:.1f} of {minutes:g} minutes: the machine was busy")
+
+
 def _say_plan(plan: Forecast) -> None:
     import os
+
+    from spoter_toolkit.training.length import ENOUGH_STEPS
 
     if int(os.environ.get("RANK", "0")):
         return
     say(str(plan))
     if plan.is_short:
-        say("these are fewer steps than any data was seen to be learned in", fix=plan.longer)
+        say(f"too few steps: no data set was learned in fewer than {ENOUGH_STEPS}", fix=plan.longer)

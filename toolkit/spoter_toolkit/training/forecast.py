@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from dataclasses import dataclass, replace
 from statistics import median
@@ -13,7 +12,7 @@ import torch
 
 from spoter_toolkit.training.batches import read_batch
 from spoter_toolkit.training.epochs import Loop
-from spoter_toolkit.training.length import LEAST_DECAY, LEAST_STEPS, least_steps
+from spoter_toolkit.training.length import ENOUGH_STEPS, least_steps, longer
 
 _TRIED: Final = 9  # steps that are timed, the first one apart
 _TRIED_S: Final = 5.0  # fewer where they take longer, but two
@@ -33,7 +32,10 @@ class Forecast:
 
     def __str__(self) -> str:
         """Return the plan as one line for people."""
-        steps, minutes = f"{self.most_steps:,} steps", f"about {self._minutes(self.most_steps)}"
+        steps, minutes = (
+            f"{self.most_steps:,} step{'s' if self.most_steps > 1 else ''}",
+            f"about {self._minutes(self.most_steps)}",
+        )
         if self.least_steps < self.most_steps:
             steps = f"{self.least_steps:,} to {steps}, until the clips are learned"
             minutes = f"{minutes.replace('about', f'about {self._minutes(self.least_steps)} to')}"
@@ -45,7 +47,7 @@ class Forecast:
     @property
     def is_short(self) -> bool:
         """Whether there are fewer steps than any data was seen to converge in."""
-        return self.most_steps < LEAST_STEPS + LEAST_DECAY
+        return self.most_steps < ENOUGH_STEPS
 
     def _minutes(self, steps: int) -> str:
         minutes = steps * self.seconds_a_step / 60
@@ -65,16 +67,13 @@ def forecast(loop: Loop, seconds: float, minutes: float | None = None) -> Foreca
         minutes: that bounded it.
     """
     config = loop.config
-    enough, more = LEAST_STEPS + LEAST_DECAY, "max_steps"
-    if config.epochs:
-        enough, more = math.ceil(enough / len(loop.batches(0))), "epochs"
     return Forecast(
         clips=len(loop.clips),
         labels=config.model.num_classes,
         least_steps=loop.length.end if config.epochs else least_steps(config),
         most_steps=loop.length.end,
         seconds_a_step=seconds,
-        longer="a larger --minutes, or none" if minutes else f"--set {more}={enough}",
+        longer=longer(config, len(loop.batches(0)), minutes),
     )
 
 

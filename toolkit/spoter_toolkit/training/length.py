@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from spoter_runtime.errors import UsageError
@@ -14,6 +14,7 @@ from spoter_toolkit.training.config import TrainConfig
 # rate a model has seen too few of its clips' changes, however soon it knows the clips.
 LEAST_STEPS: Final = 400
 LEAST_DECAY: Final = 300
+ENOUGH_STEPS: Final = LEAST_STEPS + LEAST_DECAY
 DECAY_SHARE: Final = 0.6  # of the steps before it
 # Accuracy on changed clips, dropout included: the clips as they are, are then nearly all known.
 LEARNED: Final = 0.8
@@ -65,18 +66,24 @@ def most_steps(config: TrainConfig, clips: int, labels: int) -> int:
     return config.max_steps or max(MOST_STEPS, MOST_STEPS_A_LABEL * labels, passes)
 
 
-def longer(config: TrainConfig, clips: int, labels: int) -> str:
-    """Return what gives a training that ended too early more steps, for the fix of a finding."""
+def longer(config: TrainConfig, epoch_steps: int, minutes: float | None = None) -> str:
+    """Return what gives a training with too few steps more of them, for a fix.
+
+    Args:
+        config: with its length.
+        epoch_steps: that an epoch takes.
+        minutes: that bounded it.
+    """
+    if minutes:
+        return "a larger --minutes, or none"
     if config.epochs:
-        return f"--set epochs={4 * config.epochs}"
-    if config.max_steps < most_steps(replace(config, max_steps=0), clips, labels):
-        return "a larger --minutes or max_steps, or neither"
-    return f"--set max_steps={2 * config.max_steps}"
+        return f"--set epochs={max(4 * config.epochs, math.ceil(ENOUGH_STEPS / epoch_steps))}"
+    return f"--set max_steps={max(2 * config.max_steps, ENOUGH_STEPS)}"
 
 
 def least_steps(config: TrainConfig) -> int:
     """Return the steps that an automatic length takes on data that is learned at once."""
-    return min(LEAST_STEPS + LEAST_DECAY, config.max_steps)
+    return min(ENOUGH_STEPS, config.max_steps)
 
 
 def takes_in_epoch(config: TrainConfig, clips: int) -> int:

@@ -27,7 +27,7 @@ from spoter_toolkit.runs.weights import load_body, save_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.epochs import Loop, diverged
 from spoter_toolkit.training.forecast import Forecast, forecast, seconds_a_step
-from spoter_toolkit.training.length import is_learned, most_steps
+from spoter_toolkit.training.length import is_learned, longer, most_steps
 from spoter_toolkit.training.record import EVAL_BATCH, Progress, RunRecord, read_metrics, save_last
 from spoter_toolkit.training.start import clips_to_train
 from spoter_toolkit.workspace import (
@@ -134,7 +134,8 @@ def train(
     about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     if begin_from and not resume:
         about["from"] = {"name": begin_from.name, "weights_sha256": begin_from.weights_sha256()}
-    record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, about=about)
+    more = longer(config, len(loop.batches(0)), minutes)
+    record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, longer=more, about=about)
     progress = Progress()
     with folder_lock(folder) if accelerator.is_main_process else nullcontext():
         if resume:

@@ -23,7 +23,6 @@ from spoter_toolkit.runs.run import RUNNING, STOPPED, mark_status, read_run, wri
 from spoter_toolkit.runs.weights import load_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.findings import findings_of
-from spoter_toolkit.training.length import longer
 from spoter_toolkit.training.page import html_from_run
 from spoter_toolkit.training.plots import draw_accuracy, draw_confusion, draw_curves
 from spoter_toolkit.workspace import RUN_JSON, check_run_target, hidden_beside, mark_as_replacing
@@ -76,6 +75,7 @@ class RunRecord:
     target: Path  # the folder that it is for; another one where it is to replace a run, see `place_to_train`
     config: TrainConfig
     dataset: Dataset
+    longer: str  # what gives it more steps, see `length.longer`
     about: dict[str, Any]  # facts that a resumed training must share, such as the number of processes
 
     def begin(self, *, force: bool) -> None:
@@ -172,8 +172,7 @@ class RunRecord:
             draw_confusion(scores, folder / "confusion.png", title=title)
             draw_accuracy(scores, folder / "accuracy.png", title=title)
             metrics |= {"best_epoch": progress.best_epoch, "val": scores.summary()}
-        more = longer(self.config, len(dataset.clips_in("train")), len(dataset.labels))
-        found = findings_of(rows, dataset, scores, longer=more)
+        found = findings_of(rows, dataset, scores, longer=self.longer)
         best = progress.best_epoch if val else None
         draw_curves(rows, folder / "curves.png", best_epoch=best, notes=[str(one) for one in found])
         page = html_from_run(self.target.name, dataset, rows, scores, found)
