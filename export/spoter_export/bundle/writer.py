@@ -105,13 +105,21 @@ def export_bundle(
         if on_progress:
             on_progress(0, 0, "exporting to ONNX")
         fp32_of: dict[str, onnx.ModelProto] = {}  # kind → fp32 graph
-        for kind, precision, graph in graphs_of(module, contract, precisions, clips):
+        graphs = list(graphs_of(module, contract, precisions, clips))
+        for number, (kind, precision, graph) in enumerate(graphs, start=1):
             fp32 = fp32_of.setdefault(kind, graph)
             content: bytes = graph.SerializeToString(deterministic=True)
             artefact = artefact_of(content, kind, precision)
             weights = weight_facts(graph, fp32) if precision == "int8" else ()
             sets, candidate = [clips] if clips else [], runner_of(graph, content, artefact)
-            proof = prove(reference, candidate, artefact, sets, weights=weights, on_progress=on_progress)
+            proof = prove(
+                reference,
+                candidate,
+                artefact,
+                sets,
+                weights=weights,
+                on_progress=with_file(on_progress, f"file {number} of {len(graphs)}"),
+            )
             check_proven(proof)
             artefacts.append(artefact)
             proofs.append(proof)
@@ -134,6 +142,13 @@ def export_bundle(
             abstention=abstention,
         )
     return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
+
+
+def with_file(on_progress: OnProgress | None, file: str) -> OnProgress | None:
+    """Return an `on_progress` that says which file is being proven."""
+    if on_progress is None:
+        return None
+    return lambda done, total, what: on_progress(done, total, f"{what}, {file}")
 
 
 def graphs_of(

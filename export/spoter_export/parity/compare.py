@@ -97,26 +97,32 @@ def run_parity(
     ]
     generated = generated_clips(contract, seed)
     groups = [generated, *people, *changed]
-    total = len(points) + sum(len(group.clips) for group in groups)
+    probes = [group.clips[i] for group in people for i in spread_by_length(group.clips, _INVARIANCE_CLIPS)]
+    probes += generated.clips
+    # Frames, for they take the time: a shape may have 10,000 times as many as another one.
+    total = sum(batch * frames for batch, frames, _ in points)
+    total += sum(len(clip) for group in groups for clip in group.clips)
+    total += sum(4 * len(clip) + len(_FILLS) * (len(clip) + contract.max_frames) for clip in probes)
+    done = 0
 
-    def report(done: int, what: str) -> None:
+    def report(frames: int, what: str) -> None:
+        nonlocal done
+        done += frames
         if on_progress:
-            on_progress(done, total, f"{candidate.name} against {reference.name}: {what}")
+            on_progress(done, total, f"frames, {candidate.name} against {reference.name}: {what}")
 
     grid = []
     for batch, frames, lengths in points:
         grid.append(_grid_point(reference, candidate, batch, frames, lengths, seed))
-        report(len(grid), f"{batch}×{frames}")
+        report(batch * frames, f"{batch}×{frames}")
     facts = []
     for group in groups:
         facts.append(_clip_facts(reference, candidate, group))
-        report(len(grid) + sum(len(fact.clips) for fact in facts), facts[-1].where)
-    probes = [group.clips[i] for group in people for i in spread_by_length(group.clips, _INVARIANCE_CLIPS)]
-    probes += generated.clips
+        report(sum(map(len, group.clips)), facts[-1].where)
     invariance = [
         fact for runner in (reference, candidate) for fact in invariance_of(runner, probes, seed=seed)
     ]
-    report(total, "padding, batch, order")
+    report(total - done, "padding, batch, order")
     return ParityFacts(
         reference=reference.name,
         candidate=candidate.name,

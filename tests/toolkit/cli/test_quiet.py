@@ -354,7 +354,7 @@ def test_a_training_in_a_pipe_shows_that_it_lives(
         lines(step, 1000, f"epoch {(step - 1) // 10 + 1}/100  loss 1.0")
     shown = capsys.readouterr().err.splitlines()
     assert re.match(r"epoch 1/100 .*about 33 minutes left$", shown[0])
-    assert len(shown) == 7  # after 10 s, 1, 2, 4, 8, 16 and 32 minutes
+    assert len(shown) == 7  # after 20 s, 1, 2, 4, 8, 16 and 32 minutes
     assert len({line.partition("  ")[0] for line in shown}) >= len(shown) - 1  # one line an epoch
 
     clock.now = 0.0
@@ -422,7 +422,7 @@ def test_each_part_of_the_work_has_its_own_forecast(
             clock.now += seconds
             lines(done, total, f"{what}: {done}")
     assert capsys.readouterr().err.splitlines() == [
-        "80 of 640 comparing: 79  about 70 seconds left",
+        "160 of 640 comparing: 159  about 60 seconds left",
         "480 of 640 comparing: 479  about 20 seconds left",
         "8 of 40 tuning: 7  about 3 minutes left",
         "32 of 40 tuning: 31  about 40 seconds left",

@@ -57,7 +57,7 @@ PrecisionOption = Annotated[str | None, typer.Option(help="Run the file of this 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 
 # In a pipe: until the first line of progress and the second one; each later one takes twice as long.
-_FIRST_S: Final = 10.0
+_FIRST_S: Final = 20.0  # of less, nobody can tell how long the rest takes
 _SECOND_S: Final = 60.0
 _LEAST_SHARE: Final = 0.002  # of the work: of less, the first steps tell no time that is left
 
@@ -273,7 +273,7 @@ def progress_with_time() -> Iterator[OnProgress]:
 
 
 class Lines:
-    """Progress for a pipe or a file: few lines, at the ends of steps, after 10 s, 1, 2, 4, 8, … minutes.
+    """Progress for a pipe or a file: few lines, at the ends of steps, after 20 s, 1, 2, 4, 8, … minutes.
 
     The first line does not wait for the end of a step: it says how long the verb will take.
     """
