@@ -18,6 +18,7 @@ from in_process import spoter_kit
 from processes import children_of
 from spoter_runtime.errors import is_installed, pip_fix
 from spoter_toolkit.data.dataset import read_dataset
+from spoter_toolkit.data.extract.extract import FrameRate
 
 av = pytest.importorskip("av", reason="PyAV reads and writes videos")
 
@@ -256,3 +257,13 @@ def test_a_clip_is_drawn_over_its_video_and_no_other(home, videos):
     done = spoter_kit(home, *words, "no.png", "--over", "short.mkv")
     assert done.returncode == 1
     assert "short.mkv: has 1 frames, the clip has 30. Fix: name the video" in done.stderr
+
+
+def test_the_speed_leaves_out_the_loading_of_the_networks(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("spoter_toolkit.data.extract.extract.time.monotonic", lambda: now[0])
+    rate = FrameRate()
+    said = []
+    for now[0], frames in ((0.0, 0), (30.0, 0), (31.0, 1), (32.0, 21), (33.0, 41)):
+        said.append(rate.words(frames))
+    assert said == ["", "", "", ", 20 frames/s", ", 20 frames/s"]

@@ -159,12 +159,11 @@ def _find_all(
     ]
     if not works:
         return []
-    done, began_s = total - len(missing), time.monotonic()
+    done, rate = total - len(missing), FrameRate()
 
     def on_frames(frames: int) -> None:
         if on_progress:
-            rate = frames / max(time.monotonic() - began_s, 1e-3)
-            on_progress(done, total, f"clips, {rate:.0f} frames/s")
+            on_progress(done, total, f"clips{rate.words(frames)}")
 
     if settings.ray is None:
         workers = min(settings.workers or usable_cores(), len(works))
@@ -179,6 +178,21 @@ def _find_all(
         done += count
         failed += bad
     return failed
+
+
+class FrameRate:
+    """The speed since the first frame: before it the networks are loaded, which says nothing about the rest."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None  # frames, and when
+
+    def words(self, frames: int) -> str:
+        """Return the frames a second, after so many frames; nothing before there is a speed."""
+        now = time.monotonic()
+        if self._first is None and frames:
+            self._first = frames, now
+        first, since = self._first or (0, now)
+        return f", {(frames - first) / (now - since):.0f} frames/s" if frames > first and now > since else ""
 
 
 def _write(
