@@ -144,6 +144,17 @@ def test_predict_names_its_bundle_and_a_newer_run_without_one(home: Path, tiny: 
     assert spoter_kit(home, "predict", "clip.npy").stderr.endswith(f"export runs/{bundle.stem} --force\n")
 
 
+def test_doctor_goes_on_with_what_was_made_last(tmp_path: Path) -> None:
+    said = []
+    for made in (".", "datasets/my set/dataset.json", "runs/a/run.json", "bundles/a.spoter/bundle.json"):
+        (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / made).touch()
+        if made.startswith("runs"):
+            (tmp_path / "runs/last").symlink_to("a")
+        said.append(spoter_kit(tmp_path, "doctor").stderr.removeprefix("next: spoter-kit ").strip())
+    assert said == ["demo", "data show 'datasets/my set'", "export --onnx runs/a", "verify bundles/a.spoter"]
+
+
 def test_a_file_that_is_no_clip_is_told_before_a_missing_bundle(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     done = spoter_kit(tmp_path, "predict", "video.mp4")

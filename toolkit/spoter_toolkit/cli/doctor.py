@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -25,9 +26,7 @@ def doctor(json: JsonOption = False) -> None:
     """Say which backends run on this machine, and the exact fix for what does not. Exit 3 if none runs."""
     from dataclasses import asdict
 
-    from spoter_runtime.bundle.manifest import MANIFEST
     from spoter_runtime.doctor import diagnose, summary
-    from spoter_toolkit.workspace import BUNDLES, newest_with
 
     findings = diagnose()
     runs = any(finding.kind == "backend" and finding.status == "ok" for finding in findings)
@@ -46,5 +45,19 @@ def doctor(json: JsonOption = False) -> None:
     if not runs:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
-        bundle = newest_with(BUNDLES, f"*.spoter/{MANIFEST}")
-        next_step(*(("spoter-kit verify {}", bundle) if bundle else ("spoter-kit demo",)))
+        next_step(*_following())
+
+
+def _following() -> tuple[str, Path | None]:
+    """Return the command that follows on what was made in this folder last, and what it takes."""
+    from spoter_runtime.bundle.manifest import MANIFEST
+    from spoter_toolkit.data.dataset import DATASET_JSON
+    from spoter_toolkit.workspace import BUNDLES, DATASETS, LAST, RUN_JSON, RUNS, last_run, newest_with
+
+    if bundle := newest_with(BUNDLES, f"*.spoter/{MANIFEST}"):
+        return "spoter-kit verify {}", bundle
+    if newest_with(RUNS, f"{LAST}/{RUN_JSON}"):
+        return "spoter-kit export --onnx {}", last_run()
+    if dataset := newest_with(DATASETS, f"*/{DATASET_JSON}"):
+        return "spoter-kit data show {}", dataset
+    return "spoter-kit demo", None

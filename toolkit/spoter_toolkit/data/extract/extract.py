@@ -181,7 +181,7 @@ def _find_all(
 
 
 class FrameRate:
-    """The speed since the first frame: before it the networks are loaded, which says nothing about the rest."""
+    """The speed since the first frame: the time before it went into loading the networks."""
 
     def __init__(self) -> None:
         self._first: tuple[int, float] | None = None  # frames, and when
