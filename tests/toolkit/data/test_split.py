@@ -206,11 +206,13 @@ def test_the_official_signers_are_the_authors():
 
 
 def test_a_split_by_clip_is_stratified_and_names_itself():
-    dataset = dataset_of([*people("AB", clips=50), *people("A", labels=["rare"], clips=5)])
+    rare = [*people("A", ["rare"], clips=5), *people("A", ["thrice"], clips=3)]
+    dataset = dataset_of([*people("AB", clips=50), *rare])
     result = split_by_clip(dataset)
     counts = Counter((clip.label, clip.split) for clip in result.clips)
     assert (counts["tea", "train"], counts["tea", "val"], counts["tea", "test"]) == (70, 10, 20)
     assert (counts["rare", "train"], counts["rare", "val"], counts["rare", "test"]) == (3, 1, 1)
+    assert (counts["thrice", "train"], counts["thrice", "test"]) == (2, 1)
     assert result.split == "by clip, signers are shared: test 20 %, val 10 %, seed 0"
     assert split_by_clip(dataset, seed=1).clips != result.clips
     assert split_by_clip(dataset, seed=0).clips == result.clips

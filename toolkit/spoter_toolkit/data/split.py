@@ -186,7 +186,7 @@ def split_by_clip(dataset: Dataset, *, by: Literal["clip", "recording"] = "clip"
         by: ``"clip"`` keeps identical clips together; ``"recording"`` also clips of one recording
             (`Clip.source`).
         seed: seed of the draw. About `TEST_SHARE` and `VAL_SHARE` of each label's clips are test and val, in
-            whole groups; at least one group of each label is train.
+            whole groups; at least one group of each label is train, two where there are three.
 
     Raises:
         DataError: there are too few clips for a test split.
@@ -288,9 +288,9 @@ def draw_clips(groups: list[list[Clip]]) -> dict[str, str]:
     names = iter(groups)
     splits: dict[str, str] = {}
     left = len(groups)
-    for split, share in (("test", TEST_SHARE), ("val", VAL_SHARE)):
+    for split, share, spared in (("test", TEST_SHARE, 1), ("val", VAL_SHARE, 2)):
         have = 0
-        while left > 1 and (not have or have + 0.5 < share * total):
+        while left > spared and (not have or have + 0.5 < share * total):
             group = next(names)
             splits |= {clip.id: split for clip in group}
             have, left = have + len(group), left - 1
