@@ -22,7 +22,8 @@ help:
 
 # Without the tools of the tests and the documentation. Nothing else needs to know that it ran.
 install:
-	@echo 'installing spoter-kit into $(VENV): two to six minutes; PyTorch is 200 MB or more'
+	@echo 'installing spoter-kit and 60 packages into $(VENV): 1.4 GB there; PyTorch is 200 MB of the download'
+	@echo 'this takes two to six minutes, and prints nothing before the end but errors'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e '.[cpu,landmarker,toolkit,video]'
 	@echo 'installed: source $(BIN)/activate, then spoter-kit doctor'

@@ -1,6 +1,7 @@
 """Take the pictures of every page in Chromium: phone, desktop, dark, and the first sheet of paper.
 
 spoter-kit demo
+spoter-kit verify demo/demo.spoter --html demo/verify.html
 python docs_tools/screens.py demo docs/assets/screens
 
 Needs Chromium, and pdftoppm of poppler-utils for the paper.
@@ -22,6 +23,7 @@ PAGES: Final = {
     "demo.html": "demo",
     "run/report.html": "train",
     "eval.html": "eval",
+    "verify.html": "verify",
     "parity.html": "parity",
     "bench/bench.html": "bench",
 }
