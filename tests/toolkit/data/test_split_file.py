@@ -168,5 +168,5 @@ def test_all_clips_may_be_for_train(tiny: Dataset, tmp_path: Path) -> None:
     result = split_from_file(tiny, csv_of(tmp_path / "all.csv", named))
     assert (len(result.clips_in("train")), result.split) == (
         len(tiny.clips),
-        "all clips are for train, from all.csv",
+        "without a test: all clips are for train, from all.csv",
     )

@@ -16,7 +16,7 @@ from spoter_toolkit.data.names import listed, natural_order
 
 # Prefix of a split's name if the user allowed the same signers in train and test.
 SIGNERS_SHARED: Final = ("by clip", "by recording")
-ALL_TRAIN: Final = "all clips are for train"  # a split's name
+ALL_TRAIN: Final = "without a test: all clips are for train"  # a split's name
 
 
 def finished_split(
