@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from spoter_runtime.errors import UsageError
 from spoter_toolkit.data.dataset import Dataset
-from spoter_toolkit.training import loop
+from spoter_toolkit.runs.run import read_run
+from spoter_toolkit.training import loop, threads
 from spoter_toolkit.training.config import TrainConfig
+from spoter_toolkit.training.epochs import Loop
 from spoter_toolkit.training.forecast import Forecast
 from spoter_toolkit.training.length import (
     LEAST_DECAY,
@@ -128,7 +131,7 @@ def test_minutes_bound_the_steps_and_the_plan_says_so(tiny: Dataset, tmp_path: P
 def test_minutes_hold_on_a_machine_that_is_slower_than_planned(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
-    monkeypatch.setattr(loop, "seconds_a_step", lambda _: 1e-5)
+    monkeypatch.setattr(threads, "seconds_a_step", lambda _: 1e-5)
     small = replace(AUTOMATIC.model, d_model=36, num_encoder_layers=1, d_ff=40)
     config = replace(AUTOMATIC, model=small, epochs=epochs, max_steps=0, batch_size=4)
     run = train(config, tiny, tmp_path / "run", minutes=0.01)
@@ -136,6 +139,36 @@ def test_minutes_hold_on_a_machine_that_is_slower_than_planned(
     assert 1 <= run.info["metrics"]["epochs"] < (epochs or run.info["train"]["max_steps"])
     resumed = train(config_from_mapping(run.info["train"], where=""), tiny, run.folder, resume=True)
     assert resumed.info["metrics"]["epochs"] == run.info["metrics"]["epochs"]
+
+
+@pytest.mark.parametrize(("on_one", "chosen"), [(0.1, 1), (0.9, None)])
+def test_a_bounded_training_takes_one_thread_where_that_is_surely_faster_and_resumes_on_it(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_one: float, chosen: int | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "seconds_a_step", lambda _: on_one if torch.get_num_threads() == 1 else 1.0)
+    small = replace(AUTOMATIC.model, d_model=36, num_encoder_layers=1, d_ff=40)
+    config = replace(AUTOMATIC, model=small, max_steps=4, batch_size=4)
+    used, plans, step = [], list[Forecast](), Loop.step
+
+    def stop_after_two(self: Loop, batch: Any) -> Any:
+        used.append(torch.get_num_threads())
+        if len(used) == 2:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Loop, "step", stop_after_two)
+    with threads.threads_kept():
+        torch.set_num_threads(3)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tiny, tmp_path / "run", minutes=9, on_plan=plans.append)
+        begun = read_run(tmp_path / "run")
+        config = config_from_mapping(begun.info["train"] or {}, where="")
+        done = train(config, tiny, tmp_path / "run", resume=True)
+        assert torch.get_num_threads() == 3
+    assert set(used) == {chosen or 3}
+    assert [run.info["data"].get("threads") for run in (begun, done)] == [chosen, chosen]
+    assert ("on one thread" in str(plans[0])) == bool(chosen)
 
 
 def test_a_training_ends_where_the_next_epoch_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

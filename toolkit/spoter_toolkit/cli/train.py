@@ -160,7 +160,8 @@ def train(
         say(f"the new run is in {place} until it is complete; then it replaces {folder}")
     if missing := val_gap(dataset):
         say(missing)
-    _say_busy()
+    if not minutes:  # else it finds out by itself
+        _say_busy()
     if not sys.stderr.isatty():  # a terminal shows it in its bar
         say("loading PyTorch; then a few steps are timed for the plan")
     try:
@@ -221,10 +222,7 @@ def show(run: Run) -> None:
 
 
 def _say_busy() -> None:
-    """Say that one thread is faster where other programs take the cores: threads wait for each other.
-
-    Measured on two cores: 12.4 s a step on two threads and 0.32 s on one at a load of 17; 37 and 44 ms idle.
-    """
+    """Say that one thread is faster where other programs take the cores, see `training.threads`."""
     import os
 
     from spoter_runtime.machine import usable_cores

@@ -29,6 +29,7 @@ class Forecast:
     seconds_a_step: float  # here, now
     longer: str = ""  # what gives it enough steps
     within_minutes: float | None = None  # it ends by then in any case
+    threads: int | None = None  # that were chosen; None: PyTorch's
 
     def __str__(self) -> str:
         """Return the plan as one line for people."""
@@ -42,7 +43,8 @@ class Forecast:
         time = f"{minutes} minutes here"
         if self.within_minutes:
             time = f"within {_plain(self.within_minutes)} here"
-        return f"plan: {self.clips:,} clips, {self.labels:,} labels; {steps}; {time}"
+        threads = ", on one thread, the fastest now" if self.threads == 1 else ""
+        return f"plan: {self.clips:,} clips, {self.labels:,} labels; {steps}; {time}{threads}"
 
     @property
     def is_short(self) -> bool:
@@ -58,13 +60,16 @@ def _plain(minutes: float) -> str:
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
-def forecast(loop: Loop, seconds: float, minutes: float | None = None) -> Forecast:
+def forecast(
+    loop: Loop, seconds: float, minutes: float | None = None, threads: int | None = None
+) -> Forecast:
     """Return the plan of a training that is about to begin.
 
     Args:
         loop: before its first step.
         seconds: a step takes here.
         minutes: that bounded it.
+        threads: that were chosen.
     """
     config = loop.config
     return Forecast(
@@ -74,6 +79,7 @@ def forecast(loop: Loop, seconds: float, minutes: float | None = None) -> Foreca
         most_steps=loop.length.end,
         seconds_a_step=seconds,
         longer=longer(config, len(loop.batches(0)), minutes),
+        threads=threads,
     )
 
 

@@ -30,6 +30,7 @@ from spoter_toolkit.training.forecast import Forecast, forecast, seconds_a_step
 from spoter_toolkit.training.length import is_learned, longer, most_steps
 from spoter_toolkit.training.record import EVAL_BATCH, Progress, RunRecord, read_metrics, save_last
 from spoter_toolkit.training.start import clips_to_train
+from spoter_toolkit.training.threads import choose_threads, threads_kept
 from spoter_toolkit.workspace import (
     RUN_WEIGHTS,
     folder_lock,
@@ -50,6 +51,7 @@ _FINISHING_SHARE: Final = 0.05
 _SWITCHED_OFF: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_ERROR_REPORTING": "false"}
 
 
+@threads_kept()
 def train(
     config: TrainConfig,
     dataset: Dataset,
@@ -81,7 +83,7 @@ def train(
         trackers: log to these as well; each needs its extra.
         becomes_last: point ``runs/last`` at the run, before the first step.
         minutes: bounds a new training, from this call to its end: a step is timed here, no more are planned
-            than fit, and fewer are taken where the machine turns out to be slower.
+            than fit, and fewer are taken where the machine turns out to be slower. See `choose_threads`.
         begin_from: a run whose weights a new training begins from, all but the last layer's; the model must
             be that run's, see `begun_from`.
         on_plan: called with what a new training is going to take, before its first step.
@@ -119,19 +121,23 @@ def train(
     )
     set_seed(config.seed)
     loop = Loop.begin(config, dataset, clips, accelerator)
+    about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     if not resume and (minutes or on_plan):
         if on_progress:
             on_progress(0, 0, "timing a step")
-        seconds = seconds_a_step(loop)
+        seconds, threads = choose_threads(loop) if minutes else (seconds_a_step(loop), None)
+        if threads:
+            about["threads"] = threads
         if minutes:
             loop = loop.ending(ends, most_steps=int((ends - time.monotonic()) / seconds))
             config = loop.config
         if on_plan:
-            on_plan(forecast(loop, seconds, minutes))
+            on_plan(forecast(loop, seconds, minutes, threads))
+    elif resume and (stated := (read_run(place).data or {}).get("threads")):
+        torch.set_num_threads(stated)
     if begin_from and not resume:
         weights = begin_from.load_model().state_dict()
         load_body(loop.model, weights, where=f"{begin_from.folder}, to begin from")
-    about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     if begin_from and not resume:
         about["from"] = {"name": begin_from.name, "weights_sha256": begin_from.weights_sha256()}
     more = longer(config, len(loop.batches(0)), minutes)

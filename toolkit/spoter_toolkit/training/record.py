@@ -180,9 +180,9 @@ class RunRecord:
         self._write_info(folder, "done", metrics | {"findings": [one.as_json() for one in found]})
 
     def _begun(self) -> dict[str, Any]:
-        """Return what run.json states of the run that this one began from; a resumed one keeps it."""
+        """Return what run.json states of how the run began; a resumed one keeps it."""
         stated = read_run(self.folder).data if (self.folder / RUN_JSON).is_file() else None
-        return {"from": stated["from"]} if stated and "from" in stated else {}
+        return {name: stated[name] for name in ("from", "threads") if stated and name in stated}
 
     def _write_info(self, folder: Path, status: str, metrics: dict[str, Any]) -> None:
         seconds = round(sum(row["seconds"] for row in read_metrics(folder)), 1)
