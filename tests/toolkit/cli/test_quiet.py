@@ -398,7 +398,7 @@ def test_a_training_on_a_busy_machine_says_what_is_faster(
     monkeypatch.setattr(sys, "argv", ["x", "train", "my data"])
     for load in (3.9, 17.2):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
-        train._say_busy()
+        console.say_busy()
     assert capsys.readouterr().err == (
         "this machine is busy (load 17 on 2 cores); then one thread is faster. "
         "Fix: OMP_NUM_THREADS=1 spoter-kit train 'my data'\n"

@@ -106,6 +106,21 @@ def say(text: str, *, fix: str = "") -> None:
         print(fitted(str(SpoterError(text, fix=fix)), sys.stderr), file=sys.stderr)
 
 
+def say_busy() -> None:
+    """Say that one thread is faster where others take the cores: PyTorch's wait, see `training.threads`."""
+    import os
+
+    from spoter_runtime.machine import usable_cores
+
+    cores = usable_cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load >= 2 * cores > 2 and "OMP_NUM_THREADS" not in os.environ:
+        say(
+            f"this machine is busy (load {load:.0f} on {cores} cores); then one thread is faster",
+            fix=f"OMP_NUM_THREADS=1 {shlex.join(['spoter-kit', *sys.argv[1:]])}",
+        )
+
+
 def say_passed_over(passed_over: Mapping[str, str]) -> None:
     """Print on stderr which backends of a bundle were not taken, and why."""
     for backend, reason in passed_over.items():

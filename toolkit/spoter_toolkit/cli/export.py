@@ -20,6 +20,7 @@ from spoter_toolkit.cli.console import (
     next_step,
     progress_lines,
     say,
+    say_busy,
     tell,
 )
 from spoter_toolkit.cli.proof_view import no_sign_in_words, proof_in_words
@@ -165,6 +166,8 @@ def export(
         raise UsageError(
             f"{path}: is a BUNDLE, only a RUN is calibrated", fix="export the RUN again with --force"
         )
+    if not (path / MANIFEST).is_file():
+        say_busy()
     with progress_lines() as on_progress:
         report = export_source(
             path,

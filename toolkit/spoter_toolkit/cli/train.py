@@ -23,6 +23,7 @@ from spoter_toolkit.cli.console import (
     progress_bar,
     progress_lines,
     say,
+    say_busy,
     tell,
 )
 from spoter_toolkit.report.words import plural
@@ -161,7 +162,7 @@ def train(
     if missing := val_gap(dataset):
         say(missing)
     if not minutes:  # else it finds out by itself
-        _say_busy()
+        say_busy()
     if not sys.stderr.isatty():  # a terminal shows it in its bar
         say("loading PyTorch; then a few steps are timed for the plan")
     try:
@@ -219,21 +220,6 @@ def show(run: Run) -> None:
         emit_table("", ("", "value"), rows)
     for finding in metrics.get("findings", ()):
         say(finding["what"], fix=finding["fix"])
-
-
-def _say_busy() -> None:
-    """Say that one thread is faster where other programs take the cores, see `training.threads`."""
-    import os
-
-    from spoter_runtime.machine import usable_cores
-
-    cores = usable_cores()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load >= 2 * cores > 2 and "OMP_NUM_THREADS" not in os.environ:
-        say(
-            f"this machine is busy (load {load:.0f} on {cores} cores); then one thread is faster",
-            fix=f"OMP_NUM_THREADS=1 {shlex.join(['spoter-kit', *sys.argv[1:]])}",
-        )
 
 
 def _say_late(took: float, minutes: float) -> None:
