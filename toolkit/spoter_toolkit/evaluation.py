@@ -176,12 +176,10 @@ def clips_to_evaluate(dataset: Dataset, split: str) -> tuple[Clip, ...]:
     check_split(split)
     clips = dataset.clips if split == "all" else dataset.clips_in(split)
     if not clips:
-        untested = split == "test" and dataset.split
+        known = "; those of train are clips that the model has learned" if dataset.clips_in("train") else ""
         raise DataError(
-            f"{dataset.folder}: no clip is in the split {split!r}",
-            fix="spoter-kit eval --split train, on clips that the model has learned"
-            if untested
-            else dataset.split_command(),
+            f"{dataset.folder}: no clip is in the split {split!r}{known}",
+            fix="spoter-kit eval --split train" if known else dataset.split_command(),
         )
     return clips
 
