@@ -111,6 +111,7 @@ def run_parity(
         if on_progress:
             on_progress(done, total, f"frames, {candidate.name} against {reference.name}: {what}")
 
+    report(0, "shapes")
     grid = []
     for batch, frames, lengths in points:
         grid.append(_grid_point(reference, candidate, batch, frames, lengths, seed))

@@ -429,6 +429,20 @@ def test_each_part_of_the_work_has_its_own_forecast(
     ]
 
 
+def test_a_forecast_leaves_out_what_was_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(console.time, "monotonic", clock)
+    lines = console.Lines()
+    lines(0, 0, "exporting to ONNX")
+    clock.now += 100.0
+    for done in range(100):
+        lines(done, 100, f"comparing: {done}")
+        clock.now += 1.0
+    assert capsys.readouterr().err.splitlines()[0] == "20 of 100 comparing: 19  about 80 seconds left"
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_training_that_is_ended_says_how_to_go_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str

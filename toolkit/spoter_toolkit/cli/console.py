@@ -305,11 +305,13 @@ class Lines:
         """Print a line where it is time for one; `what` begins with the step: ``"epoch 1/20  loss …"``."""
         now = time.monotonic()
         passed, step = now - self._begin, what.partition("  ")[0]
+        # A part's first call comes before its first step, or after it: then that began with the call before.
+        since = self._called if done else now
         if self._first is None and total:  # from here on the time that is left can be told
-            self._step, self._due, self._is_first = step, self._called - self._begin + _FIRST_S, True
+            self._step, self._due, self._is_first = step, since - self._begin + _FIRST_S, True
         is_other = total != self._total or done < self._done
         if is_other:
-            self._first, self._since = max(done - 1, 0) if total else None, self._called
+            self._first, self._since = max(done - 1, 0) if total else None, since
         ended, is_new = "" if is_other else self._what, step != self._step
         if passed >= self._due and (is_new or self._is_first) and (done < total or not total):
             said = ended if is_new and total and ended else what

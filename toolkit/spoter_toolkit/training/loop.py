@@ -30,7 +30,7 @@ from spoter_toolkit.training.forecast import Forecast, forecast, seconds_a_step
 from spoter_toolkit.training.length import is_learned, longer, most_steps
 from spoter_toolkit.training.record import EVAL_BATCH, Progress, RunRecord, read_metrics, save_last
 from spoter_toolkit.training.start import clips_to_train
-from spoter_toolkit.training.threads import choose_threads, threads_kept
+from spoter_toolkit.training.threads import choose_threads, take_threads, threads_kept
 from spoter_toolkit.workspace import (
     RUN_WEIGHTS,
     folder_lock,
@@ -133,8 +133,8 @@ def train(
             config = loop.config
         if on_plan:
             on_plan(forecast(loop, seconds, minutes, threads))
-    elif resume and (stated := (read_run(place).data or {}).get("threads")):
-        torch.set_num_threads(stated)
+    elif resume:
+        take_threads(read_run(place))
     if begin_from and not resume:
         weights = begin_from.load_model().state_dict()
         load_body(loop.model, weights, where=f"{begin_from.folder}, to begin from")

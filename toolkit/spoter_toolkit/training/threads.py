@@ -14,6 +14,7 @@ from typing import Final
 
 import torch
 
+from spoter_toolkit.runs.run import Run
 from spoter_toolkit.training.epochs import Loop
 from spoter_toolkit.training.forecast import seconds_a_step
 
@@ -50,3 +51,10 @@ def choose_threads(loop: Loop) -> tuple[float, int | None]:
         return on_all, None
     torch.set_num_threads(1)
     return on_one, 1
+
+
+def take_threads(run: Run) -> None:
+    """Set the number of threads that a run was begun with, where it states one."""
+    stated = (run.data or {}).get("threads")
+    if isinstance(stated, int) and stated > 0:
+        torch.set_num_threads(stated)
