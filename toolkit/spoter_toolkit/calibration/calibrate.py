@@ -172,7 +172,7 @@ def calibration_clips(
             f"{MIN_SIGNS}",
             fix=f"{dataset.split_command('--val', 'SIGNER')}, and train again"
             if len({clip.signer for clip in dataset.clips}) > 2
-            else "import clips of a third signer, split and train again",
+            else "import clips of more signers, split and train again",
         )
     signs = spread(known, MOST_SIGNS)
     trained = _trained(dataset, contract)
