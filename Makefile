@@ -22,8 +22,8 @@ help:
 
 # Without the tools of the tests and the documentation. Nothing else needs to know that it ran.
 install:
-	@echo 'installing spoter-kit and 60 packages into $(VENV): 1.4 GB there; PyTorch is 200 MB of the download'
-	@echo 'this takes two to six minutes, and prints nothing before the end but errors'
+	@echo 'installing spoter-kit and 60 packages into $(VENV). PyTorch is the largest: 200 MB for CPUs, several GB with'
+	@echo 'CUDA, as PIP_EXTRA_INDEX_URL decides. Two to six minutes for CPUs; before the end only errors are printed'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e '.[cpu,landmarker,toolkit,video]'
 	@echo 'installed: source $(BIN)/activate, then spoter-kit doctor'
