@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -226,6 +227,35 @@ def provenance():
 
 
 @pytest.fixture(scope="session")
+def traced_once(made_once):
+    """Return traced_once(): within it, bundles of the same model and shapes share torch's export.
+
+    It is most of what a bundle takes. That it gives the same bytes again is tested without this.
+    """
+    from spoter_export.bundle import writer
+    from spoter_export.to_onnx import EXAMPLE_BATCH, onnx_from_module
+    from spoter_runtime.contract import METADATA_KEY
+
+    def once(module, contract):
+        about = type(module).__qualname__, repr(module), repr(getattr(module, "config", None))
+        shapes = contract.max_frames, max(contract.max_batch, EXAMPLE_BATCH)
+        weights = [(name, value.numpy().tobytes()) for name, value in module.state_dict().items()]
+        key = hashlib.sha256(pickle.dumps((about, shapes, weights))).hexdigest()
+        model = made_once(f"graph-{key}", lambda _: onnx_from_module(module, contract))
+        stored = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+        stored.value = json.dumps(contract.as_json(), ensure_ascii=False)
+        return model
+
+    @contextlib.contextmanager
+    def traced_once():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writer, "onnx_from_module", once)
+            yield
+
+    return traced_once
+
+
+@pytest.fixture(scope="session")
 def exported(made_once, request, contract, provenance):
     """The small model as a bundle; an export takes seconds, so all tests share it and none may change it."""
 
@@ -233,7 +263,8 @@ def exported(made_once, request, contract, provenance):
         from spoter_export.bundle.writer import export_bundle
 
         model = request.getfixturevalue("small_model")
-        return export_bundle(model, contract, folder / "small.spoter", provenance=provenance)
+        with request.getfixturevalue("traced_once")():
+            return export_bundle(model, contract, folder / "small.spoter", provenance=provenance)
 
     return made_once("small-bundle", make)
 
@@ -243,9 +274,10 @@ def small_graph(made_once, request, contract):
     """The small model's graph as torch exports it, before any pass; not to be changed."""
 
     def make(folder):
-        from spoter_export.to_onnx import onnx_from_module
+        from spoter_export.bundle import writer
 
-        return onnx_from_module(request.getfixturevalue("small_model"), contract)
+        with request.getfixturevalue("traced_once")():
+            return writer.onnx_from_module(request.getfixturevalue("small_model"), contract)
 
     return made_once("small-graph", make)
 

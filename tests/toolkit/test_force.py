@@ -20,8 +20,6 @@ from spoter_toolkit.workspace import last_run
 
 SETTINGS = ("epochs=2", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40")
 
-PARTS = 3  # of the moments at which a training is killed, so that workers share them
-
 
 class SuccessfulForks(Forks):
     """Its commands must succeed unless they are to be killed."""
@@ -32,12 +30,31 @@ class SuccessfulForks(Forks):
         return answer
 
 
-@pytest.fixture
-def forks(tmp_path: Path) -> Iterator[Forks]:
-    (tmp_path / "work").mkdir()
-    forks = SuccessfulForks(tmp_path / "work")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    forks = SuccessfulForks(tmp_path_factory.mktemp("forks"))
     yield forks
     forks.close()
+
+
+@pytest.fixture
+def forks(server: Forks, tmp_path: Path) -> Forks:
+    server.cwd = tmp_path / "work"
+    server.cwd.mkdir()
+    return server
+
+
+@pytest.fixture(scope="module")
+def made_runs(server: Forks, tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    server.cwd = tmp_path_factory.mktemp("runs") / "work"
+    server.cwd.mkdir()
+    return Runs(server, tiny)
+
+
+@pytest.fixture
+def runs(made_runs: Runs) -> Runs:
+    made_runs.go_back_to(made_runs.begun)
+    return made_runs
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -51,7 +68,7 @@ class Runs:
         self.forks, self.work = forks, forks.cwd
         self.train = ["train", data.folder, "--recipe", "demo", "-o", "runs/r"]
         self.train += [part for setting in SETTINGS for part in ("--set", setting)]
-        forks.run(*self.train, "--seed", 0)
+        forks.run(*self.train, "--seed", 0, here=True)
         self.old = self.files()
         forks.run(*self.train, "--seed", 2, "-o", "runs/other")  # runs/last points at it
         self.begun = self.keep("begun")
@@ -71,6 +88,7 @@ class Runs:
         return Path(shutil.copytree(self.work, self.work.with_name(name), symlinks=True))
 
     def go_back_to(self, kept: Path) -> None:
+        self.forks.cwd = self.work
         shutil.rmtree(self.work)
         shutil.copytree(kept, self.work, symlinks=True)
 
@@ -85,21 +103,35 @@ class Runs:
         assert b'"status": "done"' in found["run.json"]
         return "new"
 
-    def check_kill(self, *, again: bool = True, **how: Any) -> str:
-        """Kill a training, look at what is left, begin again if asked to, and go on with it."""
+    def moments(self, **how: Any) -> list[Path]:
+        """What a training leaves that is killed, at each moment at which that is something else."""
+        self.go_back_to(self.begun)
+        place = self.work.with_name("moments")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        self.forks.run(*self.train, "--seed", 1, "--force", keep=str(place), **how)
+        return sorted(place.iterdir(), key=lambda path: int(path.name))
+
+    def kill(self, **how: Any) -> Path:
+        """Return what a training leaves that is killed at a moment."""
         self.go_back_to(self.begun)
         killed = self.forks.run(*self.train, "--seed", 1, "--force", **how)
         assert killed["code"] < 0, "it ended before it could be killed"
+        return self.keep("killed")
+
+    def check_left(self, left: Path, *, again: bool = True) -> str:
+        """Look at what a killed training left, begin again if asked to, and go on with it."""
+        self.go_back_to(left)
         begun = (self.work / "runs/.r.new-run/.replaces").exists()
         read_run(last_run(self.work / "runs"))  # puts a run back that lost its name between two renames
         self.which()
         if again:
-            left = self.keep("left")
+            put_back = self.keep("put-back")
             self.forks.run(*self.train, "--seed", 1, "--force")
             assert self.which() == "new"
             self.check_nothing_else()
-            self.go_back_to(left)
-            shutil.rmtree(left)
+            self.go_back_to(put_back)
+            shutil.rmtree(put_back)
         self.forks.run("train", "--resume", "-o", "runs/r")
         self.check_nothing_else()
         assert self.which() == "new" or not begun
@@ -112,22 +144,34 @@ class Runs:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(PARTS))
-def test_a_forced_training_killed_at_any_moment_leaves_the_old_run_or_the_new_one(
-    forks: Forks, tiny: Dataset, part: int
-) -> None:
-    runs = Runs(forks, tiny)
+def test_a_forced_training_killed_at_any_moment_leaves_the_old_run_or_the_new_one(runs: Runs) -> None:
     assert runs.operations >= 50
-    found = []
-    # The first and the last moments are those that differ; between them, one of four is tried.
-    differ = {*range(1, 16), *range(runs.operations - 10, runs.operations + 1)}
-    moments = sorted(differ | set(range(16, runs.operations - 10, 4)))
-    for moment in moments[part::PARTS]:
-        found.append(runs.check_kill(kill_at=moment, again=moment in differ))
+    moments = runs.moments()
+    assert (moments[0].name, moments[-1].name) == ("1", str(runs.operations))
+    # The first and the last moments are those that differ; between them, one of two is tried.
+    begins, ends = 6, len(moments) - 11
+    found = [
+        runs.check_left(moment, again=not begins <= number < ends)
+        for number, moment in enumerate(moments)
+        if not begins <= number < ends or number % 2
+    ]
     assert found == sorted(found, reverse=True)  # from one moment on, --resume makes the new one
     assert {"old", "new"} == set(found)
-    written = (100, 20_000, 60_000)[part]  # in the middle of run.json, of the weights, of last.pt
-    runs.check_kill(kill_beyond=written)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_leaves_what_was_there_at_that_moment(runs: Runs) -> None:
+    moments = runs.moments()
+    for moment in (moments[len(moments) // 2], moments[-5]):
+        killed = runs.kill(kill_at=int(moment.name))
+        assert contents(killed).keys() == contents(moment).keys()
+        weights = "runs/.r.new-run/model.safetensors"
+        assert (killed / weights).read_bytes() == (moment / weights).read_bytes()
+        shutil.rmtree(killed)
+    for written in (100, 20_000, 60_000):  # in the middle of run.json, of the weights, of last.pt
+        killed = runs.kill(kill_beyond=written)
+        runs.check_left(killed)
+        shutil.rmtree(killed)
 
 
 @pytest.mark.slow
@@ -151,16 +195,17 @@ def test_a_forced_training_killed_at_any_moment_leaves_the_old_run_or_the_new_on
     ids=lambda value: " ".join(map(str, value[:2])) if isinstance(value, list) else "",
 )
 def test_a_verb_killed_in_the_middle_of_a_write_leaves_what_was_there(
-    forks: Forks, tiny: Dataset, made: str, argv: list[object], written: int
+    forks: Forks, tiny: Dataset, made_home: Path, made: str, argv: list[object], written: int
 ) -> None:
     shutil.copytree(tiny.folder, forks.cwd / "d")
     (forks.cwd / "clips/no/A").mkdir(parents=True)
     np.save(forks.cwd / "clips/no/A/1.npy", tiny.poses_of(tiny.clips[0]))
-    if "r" in argv or "b.spoter" in argv:
-        forks.run("train", "d", "-o", "r", *(part for setting in SETTINGS for part in ("--set", setting)))
-    if "b.spoter" in argv[:2]:
-        forks.run("export", "r", "-o", "b.spoter", "--no-tune", "--max-batch", 2)
-    if made != "d":
+    shutil.copytree((made_home / "runs/last").resolve(), forks.cwd / "r")
+    (bundle,) = (made_home / "bundles").iterdir()
+    shutil.copytree(bundle, forks.cwd / "b.spoter")
+    if made == "f.json":
+        shutil.copy(bundle / "parity.json", forks.cwd / made)
+    elif not (forks.cwd / made).exists():
         forks.run(*argv)
     path = forks.cwd / made
     before = contents(path) if path.is_dir() else path.read_bytes()
@@ -190,9 +235,8 @@ def test_a_demo_that_fails_leaves_the_one_that_was_there(
 
 
 @pytest.mark.slow
-def test_a_forced_training_killed_between_two_renames_is_put_in_order(forks: Forks, tiny: Dataset) -> None:
-    runs = Runs(forks, tiny)
-    runs.go_back_to(runs.begun)
-    operations = forks.run(*runs.train, "--seed", 1, "--force", exchange=False)["operations"]
-    for moment in range(operations - 12, operations + 1):
-        runs.check_kill(kill_at=moment, exchange=False)
+def test_a_forced_training_killed_between_two_renames_is_put_in_order(runs: Runs) -> None:
+    moments = runs.moments(exchange=False)
+    for moment in moments:
+        if int(moment.name) > int(moments[-1].name) - 12:
+            runs.check_left(moment)

@@ -264,12 +264,13 @@ def test_a_clip_far_outside_the_picture_does_not_blur_its_company(int8, make_cli
 
 
 @pytest.fixture(scope="module")
-def exported_int8(made_once, small_model, contract, provenance):
+def exported_int8(made_once, traced_once, small_model, contract, provenance):
     """The small model as a bundle with an int8 file, not to be changed."""
 
     def make(folder):
         place = folder / "small.spoter"
-        return export_bundle(small_model, contract, place, provenance=provenance, precisions=("int8",))
+        with traced_once():
+            return export_bundle(small_model, contract, place, provenance=provenance, precisions=("int8",))
 
     return made_once("int8-bundle", make)
 

@@ -6,31 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from in_process import spoter_kit
-from spoter_toolkit.data.dataset import Dataset
 
-
-@pytest.fixture(scope="session")
-def made_home(made_once: Callable[..., Path], tiny: Dataset) -> Path:
-    """A folder in which a small model was trained and exported, with default places; not to be changed."""
-
-    def make(folder: Path) -> Path:
-        small = ["epochs=2", "model.num_encoder_layers=1", "model.d_model=36", "model.d_ff=40"]
-        settings = [part for setting in small for part in ("--set", setting)]
-        for words in (
-            ("train", str(tiny.folder), "--recipe", "demo", *settings),
-            ("export", "--onnx", "--max-batch", "3", "--no-tune"),
-        ):
-            done = spoter_kit(folder, *words)
-            assert done.returncode == 0, done.stderr
-        return folder
-
-    return made_once("home", make)
+@pytest.fixture(autouse=True)
+def one_trace_of_a_run(traced_once: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Most tests here export the same run; what they look at comes after torch's export."""
+    with traced_once():
+        yield
 
 
 @pytest.fixture

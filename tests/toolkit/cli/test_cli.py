@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from in_process import Done, spoter_kit
+from spoter_export.to_onnx import onnx_from_module
 from spoter_runtime import Recognizer, read_bundle
 from spoter_runtime.errors import is_installed, pip_fix
 from spoter_runtime.tuning.store import tuned_path
@@ -184,7 +185,10 @@ def test_what_people_read_names_the_split_and_the_next_command(home: Path, tiny:
     assert json.loads((home / "proof.json").read_text())["passed"] is True
 
 
-def test_exporting_the_same_run_again_gives_the_same_bytes(home: Path) -> None:
+def test_exporting_the_same_run_again_gives_the_same_bytes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spoter_export.bundle.writer.onnx_from_module", onnx_from_module)  # traced anew
     first = {path.name: path.read_bytes() for path in bundle_of(home).iterdir()}
     answer(spoter_kit(home, "export", "--max-batch", "3", "--no-tune", "--force", "--json"))
     assert {path.name: path.read_bytes() for path in bundle_of(home).iterdir()} == first
@@ -394,7 +398,6 @@ def test_stored_facts_are_judged_again_by_other_thresholds(home: Path) -> None:
 def test_parity_names_the_step_the_tensor_and_the_module_where_a_bundle_leaves_its_model(
     home: Path, tmp_path: Path, plant: Callable[..., Any]
 ) -> None:
-    from spoter_export.to_onnx import onnx_from_module
     from spoter_toolkit.runs.run import read_run
 
     run = home / "runs" / "last"

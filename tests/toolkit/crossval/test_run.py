@@ -179,15 +179,15 @@ SMALL = [
 
 
 def command(out: Path, data: Path, *more: str) -> list[str]:
-    words = ["crossval", str(data), "--folds", "2", "--recipe", "demo", *SMALL, "-o", str(out), *more]
-    return [sys.executable, "-m", "spoter_toolkit", *words]
+    return ["crossval", str(data), "--folds", "2", "--recipe", "demo", *SMALL, "-o", str(out), *more]
 
 
 @pytest.fixture(scope="module")
 def whole(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a cross-validation that was not stopped."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    subprocess.run(command(out, tiny.folder), check=True, capture_output=True)
+    done = spoter_kit(out.parent, *command(out, tiny.folder, "--workers", "1"))
+    assert done.returncode == 0, done.stderr
     return out
 
 
@@ -198,7 +198,8 @@ def test_a_cross_validation_that_was_stopped_goes_on_to_the_same_weights(
     tiny: Dataset, whole: Path, tmp_path: Path, ctrl_c: None, how: str
 ) -> None:
     out = tmp_path / "out"
-    with subprocess.Popen(command(out, tiny.folder), stderr=subprocess.PIPE, text=True) as main:
+    words = [sys.executable, "-m", "spoter_toolkit", *command(out, tiny.folder)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as main:
         deadline = time.monotonic() + 240
         while not any(read_metrics(out / name) for name in FOLDS) and time.monotonic() < deadline:
             assert main.poll() is None
@@ -212,7 +213,8 @@ def test_a_cross_validation_that_was_stopped_goes_on_to_the_same_weights(
         assert time.monotonic() < deadline, "a process outlives the one that began it"
         time.sleep(0.05)
     assert not all((out / name / ANSWERS).exists() for name in FOLDS), "it ended before it was stopped"
-    done = subprocess.run(command(out, tiny.folder), check=True, capture_output=True, text=True)
+    done = spoter_kit(tmp_path, *command(out, tiny.folder, "--workers", "1"))
+    assert done.returncode == 0, done.stderr
     assert weights(out) == weights(whole)
     found, expected = (json.loads((one / CROSSVAL_JSON).read_text())["found"] for one in (out, whole))
     assert found == expected

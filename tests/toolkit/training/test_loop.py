@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from forks import Forks
 from spoter_runtime.contract import Label
 from spoter_runtime.errors import CheckpointError, ConfigError, DataError
 from spoter_toolkit.data.dataset import Dataset, Origin
@@ -128,25 +128,25 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_five_times_ends_with_the_same_weights(tiny: Dataset, tmp_path: Path) -> None:
-    settings = ["epochs=30", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40"]
-    command = [sys.executable, "-m", "spoter_toolkit", "train"]
-    begin = [str(tiny.folder), "--recipe", "demo", *(part for s in settings for part in ("--set", s))]
-    run = tmp_path / "runs" / "killed"
-    subprocess.run([*command, *begin, "-o", "runs/whole"], cwd=tmp_path, check=True, capture_output=True)
-    moments = random.Random(0)
-    for kill in range(5):
-        arguments = [*begin, "-o", str(run)] if kill == 0 else ["--resume", "-o", str(run)]
-        worker = subprocess.Popen([*command, *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
-        known = len(read_metrics(run))
-        deadline = time.monotonic() + 120
-        while len(read_metrics(run)) < known + 2 and worker.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.15))
-        worker.send_signal(signal.SIGKILL)
-        assert worker.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    subprocess.run([*command, "--resume", "-o", str(run)], cwd=tmp_path, check=True, capture_output=True)
+    settings = ["epochs=60", "patience=60", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40"]
+    begin = ["train", tiny.folder, "--recipe", "demo", *(part for s in settings for part in ("--set", s))]
+    forks, run = Forks(tmp_path), tmp_path / "runs" / "killed"
+    try:
+        whole = forks.run(*begin, "-o", "runs/whole", here=True)
+        assert whole["code"] == 0, whole["said"]
+        moments = random.Random(0)
+        for kill in range(5):
+            arguments = [*begin, "-o", run] if kill == 0 else ["train", "--resume", "-o", run]
+            known = len(read_metrics(run))
+            killed = forks.run(*arguments, kill_at=moments.randint(40, 70))
+            assert killed["code"] == -signal.SIGKILL, "the run ended before it could be killed"
+            assert known < len(read_metrics(run)) < 60
+        done = forks.run("train", "--resume", "-o", run)
+        assert done["code"] == 0, done["said"]
+    finally:
+        forks.close()
     assert weights(run) == weights(tmp_path / "runs" / "whole")
-    assert [row["epoch"] for row in read_metrics(run)] == list(range(1, 31))
+    assert [row["epoch"] for row in read_metrics(run)] == list(range(1, 61))
 
 
 def body(folder: Path) -> dict[str, Tensor]:
