@@ -1,7 +1,10 @@
 """Compare `spoter-kit serve` with the plainest hand-written server; overload it; reload it under load.
 
     python benchmarks/serving.py model.spoter [--rounds 6] [--bound-ms 33] [--minutes 1]
+    python benchmarks/serving.py model.spoter --only-rates 4
 
+The second compares rates alone, with the plain server on one thread, which is the faster one, in as many
+rounds as fit in four minutes; it wants a machine with nothing else to do.
 The client runs on the same cores. Its requests are binary, one clip each, of the lengths of BdSLW60's clips.
 """
 
@@ -33,6 +36,7 @@ PORT = 8721
 OPTIONS = ["--backend", "ort-cpu-fused", "--budget-ms"]  # the file that the plain server loads too
 LENGTHS = generated_lengths()
 NAMES = ("plain", "plain, 1 thread", "serve")
+FEWER_STEPS = 4  # of a search around the round before: its rate to a sixteenth
 
 
 @contextlib.contextmanager
@@ -75,17 +79,43 @@ def one_round(targets: dict[str, Target], number: int, options: argparse.Namespa
     found = {}
     for name in names:
         capacity = capacity_of(targets[name])
-        highest = highest_rate(
-            targets[name],
-            most=1.5 * capacity,
-            bound_ms=options.bound_ms,
-            seconds=options.seconds,
-            seed=100 * number,
-            percent=options.percent,
-        )
-        found[name] = {"capacity": capacity, "highest_rate": highest.rate, "trials": highest.trials}
-        print(number, name, round(capacity), highest.rate and round(highest.rate), flush=True)
+        highest = search(targets[name], number, options, most=1.5 * capacity)
+        found[name] = {"capacity": capacity} | highest
+        print(number, name, round(capacity), round(highest["highest_rate"] or 0), flush=True)
     return found
+
+
+def search(target: Target, number: int, options: argparse.Namespace, **where: Any) -> dict[str, Any]:
+    """Return the highest rate that keeps the bound, and what was tried."""
+    highest = highest_rate(
+        target,
+        bound_ms=options.bound_ms,
+        seconds=options.seconds,
+        seed=100 * number,
+        percent=options.percent,
+        **where,
+    )
+    return {"highest_rate": highest.rate, "trials": highest.trials}
+
+
+def rounds_in(
+    minutes: float, targets: dict[str, Target], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Return as many rounds as fit; after the first, each searches around the rate of the round before."""
+    ends = time.monotonic() + 60 * options.only_rates
+    rounds, number, longest = [one_round(targets, 1, options)], 1, 0.0
+    around = {name: one["highest_rate"] or one["capacity"] for name, one in rounds[0].items()}
+    while (begun := time.monotonic()) + longest < ends:
+        number += 1
+        found = {}
+        for name in list(targets) if number % 2 else list(targets)[::-1]:
+            where = {"least": 0.5 * around[name], "most": 1.5 * around[name], "steps": FEWER_STEPS}
+            found[name] = search(targets[name], number, options, **where) | {"capacity": None}
+            around[name] = found[name]["highest_rate"] or 0.6 * around[name]
+            print(number, name, round(found[name]["highest_rate"] or 0), flush=True)
+        rounds.append(found)
+        longest = max(longest, time.monotonic() - begun)
+    return rounds
 
 
 def overload(target: Target, process: psutil.Process, capacity: float, seconds: float) -> dict[str, Any]:
@@ -153,21 +183,21 @@ def ratio_of(rounds: list[dict[str, Any]], what: str, plain: str) -> str:
 
 def page(values: dict[str, Any]) -> list[str]:
     """Return the page's lines."""
-    rounds, over, again = values["rounds"], values["overload"], values["reloads"]
+    rounds, names = values["rounds"], [name for name in NAMES if name in values["rounds"][0]]
     rows = [
         (
             str(number),
-            *(f"{one[name]['highest_rate'] or 0:.0f}" for name in NAMES),
-            *(f"{one[name]['capacity']:.0f}" for name in NAMES),
+            *(f"{one[name]['highest_rate'] or 0:.0f}" for name in names),
+            *(f"{one[name]['capacity'] or 0:.0f}" for name in names),
         )
         for number, one in enumerate(rounds, 1)
     ]
     columns = (
         "round",
-        *(f"{name}: highest rate" for name in NAMES),
-        *(f"{name}: {CLOSED_CLIENTS} clients" for name in NAMES),
+        *(f"{name}: highest rate" for name in names),
+        *(f"{name}: {CLOSED_CLIENTS} clients" for name in names),
     )
-    return [
+    lines = [
         markdown_table(columns, rows),
         "",
         f"Clips a second; the highest rate has p{values['percent']} within {values['bound_ms']:g} ms. "
@@ -175,8 +205,14 @@ def page(values: dict[str, Any]) -> list[str]:
         "",
         markdown_table(
             ("serve ÷", "highest rate", f"{CLOSED_CLIENTS} clients without a pause"),
-            [(plain, values["ratio"][plain], values["capacity_ratio"][plain]) for plain in NAMES[:-1]],
+            [(plain, values["ratio"][plain], values["capacity_ratio"][plain]) for plain in names[:-1]],
         ),
+    ]
+    if "overload" not in values:
+        return lines
+    over, again = values["overload"], values["reloads"]
+    return [
+        *lines,
         "",
         f"At {over['rate']:.0f} clips a second, twice its capacity, for {over['seconds']:.0f} s: statuses "
         f"{over['statuses']}, wrong {over['wrong']}; of the answered clips {times(over['answered_ms'])}; "
@@ -201,27 +237,33 @@ def main() -> None:
     parser.add_argument("--percent", type=int, choices=(90, 99), default=99, help="90 on a busy machine")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each trial, at least")
     parser.add_argument("--minutes", type=float, default=1.0, help="of the overload")
+    parser.add_argument("--only-rates", type=float, metavar="MINUTES", help="no overload, no reloads")
     options = parser.parse_args()
-    with (
-        running("serve", options.bundle, PORT, options.bound_ms) as (serve, process),
-        running("plain", options.bundle, PORT + 1, options.bound_ms) as (plain, _),
-        running("plain, 1 thread", options.bundle, PORT + 2, options.bound_ms) as (one_thread, _),
-    ):
-        targets = dict(zip(NAMES, (plain, one_thread, serve), strict=True))
-        rounds = [one_round(targets, number, options) for number in range(1, options.rounds + 1)]
-        capacity = float(np.median([one["serve"]["capacity"] for one in rounds]))
-        over = overload(serve, process, capacity, 60 * options.minutes)
-        again = reloads(serve, process, capacity / 4, 20)
+    names = NAMES[1:] if options.only_rates else NAMES
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(running(name, options.bundle, PORT + i, options.bound_ms))
+            for i, name in enumerate(names)
+        ]
+        targets = {name: target for name, (target, _) in zip(names, started, strict=True)}
+        if options.only_rates:
+            rounds, more = rounds_in(targets, options), {}
+        else:
+            rounds = [one_round(targets, number, options) for number in range(1, options.rounds + 1)]
+            capacity = float(np.median([one["serve"]["capacity"] for one in rounds]))
+            more = {
+                "overload": overload(*started[-1], capacity, 60 * options.minutes),
+                "reloads": reloads(*started[-1], capacity / 4, 20),
+            }
     values = {
         "bound_ms": options.bound_ms,
         "percent": options.percent,
         "lengths": str(LENGTHS),
         "rounds": rounds,
-        "ratio": {plain: ratio_of(rounds, "highest_rate", plain) for plain in NAMES[:-1]},
-        "capacity_ratio": {plain: ratio_of(rounds, "capacity", plain) for plain in NAMES[:-1]},
+        "ratio": {plain: ratio_of(rounds, "highest_rate", plain) for plain in names[:-1]},
+        "capacity_ratio": {plain: ratio_of(rounds, "capacity", plain) for plain in names[:-1]},
         "load_average": " ".join(f"{one:.0f}" for one in psutil.getloadavg()),
-        "overload": over,
-        "reloads": again,
+        **more,
     }
     write(values)
 
@@ -233,7 +275,7 @@ def write(values: dict[str, Any]) -> None:
         "Serving clips of any length",
         f"Clips of {LENGTHS}, binary, one a request, open loop: random arrivals, latency from when a clip "
         "was due; a refused clip counts as never answered. Each rate by bisection, the servers in turn. The "
-        "client runs on the same cores. Other work ran on this machine: compare columns, not pages.",
+        "client runs on the same cores.",
         page(values),
         values,
     )

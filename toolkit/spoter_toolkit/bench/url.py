@@ -279,15 +279,18 @@ def highest_rate(
     seconds: float,
     seed: int = 0,
     percent: int | None = None,
+    least: float = 0.0,
+    steps: int = SEARCH_STEPS,
 ) -> HighestRate:
     """Return the highest rate at which a percentile of all clips, refused ones too, is within a bound.
 
+    It is looked for between `least` and `most`, by so many halvings; None if no rate that was tried keeps it.
     `percent` None is 99, or 90 where half of `most` gives too few clips for that in `LONGEST_S`.
     """
     percent = percent or (99 if most / 2 * LONGEST_S >= SPARE * SAMPLES_NEEDED[99] else 90)
-    low, high = 0.0, most
+    low, high = least, most
     trials: list[tuple[float, float | None, bool]] = []
-    for step in range(SEARCH_STEPS):
+    for step in range(steps):
         rate = (low + high) / 2
         longer = min(max(seconds, SPARE * SAMPLES_NEEDED[percent] / rate), LONGEST_S)
         load = open_loop(target, rate=rate, seconds=longer, seed=seed + step)
@@ -295,7 +298,9 @@ def highest_rate(
         kept = value_ms is not None and value_ms <= bound_ms
         trials.append((rate, value_ms if value_ms != math.inf else None, kept))
         low, high = (rate, high) if kept else (low, rate)
-    return HighestRate(backend=target.url, percent=percent, rate=low or None, trials=tuple(trials))
+    return HighestRate(
+        backend=target.url, percent=percent, rate=low if low > least else None, trials=tuple(trials)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
