@@ -30,7 +30,10 @@ SMALL = {
 }
 FASTER = {
     "export": ["--no-tune", "--max-batch", "4"],
-    "bench": ["--rounds", "1", "--seconds-per-case", "0.02", "--no-floor", "--backend", "ort-cpu"],
+    "bench": [
+        *("--rounds", "1", "--seconds-per-case", "0.02", "--no-floor", "--threads", "1"),
+        *("--scenario", "latency", "--backend", "ort-cpu"),
+    ],
     "parity": ["--backend", "ort-cpu"],
 }
 SECONDS = re.compile(r"^(export|parity|bench|tune|eval|train|crossval|import-checkpoint)$")
@@ -223,7 +226,7 @@ def _import(folder: Path, dataset):
 
 
 @pytest.fixture(scope="session")
-def workspace(made_once, signing):
+def workspace(made_once, traced_once, signing):
     """A folder with datasets/mine, runs/mine and bundles/mine.spoter, of a model that learnt for an epoch."""
 
     def make(folder):
@@ -232,7 +235,8 @@ def workspace(made_once, signing):
             ("train", "datasets/mine", "-o", "runs/mine"),
             ("export", "runs/mine", "--onnx", "-o", "bundles/mine.spoter"),
         ):
-            done = spoter_kit(folder, *_quicker(list(words)))
+            with traced_once():
+                done = spoter_kit(folder, *_quicker(list(words)))
             assert done.returncode == 0, done.stderr
         return folder
 
@@ -246,9 +250,10 @@ def workspace(made_once, signing):
         for page in RUNNABLE
     ],
 )
-def test_a_page_does_what_it_says(page, tmp_path, request, monkeypatch):
+def test_a_page_does_what_it_says(page, tmp_path, request, monkeypatch, traced_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     state = Page(tmp_path, request)
-    for block in blocks_of(page):
-        state.run(block)
+    with traced_once():
+        for block in blocks_of(page):
+            state.run(block)

@@ -595,7 +595,7 @@ def test_the_golden_checkpoints_onnx_gives_the_notebooks_logits(shared: Path, tm
     for name in ("spoter", "bdsl_spoter"):
         checkpoint = shared / "golden" / f"phase3_{name}.pth"
         answer(spoter_kit(tmp_path, "import-checkpoint", str(checkpoint), "--json"))
-        answer(spoter_kit(tmp_path, "export", "--onnx", "--max-batch", "3", "--json"))
+        answer(spoter_kit(tmp_path, "export", "--onnx", "--max-batch", "3", "--no-tune", "--json"))
         runner = Recognizer.load(tmp_path / "bundles" / f"phase3_{name}.spoter").runner
         with np.load(shared / "golden" / "phase3_io.npz") as golden:
             for frames in (37, 60, 99):
