@@ -13,7 +13,7 @@ struct StreamSettings {
   std::string rest_by = "height";
   double rise = 0.7, fall = 0.5, moving = 0.8, still = 0.4;
   double shortest_ms = 200, rest_ms = 100, longest_ms = 5000, pad_start_ms = -100, pad_end_ms = -100;
-  double window_ms = 267, hop_ms = 66, smooth_ms = 133, hold_ms = 66, valley = 0.2;
+  double window_ms = 267, hop_ms = 33, smooth_ms = 133, hold_ms = 33, valley = 0.2;
   double partial_ms = 200, tracking_ms = 1000, gap_ms = 700, least_hands = 0.05, least_probability = 0;
 };
 
