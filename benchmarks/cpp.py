@@ -1,14 +1,17 @@
 """How small, quick to start and fast is the C library? In turn with Python's `Recognizer`, one thread.
 
     python benchmarks/cpp.py BUNDLE [--rounds 11] [--calls 50] [--core 1]
+        [--video VIDEO [--landmarker FOLDER]]
 
 Needs a C compiler and the library: pip install ./runtime/cpp. The clip is a golden, brought to 60 frames.
+With a video, both landmarkers also take its first 12 frames each round.
 Processor time is the figure for answers and starts: a busy machine costs it little.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -22,13 +25,18 @@ import numpy as np
 from result_files import RESULTS, write_result
 
 from spoter_runtime.bundle.manifest import read_bundle
+from spoter_runtime.camera.files import landmarker_folder
+from spoter_runtime.camera.landmarker import Landmarker
+from spoter_runtime.camera.video import video_frames
 from spoter_runtime.landmarks import Float32Array, resample_clip
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.statistics import ratio_of_rounds
 from spoter_toolkit.faces._clibrary import library_path, onnxruntime_library
+from spoter_toolkit.faces.c import CLandmarker
 from spoter_toolkit.report.table import markdown_table
 
 SOURCES = Path(__file__).parents[1] / "runtime" / "cpp"
+_FRAMES = 12  # of the video, a round
 _PYTHON_START = """
 import sys, time, json
 import numpy as np
@@ -49,6 +57,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--calls", type=int, default=50, help="answers of each a round")
     parser.add_argument("--core", type=int, default=1)
+    parser.add_argument("--video", type=Path)
+    parser.add_argument("--landmarker", type=Path, help="its folder; default: the user's cache")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     cores = os.sched_getaffinity(0)
@@ -62,12 +72,16 @@ def main() -> None:
         python = [sys.executable, "-c", _PYTHON_START, str(arguments.bundle), str(file)]
         starts = [(started(command), started(python)) for _ in range(arguments.rounds)]
         answers = in_turn(command, arguments.bundle, clip, arguments.rounds, arguments.calls)
+        frames = None
+        if arguments.video:
+            frames = frames_in_turn(arguments.video, arguments.landmarker, arguments.rounds)
     os.sched_setaffinity(0, cores)
     result = {
         "library_bytes": library_path().stat().st_size,
         "frames": len(clip),
         "starts": [{"c": c, "python": other} for c, other in starts],
         "answers_cpu_ms": answers,
+        "frames_cpu_ms": frames,
     }
     method = (
         f"{arguments.rounds} rounds in turn on core {arguments.core}, one thread, a clip of 60 frames; "
@@ -130,6 +144,26 @@ def in_turn(
     return rows
 
 
+def frames_in_turn(video: Path, folder: Path | None, rounds: int) -> dict[str, list[float]]:
+    """Return milliseconds of processor time a frame, a value a round; the order changes each round."""
+    landmarkers: dict[str, CLandmarker | Landmarker] = {
+        "c": CLandmarker(folder or landmarker_folder()),
+        "python": Landmarker.load(folder),
+    }
+    frames = [np.ascontiguousarray(frame.rgb) for frame in itertools.islice(video_frames(video), _FRAMES)]
+    rows: dict[str, list[float]] = {"c": [], "python": []}
+    for number in range(rounds + 1):
+        for name in ("c", "python") if number % 2 else ("python", "c"):
+            landmarker = landmarkers[name]
+            landmarker.reset()
+            begin = time.process_time()
+            for frame in frames:
+                landmarker(frame)
+            if number:  # the first round warms up
+                rows[name].append((time.process_time() - begin) * 1e3 / len(frames))
+    return rows
+
+
 def lines(result: dict[str, Any]) -> list[str]:
     """Return the page's table."""
     answers, starts = result["answers_cpu_ms"], result["starts"]
@@ -163,6 +197,15 @@ def lines(result: dict[str, Any]) -> list[str]:
             "peak memory after one answer",
             *(f"{median(name, 'peak_mb'):.1f} MB" for name in ("c", "python")),
             "",
+        ),
+        *(
+            (
+                "the landmarks of a frame, processor time",
+                *(f"{np.median(frames[name]):.1f} ms" for name in ("c", "python")),
+                ratio(frames["c"], frames["python"]),
+            )
+            for frames in [result["frames_cpu_ms"]]
+            if frames
         ),
         ("library without ONNX Runtime", f"{result['library_bytes'] / 1e3:.0f} kB", "", ""),
     ]

@@ -109,7 +109,7 @@ void run_stream(std::string_view bytes) {
     else std::memcpy(&t_ms, byte + 8, 8);
     float landmarks[SPOTER_FEATURES];
     for (size_t i = 0; i < SPOTER_FEATURES; ++i) landmarks[i] = float(i % 12) / 12;
-    landmarks[21] = landmarks[23] = float(byte[2]) / 64;  // the height of both wrists
+    landmarks[25] = landmarks[67] = float(byte[2]) / 64;  // the height of both hands
     std::memcpy(landmarks + byte[3] % SPOTER_FEATURES, byte + 4, 4);
     spoter_stream_push(stream, byte[0] & 8);
     if (spoter_stream_accept_landmarks(stream, landmarks, t_ms, byte[0] & 16, byte[0] % 3 - 1)) std::abort();

@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from pages import blocks_of
 from spoter_runtime.camera.files import MANIFEST, copy_landmarker, read_landmarker
 from spoter_runtime.camera.goldens import TOLERANCE, replay
 from spoter_runtime.camera.landmarker import Landmarker
@@ -239,7 +240,14 @@ def test_what_is_no_frame_is_refused(ours, landmarker_folder):
 def test_the_kiosk_says_the_words_of_a_video(
     bundle_with_landmarker, c_wheel, c_sources, frames, tmp_path, run_tool
 ):
-    build = tmp_path / "build"
+    build, readme = tmp_path / "build", tmp_path / "readme.cpp"
+    environment = os.environ | {"SPOTER_ONNXRUNTIME": str(onnxruntime_library())}
+    (block,) = [block for block in blocks_of(c_sources / "README.md") if block.language == "cpp"]
+    readme.write_text(block.text)
+    library = (f"-I{c_wheel}/include", f"-L{c_wheel}/lib", "-lspoter", f"-Wl,-rpath,{c_wheel}/lib")
+    run_tool("c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", readme, *library, "-o", tmp_path / "readme")
+    (tmp_path / "model.spoter").symlink_to(bundle_with_landmarker)
+    run_tool(tmp_path / "readme", cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
     run_tool("cmake", "-S", c_sources / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={c_wheel}")
     run_tool("cmake", "--build", build, "--target", "kiosk")
     rest = [np.zeros_like(frames[0])] * 3
@@ -247,7 +255,7 @@ def test_the_kiosk_says_the_words_of_a_video(
     shown = [*frames, *rest, *frames]
     done = subprocess.run(
         [build / "kiosk", bundle_with_landmarker, str(width), str(height), "5"],
-        env=os.environ | {"SPOTER_ONNXRUNTIME": str(onnxruntime_library())},
+        env=environment,
         input=b"".join(np.ascontiguousarray(frame).tobytes() for frame in shown) + b"cut off",
         capture_output=True,
         check=False,
