@@ -163,6 +163,7 @@ class SignStream {
     check(spoter_stream_create(recognizer.handle(), gate.c_str(), settings.empty() ? nullptr : settings.c_str(),
                                &handle_));
   }
+  explicit SignStream(const Recognizer &&, const std::string & = {}, const std::string & = {}) = delete;  // it would end
   ~SignStream() { spoter_stream_destroy(handle_); }
   SignStream(SignStream &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
   SignStream &operator=(SignStream &&other) noexcept {

@@ -19,9 +19,12 @@ constexpr size_t most_bytes = 1 << 24;   // thirty times what they take
 constexpr const char *goldens = "goldens.npz";
 constexpr int64_t height = 240, width = 320;
 
-__extension__ typedef unsigned __int128 Wide;
-
-constexpr Wide wide(uint64_t high, uint64_t low) { return Wide(high) << 64 | low; }
+// The upper half of a product.
+uint64_t high_of(uint64_t a, uint64_t b) {
+  const uint64_t a1 = a >> 32, a0 = a & 0xFFFFFFFF, b1 = b >> 32, b0 = b & 0xFFFFFFFF;
+  const uint64_t middle = a1 * b0 + (a0 * b0 >> 32), other = a0 * b1 + (middle & 0xFFFFFFFF);
+  return a1 * b1 + (middle >> 32) + (other >> 32);
+}
 
 // numpy's default_rng(17): PCG64 (O'Neill 2014), and whole numbers below a limit by Lemire's method (2019).
 class Generator {
@@ -36,15 +39,20 @@ class Generator {
  private:
   uint32_t next() {  // the lower half of 64 bits, then the upper one
     if (has_half_) return has_half_ = false, half_;
-    state_ = state_ * wide(0x2360ed051fc65da4, 0x4385df649fccf645) + wide(0x3b532b59957ad40a, 0x3b5267c90781bf85);
-    const uint64_t folded = uint64_t(state_ >> 64) ^ uint64_t(state_);
-    const auto turn = unsigned(state_ >> 122);
+    // state = state * factor + step, of 128 bits
+    constexpr uint64_t factor_high = 0x2360ed051fc65da4, factor_low = 0x4385df649fccf645;
+    constexpr uint64_t step_high = 0x3b532b59957ad40a, step_low = 0x3b5267c90781bf85;
+    high_ = high_of(low_, factor_low) + high_ * factor_low + low_ * factor_high + step_high;
+    low_ = low_ * factor_low + step_low;
+    high_ += low_ < step_low;  // the carry
+    const uint64_t folded = high_ ^ low_;
+    const auto turn = unsigned(high_ >> 58);
     const uint64_t value = folded >> turn | folded << (-turn & 63);
     has_half_ = true, half_ = uint32_t(value >> 32);
     return uint32_t(value);
   }
 
-  Wide state_ = wide(0x90032ae9301c65d5, 0x8fc8e3434980b0a7);
+  uint64_t high_ = 0x90032ae9301c65d5, low_ = 0x8fc8e3434980b0a7;
   bool has_half_ = false;
   uint32_t half_ = 0;
 };
