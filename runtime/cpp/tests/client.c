@@ -1,4 +1,5 @@
-/* A program in C99 that opens a bundle and answers a clip: client BUNDLE CLIP.f32 [ONNXRUNTIME] */
+/* A program in C99 that opens a bundle and answers a clip, a stream of its frames, and a black picture where the bundle
+ * has a landmarker: client BUNDLE CLIP.f32 [ONNXRUNTIME] */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +9,17 @@
 static int failed(spoter_status status) {
   fprintf(stderr, "error %d: %s. Fix: %s\n", (int)status, spoter_error_message(), spoter_error_fix());
   return 1;
+}
+
+static void look(const char *bundle, const spoter_options *options) {
+  static const uint8_t rgb[48 * 64 * 3];
+  float landmarks[SPOTER_FEATURES];
+  spoter_landmarker *landmarker = NULL;
+  spoter_status status = spoter_landmarker_create(bundle, options, &landmarker);
+  if (status == SPOTER_OK) status = spoter_landmarker_accept(landmarker, rgb, 48, 64, 0, NAN, landmarks);
+  if (status == SPOTER_OK) printf("%d persons, %d\n", spoter_landmarker_persons(landmarker), isnan(landmarks[0]) != 0);
+  else printf("%s\n", spoter_error_message());
+  spoter_landmarker_destroy(landmarker);
 }
 
 int main(int argc, char **argv) {
@@ -57,6 +69,7 @@ int main(int argc, char **argv) {
   while (status == SPOTER_OK && (status = spoter_stream_next_event(stream, &event)) == SPOTER_OK && event.type)
     printf("%s %s\n", event.type, event.label ? event.label : "-");
   if (status != SPOTER_OK) failed(status);
+  look(argv[1], &options);
   spoter_stream_destroy(stream);
   spoter_recognizer_destroy(recognizer);
   free(landmarks);

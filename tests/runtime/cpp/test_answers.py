@@ -196,6 +196,7 @@ def test_a_client_in_c99_finds_it_by_pkg_config(
         "sign_start -",
         "fault -",
         f"sign {expected.label}",
+        f"{bundle_folder}: has no landmarker",
     ]
 
 
