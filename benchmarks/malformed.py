@@ -20,7 +20,7 @@ METHOD = (
     "Each input is a good file with odd values, bytes or lengths, or an odd argument of a public call. "
     "A failure is a traceback that is no SpoterError, more than 5 s of a processor (60 s by the clock), "
     "or more than 500 MB above the start. "
-    "Targets that cost more are fed less often: `EVERY` in tests/fuzz/run.py. No seed was used twice."
+    "What costs more is fed less often: `EVERY` and `MANY` in tests/fuzz/run.py. No seed was used twice."
 )
 
 

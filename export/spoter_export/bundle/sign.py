@@ -22,8 +22,8 @@ from spoter_runtime.bundle.signature import (
     PREDICATE_TYPE,
     STATEMENT_TYPE,
     Signature,
+    ecdsa_of,
     files_in,
-    hash_of,
     signatures_of,
     signer_of,
     signing_bytes,
@@ -214,9 +214,7 @@ def _payload(name: str, files: dict[str, str], expires: date | None) -> bytes:
 
 
 def _content(private: Any, signer: str, payload: bytes) -> dict[str, Any]:
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-
-    sig = private.sign(signing_bytes(payload), ECDSA(hash_of(private)))
+    sig = private.sign(signing_bytes(payload), ecdsa_of(private))
     return {
         "mediaType": MEDIA_TYPE,
         "verificationMaterial": {"publicKey": {"hint": signer}, "tlogEntries": []},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import os
@@ -26,6 +25,13 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"
 CURVES: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}  # as model-signing
+# What stands before the point in a public key in DER (SubjectPublicKeyInfo), and the bytes of a coordinate.
+_BEFORE_POINT: Final = {
+    "secp256r1": (bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), 32),
+    "secp384r1": (bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"), 48),
+    "secp521r1": (bytes.fromhex("30819b301006072a8648ce3d020106052b810400230381860004"), 66),
+}
+_PEM: Final = (b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----")
 _MOST_BYTES: Final = 1 << 22  # of a signature; one over ten files has 3,000
 _MOST_SIGNATURES: Final = 100
 _KEY_FIX: Final = "name the .pub file of the signer, which spoter-kit sign --new-key wrote"
@@ -74,22 +80,57 @@ def signer_of(public_key: Any) -> str:
     Raises:
         ConfigError: no elliptic key, or on another curve than P-256, P-384 and P-521.
     """
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
     if (name := getattr(getattr(public_key, "curve", None), "name", None)) not in CURVES:
         raise ConfigError(
             f"a key of type {name or type(public_key).__name__}, expected {', '.join(CURVES)}",
             fix="spoter-kit sign BUNDLE --key NEW.key --new-key",
         )
-    pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(pem).hexdigest()
+    before, size = _BEFORE_POINT[name]
+    point = public_key.public_numbers()
+    der = before + point.x.to_bytes(size, "big") + point.y.to_bytes(size, "big")
+    text = binascii.b2a_base64(der, newline=False)
+    lines = [_PEM[0], *(text[begin : begin + 64] for begin in range(0, len(text), 64)), _PEM[1], b""]
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
-def hash_of(key: Any) -> Any:
-    """Return the hash that signatures by a key are made with."""
+def _public_key(pem: bytes) -> Any:
+    """Read a public key in PEM.
+
+    One on our curves is read here: `load_pem_public_key` imports ciphers and SSH, half of the cost of trust.
+
+    Raises:
+        ValueError, UnsupportedAlgorithm: it is none.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    lines = pem.strip().splitlines()
+    if len(lines) > 2 and (lines[0], lines[-1]) == _PEM:
+        der = binascii.a2b_base64(b"".join(lines[1:-1]))
+        for name, (before, size) in _BEFORE_POINT.items():
+            if der.startswith(before) and len(der) == len(before) + 2 * size:
+                curve = getattr(ec, name.upper())()
+                return ec.EllipticCurvePublicKey.from_encoded_point(curve, der[len(before) - 1 :])
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    return load_pem_public_key(pem)
+
+
+def ecdsa_of(key: Any) -> Any:
+    """Return how signatures by a key are made: ECDSA with the hash of its curve.
+
+    The initialiser of `ECDSA` imports ciphers and padding, a quarter of the cost of trust; this one does not.
+    """
     from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-    return getattr(hashes, CURVES[key.curve.name])()
+    class Ecdsa(ec.ECDSA):
+        algorithm = getattr(hashes, CURVES[key.curve.name])()
+        deterministic_signing = False
+
+        def __init__(self) -> None:
+            pass
+
+    return Ecdsa()
 
 
 def pem_of(trust: Trust) -> tuple[bytes, ...]:
@@ -118,12 +159,11 @@ def trusted_keys(trust: Trust) -> dict[str, Any]:
     """
     require("cryptography", extra="sign")
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     keys = {}
     for pem in pem_of(trust):
         try:
-            key = load_pem_public_key(pem)
+            key = _public_key(pem)
         except (ValueError, UnsupportedAlgorithm) as error:
             raise ConfigError(
                 f"trust: {shown(pem)}: is no public key in PEM: {error}", fix=_KEY_FIX
@@ -219,10 +259,12 @@ def _signature(path: Path) -> Signature:
 def _decoded(value: Any, where: str) -> bytes:
     text = expect(value, str, where)
     try:
-        decoded = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+        decoded = binascii.a2b_base64(text)
+    except ValueError as error:
         raise ValueError(f"{where}: is no base64: {error}") from error
-    if base64.b64encode(decoded).decode() != text:  # the last letter may have bits that count for nothing
+    if (
+        binascii.b2a_base64(decoded, newline=False).decode() != text
+    ):  # the last letter may have bits that count for nothing
         raise ValueError(f"{where}: is no base64 as anybody writes it")
     return decoded
 
@@ -242,11 +284,10 @@ def statement_of(signature: Signature, public_key: Any) -> Statement:
         BundleError: the signature is wrong, has expired, or states no files.
     """
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
     path = signature.path
     try:
-        public_key.verify(signature.sig, signing_bytes(signature.payload), ECDSA(hash_of(public_key)))
+        public_key.verify(signature.sig, signing_bytes(signature.payload), ecdsa_of(public_key))
     except InvalidSignature:
         raise BundleError(
             f"{path}: the signature is not by {signature.signer[:12]}…, as it says, or was changed",

