@@ -193,8 +193,9 @@ class Recognizer:
                 for a bundle whose author you trust.
             tuned: use the result of `tune` for this bundle on this machine, if there is one. A result of
                 another machine, version or bundle is ignored, with a warning.
-            trust: public keys, of which one has to have signed the bundle: PEM files, or their bytes. Nothing
-                of another bundle reaches an engine. None: nobody checks who made it; the log says so once.
+            trust: public keys and certificates of authorities: PEM files, or their bytes. One of the keys,
+                or somebody whom an authority certified, has to have signed the bundle. Nothing of another
+                bundle reaches an engine. None: nobody checks who made it; the log says so once.
 
         Raises:
             BundleError: missing, damaged, newer, not a bundle, or not signed as `trust` asks.

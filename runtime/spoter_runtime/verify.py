@@ -85,7 +85,7 @@ def verify_bundle(
         path: the bundle folder.
         backend: one of `spoter_runtime.backends.BACKENDS`; None for the best that works here.
         precision: of the artefact to run.
-        trust: public keys, of which one has to have signed the bundle; see `Recognizer.load`.
+        trust: public keys and certificates, one of which has to fit a signature; see `Recognizer.load`.
 
     Raises:
         BundleError: a file is missing, damaged, the model is not the one the manifest describes, or no

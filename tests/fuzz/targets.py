@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -247,9 +248,25 @@ def _goldens(bundle: Path, arrays: dict[str, Any]) -> Run:
     return run
 
 
+def certificate_of(private: Any) -> Any:
+    """Return a certificate that a key has issued for itself."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a")])
+    builder = x509.CertificateBuilder(name, name, private.public_key(), 1).not_valid_before(
+        datetime(2026, 1, 1)
+    )
+    builder = builder.not_valid_after(datetime(2126, 1, 1))
+    return builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(
+        private, SHA256()
+    )
+
+
 def _signature(place: Place) -> Run:
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
     from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding
 
     key = place.folder / "a.key"
     public = make_key(key)
@@ -258,10 +275,25 @@ def _signature(place: Place) -> Run:
     path.unlink()
     statement = json.loads(base64.b64decode(good["dsseEnvelope"]["payload"]))
     private = private_key(key)
+    authority = certificate_of(private)
+    pem = authority.public_bytes(Encoding.PEM)
+    der = authority.public_bytes(Encoding.DER)
+
+    def certified(dice: Random) -> dict[str, Any]:
+        raw = [
+            mutated_bytes(der, dice) if dice.randrange(2) else der for _ in range(dice.choice((1, 1, 2, 20)))
+        ]
+        chain = [{"rawBytes": base64.b64encode(one).decode()} for one in raw]
+        material: Any = {"x509CertificateChain": {"certificates": chain}, "tlogEntries": []}
+        return good | {
+            "verificationMaterial": mutated_json(material, dice) if dice.randrange(2) else material
+        }
 
     def run(dice: Random) -> None:
         content = good
-        if dice.randrange(2):  # odd, and yet signed by the right key
+        if dice.randrange(3) == 0:
+            content = certified(dice)
+        elif dice.randrange(2):  # odd, and yet signed by the right key
             payload = text_of(mutated_json(statement, dice)).encode(errors="surrogatepass")
             sig = private.sign(signing_bytes(payload), ECDSA(SHA256()))
             signatures = [{"sig": base64.b64encode(sig).decode(), "keyid": ""}]
@@ -270,7 +302,7 @@ def _signature(place: Place) -> Run:
         else:
             content = mutated_json(good, dice)
         with spoilt(path, text_of(content)):
-            read_trusted(place.bundle, [public])
+            read_trusted(place.bundle, dice.choice(([public], [pem])))
 
     return run
 

@@ -7,12 +7,14 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
 from spoter_export.bundle.files import bundle_lock
+from spoter_runtime.bundle.certificates import certificates_in
 from spoter_runtime.bundle.manifest import SIGNATURE, read_bundle
 from spoter_runtime.bundle.signature import (
     IGNORED,
@@ -84,7 +86,9 @@ def make_key(path: Path) -> Path:
     return public
 
 
-def sign_bundle(folder: Path, key: Path, *, expires: date | None = None) -> Signed:
+def sign_bundle(
+    folder: Path, key: Path, *, expires: date | None = None, certificates: Path | None = None
+) -> Signed:
     """Sign every file of a bundle.
 
     The first signature is ``model.sig``; those of further signers are in ``model.sigs/``. A signer's own
@@ -94,23 +98,26 @@ def sign_bundle(folder: Path, key: Path, *, expires: date | None = None) -> Sign
         folder: the bundle.
         key: a private key in PEM on P-256, P-384 or P-521; its password is in `PASSWORD`, if it has one.
         expires: the last day (UTC) on which the signature counts; None: it always does.
+        certificates: PEM file with the key's certificate, then those between it and an authority; None: the
+            signature names the key alone.
 
     Raises:
         BundleError: no bundle, or a damaged one.
-        ConfigError: the key cannot be read, or the day is over.
+        ConfigError: the key or the certificates cannot be read, are of another key, or the day is over.
         MissingExtraError: the package cryptography is not installed.
     """
     _check_day(expires)
     read_bundle(folder)  # before the lock: report a wrong name at once
     private = private_key(key)
     signer = signer_of(private.public_key())
+    chain = _chain(certificates, private) if certificates else []
     folder = Path(os.path.realpath(folder))
     with bundle_lock(folder):
         read_bundle(folder).check_files()  # a signature of damaged files would prove the damage
         files = {name: sha256_of(path) for name, path in sorted(files_in(folder).items())}
         kept, removed = _sorted_out(folder, files, signer)
         first = folder / SIGNATURE
-        content = _content(private, signer, _payload(folder.name, files, expires))
+        content = _content(private, signer, chain, _payload(folder.name, files, expires))
         # In the folder that no signature covers: a kill leaves nothing that another signature would refuse.
         path = folder / MORE_SIGNATURES / f"{signer[:16]}.sig"
         with replacing(path) as temporary:
@@ -213,11 +220,27 @@ def _payload(name: str, files: dict[str, str], expires: date | None) -> bytes:
     return json.dumps(statement, ensure_ascii=False).encode()
 
 
-def _content(private: Any, signer: str, payload: bytes) -> dict[str, Any]:
+def _chain(path: Path, private: Any) -> list[Any]:
+    try:
+        chain = certificates_in(read_bytes(path, most_bytes=_KEY_BYTES))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: is no certificate in PEM: {error}", fix="name another one") from error
+    if chain[0].public_key() != private.public_key():
+        raise ConfigError(
+            f"{path}: its first certificate is of another key", fix="put the one of the private key first"
+        )
+    return chain
+
+
+def _content(private: Any, signer: str, chain: Sequence[Any], payload: bytes) -> dict[str, Any]:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     sig = private.sign(signing_bytes(payload), ecdsa_of(private))
+    raw = [{"rawBytes": base64.b64encode(one.public_bytes(Encoding.DER)).decode()} for one in chain]
+    who = {"x509CertificateChain": {"certificates": raw}} if chain else {"publicKey": {"hint": signer}}
     return {
         "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": signer}, "tlogEntries": []},
+        "verificationMaterial": who | {"tlogEntries": []},
         "dsseEnvelope": {
             "payload": base64.b64encode(payload).decode(),
             "payloadType": PAYLOAD_TYPE,

@@ -11,6 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
+from spoter_runtime.bundle.certificates import (
+    BEGIN,
+    MOST_CERTIFICATES,
+    certificate_from_der,
+    certificates_in,
+    check_issued,
+)
 from spoter_runtime.bundle.manifest import MANIFEST, SIGNATURE, Bundle, check_sha256, read_bundle
 from spoter_runtime.checked_file import COPY_AGAIN, check_file
 from spoter_runtime.errors import BundleError, ConfigError, require
@@ -37,7 +44,35 @@ _MOST_SIGNATURES: Final = 100
 _KEY_FIX: Final = "name the .pub file of the signer, which spoter-kit sign --new-key wrote"
 _UNSIGNED_FIX: Final = "ask its maker to sign it: spoter-kit sign BUNDLE --key KEY"
 
-Trust = Sequence[Path | str | bytes] | Path | str | bytes  # public keys in PEM: files, or their bytes
+# Public keys, or certificates of authorities, in PEM: files, or their bytes.
+Trust = Sequence[Path | str | bytes] | Path | str | bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trusted:
+    """Whom to trust: signer → public key, and certificates of authorities."""
+
+    keys: dict[str, Any]
+    roots: tuple[Any, ...]
+
+    def key_of(self, signature: Signature) -> Any:
+        """Return the public key of a trusted signer; None: trust does not name them.
+
+        Raises:
+            BundleError: their certificate comes from no trusted authority, is over, or is not for signing.
+        """
+        if key := self.keys.get(signature.signer):
+            return key
+        if not self.roots or not signature.chain:
+            return None
+        try:
+            check_issued(signature.chain, self.roots)
+        except ValueError as error:
+            raise BundleError(
+                f"{signature.path}: {error}",
+                fix="trust the authority that issued it, or ask for a new signature",
+            ) from error
+        return signature.chain[0].public_key()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +83,14 @@ class Signature:
         signer: hex sha256 of the signer's public key in PEM, as model-signing has it.
         payload: the signed bytes.
         sig: the signature of them.
+        chain: the signer's certificate, and those between it and an authority; empty: a key alone.
     """
 
     path: Path
     signer: str
     payload: bytes
     sig: bytes
+    chain: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +187,8 @@ def pem_of(trust: Trust) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def trusted_keys(trust: Trust) -> dict[str, Any]:
-    """Return signer → public key.
+def trusted_by(trust: Trust) -> Trusted:
+    """Read public keys and certificates.
 
     Raises:
         ConfigError: no key, or one that cannot be read.
@@ -160,18 +197,22 @@ def trusted_keys(trust: Trust) -> dict[str, Any]:
     require("cryptography", extra="sign")
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    keys = {}
+    keys: dict[str, Any] = {}
+    roots: list[Any] = []
     for pem in pem_of(trust):
         try:
-            key = _public_key(pem)
+            if BEGIN in pem:
+                roots += certificates_in(pem)
+            else:
+                key = _public_key(pem)
+                keys[signer_of(key)] = key
         except (ValueError, UnsupportedAlgorithm) as error:
             raise ConfigError(
-                f"trust: {shown(pem)}: is no public key in PEM: {error}", fix=_KEY_FIX
+                f"trust: {shown(pem)}: is no public key or certificate in PEM: {error}", fix=_KEY_FIX
             ) from error
-        keys[signer_of(key)] = key
-    if not keys:
+    if not keys and not roots:
         raise ConfigError("trust: no key, so no bundle could be loaded", fix="name a public key in PEM")
-    return keys
+    return Trusted(keys=keys, roots=tuple(roots))
 
 
 def is_signed(folder: Path) -> bool:
@@ -186,47 +227,51 @@ def read_trusted(folder: Path | str, trust: Trust) -> tuple[Bundle, str]:
 
     Args:
         folder: the bundle.
-        trust: public keys; one signature by any of them is enough.
+        trust: public keys and certificates of authorities; one signature that fits one of them is enough.
 
     Raises:
         BundleError: it is not signed, not by one of them, the signature has expired, or a file was changed,
             added or removed since; or as `read_bundle`.
-        ConfigError, MissingExtraError: as `trusted_keys`.
+        ConfigError, MissingExtraError: as `trusted_by`.
     """
-    folder, keys = Path(folder), trusted_keys(trust)
+    folder, trusted = Path(folder), trusted_by(trust)
     signatures, foreign = signatures_of(folder)
     if not signatures and not foreign:
         read_bundle(folder)  # says best what is no bundle at all
-    known = [found for found in signatures if found.signer in keys]
-    if not known:
-        if foreign and not signatures:
-            raise foreign[0]
-        by = ", ".join(f"{found.signer[:12]}…" for found in signatures)
-        raise BundleError(
-            f"{folder}: signed by {by}, which trust does not name" if by else f"{folder}: is not signed",
-            fix="check who made it, then trust their key" if by else _UNSIGNED_FIX,
-        )
     refused: BundleError | None = None
-    for found in known:
+    for found in signatures:
         try:
-            files = statement_of(found, keys[found.signer]).files
+            if (key := trusted.key_of(found)) is None:
+                continue
+            files = statement_of(found, key).files
             check_signed_files(folder, files)
             return _signed_bundle(folder, files), found.signer
         except BundleError as error:
             refused = refused or error
-    assert refused is not None
-    raise refused
+    if refused:
+        raise refused
+    if foreign and not signatures:
+        raise foreign[0]
+    by = ", ".join(f"{found.signer[:12]}…" for found in signatures)
+    raise BundleError(
+        f"{folder}: signed by {by}, which trust does not name" if by else f"{folder}: is not signed",
+        fix="check who made it, then trust their key" if by else _UNSIGNED_FIX,
+    )
 
 
 def signatures_of(folder: Path) -> tuple[list[Signature], list[BundleError]]:
-    """Return the signatures of a bundle, by whomever, and an error for each file that is none."""
+    """Return the signatures of a bundle, by whomever, and an error for each file that is none.
+
+    Raises:
+        MissingExtraError: one has a certificate, and the package cryptography is not installed.
+    """
     paths = [folder / SIGNATURE] if os.path.lexists(folder / SIGNATURE) else []
     found, foreign = [], []
     for path in [*paths, *sorted((folder / MORE_SIGNATURES).glob("*.sig"))[:_MOST_SIGNATURES]]:
         try:
             found.append(_signature(path))
         except (OSError, ValueError) as error:
-            what = f"is no signature with a key, in the format of model-signing: {error}"
+            what = f"is no signature with a key or a certificate, in the format of model-signing: {error}"
             foreign.append(BundleError(f"{path}: {what}", fix=COPY_AGAIN))
     return found, foreign
 
@@ -239,8 +284,8 @@ def _signature(path: Path) -> Signature:
     )
     if content.get("mediaType") != MEDIA_TYPE:
         raise ValueError(f"mediaType: {shown(content.get('mediaType'))}, expected {MEDIA_TYPE}")
-    material = _named(content.get("verificationMaterial"), "publicKey tlogEntries", "verificationMaterial")
-    key = _named(material.get("publicKey"), "hint", "publicKey")
+    names = "publicKey x509CertificateChain tlogEntries"
+    material = _named(content.get("verificationMaterial"), names, "verificationMaterial")
     envelope = _named(content.get("dsseEnvelope"), "payload payloadType signatures", "dsseEnvelope")
     if envelope.get("payloadType") != PAYLOAD_TYPE:
         raise ValueError(f"payloadType: {shown(envelope.get('payloadType'))}, expected {PAYLOAD_TYPE}")
@@ -248,12 +293,36 @@ def _signature(path: Path) -> Signature:
     if len(signatures) != 1:
         raise ValueError(f"{len(signatures)} signatures, expected 1")
     sig = _named(signatures[0], "sig keyid", "signatures")
+    signer, chain = _signer(material)
     return Signature(
         path=path,
-        signer=expect(key.get("hint"), str, "publicKey.hint"),
+        signer=signer,
+        chain=chain,
         payload=_decoded(envelope.get("payload"), "payload"),
         sig=_decoded(sig.get("sig"), "sig"),
     )
+
+
+def _signer(material: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """Return the signer that a signature names, and their certificates."""
+    if "x509CertificateChain" not in material:
+        key = _named(material.get("publicKey"), "hint", "publicKey")
+        return expect(key.get("hint"), str, "publicKey.hint"), ()
+    require("cryptography", extra="sign")
+    if "publicKey" in material:
+        raise ValueError("verificationMaterial: a key and a certificate, expected one of them")
+    stated = _named(material["x509CertificateChain"], "certificates", "x509CertificateChain")
+    given = expect(stated.get("certificates"), list[dict[str, str]], "certificates")
+    if not 0 < len(given) <= MOST_CERTIFICATES:
+        raise ValueError(f"{len(given)} certificates, expected 1..{MOST_CERTIFICATES}")
+    chain = tuple(
+        certificate_from_der(_decoded(_named(one, "rawBytes", "certificates").get("rawBytes"), "rawBytes"))
+        for one in given
+    )
+    try:
+        return signer_of(chain[0].public_key()), chain
+    except ConfigError as error:
+        raise ValueError(error.message) from error
 
 
 def _decoded(value: Any, where: str) -> bytes:

@@ -17,7 +17,7 @@ import pytest
 
 from spoter_export.bundle.sign import PASSWORD, make_key, sign_bundle
 from spoter_runtime import verify_bundle
-from spoter_runtime.bundle.signature import files_in, read_trusted, trusted_keys
+from spoter_runtime.bundle.signature import files_in, read_trusted, trusted_by
 from spoter_runtime.errors import BundleError, ConfigError
 from spoter_runtime.recognizer import Recognizer
 
@@ -194,8 +194,8 @@ def test_keys_that_are_none_are_named(signed, keys, tmp_path, monkeypatch):
         ([], "trust: no key"),
         ([tmp_path / "none.pub"], "none.pub: cannot be read"),
         ([tmp_path], "cannot be read: .*not a file"),
-        ([private.read_bytes()], "is no public key in PEM"),
-        ([b"text"], "is no public key in PEM"),
+        ([private.read_bytes()], "is no public key or certificate in PEM"),
+        ([b"text"], "is no public key or certificate in PEM"),
         ([5], "trust: 5: cannot be read"),
     ]:
         with pytest.raises(ConfigError, match=message):
@@ -281,13 +281,13 @@ def test_a_key_is_read_and_named_as_cryptography_does(curve):
     public = ec.generate_private_key(getattr(ec, curve)()).public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     for given in (pem, pem.replace(b"\n", b"\r\n"), b"\n" + pem):
-        ((signer, key),) = trusted_keys(given).items()
+        ((signer, key),) = trusted_by(given).keys.items()
         assert key == load_pem_public_key(pem)
         assert signer == hashlib.sha256(pem).hexdigest()
     no_point = pem.splitlines()
     no_point[2] = no_point[2][:-4] + (b"AAAA" if no_point[2][-4:] != b"AAAA" else b"BBBB")
-    with pytest.raises(ConfigError, match="is no public key in PEM"):
-        trusted_keys(b"\n".join(no_point))
+    with pytest.raises(ConfigError, match="is no public key or certificate in PEM"):
+        trusted_by(b"\n".join(no_point))
 
 
 def test_trust_imports_no_cipher_and_no_ssh(signed, keys, python):

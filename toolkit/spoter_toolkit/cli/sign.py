@@ -19,6 +19,12 @@ def sign(
     new_key: Annotated[
         bool, typer.Option("--new-key", help="Make KEY and KEY.pub first; keep KEY to yourself.", metavar="")
     ] = False,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="KEY's certificate in PEM, then those between it and an authority.", metavar="FILE"
+        ),
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(help="Let the signature count up to this day; default: for ever.", metavar="DATE"),
@@ -39,7 +45,7 @@ def sign(
     path = bundle or newest_bundle()
     read_bundle(path)  # before a key is made
     public = make_key(key) if new_key else key.with_name(f"{key.name}.pub")
-    signed = sign_bundle(path, key, expires=last_day)
+    signed = sign_bundle(path, key, expires=last_day, certificates=certificate)
     if json:
         emit_json(
             {"path": str(signed.path), "signer": signed.signer, "files": signed.files, "expires": expires}
@@ -53,7 +59,8 @@ def sign(
         say(f"removed the signature of {one[:12]}…: the bundle was changed since")
     if new_key:
         tell(f"{key}: the private key, for you alone; {public}: give it to whoever loads the bundle")
-    next_step("spoter-kit verify {} --trust {}", path, public if public.exists() else "KEY.pub")
+    trusted = "AUTHORITY.pem" if certificate else public if public.exists() else "KEY.pub"
+    next_step("spoter-kit verify {} --trust {}", path, trusted)
 
 
 def _day(text: str) -> date:

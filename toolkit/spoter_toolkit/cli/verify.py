@@ -37,7 +37,8 @@ def verify(
     trust: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Refuse what none of these public keys (PEM) signed; may be repeated.", metavar="KEY"
+            help="Refuse what none of these public keys or authorities (PEM) signed; may be repeated.",
+            metavar="KEY",
         ),
     ] = None,
     html: Annotated[
