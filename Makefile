@@ -3,6 +3,7 @@
 # make test: lint, types, tests, in five minutes on two cores.
 # make test-all: the slow tests and the documentation too, as continuous integration does.
 # make fuzz: malformed input for every reader, for an hour or HOURS=10.
+# make faults: a full disk, a broken one and a kill at each point of eight verbs, for an hour of one core.
 # make docs: the documentation as a site, build/docs/site/index.html.
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 HOURS ?= 1
 
-.PHONY: help install demo docs test test-all fuzz lint types clean
+.PHONY: help install demo docs test test-all fuzz faults lint types clean
 
 help:
 	@sed -n 's/^# //p' Makefile | sed -n '/^make/p'
@@ -43,6 +44,9 @@ test-all: lint types docs
 fuzz: $(READY)
 	@mkdir -p build
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --hours $(HOURS) --state build/fuzz.json
+
+faults: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/verb_faults.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -59,8 +59,11 @@ class TooSlow(BaseException):
     """A reader took longer than `MOST_S` of the processor, or waited for `MOST_WAIT_S`."""
 
 
-def feed(run, seed: int) -> str:
-    """Give one input to a target; return "accepted", "refused", or the traceback."""
+def feed(run, seed: int, *, again: bool = True) -> str:
+    """Give one input to a target; return "accepted", "refused", or the traceback.
+
+    One that took too long is given again: other work may have held the processor.
+    """
     from spoter_runtime.errors import SpoterError
 
     try:
@@ -71,7 +74,9 @@ def feed(run, seed: int) -> str:
             _limit(0, 0)
     except SpoterError:
         return "refused"
-    except (Exception, TooSlow):  # noqa: BLE001  (each one is a finding)
+    except TooSlow:
+        return feed(run, seed, again=False) if again else traceback.format_exc(limit=-4)
+    except Exception:  # noqa: BLE001  (each one is a finding)
         return traceback.format_exc(limit=-4)
     return "accepted"
 

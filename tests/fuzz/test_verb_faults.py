@@ -1,4 +1,4 @@
-"""A full disk, a broken one, a kill while a verb writes: a sample here, every point in `make fuzz`."""
+"""A full disk, a broken one, a kill while a verb writes: a sample here, every point in `make faults`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Make every use of the disk fail, one after the other, in verbs as a user types them.
 
-    python tests/fuzz/verb_faults.py              # every point of every verb: 40 minutes of a core
+    python tests/fuzz/verb_faults.py              # every point of every verb: an hour of a core
     python tests/fuzz/verb_faults.py train bench
 
 After each fault the old folder is there or the new one, the message is ours, the same command then succeeds,
