@@ -48,14 +48,15 @@ def blended(flat: UINT8["bytes"], first: INT32["P"], right, down, a, b, c, d):
     """One colour of each pixel, from its four neighbours and the weight of each.
 
     GatherElements of single bytes: ONNX Runtime's Gather of whole pixels takes 1.5 times as long, and the
-    colours would have to be transposed after it.
+    colours would have to be transposed after it. A half is rounded up, as OpenCV does: rounding it to even
+    changes 1 % of a body's pixels by 1, and moved its landmarks by 0.004 shoulder widths.
     """
     upper = op.Cast(op.GatherElements(flat, first), to=1) * a
     upper = op.Cast(op.GatherElements(flat, first + right), to=1) * b + upper
     below = first + down
     lower = op.Cast(op.GatherElements(flat, below), to=1) * c
     lower = op.Cast(op.GatherElements(flat, below + right), to=1) * d + lower
-    return op.Round(upper + lower)
+    return op.Floor(upper + lower + 0.5)
 
 
 def crop_graph(side: int) -> Any:

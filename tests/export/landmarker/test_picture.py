@@ -31,7 +31,7 @@ def frame_of(height, width, seed=0):
 
 
 def cropped(frame, region, side):
-    """Bilinear in float64, with places rounded to 1/32 of a pixel and colours to whole numbers."""
+    """Bilinear in float64, with places rounded to 1/32 of a pixel and colours to whole numbers, half up."""
     x, y, edge_x, edge_y = map(float, region)
     steps = np.arange(side) / side - 0.5
     u, v = np.meshgrid(steps, steps)
@@ -44,7 +44,7 @@ def cropped(frame, region, side):
     colours = frame.astype(float)
     upper = colours[top, left] * (1 - a) + colours[top, right] * a
     lower = colours[low, left] * (1 - a) + colours[low, right] * a
-    return np.moveaxis(np.round(upper * (1 - b) + lower * b), 2, 0)
+    return np.moveaxis(np.floor(upper * (1 - b) + lower * b + 0.5), 2, 0)
 
 
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (1, 1), (1, 9), (9, 1), (2, 2), (480, 640)])
@@ -66,6 +66,13 @@ def test_a_crop_is_bilinear_and_turned_as_the_region_says(run, graph_of_16, size
 @pytest.fixture(scope="module")
 def graph_of_16():
     return picture.crop_graph(16)
+
+
+def test_a_colour_in_the_middle_of_two_is_rounded_up(run, graph_of_16):
+    """As OpenCV does: the middle of 100 and 101, and of 101 and 102, is the higher one."""
+    frame = np.repeat(np.arange(100, 132, dtype=np.uint8)[None, :, None], 3, 2).repeat(32, 0)
+    (crop,) = run(graph_of_16, frame, np.float32([[16.5, 16, 16, 0]]))
+    np.testing.assert_array_equal(crop[0, 0, 0], np.arange(109, 125))
 
 
 def test_crops_of_several_regions_are_those_of_each(run, graph_of_16):
