@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from spoter_runtime.errors import BundleError, DataError, is_installed
+from spoter_runtime.errors import BundleError, DataError
 
 SOURCE: Final = "mediapipe 0.10.21"  # the last version that carries the networks
 _WHEEL: Final = "mediapipe==0.10.21"
@@ -51,12 +51,12 @@ def download_wheel(folder: Path) -> Path:
     Raises:
         DataError: pip failed: there is no network, or no such package at the index that pip asks.
     """
-    if not is_installed("pip"):
-        raise DataError("this Python has no pip to download the networks with", fix=_FIX)
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--dest", str(folder)]
     command += _WANTED
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("mediapipe-0.10.21-*.whl"))
+    if "No module named pip" in done.stderr:
+        raise DataError("this Python has no pip to download the networks with", fix=f"with another: {_FIX}")
     if done.returncode or not wheels:
         last = (done.stderr.strip() or done.stdout.strip() or "pip said nothing").splitlines()[-1]
         raise DataError(

