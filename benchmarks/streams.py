@@ -36,7 +36,8 @@ CAUTION = (
     "movements. Settings are the defaults. They were chosen on generated signing and on the two BdSLW60 "
     "recordings, and checked on validation clips of each signer with the signer's own model. That the "
     "calibration counts copies with jitter and lost hands as signs was decided on clips of both directions. "
-    "The likeness was chosen on words and clips of `none` of the training signer."
+    "The likeness was chosen on other words and clips of `none` of the training signer; figures on the other "
+    "signer were looked at too."
 )
 OTHER = {"A": "B", "B": "A"}
 RECORDINGS = {"U2W2F": 11, "U4W1F": 10}  # repetitions, counted by eye in the height of the hands
