@@ -253,6 +253,7 @@ def workspace(made_once, traced_once, signing):
 def test_a_page_does_what_it_says(page, tmp_path, request, monkeypatch, traced_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("spoter_runtime.tuning.search._ROUND_NS", 1_000_000)
     state = Page(tmp_path, request)
     with traced_once():
         for block in blocks_of(page):

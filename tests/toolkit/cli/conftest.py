@@ -14,8 +14,11 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def one_trace_of_a_run(traced_once: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Most tests here export the same run; what they look at comes after torch's export."""
+def what_takes_long_is_done_once(
+    traced_once: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Most tests here export the same run, and none looks at which way is the fastest."""
+    monkeypatch.setattr("spoter_runtime.tuning.search._ROUND_NS", 1_000_000)
     with traced_once():
         yield
 
