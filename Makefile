@@ -35,10 +35,13 @@ demo: $(READY)
 docs: $(READY)
 	$(BIN)/python docs_tools/build.py
 
-test: lint types
+# What comes before the tests keeps one core busy each, so two of it run beside one another.
+test:
+	@$(MAKE) --no-print-directory -j2 lint types
 	$(PYTEST) -m 'not slow'
 
-test-all: lint types docs
+test-all:
+	@$(MAKE) --no-print-directory -j2 docs types lint
 	$(PYTEST)
 
 fuzz: $(READY)
@@ -56,10 +59,11 @@ types: $(READY)
 	$(BIN)/mypy
 
 # Made anew when what is to be installed changes; a run that was cut short leaves no mark and starts again.
+# Python compiles what is imported, a small part of it, when it is.
 $(READY): pyproject.toml constraints.txt
 	@echo 'installing what development needs into $(VENV): two to eight minutes; PyTorch is 200 MB or more'
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) --no-compile -e '.[dev]'
 	@touch $(READY)
 
 clean:
