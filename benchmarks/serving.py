@@ -36,7 +36,8 @@ PORT = 8721
 OPTIONS = ["--backend", "ort-cpu-fused", "--budget-ms"]  # the file that the plain server loads too
 LENGTHS = generated_lengths()
 NAMES = ("plain", "plain, 1 thread", "serve")
-FEWER_STEPS = 4  # of a search around the round before: its rate to a sixteenth
+# Of rates alone: halvings of the first search, then of those around the rate of the round before, to 4 %.
+FIRST_STEPS, STEPS, AROUND = 4, 3, (0.7, 1.3)
 
 
 @contextlib.contextmanager
@@ -73,13 +74,15 @@ def target_at(url: str) -> Target:
     raise BackendError(f"{url}: does not answer")
 
 
-def one_round(targets: dict[str, Target], number: int, options: argparse.Namespace) -> dict[str, Any]:
+def one_round(
+    targets: dict[str, Target], number: int, options: argparse.Namespace, **how: Any
+) -> dict[str, Any]:
     """Find each server's highest rate, in turn, the first one last every other round."""
     names = list(targets) if number % 2 else list(targets)[::-1]
     found = {}
     for name in names:
         capacity = capacity_of(targets[name])
-        highest = search(targets[name], number, options, most=1.5 * capacity)
+        highest = search(targets[name], number, options, most=1.5 * capacity, **how)
         found[name] = {"capacity": capacity} | highest
         print(number, name, round(capacity), round(highest["highest_rate"] or 0), flush=True)
     return found
@@ -98,20 +101,19 @@ def search(target: Target, number: int, options: argparse.Namespace, **where: An
     return {"highest_rate": highest.rate, "trials": highest.trials}
 
 
-def rounds_in(
-    minutes: float, targets: dict[str, Target], options: argparse.Namespace
-) -> list[dict[str, Any]]:
+def rounds_in(targets: dict[str, Target], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return as many rounds as fit; after the first, each searches around the rate of the round before."""
     ends = time.monotonic() + 60 * options.only_rates
-    rounds, number, longest = [one_round(targets, 1, options)], 1, 0.0
+    rounds, number, longest = [one_round(targets, 1, options, steps=FIRST_STEPS)], 1, 0.0
     around = {name: one["highest_rate"] or one["capacity"] for name, one in rounds[0].items()}
     while (begun := time.monotonic()) + longest < ends:
         number += 1
         found = {}
         for name in list(targets) if number % 2 else list(targets)[::-1]:
-            where = {"least": 0.5 * around[name], "most": 1.5 * around[name], "steps": FEWER_STEPS}
-            found[name] = search(targets[name], number, options, **where) | {"capacity": None}
-            around[name] = found[name]["highest_rate"] or 0.6 * around[name]
+            least, most = (factor * around[name] for factor in AROUND)
+            found[name] = search(targets[name], number, options, least=least, most=most, steps=STEPS)
+            found[name]["capacity"] = None
+            around[name] = found[name]["highest_rate"] or least
             print(number, name, round(found[name]["highest_rate"] or 0), flush=True)
         rounds.append(found)
         longest = max(longest, time.monotonic() - begun)
@@ -271,7 +273,7 @@ def main() -> None:
 def write(values: dict[str, Any]) -> None:
     """Write the result's two files."""
     write_result(
-        "serving",
+        "serving" if "overload" in values else "serving-rates",
         "Serving clips of any length",
         f"Clips of {LENGTHS}, binary, one a request, open loop: random arrivals, latency from when a clip "
         "was due; a refused clip counts as never answered. Each rate by bisection, the servers in turn. The "
