@@ -5,20 +5,26 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from forks import Forks
+from spoter_export.bundle import writer
+from spoter_runtime.bundle.manifest import read_bundle
 from spoter_toolkit.cli.demo import demo
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.runs.run import read_run
 from spoter_toolkit.workspace import last_run
 
 SETTINGS = ("epochs=2", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40")
+SHORT_BENCH = ["bench", "b.spoter", "--run", "r", "--backend", "ort-cpu", "--quick", "--scenario", "latency"]
+SHORT_BENCH += ["--threads", "1", "--rounds", "2", "--seconds-per-case", "0.05", "--no-floor"]
 
 
 class SuccessfulForks(Forks):
@@ -184,18 +190,20 @@ def test_a_training_that_is_killed_leaves_what_was_there_at_that_moment(runs: Ru
         ("p.png", ["data", "show", "d", "-o", "p.png"], 1000),
         ("c.png", ["eval", "r", "-o", "c.png"], 1000),
         ("e.html", ["eval", "r", "-o", "e.html"], 1000),
-        ("b.spoter", ["export", "r", "-o", "b.spoter", "--no-tune", "--max-batch", 2], 20_000),
+        ("b.spoter", ["export", "r", "-o", "b.spoter", "--no-tune", "--max-batch", 3], 20_000),
         ("f.json", ["parity", "b.spoter", "--run", "r", "--backend", "ort-cpu", "-o", "f.json"], 3000),
-        (
-            "b",
-            ["bench", "b.spoter", "--backend", "ort-cpu", "--quick", "-o", "b", "--threads", 1, "--run", "r"],
-            3000,
-        ),
+        ("b", [*SHORT_BENCH, "-o", "b"], 3000),
     ],
     ids=lambda value: " ".join(map(str, value[:2])) if isinstance(value, list) else "",
 )
 def test_a_verb_killed_in_the_middle_of_a_write_leaves_what_was_there(
-    forks: Forks, tiny: Dataset, made_home: Path, made: str, argv: list[object], written: int
+    forks: Forks,
+    tiny: Dataset,
+    made_home: Path,
+    traced_once: Callable[[], AbstractContextManager[None]],
+    made: str,
+    argv: list[object],
+    written: int,
 ) -> None:
     shutil.copytree(tiny.folder, forks.cwd / "d")
     (forks.cwd / "clips/no/A").mkdir(parents=True)
@@ -207,12 +215,18 @@ def test_a_verb_killed_in_the_middle_of_a_write_leaves_what_was_there(
         shutil.copy(bundle / "parity.json", forks.cwd / made)
     elif not (forks.cwd / made).exists():
         forks.run(*argv)
+    how = {}
+    if made == "b.spoter":  # made_home traced the same model
+        with traced_once():
+            model = read_run(forks.cwd / "r").load_model()
+            onnx.save(writer.onnx_from_module(model, read_bundle(bundle).contract), forks.cwd / "graph.onnx")
+        how["trace"] = str(forks.cwd / "graph.onnx")
     path = forks.cwd / made
     before = contents(path) if path.is_dir() else path.read_bytes()
-    killed = forks.run(*argv, "--force", kill_beyond=written)
+    killed = forks.run(*argv, "--force", kill_beyond=written, **how)
     assert killed["code"] == -signal.SIGXFSZ
     assert (contents(path) if path.is_dir() else path.read_bytes()) == before
-    forks.run(*argv, "--force")
+    forks.run(*argv, "--force", **how)
 
 
 def test_a_demo_that_fails_leaves_the_one_that_was_there(
