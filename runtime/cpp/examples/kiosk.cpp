@@ -26,7 +26,8 @@ int main(int argc, char **argv) try {
   if (argc != 5) return std::fprintf(stderr, "kiosk BUNDLE WIDTH HEIGHT FPS < frames\n"), 2;
   const std::size_t width = std::strtoul(argv[2], nullptr, 10), height = std::strtoul(argv[3], nullptr, 10);
   const double fps = std::strtod(argv[4], nullptr);
-  if (!width || width > 9999 || !height || height > 9999 || !(fps > 0)) return std::fprintf(stderr, "a wrong size\n"), 2;
+  if (!width || width > 9999 || !height || height > 9999 || !(fps > 0))
+    return std::fprintf(stderr, "a wrong size\n"), 2;
   if (!spoter::verify(argv[1]).passed || !spoter::verify_landmarker(argv[1]).passed)
     return std::fprintf(stderr, "%s: not verified on this device\n", argv[1]), 3;
   const spoter::Recognizer recognizer(argv[1]);

@@ -222,8 +222,8 @@ spoter_status spoter_stream_push(spoter_stream *stream, int signing) {
   });
 }
 
-spoter_status spoter_stream_accept_landmarks(spoter_stream *stream, const float *landmarks, double t_ms,
-                                             size_t dropped, int persons) {
+spoter_status spoter_stream_accept_landmarks(spoter_stream *stream, const float *landmarks, double t_ms, size_t dropped,
+                                             int persons) {
   return guarded([&] {
     need(stream, "stream");
     stream->accept(landmarks, t_ms, dropped, persons);

@@ -86,7 +86,8 @@ void open_landmarker(std::string_view text) {
   if (spoter_landmarker_create(folder.c_str(), &options, &landmarker) == SPOTER_OK || landmarker) std::abort();
 }
 
-// Settings, a zero, and frames of 16 bytes each, through the C interface: with the bundle that SPOTER_FUZZ_BUNDLE names.
+// Settings, a zero, and frames of 16 bytes each, through the C interface: with the bundle that SPOTER_FUZZ_BUNDLE
+// names.
 void run_stream(std::string_view bytes) {
   static spoter_recognizer *const recognizer = [] {
     spoter_recognizer *opened = nullptr;

@@ -21,8 +21,8 @@
 extern "C" {
 #endif
 
-#define SPOTER_LANDMARKS 54           /* of a frame: 12 of the body, 21 of the left hand, 21 of the right hand */
-#define SPOTER_FEATURES 108           /* x0 y0 x1 y1 ... */
+#define SPOTER_LANDMARKS 54 /* of a frame: 12 of the body, 21 of the left hand, 21 of the right hand */
+#define SPOTER_FEATURES 108 /* x0 y0 x1 y1 ... */
 
 /* The names of Python's errors: InputError, BundleError, ... */
 typedef enum spoter_status {
@@ -33,8 +33,8 @@ typedef enum spoter_status {
   SPOTER_NOT_FINITE_ERROR = 4,     /* it ran, and its logits are no numbers */
   SPOTER_MISSING_ENGINE_ERROR = 5, /* ONNX Runtime is not there */
   SPOTER_MEMORY_ERROR = 6,
-  SPOTER_INTERNAL_ERROR = 7,       /* a defect of this library */
-  SPOTER_CONFIG_ERROR = 8          /* a setting that does not exist or is out of range */
+  SPOTER_INTERNAL_ERROR = 7, /* a defect of this library */
+  SPOTER_CONFIG_ERROR = 8    /* a setting that does not exist or is out of range */
 } spoter_status;
 
 /* How to open a bundle. Begin with SPOTER_OPTIONS_INIT; a pointer that is NULL means the default. */
@@ -110,15 +110,15 @@ SPOTER_API spoter_status spoter_predict(const spoter_recognizer *recognizer, con
 SPOTER_API spoter_status spoter_predict_many(const spoter_recognizer *recognizer, const spoter_clip *clips,
                                              size_t count, spoter_prediction *predictions, float *logits);
 /* Run a padded batch: poses are batch x frames x 108, lengths the real frames of each clip, or NULL for all. */
-SPOTER_API spoter_status spoter_infer(const spoter_recognizer *recognizer, const float *poses,
-                                      const int32_t *lengths, size_t batch, size_t frames, float *logits);
+SPOTER_API spoter_status spoter_infer(const spoter_recognizer *recognizer, const float *poses, const int32_t *lengths,
+                                      size_t batch, size_t frames, float *logits);
 
 /* Check the hash of every file of a bundle and replay its goldens here. OK also where they differ: see passed. */
 SPOTER_API spoter_status spoter_verify(const char *path, const spoter_options *options, spoter_replay *replay);
 
 /*
- * A landmarker: the frames of a video, one after the other, to the 54 landmarks of a person. For one video and one thread
- * at a time.
+ * A landmarker: the frames of a video, one after the other, to the 54 landmarks of a person. For one video and one
+ * thread at a time.
  */
 typedef struct spoter_landmarker spoter_landmarker;
 
@@ -130,8 +130,8 @@ typedef struct spoter_landmarker_replay {
 } spoter_landmarker_replay;
 
 /*
- * Open the landmarker in a bundle (spoter-kit export --camera), or in a folder of its own (spoter-kit landmarker fetch).
- * Of the options onnxruntime and threads are used; here 0 threads mean one. options may be NULL. Free it with
+ * Open the landmarker in a bundle (spoter-kit export --camera), or in a folder of its own (spoter-kit landmarker
+ * fetch). Of the options onnxruntime and threads are used; here 0 threads mean one. options may be NULL. Free it with
  * spoter_landmarker_destroy.
  */
 SPOTER_API spoter_status spoter_landmarker_create(const char *path, const spoter_options *options,
@@ -187,9 +187,9 @@ SPOTER_API spoter_status spoter_stream_reset(spoter_stream *stream);
 /* Say that a sign begins (1) or ends (0) with the next frame; for the gate "push". */
 SPOTER_API spoter_status spoter_stream_push(spoter_stream *stream, int signing);
 /*
- * Take the next frame: 54 x 2 floats, NaN or (0, 0) where a landmark was not detected. t_ms: when it was taken, later than
- * the one before. dropped: frames that the source dropped before it. persons: in it, or -1 where that is not known.
- * What is wrong with a frame or its time becomes an event.
+ * Take the next frame: 54 x 2 floats, NaN or (0, 0) where a landmark was not detected. t_ms: when it was taken, later
+ * than the one before. dropped: frames that the source dropped before it. persons: in it, or -1 where that is not
+ * known. What is wrong with a frame or its time becomes an event.
  */
 SPOTER_API spoter_status spoter_stream_accept_landmarks(spoter_stream *stream, const float *landmarks, double t_ms,
                                                         size_t dropped, int persons);

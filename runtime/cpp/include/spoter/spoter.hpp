@@ -159,11 +159,13 @@ struct Event {
 class SignStream {
  public:
   // settings: a JSON object such as {"rest_ms": 120}; empty: the defaults.
-  explicit SignStream(const Recognizer &recognizer, const std::string &gate = "rest", const std::string &settings = {}) {
+  explicit SignStream(const Recognizer &recognizer, const std::string &gate = "rest",
+                      const std::string &settings = {}) {
     check(spoter_stream_create(recognizer.handle(), gate.c_str(), settings.empty() ? nullptr : settings.c_str(),
                                &handle_));
   }
-  explicit SignStream(const Recognizer &&, const std::string & = {}, const std::string & = {}) = delete;  // it would end
+  explicit SignStream(const Recognizer &&, const std::string & = {},
+                      const std::string & = {}) = delete;  // it would end
   ~SignStream() { spoter_stream_destroy(handle_); }
   SignStream(SignStream &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
   SignStream &operator=(SignStream &&other) noexcept {

@@ -14,8 +14,8 @@
 namespace spoter::detail {
 namespace {
 
-constexpr double tolerance = 5e-3;       // as in Python
-constexpr size_t most_bytes = 1 << 24;   // thirty times what they take
+constexpr double tolerance = 5e-3;      // as in Python
+constexpr size_t most_bytes = 1 << 24;  // thirty times what they take
 constexpr const char *goldens = "goldens.npz";
 constexpr int64_t height = 240, width = 320;
 
@@ -64,8 +64,10 @@ std::vector<Output> answered(const LandmarkerGraphs &graphs, size_t graph, const
   if (graph == 0) return graphs.run(graph, {frame});
   if (graph == 1) return graphs.run(graph, {frame, {"region", {1, 4}, body.data()}});
   if (graph == 3) return graphs.run(graph, {frame, {"regions", {1, 4}, one_hand.data()}});
-  return graphs.run(graph, {frame, {"points", {1, 3, 2}, points.data()},
-                            {"landmarks", {1, 21, 2}, nothing.data()}, {"tracked", {1, 4}, nothing.data()}});
+  return graphs.run(graph, {frame,
+                            {"points", {1, 3, 2}, points.data()},
+                            {"landmarks", {1, 21, 2}, nothing.data()},
+                            {"tracked", {1, 4}, nothing.data()}});
 }
 
 double largest_difference(const Output &found, const Array &expected) {
@@ -75,7 +77,8 @@ double largest_difference(const Output &found, const Array &expected) {
   for (size_t i = 0; i < found.values.size(); ++i) {
     float stored = 0;
     std::memcpy(&stored, expected.content.data() + i * sizeof stored, sizeof stored);
-    const double difference = std::fabs(double(found.values[i]) - double(stored)) / std::max(1.0, double(std::fabs(stored)));
+    const double difference =
+        std::fabs(double(found.values[i]) - double(stored)) / std::max(1.0, double(std::fabs(stored)));
     largest = difference <= largest ? largest : difference;  // NaN stays
   }
   return largest;

@@ -96,13 +96,12 @@ void Landmarker::Hand::lose() {
   region.assign(4, unknown);
 }
 
-void Landmarker::accept(const uint8_t *rgb, size_t height, size_t width, size_t stride, double t_ms,
-                        float *landmarks) {
+void Landmarker::accept(const uint8_t *rgb, size_t height, size_t width, size_t stride, double t_ms, float *landmarks) {
   if (!rgb || !landmarks) fail(SPOTER_INPUT_ERROR, std::string(rgb ? "landmarks" : "rgb") + " is NULL");
   constexpr size_t most = 1 << 20;
   if (height < 1 || width < 1 || height > most || width > most)
-    fail(SPOTER_INPUT_ERROR, "a frame is (height, width, 3) RGB, got (" + std::to_string(height) + ", " +
-                                 std::to_string(width) + ", 3)");
+    fail(SPOTER_INPUT_ERROR,
+         "a frame is (height, width, 3) RGB, got (" + std::to_string(height) + ", " + std::to_string(width) + ", 3)");
   const size_t row = 3 * width;
   if (stride && stride < row)
     fail(SPOTER_INPUT_ERROR, "stride " + std::to_string(stride) + ", expected at least 3 x " + std::to_string(width));
@@ -114,7 +113,8 @@ void Landmarker::accept(const uint8_t *rgb, size_t height, size_t width, size_t 
     for (size_t y = 0; y < height; ++y) std::copy_n(rgb + y * stride, row, &pixels_[y * row]);
     rgb = pixels_.data();
   }
-  const Frame frame = {{"frame", {int64_t(height), int64_t(width), 3}, rgb, Input::uint8}, double(width), double(height)};
+  const Frame frame = {
+      {"frame", {int64_t(height), int64_t(width), 3}, rgb, Input::uint8}, double(width), double(height)};
   std::fill_n(landmarks, SPOTER_FEATURES, unknown);
   const std::vector<float> found = find_body(frame, elapsed_s);
   if (found.empty()) return lose_body();
@@ -137,8 +137,7 @@ double Landmarker::elapsed_s_until(double t_ms) {
   const double elapsed_s = (timed ? t_ms - *t_ms_ : frame_ms) / 1000;
   if (!(elapsed_s > 0))
     fail(SPOTER_INPUT_ERROR,
-         "a frame of " + general(t_ms) + " ms after one of " + general(*t_ms_) +
-             " ms: times grow from frame to frame",
+         "a frame of " + general(t_ms) + " ms after one of " + general(*t_ms_) + " ms: times grow from frame to frame",
          "spoter_landmarker_reset before another video");
   if (std::isnan(t_ms)) t_ms_.reset();
   else t_ms_ = t_ms;
@@ -161,8 +160,7 @@ std::vector<float> Landmarker::find_body(const Frame &frame, double elapsed_s) {
   else
     for (size_t i = 0; i < visibility_.size(); ++i)
       visibility_[i] += visibility_weight * (found[2].values[i] - visibility_[i]);
-  const double size =
-      2 * std::hypot(double(ends[2] - ends[0]) * frame.width, double(ends[3] - ends[1]) * frame.height);
+  const double size = 2 * std::hypot(double(ends[2] - ends[0]) * frame.width, double(ends[3] - ends[1]) * frame.height);
   const std::vector<double> &smooth = body_(scaled(landmarks, frame.width, frame.height), elapsed_s, size);
   const std::vector<double> &at = body_region_(scaled(ends, frame.width, frame.height), elapsed_s, size);
   region_ = {float(at[0]), float(at[1]), float(-2.5 * (at[3] - at[1])), float(2.5 * (at[2] - at[0]))};
@@ -187,9 +185,11 @@ void Landmarker::find_hand(const Frame &frame, Hand &one, const std::vector<floa
   std::vector<float> region = one.region;
   const double distance = std::hypot(one.wrist[0] - before[0], one.wrist[1] - before[1]);
   if (!(distance < double(moved * std::hypot(region[2], region[3]))))  // NaN, where there was no hand, is not near
-    region = graphs_.run(recrop, {frame.input, floats("points", {1, 3, 2}, points),
-                                  floats("landmarks", {1, 21, 2}, one.landmarks),
-                                  floats("tracked", {1, 4}, one.region)})[0].values;
+    region =
+        graphs_
+            .run(recrop, {frame.input, floats("points", {1, 3, 2}, points),
+                          floats("landmarks", {1, 21, 2}, one.landmarks), floats("tracked", {1, 4}, one.region)})[0]
+            .values;
   std::vector<Output> answer = graphs_.run(hand, {frame.input, floats("regions", {1, 4}, region)});
   if (!(answer[1].values[0] > present)) return one.lose();
   one.landmarks = std::move(answer[0].values), one.region = std::move(answer[2].values);

@@ -34,7 +34,8 @@ class Landmarker {
   Landmarker(const std::string &path, const char *engine, int threads);
 
   void reset();  // forgets the frames before: the next one belongs to another video
-  // Writes the landmarks in 0..1 of the frame, NaN where not detected. `t_ms` that is NaN: 1/30 s after the frame before.
+  // Writes the landmarks in 0..1 of the frame, NaN where not detected. `t_ms` that is NaN: 1/30 s after the frame
+  // before.
   void accept(const uint8_t *rgb, size_t height, size_t width, size_t stride, double t_ms, float *landmarks);
 
   const std::string &sha256() const { return files_.sha256; }

@@ -76,8 +76,7 @@ bool RestGate::is_up(const Seen &seen) {
 double RestGate::rest_height(const Seen &seen) {
   const double second = std::floor(seen.t_ms / 1000);
   if (!std::isnan(seen.height)) {
-    if (lowest_.empty() || lowest_.back().second != second)
-      lowest_.push_back({second, seen.height});
+    if (lowest_.empty() || lowest_.back().second != second) lowest_.push_back({second, seen.height});
     else lowest_.back().height = std::max(lowest_.back().height, seen.height);
   }
   while (!lowest_.empty() && lowest_.front().second < second - rest_seconds) lowest_.pop_front();

@@ -42,8 +42,8 @@ class RestGate : public Gate {
   Marks accept(const Seen &seen) override;
   Marks end(double t_ms, const std::string &code) override;
 
-  std::optional<double> since() const { return since_; }   // the hands are up since
-  bool is_signing() const { return said_ && up_; }  // the hands are up now, and have been for long enough
+  std::optional<double> since() const { return since_; }  // the hands are up since
+  bool is_signing() const { return said_ && up_; }        // the hands are up now, and have been for long enough
 
  private:
   Marks goes_on(double t_ms);

@@ -225,8 +225,7 @@ std::optional<SignStream::Answer> SignStream::predict(const std::vector<float> &
   const std::vector<double> shares = softmax(found.logits.data(), found.logits.size());
   std::vector<size_t> order(shares.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return found.logits[a] > found.logits[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return found.logits[a] > found.logits[b]; });
   order.resize(std::min(order.size(), most_best));
   for (const size_t place : order) found.best.emplace_back(place, shares[place]);
   return found;
@@ -238,21 +237,20 @@ void SignStream::partial(double start_ms, double t_ms) {
   const std::optional<Answer> found = predict(cut(begin, t_ms), t_ms);
   if (!found) return;
   const auto [best, score] = found->best.front();
-  say({"partial", t_ms, start_ms, no_number, score, no_number, label(best)},
-      {{"start_ms", json_number(start_ms)},
-       {"label", json_text(label(best))},
-       {"score", json_number(score)},
-       {"best", best_in_json(*found)}});
+  say({"partial", t_ms, start_ms, no_number, score, no_number, label(best)}, {{"start_ms", json_number(start_ms)},
+                                                                              {"label", json_text(label(best))},
+                                                                              {"score", json_number(score)},
+                                                                              {"best", best_in_json(*found)}});
 }
 
 // Recognises a segment, and says a sign or why not.
 void SignStream::answer(double start_ms, double end_ms, double t_ms) {
   const std::vector<float> clip = cut(start_ms, end_ms);
   if (const double hands = hands_in(clip); hands < settings_.least_hands)
-    return abstain(start_ms, end_ms, t_ms, "tracking",
-                   "a hand was found in " + percent(hands) + " of the frames, less than " +
-                       percent(settings_.least_hands),
-                   nullptr);
+    return abstain(
+        start_ms, end_ms, t_ms, "tracking",
+        "a hand was found in " + percent(hands) + " of the frames, less than " + percent(settings_.least_hands),
+        nullptr);
   const std::optional<Answer> found = predict(clip, t_ms);
   if (!found) return abstain(start_ms, end_ms, t_ms, "tracking", "the model gave no answer", nullptr);
   const spoter_prediction &prediction = found->prediction;

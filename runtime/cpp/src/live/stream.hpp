@@ -22,11 +22,11 @@ class SignStream {
  public:
   SignStream(const Recognizer &recognizer, const char *gate, const char *settings);
 
-  void reset();                // forgets everything: another video begins, or another thread takes over
-  void push(bool signing);     // a sign begins or ends with the next frame; for the gate "push"
+  void reset();             // forgets everything: another video begins, or another thread takes over
+  void push(bool signing);  // a sign begins or ends with the next frame; for the gate "push"
   void accept(const float *landmarks, double t_ms, size_t dropped, int persons);
-  void flush();                // ends what goes on: no frame will come any more
-  const Event *next_event();   // NULL: none waits; valid until the next call
+  void flush();               // ends what goes on: no frame will come any more
+  const Event *next_event();  // NULL: none waits; valid until the next call
 
  private:
   struct Answer {
