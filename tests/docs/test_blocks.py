@@ -85,10 +85,10 @@ class Page:
         match words:
             case ["spoter-kit", *arguments]:
                 done = spoter_kit(self.folder, *_quicker(arguments))
-            case ["python", "-m", "spoter_runtime" | "spoter_export", *_]:
+            case ["python", "-m", "spoter_runtime" | "spoter_export", *_] | ["openssl", *_]:
                 own = {"XDG_CACHE_HOME": str(self.folder / "cache"), "PYTHONIOENCODING": "utf-8"}
                 done = subprocess.run(
-                    [sys.executable, *words[1:]],
+                    [sys.executable if words[0] == "python" else words[0], *words[1:]],
                     cwd=self.folder,
                     env=os.environ | own,
                     capture_output=True,
