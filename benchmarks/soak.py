@@ -1,4 +1,4 @@
-"""Answer a million clips and a million streamed frames in one process: does anything grow?
+"""Answer clips and streamed frames in one process, a million of each: does anything grow?
 
     python benchmarks/soak.py BUNDLE [--clips 1000000] [--frames 1000000] [--minutes 600]
 
@@ -115,7 +115,7 @@ def main() -> None:
     columns += ("handles", "threads", "objects")
     write_result(
         "soak",
-        "A million clips and a million frames in one process",
+        "Does anything grow in a process that lives long",
         f"One process, one call at a time, nothing batched; {SAMPLES} samples after a garbage collection. "
         f"The first {WARM_UP:.0%} are left out; ± is half of a 95 % interval over ten means.",
         [markdown_table(columns, rows)],

@@ -29,7 +29,7 @@ def test_a_fault_in_a_verb_leaves_the_old_one_or_the_new_one_and_the_next_run_su
     tried = Tried(VERBS[name], *forks)
     assert tried.points > 10
     dice = random.Random(name)
-    first, last = (dice.randrange(1, tried.points // 2), dice.randrange(tried.points // 2, tried.points))
-    for at, code in zip((first, last, tried.points), dice.sample(ERRORS, 3), strict=True):
-        tried.fail(at, code)
+    # An export takes seconds, so it is given one fault.
+    for code in dice.sample(ERRORS, 1 if name == "export" else 2):
+        tried.fail(dice.randrange(1, tried.points + 1), code)
     tried.go_back()
