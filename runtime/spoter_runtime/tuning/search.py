@@ -286,10 +286,10 @@ def _race(
     for candidate in running:
         call(candidate)  # warm-up: buffers, caches
     for done in range(_ROUNDS):
+        if on_progress:
+            on_progress(done, _ROUNDS, f"rounds, tuning for {what}: {len(running)} configurations")
         for candidate in running if done % 2 else reversed(running):
             candidate.clips_ns.append(_ns_a_clip(candidate, call))
-        if on_progress:
-            on_progress(done + 1, _ROUNDS, f"tuning for {what}: {len(running)} configurations")
         if done + 1 >= ROUNDS_NEEDED:
             best = min(running, key=lambda candidate: statistics.median(candidate.clips_ns))
             running = [c for c in running if c is candidates[0] or not c.is_clearly_slower_than(best)]

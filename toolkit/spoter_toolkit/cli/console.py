@@ -323,9 +323,9 @@ class Lines:
         self._step, self._what, self._called, self._done, self._total = step, what, now, done, total
 
     def _left(self, now: float, done: int, total: int) -> str:
-        """Return how long the rest takes; empty where the number of steps is not known."""
+        """Return how long the rest takes; empty where that cannot be told yet."""
         first = self._first or 0
         share = (done - first) / (total - first) if total > first else 0.0
-        if share < _LEAST_SHARE:
+        if share < _LEAST_SHARE or now - self._since < _FIRST_S:
             return ""
         return f"  {about_time((now - self._since) * (1 - share) / share)} left"
