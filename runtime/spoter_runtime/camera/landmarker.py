@@ -44,7 +44,7 @@ _SOURCES: Final = [
 _FRAME_MS: Final = 1000 / 30  # between frames without a time
 # How far a wrist may move, in sizes of the hand's region, before the hand is looked for anew. MediaPipe looks
 # in every frame, and on seven clips only confirmed its region in 275 of 323 tracked frames. At 0.15 there are
-# 115 looks instead of 391; the mean distance from MediaPipe is 0.0061 shoulder widths, and 326 of 340 hands
+# 118 looks instead of 391; the mean distance from MediaPipe is 0.0061 shoulder widths, and 326 of 340 hands
 # are found by both; with all looks 0.0052, and 328 of 336.
 _MOVED: Final = 0.15
 
