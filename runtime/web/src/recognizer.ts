@@ -53,6 +53,11 @@ export class CoreRecognizer {
     return this.contract.labels;
   }
 
+  /** The labels that stand for no sign. */
+  get background(): string[] {
+    return this.bundle.abstention?.background ?? [];
+  }
+
   static async load(url: string, options: RecognizerOptions, engine: EngineOptions, onProgress?: OnProgress): Promise<CoreRecognizer> {
     const { precision = "fp32", long = "error" } = options;
     if (long !== "error" && long !== "resample") throw new ConfigError(`long='${long as string}': expected 'error' or 'resample'`);

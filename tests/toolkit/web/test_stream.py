@@ -10,17 +10,20 @@ import pytest
 
 from signers import signing, write_log
 from spoter_runtime import Recognizer, SignStream
+from spoter_runtime.decision import Abstention
 from spoter_runtime.live.log import read_frames, read_header, replay
 from spoter_runtime.live.settings import StreamSettings
 
 pytestmark = pytest.mark.slow
 
-REPLAY = """(async (text, calls) => {
+REPLAY = """(async (text, calls, bundle = "/bundle/") => {
   const spoter = await import("/spoter.js");
-  if (!globalThis.recognizer) {
+  globalThis.loaded ??= {};
+  if (!loaded[bundle]) {
     const { packed, engine: { hashes } } = await (await fetch("/site.json")).json();
-    globalThis.recognizer = await spoter.Recognizer.load("/bundle/", { packed, hashes });
+    loaded[bundle] = await spoter.Recognizer.load(bundle, { packed, hashes });
   }
+  const recognizer = globalThis.recognizer = loaded[bundle];
   const log = spoter.logFromText(text);
   const stream = new spoter.SignStream(recognizer, log.gate, { settings: log.settings });
   const events = [];
@@ -131,6 +134,30 @@ def test_a_log_gives_the_events_of_python(page, bundle_folder, tmp_path):
         *("ready", "tracking", "sign_start", "partial", "sign", "abstain", "dropped", "fault")
     }
     assert {("abstain", code) for code in ("long", "gap", "unsure", "tracking")} <= kinds
+
+
+def test_a_label_for_no_sign_cuts_no_sign_as_in_python(page, bundle_at, reseal, tmp_path):
+    folder, url = bundle_at("background")
+    labels = [label.name for label in Recognizer.load(folder).labels]
+    rule = Abstention(
+        temperature=0.7,
+        min_probability=0.1,
+        min_margin=0.0,
+        min_hand_share=0.0,
+        target=0.05,
+        background=tuple(labels[:3]),
+    )
+    reseal(folder, lambda manifest: manifest.update(abstention=rule.as_json()))
+    times, frames = signing([(800.0, 4200.0)], end_ms=5200, shape=lambda t: int(t // 700))
+    log = write_log(tmp_path / "log.jsonl", times, frames, gate="window")
+    expected = events_of_python(Recognizer.load(folder, "ort-cpu", threads=1, tuned=False), log, {})
+    found = page.evaluate(f"{REPLAY}({json.dumps(log.read_text())}, {{}}, {json.dumps(url)})")
+    assert [list(one) for one in found] == [list(one) for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert [one.get(key) for key in ("type", "t_ms", "start_ms", "end_ms", "label", "code")] == [
+            other.get(key) for key in ("type", "t_ms", "start_ms", "end_ms", "label", "code")
+        ]
+    assert "sign" in [one["type"] for one in found]
 
 
 def test_wrong_settings_gates_and_frames_are_refused(page):

@@ -196,11 +196,15 @@ export class CoreStream {
     return `it lasts longer than ${general(this.settings.longest_ms)} ms${hint}`;
   }
 
-  /** Return the softmax of a window; all equal where nothing was found or the model failed. */
+  /**
+   * Return the softmax of a window; all equal where nothing was found or the model failed.
+   * A label that means "no sign" has 0: part of a sign often looks like none, and would cut it.
+   */
   private async shares(startMs: number, endMs: number): Promise<number[]> {
-    const labels = this.recognizer.labels.length;
+    const { labels, background } = this.recognizer;
     const prediction = await this.predict(this.frames.cut(startMs, endMs, this.settings.fps), endMs);
-    return prediction ? softmax(prediction.logits) : Array<number>(labels).fill(1 / labels);
+    if (!prediction) return Array<number>(labels.length).fill(1 / labels.length);
+    return softmax(prediction.logits).map((share, place) => (background.includes(labels[place].name) ? 0 : share));
   }
 
   private async predict(clip: Float32Array, t_ms: number): Promise<Prediction | null> {
