@@ -20,6 +20,7 @@ export interface EngineOptions {
 }
 
 const SCRIPT = "ort.wasm.bundle.min.mjs";
+const COPY_SITE = "copy the whole site again";
 const WASM = "ort-wasm-simd-threaded.wasm";
 
 // (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): valid only where SIMD is there.
@@ -32,20 +33,40 @@ export function checkBrowser(): void {
   if (!WebAssembly.validate(SIMD)) throw new BackendError("this browser's WebAssembly has no SIMD, which the model needs", fix);
 }
 
+/** The engine's folder, and its WebAssembly after comparing it with its hash: another worker starts with them. */
+export interface EngineFiles {
+  base: string;
+  binary: ArrayBuffer;
+}
+
+export interface Engine {
+  ort: typeof Ort;
+  files: EngineFiles;
+}
+
 /** Load the engine; its WebAssembly is fetched here, so that nothing else decides where from. */
-export async function loadEngine(options: EngineOptions, onProgress?: OnProgress): Promise<typeof Ort> {
+export async function loadEngine(options: EngineOptions, onProgress?: OnProgress): Promise<Engine> {
   checkBrowser();
   const base = options.engine.endsWith("/") ? options.engine : `${options.engine}/`;
-  const [ort, binary] = await Promise.all([
-    import(/* @vite-ignore */ base + SCRIPT) as Promise<typeof Ort>,
-    fetched(base + WASM, { packed: options.packed?.includes(WASM) ?? false, onProgress }),
-  ]).catch((error) => {
-    throw error instanceof BackendError ? error : new BackendError(`${base}: the engine cannot be loaded: ${(error as Error).message}`, "copy the whole site again");
+  const [script, binary] = await Promise.all([scriptOf(base), fetched(base + WASM, { packed: options.packed?.includes(WASM) ?? false, onProgress })]).catch((error) => {
+    throw error instanceof BackendError ? error : new BackendError(`${base}: the engine cannot be loaded: ${(error as Error).message}`, COPY_SITE);
   });
-  if (!binary) throw new BackendError(`${base}${WASM}: is not there`, "copy the whole site again");
-  if (options.hashes?.[WASM]) await checkDigest(base + WASM, binary, options.hashes[WASM], "copy the whole site again");
-  ort.env.wasm.wasmBinary = binary.buffer;
-  ort.env.wasm.numThreads = options.threads ?? 1;
+  if (!binary) throw new BackendError(`${base}${WASM}: is not there`, COPY_SITE);
+  if (options.hashes?.[WASM]) await checkDigest(base + WASM, binary, options.hashes[WASM], COPY_SITE);
+  const files = { base, binary: binary.buffer };
+  return { ort: started(script, files, options.threads ?? 1), files };
+}
+
+/** Start the engine in another worker, on one thread. */
+export async function startEngine(files: EngineFiles): Promise<typeof Ort> {
+  return started(await scriptOf(files.base), files, 1);
+}
+
+const scriptOf = (base: string): Promise<typeof Ort> => import(/* @vite-ignore */ base + SCRIPT);
+
+function started(ort: typeof Ort, { binary }: EngineFiles, threads: number): typeof Ort {
+  ort.env.wasm.wasmBinary = binary;
+  ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
   return ort;
 }

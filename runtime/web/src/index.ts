@@ -125,7 +125,11 @@ export class Landmarker {
     return new Landmarker(remote, handle, sha256);
   }
 
-  /** Return the landmarks (54, 2) in 0..1 of a picture, NaN where not detected; a bitmap is taken over. */
+  /**
+   * Return the landmarks (54, 2) in 0..1 of a picture, NaN where not detected; a bitmap is taken over.
+   *
+   * The next picture may follow at once: its body is found while the hands of this one are looked for.
+   */
   async find(picture: Picture): Promise<Float32Array> {
     const found = await this.remote.ask<{ landmarks: Float32Array; persons: number }>("landmarker.find", this.handle, [picture], { transfer: transferable(picture) });
     this.persons = found.persons;

@@ -6,7 +6,7 @@ import { METADATA_KEY, contractFromJson, type Contract, type Label } from "./bun
 import { readBundle, type Bundle } from "./bundle/manifest.ts";
 import { checkedMetadata } from "./bundle/model_file.ts";
 import { argmax, decide, softmax } from "./decision.ts";
-import { BACKEND, loadEngine, openSession, type EngineOptions } from "./engine.ts";
+import { BACKEND, loadEngine, openSession, type Engine, type EngineOptions } from "./engine.ts";
 import { BackendError, BundleError, ConfigError, NotFiniteError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
 import { NUM_FEATURES, checkClip, checkCoordinates, resampleClip, type ClipLike } from "./landmarks.ts";
@@ -40,7 +40,7 @@ export class CoreRecognizer {
   private constructor(
     readonly bundle: Bundle,
     readonly precision: string,
-    readonly ort: typeof Ort,
+    readonly engine: Engine,
     private readonly session: Ort.InferenceSession,
     private readonly long: "error" | "resample",
   ) {}
@@ -68,8 +68,8 @@ export class CoreRecognizer {
     loading.catch(() => undefined); // where the model is refused, its reason counts
     const content = await bundle.read(artefact.path, onProgress);
     checkContract(checkedMetadata(content, where), bundle, where);
-    const ort = await loading;
-    return new CoreRecognizer(bundle, precision, ort, await openSession(ort, content, where), long);
+    const loaded = await loading;
+    return new CoreRecognizer(bundle, precision, loaded, await openSession(loaded.ort, content, where), long);
   }
 
   /** Return the sign in one clip. */
@@ -102,8 +102,8 @@ export class CoreRecognizer {
     let logits: Float32Array;
     try {
       const feeds = {
-        poses: new this.ort.Tensor("float32", clip, shape),
-        lengths: new this.ort.Tensor("int32", Int32Array.of(frames), [1]),
+        poses: new this.engine.ort.Tensor("float32", clip, shape),
+        lengths: new this.engine.ort.Tensor("int32", Int32Array.of(frames), [1]),
       };
       logits = (await this.session.run(feeds)).logits.data as Float32Array;
     } catch (error) {

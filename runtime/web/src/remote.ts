@@ -19,9 +19,9 @@ export class Remote {
    * A worker from a file has the policy of that file's response, which not every server can set; one from a
    * blob has the policy of the page. So the page's policy binds the worker too.
    */
-  constructor(script: URL) {
+  constructor(script: URL, name = "spoter") {
     const blob = URL.createObjectURL(new Blob([`import ${JSON.stringify(script.href)};`], { type: "text/javascript" }));
-    this.worker = new Worker(blob, { type: "module", name: "spoter" });
+    this.worker = new Worker(blob, { type: "module", name });
     this.worker.onmessage = ({ data }: MessageEvent<Reply>) => this.replied(data);
     this.worker.onerror = (event) => this.failed(new Error(`the worker ${script.href} cannot run: ${event.message ?? "it was not loaded"}`));
   }

@@ -1,7 +1,9 @@
 /** The worker: holds recognizers, landmarkers and streams, and answers one request after the other. */
 
+import type { Contents, Frame, Stored } from "./camera/graphs.ts";
+import { CoreHand } from "./camera/hand.ts";
 import { CoreLandmarker, type Picture } from "./camera/landmarker.ts";
-import type { EngineOptions } from "./engine.ts";
+import type { EngineFiles, EngineOptions } from "./engine.ts";
 import { plainFromError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
 import type { ClipLike } from "./landmarks.ts";
@@ -13,12 +15,23 @@ import { CoreRecognizer, type RecognizerOptions } from "./recognizer.ts";
 const recognizers = new Map<number, CoreRecognizer>();
 const landmarkers = new Map<number, CoreLandmarker>();
 const streams = new Map<number, CoreStream>();
+const hands = new Map<number, CoreHand>();
 
 const there = <T>(objects: Map<number, T>, target: number): T => {
   const found = objects.get(target);
   if (!found) throw new Error("it was closed, or could not be made");
   return found;
 };
+
+/** An answer that comes by itself: the next request need not wait for it. */
+class Later {
+  constructor(readonly answer: Promise<unknown>) {}
+}
+
+/** Free a bitmap that was taken over. */
+function closePicture(picture: unknown): void {
+  if (typeof picture === "object" && picture !== null && "close" in picture) (picture as ImageBitmap).close();
+}
 
 const whatStreamSays = (stream: CoreStream) => ({ events: stream.events(), landmarks: stream.landmarks, persons: stream.persons });
 
@@ -33,15 +46,20 @@ const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) 
   "recognizer.logits": (target, [clip]: [Float32Array]) => there(recognizers, target).infer(clip),
   "recognizer.verify": (target) => there(recognizers, target).verify(),
   async "landmarker.load"(target, [recognizer, url, packed]: [number, string, string[]], onProgress) {
-    const made = await CoreLandmarker.load(url, there(recognizers, recognizer).ort, packed, onProgress);
+    const made = await CoreLandmarker.load(url, there(recognizers, recognizer).engine, packed, onProgress);
     landmarkers.set(target, made);
     return made.sha256;
   },
   async "landmarker.find"(target, [picture]: [Picture]) {
     const landmarker = there(landmarkers, target);
-    const landmarks = await landmarker.find(picture);
-    return { landmarks, persons: landmarker.persons };
+    const { persons, landmarks } = await landmarker.find(picture).finally(() => closePicture(picture));
+    return new Later(landmarks.then((found) => ({ landmarks: found, persons })));
   },
+  async "hand.load"(target, [engine, base, contents]: [EngineFiles, string, Contents]) {
+    hands.set(target, await CoreHand.load(engine, base, contents));
+  },
+  "hand.find": (target, [frame, points]: [Frame | null, Float32Array | null]) => there(hands, target).find(frame, points),
+  "hand.verify": (target, [stored]: [Stored]) => there(hands, target).verify(stored),
   "landmarker.reset": (target) => there(landmarkers, target).reset(),
   "landmarker.verify": (target) => there(landmarkers, target).verify(),
   "stream.new"(target, [recognizer, gate, landmarker, settings]: [number, Gate, number | null, Record<string, unknown>]) {
@@ -53,7 +71,7 @@ const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) 
     try {
       await stream.accept(frame, t_ms, dropped, persons);
     } finally {
-      if (typeof frame === "object" && frame !== null && "close" in frame) (frame as ImageBitmap).close();
+      closePicture(frame);
     }
     return whatStreamSays(stream);
   },
@@ -65,6 +83,7 @@ const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) 
   "stream.push": (target, [signing]: [boolean]) => there(streams, target).push(signing),
   "stream.reset": (target) => there(streams, target).reset(),
   close(target) {
+    landmarkers.get(target)?.close();
     for (const objects of [recognizers, landmarkers, streams]) objects.delete(target);
   },
 };
@@ -74,11 +93,14 @@ let last: Promise<unknown> = Promise.resolve();
 self.onmessage = ({ data: { id, call, target, args } }: MessageEvent<Request>) => {
   const reply = (message: Reply) => self.postMessage(message);
   const onProgress: OnProgress = (done, total, what) => reply({ id, progress: [done, total, what] });
+  const refuse = (error: unknown) => reply({ id, error: plainFromError(error) });
   last = last.then(async () => {
     try {
-      reply({ id, value: await CALLS[call](target, args, onProgress) });
+      const value = await CALLS[call](target, args, onProgress);
+      if (value instanceof Later) value.answer.then((later) => reply({ id, value: later }), refuse);
+      else reply({ id, value });
     } catch (error) {
-      reply({ id, error: plainFromError(error) });
+      refuse(error);
     }
   });
 };

@@ -130,9 +130,9 @@ export class CoreStream {
     if (isPicture(frame)) {
       if (!this.landmarker) throw new InputError("frame: a picture needs a landmarker", "new SignStream(recognizer, 'rest', { landmarker })");
       try {
-        const pose = await this.landmarker.find(frame);
-        this.persons = this.landmarker.persons;
-        return pose;
+        const { persons, landmarks } = await this.landmarker.find(frame);
+        this.persons = persons;
+        return await landmarks;
       } catch (error) {
         if (!(error instanceof SpoterError) || error instanceof InputError) throw error;
         this.fault(t_ms, "landmarker", error.message);

@@ -80,15 +80,23 @@ async function watch(open: () => Promise<FrameSource>): Promise<void> {
   stop();
   const opened = (source = await open());
   at("stop").hidden = false;
-  const stream = new SignStream(recognizer, "rest", { landmarker: await haveLandmarker() });
+  const finder = await haveLandmarker();
+  const stream = new SignStream(recognizer);
   if (source !== opened) return opened.close(); // stopped while it was loading
   show.begin(opened.video, opened.isMirrored);
   say("watching: raise your hands to sign, let them down after each sign");
+  let before: Promise<void> = Promise.resolve();
   for await (const { picture, t_ms, dropped } of opened.frames()) {
-    await stream.accept(picture, t_ms, { dropped });
-    drawSkeleton(stream.landmarks, t_ms);
-    told(stream.events());
+    const finding = finder.find(picture); // while the hands of the frame before are looked for
+    await before;
+    before = finding.then(async (landmarks) => {
+      await stream.accept(landmarks, t_ms, { dropped, persons: finder.persons });
+      drawSkeleton(stream.landmarks, t_ms);
+      told(stream.events());
+    });
+    before.catch(() => undefined); // thrown by the await above, or by the one below
   }
+  await before;
   await stream.flush();
   told(stream.events());
   await stream.close();
