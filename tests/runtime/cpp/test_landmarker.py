@@ -119,6 +119,15 @@ def test_the_frames_of_a_video_give_the_landmarks_of_python(ours, python, frames
     assert our_persons == persons == 1
 
 
+@pytest.mark.parametrize("size", [0.4, 0.6, 1.0])
+def test_a_smaller_person_beside_the_signer_is_counted_as_in_python(ours, python, frames, size):
+    one = frames[0]
+    rows, columns = ((np.arange(int(n * size)) / size).astype(int) for n in one.shape[:2])
+    other = np.pad(one[rows][:, columns], ((len(one) - len(rows), 0), (0, 0), (0, 0)))
+    both = np.concatenate([one, other], axis=1)
+    assert watched(ours, [both])[1] == watched(python, [both])[1] == 2
+
+
 @pytest.mark.slow
 def test_the_frames_of_a_video_give_the_events_of_python(bundle_with_landmarker, signing_video):
     pytest.importorskip("av", reason="PyAV reads the video")

@@ -14,6 +14,7 @@ namespace {
 
 constexpr float unknown = std::numeric_limits<float>::quiet_NaN();
 constexpr float present = 0.5F;            // a body or a hand is there
+constexpr float another = 0.15F;           // another person is there, as in Python
 constexpr float visible = 0.1F;            // a wrist is worth a look for its hand
 constexpr float visibility_weight = 0.1F;  // of a new frame in the mean over time
 constexpr double frame_ms = 1000.0 / 30;   // between frames without a time
@@ -149,7 +150,7 @@ std::vector<float> Landmarker::find_body(const Frame &frame, double elapsed_s) {
   if (region_.empty()) {
     std::vector<Output> found = graphs_.run(pose_detection, {frame.input});
     const float score = found[1].values[0], other_score = found[2].values[0];
-    persons_ = int(score >= present) + int(other_score >= present);
+    persons_ = score < present ? 0 : 1 + int(other_score >= another);
     if (score < present) return {};
     region_ = std::move(found[0].values);
   }
