@@ -56,8 +56,7 @@ def test_without_a_network_the_error_says_how_to_bring_the_wheel(tmp_path, monke
         download_wheel(tmp_path)
     assert WORKS in caught.value.fix
     venv.create(tmp_path / "bare", with_pip=False)
-    python = next((tmp_path / "bare").glob("*/python*"))
-    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(DataError, match="this Python has no pip to download the networks with") as caught:
         download_wheel(tmp_path)
     assert WORKS in caught.value.fix

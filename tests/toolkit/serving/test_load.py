@@ -85,13 +85,12 @@ def test_a_clip_is_sent_again_where_its_server_broke_and_not_where_it_refused(ta
 
 
 def test_rates_are_found_and_reported(served, target, tmp_path, bundle_folder, monkeypatch):
-    monkeypatch.setattr(spoter_toolkit.bench.url, "SEARCH_STEPS", 2)
     monkeypatch.setattr(spoter_toolkit.bench.url, "LONGEST_S", 0.4)
     assert capacity_of(target, seconds=0.2) > 10
-    found = highest_rate(target, most=120, bound_ms=10_000, seconds=0.3, percent=50)
+    found = highest_rate(target, most=120, bound_ms=10_000, seconds=0.3, percent=50, steps=2)
     assert found.rate == 90
     assert [kept for _, _, kept in found.trials] == [True, True]
-    assert highest_rate(target, most=120, bound_ms=1e-6, seconds=0.3, percent=50).rate is None
+    assert highest_rate(target, most=120, bound_ms=1e-6, seconds=0.3, percent=50, steps=2).rate is None
 
     short = functools.partial(measure_url, seconds=0.3)
     monkeypatch.setattr(spoter_toolkit.bench.url, "measure_url", short)

@@ -22,7 +22,7 @@ def sign(
     certificate: Annotated[
         Path | None,
         typer.Option(
-            help="KEY's certificate in PEM, then those between it and an authority.", metavar="FILE"
+            help="Certificate of KEY in PEM, then those between it and an authority.", metavar="FILE"
         ),
     ] = None,
     expires: Annotated[

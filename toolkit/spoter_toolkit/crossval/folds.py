@@ -143,7 +143,13 @@ def _fold(dataset: Dataset, by: By, part: Iterable[list[Clip]], number: int, cou
     names = sorted({clip.signer for clip in clips if clip.split == "test"}, key=natural_order)
     words = listed(names) if by == "signer" else f"fold {number} of {count}"
     shared = "" if by == "signer" else ", signers are shared"
-    split = finished_split(dataset, clips, f"by {by}{shared}: test {words}; train the others", True)
+    split = finished_split(
+        dataset,
+        clips,
+        f"by {by}{shared}: test {words}; train the others",
+        True,
+        emptied="import clips of the same labels by other signers",
+    )
     identity = f"{dataset.sha256} {split.split} {sorted(clip.id for clip in split.clips_in('test'))}"
     own = replace(split, sha256=hashlib.sha256(identity.encode()).hexdigest())
     return Fold(name=f"fold-{number}", tested=words, dataset=own)

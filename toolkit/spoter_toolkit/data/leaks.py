@@ -27,6 +27,7 @@ def finished_split(
     *,
     needs: Sequence[str] = ("train", "test"),
     typed: Sequence[str] = (),
+    emptied: str = "",
 ) -> Dataset:
     """Return the dataset with a new split, after checking it for leaks and labels unknown to train.
 
@@ -37,6 +38,7 @@ def finished_split(
         drop_unseen: leave out clips whose label train lacks, instead of raising.
         needs: splits that must have clips.
         typed: options that gave this split, for the fix of an error.
+        emptied: fix where a needed split has no clip; without it, the command that mixes signers.
 
     Raises:
         DataError: train lacks a label, a split that is needed has no clip, or see `check_no_leak`.
@@ -60,7 +62,7 @@ def finished_split(
     if empty := [name for name in needs if all(clip.split != name for clip in clips)]:
         raise DataError(
             f"{dataset.folder}: no clip is left for {' and '.join(empty)}; split: {words}",
-            fix=mixing_command(dataset),
+            fix=emptied or mixing_command(dataset),
         )
     result = dataset.with_clips(clips, words)
     check_no_leak(result)
