@@ -43,7 +43,7 @@ void read_clip(std::string_view bytes) {
   std::vector<float> values(bytes.size() / sizeof(float));
   std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
   const size_t frames = values.size() / SPOTER_FEATURES;
-  const Abstention rule = {0.5, 0.5, 0.1, 0.5, 0.05, {"a"}};
+  const Abstention rule = {0.5, 0.5, 0.1, 0.5, 0.05, 0.5, {"a"}, {{9, -1, 0}, {0, 9, 1}, {1, 0, 9}}};
   const std::vector<float> clip = checked_clip({values.data(), frames, nullptr}, 9, bytes.size() % 2, "fuzz");
   const float logits[] = {values[0], 1, 2};
   decide(logits, {{"a", "", "", ""}, {"b", "", "", ""}, {"c", "", "", ""}}, clip, rule);
