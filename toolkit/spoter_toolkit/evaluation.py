@@ -27,6 +27,7 @@ from spoter_toolkit.calibration.calibrate import BACKGROUND, answers_from, negat
 from spoter_toolkit.calibration.figures import Figures, figures_of, softmax_NC
 from spoter_toolkit.calibration.negatives import Negatives
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
+from spoter_toolkit.data.names import listed, natural_order
 
 _MOST_CONFUSED: Final = 10  # pairs of labels
 _WORST: Final = 4  # clips
@@ -222,7 +223,8 @@ def logits_of(
     if unknown:
         raise DataError(
             f"{dataset.folder}: the model does not know {len(unknown)} of its labels: "
-            f"{', '.join(unknown[:5])}"
+            f"{', '.join(unknown[:5])}",
+            fix=f"take their clips out; the model knows {listed(sorted(known, key=natural_order))}",
         )
     return clips, infer_clips(runner, [dataset.poses_of(clip) for clip in clips], on_progress=on_progress)
 

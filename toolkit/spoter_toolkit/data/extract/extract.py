@@ -127,7 +127,11 @@ def dataset_of(path: Path | None, on_progress: OnProgress | None = None) -> Iter
     with TemporaryDirectory() as folder:
         made = Path(folder) / (path.resolve().stem or "videos")
         extract(path, made, ExtractSettings(skip_bad=True), on_progress=on_progress)
-        yield made
+        try:
+            yield made
+        except SpoterError as error:  # name what the user typed
+            fix = error.fix.replace(str(made), str(path))
+            raise type(error)(error.message.replace(str(made), str(path)), fix=fix) from error
 
 
 def _finder(settings: ExtractSettings) -> tuple[Finder, str]:
