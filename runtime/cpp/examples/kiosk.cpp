@@ -12,7 +12,8 @@ void say(const std::vector<spoter::Event> &events, const std::vector<spoter_labe
   for (const spoter::Event &event : events) {
     if (event.type == "sign")
       for (const spoter_label &label : labels) {
-        if (event.label == label.name) std::printf("%s (%s) %.2f\n", label.name, label.bengali, event.score);
+        if (event.label == label.name)
+          std::printf("%s %s %.2f\n", label.name, label.bengali, event.score);
       }
     if (event.type == "abstain") std::printf("no sign: %s\n", event.reason.c_str());
     if (event.type == "fault") std::fprintf(stderr, "%s: %s\n", event.code.c_str(), event.reason.c_str());
@@ -35,13 +36,17 @@ int main(int argc, char **argv) try {
   spoter::Landmarker landmarker(argv[1]);
   spoter::SignStream stream(recognizer);
   std::vector<std::uint8_t> rgb(3 * width * height);
-  for (double n = 0; std::fread(rgb.data(), 1, rgb.size(), stdin) == rgb.size(); ++n) {
+  double n = 0;
+  std::size_t got = 0;
+  for (; (got = std::fread(rgb.data(), 1, rgb.size(), stdin)) == rgb.size(); ++n) {
     const auto landmarks = landmarker.accept(rgb.data(), height, width);
     stream.accept(landmarks.data(), 1000 * n / fps, 0, landmarker.persons());
     say(stream.events(), labels);
   }
   stream.flush();
   say(stream.events(), labels);
+  if (got || n == 0)
+    return std::fprintf(stderr, "%zu bytes were left after %g frames of %zux%zu\n", got, n, width, height), 1;
 } catch (const spoter::Error &error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 1;
