@@ -79,6 +79,22 @@ def film(frames, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def video(frames, tmp_path_factory):
+    """The frames as a video file: WebM, at 7 frames a second."""
+    import av
+
+    path = tmp_path_factory.mktemp("video") / "signing.webm"
+    height, width = (size // 2 * 2 for size in frames[0].shape[:2])
+    with av.open(path, "w") as file:
+        stream = file.add_stream("libvpx", rate=7, width=width, height=height, pix_fmt="yuv420p")
+        for frame in frames:
+            picture = np.ascontiguousarray(frame[:height, :width])
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
 def test_landmarks_are_those_of_python(browser, camera_site, landmarker_folder, frames):
     page = browser.page(f"{camera_site.url}site.json")
     found = page.evaluate(LOAD)
@@ -99,6 +115,19 @@ def test_landmarks_are_those_of_python(browser, camera_site, landmarker_folder, 
     blank = np.zeros((64, 64, 3), np.uint8)
     nobody = page.evaluate(f"{FIND}(64, 64, {json.dumps(base64.b64encode(blank.tobytes()).decode())})")
     assert nobody == [[None] * 108]
+
+
+def test_a_video_file_is_watched_to_its_end(browser, camera_site, video, contract):
+    page = browser.page(camera_site.url)
+    page.wait_for(READY)
+    page.choose_files("#file", video)
+    page.wait_for(f"{ERROR} || document.getElementById('status').textContent === 'ended'", 120)
+    assert page.evaluate(ERROR) == ""
+    marks = page.evaluate("performance.getEntriesByType('mark').map((mark) => mark.name)")
+    assert {"spoter:tracking", "spoter:sign"} <= set(marks)
+    word = page.evaluate("document.querySelector('#word [lang=bn]').textContent")
+    assert word in {label.bengali for label in contract.labels}
+    assert page.evaluate("document.getElementById('stop').hidden")
 
 
 def test_the_camera_gives_events_and_stops(camera_site, film):
