@@ -12,7 +12,13 @@ from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.model_file.check import check_onnx_file
 from spoter_runtime.ort.installed import PROVIDERS, Provider, import_onnxruntime
-from spoter_runtime.ort.session import SessionSettings, check_model_file, contract_from_metadata, cpu_session
+from spoter_runtime.ort.session import (
+    SessionSettings,
+    check_model_file,
+    check_tensors,
+    contract_from_metadata,
+    cpu_session,
+)
 from spoter_runtime.runner import Int32Array, Runner
 
 if TYPE_CHECKING:
@@ -60,7 +66,8 @@ class OrtRunner(Runner):
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
             BackendError: two builds of it are installed, it cannot load the file or is too old for it, the
-                provider does not run here, or it leaves float arithmetic to another one.
+                provider does not run here, or it leaves float arithmetic to another one; or the file's inputs
+                and outputs are not those of its contract.
             BundleError: no such file, or one without a contract of ours.
         """
         if provider not in PROVIDERS:
@@ -86,6 +93,7 @@ class OrtRunner(Runner):
                 self._session, self.contract, self._graphed = _on_gpu(
                     ort, content, parts, options, provider, cache, where, graphs
                 )
+            check_tensors(self._session, self.contract, where)
         self._opened_in = os.getpid()
         keep_from_forks(self._session)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from spoter_runtime.checked_file import is_file
-from spoter_runtime.contract import METADATA_KEY, REQUIRES_KEY, GraphContract
+from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, REQUIRES_KEY, GraphContract
 from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING
 from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.ort.installed import check_version, import_onnxruntime
 from spoter_runtime.strict import json_from_text
 
+_VARYING: Final = {POSES: ("batch", "frames"), LENGTHS: ("batch",), LOGITS: ("batch",)}
 _MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
 
 
@@ -181,3 +184,34 @@ def contract_from_metadata(ort: Any, metadata: dict[str, str], where: str) -> Gr
     except ValueError as error:
         raise BundleError(f"{where}: the contract in its metadata is damaged: {error}") from error
     return GraphContract.from_json(contract, where=where)
+
+
+def check_tensors(session: Any, contract: GraphContract, where: str) -> None:
+    """Check a session's inputs and outputs: names, types and shapes, whatever a varying axis is called.
+
+    Raises:
+        BackendError: the message has the first difference, expected against got.
+    """
+    expected = {
+        POSES: f"input float32 (batch, frames, {NUM_FEATURES})",
+        LENGTHS: "input int32 (batch)",
+        LOGITS: f"output float32 (batch, {contract.num_classes})",
+    }
+    found = {}
+    for kind, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        for value in values:
+            dtype = re.sub(r"tensor\((.*)\)", r"\1", value.type)
+            dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+            varying = dict(enumerate(_VARYING.get(value.name, ())))
+            axes = [
+                str(size) if isinstance(size, int) else varying.get(i, "?")
+                for i, size in enumerate(value.shape)
+            ]
+            found[value.name] = f"{kind} {dtype} ({', '.join(axes)})"
+    for name in [*expected, *found]:
+        wanted, got = expected.get(name, "none"), found.get(name, "none")
+        if got != wanted:
+            raise BackendError(
+                f"{where}: the model is not what its contract says: {name}: expected {wanted}, got {got}",
+                fix="export the bundle again",
+            )

@@ -1,8 +1,10 @@
 /** ONNX Runtime Web: loaded from the site's own folder, one thread of WebAssembly unless asked otherwise. */
 
 import type * as Ort from "onnxruntime-common";
+import type { Contract } from "./bundle/contract.ts";
 import { BackendError } from "./errors.ts";
 import { checkDigest, fetched, type OnProgress } from "./files.ts";
+import { NUM_FEATURES } from "./landmarks.ts";
 
 /** The only one so far, by the name that Python's backends would have. */
 export const BACKEND = "wasm";
@@ -77,5 +79,27 @@ export async function openSession(ort: typeof Ort, model: Uint8Array, where: str
     return await ort.InferenceSession.create(model, { executionProviders: [BACKEND], graphOptimizationLevel: "all", logSeverityLevel: 3 });
   } catch (error) {
     throw new BackendError(`${where}: ONNX Runtime Web cannot load it: ${(error as Error).message ?? error}`);
+  }
+}
+
+const VARYING = new Map([["poses", ["batch", "frames"]], ["lengths", ["batch"]], ["logits", ["batch"]]]);
+
+/** Check a session's inputs and outputs: names, types and shapes, whatever a varying axis is called. */
+export function checkTensors(session: Ort.InferenceSession, contract: Contract, where: string): void {
+  const expected = new Map([
+    ["poses", `input float32 (batch, frames, ${NUM_FEATURES})`],
+    ["lengths", "input int32 (batch)"],
+    ["logits", `output float32 (batch, ${contract.labels.length})`],
+  ]);
+  const found = new Map<string, string>();
+  for (const [kind, values] of [["input", session.inputMetadata], ["output", session.outputMetadata]] as const)
+    for (const value of values) {
+      const varying = VARYING.get(value.name) ?? [];
+      const axes = value.isTensor ? value.shape.map((size, i) => (typeof size === "number" ? String(size) : (varying[i] ?? "?"))) : [];
+      found.set(value.name, `${kind} ${value.isTensor ? value.type : "no tensor"} (${axes.join(", ")})`);
+    }
+  for (const name of [...expected.keys(), ...found.keys()]) {
+    const wanted = expected.get(name) ?? "none", got = found.get(name) ?? "none";
+    if (got !== wanted) throw new BackendError(`${where}: the model is not what its contract says: ${name}: expected ${wanted}, got ${got}`, "export the bundle again");
   }
 }

@@ -6,7 +6,7 @@ import { METADATA_KEY, contractFromJson, type Contract, type Label } from "./bun
 import { readBundle, type Bundle } from "./bundle/manifest.ts";
 import { checkedMetadata } from "./bundle/model_file.ts";
 import { argmax, decide, softmax } from "./decision.ts";
-import { BACKEND, loadEngine, openSession, type Engine, type EngineOptions } from "./engine.ts";
+import { BACKEND, checkTensors, loadEngine, openSession, type Engine, type EngineOptions } from "./engine.ts";
 import { BackendError, BundleError, ConfigError, NotFiniteError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
 import { NUM_FEATURES, checkClip, checkCoordinates, resampleClip, type ClipLike } from "./landmarks.ts";
@@ -69,7 +69,9 @@ export class CoreRecognizer {
     const content = await bundle.read(artefact.path, onProgress);
     checkContract(checkedMetadata(content, where), bundle, where);
     const loaded = await loading;
-    return new CoreRecognizer(bundle, precision, loaded, await openSession(loaded.ort, content, where), long);
+    const session = await openSession(loaded.ort, content, where);
+    checkTensors(session, bundle.contract, where);
+    return new CoreRecognizer(bundle, precision, loaded, session, long);
   }
 
   /** Return the sign in one clip. */

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from other_tensors import other_tensors
 from spoter_runtime.contract import METADATA_KEY, GraphContract
 from spoter_runtime.errors import BackendError, BundleError, pip_fix
 from spoter_runtime.ort.installed import installed_distributions
@@ -135,12 +136,25 @@ def test_a_missing_file_is_named(tmp_path):
         Recognizer.load(tmp_path / "none.onnx")
 
 
-def test_a_contract_of_other_labels_is_found_at_the_first_answer(model, lone, make_clip):
+def test_a_contract_of_other_labels_is_found_as_it_is_loaded(model, lone):
     contract = GraphContract.from_json(json.loads(model.metadata_props[0].value), where="model")
     four = GraphContract(labels=contract.labels[:4])
     model.metadata_props[0].value = json.dumps(four.as_json())
-    with pytest.raises(BackendError, match=r"ort-cpu: expected logits \(1, 4\) float32, got \(1, 5\)"):
-        Recognizer.load(lone(model)).predict(make_clip())
+    said = r"logits: expected output float32 \(batch, 4\), got output float32 \(batch, 5\)"
+    with pytest.raises(BackendError, match=said):
+        Recognizer.load(lone(model))
+
+
+def test_other_inputs_and_outputs_than_the_contracts_are_refused_as_it_is_loaded(contract):
+    for name, (other, said) in other_tensors(contract).items():
+        if not said:
+            OrtRunner(other.SerializeToString())
+            continue
+        with pytest.raises(BackendError) as raised:
+            OrtRunner(other.SerializeToString())
+        assert raised.value.message == f"the ONNX model: the model is not what its contract says: {said}", (
+            name
+        )
 
 
 def test_an_engine_that_fails_says_on_what(model, lone, make_clip):

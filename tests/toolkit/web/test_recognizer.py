@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bad_bundles import FOREIGN, SEALED
+from other_tensors import other_tensors
 from spoter_export.probes import generated_poses
 from spoter_runtime import Recognizer
 from spoter_runtime.bundle.manifest import read_bundle
@@ -186,6 +187,22 @@ def test_damaged_and_strange_files_are_refused(asked, bundle_at, plant, onnx_mod
         assert f"model.onnx: {message}" in refused(url)[1]
         with pytest.raises(SpoterError, match=f"model.onnx: {message}"):
             Recognizer.load(folder, "ort-cpu", tuned=False)
+
+
+def test_models_with_other_inputs_or_outputs_are_refused_with_the_same_reason(
+    asked, bundle_at, plant, contract
+):
+    for name, (other, said) in other_tensors(contract).items():
+        folder, url = bundle_at(f"other-{name}")
+        plant(folder, other.SerializeToString())
+        found = asked.evaluate(f"refusal(() => load('{url}'))")
+        if not said:
+            assert found is None
+            continue
+        with pytest.raises(SpoterError) as raised:
+            Recognizer.load(folder, "ort-cpu", tuned=False)
+        assert raised.value.message.endswith(said)
+        assert found == ["BackendError", raised.value.message.replace(f"{folder}/", url)], name
 
 
 def bad_clips():
