@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import sys
 import types
 
@@ -98,9 +99,18 @@ def test_a_repository_is_replaced_only_where_it_is_one(repository, bundle_folder
             write_repository(read_bundle(bundle_folder), other, force=force)
     with pytest.raises(DataError, match="Fix: --force replaces it"):
         write_repository(read_bundle(bundle_folder), repository)
-    done = spoter_kit(tmp_path, "export", bundle_folder, "--triton", repository, "--force")
+    asked = ("export", bundle_folder, "--triton", repository)
+    done = spoter_kit(tmp_path, *asked, "--force", "--json")
     assert done.returncode == 0, done.stderr
     assert "written, not loaded" in done.stderr
+    written = json.loads(done.stdout)
+    models = sorted(path.name for path in repository.iterdir() if path.is_dir())
+    assert written["bundle"] == str(bundle_folder)
+    assert written["triton"]["repository"] == str(repository)
+    assert sorted(written["triton"]["models"]) == models
+    refused = spoter_kit(tmp_path, *asked)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "Fix: --force replaces it" in refused.stderr
 
 
 class Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -136,6 +136,7 @@ def export(
     from spoter_runtime.errors import UsageError, from_options
     from spoter_toolkit.export import TUNE_SECONDS, engine_settings
     from spoter_toolkit.export import export as export_source
+    from spoter_toolkit.serving.triton import check_repository_folder
     from spoter_toolkit.workspace import last_run
 
     precisions = [name.strip() for name in precision.split(",")]
@@ -153,10 +154,7 @@ def export(
     if out and out.suffix != ".spoter":
         raise UsageError(f"{out}: a bundle's name ends in .spoter", fix=f"-o {out}.spoter")
     path = source or last_run()
-    if (path / MANIFEST).is_file() and engines is None and not trt8 and not web and not camera:
-        if triton:
-            write_triton(path, triton, force=force)
-            return
+    if (path / MANIFEST).is_file() and not (engines or trt8 or web or camera or triton):
         raise UsageError(
             f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it, --camera the landmarker"
         )
@@ -166,6 +164,8 @@ def export(
         raise UsageError(
             f"{path}: is a BUNDLE, only a RUN is calibrated", fix="export the RUN again with --force"
         )
+    if triton:
+        check_repository_folder(triton, force=force)
     if not (path / MANIFEST).is_file():
         say_busy()
     with progress_lines() as on_progress:
@@ -188,8 +188,9 @@ def export(
             force=force,
             on_progress=on_progress,
         )
+    written = write_triton(report.folder, triton, force=force) if triton and not report.failed else {}
     if json:
-        emit_json(report.as_json())
+        emit_json(report.as_json() | written)
     else:
         show(report)
     say_more(report, kept_goldens=not no_real_goldens)
@@ -200,22 +201,21 @@ def export(
         typed += ["--compute-capability", compute_capability] if compute_capability else []
         typed += [part for text in profile or () for part in ("--profile", text)]
         raise incomplete(report, typed)
-    if triton:
-        write_triton(report.folder, triton, force=force)
-    elif not json and web:
+    if not json and web:
         next_step("python -m http.server --directory {} --bind 127.0.0.1", web)
-    elif not json:
+    elif not json and not triton:
         next_step("spoter-kit verify {}", report.folder)
 
 
-def write_triton(bundle: Path, folder: Path, *, force: bool) -> None:
-    """Write a model repository for Triton from a BUNDLE, and say how to run it."""
+def write_triton(bundle: Path, folder: Path, *, force: bool) -> dict[str, Any]:
+    """Write a model repository for Triton from a BUNDLE, say how to run it, and return it as JSON values."""
     from spoter_runtime.bundle.manifest import read_bundle
     from spoter_toolkit.serving.triton import write_repository
 
     names = write_repository(read_bundle(bundle), folder, force=force)
     say(f"{folder}: {', '.join(names)}; written, not loaded: no Triton ran here")
     say(f"tritonserver --model-repository {shlex.quote(str(folder))} loads it")
+    return {"triton": {"repository": str(folder), "models": names}}
 
 
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:

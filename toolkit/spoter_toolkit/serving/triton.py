@@ -62,6 +62,13 @@ _BY_TENSORRT: Final = (
 )
 
 
+def check_repository_folder(folder: Path, *, force: bool) -> None:
+    """Raise a DataError unless a model repository may be written there."""
+    if folder.exists() and not (force and (folder / MARKER).is_file()):
+        fix = "--force replaces it" if (folder / MARKER).is_file() else "choose another --triton"
+        raise DataError(f"{folder}: exists already", fix=fix)
+
+
 def write_repository(bundle: Bundle, folder: Path, *, force: bool = False) -> list[str]:
     """Write a model repository; return the names of its models.
 
@@ -78,9 +85,7 @@ def write_repository(bundle: Bundle, folder: Path, *, force: bool = False) -> li
         DataError: the folder is there already, or is something else.
         BundleError: a file of the bundle is damaged.
     """
-    if folder.exists() and not (force and (folder / MARKER).is_file()):
-        fix = "--force replaces it" if (folder / MARKER).is_file() else "choose another --triton"
-        raise DataError(f"{folder}: exists already", fix=fix)
+    check_repository_folder(folder, force=force)
     bundle.check_files()
     engines = [file for file in bundle.artefacts if file.engine and file.engine.library == "tensorrt"]
     names = []
