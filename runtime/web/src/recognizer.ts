@@ -10,6 +10,7 @@ import { BACKEND, checkTensors, loadEngine, openSession, type Engine, type Engin
 import { BackendError, BundleError, ConfigError, NotFiniteError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
 import { NUM_FEATURES, checkClip, checkCoordinates, resampleClip, type ClipLike } from "./landmarks.ts";
+import { tupleText } from "./python.ts";
 import { jsonFromText } from "./strict.ts";
 
 /** What a clip shows, by the names of Python's `Prediction`. */
@@ -101,17 +102,19 @@ export class CoreRecognizer {
     const frames = clip.length / NUM_FEATURES;
     const shape = [1, frames, NUM_FEATURES];
     checkCoordinates(clip, shape, "poses");
-    let logits: Float32Array;
+    let found: Ort.Tensor;
     try {
       const feeds = {
         poses: new this.engine.ort.Tensor("float32", clip, shape),
         lengths: new this.engine.ort.Tensor("int32", Int32Array.of(frames), [1]),
       };
-      logits = (await this.session.run(feeds)).logits.data as Float32Array;
+      found = (await this.session.run(feeds)).logits;
     } catch (error) {
       throw new BackendError(`${BACKEND}: failed on poses (${shape.join(", ")}): ${(error as Error).message ?? error}`);
     }
-    if (logits.length !== this.labels.length) throw new BackendError(`${BACKEND}: expected ${this.labels.length} logits, got ${logits.length}`);
+    const expected = `${tupleText([1, this.labels.length])} float32`, got = `${tupleText(found.dims)} ${found.type}`;
+    if (got !== expected) throw new BackendError(`${BACKEND}: expected logits ${expected}, got ${got}`);
+    const logits = found.data as Float32Array;
     if (!logits.every(Number.isFinite)) throw new NotFiniteError(`${BACKEND}: logits are not finite for poses (${shape.join(", ")})`);
     return logits.slice();
   }
