@@ -46,7 +46,7 @@ int main(int argc, char **argv) try {
   stream.flush();
   say(stream.events(), labels);
   if (got || n == 0)
-    return std::fprintf(stderr, "%zu bytes were left after %g frames of %zux%zu\n", got, n, width, height), 1;
+    return std::fprintf(stderr, "%zu bytes were left after %.0f frames of %zux%zu\n", got, n, width, height), 1;
 } catch (const spoter::Error &error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 1;
