@@ -261,6 +261,10 @@ def read_arrays(
                 names = tuple(name.removesuffix(".npy") for name in infos if name.endswith(".npy"))
             if missing := [name for name in names if f"{name}.npy" not in infos]:
                 raise ValueError(f"no array {', '.join(missing)} in it")
+            # Only what numpy writes: each other way of packing has errors of its own.
+            usual = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if strange := [name for name in names if infos[f"{name}.npy"].compress_type not in usual]:
+                raise ValueError(f"array {strange[0]} is packed in an unknown way")
             size = sum(infos[f"{name}.npy"].file_size for name in names)
             if size > most_bytes:
                 raise ValueError(f"{size} bytes when unpacked, expected at most {most_bytes}")

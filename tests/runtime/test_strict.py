@@ -208,3 +208,16 @@ def test_an_archive_with_a_wrong_checksum_is_refused():
     content[content.index(b"NUMPY") + 130] ^= 1
     with pytest.raises(ValueError, match="Bad CRC"):
         read_arrays(io.BytesIO(bytes(content)), ("poses",), most_bytes=10_000)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_numpy_does_not_write_is_a_value_error(packing):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", packing) as archive:
+        array = io.BytesIO()
+        np.save(array, np.arange(1000))
+        archive.writestr("a.npy", array.getvalue())
+    content = bytearray(file.getvalue())
+    content[60:80] = bytes(20)
+    with pytest.raises(ValueError, match="array a is packed in an unknown way"):
+        read_arrays(io.BytesIO(content), ("a",), most_bytes=10_000)

@@ -26,6 +26,7 @@ from spoter_runtime.landmarks import (
     RIGHT_HAND,
     Float32Array,
 )
+from spoter_runtime.model_file.check import check_onnx_file
 from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.ort.session import SessionSettings, cpu_session
 
@@ -257,7 +258,9 @@ def load_graphs(files: LandmarkerFiles, threads: int) -> Run:
         file = f"{name}.onnx"
 
         def session(path: Path) -> Any:
-            return cpu_session(ort, path, settings.options(ort), (), str(files.folder / file))[0]
+            content, where = path.read_bytes(), str(files.folder / file)
+            check_onnx_file(content, where)
+            return cpu_session(ort, content, settings.options(ort), (), where)[0]
 
         return files.load(file, files.hashes[file], session)
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
+
+from spoter_runtime.model_file.protobuf import (
+    ENTRY,
+    GRAPH,
+    MODEL,
+    NODE,
+    OPSET,
+    TENSOR,
+    TENSOR_TYPE,
+    TYPE,
+    VALUE,
+    Fields,
+    message_fields,
+    number_of_field,
+    text_of_field,
+)
 
 # Field numbers of onnx.proto, which never change.
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_METADATA = 7, 8, 14
@@ -59,15 +74,15 @@ def onnx_parts(content: bytes | memoryview) -> OnnxParts:
     Raises:
         ValueError: they are not an ONNX file.
     """
-    model = message_fields(memoryview(content))
+    model = message_fields(memoryview(content), MODEL)
     if len(model[_MODEL_GRAPH]) != 1:
         raise ValueError("it is no ONNX file")
-    graph = message_fields(model[_MODEL_GRAPH][0])
+    graph = message_fields(model[_MODEL_GRAPH][0], GRAPH)
     return OnnxParts(
         model=model,
         graph=graph,
-        nodes=[message_fields(node) for node in graph[_GRAPH_NODE]],
-        tensors=[message_fields(tensor) for tensor in graph[_GRAPH_INITIALIZER]],
+        nodes=[message_fields(node, NODE) for node in graph[_GRAPH_NODE]],
+        tensors=[message_fields(tensor, TENSOR) for tensor in graph[_GRAPH_INITIALIZER]],
     )
 
 
@@ -79,7 +94,7 @@ def read_onnx(content: bytes | OnnxParts) -> OnnxGraph:
     """
     parts = content if isinstance(content, OnnxParts) else onnx_parts(content)
     model, graph, nodes = parts.model, parts.graph, parts.nodes
-    entries = [message_fields(entry) for entry in model[_MODEL_METADATA]]
+    entries = [message_fields(entry, ENTRY) for entry in model[_MODEL_METADATA]]
     return OnnxGraph(
         metadata={text_of_field(entry[1]): text_of_field(entry[2]) for entry in entries},
         names=frozenset(text_of_field(node[_NODE_NAME]) for node in nodes),
@@ -87,7 +102,7 @@ def read_onnx(content: bytes | OnnxParts) -> OnnxGraph:
         opset=next(
             (
                 number_of_field(e[2])
-                for e in map(message_fields, model[_MODEL_OPSETS])
+                for e in (message_fields(opset, OPSET) for opset in model[_MODEL_OPSETS])
                 if not text_of_field(e[1])
             ),
             0,
@@ -123,99 +138,8 @@ def _float_tensors(parts: OnnxParts) -> set[str]:
 def _input_types(graph: Fields) -> dict[str, int]:
     """Return input → number of its type."""
     found = {}
-    for value in map(message_fields, graph[_GRAPH_INPUT]):
-        type_proto = message_fields(value[2][-1]) if value[2] else Fields(list)
-        tensor_type = message_fields(type_proto[1][-1]) if type_proto[1] else Fields(list)
+    for value in (message_fields(value, VALUE) for value in graph[_GRAPH_INPUT]):
+        type_proto = message_fields(value[2][0] if value[2] else b"", TYPE)
+        tensor_type = message_fields(type_proto[1][0] if type_proto[1] else b"", TENSOR_TYPE)
         found[text_of_field(value[1])] = number_of_field(tensor_type[1])
     return found
-
-
-_SMALL_BYTES: Final = 4096
-
-Fields = defaultdict[int, list[Any]]  # of a protobuf message: number → numbers, bytes or memoryviews
-
-
-def message_fields(message: memoryview | bytes | int) -> Fields:
-    """Return the fields of a protobuf message.
-
-    Raises:
-        ValueError: it is none, or it is cut off.
-    """
-    if isinstance(message, int):
-        raise ValueError("no protobuf message: a number")
-    found: Fields = defaultdict(list)
-    position, end = 0, len(message)
-    if end < _SMALL_BYTES:
-        message = bytes(message)  # read 1.5 times as fast as a view
-    while position < end:
-        key = message[position]
-        position += 1
-        if key > 0x7F:
-            key, position = _varint(message, position - 1)
-        number, wire_type = key >> 3, key & 7
-        if wire_type == 0:
-            value, position = _varint(message, position)
-            found[number].append(value)
-            continue
-        if wire_type == 2:
-            size, position = _varint(message, position)
-        elif wire_type in (1, 5):
-            size = 8 if wire_type == 1 else 4
-        else:
-            raise ValueError(f"no protobuf message: wire type {wire_type}")
-        if position + size > end:
-            raise ValueError("truncated")
-        found[number].append(message[position : position + size])
-        position += size
-    return found
-
-
-def _varint(message: memoryview | bytes, position: int) -> tuple[int, int]:
-    if position < len(message) and (value := message[position]) < 0x80:
-        return value, position + 1
-    value = 0
-    for shift in range(0, 64, 7):
-        if position >= len(message):
-            raise ValueError("truncated")
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("no protobuf message: a number of more than 64 bits")
-
-
-def varints_of(values: list[Any]) -> list[int]:
-    """Return a repeated field of whole numbers, which may be packed."""
-    found = []
-    for value in values:
-        if isinstance(value, int):
-            found.append(value)
-            continue
-        position = 0
-        while position < len(value):
-            number, position = _varint(value, position)
-            found.append(number)
-    return found
-
-
-def text_of_field(values: list[Any]) -> str:
-    """Return a string field: protobuf takes the last value; empty if there is none.
-
-    Raises:
-        ValueError: a number, or no UTF-8.
-    """
-    if values and isinstance(values[-1], int):
-        raise ValueError("no protobuf message: a number instead of a text")
-    return str(values[-1], "utf-8") if values else ""
-
-
-def number_of_field(values: list[Any]) -> int:
-    """Return a field of a whole number: protobuf takes the last value; 0 if there is none.
-
-    Raises:
-        ValueError: no whole number.
-    """
-    if values and not isinstance(values[-1], int):
-        raise ValueError("no protobuf message: a text instead of a number")
-    return values[-1] if values else 0

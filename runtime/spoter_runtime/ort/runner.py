@@ -78,10 +78,9 @@ class OrtRunner(Runner):
         self._graphed: GraphedSession | None = None
         with ENGINE_CALLS:
             ort = import_onnxruntime(provider)
-            parts = None
             if not isinstance(model, bytes):
                 check_model_file(model)
-                parts = check_onnx_file(model)
+            parts = check_onnx_file(model)
             options = settings.options(ort)
             if provider == "cpu":
                 self._session, metadata = cpu_session(
@@ -111,7 +110,7 @@ class OrtRunner(Runner):
 def _on_gpu(
     ort: Any,
     content: bytes,
-    parts: OnnxParts | None,
+    parts: OnnxParts,
     options: Any,
     provider: GpuProvider,
     cache: Path | None,
@@ -125,10 +124,7 @@ def _on_gpu(
     from spoter_runtime.ort.cuda_graphs import GraphedSession
     from spoter_runtime.ort.gpu_session import gpu_session, records_graphs
 
-    try:
-        graph = read_onnx(parts or content)
-    except ValueError as error:
-        raise BackendError(f"{where}: refused: {error}") from error
+    graph = read_onnx(parts)
     contract = contract_from_metadata(ort, graph.metadata, where)
     frames = contract.max_frames
     profile = Profile(batch=(1, 1, contract.max_batch), frames=(1, min(_TUNED_FRAMES, frames), frames))

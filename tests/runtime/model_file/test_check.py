@@ -112,6 +112,54 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content):
         check_onnx_file(tmp_path / "bad.onnx")
 
 
+def number(value):
+    """A whole number of protobuf."""
+    return bytes([value & 0x7F]) if value < 128 else bytes([value & 0x7F | 0x80]) + number(value >> 7)
+
+
+def part(field, content):
+    """A field of bytes."""
+    return number(field << 3 | 2) + number(len(content)) + content
+
+
+NODE = part(4, b"Add")
+LOOP = part(4, b"Loop")
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (part(1, LOOP + number(4 << 3 | 5) + b"Relu"), "a node has a field 4 of wire type 5"),
+        (part(1, LOOP + number(4 << 3 | 1) + b"Identity"), "a node has a field 4 of wire type 1"),
+        (part(1, LOOP + NODE), "a node has field 4 twice"),
+        (
+            number((1 << 3 | 2) + (1 << 32)) + part(1, LOOP)[1:],
+            "the graph has a field 536870913 of wire type 2",
+        ),
+        (b"\x8a\x80\x80\x80\x80\x00" + part(1, NODE)[1:], "the graph has a field 1 of wire type 2"),
+        (b"\x02\x00", "the graph has a field 0 of wire type 2"),
+        (part(99, b""), "the graph has a field 99"),
+        (part(1, NODE + part(10, b"")), "a node has a field 10"),
+        (part(5, part(3, b"")), "a tensor has a field 3 "),
+        (part(5, number(14 << 3) + b"\x01"), "its weights are in another file"),
+        (part(5, number(1 << 3) + b"\xff" * 9 + b"\x02"), "a number of more than 64 bits"),
+        (part(1, NODE + part(5, part(6, b""))), "an attribute has a field 6 "),  # a graph
+        (part(1, NODE + part(5, part(11, b""))), "an attribute has a field 11 "),  # graphs
+        (part(1, NODE + part(5, part(21, b"x"))), "an attribute has a field 21 "),  # a function's attribute
+        (part(1, NODE + part(5, part(22, b""))), "an attribute has a field 22 "),  # sparse values
+        (part(1, NODE + part(5, part(5, part(13, b"")))), "its weights are in another file"),
+        (part(1, NODE + part(5, part(5, number(14 << 3) + b"\x01"))), "its weights are in another file"),
+        (part(1, NODE + part(5, part(5, number(1 << 3) + b"\x7f"))), "a tensor is larger than its values"),
+    ],
+)
+def test_what_two_readers_could_take_differently_is_refused(tmp_path, graph, message):
+    (tmp_path / "bad.onnx").write_bytes(part(7, graph))
+    with pytest.raises(BundleError, match=re.escape(message)):
+        check_onnx_file(tmp_path / "bad.onnx")
+    with pytest.raises(BundleError, match=re.escape(message)):
+        check_onnx_file(part(7, graph))
+
+
 def test_cut_files_are_refused_or_whole(bundle_folder, tmp_path):
     content = (bundle_folder / "model.onnx").read_bytes()
     for size in range(1, len(content), len(content) // 40):

@@ -87,7 +87,7 @@ def test_a_weight_is_a_float_by_its_type(weight, expected):
 
 @pytest.mark.parametrize("content", [b"", b"a picture, really", b"\xff" * 20, b"\x3a\x7f"])
 def test_what_is_no_onnx_file_is_a_value_error(content):
-    with pytest.raises(ValueError, match=r"it is no ONNX file|truncated|no protobuf message"):
+    with pytest.raises(ValueError, match=r"it is no ONNX file|truncated|no protobuf message|of wire type"):
         read_onnx(content)
 
 
@@ -122,7 +122,7 @@ def field(number, value):
 )
 def test_a_field_of_another_type_is_a_value_error(graph, tmp_path):
     content = field(7, graph)
-    with pytest.raises(ValueError, match=r"no protobuf message: a (number|text)"):
+    with pytest.raises(ValueError, match="of wire type"):
         read_onnx(content)
     (tmp_path / "model.onnx").write_bytes(content)
     with contextlib.suppress(SpoterError):  # and of ours, if the check looks at it
