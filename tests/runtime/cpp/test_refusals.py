@@ -490,6 +490,22 @@ def test_a_file_that_spoter_kit_does_not_write(bundle_copy, plant):
         else:
             del changed.metadata_props[:]
         contents.append(changed.SerializeToString())
+    # Field 7, a graph, with what another reader would take differently; the sizes are of one byte.
+    loop, add = b"\x22\x04Loop", b"\x22\x03Add"
+    for graph in (
+        b"\x0a\x0b" + loop + b"\x25Relu",  # the operator again, of another wire type
+        b"\x0a\x0b" + loop + add,
+        b"\x8a\x80\x80\x80\x10\x06" + loop,  # a key above 32 bits
+        b"\x8a\x80\x80\x80\x80\x00\x05" + add,  # and one of six bytes
+        b"\x02\x00",  # field 0
+        b"\x9a\x06\x00",  # field 99
+        b"\x2a\x0b\x08" + b"\xff" * 9 + b"\x02",  # a number of 65 bits
+        b"\x0a\x09" + add + b"\x2a\x02\x32\x00",  # a graph within a node
+        b"\x0a\x0a" + add + b"\x2a\x03\xb2\x01\x00",  # sparse values
+        b"\x0a\x0b" + add + b"\x2a\x04\x2a\x02\x6a\x00",  # weights in another file
+        b"\x0a\x0b" + add + b"\x2a\x04\x2a\x02\x08\x7f",  # a tensor larger than its values
+    ):
+        contents.append(bytes([7 << 3 | 2, len(graph)]) + graph)
     for content in contents:
         plant(bundle_copy, content)
         python = said(Recognizer.load, bundle_copy, "ort-cpu")

@@ -6,6 +6,7 @@
 
 #include "../error.hpp"
 #include "../files.hpp"
+#include "../onnx_file.hpp"
 #include "../python.hpp"
 #include "../recognizer.hpp"
 
@@ -54,8 +55,9 @@ LandmarkerGraphs::LandmarkerGraphs(const LandmarkerFiles &files, const char *eng
   check_threads(threads);
   for (size_t i = 0; i < 4; ++i) {
     const std::string name = std::string(landmarker_graphs[i]) + ".onnx", content = files.read(name);
-    sessions_[i] =
-        std::make_unique<Session>(engine_, content, SessionOptions{threads, true, false}, joined(files.folder, name));
+    const std::string where = joined(files.folder, name);
+    check_onnx(content, where);
+    sessions_[i] = std::make_unique<Session>(engine_, content, SessionOptions{threads, true, false}, where);
   }
 }
 

@@ -1,6 +1,7 @@
 /** The landmarker's networks: read with their hashes, run, and compared with their stored answers. */
 
 import type * as Ort from "onnxruntime-common";
+import { checkedMetadata } from "../bundle/model_file.ts";
 import { namesOf, readArrays, type NumpyArray } from "../bundle/npz.ts";
 import { openSession } from "../engine.ts";
 import { BackendError, BundleError, ValueError } from "../errors.ts";
@@ -33,7 +34,11 @@ export class Graphs {
   /** Open those of `names`; `base` names their folder in errors. */
   static async open(ort: typeof Ort, base: string, contents: Contents, names: readonly Graph[]): Promise<Graphs> {
     const sessions: Partial<Record<Graph, Ort.InferenceSession>> = {};
-    for (const name of names) sessions[name] = await openSession(ort, contents[name]!, `${base}${name}.onnx`);
+    for (const name of names) {
+      const where = `${base}${name}.onnx`;
+      checkedMetadata(contents[name]!, where);
+      sessions[name] = await openSession(ort, contents[name]!, where);
+    }
     return new Graphs(ort, sessions);
   }
 
