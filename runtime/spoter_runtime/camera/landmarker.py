@@ -258,9 +258,8 @@ def load_graphs(files: LandmarkerFiles, threads: int) -> Run:
         file = f"{name}.onnx"
 
         def session(path: Path) -> Any:
-            content, where = path.read_bytes(), str(files.folder / file)
-            check_onnx_file(content, where)
-            return cpu_session(ort, content, settings.options(ort), (), where)[0]
+            check_onnx_file(path)
+            return cpu_session(ort, path, settings.options(ort), (), str(files.folder / file))[0]
 
         return files.load(file, files.hashes[file], session)
 

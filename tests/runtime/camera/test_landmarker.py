@@ -251,6 +251,15 @@ def test_the_goldens_replay_here_and_find_a_graph_that_was_changed(landmarker_fo
     assert worst["pose"] < TOLERANCE
 
 
+def test_a_graph_that_spoter_kit_did_not_write_is_refused(landmarker_folder, reseal_landmarker):
+    def spoil(folder):
+        content = (folder / "hand.onnx").read_bytes()
+        (folder / "hand.onnx").write_bytes(content.replace(b"\x22\x04Conv", b"\x22\x04Loop"))
+
+    with pytest.raises(BackendError, match=r"hand.onnx: has an operator 'Loop'"):
+        Landmarker.load(reseal_landmarker(landmarker_folder, spoil))
+
+
 def test_it_needs_numpy_and_onnx_runtime_alone(landmarker_folder):
     code = f"""
 import sys
