@@ -30,6 +30,10 @@ def test_fetch_from_a_folder_then_verify_without_naming_it(landmarker_folder, tm
     answer = json.loads(done.stdout)
     assert answer["passed"]
     assert answer["differences"].keys() == {"pose_detection", "pose", "recrop", "hand"}
+    done = spoter_kit(tmp_path, "landmarker", "fetch")
+    assert done.returncode == 0, done.stderr
+    assert "it is there already; --force fetches it again" in done.stderr
+    assert "the landmarker of mediapipe 0.10.21, sha256 " in done.stdout
     done = spoter_kit(tmp_path, "landmarker", "fetch", "--from", originals)
     assert done.returncode == 1
     assert "is there already. Fix: spoter-kit landmarker fetch --force" in done.stderr

@@ -45,6 +45,14 @@ def test_a_log_is_proven_too(bundle_folder, log, tmp_path):
     assert {proof["signs"] for proof in facts["proofs"]} == {2}
 
 
+def test_a_log_in_which_nothing_is_answered_proves_nothing(bundle_folder, log):
+    header, *_ = log.read_text().splitlines()
+    log.write_text(header + "\n")
+    found = prove_streams(bundle_folder, log=log, backends=["ort-cpu"])
+    assert not found.passed
+    assert found.proofs[0].failures == ("nothing was compared: no movement in it got an answer",)
+
+
 def test_a_segment_that_is_not_what_predict_is_given_is_found(bundle_folder, log, monkeypatch):
     class Shifted(stream_module.Frames):
         def cut(self, start_ms, end_ms, fps):

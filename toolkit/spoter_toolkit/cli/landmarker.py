@@ -59,7 +59,9 @@ def fetch(
     if compute_capability is not None and not rtx:
         raise UsageError("--compute-capability: TensorRT builds for the GPU at hand", fix="add --rtx")
     folder = landmarker_folder() if out is None else out
-    if force or source or not (trt or rtx) or not (folder / MANIFEST).exists():
+    if not force and not source and (folder / MANIFEST).exists():
+        say("it is there already; --force fetches it again")
+    else:
         folder = write_landmarker(source, out, force=force, on_step=say)
     if trt or rtx:
         _build_engines(folder, trt=trt, rtx=rtx, compute_capability=compute_capability)

@@ -69,7 +69,10 @@ def serve(
             request_s=request_s,
             drain_s=drain_s,
         )
-        sources = sources_from(bundles or [str(newest_bundle())])
+        if not bundles:
+            bundles = [str(newest_bundle())]
+            say(f"no bundle was named: serving the newest, {bundles[0]}")
+        sources = sources_from(bundles)
     models = _models(sources, backend, precision)
     with _log_on_stderr(), listen(host, port) as listener:
         app = Application(models, limits, control=control)

@@ -161,6 +161,8 @@ def _proof(
         found = f"{kept[n]} where {expected[n]} is expected" if n is not None else "more or fewer events"
         failures.append(f"other events than the first backend's: {found}")
     answers = [_segment(answer) for answer in answers_in(events)]
+    if one.answers is None and not answers:
+        failures.append("nothing was compared: no movement in it got an answer")
     if one.answers is not None and answers != one.answers:
         failures.append(
             f"other answers than those in the bundle: {answers}, expected {one.answers}. If another version "

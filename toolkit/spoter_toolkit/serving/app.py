@@ -163,7 +163,9 @@ class Application:
         """
         most = self.limits.body_bytes
         too_long = Refused(
-            f"a body of more than {most} bytes", status=413, fix=f"send fewer than {self.limits.clips} clips"
+            f"a body of more than {most} bytes",
+            status=413,
+            fix="send fewer clips, or in binary, or serve with a larger --max-body-mb",
         )
         if length.isdigit() and (len(length) > 18 or int(length) > most):
             raise too_long
