@@ -221,7 +221,7 @@ def _open(name: str, bundle: Bundle, wish: _Wish, config: ExecutionConfig | None
         return BACKENDS[name](bundle, wish)
     prepared = read_prepared(config.prepared) if config.prepared else None
     if prepared is not None:
-        with contextlib.suppress(BackendError):  # fall back to optimising the bundle's file, below
+        with contextlib.suppress(BackendError, BundleError):  # then the bundle's own file is optimised
             artefact = onnx_file_of(bundle, name, wish.precision)
             settings = replace(config.session, optimise=False)
             return OrtRunner(prepared, settings=settings, name=name), artefact
