@@ -70,6 +70,13 @@ def test_every_extra_that_a_page_installs_exists():
     assert named - set(extras) == set()
 
 
+def test_the_table_of_extras_has_them_all():
+    (page,) = [page for page in PAGES if page.name == "install.md"]
+    rows = re.findall(r"^\| (`[^|]+) \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = {extra for row in rows for extra in re.findall(r"`([\w-]+)`", row)}
+    assert set(metadata("spoter-kit").get_all("Provides-Extra")) <= named
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_link_leads_somewhere(page):
     wrong = []
