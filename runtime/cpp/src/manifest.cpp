@@ -70,17 +70,20 @@ void check_engine(const Engine &engine, const std::string &where) {
           "), expected rising frame counts");
 }
 
+// Reads each item of a list.
+template <class Read>
+auto each(Read read) {
+  return [read](const Value &given, const std::string &at) {
+    for (size_t i = 0; i < as_list(given, at).size(); ++i) read(given.items[i], at_index(at, i));
+  };
+}
+
 Engine engine_from(const Value &value, const std::string &where) {
   Engine engine;
   std::string text;
   const auto any_text = text_into(text);
   const auto any_table = [](const Value &given, const std::string &at) { as_table(given, at); };
   const auto any_truth = [](const Value &given, const std::string &at) { as_truth(given, at); };
-  const auto each = [](auto read) {
-    return [read](const Value &given, const std::string &at) {
-      for (size_t i = 0; i < as_list(given, at).size(); ++i) read(given.items[i], at_index(at, i));
-    };
-  };
   const auto library = [&](const Value &given, const std::string &at) {
     engine.library = given.kind == Kind::text ? given.text : "";
     for (const char *known : {"tensorrt", "tensorrt_lean", "tensorrt_rtx"})
@@ -184,14 +187,10 @@ Abstention abstention_from(const Value &value) {
   const auto number_into = [](double &number) {
     return [&number](const Value &given, const std::string &at) { number = as_number(given, at); };
   };
-  const auto background = [&](const Value &given, const std::string &at) {
-    for (size_t i = 0; i < as_list(given, at).size(); ++i)
-      rule.background.push_back(as_text(given.items[i], at_index(at, i)));
+  const auto texts_into = [](std::vector<std::string> &texts) {
+    return each([&texts](const Value &one, const std::string &at) { texts.push_back(as_text(one, at)); });
   };
   std::vector<std::string> rows;
-  const auto typical = [&](const Value &given, const std::string &at) {
-    for (size_t i = 0; i < as_list(given, at).size(); ++i) rows.push_back(as_text(given.items[i], at_index(at, i)));
-  };
   const auto evidence = [](const Value &given, const std::string &at) { as_table(given, at); };
   const std::initializer_list<Field> fields = {{"temperature", true, number_into(rule.temperature)},
                                                {"min_probability", true, number_into(rule.min_probability)},
@@ -199,8 +198,8 @@ Abstention abstention_from(const Value &value) {
                                                {"min_hand_share", true, number_into(rule.min_hand_share)},
                                                {"target", true, number_into(rule.target)},
                                                {"min_likeness", false, number_into(rule.min_likeness)},
-                                               {"background", false, background},
-                                               {"typical_logits", false, typical},
+                                               {"background", false, texts_into(rule.background)},
+                                               {"typical_logits", false, texts_into(rows)},
                                                {"evidence", false, evidence}};
   const auto is_unknown = [&](const auto &member) {  // of a later version
     return std::none_of(fields.begin(), fields.end(), [&](const Field &field) { return member.first == field.name; });
@@ -243,10 +242,8 @@ Manifest manifest_from_json(const Value &value) {
   Bundle &bundle = made.bundle;
   std::vector<Read> artefacts;
   const Value *abstention = nullptr;
-  const auto read_artefacts = [&](const Value &given, const std::string &at) {
-    for (size_t i = 0; i < as_list(given, at).size(); ++i)
-      artefacts.push_back(artefact_from(given.items[i], at_index(at, i)));
-  };
+  const auto read_artefacts =
+      each([&](const Value &one, const std::string &at) { artefacts.push_back(artefact_from(one, at)); });
   const auto read_files = [&](const Value &given, const std::string &at) {
     for (const auto &[name, digest] : as_table(given, at).members)
       bundle.files.emplace_back(name, as_text(digest, at + "." + name));

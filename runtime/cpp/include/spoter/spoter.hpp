@@ -33,6 +33,25 @@ inline void check(spoter_status status) {
   if (status != SPOTER_OK) throw Error(status);
 }
 
+// An object of spoter.h, which frees itself; it can be moved, not copied.
+template <class T, void (*destroy)(T *)>
+class Handle {
+ public:
+  Handle() = default;
+  ~Handle() { destroy(object_); }
+  Handle(Handle &&other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Handle &operator=(Handle &&other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+
+  T **out() { return &object_; }  // where a spoter_*_create writes it
+  operator T *() const { return object_; }
+
+ private:
+  T *object_ = nullptr;
+};
+
 // frames x 54 x 2 floats; the memory stays the caller's.
 struct Clip {
   const float *landmarks = nullptr;
@@ -69,13 +88,7 @@ class Recognizer {
  public:
   explicit Recognizer(const std::string &path, const Options &options = {}) {
     const spoter_options raw = options.raw();
-    check(spoter_recognizer_create(path.c_str(), &raw, &handle_));
-  }
-  ~Recognizer() { spoter_recognizer_destroy(handle_); }
-  Recognizer(Recognizer &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  Recognizer &operator=(Recognizer &&other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
+    check(spoter_recognizer_create(path.c_str(), &raw, handle_.out()));
   }
 
   std::size_t max_frames() const { return spoter_recognizer_max_frames(handle_); }
@@ -112,7 +125,7 @@ class Recognizer {
   }
 
  private:
-  spoter_recognizer *handle_ = nullptr;
+  Handle<spoter_recognizer, spoter_recognizer_destroy> handle_;
 };
 
 // The frames of a video, one after the other, to the 54 landmarks of a person. For one video and one thread at a time.
@@ -121,13 +134,7 @@ class Landmarker {
   // The landmarker of a bundle, or in a folder of its own; of the options onnxruntime and threads are used.
   explicit Landmarker(const std::string &path, const Options &options = {}) {
     const spoter_options raw = options.raw();
-    check(spoter_landmarker_create(path.c_str(), &raw, &handle_));
-  }
-  ~Landmarker() { spoter_landmarker_destroy(handle_); }
-  Landmarker(Landmarker &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  Landmarker &operator=(Landmarker &&other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
+    check(spoter_landmarker_create(path.c_str(), &raw, handle_.out()));
   }
 
   // height rows of width x 3 bytes, `stride` bytes from row to row; 0: without gaps. t_ms that is NaN: 1/30 s after the
@@ -144,7 +151,7 @@ class Landmarker {
   std::string sha256() const { return spoter_landmarker_sha256(handle_); }
 
  private:
-  spoter_landmarker *handle_ = nullptr;
+  Handle<spoter_landmarker, spoter_landmarker_destroy> handle_;
 };
 
 // An event of a stream; docs/reference/events.md describes them. NaN or empty: this type has no such field.
@@ -162,16 +169,10 @@ class SignStream {
   explicit SignStream(const Recognizer &recognizer, const std::string &gate = "rest",
                       const std::string &settings = {}) {
     check(spoter_stream_create(recognizer.handle(), gate.c_str(), settings.empty() ? nullptr : settings.c_str(),
-                               &handle_));
+                               handle_.out()));
   }
   explicit SignStream(const Recognizer &&, const std::string & = {},
                       const std::string & = {}) = delete;  // it would end
-  ~SignStream() { spoter_stream_destroy(handle_); }
-  SignStream(SignStream &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  SignStream &operator=(SignStream &&other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
-  }
 
   // 54 x 2 floats. dropped: frames that the source dropped before this one; persons: -1 where that is not known.
   void accept(const float *landmarks, double t_ms, std::size_t dropped = 0, int persons = -1) {
@@ -192,7 +193,7 @@ class SignStream {
   }
 
  private:
-  spoter_stream *handle_ = nullptr;
+  Handle<spoter_stream, spoter_stream_destroy> handle_;
 };
 
 inline spoter_replay verify(const std::string &path, const Options &options = {}) {
