@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, ClassVar, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -127,12 +127,36 @@ class CRecognizer:
         return list(found)
 
 
-class CStream:
+class _Followed:
+    """An object of the library that follows one video: `KIND` names its functions."""
+
+    KIND: ClassVar[str]
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._handle = ctypes.c_void_p()
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        check(self._library, getattr(self._library, f"spoter_{self.KIND}_{name}")(*arguments))
+
+    def reset(self) -> None:
+        """Forget the frames before."""
+        self._call("reset", self._handle)
+
+    def __del__(self) -> None:
+        """Free it."""
+        if self._handle:
+            getattr(self._library, f"spoter_{self.KIND}_destroy")(self._handle)
+
+
+class CStream(_Followed):
     """A stream of the C library, with the methods of `SignStream`; its events come out of their JSON.
 
     Attributes:
         settings: as they were given.
     """
+
+    KIND = "stream"
 
     def __init__(self, recognizer: CRecognizer, gate: Gate = "rest", settings: StreamSettings | None = None):
         """Make a stream of a recogniser, which must outlive it.
@@ -140,19 +164,11 @@ class CStream:
         Raises:
             ConfigError: as `SignStream`.
         """
+        super().__init__(recognizer.library)
         self.settings = settings or StreamSettings()
         self._recognizer = recognizer
-        self._library = recognizer.library
-        self._handle = ctypes.c_void_p()
         text = json.dumps(self.settings.as_json()).encode() if settings else None
         self._call("create", recognizer.handle, gate.encode(), text, ctypes.byref(self._handle))
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        check(self._library, getattr(self._library, f"spoter_stream_{name}")(*arguments))
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self._call("reset", self._handle)
 
     def push(self, signing: bool) -> None:
         """Say that a sign begins or ends with the next frame."""
@@ -178,14 +194,11 @@ class CStream:
                 return found
             found.append(event_from_json(json.loads(event.json)))
 
-    def __del__(self) -> None:
-        """Free it."""
-        if self._handle:
-            self._library.spoter_stream_destroy(self._handle)
 
-
-class CLandmarker:
+class CLandmarker(_Followed):
     """The landmarker of the C library, with the methods of `Landmarker`."""
+
+    KIND = "landmarker"
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
         """Open a landmarker's folder, or a bundle that has one.
@@ -193,24 +206,16 @@ class CLandmarker:
         Raises:
             SpoterError: as `Landmarker.load`.
         """
-        self._library = load_library()
-        self._handle = ctypes.c_void_p()
+        super().__init__(load_library())
         options = options_of(None, "fp32", threads)
         self._call("create", os.fsencode(path), ctypes.byref(options), ctypes.byref(self._handle))
         self.sha256: str = self._library.spoter_landmarker_sha256(self._handle).decode()
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        check(self._library, getattr(self._library, f"spoter_landmarker_{name}")(*arguments))
 
     @property
     def persons(self) -> int:
         """How many were seen when the body was last looked for."""
         found: int = self._library.spoter_landmarker_persons(self._handle)
         return found
-
-    def reset(self) -> None:
-        """Forget the frames before."""
-        self._call("reset", self._handle)
 
     def __call__(self, frame_rgb: npt.NDArray[np.uint8], t_ms: float | None = None) -> Float32Array:
         """Return the landmarks (54, 2) of a frame whose rows may have gaps between them."""
@@ -220,11 +225,6 @@ class CLandmarker:
         t_ms = math.nan if t_ms is None else t_ms
         self._call("accept", self._handle, frame_rgb.ctypes.data, *size, t_ms, found.ctypes.data)
         return found
-
-    def __del__(self) -> None:
-        """Free it."""
-        if self._handle:
-            self._library.spoter_landmarker_destroy(self._handle)
 
 
 def event_from_json(value: dict[str, Any]) -> AnyEvent:
