@@ -51,6 +51,17 @@ class Finder:
 
         return Landmarker.load(self.landmarker)
 
+    def find(
+        self,
+        parts: Sequence[VideoPart],
+        landmarker: FindsLandmarks,
+        on_frame: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[VideoPart, VideoClip | SpoterError]]:
+        """Yield what `find_landmarks` finds with a landmarker that `load` returned."""
+        return find_landmarks(
+            parts, landmarker, mirror=self.mirror, most_frames=self.most_frames, on_frame=on_frame
+        )
+
 
 def find_landmarks(
     parts: Sequence[VideoPart],

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from spoter_runtime.camera.clips import FindsLandmarks
 from spoter_runtime.errors import DataError, SpoterError
-from spoter_toolkit.data.extract.landmarks import Finder, find_landmarks
+from spoter_toolkit.data.extract.landmarks import Finder
 from spoter_toolkit.data.extract.store import Store
 from spoter_toolkit.data.extract.videos import VideoPart
 from spoter_toolkit.worker_process import follow_parent
@@ -124,10 +124,7 @@ def _find(
     on_frame: Callable[[], None],
 ) -> Failed:
     failed: Failed = []
-    found_in = find_landmarks(
-        parts, landmarker, mirror=finder.mirror, most_frames=finder.most_frames, on_frame=on_frame
-    )
-    for part, found in found_in:
+    for part, found in finder.find(parts, landmarker, on_frame):
         if isinstance(found, SpoterError):
             failed.append((part, found))
         else:

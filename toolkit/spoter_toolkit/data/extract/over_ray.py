@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from spoter_runtime.camera.clips import VideoClip
 from spoter_runtime.errors import DataError, SpoterError, require
-from spoter_toolkit.data.extract.landmarks import Finder, find_landmarks
+from spoter_toolkit.data.extract.landmarks import Finder
 from spoter_toolkit.data.extract.on_cores import Failed
 from spoter_toolkit.data.extract.store import Store
 from spoter_toolkit.data.extract.videos import VideoPart
@@ -93,9 +93,7 @@ def _find(parts: Sequence[VideoPart], finder: Finder) -> Found:
     """Run on some machine of the cluster; its process keeps the landmarker for the next task."""
     if _loaded.get("finder") != finder:
         _loaded.update(finder=finder, landmarker=finder.load())
-    return list(
-        find_landmarks(parts, _loaded["landmarker"], mirror=finder.mirror, most_frames=finder.most_frames)
-    )
+    return list(finder.find(parts, _loaded["landmarker"]))
 
 
 _loaded: dict[str, Any] = {}
