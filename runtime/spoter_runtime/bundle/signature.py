@@ -331,9 +331,8 @@ def _decoded(value: Any, where: str) -> bytes:
         decoded = binascii.a2b_base64(text)
     except ValueError as error:
         raise ValueError(f"{where}: is no base64: {error}") from error
-    if (
-        binascii.b2a_base64(decoded, newline=False).decode() != text
-    ):  # the last letter may have bits that count for nothing
+    # The last letter may have bits that count for nothing.
+    if binascii.b2a_base64(decoded, newline=False).decode() != text:
         raise ValueError(f"{where}: is no base64 as anybody writes it")
     return decoded
 

@@ -129,6 +129,7 @@ def _frames(
     is_file: bool = False,
 ) -> Iterator[TimedFrame]:
     av = require("av", extra=_EXTRA)
+    broken, fix = ("is damaged", _MEND) if is_file else ("went away", "")
     try:
         container = av.open(source, format=input_format, options=options)
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -155,13 +156,11 @@ def _frames(
             where = (
                 f"after frame {count} ({max(last_ms, 0) / 1000:.1f} s)" if count else "before the first frame"
             )
-            broken = "is damaged" if is_file else "went away"
-            fix = _MEND if is_file else ""
             raise DataError(f"{source}: {_reason(error, f'{broken} {where}')}", fix=fix) from error
         except _CrookedError as error:
             raise DataError(f"{source}: {error}", fix="ffmpeg -i FILE turned.mp4 turns its frames") from error
         if count == 0:
-            raise DataError(f"{source}: has no frame that can be decoded", fix=_MEND if is_file else "")
+            raise DataError(f"{source}: has no frame that can be decoded", fix=fix)
 
 
 class _CrookedError(Exception):
