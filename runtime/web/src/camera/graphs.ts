@@ -12,6 +12,9 @@ export const HAND_GRAPHS = ["recrop", "hand"] as const;
 const GRAPHS = [...BODY_GRAPHS, ...HAND_GRAPHS];
 export type Graph = (typeof GRAPHS)[number];
 
+/** A body or a hand is there. */
+export const PRESENT = 0.5;
+
 /** Graph → the bytes of its ONNX file. */
 export type Contents = Partial<Record<Graph, Uint8Array<ArrayBuffer>>>;
 /** Stored answers `GRAPH/N`, and their inputs `GRAPH:INPUT`. */

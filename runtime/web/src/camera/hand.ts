@@ -1,9 +1,8 @@
 /** One hand of the signer, in a worker of its own: both hands are followed while the next frame's body is found. */
 
 import { startEngine, type EngineFiles } from "../engine.ts";
-import { Graphs, HAND_GRAPHS, type Contents, type Frame, type Stored } from "./graphs.ts";
+import { Graphs, HAND_GRAPHS, PRESENT, type Contents, type Frame, type Stored } from "./graphs.ts";
 
-const PRESENT = 0.5;
 const MOVED = 0.15;
 const nothing = (values: number): Float32Array => new Float32Array(values).fill(NaN);
 

@@ -5,14 +5,13 @@ import { InputError } from "../errors.ts";
 import type { OnProgress } from "../files.ts";
 import { LEFT_HAND, MEDIAPIPE_POSE, NUM_FEATURES, RIGHT_HAND } from "../landmarks.ts";
 import { Remote } from "../remote.ts";
-import { BODY_GRAPHS, Graphs, HAND_GRAPHS, readGraphs, readStored, type Contents, type Frame, type Stored } from "./graphs.ts";
+import { BODY_GRAPHS, Graphs, HAND_GRAPHS, PRESENT, readGraphs, readStored, type Contents, type Frame, type Stored } from "./graphs.ts";
 import { OneEuroFilter } from "./smoothing.ts";
 
 /** A picture: RGBA pixels, or something that can be drawn. */
 export type Picture = ImageData | ImageBitmap | VideoFrame;
 
 const TOLERANCE = 5e-3; // as in Python: of the goldens, relative to values above 1
-const PRESENT = 0.5;
 const ANOTHER = 0.15; // as in Python
 const VISIBLE = 0.1;
 const VISIBILITY_WEIGHT = 0.1;
