@@ -349,11 +349,15 @@ class Clock:
         return self.now
 
 
-def test_a_training_in_a_pipe_shows_that_it_lives(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of progress."""
     clock = Clock()
     monkeypatch.setattr(console.time, "monotonic", clock)
+    return clock
+
+
+def test_a_training_in_a_pipe_shows_that_it_lives(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     lines = console.Lines()
     for step in range(1, 1001):  # 100 epochs of 10 steps, 2 s a step
         clock.now += 2.0
@@ -417,11 +421,7 @@ def test_a_training_that_took_longer_than_it_was_given_says_so(capsys: pytest.Ca
     assert capsys.readouterr().err == "took 4.7 of 3 minutes: the machine was busy\n"
 
 
-def test_each_part_of_the_work_has_its_own_forecast(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(console.time, "monotonic", clock)
+def test_each_part_of_the_work_has_its_own_forecast(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     lines = console.Lines()
     for total, seconds, what in ((640, 0.125, "comparing"), (40, 5.0, "tuning")):
         for done in range(1, total + 1):
@@ -435,11 +435,7 @@ def test_each_part_of_the_work_has_its_own_forecast(
     ]
 
 
-def test_a_forecast_leaves_out_what_was_before(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(console.time, "monotonic", clock)
+def test_a_forecast_leaves_out_what_was_before(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     lines = console.Lines()
     lines(0, 0, "exporting to ONNX")
     clock.now += 100.0
