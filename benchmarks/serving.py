@@ -183,14 +183,19 @@ def ratio_of(rounds: list[dict[str, Any]], what: str, plain: str) -> str:
     )
 
 
+def rate_of(found: float | None, missing: str) -> str:
+    """Return a rate as the page says it; `missing` where none was found, or none was looked for."""
+    return f"{found:.0f}" if found else missing
+
+
 def page(values: dict[str, Any]) -> list[str]:
     """Return the page's lines."""
     rounds, names = values["rounds"], [name for name in NAMES if name in values["rounds"][0]]
     rows = [
         (
             str(number),
-            *(f"{one[name]['highest_rate'] or 0:.0f}" for name in names),
-            *(f"{one[name]['capacity'] or 0:.0f}" for name in names),
+            *(rate_of(one[name]["highest_rate"], "none") for name in names),
+            *(rate_of(one[name]["capacity"], "–") for name in names),
         )
         for number, one in enumerate(rounds, 1)
     ]
