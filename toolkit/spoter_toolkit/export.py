@@ -169,6 +169,7 @@ def export(
     trt8: bool = False,
     web: Path | None = None,
     web_engine: str | None = None,
+    webgpu: bool = False,
     negatives: Path | None = None,
     background: Sequence[str] = (),
     false_answers: float = TARGET,
@@ -190,6 +191,7 @@ def export(
         trt8: add the ONNX files that TensorRT 8.6 builds from.
         web: write a static site to this folder, whose page runs the first of the precisions.
         web_engine: see `find_engine`.
+        webgpu: give the site the engine's files for WebGPU too.
         negatives: see `calibration_clips`.
         background: see `calibration_clips`.
         false_answers: the share of negatives that may get a sign, see `fit_abstention`.
@@ -202,7 +204,7 @@ def export(
     """
     if web:  # found out before the export, not after it
         check_site_folder(web, force=force)
-        browser_engine = find_engine(web_engine)
+        browser_engine = find_engine(web_engine, webgpu=webgpu)
     if (source / MANIFEST).is_file():
         report = ExportReport(folder=source, landmarker=add_landmarker(source, force) if camera else "")
     else:
@@ -259,7 +261,8 @@ def export(
     if not web:
         return report
     bundle = read_bundle(report.folder)
-    return replace(report, site=write_site(bundle, web, browser_engine, precision=precisions[0], force=force))
+    site = write_site(bundle, web, browser_engine, precision=precisions[0], webgpu=webgpu, force=force)
+    return replace(report, site=site)
 
 
 def clips_to_calibrate(

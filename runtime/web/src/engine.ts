@@ -1,4 +1,4 @@
-/** ONNX Runtime Web: loaded from the site's own folder, one thread of WebAssembly unless asked otherwise. */
+/** ONNX Runtime Web: loaded from the site's own folder, one thread of WebAssembly unless asked otherwise; or WebGPU. */
 
 import type * as Ort from "onnxruntime-common";
 import type { Contract } from "./bundle/contract.ts";
@@ -6,8 +6,8 @@ import { BackendError } from "./errors.ts";
 import { checkDigest, fetched, type OnProgress } from "./files.ts";
 import { NUM_FEATURES } from "./landmarks.ts";
 
-/** The only one so far, by the name that Python's backends would have. */
-export const BACKEND = "wasm";
+/** By the names that Python's backends would have. */
+export type BackendName = "wasm" | "webgpu";
 
 /** Where the engine lies and how it runs. */
 export interface EngineOptions {
@@ -21,9 +21,12 @@ export interface EngineOptions {
   packed?: readonly string[];
 }
 
-const SCRIPT = "ort.wasm.bundle.min.mjs";
 const COPY_SITE = "copy the whole site again";
-const WASM = "ort-wasm-simd-threaded.wasm";
+// Of the two builds with WebGPU the one that waits by JSPI: 4.1 MB packed, the other 6.7 MB.
+const FILES: Record<BackendName, { script: string; wasm: string; fix: string }> = {
+  wasm: { script: "ort.wasm.bundle.min.mjs", wasm: "ort-wasm-simd-threaded.wasm", fix: COPY_SITE },
+  webgpu: { script: "ort.jspi.bundle.min.mjs", wasm: "ort-wasm-simd-threaded.jspi.wasm", fix: "spoter-kit export BUNDLE --web SITE --webgpu" },
+};
 
 // (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): valid only where SIMD is there.
 const SIMD = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
@@ -35,8 +38,16 @@ export function checkBrowser(): void {
   if (!WebAssembly.validate(SIMD)) throw new BackendError("this browser's WebAssembly has no SIMD, which the model needs", fix);
 }
 
+/** Raise where this browser has no WebGPU that the engine can use. */
+async function checkAdapter(): Promise<void> {
+  if (!("gpu" in navigator)) throw new BackendError("this browser has no WebGPU");
+  if (!("Suspending" in WebAssembly)) throw new BackendError("this browser's WebAssembly cannot wait for a GPU: it has no JSPI");
+  if (!(await (navigator.gpu as GPU).requestAdapter())) throw new BackendError("WebGPU finds no GPU here that it may use");
+}
+
 /** The engine's folder, and its WebAssembly after comparing it with its hash: another worker starts with them. */
 export interface EngineFiles {
+  backend: BackendName;
   base: string;
   binary: ArrayBuffer;
 }
@@ -46,37 +57,51 @@ export interface Engine {
   files: EngineFiles;
 }
 
-/** Load the engine; its WebAssembly is fetched here, so that nothing else decides where from. */
-export async function loadEngine(options: EngineOptions, onProgress?: OnProgress): Promise<Engine> {
+/** The engines of one folder, each loaded once, when it is first asked for. */
+export class Engines {
+  private readonly loading = new Map<BackendName, Promise<Engine>>();
+
+  constructor(private readonly options: EngineOptions) {}
+
+  load(backend: BackendName, onProgress?: OnProgress): Promise<Engine> {
+    if (!this.loading.has(backend)) this.loading.set(backend, loadEngine(backend, this.options, onProgress));
+    return this.loading.get(backend)!;
+  }
+}
+
+/** Its WebAssembly is fetched here, so that nothing else decides where from. */
+async function loadEngine(backend: BackendName, options: EngineOptions, onProgress?: OnProgress): Promise<Engine> {
   checkBrowser();
+  if (backend === "webgpu") await checkAdapter();
+  const { wasm, fix } = FILES[backend];
   const base = options.engine.endsWith("/") ? options.engine : `${options.engine}/`;
-  const [script, binary] = await Promise.all([scriptOf(base), fetched(base + WASM, { packed: options.packed?.includes(WASM) ?? false, onProgress })]).catch((error) => {
-    throw error instanceof BackendError ? error : new BackendError(`${base}: the engine cannot be loaded: ${(error as Error).message}`, COPY_SITE);
+  const [script, binary] = await Promise.all([scriptOf(base, backend), fetched(base + wasm, { packed: options.packed?.includes(wasm) ?? false, onProgress })]).catch((error) => {
+    throw error instanceof BackendError ? error : new BackendError(`${base}: the engine cannot be loaded: ${(error as Error).message}`, fix);
   });
-  if (!binary) throw new BackendError(`${base}${WASM}: is not there`, COPY_SITE);
-  if (options.hashes?.[WASM]) await checkDigest(base + WASM, binary, options.hashes[WASM], COPY_SITE);
-  const files = { base, binary: binary.buffer };
-  return { ort: started(script, files, options.threads ?? 1), files };
+  if (!binary) throw new BackendError(`${base}${wasm}: is not there`, fix);
+  if (options.hashes?.[wasm]) await checkDigest(base + wasm, binary, options.hashes[wasm], COPY_SITE);
+  const files = { backend, base, binary: binary.buffer };
+  return started(script, files, options.threads ?? 1);
 }
 
 /** Start the engine in another worker, on one thread. */
-export async function startEngine(files: EngineFiles): Promise<typeof Ort> {
-  return started(await scriptOf(files.base), files, 1);
+export async function startEngine(files: EngineFiles): Promise<Engine> {
+  return started(await scriptOf(files.base, files.backend), files, 1);
 }
 
-const scriptOf = (base: string): Promise<typeof Ort> => import(/* @vite-ignore */ base + SCRIPT);
+const scriptOf = (base: string, backend: BackendName): Promise<typeof Ort> => import(/* @vite-ignore */ base + FILES[backend].script);
 
-function started(ort: typeof Ort, { binary }: EngineFiles, threads: number): typeof Ort {
-  ort.env.wasm.wasmBinary = binary;
+function started(ort: typeof Ort, files: EngineFiles, threads: number): Engine {
+  ort.env.wasm.wasmBinary = files.binary;
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
-  return ort;
+  return { ort, files };
 }
 
 /** Open an ONNX file; `where` names it in errors. */
-export async function openSession(ort: typeof Ort, model: Uint8Array, where: string): Promise<Ort.InferenceSession> {
+export async function openSession({ ort, files }: Engine, model: Uint8Array, where: string): Promise<Ort.InferenceSession> {
   try {
-    return await ort.InferenceSession.create(model, { executionProviders: [BACKEND], graphOptimizationLevel: "all", logSeverityLevel: 3 });
+    return await ort.InferenceSession.create(model, { executionProviders: [files.backend], graphOptimizationLevel: "all", logSeverityLevel: 3 });
   } catch (error) {
     throw new BackendError(`${where}: ONNX Runtime Web cannot load it: ${(error as Error).message ?? error}`);
   }

@@ -3,9 +3,10 @@
 import type { Contract, Label } from "./bundle/contract.ts";
 import type { Replay } from "./bundle/goldens.ts";
 import type { Picture } from "./camera/landmarker.ts";
-import { BACKEND, checkBrowser, type EngineOptions } from "./engine.ts";
+import { checkBrowser, type BackendName, type EngineOptions } from "./engine.ts";
 import { ConfigError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
+import type { Asked, Why } from "./gpu.ts";
 import type { ClipLike } from "./landmarks.ts";
 import type { StreamEvent } from "./live/events.ts";
 import { GATES, fittedSettings, type Gate, type StreamSettings } from "./live/settings.ts";
@@ -17,7 +18,7 @@ export { BONES, NUM_LANDMARKS } from "./landmarks.ts";
 export { logFromText, type LandmarkLog, type LogFrame } from "./live/log.ts";
 export { DEFAULTS as STREAM_SETTINGS } from "./live/settings.ts";
 export type * from "./live/events.ts";
-export type { ClipLike, Contract, Gate, Label, OnProgress, Picture, Prediction, Replay, StreamSettings };
+export type { Asked, BackendName, ClipLike, Contract, Gate, Label, OnProgress, Picture, Prediction, Replay, StreamSettings, Why };
 
 export interface LoadOptions extends RecognizerOptions, Partial<EngineOptions> {
   /** The worker's script; by default `worker.js` beside this one. */
@@ -28,6 +29,8 @@ export interface LoadOptions extends RecognizerOptions, Partial<EngineOptions> {
 const absolute = (url: string | URL, base: string | URL = document.baseURI) => new URL(url, base);
 
 interface Loaded {
+  backend: BackendName;
+  why: Why;
   precision: string;
   contract: Contract;
   name: string;
@@ -64,8 +67,13 @@ export class Recognizer {
   }
 
   /** The engine's backend in use. */
-  get backend(): string {
-    return BACKEND;
+  get backend(): BackendName {
+    return this.loaded.backend;
+  }
+
+  /** Why WebGPU was taken or left, where it was asked for. */
+  get why(): Why {
+    return this.loaded.why;
   }
 
   get precision(): string {
@@ -115,14 +123,16 @@ export class Landmarker {
   /** How many persons were seen when the body was last looked for. */
   persons = 0;
 
-  private constructor(readonly remote: Remote, readonly handle: number, readonly sha256: string) {}
+  /** @param why WebGPU was taken or left, where it was asked for. */
+  private constructor(readonly remote: Remote, readonly handle: number, readonly sha256: string, readonly backend: BackendName, readonly why: Why) {}
 
   /** Load a landmarker's folder into the worker of a recognizer. */
-  static async load(url: string | URL, recognizer: Recognizer, onProgress?: OnProgress): Promise<Landmarker> {
+  static async load(url: string | URL, recognizer: Recognizer, onProgress?: OnProgress, backend: Asked = "wasm"): Promise<Landmarker> {
     const { remote } = recognizer;
     const handle = remote.number();
-    const sha256 = await remote.ask<string>("landmarker.load", handle, [recognizer.handle, absolute(url).href, recognizer.packed], { onProgress });
-    return new Landmarker(remote, handle, sha256);
+    const asked = [recognizer.handle, absolute(url).href, backend, recognizer.packed];
+    const found = await remote.ask<{ sha256: string; backend: BackendName; why: Why }>("landmarker.load", handle, asked, { onProgress });
+    return new Landmarker(remote, handle, found.sha256, found.backend, found.why);
   }
 
   /**

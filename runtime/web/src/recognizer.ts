@@ -6,9 +6,10 @@ import { METADATA_KEY, contractFromJson, type Contract, type Label } from "./bun
 import { readBundle, type Bundle } from "./bundle/manifest.ts";
 import { checkedMetadata } from "./bundle/model_file.ts";
 import { argmax, decide, softmax } from "./decision.ts";
-import { BACKEND, checkTensors, loadEngine, openSession, type Engine, type EngineOptions } from "./engine.ts";
+import { Engines, checkTensors, openSession, type BackendName, type Engine, type EngineOptions } from "./engine.ts";
 import { BackendError, BundleError, ConfigError, NotFiniteError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
+import { checkAsked, proven, type Asked, type Chosen } from "./gpu.ts";
 import { NUM_FEATURES, checkClip, checkCoordinates, resampleClip, type ClipLike } from "./landmarks.ts";
 import { tupleText } from "./python.ts";
 import { jsonFromText } from "./strict.ts";
@@ -33,6 +34,7 @@ export interface RecognizerOptions {
   precision?: string;
   /** Treatment of a clip longer than the model takes. */
   long?: "error" | "resample";
+  backend?: Asked;
 }
 
 const BEST = 5;
@@ -41,7 +43,8 @@ export class CoreRecognizer {
   private constructor(
     readonly bundle: Bundle,
     readonly precision: string,
-    readonly engine: Engine,
+    readonly engines: Engines,
+    private readonly engine: Engine,
     private readonly session: Ort.InferenceSession,
     private readonly long: "error" | "resample",
   ) {}
@@ -59,20 +62,28 @@ export class CoreRecognizer {
     return this.bundle.abstention?.background ?? [];
   }
 
-  static async load(url: string, options: RecognizerOptions, engine: EngineOptions, onProgress?: OnProgress): Promise<CoreRecognizer> {
-    const { precision = "fp32", long = "error" } = options;
+  get backend(): BackendName {
+    return this.engine.files.backend;
+  }
+
+  static async load(url: string, options: RecognizerOptions, where: EngineOptions, onProgress?: OnProgress): Promise<Chosen<CoreRecognizer>> {
+    const { precision = "fp32", long = "error", backend = "wasm" } = options;
     if (long !== "error" && long !== "resample") throw new ConfigError(`long='${long as string}': expected 'error' or 'resample'`);
+    checkAsked(backend);
     const bundle = await readBundle(url);
     const artefact = bundle.onnx(precision);
-    const where = bundle.url + artefact.path;
-    const loading = loadEngine(engine, onProgress); // beside the model
+    const path = bundle.url + artefact.path;
+    const engines = new Engines(where);
+    const loading = engines.load("wasm", onProgress); // beside the model
     loading.catch(() => undefined); // where the model is refused, its reason counts
     const content = await bundle.read(artefact.path, onProgress);
-    checkContract(checkedMetadata(content, where), bundle, where);
-    const loaded = await loading;
-    const session = await openSession(loaded.ort, content, where);
-    checkTensors(session, bundle.contract, where);
-    return new CoreRecognizer(bundle, precision, loaded, session, long);
+    checkContract(checkedMetadata(content, path), bundle, path);
+    const open = async (engine: Engine) => {
+      const session = await openSession(engine, content, path);
+      checkTensors(session, bundle.contract, path);
+      return new CoreRecognizer(bundle, precision, engines, engine, session, long);
+    };
+    return proven(backend, await open(await loading), async () => open(await engines.load("webgpu", onProgress)));
   }
 
   /** Return the sign in one clip. */
@@ -110,13 +121,18 @@ export class CoreRecognizer {
       };
       found = (await this.session.run(feeds)).logits;
     } catch (error) {
-      throw new BackendError(`${BACKEND}: failed on poses (${shape.join(", ")}): ${(error as Error).message ?? error}`);
+      throw new BackendError(`${this.backend}: failed on poses (${shape.join(", ")}): ${(error as Error).message ?? error}`);
     }
     const expected = `${tupleText([1, this.labels.length])} float32`, got = `${tupleText(found.dims)} ${found.type}`;
-    if (got !== expected) throw new BackendError(`${BACKEND}: expected logits ${expected}, got ${got}`);
+    if (got !== expected) throw new BackendError(`${this.backend}: expected logits ${expected}, got ${got}`);
     const logits = found.data as Float32Array;
-    if (!logits.every(Number.isFinite)) throw new NotFiniteError(`${BACKEND}: logits are not finite for poses (${shape.join(", ")})`);
+    if (!logits.every(Number.isFinite)) throw new NotFiniteError(`${this.backend}: logits are not finite for poses (${shape.join(", ")})`);
     return logits.slice();
+  }
+
+  /** Free the model. */
+  close(): void {
+    void this.session.release();
   }
 
   /** Replay the bundle's goldens in this browser. */

@@ -6,6 +6,7 @@ import { CoreLandmarker, type Picture } from "./camera/landmarker.ts";
 import type { EngineFiles, EngineOptions } from "./engine.ts";
 import { plainFromError } from "./errors.ts";
 import type { OnProgress } from "./files.ts";
+import type { Asked } from "./gpu.ts";
 import type { ClipLike } from "./landmarks.ts";
 import type { Gate } from "./live/settings.ts";
 import { CoreStream } from "./live/stream.ts";
@@ -37,18 +38,18 @@ const whatStreamSays = (stream: CoreStream) => ({ events: stream.events(), landm
 
 const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) => unknown> = {
   async "recognizer.load"(target, [url, options, engine]: [string, RecognizerOptions, EngineOptions], onProgress) {
-    const made = await CoreRecognizer.load(url, options, engine, onProgress);
+    const { made, why } = await CoreRecognizer.load(url, options, engine, onProgress);
     recognizers.set(target, made);
-    const { precision, contract, bundle } = made;
-    return { precision, contract, name: bundle.name, isCalibrated: bundle.abstention !== null };
+    const { precision, contract, bundle, backend } = made;
+    return { backend, why, precision, contract, name: bundle.name, isCalibrated: bundle.abstention !== null };
   },
   "recognizer.predict": (target, [clip, name]: [ClipLike, string?]) => there(recognizers, target).predict(clip, name),
   "recognizer.logits": (target, [clip]: [Float32Array]) => there(recognizers, target).infer(clip),
   "recognizer.verify": (target) => there(recognizers, target).verify(),
-  async "landmarker.load"(target, [recognizer, url, packed]: [number, string, string[]], onProgress) {
-    const made = await CoreLandmarker.load(url, there(recognizers, recognizer).engine, packed, onProgress);
+  async "landmarker.load"(target, [recognizer, url, backend, packed]: [number, string, Asked, string[]], onProgress) {
+    const { made, why } = await CoreLandmarker.load(url, there(recognizers, recognizer).engines, backend, packed, onProgress);
     landmarkers.set(target, made);
-    return made.sha256;
+    return { sha256: made.sha256, backend: made.backend, why };
   },
   async "landmarker.find"(target, [picture]: [Picture]) {
     const landmarker = there(landmarkers, target);
@@ -84,6 +85,7 @@ const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) 
   "stream.reset": (target) => there(streams, target).reset(),
   close(target) {
     landmarkers.get(target)?.close();
+    recognizers.get(target)?.close();
     for (const objects of [recognizers, landmarkers, streams]) objects.delete(target);
   },
 };

@@ -11,7 +11,7 @@ from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import DataError
 from spoter_runtime.files import cache_folder
 from spoter_toolkit.web.browser import Browser, find_browser
-from spoter_toolkit.web.engine import VERSION, fetch_engine, find_engine
+from spoter_toolkit.web.engine import VERSION, engine_files, fetch_engine, find_engine
 from spoter_toolkit.web.server import FileServer
 from spoter_toolkit.web.site import write_site
 
@@ -23,7 +23,7 @@ def engine():
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_suffix(".lock")):
         try:
-            if not folder.is_dir():
+            if not all((folder / name).is_file() for name in engine_files(webgpu=True)):
                 fetch_engine(folder)
         except DataError as error:
             pytest.skip(f"the browser's engine cannot be had here: {error.message}")

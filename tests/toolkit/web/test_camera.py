@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def camera_site(tmp_path_factory, exported, engine, landmarker_folder, chromium)
     (folder / "spoter-kit" / "landmarker").symlink_to(landmarker_folder)
     with pytest.MonkeyPatch().context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        report = write_site(exported.bundle, folder / "site", engine)
+        report = write_site(exported.bundle, folder / "site", engine, webgpu=True)
     assert report.camera_bytes > 10e6
     with FileServer(folder / "site") as server:
         yield server
@@ -128,6 +129,8 @@ def test_a_video_file_is_watched_to_its_end(browser, camera_site, video, contrac
     word = page.evaluate("document.querySelector('#word [lang=bn]').textContent")
     assert word in {label.bengali for label in contract.labels}
     assert page.evaluate("document.getElementById('stop').hidden")
+    proof = page.evaluate("document.getElementById('proof-rows').textContent")
+    assert re.search("landmarkswasm; WebGPU: (this browser has no WebGPU|WebGPU finds no GPU here)", proof)
 
 
 def test_the_camera_gives_events_and_stops(camera_site, film):

@@ -41,11 +41,14 @@ def test_export_writes_a_site_and_says_what_a_visit_costs(bundle_folder, engine,
     assert "next: python -m http.server --directory site" in done.stderr
     again = spoter_kit(tmp_path, "export", bundle_folder, "--web", "site", "--engine", engine)
     assert (again.returncode, "exists already" in again.stderr) == (1, True)
-    asked = ("export", bundle_folder, "--web", "site", "--engine", engine, "--force", "--json")
-    assert json.loads(spoter_kit(tmp_path, *asked).stdout)["web"]["first_bytes"] > 3e6
+    asked = ("export", bundle_folder, "--web", "site", "--engine", engine, "--force", "--json", "--webgpu")
+    web = json.loads(spoter_kit(tmp_path, *asked).stdout)["web"]
+    assert 3e6 < web["first_bytes"] < 6e6
+    assert 3e6 < web["webgpu_bytes"] < 6e6
     alone = spoter_kit(tmp_path, "export", bundle_folder, "--web", "other")
     assert "--engine npm, which" in alone.stderr
     assert spoter_kit(tmp_path, "export", bundle_folder, "--engine", engine).returncode == 2
+    assert spoter_kit(tmp_path, "export", bundle_folder, "--trt", "--webgpu").returncode == 2
 
 
 def test_the_page_shows_that_the_goldens_agree(opened, bundle):

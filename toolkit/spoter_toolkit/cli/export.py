@@ -104,6 +104,9 @@ def export(
             metavar="<str>",
         ),
     ] = None,
+    webgpu: Annotated[
+        bool, typer.Option("--webgpu", help="Let --web's page use a GPU where it is faster.")
+    ] = False,
     triton: Annotated[
         Path | None, typer.Option(help="Write a model repository for Triton to this folder too.")
     ] = None,
@@ -158,8 +161,8 @@ def export(
         raise UsageError(
             f"{path}: is a BUNDLE already", fix="--trt or --rtx adds engines to it, --camera the landmarker"
         )
-    if engine and not web:
-        raise UsageError("--engine: is for a site", fix="--web FOLDER")
+    if (engine or webgpu) and not web:
+        raise UsageError(f"--{'engine' if engine else 'webgpu'}: is for a site", fix="--web FOLDER")
     if (path / MANIFEST).is_file() and (negatives or background):
         raise UsageError(
             f"{path}: is a BUNDLE, only a RUN is calibrated", fix="export the RUN again with --force"
@@ -182,6 +185,7 @@ def export(
             trt8=trt8,
             web=web,
             web_engine=engine,
+            webgpu=webgpu,
             negatives=negatives,
             false_answers=false_answers,
             background=[name.strip() for name in background.split(",") if name.strip()],
@@ -301,6 +305,7 @@ def show_site(site: SiteReport) -> None:
     """Print what a visit of the site loads."""
     camera = site.camera_bytes
     more = "no landmarker, so no camera" if camera is None else f"the camera {camera / 1e6:.1f} MB more"
+    more += f", WebGPU {site.webgpu_bytes / 1e6:.1f} MB" if site.webgpu_bytes else ""
     tell(f"{site.folder}: a first visit loads {site.first_bytes / 1e6:.1f} MB, {more}")
     if camera is None:
         say("the site takes recorded landmarks only", fix="spoter-kit landmarker fetch, then --web again")

@@ -15,12 +15,14 @@ class FileServer:
     """Serves a folder, as any file server would.
 
     Attributes:
+        folder: what it serves.
         url: of the folder.
         asked: path of each request so far.
         sent_bytes: of all answers' bodies so far.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.asked: list[str] = []
         self.sent_bytes = 0
         self.is_closed = False

@@ -20,7 +20,7 @@ from spoter_runtime.camera.files import MANIFEST as LANDMARKER_MANIFEST
 from spoter_runtime.checked_file import check_file
 from spoter_runtime.errors import BundleError, DataError
 from spoter_runtime.files import check_replaceable, link_or_copy, replacing
-from spoter_toolkit.web.engine import FILES, NOTICE, VERSION, WASM
+from spoter_toolkit.web.engine import NOTICE, VERSION, WASM, WEBGPU_FILES, WEBGPU_WASM, engine_files
 
 SITE: Final = "site.json"
 PAGE: Final = ("index.html", "style.css", "icon.svg", "app.js", "worker.js", "spoter.js")
@@ -36,11 +36,13 @@ class SiteReport:
         folder: where it is.
         first_bytes: that a first visit loads, over a server that packs nothing by itself.
         camera_bytes: that the camera or a video loads besides; None without a landmarker.
+        webgpu_bytes: that they load besides in a browser with WebGPU; None without its engine.
     """
 
     folder: Path
     first_bytes: int
     camera_bytes: int | None
+    webgpu_bytes: int | None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -48,6 +50,7 @@ class SiteReport:
             "site": str(self.folder),
             "first_bytes": self.first_bytes,
             "camera_bytes": self.camera_bytes,
+            "webgpu_bytes": self.webgpu_bytes,
         }
 
 
@@ -57,7 +60,13 @@ def check_site_folder(folder: Path, *, force: bool) -> None:
 
 
 def write_site(
-    bundle: Bundle, folder: Path, engine: Path, *, precision: str = "fp32", force: bool = False
+    bundle: Bundle,
+    folder: Path,
+    engine: Path,
+    *,
+    precision: str = "fp32",
+    webgpu: bool = False,
+    force: bool = False,
 ) -> SiteReport:
     """Write the site.
 
@@ -66,6 +75,7 @@ def write_site(
         folder: the site's.
         engine: from `find_engine`.
         precision: of the model that the page runs.
+        webgpu: with the engine's files for WebGPU.
         force: replace a site.
 
     Raises:
@@ -82,14 +92,16 @@ def write_site(
         for name in PAGE:
             (site / name).write_bytes(page.joinpath(name).read_bytes())
         (site / "engine").mkdir()
-        for name in FILES:
+        for name in engine_files(webgpu=webgpu):
             content = (engine / name).read_bytes()
-            _write_packed(site / "engine" / name, content, packed=name == WASM)
+            _write_packed(site / "engine" / name, content, packed=name in (WASM, WEBGPU_WASM))
         (site / "engine" / "NOTICE").write_text(NOTICE, encoding="utf-8")
         if landmarker:
             _write_landmarker(landmarker, site / "landmarker")
         camera_bytes = _size(site / "landmarker") if landmarker else None
-        _write_json(site / SITE, _facts(bundle, precision, camera_bytes))
+        gpu_files = [path for name in WEBGPU_FILES for path in (site / "engine").glob(f"{name}*")]
+        webgpu_bytes = sum(path.stat().st_size for path in gpu_files) or None
+        _write_json(site / SITE, _facts(bundle, precision, camera_bytes, webgpu=webgpu))
         _write_json(site / "manifest.webmanifest", _web_manifest(bundle))
         first = [
             *(*PAGE, SITE, "manifest.webmanifest", "engine/ort.wasm.bundle.min.mjs", f"engine/{WASM}.gz"),
@@ -99,7 +111,9 @@ def write_site(
         kept = {"version": _version(site, first), "files": ["./", *first]}
         (site / "sw.js").write_text(f"self.SITE = {json.dumps(kept)};\n{worker}", encoding="utf-8")
         first_bytes = sum((site / name).stat().st_size for name in first)
-    return SiteReport(folder=folder, first_bytes=first_bytes, camera_bytes=camera_bytes)
+    return SiteReport(
+        folder=folder, first_bytes=first_bytes, camera_bytes=camera_bytes, webgpu_bytes=webgpu_bytes
+    )
 
 
 def _landmarker(bundle: Bundle) -> LandmarkerFiles | None:
@@ -143,13 +157,13 @@ def _write_packed(file: Path, content: bytes, *, packed: bool) -> None:
         file.write_bytes(content)
 
 
-def _facts(bundle: Bundle, precision: str, camera_bytes: int | None) -> dict[str, Any]:
+def _facts(bundle: Bundle, precision: str, camera_bytes: int | None, *, webgpu: bool) -> dict[str, Any]:
     return {
         "name": bundle.name,
         "spoter_kit": __version__,
         "precision": precision,
-        "engine": {"version": VERSION, "hashes": FILES},
-        "packed": [WASM, *(f"{graph}.onnx" for graph in GRAPHS)],
+        "engine": {"version": VERSION, "hashes": engine_files(webgpu=webgpu), "webgpu": webgpu},
+        "packed": [WASM, WEBGPU_WASM, *(f"{graph}.onnx" for graph in GRAPHS)],
         "landmarker": None if camera_bytes is None else {"bytes": camera_bytes},
     }
 

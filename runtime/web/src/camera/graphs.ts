@@ -3,7 +3,7 @@
 import type * as Ort from "onnxruntime-common";
 import { checkedMetadata } from "../bundle/model_file.ts";
 import { namesOf, readArrays, type NumpyArray } from "../bundle/npz.ts";
-import { openSession } from "../engine.ts";
+import { openSession, type BackendName, type Engine } from "../engine.ts";
 import { BackendError, BundleError, ValueError } from "../errors.ts";
 import { checkDigest, fetched, type OnProgress } from "../files.ts";
 
@@ -32,17 +32,26 @@ const FETCH = "spoter-kit landmarker fetch --force";
 
 /** Some of the networks, opened in one engine. */
 export class Graphs {
-  private constructor(private readonly ort: typeof Ort, private readonly sessions: Partial<Record<Graph, Ort.InferenceSession>>) {}
+  private constructor(private readonly engine: Engine, private readonly sessions: Partial<Record<Graph, Ort.InferenceSession>>) {}
 
   /** Open those of `names`; `base` names their folder in errors. */
-  static async open(ort: typeof Ort, base: string, contents: Contents, names: readonly Graph[]): Promise<Graphs> {
+  static async open(engine: Engine, base: string, contents: Contents, names: readonly Graph[]): Promise<Graphs> {
     const sessions: Partial<Record<Graph, Ort.InferenceSession>> = {};
     for (const name of names) {
       const where = `${base}${name}.onnx`;
       checkedMetadata(contents[name]!, where);
-      sessions[name] = await openSession(ort, contents[name]!, where);
+      sessions[name] = await openSession(engine, contents[name]!, where);
     }
-    return new Graphs(ort, sessions);
+    return new Graphs(engine, sessions);
+  }
+
+  get backend(): BackendName {
+    return this.engine.files.backend;
+  }
+
+  /** Free the networks. */
+  close(): void {
+    for (const session of Object.values(this.sessions)) void session.release();
   }
 
   /** Return a network's outputs. */
@@ -57,11 +66,11 @@ export class Graphs {
   }
 
   floats(data: Float32Array, ...shape: number[]): Ort.Tensor {
-    return new this.ort.Tensor("float32", data, shape);
+    return new this.engine.ort.Tensor("float32", data, shape);
   }
 
   pixels({ rgb, height, width }: Frame): Ort.Tensor {
-    return new this.ort.Tensor("uint8", rgb, [height, width, 3]);
+    return new this.engine.ort.Tensor("uint8", rgb, [height, width, 3]);
   }
 
   /** Return each network's largest difference from its stored answers, relative to values above 1. */
@@ -70,7 +79,7 @@ export class Graphs {
     for (const graph of Object.keys(this.sessions) as Graph[]) {
       const inputs: Record<string, Ort.Tensor> = {};
       for (const [name, { dtype, data, shape }] of stored)
-        if (name.startsWith(`${graph}:`)) inputs[name.slice(graph.length + 1)] = new this.ort.Tensor(dtype as "float32", data as Float32Array, shape);
+        if (name.startsWith(`${graph}:`)) inputs[name.slice(graph.length + 1)] = new this.engine.ort.Tensor(dtype as "float32", data as Float32Array, shape);
       const answers = await this.run(graph, inputs);
       differences[graph] = Math.max(...answers.map((answer, n) => largest(answer, stored.get(`${graph}/${n}`)!.data as Float32Array)));
     }

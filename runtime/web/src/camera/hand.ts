@@ -15,8 +15,7 @@ export class CoreHand {
   private constructor(private readonly graphs: Graphs) {}
 
   static async load(engine: EngineFiles, base: string, contents: Contents): Promise<CoreHand> {
-    const ort = await startEngine(engine);
-    return new CoreHand(await Graphs.open(ort, base, contents, HAND_GRAPHS));
+    return new CoreHand(await Graphs.open(await startEngine(engine), base, contents, HAND_GRAPHS));
   }
 
   /**

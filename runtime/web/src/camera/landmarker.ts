@@ -1,8 +1,9 @@
 /** The landmarker inside the worker: one frame after the other to the 54 landmarks. The picture's part is in the graphs. */
 
-import type { Engine, EngineFiles } from "../engine.ts";
+import type { BackendName, Engine, EngineFiles, Engines } from "../engine.ts";
 import { InputError } from "../errors.ts";
 import type { OnProgress } from "../files.ts";
+import { checkAsked, proven, type Asked, type Chosen } from "../gpu.ts";
 import { LEFT_HAND, MEDIAPIPE_POSE, NUM_FEATURES, RIGHT_HAND } from "../landmarks.ts";
 import { Remote } from "../remote.ts";
 import { BODY_GRAPHS, Graphs, HAND_GRAPHS, PRESENT, readGraphs, readStored, type Contents, type Frame, type Stored } from "./graphs.ts";
@@ -59,13 +60,19 @@ export class CoreLandmarker {
   private constructor(private readonly base: string, readonly sha256: string, private readonly graphs: Graphs, private readonly hands: readonly Hand[]) {}
 
   /** Load the graphs from a folder; each is compared with its hash. */
-  static async load(url: string, engine: Engine, packed: readonly string[], onProgress?: OnProgress): Promise<CoreLandmarker> {
+  static async load(url: string, engines: Engines, backend: Asked, packed: readonly string[], onProgress?: OnProgress): Promise<Chosen<CoreLandmarker>> {
+    checkAsked(backend);
     const base = url.endsWith("/") ? url : `${url}/`;
     const { sha256, contents } = await readGraphs(base, packed, onProgress);
+    const open = async (name: BackendName) => CoreLandmarker.open(base, sha256, await engines.load(name, onProgress), contents);
+    return proven(backend, await open("wasm"), () => open("webgpu"));
+  }
+
+  private static async open(base: string, sha256: string, engine: Engine, contents: Contents): Promise<CoreLandmarker> {
     const hands = [new Hand(LEFT_HAND, [15, 17, 19]), new Hand(RIGHT_HAND, [16, 18, 20])];
     try {
       const loading = hands.map((hand) => hand.load(engine.files, base, contents));
-      const [graphs] = await Promise.all([Graphs.open(engine.ort, base, contents, BODY_GRAPHS), ...loading]);
+      const [graphs] = await Promise.all([Graphs.open(engine, base, contents, BODY_GRAPHS), ...loading]);
       return new CoreLandmarker(base, sha256, graphs, hands);
     } catch (error) {
       for (const hand of hands) hand.close();
@@ -79,8 +86,9 @@ export class CoreLandmarker {
     this.loseBody();
   }
 
-  /** End the hands' workers. */
+  /** Free the networks, and end the hands' workers. */
   close(): void {
+    this.graphs.close();
     for (const hand of this.hands) hand.close();
   }
 
@@ -103,7 +111,10 @@ export class CoreLandmarker {
     if (this.size !== size) this.loseBody(); // regions are in pixels
     this.size = size;
     const found = new Float32Array(NUM_FEATURES).fill(NaN);
-    const pose = await this.findBody(frame);
+    const pose = await this.findBody(frame).catch((error: unknown) => {
+      this.loseBody(); // half of it is of this frame
+      throw error;
+    });
     if (!pose) {
       this.loseBody();
       return { persons: this.persons, landmarks: Promise.resolve(found) };
@@ -144,6 +155,10 @@ export class CoreLandmarker {
     const points = Float32Array.from(hand.pose.flatMap((n) => [pose[2 * n], pose[2 * n + 1]]));
     const outside = hand.pose.every((_, n) => Math.abs(points[2 * n] - 0.5) > 0.5 || Math.abs(points[2 * n + 1] - 0.5) > 0.5);
     return this.visibility![hand.pose[0]] <= VISIBLE || outside ? hand.find(null, null) : hand.find(frame, points);
+  }
+
+  get backend(): BackendName {
+    return this.graphs.backend;
   }
 
   /** Replay the stored answers of each graph in each worker; return each graph's largest difference, relative to values above 1. */

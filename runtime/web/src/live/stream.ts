@@ -2,7 +2,6 @@
 
 import type { CoreLandmarker, Picture } from "../camera/landmarker.ts";
 import { handShare, softmax } from "../decision.ts";
-import { BACKEND } from "../engine.ts";
 import { ConfigError, InputError, SpoterError } from "../errors.ts";
 import { NUM_LANDMARKS, checkCoordinates, frameOf } from "../landmarks.ts";
 import { fixed, general, round } from "../python.ts";
@@ -87,7 +86,7 @@ export class CoreStream {
     if (!(await this.isLater(t_ms))) return;
     if (this.isFirst) {
       this.isFirst = false;
-      this.say({ type: "ready", t_ms, gate: this.gateName, backend: BACKEND, labels: this.recognizer.labels.length, fps: this.settings.fps });
+      this.say({ type: "ready", t_ms, gate: this.gateName, backend: this.recognizer.backend, labels: this.recognizer.labels.length, fps: this.settings.fps });
     }
     if (dropped > 0) this.say({ type: "dropped", t_ms, frames: dropped });
     if (this.lastMs !== null && t_ms - this.lastMs > this.settings.gap_ms) await this.mark(await this.gate.end(this.lastMs, "gap"), t_ms);

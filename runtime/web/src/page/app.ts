@@ -11,7 +11,7 @@ interface Site {
   name: string;
   precision: string;
   packed: string[];
-  engine: { version: string; hashes: Record<string, string> };
+  engine: { version: string; hashes: Record<string, string>; webgpu: boolean };
   landmarker: { bytes: number } | null;
 }
 
@@ -53,13 +53,14 @@ async function proof(): Promise<void> {
   const words = `${found.labels_agree} of ${found.clips} stored answers agree`;
   const largest = found.max_logit_diff === null ? "none is a number" : found.max_logit_diff.toExponential(1);
   at("proof").dataset.passed = String(found.passed);
-  show.rows("proof-rows", [
-    ["stored answers of the trained model", words],
-    ["largest difference of a score before softmax", `${largest} (allowed ${found.tolerance})`],
-    ["engine", `ONNX Runtime Web ${site.engine.version}, ${recognizer.backend}, ${recognizer.precision}`],
-    ["signs that it knows", String(recognizer.labels.length)],
-    ["can say that there was no sign", recognizer.isCalibrated ? "yes" : "no: it answers every movement"],
-  ]);
+  const rows = {
+    "stored answers of the trained model": words,
+    "largest difference of a score before softmax": `${largest} (allowed ${found.tolerance})`,
+    engine: `ONNX Runtime Web ${site.engine.version}, ${recognizer.backend}, ${recognizer.precision}`,
+    "signs that it knows": String(recognizer.labels.length),
+    "can say that there was no sign": recognizer.isCalibrated ? "yes" : "no: it answers every movement",
+  };
+  for (const [name, value] of Object.entries(rows)) show.row("proof-rows", name, value);
   if (!found.passed) return fail(`This browser computes other answers than the trained model: ${words}. Do not rely on it.`);
   say(`ready: ${words}`);
 }
@@ -67,9 +68,12 @@ async function proof(): Promise<void> {
 /** Load the landmarker when it is first needed: it is larger than all else. */
 async function haveLandmarker(): Promise<Landmarker> {
   if (!landmarker) {
-    landmarker = await Landmarker.load("landmarker/", recognizer, progress);
+    // A clip takes a few milliseconds without a GPU; a picture ten times as long.
+    landmarker = await Landmarker.load("landmarker/", recognizer, progress, site.engine.webgpu ? "auto" : "wasm");
     const { passed } = await landmarker.verify();
     if (!passed) throw new Error("the landmarker gives other answers in this browser than where it was made");
+    const { backend, why } = landmarker;
+    show.row("proof-rows", "landmarks", why.webgpu ? `${backend}; WebGPU: ${why.webgpu}` : backend);
   }
   landmarker.reset();
   return landmarker;

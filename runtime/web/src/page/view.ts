@@ -73,12 +73,10 @@ export const show = {
     for (const label of labels) words.set(label.name, label);
   },
 
-  rows(id: string, rows: readonly (readonly [string, string])[]): void {
-    at(id).replaceChildren(...rows.map(([name, value]) => {
-      const head = element("th", name) as HTMLTableCellElement;
-      head.scope = "row";
-      return element("tr", head, element("td", value));
-    }));
+  row(id: string, name: string, value: string): void {
+    const head = element("th", name) as HTMLTableCellElement;
+    head.scope = "row";
+    at(id).append(element("tr", head, element("td", value)));
   },
 
   begin(video: HTMLVideoElement, isMirrored: boolean): void {
