@@ -1,6 +1,8 @@
 #include "contract.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <set>
 #include <tuple>
 
@@ -52,6 +54,27 @@ void check_claims(const Contract &contract, const Value &value) {
   }
 }
 
+// The axes of the contract's tensors that vary.
+const std::map<std::string, std::vector<const char *>> varying = {
+    {"poses", {"batch", "frames"}}, {"lengths", {"batch"}}, {"logits", {"batch"}}};
+
+// An input or an output in words, as in Python.
+std::string in_words(const Tensor &tensor) {
+  static const char *const types[] = {"no tensor", "float32", "uint8",   "int8",    "uint16",  "int16",
+                                      "int32",     "int64",   "string",  "bool",    "float16", "float64",
+                                      "uint32",    "uint64",  "complex64", "complex128", "bfloat16"};
+  const auto named = varying.find(tensor.name);
+  std::string axes;
+  for (size_t i = 0; i < tensor.shape.size(); ++i) {
+    const bool has_name = named != varying.end() && i < named->second.size();
+    const std::string axis = has_name ? named->second[i] : "?";
+    axes += (i ? ", " : "") + (tensor.shape[i] < 0 ? axis : std::to_string(tensor.shape[i]));
+  }
+  const auto type = static_cast<size_t>(tensor.type);
+  return std::string(tensor.is_input ? "input " : "output ") + (type < std::size(types) ? types[type] : "another type") +
+         " (" + axes + ")";
+}
+
 }  // namespace
 
 bool Label::operator==(const Label &other) const {
@@ -91,6 +114,23 @@ Contract contract_from_json(const Value &value, const std::string &where) try {
   return contract;
 } catch (const ValueError &error) {
   bad_bundle(where + ": " + error.message);
+}
+
+void check_tensors(const std::vector<Tensor> &tensors, const Contract &contract, const std::string &where) {
+  std::vector<std::pair<std::string, std::string>> expected = {
+      {"poses", "input float32 (batch, frames, 108)"},
+      {"lengths", "input int32 (batch)"},
+      {"logits", "output float32 (batch, " + std::to_string(contract.labels.size()) + ")"}};
+  std::map<std::string, std::string> found;
+  for (const Tensor &tensor : tensors) {
+    found[tensor.name] = in_words(tensor);
+    if (!varying.count(tensor.name)) expected.emplace_back(tensor.name, "none");
+  }
+  for (const auto &[name, wanted] : expected)
+    if (const std::string got = found.count(name) ? found[name] : "none"; got != wanted)
+      fail(SPOTER_BACKEND_ERROR,
+           where + ": the model is not what its contract says: " + name + ": expected " + wanted + ", got " + got,
+           "export the bundle again");
 }
 
 }  // namespace spoter::detail

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine.hpp"
 #include "json.hpp"
 
 namespace spoter::detail {
@@ -21,5 +22,8 @@ struct Contract {
 };
 
 Contract contract_from_json(const Value &value, const std::string &where);  // throws Error
+
+// Checks a graph's inputs and outputs: names, types and shapes, whatever a varying axis is called. Throws Error.
+void check_tensors(const std::vector<Tensor> &tensors, const Contract &contract, const std::string &where);
 
 }  // namespace spoter::detail

@@ -23,18 +23,28 @@ enum Place : size_t {
   set_optimization_level = 23,
   set_intra_threads = 24,
   set_inter_threads = 25,
+  get_input_count = 30,
+  get_output_count = 31,
+  get_input_type = 33,
+  get_output_type = 34,
+  get_input_name = 36,
+  get_output_name = 37,
   create_tensor = 49,
   get_tensor_data = 51,
+  cast_to_tensor = 55,
   get_element_type = 60,
   get_dimensions_count = 61,
   get_dimensions = 62,
   get_shape = 65,
   create_cpu_memory_info = 69,
+  free_text = 76,
+  get_allocator = 78,
   release_env = 92,
   release_status = 93,
   release_memory_info = 94,
   release_session = 95,
   release_value = 96,
+  release_type_info = 98,
   release_shape = 99,
   release_session_options = 100,
   add_session_config_entry = 130,
@@ -142,6 +152,42 @@ Session::~Session() {
   release(api_, release_session, session_);
   release(api_, release_memory_info, memory_);
   release(api_, release_env, environment_);
+}
+
+std::vector<Tensor> Session::tensors(const std::string &where) const {
+  std::vector<Tensor> found;
+  const void *session = session_;
+  for (const bool is_input : {true, false}) {
+    size_t count = 0;
+    void *status = call(api_, is_input ? get_input_count : get_output_count, session, &count);
+    for (size_t i = 0; i < count && !status; ++i) {
+      found.push_back({is_input, {}, 0, {}});
+      status = describe(i, found.back());
+    }
+    if (status) fail(SPOTER_BACKEND_ERROR, where + ": " + message_of(api_, status));
+  }
+  return found;
+}
+
+// Fills an input or an output in; returns ONNX Runtime's status.
+void *Session::describe(size_t index, Tensor &tensor) const {
+  Held info{api_, release_type_info};
+  void *allocator = nullptr;  // the engine's own
+  char *name = nullptr;
+  const void *session = session_, *shape = nullptr;
+  size_t dimensions = 0;
+  void *status = call(api_, get_allocator, &allocator);
+  if (!status) status = call(api_, tensor.is_input ? get_input_name : get_output_name, session, index, allocator, &name);
+  if (status) return status;
+  tensor.name = name;
+  status = call(api_, free_text, allocator, static_cast<void *>(name));
+  if (!status) status = call(api_, tensor.is_input ? get_input_type : get_output_type, session, index, &info.object);
+  if (!status) status = call(api_, cast_to_tensor, static_cast<const void *>(info.object), &shape);
+  if (status || !shape) return status;
+  status = call(api_, get_element_type, shape, &tensor.type);
+  if (!status) status = call(api_, get_dimensions_count, shape, &dimensions);
+  tensor.shape.resize(dimensions);
+  return status ? status : call(api_, get_dimensions, shape, tensor.shape.data(), dimensions);
 }
 
 std::vector<Output> Session::run(const std::vector<Input> &inputs, const std::vector<const char *> &outputs,

@@ -39,6 +39,14 @@ struct Output {
   std::vector<float> values;
 };
 
+// An input or an output of a graph, as its file declares it.
+struct Tensor {
+  bool is_input;
+  std::string name;
+  int type = 0;                // a number of ONNX; 0 for what is no tensor
+  std::vector<int64_t> shape;  // below 0: varies
+};
+
 class Session {
  public:
   Session(const Engine &engine, std::string_view model, const SessionOptions &options, const std::string &where);
@@ -46,11 +54,14 @@ class Session {
   Session(const Session &) = delete;
   Session &operator=(const Session &) = delete;
 
+  std::vector<Tensor> tensors(const std::string &where) const;  // inputs, then outputs
+
   // Thread-safe. Returns float outputs; `where` names the call in messages.
   std::vector<Output> run(const std::vector<Input> &inputs, const std::vector<const char *> &outputs,
                           const std::string &where) const;
 
  private:
+  void *describe(size_t index, Tensor &tensor) const;
   void *read(void *value, Output &output, const std::string &where) const;
 
   void *const *api_;

@@ -137,6 +137,7 @@ void Recognizer::open(const std::string &where, const std::string &content, bool
   if (needed != metadata.end()) check_version(needed->second, engine_->version(), where);
   contract_ = contract_of(metadata, where);
   session_ = std::make_unique<Session>(*engine_, content, SessionOptions{threads, optimise}, where);
+  check_tensors(session_->tensors(where), contract_, where);
 }
 
 void Recognizer::run(const float *poses, const int32_t *lengths, size_t batch, size_t frames, float *logits) const {

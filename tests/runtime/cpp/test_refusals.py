@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from other_tensors import other_tensors
 from spoter_runtime import errors
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, InputError, SpoterError
@@ -511,6 +512,14 @@ def test_a_file_that_spoter_kit_does_not_write(bundle_copy, plant):
         python = said(Recognizer.load, bundle_copy, "ort-cpu")
         assert python is not None
         assert said(CRecognizer, bundle_copy, backend="ort-cpu") == python
+
+
+def test_a_model_with_other_inputs_or_outputs(bundle_copy, plant, contract):
+    for name, (model, words) in other_tensors(contract).items():
+        plant(bundle_copy, model.SerializeToString())
+        python = said(Recognizer.load, bundle_copy, "ort-cpu")
+        assert (python is None) == (not words)
+        assert said(CRecognizer, bundle_copy, backend="ort-cpu") == python, name
 
 
 def test_the_known_operators_are_those_of_python(c_sources):
