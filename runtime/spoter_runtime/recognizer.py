@@ -21,7 +21,7 @@ from spoter_runtime.landmarks import Float32Array, array_from, check_clip, resam
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.ort.execution import ON_CPU, ExecutionConfig, default_batch_config
 from spoter_runtime.ort.runner import OrtRunner
-from spoter_runtime.ort.session import whole_threads
+from spoter_runtime.ort.session import usable_threads
 from spoter_runtime.runner import Runner
 from spoter_runtime.tuning.store import Tuned, read_tuned
 
@@ -204,11 +204,7 @@ class Recognizer:
             MissingExtraError: the engine is not installed.
         """
         path = Path(path)
-        threads = None if threads is None else whole_threads(threads)
-        if threads is not None and threads > usable_cores():
-            raise BackendError(
-                f"threads={threads}: this process may use {usable_cores()}", fix=f"threads={usable_cores()}"
-            )
+        threads = None if threads is None else usable_threads(threads)
         options: dict[str, Any] = {
             "backend": backend,
             "precision": precision,

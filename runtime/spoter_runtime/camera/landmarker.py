@@ -28,7 +28,7 @@ from spoter_runtime.landmarks import (
 )
 from spoter_runtime.model_file.check import check_onnx_file
 from spoter_runtime.ort.installed import import_onnxruntime
-from spoter_runtime.ort.session import SessionSettings, cpu_session
+from spoter_runtime.ort.session import SessionSettings, cpu_session, usable_threads
 
 Frame = npt.NDArray[np.uint8]
 Run = Callable[..., list[Any]]  # run(graph, **inputs) → its outputs
@@ -43,6 +43,7 @@ _SOURCES: Final = [
     [each[n] for each in MEDIAPIPE_POSE] for n in (0, -1)
 ]  # a landmark is the mean of two points
 _FRAME_MS: Final = 1000 / 30  # between frames without a time
+_LEAST_MS: Final = 1e-3  # between frames: by a much smaller step the filters' speeds would be infinite
 # How far a wrist may move, in sizes of the hand's region, before the hand is looked for anew. MediaPipe looks
 # in every frame, and on seven clips only confirmed its region in 275 of 323 tracked frames. At 0.15 there are
 # 118 looks instead of 391; the mean distance from MediaPipe is 0.0061 shoulder widths, and 326 of 340 hands
@@ -157,28 +158,36 @@ class Landmarker:
         """
         # A view is a new object: a GPU's graphs know by it that this frame is new, even in the same memory.
         frame_rgb = check_frame(frame_rgb).view()
-        if t_ms is not None and not (isinstance(t_ms, Real) and math.isfinite(t_ms)):
-            raise InputError(f"t_ms {t_ms!r}: expected milliseconds, a finite number")
-        elapsed_s = (_FRAME_MS if t_ms is None or self._t_ms is None else t_ms - self._t_ms) / 1000
-        if not elapsed_s > 0:
+        elapsed_s = self._elapsed_s_until(t_ms)
+        if self._shape not in (None, frame_rgb.shape):  # regions are in pixels
+            self._lose_body()
+        self._shape = frame_rgb.shape
+        found = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
+        try:
+            pose = self._find_body(frame_rgb, elapsed_s)
+            if pose is None:
+                self._lose_body()
+                return found
+            found[BODY] = (pose[_SOURCES[0]] + pose[_SOURCES[1]]) / 2
+            for hand in self._hands:
+                self._find_hand(frame_rgb, hand, pose[hand.pose])
+                found[hand.places] = hand.landmarks[0]
+        except BaseException:
+            self._lose_body()  # half of it is of this frame
+            raise
+        return found
+
+    def _elapsed_s_until(self, t_ms: float | None) -> float:
+        """Return the seconds since the frame before, and keep the time."""
+        t_ms = None if t_ms is None else _milliseconds(t_ms)
+        elapsed_ms = _FRAME_MS if t_ms is None or self._t_ms is None else t_ms - self._t_ms
+        if not elapsed_ms >= _LEAST_MS:
             raise InputError(
                 f"a frame of {t_ms} ms after one of {self._t_ms} ms: times grow from frame to frame",
                 fix="landmarker.reset() before another video",
             )
         self._t_ms = t_ms
-        if self._shape not in (None, frame_rgb.shape):  # regions are in pixels
-            self._lose_body()
-        self._shape = frame_rgb.shape
-        found = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
-        pose = self._find_body(frame_rgb, elapsed_s)
-        if pose is None:
-            self._lose_body()
-            return found
-        found[BODY] = (pose[_SOURCES[0]] + pose[_SOURCES[1]]) / 2
-        for hand in self._hands:
-            self._find_hand(frame_rgb, hand, pose[hand.pose])
-            found[hand.places] = hand.landmarks[0]
-        return found
+        return elapsed_ms / 1000
 
     def _find_body(self, frame: Frame, elapsed_s: float) -> Float32Array | None:
         """Return MediaPipe's 33 points of the body, smoothed over time."""
@@ -223,6 +232,16 @@ class Landmarker:
             hand.lose()
 
 
+def _milliseconds(t_ms: Any) -> float:
+    try:
+        found = float(t_ms) if isinstance(t_ms, Real) else math.nan
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise InputError(f"t_ms {t_ms!r}: expected milliseconds, a finite number")
+    return found
+
+
 def check_frame(frame: Any) -> Frame:
     """Return a frame as contiguous uint8 (height, width, 3), or say what is wrong with it.
 
@@ -252,7 +271,7 @@ def load_graphs(files: LandmarkerFiles, threads: int) -> Run:
         BackendError: ONNX Runtime cannot load one.
     """
     ort = import_onnxruntime()
-    settings = SessionSettings(threads=threads, spin=False)
+    settings = SessionSettings(threads=usable_threads(threads), spin=False)
 
     def load(name: str) -> Any:
         file = f"{name}.onnx"

@@ -14,6 +14,7 @@ from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, REQUIR
 from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING
 from spoter_runtime.errors import BackendError, BundleError
 from spoter_runtime.landmarks import NUM_FEATURES
+from spoter_runtime.machine import usable_cores
 from spoter_runtime.ort.installed import check_version, import_onnxruntime
 from spoter_runtime.strict import json_from_text
 
@@ -33,6 +34,18 @@ def whole_threads(threads: Any) -> int:
         number = 0
     if isinstance(threads, bool) or not 1 <= number <= _MAX_THREADS:
         raise BackendError(f"threads={threads!r}: expected a whole number, 1..{_MAX_THREADS}")
+    return number
+
+
+def usable_threads(threads: Any) -> int:
+    """Return a number of threads as an int, after comparing it with the cores of this process.
+
+    Raises:
+        BackendError: not a whole number, or more than there are cores.
+    """
+    number, cores = whole_threads(threads), usable_cores()
+    if number > cores:
+        raise BackendError(f"threads={threads}: this process may use {cores}", fix=f"threads={cores}")
     return number
 
 

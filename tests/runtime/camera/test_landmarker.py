@@ -182,14 +182,30 @@ def test_a_frame_may_be_a_view(watch, frames):
 def test_time_does_not_stand_still_or_go_back(landmarker):
     landmarker.reset()
     landmarker(noise(), t_ms=100)
-    for t_ms in (100, 40):
+    for t_ms in (100, 40, 100 + 1e-5):  # so small a step would give infinite speeds
         with pytest.raises(InputError, match="times grow from frame to frame"):
             landmarker(noise(), t_ms=t_ms)
-    for t_ms in (float("nan"), float("inf"), "120"):
+    for t_ms in (float("nan"), float("inf"), "120", 10**400):
         with pytest.raises(InputError, match="expected milliseconds, a finite number"):
             landmarker(noise(), t_ms=t_ms)
     landmarker.reset()
     landmarker(noise(), t_ms=40)
+    assert type(landmarker._t_ms) is float
+
+
+def test_a_frame_that_fails_is_forgotten(landmarker, frames):
+    def run(graph, **inputs):
+        if graph == fails:
+            raise BackendError("the engine is lost")
+        return landmarker._run(graph, **inputs)
+
+    other = Landmarker(run, landmarker.sha256)
+    for fails in ("pose", "hand"):
+        with pytest.raises(BackendError):
+            [other(frame) for frame in frames]
+        fails = ""
+        landmarker.reset()
+        np.testing.assert_array_equal(other(frames[5]), landmarker(frames[5]))
 
 
 def test_a_landmarker_that_is_not_there_says_how_to_get_one(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pages import blocks_of
+from spoter_runtime import errors
 from spoter_runtime.camera.files import MANIFEST, copy_landmarker, read_landmarker
 from spoter_runtime.camera.goldens import TOLERANCE, replay
 from spoter_runtime.camera.landmarker import Landmarker
@@ -24,8 +25,9 @@ from spoter_toolkit.faces.c import CLandmarker, CRecognizer, CStream, verify_lan
 
 
 @pytest.fixture(autouse=True)
-def _library(c_library):
-    """Each test here runs the library."""
+def _library(c_library, monkeypatch):
+    """Each test here runs the library, which does not know where Python's package was installed from."""
+    monkeypatch.setattr(errors, "_installed_from", dict)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,23 @@ def test_a_landmarker_that_is_not_there(bundle_folder, tmp_path, landmarker_fold
     (folder / "pose.onnx").unlink()
     words = said(CLandmarker, folder)[1]
     assert words.startswith(f"{folder}/pose.onnx: cannot be read: No such file")
-    assert said(lambda: CLandmarker(landmarker_folder, threads=-1))[1].startswith("threads=-1: expected")
+
+
+@pytest.mark.parametrize("threads", [-1, 257, 256])
+def test_a_wrong_number_of_threads_is_refused_in_the_words_of_python(landmarker_folder, threads):
+    python = said(lambda: Landmarker.load(landmarker_folder, threads=threads))
+    assert said(lambda: CLandmarker(landmarker_folder, threads=threads)) == python
+
+
+def test_a_graph_that_spoter_kit_did_not_write_is_refused(landmarker_folder, reseal_landmarker):
+    def spoil(folder):
+        content = (folder / "hand.onnx").read_bytes()
+        (folder / "hand.onnx").write_bytes(content.replace(b"\x22\x04Conv", b"\x22\x04Loop"))
+
+    folder = reseal_landmarker(landmarker_folder, spoil)
+    kind, words = said(CLandmarker, folder)
+    assert "hand.onnx: has an operator 'Loop'" in words
+    assert (kind, words) == said(Landmarker.load, folder)
 
 
 def test_a_landmarker_in_a_bundle_is_that_which_was_exported(bundle_with_landmarker):
@@ -207,7 +225,7 @@ def test_a_landmarker_in_a_bundle_is_that_which_was_exported(bundle_with_landmar
 def test_time_does_not_stand_still_or_go_back(ours):
     frame = np.zeros((8, 8, 3), np.uint8)
     ours(frame, 100.0)
-    for t_ms in (100.0, 40.0):
+    for t_ms in (100.0, 40.0, 100 + 1e-5):  # so small a step would give infinite speeds
         with pytest.raises(InputError, match=f"a frame of {t_ms:g} ms after one of 100 ms: times grow"):
             ours(frame, t_ms)
     with pytest.raises(InputError, match="t_ms inf: expected milliseconds, a finite number"):

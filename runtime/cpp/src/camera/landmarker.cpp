@@ -19,6 +19,7 @@ constexpr float another = 0.15F;           // another person is there, as in Pyt
 constexpr float visible = 0.1F;            // a wrist is worth a look for its hand
 constexpr float visibility_weight = 0.1F;  // of a new frame in the mean over time
 constexpr double frame_ms = 1000.0 / 30;   // between frames without a time
+constexpr double least_ms = 1e-3;          // between frames, as in Python
 constexpr float moved = 0.15F;             // in sizes of the hand's region: then the hand is looked for anew
 enum Graph : size_t { pose_detection, pose, recrop, hand };
 
@@ -119,6 +120,15 @@ void Landmarker::accept(const uint8_t *rgb, size_t height, size_t width, size_t 
   const Frame frame = {
       {"frame", {int64_t(height), int64_t(width), 3}, rgb, Input::uint8}, double(width), double(height)};
   std::fill_n(landmarks, SPOTER_FEATURES, unknown);
+  try {
+    find(frame, elapsed_s, landmarks);
+  } catch (...) {
+    lose_body();  // half of it is of this frame
+    throw;
+  }
+}
+
+void Landmarker::find(const Frame &frame, double elapsed_s, float *landmarks) {
   const std::vector<float> found = find_body(frame, elapsed_s);
   if (found.empty()) return lose_body();
   for (size_t i = 0; i < std::size(mediapipe_pose); ++i)
@@ -137,14 +147,14 @@ double Landmarker::elapsed_s_until(double t_ms) {
     fail(SPOTER_INPUT_ERROR,
          std::string("t_ms ") + (t_ms > 0 ? "inf" : "-inf") + ": expected milliseconds, a finite number");
   const bool timed = !std::isnan(t_ms) && t_ms_;
-  const double elapsed_s = (timed ? t_ms - *t_ms_ : frame_ms) / 1000;
-  if (!(elapsed_s > 0))
+  const double elapsed_ms = timed ? t_ms - *t_ms_ : frame_ms;
+  if (!(elapsed_ms >= least_ms))
     fail(SPOTER_INPUT_ERROR,
          "a frame of " + general(t_ms) + " ms after one of " + general(*t_ms_) + " ms: times grow from frame to frame",
          "spoter_landmarker_reset before another video");
   if (std::isnan(t_ms)) t_ms_.reset();
   else t_ms_ = t_ms;
-  return elapsed_s;
+  return elapsed_ms / 1000;
 }
 
 // MediaPipe's 33 points of the body, smoothed over time; none where nobody is seen.

@@ -57,6 +57,7 @@ class Landmarker {
 
   void lose_body();
   double elapsed_s_until(double t_ms);
+  void find(const Frame &frame, double elapsed_s, float *landmarks);
   std::vector<float> find_body(const Frame &frame, double elapsed_s);
   void find_hand(const Frame &frame, Hand &hand, const std::vector<float> &pose);
 
