@@ -1,12 +1,67 @@
 // A kiosk: reads raw RGB frames from its standard input, and says each word when it has been signed.
-//   ffmpeg -i VIDEO -f rawvideo -pix_fmt rgb24 - | kiosk BUNDLE WIDTH HEIGHT FPS
+//   ffmpeg -i VIDEO -f rawvideo -pix_fmt rgb24 - | kiosk BUNDLE WIDTH HEIGHT FPS [live]
+// "live": frames come by themselves, as from a camera, so that those that came meanwhile are left out and counted.
 // The bundle has a landmarker: spoter-kit export --camera.
 #include <spoter/spoter.hpp>
 
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <thread>
 
 namespace {
+
+// Reads frames from the standard input in a thread of its own.
+class Frames {
+ public:
+  Frames(std::size_t bytes, bool is_live) : frame_(bytes), is_live_(is_live), reader_([this] { read(); }) {}
+  ~Frames() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      is_wanted_ = false;
+    }
+    changed_.notify_all();
+    reader_.join();
+  }
+
+  // Waits for the next frame, the newest one where they are live; returns its number from 1 on, 0 at the end.
+  std::size_t next(std::vector<std::uint8_t> &frame) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return number_ > taken_ || has_ended_; });
+    if (number_ == taken_) return 0;
+    frame.swap(frame_);
+    taken_ = number_;
+    changed_.notify_all();
+    return taken_;
+  }
+
+  std::size_t left() const { return left_; }  // bytes after the last whole frame, once the end was seen
+
+ private:
+  void read() {
+    std::vector<std::uint8_t> frame(frame_.size());
+    while ((left_ = std::fread(frame.data(), 1, frame.size(), stdin)) == frame.size()) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      changed_.wait(lock, [this] { return is_live_ || number_ == taken_ || !is_wanted_; });
+      if (!is_wanted_) return;
+      frame.swap(frame_);
+      ++number_;
+      changed_.notify_all();
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    has_ended_ = true;
+    changed_.notify_all();
+  }
+
+  std::vector<std::uint8_t> frame_;  // number_ of them were read, taken_ was the last one taken
+  std::size_t number_ = 0, taken_ = 0, left_ = 0;
+  bool is_live_, is_wanted_ = true, has_ended_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::thread reader_;  // last: it uses the others
+};
 
 void say(const std::vector<spoter::Event> &events, const std::vector<spoter_label> &labels) {
   for (const spoter::Event &event : events) {
@@ -24,7 +79,8 @@ void say(const std::vector<spoter::Event> &events, const std::vector<spoter_labe
 }  // namespace
 
 int main(int argc, char **argv) try {
-  if (argc != 5) return std::fprintf(stderr, "kiosk BUNDLE WIDTH HEIGHT FPS < frames\n"), 2;
+  const bool is_live = argc == 6 && std::strcmp(argv[5], "live") == 0;
+  if (argc != 5 && !is_live) return std::fprintf(stderr, "kiosk BUNDLE WIDTH HEIGHT FPS [live] < frames\n"), 2;
   const std::size_t width = std::strtoul(argv[2], nullptr, 10), height = std::strtoul(argv[3], nullptr, 10);
   const double fps = std::strtod(argv[4], nullptr);
   if (!width || width > 9999 || !height || height > 9999 || !(fps > 0))
@@ -36,17 +92,20 @@ int main(int argc, char **argv) try {
   spoter::Landmarker landmarker(argv[1]);
   spoter::SignStream stream(recognizer);
   std::vector<std::uint8_t> rgb(3 * width * height);
-  double n = 0;
-  std::size_t got = 0;
-  for (; (got = std::fread(rgb.data(), 1, rgb.size(), stdin)) == rgb.size(); ++n) {
+  Frames frames(rgb.size(), is_live);
+  std::size_t before = 0, taken = 0;
+  for (std::size_t n; (n = frames.next(rgb)); before = n, ++taken) {
     const auto landmarks = landmarker.accept(rgb.data(), height, width);
-    stream.accept(landmarks.data(), 1000 * n / fps, 0, landmarker.persons());
+    stream.accept(landmarks.data(), 1000 * double(n - 1) / fps, n - before - 1, landmarker.persons());
     say(stream.events(), labels);
   }
   stream.flush();
   say(stream.events(), labels);
-  if (got || n == 0)
-    return std::fprintf(stderr, "%zu bytes were left after %.0f frames of %zux%zu\n", got, n, width, height), 1;
+  if (before > taken) std::fprintf(stderr, "%zu of %zu frames were left out\n", before - taken, before);
+  if (frames.left() || before == 0)
+    return std::fprintf(stderr, "%zu bytes were left after %zu frames of %zux%zu\n", frames.left(), before, width,
+                        height),
+           1;
 } catch (const spoter::Error &error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 1;

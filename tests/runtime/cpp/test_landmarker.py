@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -265,7 +266,7 @@ def test_what_is_no_frame_is_refused(ours, landmarker_folder):
 
 @pytest.mark.slow
 def test_the_kiosk_says_the_words_of_a_video(
-    bundle_with_landmarker, c_wheel, c_sources, frames, tmp_path, run_tool
+    bundle_with_landmarker, c_wheel, c_sources, frames, contract, tmp_path, run_tool
 ):
     build, readme = tmp_path / "build", tmp_path / "readme.cpp"
     environment = os.environ | {"SPOTER_ONNXRUNTIME": str(onnxruntime_library())}
@@ -274,21 +275,33 @@ def test_the_kiosk_says_the_words_of_a_video(
     library = (f"-I{c_wheel}/include", f"-L{c_wheel}/lib", "-lspoter", f"-Wl,-rpath,{c_wheel}/lib")
     run_tool("c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", readme, *library, "-o", tmp_path / "readme")
     (tmp_path / "model.spoter").symlink_to(bundle_with_landmarker)
-    run_tool(tmp_path / "readme", cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
+    height, width, _ = frames[0].shape
+    wider = ((0, 480 - height), (0, 640 - width), (0, 0))
+    large = np.stack([np.pad(frame, wider) for frame in frames]).repeat(3, 0)
+    told = subprocess.run(
+        [tmp_path / "readme"],
+        cwd=tmp_path,
+        env=environment,
+        input=large.tobytes(),
+        capture_output=True,
+        check=True,
+    )
+    assert told.stdout.decode().strip() in [
+        label.name for label in contract.labels
+    ]  # the flush ends the sign
     run_tool("cmake", "-S", c_sources / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={c_wheel}")
     run_tool("cmake", "--build", build, "--target", "kiosk")
     rest = [np.zeros_like(frames[0])] * 3
-    height, width, _ = frames[0].shape
     shown = [*frames, *rest, *frames]
-    done = subprocess.run(
-        [build / "kiosk", bundle_with_landmarker, str(width), str(height), "5"],
-        env=environment,
-        input=b"".join(np.ascontiguousarray(frame).tobytes() for frame in shown) + b"cut off",
-        capture_output=True,
-        check=False,
-    )
+    command = [build / "kiosk", bundle_with_landmarker, str(width), str(height), "5"]
+    given = b"".join(np.ascontiguousarray(frame).tobytes() for frame in shown)
+    options = {"env": environment, "capture_output": True, "check": False}
+    live = subprocess.run([*command, "live"], input=given, **options)
+    assert live.returncode == 0
+    assert re.search(rf"^[1-9]\d* of {len(shown)} frames were left out$", live.stderr.decode(), re.M)
+    done = subprocess.run(command, input=given + b"cut off", **options)
     assert done.returncode == 1
-    assert f"7 bytes were left after {len(shown)} frames of {width}x{height}" in done.stderr.decode()
+    assert done.stderr.decode().endswith(f"7 bytes were left after {len(shown)} frames of {width}x{height}\n")
     python = SignStream(Recognizer.load(bundle_with_landmarker, "ort-cpu-fused", tuned=False))
     for n, frame in enumerate(shown):
         python.accept(frame, 1000 * n / 5)
