@@ -70,12 +70,12 @@ export class CoreRecognizer {
     const { precision = "fp32", long = "error", backend = "wasm" } = options;
     if (long !== "error" && long !== "resample") throw new ConfigError(`long='${long as string}': expected 'error' or 'resample'`);
     checkAsked(backend);
+    const engines = new Engines(where);
+    const loading = engines.load("wasm", onProgress); // beside the bundle
+    loading.catch(() => undefined); // where the bundle is refused, its reason counts
     const bundle = await readBundle(url);
     const artefact = bundle.onnx(precision);
     const path = bundle.url + artefact.path;
-    const engines = new Engines(where);
-    const loading = engines.load("wasm", onProgress); // beside the model
-    loading.catch(() => undefined); // where the model is refused, its reason counts
     const content = await bundle.read(artefact.path, onProgress);
     checkContract(checkedMetadata(content, path), bundle, path);
     const open = async (engine: Engine) => {

@@ -12,6 +12,7 @@ from signers import signing, write_log
 from spoter_runtime import Recognizer
 from spoter_runtime.errors import BackendError
 from spoter_toolkit.web.browser import Browser
+from spoter_toolkit.web.engine import WASM
 from spoter_toolkit.web.server import FileServer
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,12 @@ def opened(browser, server):
     page = browser.page(server.url)
     page.wait_for(READY)
     return page
+
+
+KEPT = """(async (name) => {
+  const cache = await caches.open((await caches.keys())[0]);
+  return Array.from(new Uint8Array(await (await cache.match(name)).arrayBuffer()).slice(0, 4));
+})"""
 
 
 def text(page, name):
@@ -168,5 +175,7 @@ def test_it_works_without_a_network_after_the_first_load(site, chromium):
         page.wait_for(READY)
         assert "stored answers agree" in text(page, "status")
         assert "works without a network" in text(page, "offline")
+        # What came packed is kept unpacked: a later visit does not unpack it again.
+        assert page.evaluate(f"{KEPT}('engine/{WASM}.gz')") == list(b"\0asm")
         with pytest.raises(BackendError, match="fetch"):
             page.evaluate("fetch('bundle/MODEL_CARD.md')")

@@ -14,8 +14,13 @@ const mine = `spoter ${scope.registration.scope} `;
 
 // The files of the first load are there already; those that are large and seldom come when they are asked for.
 scope.addEventListener("install", (event) => {
-  const kept = scope.caches.open(cacheName).then((cache) => cache.addAll(scope.SITE.files.map((file) => new Request(file, { cache: "no-cache" }))));
-  event.waitUntil(kept.then(() => scope.skipWaiting()));
+  const keeping = scope.caches.open(cacheName).then((cache) => Promise.all(scope.SITE.files.map((file) => fetchedInto(cache, new Request(file, { cache: "no-cache" })))));
+  event.waitUntil(
+    keeping.then((answers) => {
+      if (!answers.every((answer) => answer.ok)) throw new Error("a file of the site is missing");
+      return scope.skipWaiting();
+    }),
+  );
 });
 
 scope.addEventListener("activate", (event) => {
@@ -33,7 +38,15 @@ async function kept(request: Request): Promise<Response> {
   const cache = await scope.caches.open(cacheName);
   const found = await cache.match(request, { ignoreSearch: true });
   if (found) return found;
+  return fetchedInto(cache, request);
+}
+
+/** Return the server's answer, and keep it; what is packed is kept unpacked, which saves a later visit the time. */
+async function fetchedInto(cache: Cache, request: Request): Promise<Response> {
   const answer = await fetch(request);
-  if (answer.status === 200) await cache.put(request, answer.clone());
+  if (answer.status !== 200) return answer;
+  const { body, headers } = answer.clone();
+  const isPacked = request.url.endsWith(".gz") && !headers.has("content-encoding");
+  await cache.put(request, new Response(isPacked ? body!.pipeThrough(new DecompressionStream("gzip")) : body, { headers: isPacked ? {} : headers }));
   return answer;
 }
