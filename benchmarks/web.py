@@ -28,7 +28,7 @@ from spoter_toolkit.report.table import markdown_table
 from spoter_toolkit.web.browser import Browser
 from spoter_toolkit.web.engine import find_engine
 from spoter_toolkit.web.server import FileServer
-from spoter_toolkit.web.site import write_site
+from spoter_toolkit.web.site import page_file, write_site
 
 FRAMES, CALLS = 60, 40
 LOADED = "performance.getEntriesByName('spoter:loaded').length"
@@ -65,7 +65,7 @@ def memory_mb(browser: Browser) -> float:
 def one_clip(bundle: Bundle, site: Path, rounds: int) -> dict[str, Any]:
     """Time one clip in the browser and in Python in turn; replay the goldens."""
     poses = generated_poses(np.random.default_rng(0), 1, FRAMES)
-    native = OrtRunner(bundle.folder / bundle.onnx().path, threads=1)
+    native = OrtRunner(bundle.folder / page_file(bundle).path, threads=1)
     lengths = np.array([FRAMES], np.int32)
     web_ms, native_ms = [], []
     with FileServer(site) as server, Browser() as browser:

@@ -98,10 +98,10 @@ function started(ort: typeof Ort, files: EngineFiles, threads: number): Engine {
   return { ort, files };
 }
 
-/** Open an ONNX file; `where` names it in errors. */
-export async function openSession({ ort, files }: Engine, model: Uint8Array, where: string): Promise<Ort.InferenceSession> {
+/** Open an ONNX file; `where` names it in errors; `optimise` one that was not optimised before. */
+export async function openSession({ ort, files }: Engine, model: Uint8Array, where: string, optimise = true): Promise<Ort.InferenceSession> {
   try {
-    return await ort.InferenceSession.create(model, { executionProviders: [files.backend], graphOptimizationLevel: "all", logSeverityLevel: 3 });
+    return await ort.InferenceSession.create(model, { executionProviders: [files.backend], graphOptimizationLevel: optimise ? "all" : "disabled", logSeverityLevel: 3 });
   } catch (error) {
     throw new BackendError(`${where}: ONNX Runtime Web cannot load it: ${(error as Error).message ?? error}`);
   }

@@ -31,6 +31,7 @@ const absolute = (url: string | URL, base: string | URL = document.baseURI) => n
 interface Loaded {
   backend: BackendName;
   why: Why;
+  file: string;
   precision: string;
   contract: Contract;
   name: string;
@@ -74,6 +75,11 @@ export class Recognizer {
   /** Why WebGPU was taken or left, where it was asked for. */
   get why(): Why {
     return this.loaded.why;
+  }
+
+  /** The bundle's file that it runs. */
+  get file(): string {
+    return this.loaded.file;
   }
 
   get precision(): string {

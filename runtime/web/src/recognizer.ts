@@ -3,7 +3,7 @@
 import type * as Ort from "onnxruntime-common";
 import { replayGoldens, type Replay } from "./bundle/goldens.ts";
 import { METADATA_KEY, contractFromJson, type Contract, type Label } from "./bundle/contract.ts";
-import { readBundle, type Bundle } from "./bundle/manifest.ts";
+import { readBundle, type Artefact, type Bundle } from "./bundle/manifest.ts";
 import { checkedMetadata } from "./bundle/model_file.ts";
 import { argmax, decide, softmax } from "./decision.ts";
 import { Engines, checkTensors, openSession, type BackendName, type Engine, type EngineOptions } from "./engine.ts";
@@ -42,7 +42,7 @@ const BEST = 5;
 export class CoreRecognizer {
   private constructor(
     readonly bundle: Bundle,
-    readonly precision: string,
+    readonly artefact: Artefact,
     readonly engines: Engines,
     private readonly engine: Engine,
     private readonly session: Ort.InferenceSession,
@@ -74,16 +74,18 @@ export class CoreRecognizer {
     const loading = engines.load("wasm", onProgress); // beside the bundle
     loading.catch(() => undefined); // where the bundle is refused, its reason counts
     const bundle = await readBundle(url);
-    const artefact = bundle.onnx(precision);
-    const path = bundle.url + artefact.path;
-    const content = await bundle.read(artefact.path, onProgress);
-    checkContract(checkedMetadata(content, path), bundle, path);
-    const open = async (engine: Engine) => {
-      const session = await openSession(engine, content, path);
+    const open = async (artefact: Artefact, started: Promise<Engine>) => {
+      const path = bundle.url + artefact.path;
+      const content = await bundle.read(artefact.path, onProgress);
+      checkContract(checkedMetadata(content, path), bundle, path);
+      const engine = await started;
+      const session = await openSession(engine, content, path, artefact.kind === "onnx");
       checkTensors(session, bundle.contract, path);
-      return new CoreRecognizer(bundle, precision, engines, engine, session, long);
+      return new CoreRecognizer(bundle, artefact, engines, engine, session, long);
     };
-    return proven(backend, await open(await loading), async () => open(await engines.load("webgpu", onProgress)));
+    const plain = bundle.onnx(precision), optimised = bundle.optimised(precision);
+    const wasm = optimised ? open(optimised, loading).catch((error: unknown) => orPlain(error, () => open(plain, loading))) : open(plain, loading);
+    return proven(backend, await wasm, () => open(plain, engines.load("webgpu", onProgress)));
   }
 
   /** Return the sign in one clip. */
@@ -137,9 +139,15 @@ export class CoreRecognizer {
 
   /** Replay the bundle's goldens in this browser. */
   async verify(): Promise<Replay> {
-    const tolerance = this.bundle.onnx(this.precision).max_logit_diff;
-    return replayGoldens(await this.bundle.goldens(), (clip) => this.infer(clip), tolerance, this.precision === "fp32");
+    const { max_logit_diff, precision } = this.artefact;
+    return replayGoldens(await this.bundle.goldens(), (clip) => this.infer(clip), max_logit_diff, precision === "fp32");
   }
+}
+
+/** Where the engine cannot run the optimised file, as an older one; a damaged bundle is no engine's fault. */
+function orPlain<T>(error: unknown, open: () => Promise<T>): Promise<T> {
+  if (error instanceof BackendError) return open();
+  throw error;
 }
 
 function checkContract(metadata: Map<string, string>, bundle: Bundle, where: string): void {

@@ -40,8 +40,8 @@ const CALLS: Record<string, (target: number, args: any, onProgress: OnProgress) 
   async "recognizer.load"(target, [url, options, engine]: [string, RecognizerOptions, EngineOptions], onProgress) {
     const { made, why } = await CoreRecognizer.load(url, options, engine, onProgress);
     recognizers.set(target, made);
-    const { precision, contract, bundle, backend } = made;
-    return { backend, why, precision, contract, name: bundle.name, isCalibrated: bundle.abstention !== null };
+    const { artefact: { path, precision }, contract, bundle, backend } = made;
+    return { backend, why, file: path, precision, contract, name: bundle.name, isCalibrated: bundle.abstention !== null };
   },
   "recognizer.predict": (target, [clip, name]: [ClipLike, string?]) => there(recognizers, target).predict(clip, name),
   "recognizer.logits": (target, [clip]: [Float32Array]) => there(recognizers, target).infer(clip),

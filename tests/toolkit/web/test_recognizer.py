@@ -53,8 +53,8 @@ def test_predictions_and_goldens_are_those_of_python(asked, bundle_folder, make_
     )
     assert (replay["passed"], replay["labels_agree"]) == (True, replay["clips"])
     assert replay["max_logit_diff"] <= 1e-4
-    assert asked.evaluate("[recognizer.name, recognizer.backend, recognizer.contract]") == [
-        *("small", "wasm"),
+    assert asked.evaluate("[recognizer.name, recognizer.backend, recognizer.file, recognizer.contract]") == [
+        *("small", "wasm", "model.ort.onnx"),
         {
             "labels": [
                 {"name": one.name, "gloss": one.gloss, "bengali": one.bengali, "romanised": one.romanised}
@@ -151,22 +151,33 @@ def test_bundles_that_python_refuses_are_refused_with_the_same_reason(asked, bun
     assert found == expected
 
 
-def test_damaged_and_strange_files_are_refused(asked, bundle_at, plant, onnx_model):
+@pytest.fixture
+def plant_alone(plant, reseal):
+    """Return plant_alone(folder, content): put other bytes in the place of the only ONNX file."""
+
+    def plant_alone(folder, content):
+        plant(folder, content)
+        reseal(folder, lambda manifest: manifest.update(artefacts=manifest["artefacts"][:1]))
+
+    return plant_alone
+
+
+def test_damaged_and_strange_files_are_refused(asked, bundle_at, plant, plant_alone, onnx_model):
     from onnx import TensorProto, helper
 
     def refused(url, then="load(url)"):
         return asked.evaluate(f"((url) => refusal(async () => {then}))('{url}')")
 
     flipped, url = bundle_at("flipped")
-    content = bytearray((flipped / "model.onnx").read_bytes())
+    content = bytearray((flipped / "model.ort.onnx").read_bytes())
     content[len(content) // 2] ^= 1
-    (flipped / "model.onnx").write_bytes(content)
+    (flipped / "model.ort.onnx").write_bytes(content)
     kind, reason = refused(url)
     assert kind == "BundleError"
-    assert re.search(r"model\.onnx: sha256 is .*, so the file was changed or damaged", reason)
+    assert re.search(r"model\.ort\.onnx: sha256 is .*, so the file was changed or damaged", reason)
     missing, url = bundle_at("missing")
-    (missing / "model.onnx").unlink()
-    assert refused(url) == ["BundleError", f"{url}: model.onnx is listed in bundle.json but is not there"]
+    (missing / "model.ort.onnx").unlink()
+    assert refused(url) == ["BundleError", f"{url}: model.ort.onnx is listed in bundle.json but is not there"]
     goldens, url = bundle_at("no-goldens")
     (goldens / "goldens.npz").write_bytes(b"another file")
     assert "goldens.npz: sha256 is" in refused(url, "(await load(url)).verify()")[1]
@@ -183,18 +194,22 @@ def test_damaged_and_strange_files_are_refused(asked, bundle_at, plant, onnx_mod
         ("empty", b"", "refused: it is empty"),
     ):
         folder, url = bundle_at(name)
-        plant(folder, content)
+        plant_alone(folder, content)
         assert f"model.onnx: {message}" in refused(url)[1]
         with pytest.raises(SpoterError, match=f"model.onnx: {message}"):
             Recognizer.load(folder, "ort-cpu", tuned=False)
+    folder, url = bundle_at("optimised by another")  # as in Python, the plain file is taken
+    plant(folder, loop.SerializeToString(), kind="ort")
+    assert asked.evaluate(f"load('{url}').then((r) => r.file)") == "model.onnx"
+    assert Recognizer.load(folder, tuned=False).runner.name == "ort-cpu"
 
 
 def test_models_with_other_inputs_or_outputs_are_refused_with_the_same_reason(
-    asked, bundle_at, plant, contract
+    asked, bundle_at, plant_alone, contract
 ):
     for name, (other, said) in other_tensors(contract).items():
         folder, url = bundle_at(f"other-{name}")
-        plant(folder, other.SerializeToString())
+        plant_alone(folder, other.SerializeToString())
         found = asked.evaluate(f"refusal(() => load('{url}'))")
         if not said:
             assert found is None

@@ -32,7 +32,7 @@ def test_the_site_holds_the_bundle_whole_and_all_that_the_page_needs(site):
     assert kept[0] == "./"
     assert all((site / name).is_file() for name in kept[1:])
     assert not any("jspi" in path.name for path in (site / "engine").iterdir())  # --webgpu was not asked for
-    assert {"index.html", "bundle/model.onnx", "bundle/goldens.npz", f"engine/{WASM}.gz"} <= set(kept)
+    assert {"index.html", "bundle/model.ort.onnx", "bundle/goldens.npz", f"engine/{WASM}.gz"} <= set(kept)
     wasm = gzip.decompress((site / "engine" / f"{WASM}.gz").read_bytes())
     assert hashlib.sha256(wasm).hexdigest() == FILES[WASM]
 

@@ -26,8 +26,8 @@ _LOAD = """(async () => {
   const site = await (await fetch("/site.json")).json();
   const { packed, precision, engine: { hashes } } = site;
   globalThis.recognizer = await Recognizer.load("/bundle/", { packed, precision, hashes });
-  const { contract, backend } = recognizer;
-  return { contract, backend };
+  const { contract, file } = recognizer;
+  return { contract, file };
 })()"""
 _ASK = """(async (lengths, text) => {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -61,7 +61,8 @@ class WebFace(Face):
         except BaseException:
             self.close()
             raise
-        super().__init__("web", _contract(found["contract"]), bundle.onnx(precision))
+        file = next(one for one in bundle.artefacts if one.path == found["file"])
+        super().__init__("web", _contract(found["contract"]), file)
 
     def predict(self, clips: Sequence[Float32Array]) -> Float32Array:
         """Return logits (N, C) of clips (frames, 54, 2)."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from spoter_runtime import __version__
-from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Bundle
+from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle
 from spoter_runtime.camera.files import GRAPHS, LandmarkerFiles, landmarker_in, read_landmarker
 from spoter_runtime.camera.files import MANIFEST as LANDMARKER_MANIFEST
 from spoter_runtime.checked_file import check_file
@@ -59,6 +59,16 @@ def check_site_folder(folder: Path, *, force: bool) -> None:
     check_replaceable(folder, SITE, force=force, foreign="is no site of spoter-kit", error=DataError)
 
 
+def page_file(bundle: Bundle, precision: str = "fp32") -> Artefact:
+    """Return the file that the page runs: that which ONNX Runtime has optimised already, or the plain one.
+
+    Raises:
+        BundleError: it has no model of the precision.
+    """
+    plain = bundle.onnx(precision)
+    return bundle.by_precision("ort").get(precision, plain)
+
+
 def write_site(
     bundle: Bundle,
     folder: Path,
@@ -83,7 +93,7 @@ def write_site(
         DataError: another folder is there.
     """
     check_site_folder(folder, force=force)
-    model = bundle.onnx(precision).path
+    model = page_file(bundle, precision).path
     bundle.check_files()
     landmarker = _landmarker(bundle)
     page = files("spoter_toolkit.web").joinpath("page")

@@ -103,6 +103,11 @@ export class Bundle {
     throw new BundleError(`${this.url}: has no ${precision} ONNX file, only ${all}`, "export the RUN again with --precision, or take one of those");
   }
 
+  /** Return the file of a precision that ONNX Runtime has optimised already, for any processor; null where there is none. */
+  optimised(precision: string): Artefact | null {
+    return this.artefacts.find((one) => one.kind === "ort" && one.precision === precision) ?? null;
+  }
+
   /** Return a listed file's bytes after comparing them with its hash. */
   async read(path: string, onProgress?: OnProgress): Promise<Uint8Array<ArrayBuffer>> {
     const expected = this.artefacts.find((one) => one.path === path)?.sha256 ?? this.files.get(path);
