@@ -71,9 +71,9 @@ export class CoreRecognizer {
     if (long !== "error" && long !== "resample") throw new ConfigError(`long='${long as string}': expected 'error' or 'resample'`);
     checkAsked(backend);
     const engines = new Engines(where);
-    const loading = engines.load("wasm", onProgress); // beside the bundle
-    loading.catch(() => undefined); // where the bundle is refused, its reason counts
     const bundle = await readBundle(url);
+    const loading = engines.load("wasm", onProgress); // beside the model
+    loading.catch(() => undefined); // where the model is refused, its reason counts
     const open = async (artefact: Artefact, started: Promise<Engine>) => {
       const path = bundle.url + artefact.path;
       const content = await bundle.read(artefact.path, onProgress);
