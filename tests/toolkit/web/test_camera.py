@@ -157,19 +157,18 @@ def test_the_camera_gives_events_and_stops(camera_site, film):
         assert page.evaluate("document.activeElement.id") == "camera"
 
 
-def said_when_asked_for_the_camera(url, *flags):
-    with Browser(*flags) as browser:
-        page = browser.page(url)
-        page.wait_for(READY)
-        page.evaluate("document.getElementById('camera').click()")
-        return page.wait_for(ERROR)
+def said_when_asked_for_the_camera(browser, url):
+    page = browser.page(url)
+    page.wait_for(READY)
+    page.evaluate("document.getElementById('camera').click()")
+    return page.wait_for(ERROR)
 
 
-def test_without_a_camera_or_leave_to_use_it_the_page_says_so(camera_site):
-    found = said_when_asked_for_the_camera(camera_site.url, "--use-fake-ui-for-media-stream")
+def test_without_a_camera_or_leave_to_use_it_the_page_says_so(browser, camera_site):
+    found = said_when_asked_for_the_camera(browser, camera_site.url)
     assert found == "no camera was found. Fix: connect one, or open a video"
-    denied = ("--use-fake-device-for-media-stream", "--deny-permission-prompts")
-    found = said_when_asked_for_the_camera(camera_site.url, *denied)
+    with Browser("--use-fake-device-for-media-stream", "--deny-permission-prompts") as denied:
+        found = said_when_asked_for_the_camera(denied, camera_site.url)
     assert found.startswith("the camera was not allowed. Fix: allow the camera for this page")
 
 
