@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 
 import numpy as np
 import onnx
@@ -43,7 +43,7 @@ from spoter_toolkit.bench.settings import BenchSettings, Case
 from spoter_toolkit.bench.worker.client import THREAD_VARIABLES, WorkerLost, start_worker, worker_environment
 from spoter_toolkit.bench.worker.protocol import ENGINES, ROOFLINE
 from spoter_toolkit.cli.app import app
-from spoter_toolkit.cli.bench import stopped_by_ctrl_c
+from spoter_toolkit.cli.bench import stopped_by_signal
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import model_from_config
 from spoter_toolkit.report.words import format_sig3
@@ -361,6 +361,45 @@ def test_a_run_that_is_stopped_keeps_what_was_measured_and_says_so(small_bundle,
         run_bench(small_bundle, settings, stop=stop)
 
 
+@posix
+def test_a_run_that_is_stopped_does_not_wait_for_its_step(small_bundle):
+    asked = {"batches": (1,), "frames": (3,), "threads": (1,), "rounds": 2, "starts": 1}
+    settings = BenchSettings(backends=("ort-cpu",), seconds_per_case=600, **asked, **FEW)
+    stop = Event()
+
+    def on_progress(done, total, what):
+        if what.startswith("loading"):
+            Timer(0.2, stop.set).start()
+
+    begin = time.monotonic()
+    stopped = run_bench(small_bundle, settings, on_progress=on_progress, stop=stop)
+    assert time.monotonic() - begin < 60
+    assert (stopped.records.timings, len(stopped.records.starts["ort-cpu"])) == ((), 1)
+    assert (stopped.records.failures, worker_with(1)) == ((), None)
+
+
+@posix
+def test_a_worker_ends_with_the_process_that_started_it(small_bundle):
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from spoter_toolkit.bench.worker.client import start_worker\n"
+        "worker = start_worker(Path(sys.argv[1]), 'ort-cpu', 1, timeout_s=600)\n"
+        "worker.answer()\n"
+        "print(worker.pid, flush=True)\n"
+        "worker.ask(do='latency', batch=1, frames=3, warm_up=None, min_calls=1, min_ns=600 * 10**9)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, small_bundle], stdout=subprocess.PIPE) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(0.2)  # it has got its request
+        parent.kill()
+    end = time.monotonic() + 20
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while worker.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end, "it goes on"
+            time.sleep(0.05)
+
+
 def test_a_backend_that_cannot_run_is_listed_with_the_reason(small_bundle):
     settings = BenchSettings(
         batches=(1,),
@@ -656,22 +695,31 @@ def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(smal
         os.killpg(bench.pid, signal.SIGINT)  # as a terminal does: to all of the group
         output, remarks = bench.communicate()
     assert bench.returncode == 130, remarks
-    assert remarks.startswith("\nstopping after this step; what was measured is kept.")
+    assert remarks.startswith("\nstopping; what was measured is kept.")
     assert "note: stopped early, after 2 of 11 steps" in remarks
     assert remarks.endswith("stopped early; what was measured is in out\n")
     assert "Fresh process to its first answer" in output
     assert len(json.loads((tmp_path / "out" / "bench.json").read_text())["starts"][0]["samples"]) == 2
 
 
-def test_ctrl_c_that_the_shell_has_ignored_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_stops_a_run_a_second_one_at_once_and_an_ignored_one_never(name):
+    number = getattr(signal, name)
+    kept = signal.signal(number, signal.SIG_DFL)
     try:
-        with stopped_by_ctrl_c() as stop:
-            signal.raise_signal(signal.SIGINT)
+        with stopped_by_signal() as stop:
+            signal.raise_signal(number)
+            assert (stop.is_set(), stop.exit_code) == (True, 128 + number)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+        signal.signal(number, signal.SIG_IGN)
+        with stopped_by_signal() as stop:
+            signal.raise_signal(number)
             assert not stop.is_set()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, kept)
 
 
 @pytest.mark.parametrize(

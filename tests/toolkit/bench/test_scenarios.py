@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError
+from spoter_runtime.statistics import ROUNDS_NEEDED
 from spoter_toolkit.bench.analysis.result import analyse
 from spoter_toolkit.bench.analysis.serialize import values_from_result, without_samples
 from spoter_toolkit.bench.records import PADDING_STRATEGIES, HighestRate, Served, ServerRecord
@@ -24,7 +25,7 @@ from spoter_toolkit.bench.run import run_bench
 from spoter_toolkit.bench.scenarios import steps as steps_left
 from spoter_toolkit.bench.scenarios.offline import batches_of, padding_of
 from spoter_toolkit.bench.scenarios.server import SEARCH_STEPS
-from spoter_toolkit.bench.scenarios.steps import Steps
+from spoter_toolkit.bench.scenarios.steps import Step, Steps
 from spoter_toolkit.bench.settings import BenchSettings
 from spoter_toolkit.bench.worker.client import start_worker
 from spoter_toolkit.bench.worker.energy import Reading, read_meters, used_joules, why_not_readable
@@ -89,27 +90,42 @@ def measured(bundle_folder):
 def test_the_time_that_is_left_is_that_of_the_backends_that_run(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(steps_left.time, "monotonic", lambda: now[0])
-    steps = Steps()
+    steps, start, call = Steps(), Step("start"), Step("latency", 0.5)
     for name in ("torch", "trt"):
-        for seconds in (None, None, *[0.5] * 100):
-            steps.plan(name, seconds)
+        for step in (start, start, *[call] * 100):
+            steps.plan(name, step)
 
-    def take(name, seconds, took):
+    def take(name, step, took):
         now[0] += took
-        return steps.take(name, seconds)
+        return steps.take(name, step)
 
-    assert take("torch", None, 4.0)
+    assert take("torch", start, 4.0)
     assert steps.time_left() == ""  # nobody knows yet whether trt runs
     steps.drop("trt")
-    assert not take("trt", None, 30.0)
+    assert not take("trt", start, 30.0)
     assert (steps.done, steps.total) == (1, 102)
     assert steps.time_left() == "  about 2 minutes left"  # 4 s, and 50 s with their warm-up
-    assert take("torch", None, 4.0)
-    assert take("torch", 0.5, 0.6)
+    assert take("torch", start, 4.0)
+    assert take("torch", call, 0.6)
     assert steps.time_left() == "  about 60 seconds left"  # 99 steps as the one
     for _ in range(99):
-        take("torch", 0.5, 0.6)
+        take("torch", call, 0.6)
     assert (steps.done, steps.total, steps.time_left()) == (102, 102, "")
+
+
+def test_the_time_that_is_left_is_that_of_each_kind_of_step_and_at_most_the_limit(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(steps_left.time, "monotonic", lambda: now[0])
+    steps, passes = Steps(), Step("offline", 0.1, needed=False)
+    calls = [Step("latency", 0.1, needed=number < 6) for number in range(20)]
+    for step in (*calls, *[passes] * 20):
+        steps.plan("torch", step)
+    for step, took in ((calls[0], 1.0), (passes, 20.0)):
+        now[0] += took
+        steps.take("torch", step)
+    assert steps.time_left() == "  about 7 minutes left"  # 19 steps as the one, 19 as the other
+    assert steps.time_left(40.0) == "  about 40 seconds left"
+    assert steps.time_left(-3.0) == "  about 10 seconds left"  # five calls for an interval
 
 
 def test_a_second_worker_of_a_backend_is_measured_beside_the_first(measured):
@@ -254,6 +270,31 @@ def test_a_percentile_without_a_figure_tells_too_few_samples_from_no_answer(meas
     assert [why for *_, why in told["highest_rate"][0]["trials"]] == [no_answer, "too few samples", None]
     (table,) = (t for t in tables(late) if t.title.startswith("Single clips"))
     assert table.rows[0][4:7] == ("30.0", "no answer (30 of 100 had none)", "too few samples (100)")
+
+
+# --- a limited time
+
+
+def test_where_the_time_is_over_one_clip_gets_the_rounds_of_an_interval_and_nothing_else(bundle_folder):
+    asked = settings(
+        *("start", "latency", "offline", "memory"),
+        frames=(5, 9),
+        threads=(1, 2),
+        rounds=8,
+        starts=3,
+        limit_s=1e-9,
+    )
+    told = []
+    result = run_bench(bundle_folder, asked, on_progress=lambda *step: told.append(step))
+    (timing,) = result.records.timings
+    assert (str(timing.case), len(timing.rounds_ns)) == ("1 × 9 on 1 thread", ROUNDS_NEEDED)
+    assert [len(starts) for starts in result.records.starts.values()] == [1]
+    assert result.records.offline == ()
+    done, of = result.records.cut_after
+    assert done == 1 + 1 + ROUNDS_NEEDED
+    assert result.caveats[0].startswith(f"1e-09 s were over after {done} of {of} steps, --rounds 8 measures")
+    assert values_from_result(result)["stopped_after"] == {"steps": done, "of": of}
+    assert told[-1][2].endswith("about 10 seconds left") or not told[-1][2].endswith("left")
 
 
 # --- workers that are lost

@@ -121,6 +121,13 @@ def test_quick_settings_still_give_the_ratios_an_interval_and_a_verdict():
     assert BenchSettings(**QUICK).rounds >= ROUNDS_TO_CLAIM
 
 
+def test_a_quick_look_has_a_limit_unless_its_rounds_are_asked_for():
+    assert settings_for(CONTRACT).limit_s is None
+    assert settings_for(CONTRACT, quick=True, batches=(1,)).limit_s == QUICK["limit_s"]
+    for asked in ({"rounds": 8}, {"seconds_per_case": 1.0}):
+        assert settings_for(CONTRACT, quick=True, **asked).limit_s is None
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

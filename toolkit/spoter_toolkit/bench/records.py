@@ -202,6 +202,7 @@ class BenchRecords:
     machine: tuple[MachineRound, ...] = ()
     # (completed steps, all steps) if the run was stopped early
     stopped_after: tuple[int, int] | None = None
+    cut_after: tuple[int, int] | None = None  # the same if the time of `settings.limit_s` was over before
 
     @property
     def backends(self) -> list[str]:

@@ -52,7 +52,7 @@ def run_bench(
         against: earlier run to compare with, from `spoter_toolkit.bench.analysis.compare.earlier_run`.
         bound: limit for the comparison.
         on_progress: called with (done, total, what) after every step; a backend that cannot run has none.
-        stop: set it to end the run after the current step; the samples until then are kept.
+        stop: set it to end the run in the middle of a step; the samples until that step are kept.
         slow_down: backend → share of each call's time to wait after the call; ``benchmarks/a_against_a.py``
             tests with it that a slow-down is found.
 
@@ -111,6 +111,7 @@ def measure(session: Session, bundle: Bundle) -> BenchRecords:
         reasons |= {"energy": no_energy} if no_energy else {}
         lines = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
         raise BackendError(f"{bundle.folder}: nothing was measured:{lines}")
+    done = (session.steps.done, session.steps.total)
     return BenchRecords(
         bundle=bundle.name,
         model_sha256=bundle.onnx().sha256,
@@ -125,7 +126,8 @@ def measure(session: Session, bundle: Bundle) -> BenchRecords:
         lengths=lengths,
         no_energy=no_energy,
         machine=tuple(session.machine),
-        stopped_after=(session.steps.done, session.steps.total) if session.stop.is_set() else None,
+        stopped_after=done if session.stop.is_set() else None,
+        cut_after=done if session.is_cut and not session.stop.is_set() else None,
         **measured,
     )
 

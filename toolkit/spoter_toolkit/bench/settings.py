@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
@@ -90,6 +91,8 @@ class BenchSettings:
     server_seconds: float = 10.0  # time of arriving clips per backend, over all rounds
     pin: bool = False  # keep each worker on as many cores as it has threads
     reply_timeout_s: float = 120.0  # a worker that is silent for longer counts as hung
+    # time of the whole run, after which only rounds that the headline's interval needs begin; None: no limit
+    limit_s: float | None = None
     seed: int = 0  # seed of the bootstrap, the order of the clips, and their arrival
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ class BenchSettings:
             ("offline seconds", self.offline_seconds, _MAX_SECONDS, "s"),
             ("server seconds", self.server_seconds, _MAX_SECONDS, "s"),
             ("reply timeout", self.reply_timeout_s, _MAX_SECONDS, "s"),
+            ("limit", 1.0 if self.limit_s is None else self.limit_s, _MAX_SECONDS, "s"),
             ("rate", 1.0 if self.rate is None else self.rate, 1e6, "clips a second"),
             ("bound", self.bound_ms, 1000 * _MAX_SECONDS, "ms"),
         ):
@@ -167,8 +171,10 @@ class BenchSettings:
         return tuple(sorted(allowed, key=lambda case: (case.threads, case.batch, case.frames)))
 
 
-# `spoter-kit bench --quick`: a look in half a minute. Eight agreeing rounds are just enough for a claim.
+# `spoter-kit bench --quick`: a look in half a minute, or on a busy machine with less in about a minute. Eight
+# agreeing rounds are just enough for a claim.
 QUICK: Final[dict[str, Any]] = {
+    "limit_s": 60.0,
     "scenarios": ("start", "latency", "offline", "memory"),
     "batches": (1,),
     "frames": (60,),
@@ -184,12 +190,14 @@ def settings_for(contract: GraphContract, *, quick: bool = False, **asked: Any) 
     """Return the settings: the defaults, overridden by the quick ones, overridden by `asked` (None is unset).
 
     Default batches and frames are cut to the contract's limits. If `asked` sets batches or frames, the curves
-    are off unless set too.
+    are off unless set too; if it sets rounds or the time of a case, all of them are measured.
 
     Raises:
         ConfigError: as `BenchSettings`.
     """
     chosen = {name: value for name, value in asked.items() if value is not None}
+    if {"rounds", "seconds_per_case"} & chosen.keys():
+        chosen.setdefault("limit_s", None)
     if {"batches", "frames"} & chosen.keys():
         chosen.setdefault("curve", False)
     settings = BenchSettings(**((QUICK if quick else {}) | chosen))
@@ -210,6 +218,11 @@ def backend_of(name: str) -> str:
 def notebook_case(cores: int) -> Case:
     """Return the notebook's own case: 16 clips × 100 frames, here with a thread for every usable core."""
     return Case(batch=NOTEBOOK_BATCH, frames=NOTEBOOK_FRAMES, threads=cores)
+
+
+def headline_of(cases: Iterable[Case]) -> Case:
+    """Return the case that is said first: one clip of about a second or two, on the fewest threads."""
+    return min(cases, key=lambda case: (case.batch, case.threads, abs(case.frames - START_UP_FRAMES)))
 
 
 def allows(contract: GraphContract, case: Case) -> bool:

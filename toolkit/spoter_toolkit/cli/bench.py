@@ -18,7 +18,6 @@ from spoter_toolkit.cli.bench_view import bench_url
 from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_run
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
-    INTERRUPTED,
     BundleArgument,
     ForceOption,
     JsonOption,
@@ -108,7 +107,8 @@ def bench(
         bool, typer.Option("--pin", help="Pin each worker to as many cores as it has threads.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Take a first look: one clip, one length, few rounds.")
+        bool,
+        typer.Option("--quick", help="Take a first look for about a minute: one clip, few rounds."),
     ] = False,
     videos: Annotated[
         Path | None, typer.Option(help="Measure the landmarker on these videos, with --scenario camera.")
@@ -200,14 +200,14 @@ def bench(
     check_folder(folder, force=force)
     if html:
         require("jinja2", extra="toolkit")  # found out before the measuring, not after it
-    with progress_with_time() as on_progress, stopped_by_ctrl_c() as stop:
+    with progress_with_time() as on_progress, stopped_by_signal() as stop:
         result = run_bench(
             opened, settings, run=run, against=earlier, bound=bound, on_progress=on_progress, stop=stop
         )
     # Shown before it is written: a disk that fills meanwhile must not cost the figures.
     show(result, json=json, asked=backend or ())
     write_report(result, folder, page_of=opened if html else None)
-    leave_if_incomplete(result, folder)
+    leave_if_incomplete(result, folder, stop.exit_code)
     say(f"report: {folder}")
     if result.against and show_against(result, json=json):
         raise typer.Exit(ANSWER_IS_NO)
@@ -307,8 +307,8 @@ def show_gates(against: Against) -> None:
         tell(against.note)
 
 
-def leave_if_incomplete(result: BenchResult, folder: Path) -> None:
-    """Leave with 130 where the run was stopped.
+def leave_if_incomplete(result: BenchResult, folder: Path, exit_code: int) -> None:
+    """Leave with an exit code where the run was stopped.
 
     Raises:
         BackendError: a worker was lost.
@@ -318,7 +318,7 @@ def leave_if_incomplete(result: BenchResult, folder: Path) -> None:
 
     if result.records.stopped_after:
         say(f"stopped early; what was measured is in {folder}")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(exit_code)
     if failures := result.records.failures:
         lost = "; ".join(f"{f.backend}, {plural(f.threads, 'thread')}: {f.reason}" for f in failures)
         raise BackendError(
@@ -326,34 +326,45 @@ def leave_if_incomplete(result: BenchResult, folder: Path) -> None:
         )
 
 
+class Stop(Event):
+    """Set by the first signal that ends a run; keeps its number."""
+
+    signal_number = signal.SIGINT.value
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as shells have it."""
+        return 128 + self.signal_number
+
+
 @contextmanager
-def stopped_by_ctrl_c() -> Iterator[Event]:
-    """Yield an event that the first Ctrl-C sets: the run ends after its step; a second ends it at once.
+def stopped_by_signal() -> Iterator[Stop]:
+    """Yield an event that the first Ctrl-C, SIGTERM or SIGHUP sets, which ends the run; a second: at once.
 
-    Where the shell has had Ctrl-C ignored, as in ``nohup spoter-kit bench &``, it stays so.
+    Where the shell has had one ignored, as in ``nohup spoter-kit bench &``, it stays so.
     """
-    stop = Event()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield stop
-        return
+    stop = Stop()
 
-    def on_interrupt(signal_number: int, frame: object) -> None:
+    def on_signal(number: int, frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
+        stop.signal_number = number
         stop.set()
         # Not print: the signal may have come in the middle of another one.
-        os.write(
-            2, b"\nstopping after this step; what was measured is kept. Ctrl-C again: at once, without it\n"
-        )
+        os.write(2, b"\nstopping; what was measured is kept. Ctrl-C again: at once, without it\n")
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {one: signal.getsignal(one) for one in wanted if signal.getsignal(one) is not signal.SIG_IGN}
+    for one in before:
+        signal.signal(one, on_signal)
     try:
         yield stop
     except KeyboardInterrupt:
         say("stopped: nothing is kept of what was measured, if anything was")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(stop.exit_code) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def check_used(option: str, value: Any, settings: BenchSettings, *scenarios: str) -> None:

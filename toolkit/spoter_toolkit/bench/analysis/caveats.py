@@ -30,13 +30,18 @@ def caveats_of(records: BenchRecords, drifts: Sequence[Drifted]) -> tuple[str, .
 
 def caveats_of_stop(records: BenchRecords) -> list[str]:
     """Return the caveat that the run did not come to its end; none where it did."""
-    if records.stopped_after is None:
-        return []
-    steps, of = records.stopped_after
-    return [
-        f"stopped early, after {steps} of {of} steps: cases and scenarios that are missing were not "
-        "measured, others have fewer rounds than asked for"
-    ]
+    caveats = []
+    rest = "cases and scenarios that are missing were not measured, others have fewer rounds than asked for"
+    if records.stopped_after:
+        steps, of = records.stopped_after
+        caveats.append(f"stopped early, after {steps} of {of} steps: {rest}")
+    if records.cut_after:
+        steps, of = records.cut_after
+        caveats.append(
+            f"{records.settings.limit_s:g} s were over after {steps} of {of} steps, --rounds "
+            f"{records.settings.rounds} measures all: {rest}"
+        )
+    return caveats
 
 
 def caveats_of_scenarios(records: BenchRecords) -> list[str]:

@@ -202,7 +202,7 @@ def compare_runs(records: BenchRecords, earlier: EarlierRun, bound: Bound | None
             ratio = unpaired_ratio(*of_both, seed=records.settings.seed)
             verdict = judge_gate(ratio, bound, 1 / slower if metric == "p50" else slower) if bound else None
             gates.append(Gate(backend=timing.backend, case=timing.case, ratio=ratio, verdict=verdict))
-    if not gates:
+    if not gates and not records.cut_after:
         raise DataError("--against: that run has no backend and case in common with this one")
     return Against(bound=bound, gates=tuple(gates), differences=differences)
 

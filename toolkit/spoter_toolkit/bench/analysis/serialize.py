@@ -59,13 +59,17 @@ def values_from_result(result: BenchResult) -> dict[str, Any]:
             "targets": {name: [asdict(target) for target in found] for name, found in result.targets.items()},
         },
         "machine": [asdict(state) for state in records.machine],
-        "stopped_after": records.stopped_after
-        and dict(zip(("steps", "of"), records.stopped_after, strict=True)),
+        "stopped_after": step_values(records.stopped_after or records.cut_after),  # the remarks say by whom
         "skipped": records.skipped,
         "failures": [asdict(failure) for failure in records.failures],
         "remarks": list(result.caveats),
         "not_measured": list(NOT_MEASURED),
     }
+
+
+def step_values(steps: tuple[int, int] | None) -> dict[str, int] | None:
+    """Return after how many steps of all a run ended; None where it did them all."""
+    return dict(zip(("steps", "of"), steps, strict=True)) if steps else None
 
 
 def without_samples(values: Any) -> Any:

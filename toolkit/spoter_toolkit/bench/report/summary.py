@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from spoter_toolkit.bench.analysis.result import START_UP, BenchResult, Comparison
 from spoter_toolkit.bench.records import STRATEGY_IN_WORDS
-from spoter_toolkit.bench.settings import START_UP_FRAMES, Case
+from spoter_toolkit.bench.settings import Case, headline_of
 from spoter_toolkit.report.words import format_sig3, plural
 
 
@@ -86,11 +86,8 @@ def server_summary(result: BenchResult) -> list[str]:
 
 
 def headline_case(result: BenchResult) -> Case:
-    """Return the case that is said first: one clip of about a second or two, on the fewest threads."""
-    return min(
-        (latency.case for latency in result.latencies),
-        key=lambda case: (case.batch, case.threads, abs(case.frames - START_UP_FRAMES)),
-    )
+    """Return the case that is said first, of those that were measured."""
+    return headline_of(latency.case for latency in result.latencies)
 
 
 def medians_in_words(what: str, medians_ms: Mapping[str, float | None], pairs: Iterable[Comparison]) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from spoter_runtime.statistics import ROUNDS_NEEDED
 from spoter_toolkit.bench.host.monitor import pss_bytes
 from spoter_toolkit.bench.host.nvml import gpu_bytes
 from spoter_toolkit.bench.records import Memory, Timing
 from spoter_toolkit.bench.scenarios.session import Session
-from spoter_toolkit.bench.settings import FIRST_WARM_UP, WARM_UP, Case
+from spoter_toolkit.bench.scenarios.steps import Step
+from spoter_toolkit.bench.settings import FIRST_WARM_UP, WARM_UP, Case, headline_of
 from spoter_toolkit.bench.worker.protocol import ROOFLINE
 
 
 def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ...]:
     """Time each case on each worker, in interleaved rounds.
+
+    Where the time is over, only the headline's case is measured, until it has an interval.
 
     Returns:
         The timings by case, then by backend in the order of the settings, the roofline last.
@@ -22,6 +26,7 @@ def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ..
     settings = session.settings
     answers: dict[tuple[Case, str], list[dict[str, Any]]] = {}
     turn_ns = round(1e9 * settings.seconds_per_case / settings.rounds)
+    headline = headline_of(cases)
     for number, names in session.rounds("latency", session.backends):
         duration = {
             "warm_up": FIRST_WARM_UP if number == 0 else WARM_UP,
@@ -29,12 +34,15 @@ def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ..
             "min_ns": turn_ns,
         }
         for case in cases:
+            needed = case == headline and number < ROUNDS_NEEDED
+            if not session.may_do(needed):
+                continue
             for name in names:
                 request = {"do": "latency", "batch": case.batch, "frames": case.frames} | duration
                 if answer := session.ask(name, case.threads, f"round {number + 1}, {case}", request):
                     answers.setdefault((case, name), []).append(answer)
                 what = f"round {number + 1} of {settings.rounds}: {name}, {case}"
-                session.step(what, name, turn_ns / 1e9)
+                session.step(what, name, Step("latency", turn_ns / 1e9, needed))
     return tuple(
         Timing(
             backend=name,
@@ -57,7 +65,7 @@ def call_once(session: Session, cases: Sequence[Case]) -> None:
             for name in names:
                 request = {"do": "latency", "batch": case.batch, "frames": case.frames} | once
                 session.ask(name, case.threads, f"memory, {case}", request)
-                session.step(f"memory: {name}, {case}", name, 0.0)
+                session.step(f"memory: {name}, {case}", name, Step("memory", 0.0))
 
 
 def read_memory(session: Session) -> tuple[Memory, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from spoter_runtime.statistics import ROUNDS_NEEDED
 from spoter_toolkit.bench.records import PADDING_STRATEGIES, STRATEGY_IN_WORDS, OfflinePasses, PaddingStrategy
 from spoter_toolkit.bench.scenarios.session import Session
+from spoter_toolkit.bench.scenarios.steps import Step
 from spoter_toolkit.bench.settings import OFFLINE_CLIPS, WARM_UP
 from spoter_toolkit.data.lengths import ClipLengths
 
@@ -54,8 +56,12 @@ def measure_offline(
     size = min(settings.offline_batch, max_batch)
     plans = {strategy: batches_of(clips, size, strategy) for strategy in strategies}
     answers: dict[tuple[PaddingStrategy, str], list[dict[str, Any]]] = {}
-    for number, names in session.rounds(scenario, settings.backends):
+    alone = "latency" not in settings.scenarios  # nothing else has an interval where the time is over
+    for number, names in session.rounds(scenario, settings.backends, needed=alone):
         for strategy, (batches, frames) in plans.items():
+            needed = alone and strategy == strategies[-1] and number < ROUNDS_NEEDED
+            if not session.may_do(needed):
+                continue
             words = STRATEGY_IN_WORDS[strategy]
             request = {
                 "do": "offline",
@@ -71,7 +77,8 @@ def measure_offline(
                 if answer := session.ask(name, threads, f"{scenario} round {number + 1}, {words}", request):
                     answers.setdefault((strategy, name), []).append(answer)
                 what = f"{scenario}, round {number + 1} of {settings.rounds}: {name}, {words}"
-                session.step(what, name, settings.offline_seconds / settings.rounds)
+                step = Step(scenario, settings.offline_seconds / settings.rounds, needed)
+                session.step(what, name, step)
     return tuple(
         OfflinePasses(
             backend=name,

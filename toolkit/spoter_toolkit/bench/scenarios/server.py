@@ -7,8 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from spoter_runtime.statistics import ROUNDS_NEEDED
 from spoter_toolkit.bench.records import HighestRate, Served, ServerRecord
 from spoter_toolkit.bench.scenarios.session import Session
+from spoter_toolkit.bench.scenarios.steps import Step
 from spoter_toolkit.bench.settings import OFFLINE_CLIPS, WARM_UP
 from spoter_toolkit.bench.statistics import SAMPLES_NEEDED
 from spoter_toolkit.data.lengths import ClipLengths
@@ -33,11 +35,8 @@ def measure_server(session: Session, lengths: ClipLengths) -> ServerRecord:
         for name in names:
             if answer := serve(session, name, f"server round {number + 1}", number, arrivals):
                 answers.setdefault(name, []).append(answer)
-            session.step(
-                f"server, round {number + 1} of {settings.rounds}: {name}",
-                name,
-                settings.server_seconds / settings.rounds,
-            )
+            step = Step("server", settings.server_seconds / settings.rounds, number < ROUNDS_NEEDED)
+            session.step(f"server, round {number + 1} of {settings.rounds}: {name}", name, step)
     highest = find_highest_rates(session, clips, capacity) if settings.find_rate else ()
     return ServerRecord(
         capacity=capacity,
@@ -64,7 +63,7 @@ def find_capacities(session: Session, clips: tuple[int, ...]) -> dict[str, float
         threads = session.settings.thread_counts[-1]
         if answer := session.ask(name, threads, "server, finding its capacity", request):
             capacity[name] = 1e9 * len(clips) / float(np.median(answer["samples_ns"]))
-        session.step(f"server: capacity of {name}", name, 0.0)
+        session.step(f"server: capacity of {name}", name, Step("capacity", 0.0))
     return capacity
 
 
@@ -118,7 +117,8 @@ def find_highest_rates(
                     kept = value_ms is not None and value_ms <= session.settings.bound_ms
                     trials[name].append((rate, value_ms, kept))
                     bounds[name] = (rate, high) if kept else (low, rate)
-            session.step(f"server, highest rate, step {step + 1} of {SEARCH_STEPS}: {name}", name, longest_s)
+            what = f"server, highest rate, step {step + 1} of {SEARCH_STEPS}: {name}"
+            session.step(what, name, Step("highest rate", longest_s))
     return tuple(
         HighestRate(
             backend=name,

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Final
 
 from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import BackendError
 from spoter_runtime.machine import usable_cores
+from spoter_runtime.statistics import ROUNDS_NEEDED
 from spoter_toolkit.bench.host.monitor import MachineRound, MachineWatch
 from spoter_toolkit.bench.records import Failure
 from spoter_toolkit.bench.scenarios.interleave import interleave
-from spoter_toolkit.bench.scenarios.steps import Steps
+from spoter_toolkit.bench.scenarios.steps import Step, Steps
 from spoter_toolkit.bench.settings import BenchSettings, backend_of
 from spoter_toolkit.bench.worker.client import LineProcess, WorkerLost, start_worker
 from spoter_toolkit.bench.worker.protocol import ROOFLINE
 from spoter_toolkit.report.words import plural, without_places
+
+_LOOK_S: Final = 0.5  # how often it is looked whether the run was stopped
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +53,9 @@ class Session:
     failures: list[Failure] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     machine: list[MachineRound] = field(default_factory=list)
+    is_cut: bool = False  # the time was over before all was measured
+    _ends: float | None = None  # on the monotonic clock; None: no limit
+    _started: list[LineProcess] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _watch: MachineWatch = field(default_factory=MachineWatch)
 
@@ -65,12 +72,19 @@ class Session:
         run = str(self.run) if self.run else None
         options = {"run": run, "cores": cores, "slow_down": self.slow_down.get(name)}
         timeout_s = self.settings.reply_timeout_s
-        return start_worker(self.bundle, backend_of(name), threads, timeout_s=timeout_s, options=options)
+        worker = start_worker(self.bundle, backend_of(name), threads, timeout_s=timeout_s, options=options)
+        self._started.append(worker)
+        return worker
 
     def open(self, names: Sequence[str], thread_counts: Iterable[int]) -> None:
-        """Start the long-lived workers one after the other; wait until each has loaded its model."""
-        for threads in thread_counts:
+        """Start the long-lived workers one after the other; wait until each has loaded its model.
+
+        Where the time is over, only those with the first thread count.
+        """
+        for place, threads in enumerate(thread_counts):
             for name in names:
+                if not self.may_do(needed := place == 0):
+                    continue
                 if name not in self.out and not self.stop.is_set() and not self.rehearses:
                     worker = self._stack.enter_context(self.start_worker(name, threads))
                     try:
@@ -78,7 +92,7 @@ class Session:
                         self.workers[name, threads] = worker
                     except (BackendError, WorkerLost) as error:
                         self.note_not_opened(name, threads, "loading the model", error)
-                self.step(f"loading: {name}, {plural(threads, 'thread')}", name)
+                self.step(f"loading: {name}, {plural(threads, 'thread')}", name, Step("start", needed=needed))
 
     def note_opened(self, name: str, opened: dict[str, Any]) -> dict[str, Any]:
         """Record that a backend runs here, and the size of its model; return the worker's first answer."""
@@ -99,15 +113,28 @@ class Session:
             self.out.add(name)
             self.steps.drop(name)
 
-    def rounds(
-        self, scenario: str, names: Sequence[str], count: int | None = None
-    ) -> Iterator[tuple[int, Sequence[str]]]:
-        """Yield (round, backends in order) from round 0, until the run is stopped.
+    def may_do(self, needed: bool, *, share: float = 1.0) -> bool:
+        """Tell whether to do a step: a needed one in any case, others within a share of the time."""
+        limit = self.settings.limit_s or 0.0
+        may = needed or self._ends is None or time.monotonic() < self._ends - (1.0 - share) * limit
+        self.is_cut |= not may
+        return may
 
-        Records the machine's state before each round. `count` None means the settings' number of rounds.
+    def rounds(
+        self, scenario: str, names: Sequence[str], count: int | None = None, *, needed: bool = True
+    ) -> Iterator[tuple[int, Sequence[str]]]:
+        """Yield (round, backends in order) from round 0, until the run is stopped or its time is over.
+
+        Records the machine's state before each round.
+
+        Args:
+            scenario: of the rounds.
+            names: backends.
+            count: of the rounds; None means the settings' number.
+            needed: where the time is over, yield the rounds that an interval needs all the same.
         """
         for number, order in interleave(names, self.settings.rounds if count is None else count):
-            if self.stop.is_set():
+            if self.stop.is_set() or not self.may_do(needed and number < ROUNDS_NEEDED):
                 return
             if self.workers:
                 pids = [worker.pid for worker in self.workers.values()]
@@ -135,23 +162,34 @@ class Session:
         reason = self._without_places(error)
         self.failures.append(Failure(backend=name, threads=threads, doing=doing, reason=reason))
 
-    def step(self, what: str, name: str, seconds: float | None = None) -> None:
+    def step(self, what: str, name: str, step: Step) -> None:
         """Report one step as done, with the time that is left.
 
         Args:
             what: was done.
             name: of the backend; the steps of one that cannot run here are not counted.
-            seconds: that the step was planned to measure; None for a start or a load.
+            step: that was done.
         """
         if self.rehearses:
-            self.steps.plan(name, seconds)
-        elif not self.stop.is_set() and self.steps.take(name, seconds) and self.on_progress:
-            self.on_progress(self.steps.done, self.steps.total, what + self.steps.time_left())
+            self.steps.plan(name, step)
+        elif not self.stop.is_set() and self.steps.take(name, step) and self.on_progress:
+            limit_s = None if self._ends is None else self._ends - time.monotonic()
+            self.on_progress(self.steps.done, self.steps.total, what + self.steps.time_left(limit_s))
 
     def _without_places(self, error: Exception) -> str:
         return without_places(str(error), *(path for path in (self.bundle, self.run) if path))
 
+    def _kill_at_stop(self, ended: Event) -> None:
+        """Kill the workers once the run is stopped: a step may take minutes, and its answer is not kept."""
+        while not ended.wait(_LOOK_S):
+            for worker in [*self._started] if self.stop.is_set() else ():
+                worker.kill()
+
     def __enter__(self) -> Session:
+        if self.settings.limit_s is not None:
+            self._ends = time.monotonic() + self.settings.limit_s
+        self._stack.callback((ended := Event()).set)
+        Thread(target=self._kill_at_stop, args=[ended], daemon=True).start()
         return self
 
     def __exit__(self, *raised: Any) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from spoter_runtime.errors import BackendError
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.bench.records import Start
 from spoter_toolkit.bench.scenarios.session import Session
+from spoter_toolkit.bench.scenarios.steps import Step
 from spoter_toolkit.bench.worker.client import WorkerLost
+
+_SHARE: Final = 0.3  # of a limited time: later there is no second start
 
 
 def measure_starts(session: Session, frames: int) -> dict[str, tuple[Start, ...]]:
@@ -20,13 +24,16 @@ def measure_starts(session: Session, frames: int) -> dict[str, tuple[Start, ...]
     starts: dict[str, tuple[Start, ...]] = {}
     for number in range(1, session.settings.starts + 1):
         for backend in session.settings.backends:
+            if not session.may_do(needed := number == 1, share=_SHARE):
+                continue
             if backend not in session.out and not session.stop.is_set() and not session.rehearses:
                 try:
                     start = time_start(session, backend, frames)
                     starts[backend] = (*starts.get(backend, ()), start)
                 except (BackendError, WorkerLost) as error:
                     session.note_not_opened(backend, usable_cores(), f"start-up {number}", error)
-            session.step(f"start-up {number} of {session.settings.starts}: {backend}", backend)
+            what = f"start-up {number} of {session.settings.starts}: {backend}"
+            session.step(what, backend, Step("start", needed=needed))
     return starts
 
 

@@ -9,7 +9,8 @@ for engines that bring code. BACKEND is one of `spoter_toolkit.backends`, or the
 
 The first line out says how long opening the bundle took, or is ``{"error": …}``; then comes one answer per
 request, whose ``do`` names a function of `spoter_toolkit.bench.worker.tasks` and whose other fields are its
-arguments. The worker ends when its input ends.
+arguments. The worker ends when its input ends, and at once, also in the middle of a request, when the process
+that started it ends.
 
 At the top of this file only the standard library is imported: everything else that a backend needs is part of
 the measured start.
@@ -20,11 +21,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
 
 from spoter_toolkit.bench.worker.protocol import ENGINES, ROOFLINE
 from spoter_toolkit.bench.worker.tasks import TASKS, Infers, Slowed, peak_rss_bytes
+
+_LOOK_S: Final = 0.1  # after the end of the input: how often it is looked whether the parent has ended
 
 
 def main(backend: str, threads: str, bundle: str, options: str = "{}") -> None:
@@ -36,6 +43,7 @@ def main(backend: str, threads: str, bundle: str, options: str = "{}") -> None:
         chosen = json.loads(options)
         if cores := chosen.get("cores"):  # before any library makes a thread: they inherit it
             os.sched_setaffinity(0, cores)
+        requests = lines_of_input()
         peak_at_start_bytes = peak_rss_bytes()
         begin_ns = time.perf_counter_ns()
         from spoter_runtime.errors import SpoterError
@@ -63,13 +71,35 @@ def main(backend: str, threads: str, bundle: str, options: str = "{}") -> None:
             if slow_down := chosen.get("slow_down"):
                 engine = Slowed(engine, slow_down)
             print(json.dumps(opened), file=replies, flush=True)
-            for line in sys.stdin:
+            for line in requests:
                 request = json.loads(line)
                 answer = TASKS[request.pop("do")](engine, **request)
                 answer["peak_rss_bytes"] = peak_rss_bytes()
                 print(json.dumps(answer), file=replies, flush=True)
         except SpoterError as error:
             print(json.dumps({"error": str(error)}), file=replies, flush=True)
+
+
+def lines_of_input() -> Iterator[str]:
+    """Return the lines of standard input as they come, and end this process when its parent ends.
+
+    The end of a parent ends the input. A thread waits for it, which takes no time from what is measured: a
+    request may last for minutes.
+    """
+    lines: SimpleQueue[str] = SimpleQueue()
+    parent = os.getppid()
+
+    def read() -> None:
+        with open(0, encoding="utf-8", closefd=False) as given:
+            for line in given:
+                lines.put(line)
+        lines.put("")
+        while os.getppid() == parent:  # it may still wait for answers
+            time.sleep(_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(lines.get, "")
 
 
 def import_engine(backend: str) -> None:

@@ -43,7 +43,7 @@ class LineProcess:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for the controller, which lets a worker finish its step
+            start_new_session=True,  # Ctrl-C is for the controller, which keeps what was measured
             env=environment,
         )
         assert self._process.stdin is not None
@@ -73,7 +73,7 @@ class LineProcess:
 
         def give_up() -> None:
             silent.set()
-            self._process.kill()
+            self.kill()
 
         timer = threading.Timer(self._timeout_s, give_up)  # a pipe has no time limit for reading
         timer.start()
@@ -88,6 +88,10 @@ class LineProcess:
             raise BackendError(reply["error"])
         return reply
 
+    def kill(self) -> None:
+        """End the process at once; who waits for its answer gets `WorkerLost`."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the worker and close the pipes; a worker that does not end on its own is killed."""
         with contextlib.suppress(BrokenPipeError):
@@ -95,7 +99,7 @@ class LineProcess:
         try:
             self._process.wait(_CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.kill()
             self._process.wait()
         self._stdout.close()
         self._stderr.close()
@@ -105,7 +109,7 @@ class LineProcess:
 
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None:  # its answer is not needed any more
-            self._process.kill()
+            self.kill()
         self.close()
 
     def death_in_words(self) -> str:
