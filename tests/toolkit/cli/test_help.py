@@ -83,6 +83,10 @@ def test_each_option_is_explained_by_a_sentence(name, verb):
         ("train --epochs 5", "--epochs: is a setting, not an option. Fix: --set epochs=5"),
         ("train --patiense 5", "spoter-kit train has no option --patiense"),
         ("data split --by singer", "'singer' is not one of 'signer'"),
+        ("serve --port 99999", "error: spoter-kit serve: '--port': "),  # and typer's words
+        ("serve --port 99999", "65535. Fix: spoter-kit serve --help\n"),
+        ("export --max-batch", "error: spoter-kit export: option '--max-batch' requires an argument. Fix: "),
+        ("data import", "error: spoter-kit data import: missing argument '"),
     ],
 )
 def test_a_wrong_word_gets_the_nearest_right_one(tmp_path, words, message):

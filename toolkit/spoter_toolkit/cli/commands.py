@@ -28,25 +28,20 @@ _MEANT: Final = {
 
 
 class Verb(TyperCommand):
-    """A verb that names the nearest option to one that it does not have."""
+    """A verb whose wrong words end in one message, with the nearest option to one that it does not have."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Parse the words behind the verb.
 
         Raises:
-            UsageError: there is no such option.
+            UsageError: there is no such option, or it does not take this value.
         """
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if type(error).__name__ != "NoSuchOption":  # typer has its own copy of click's since 0.29
-                raise
-            name = str(getattr(error, "option_name", error))
-            known = sorted(option for one in self.params for option in one.opts if option.startswith("--"))
-            near = nearest(name, known)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            fix = "" if near else f"{_path(ctx)} --help lists them"
-            raise UsageError(f"{_path(ctx)} has no option {name}{hint}", fix=fix) from error
+            if wrong := _usage_error(ctx, error):
+                raise wrong from error
+            raise
 
 
 class Verbs(TyperGroup):
@@ -81,6 +76,26 @@ class Verbs(TyperGroup):
         if near := nearest(word, known):
             return UsageError(f"{wrong}; did you mean {near[0]!r}?", fix=known[near[0]])
         return UsageError(f"{wrong}; there are {', '.join(self.list_commands(ctx))}")
+
+
+def _usage_error(ctx: typer.Context, error: Exception) -> UsageError | None:
+    """Return an error of the command line's parser as one of ours; None for any other.
+
+    By their names: typer has its own copy of click's errors since 0.29.
+    """
+    kind = type(error).__name__
+    if kind == "NoSuchOption":
+        name = str(getattr(error, "option_name", error))
+        known = sorted(option for one in ctx.command.params for option in one.opts if option.startswith("--"))
+        near = nearest(name, known)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        fix = "" if near else f"{_path(ctx)} --help lists them"
+        return UsageError(f"{_path(ctx)} has no option {name}{hint}", fix=fix)
+    say = getattr(error, "format_message", None)
+    if kind == "NoArgsIsHelpError" or say is None or getattr(error, "exit_code", 0) != 2:
+        return None
+    said = str(say()).removeprefix("Invalid value for ").rstrip(".")
+    return UsageError(f"{_path(ctx)}: {said[:1].lower()}{said[1:]}", fix=f"{_path(ctx)} --help")
 
 
 def _path(ctx: typer.Context, *more: str) -> str:
