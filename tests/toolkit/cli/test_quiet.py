@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from rich.text import Text
 from typer.main import get_command
 
@@ -308,6 +310,26 @@ def test_a_terminal_without_bengali_shows_escapes_and_no_traceback(
     )
     assert done.returncode == 0, done.stderr
     assert "\\u0995.npy" in done.stdout
+
+
+def test_an_error_before_the_work_stands_alone(tmp_path: Path, on_terminal: Callable[..., str]) -> None:
+    shown = on_terminal(tmp_path, "parity", "nowhere.spoter", COLUMNS="80")
+    assert shown.startswith("error: nowhere.spoter: no such folder")
+    assert "\x1b" not in shown
+
+
+def test_a_bar_keeps_its_figures_whole_and_says_no_time_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "_draws", lambda: True)
+    monkeypatch.setattr(
+        console, "Console", lambda **_: Console(file=shown, force_terminal=True, width=60, color_system=None)
+    )
+    with console.progress_bar() as on_progress:
+        assert shown.getvalue() == ""
+        on_progress(999, 1000, f"building the engine for {'many GPUs, ' * 20}[bold]")
+        on_progress(1000, 1000, f"building the engine for {'many GPUs, ' * 20}[bold]")
+    assert re.search(r"building the engine .*… ━{20} 1000/1000\n", shown.getvalue()), shown.getvalue()
+    assert "0:00:00" not in shown.getvalue()
 
 
 BARS = [

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Final, TextIO
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
@@ -29,7 +30,6 @@ from spoter_toolkit.report.table import Table
 from spoter_toolkit.report.words import about_time
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
-INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it; 128 + number for other signals
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 BundleArgument = Annotated[
@@ -60,6 +60,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is alre
 _FIRST_S: Final = 20.0  # of less, nobody can tell how long the rest takes
 _SECOND_S: Final = 60.0
 _LEAST_SHARE: Final = 0.002  # of the work: of less, the first steps tell no time that is left
+_BAR: Final = 20  # columns of a bar
 
 
 class Loudness(IntEnum):
@@ -238,33 +239,59 @@ def show_table(shown: Table) -> None:
         print(fitted(shown.note, sys.stdout))
 
 
+class _Counts(ProgressColumn):
+    """How many steps are done and how long the rest takes, as far as that is known."""
+
+    def render(self, task: Task) -> Text:
+        """Return the words."""
+        if task.total is None:
+            return Text()
+        left = f"  {about_time(task.time_remaining)} left" if task.time_remaining else ""
+        return Text(f"{task.completed:.0f}/{task.total:.0f}{left}")
+
+
+def _draws() -> bool:
+    """Tell whether a bar can move on stderr."""
+    return sys.stderr.isatty() and not is_quiet() and not Console(stderr=True).is_dumb_terminal
+
+
 @contextmanager
 def progress_bar(*, counts: bool = True) -> Iterator[OnProgress]:
     """Yield an `on_progress(done, total, what)`: a bar on a terminal, nothing in a pipe.
 
-    Without `counts` it shows neither how many steps there are nor how long the rest takes.
+    The bar comes with the first call: an error before the work begins stands alone. Without `counts` it shows
+    neither how many steps there are nor how long the rest takes.
     """
-    if not sys.stderr.isatty() or is_quiet():
+    if not _draws():
         yield lambda done, total, what: None
         return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *([MofNCompleteColumn(), TimeRemainingColumn()] if counts else []),
+    # What is done is cut where the line ends, so that the figures behind it are whole.
+    cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    bar = Progress(
+        TextColumn("{task.description}", markup=False, table_column=cut),
+        BarColumn(bar_width=_BAR),
+        *([_Counts(table_column=Column(no_wrap=True))] if counts else []),
         console=Console(stderr=True),
         transient=True,
+        expand=True,
         refresh_per_second=4,  # more would take time from what is being measured or trained
-    ) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda done, total, what: bar.update(
-            task, completed=done, total=total or None, description=what
-        )
+    )
+    task = bar.add_task("", total=None)
+
+    def on_progress(done: int, total: int, what: str) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total or None, description=what)
+
+    try:
+        yield on_progress
+    finally:
+        bar.stop()
 
 
 @contextmanager
 def progress_lines() -> Iterator[OnProgress]:
     """Yield an `on_progress(done, total, what)` as `progress_bar`; in a pipe it prints lines, see `Lines`."""
-    if sys.stderr.isatty() or is_quiet():
+    if _draws() or is_quiet():
         with progress_bar() as on_progress:
             yield on_progress
     else:
@@ -279,7 +306,7 @@ def progress_with_time() -> Iterator[OnProgress]:
         said, _, left = what.rpartition("  ")
         return f"{left}: {said}" if said else what
 
-    if sys.stderr.isatty() or is_quiet():
+    if _draws() or is_quiet():
         with progress_bar(counts=False) as on_progress:
             yield lambda done, total, what: on_progress(done, total, time_first(what))
     else:
