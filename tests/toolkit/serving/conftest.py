@@ -1,42 +1,15 @@
-"""A server in a thread of the test's process."""
+"""Servers that run, for the tests of serving."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 
 import pytest
 
+from running_server import Running
 from spoter_toolkit.serving.app import Application
 from spoter_toolkit.serving.limits import Limits
 from spoter_toolkit.serving.models import Models
-from spoter_toolkit.serving.server import Server, listen
-
-
-class Running:
-    """A server that runs.
-
-    Attributes:
-        app: its application, to look into.
-    """
-
-    def __init__(self, app):
-        self.app = app
-        self._listener = listen("127.0.0.1", 0)
-        self.port = self._listener.getsockname()[1]
-        self.host = f"127.0.0.1:{self.port}"
-        self.url = f"http://{self.host}"
-        self.server = Server(app, self._listener)
-        started = threading.Event()
-        self._thread = threading.Thread(target=self.server.serve_until_told, args=[started.set])
-        self._thread.start()
-        assert started.wait(20)
-
-    def stop(self):
-        self.server.should_exit = True
-        self._thread.join(20)
-        self._listener.close()
-        assert not self._thread.is_alive()
 
 
 @pytest.fixture(scope="session")

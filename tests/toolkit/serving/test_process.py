@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -60,7 +62,7 @@ def wait_for(log, text):
 
 def test_under_load_reloads_and_a_drain_lose_no_answer(start, bundle_copy, tmp_path):
     log = tmp_path / "log"
-    process, url = start(bundle_copy, "--backend", "ort-cpu", "--budget-ms", "5000")
+    process, url = start(bundle_copy, "--backend", "ort-cpu", "--budget-ms", "5000", "--grace-s", "1")
     target = Target(url, (9, 30, 60))
     found = []
     loading = threading.Thread(target=lambda: found.append(open_loop(target, rate=100, seconds=3)))
@@ -82,7 +84,11 @@ def test_under_load_reloads_and_a_drain_lose_no_answer(start, bundle_copy, tmp_p
         client.start()
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
+    wait_for(log, "draining: not ready; requests in flight: ")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"{url}/v2/health/ready")
     assert process.wait(20) == 0
+    assert log.read_text().count("reloaded copy 1: ") == 3
     for client in clients:
         client.join()
     answers = found[1:]

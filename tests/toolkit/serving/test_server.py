@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import shutil
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,12 +17,14 @@ import numpy as np
 import pytest
 
 from spoter_runtime.bundle.manifest import read_bundle
-from spoter_runtime.errors import BackendError, BundleError, ConfigError
+from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError
 from spoter_runtime.recognizer import Recognizer
+from spoter_toolkit.cli.serve import log_on_stderr
 from spoter_toolkit.serving.app import Application
 from spoter_toolkit.serving.client import ServedModel, body_of
 from spoter_toolkit.serving.limits import Limits
 from spoter_toolkit.serving.models import Models, sources_from
+from spoter_toolkit.serving.server import listen
 
 INFER = "/v2/models/small/infer"
 
@@ -113,7 +117,9 @@ def test_a_refusal_says_why_and_has_the_clients_request_id(served, make_clip):
         {"error": "no model 'smal'; did you mean 'small'?"},
     )
     assert ask(served, "/v2/models/small/versions/9/infer", b"{}")[0] == 404
-    assert ask(served, INFER)[0] == 405
+    assert ask(served, INFER)[:2] == (405, {"error": f"GET {INFER}: method not allowed"})
+    status, said, _ = ask(served, "/v2/model/small")
+    assert (status, said["error"].partition(";")[0]) == (404, "GET /v2/model/small: not found")
     assert ask(served, INFER, b"x", Content_Encoding="gzip")[0] == 415
 
 
@@ -132,8 +138,47 @@ def test_a_log_has_no_clip_and_a_line_for_each_request(served, make_clip, caplog
         "request id=one model=small version=1 clips=1 frames=3 status=200",
         f"request id={lines[1].split('id=')[1][:32]} model=small version=1 status=400",
     ]
+    assert lines[1].endswith(
+        'error="clip 0: value … at index (0, 2, 1); coordinates are finite and at most 10000"'
+    )
     assert "0.1234" not in caplog.text
     assert "7.77" not in caplog.text
+
+
+def test_values_of_a_request_do_not_get_into_a_log(served, caplog):
+    data = [[["a", 312.5, 7e-3]], {"x": 0.25}]
+    inputs = [{"name": "poses", "datatype": "FP32", "shape": [1, 1, 108], "data": data}]
+    with caplog.at_level(logging.INFO, "spoter_toolkit.serving"):
+        for body in ({"inputs": inputs}, {"inputs": data}, {"inputs": [{"name": 0.125}]}):
+            assert ask(served, INFER, json.dumps(body).encode())[0] == 400
+    reasons = re.findall(r'status=400 ms=\S+ error="(.+)"', caplog.text)
+    assert len(reasons) == 3
+    assert not re.search(r"312|25|007", " ".join(reasons))
+
+
+def test_a_server_that_drains_says_so_and_goes_on_answering(serve, bundle_folder, make_clip, caplog):
+    with serve(bundle_folder, grace_s=60.0) as running, model_of(running) as model:
+        assert ask(running, "/v2/health/ready")[:2] == (200, {"ready": True})
+        with caplog.at_level(logging.WARNING, "spoter_toolkit.serving"):
+            running.terminate()
+            assert ask(running, "/v2/health/ready")[:2] == (503, {"ready": False})
+            assert model.infer([make_clip()]).shape == (1, 5)
+        assert ask(running, "/v2/health/live")[:2] == (200, {"live": True})
+    drains = "draining: not ready; requests in flight: 0; takes more for 60 s, then answers for 30 s at most"
+    assert drains in caplog.text
+
+
+def test_a_line_of_the_log_is_there_once_whatever_a_library_has_set_up(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(sys.stderr)])
+    with log_on_stderr():
+        logging.getLogger("spoter_toolkit.serving.app").warning("reloaded small 1")
+    assert capsys.readouterr().err.count("reloaded small 1") == 1
+    assert logging.getLogger("spoter_toolkit.serving").propagate
+
+
+def test_a_port_that_is_taken_gets_another_one_to_paste(served):
+    with pytest.raises(DataError, match=rf"another program listens there\. Fix: --port {served.port + 1}"):
+        listen("127.0.0.1", served.port)
 
 
 def test_metrics_are_read_by_prometheus(served, make_clip):

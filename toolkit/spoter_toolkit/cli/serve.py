@@ -42,7 +42,10 @@ def serve(
     max_body_mb: Annotated[float, typer.Option(help="Take so many megabytes a request.")] = 8.0,
     max_connections: Annotated[int, typer.Option(min=1, help="Keep so many connections open.")] = 4096,
     request_s: Annotated[float, typer.Option(help="Give a request so many seconds to come.")] = 10.0,
-    drain_s: Annotated[float, typer.Option(help="After SIGTERM, wait for answers so many seconds.")] = 30.0,
+    grace_s: Annotated[
+        float, typer.Option(help="After SIGTERM, say not ready and still answer for so many seconds.")
+    ] = 5.0,
+    drain_s: Annotated[float, typer.Option(help="After that, wait for answers so many seconds.")] = 30.0,
     seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
     control: Annotated[
         bool, typer.Option("--control", help="Let clients reload models and take reloads back.")
@@ -67,6 +70,7 @@ def serve(
             body_bytes=round(max_body_mb * 1e6),
             connections=max_connections,
             request_s=request_s,
+            grace_s=grace_s,
             drain_s=drain_s,
         )
         if not bundles:
@@ -74,7 +78,7 @@ def serve(
             say(f"no bundle was named: serving the newest, {bundles[0]}")
         sources = sources_from(bundles)
     models = _models(sources, backend, precision)
-    with _log_on_stderr(), listen(host, port) as listener:
+    with log_on_stderr(), listen(host, port) as listener:
         app = Application(models, limits, control=control)
         address, taken = listener.getsockname()[:2]
         url = f"http://{f'[{address}]' if ':' in address else address}:{taken}"
@@ -98,16 +102,18 @@ def _models(sources: dict[tuple[str, str], Path], backend: str | None, precision
 
 
 @contextmanager
-def _log_on_stderr() -> Iterator[None]:
+def log_on_stderr() -> Iterator[None]:
     """Show reloads and failures; with ``-v`` a line for each request; with ``-q`` failures alone."""
     log = logging.getLogger("spoter_toolkit.serving")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    before = log.level
+    before = log.level, log.propagate
+    log.propagate = False  # or each line is there twice, where a library gave the root logger a handler
     log.setLevel(logging.INFO if is_verbose() else logging.ERROR if is_quiet() else logging.WARNING)
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        log.setLevel(before)
+        log.setLevel(before[0])
+        log.propagate = before[1]

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = "x-request-id"
 _PLAIN_ID: Final = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+# Of an error, what may be a client's values: a landmark must not get into the log.
+_VALUES: Final = re.compile(r"[\[{].*[\]}…]|-?\d+\.\d+(?:e[-+]?\d+)?|-?\d+e[-+]?\d+", re.DOTALL)
 _EXTENSIONS: Final = ("binary_tensor_data", "model_repository")
 
 
@@ -40,6 +43,7 @@ class Application:
 
     Attributes:
         draining: set where no more requests shall come: not ready, and each answer ends its connection.
+        in_flight: requests for an answer that have begun and not ended.
         asgi: for the server.
     """
 
@@ -57,11 +61,14 @@ class Application:
         self.models = models
         self.limits = limits or Limits()
         self.draining = False
+        self.in_flight = 0
         self.metrics = Metrics()
         self._control = control
         self._batcher: Batcher | None = None
         models.load()
-        self.asgi = Starlette(routes=self._routes(), lifespan=self._lifespan)
+        self.asgi = Starlette(
+            routes=self._routes(), lifespan=self._lifespan, exception_handlers={HTTPException: _no_such_route}
+        )
 
     def _routes(self) -> list[Route]:
         infer: Any = _Infer(self)  # of two arguments or three: Starlette takes a class that is called so
@@ -116,6 +123,8 @@ class Application:
             in (b"content-length", b"content-encoding", b"x-request-id", b"inference-header-content-length")
         }
         told: dict[str, object] = {"id": _plain_id(headers.get(b"x-request-id", ""))}
+        told_last: dict[str, object] = {}
+        self.in_flight += 1
         try:
             model = self.models.find(asked["name"], asked.get("version", ""))
             told |= {"model": model.name, "version": model.version}
@@ -123,9 +132,10 @@ class Application:
         except SpoterError as error:
             status, more = _status_of(error)
             body = json.dumps({"error": str(error)}, ensure_ascii=False).encode()
-            if status >= 500:
-                told["error"] = error.message
+            told_last["error"] = json.dumps(_VALUES.sub("…", error.message), ensure_ascii=False)
             more |= {"content-type": "application/json"}
+        finally:
+            self.in_flight -= 1
         if self.draining or status in (408, 413):
             more["connection"] = "close"
         told["id"] = told["id"] or uuid.uuid4().hex
@@ -133,7 +143,7 @@ class Application:
         seconds = time.perf_counter() - begin
         self.metrics.count("spoter_requests_total", code=str(status))
         self.metrics.observe("spoter_request_seconds", seconds)
-        return status, body, more, told | {"status": status, "ms": round(1000 * seconds, 1)}
+        return status, body, more, told | {"status": status, "ms": round(1000 * seconds, 1)} | told_last
 
     async def _answer(
         self, model: Model, receive: Receive, headers: dict[bytes, str], told: dict[str, object]
@@ -292,6 +302,15 @@ class _Infer:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
+
+
+async def _no_such_route(request: HttpRequest, error: Exception) -> Response:
+    """Answer in JSON, as the protocol has it, where there is no such address, or not with this method."""
+    assert isinstance(error, HTTPException)
+    text = f"{request.method} {request.url.path}: {error.detail.lower()}"
+    if error.status_code == 404:
+        text += "; there are /v2, /v2/health/ready, /v2/models/NAME/infer, /metrics"
+    return JSONResponse({"error": text}, status_code=error.status_code, headers=error.headers)
 
 
 def _plain_id(text: str) -> str:

@@ -19,7 +19,8 @@ class Limits:
         header_bytes: bytes of a request's line and headers.
         request_s: time from a request's first byte to its last.
         connections: open connections.
-        drain_s: after SIGTERM, time for the answers that are still due.
+        grace_s: after SIGTERM, time for a load balancer to see that it is not ready; it still answers.
+        drain_s: after that, time for the answers that are still due.
     """
 
     budget_ms: float = 100.0
@@ -29,6 +30,7 @@ class Limits:
     header_bytes: int = 16 << 10
     request_s: float = 10.0
     connections: int = 4096
+    grace_s: float = 5.0
     drain_s: float = 30.0
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import signal
@@ -21,7 +22,7 @@ from spoter_toolkit.serving.protocol import Refused
 
 log = logging.getLogger(__name__)
 
-_GRACE_S: Final = 1.0  # of a drain: requests that are on their way still come
+_CTRL_C_GRACE_S: Final = 1.0  # where no load balancer looks: requests that are on their way still come
 _KEEP_ALIVE_S: Final = 75  # an idle connection; longer than most load balancers keep theirs
 _SPARE_FILES: Final = 100  # of the process's open files, for all but connections
 _TOO_MANY: Final = "too many connections"
@@ -142,6 +143,7 @@ class Server(uvicorn.Server):
         self._on_start, self._seconds = on_start, seconds
         logging.getLogger("uvicorn.error").addFilter(_not_invalid)
         self.run(sockets=[self._listener])
+        log.warning("ended")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and say so."""
@@ -149,13 +151,16 @@ class Server(uvicorn.Server):
         if self.started:
             self._on_start()
         if self._seconds is not None:
-            asyncio.get_running_loop().call_later(self._seconds, self._drain)
+            asyncio.get_running_loop().call_later(self._seconds, self.drain, _CTRL_C_GRACE_S)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Drain at SIGTERM and Ctrl-C, at once at the second; reload at SIGHUP."""
         loop = asyncio.get_running_loop()
-        signals = {signal.SIGTERM: self._drain, signal.SIGINT: self._drain}
+        signals: dict[int, Callable[[], None]] = {
+            signal.SIGTERM: lambda: self.drain(self.application.limits.grace_s),
+            signal.SIGINT: lambda: self.drain(_CTRL_C_GRACE_S),
+        }
         if hasattr(signal, "SIGHUP"):
             signals[signal.SIGHUP] = self._reload_all
         heard = []
@@ -169,12 +174,18 @@ class Server(uvicorn.Server):
             for number in heard:
                 loop.remove_signal_handler(number)
 
-    def _drain(self) -> None:
+    def drain(self, grace_s: float) -> None:
+        """Say not ready, answer for `grace_s` more, then end; a second call ends at once."""
         if self.application.draining:
             self.should_exit = self.force_exit = True
             return
         self.application.draining = True
-        asyncio.get_running_loop().call_later(_GRACE_S, setattr, self, "should_exit", True)
+        in_flight, drain_s = self.application.in_flight, self.application.limits.drain_s
+        log.warning(
+            "draining: not ready; requests in flight: %d; takes more for %g s, then answers for %g s at most",
+            *(in_flight, grace_s, drain_s),
+        )
+        asyncio.get_running_loop().call_later(grace_s, setattr, self, "should_exit", True)
 
     def _reload_all(self) -> None:
         async def reload() -> None:
@@ -191,20 +202,26 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket.
 
     Raises:
-        DataError: the port is taken, or there is no such address.
+        DataError: the port is taken or not allowed, or there is no such address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
-        raise DataError(
-            f"{host}:{port}: {error.strerror}",
-            fix="--port 0 takes a free port, --host 127.0.0.1 this machine",
-        ) from error
+        fix = "--port 0 takes a free port, --host 127.0.0.1 this machine"
+        if error.errno == errno.EADDRINUSE:
+            raise DataError(
+                f"{host}:{port}: another program listens there", fix=f"--port {port % 65535 + 1}"
+            ) from error
+        raise DataError(f"{host}:{port}: {error.strerror}", fix=fix) from error
     return listener
 
 
