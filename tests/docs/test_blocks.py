@@ -62,6 +62,7 @@ class Page:
         self.request = request
         self.names: dict[str, object] = {}
         self.output = ""
+        self.server = ""  # host and port of the one that was given
 
     def run(self, block) -> None:
         for thing in filter(None, (name.strip() for name in block.notes.get("given", "").split(","))):
@@ -71,7 +72,7 @@ class Page:
         if "output" in block.notes:
             for line in block.text.splitlines():
                 expected = re.sub(r"\d+", r"\\d+", re.escape(line.strip()))
-                assert re.search(expected, self.output), f"{block.name}: nothing printed {line!r}"
+                assert re.search(expected, self.output), f"{block.name}: nothing printed {line!r}:\n{self.output[-2000:]}"
         if "illustrative" in block.notes or block.language not in RUN:
             return
         if block.language == "python":
@@ -95,6 +96,9 @@ class Page:
                     encoding="utf-8",
                     check=False,
                 )
+            case ["curl", *_]:
+                asked = [word.replace("127.0.0.1:8000", self.server) for word in words]
+                done = subprocess.run(asked, capture_output=True, encoding="utf-8", check=False)
             case ["pip", "install", what]:
                 assert re.fullmatch(r"\.\[([\w,-]+)\]", what), (
                     f"{where}: {what}"
@@ -140,6 +144,15 @@ class Page:
 
     def give_bundle(self) -> None:
         self._copy(self.request.getfixturevalue("bundle_folder"), "model.spoter")
+
+    def give_server(self) -> None:
+        from running_server import Running
+        from spoter_toolkit.serving.app import Application
+        from spoter_toolkit.serving.models import Models, sources_from
+
+        running = Running(Application(Models(sources=sources_from([str(self.folder / "model.spoter")]))))
+        self.request.addfinalizer(running.stop)
+        self.server = running.host
 
     def give_run(self) -> None:
         for name in ("datasets/mine", "runs/mine"):

@@ -25,7 +25,7 @@ def test_the_readme_fits_on_few_screens():
 def test_every_block_is_run_or_says_why_not():
     blocks = [block for page in PAGES for block in blocks_of(page)]
     others = ("js", "c", "cpp", "cmake")
-    known = {*RUN, *others, "text", "toml"}
+    known = {*RUN, *others, "json", "text", "toml"}
     assert [block.name for block in blocks if block.language not in known] == []
     silent = [
         b.name for b in blocks if b.language in (*others, *RUN) and b.notes.get("illustrative", "-") == ""
