@@ -269,7 +269,7 @@ def executed(
     try:
         gpu = find_gpu()
     except SpoterError as error:
-        return replace(engine, not_executed=str(error))
+        return replace(engine, not_executed=error.message)
     try:
         # The code inside is TensorRT's own: it was built a moment ago.
         runner = TrtRunner(built.plan, spec, bundle.contract, allow_host_code=spec.host_code)

@@ -328,9 +328,17 @@ def test_an_engine_is_added_to_a_bundle_for_the_gpus_that_were_named(home: Path)
     bundle = str(bundle_of(home))
     refused = spoter_kit(home, "export", bundle, "--rtx", "--compute-capability", "9.0")
     assert (refused.returncode, "9.0" in refused.stderr) == (1, True)
-    added = answer(spoter_kit(home, "export", bundle, "--rtx", "--compute-capability", "8.6", "--json"))
-    assert [engine["engine"]["compute_capabilities"] for engine in added["engines"]] == [["8.6"]]
-    assert [artefact.kind for artefact in read_bundle(bundle_of(home)).artefacts] == ["onnx", "ort", "engine"]
+    done = spoter_kit(home, "export", bundle, "--rtx", "--compute-capability", "8.6")
+    assert done.returncode == 0, done.stderr
+    artefacts = read_bundle(bundle_of(home)).artefacts
+    assert [artefact.kind for artefact in artefacts] == ["onnx", "ort", "engine"]
+    assert artefacts[-1].engine.compute_capabilities == ("8.6",)
+    verdict, engine, *rest = done.stdout.splitlines()
+    assert verdict == f"{bundle}: engines built and added"
+    if artefacts[-1].engine.executed is None:  # no GPU: that is no failure
+        assert engine.endswith("; built, not run here")
+        assert rest[0].startswith("not run here: no NVIDIA driver on this machine; before its first use")
+        assert "Fix: " not in done.stdout + done.stderr
 
 
 @pytest.mark.skipif(is_installed("tensorrt"), reason="TensorRT is installed")
@@ -353,7 +361,8 @@ def test_one_export_makes_onnx_fp16_and_engines_and_says_what_is_missing(home: P
     then = f"spoter-kit export {out} --trt --precision fp32,fp16"
     assert f"{out} is complete otherwise. Then: {then}\n" in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stdout.count("; ran: no") == 2  # the engines
+    assert done.stdout.count("; built, not run here") == 2  # the engines
+    assert "not run here: no NVIDIA driver on this machine; before its first use" in done.stdout
     made = [(a.kind, a.precision) for a in read_bundle(home / out).artefacts]
     kinds = ("onnx", "fp32"), ("ort", "fp32"), ("onnx", "fp16"), ("engine", "fp32"), ("engine", "fp16")
     assert made == list(kinds)
