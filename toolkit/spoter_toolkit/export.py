@@ -29,6 +29,7 @@ from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place, error_from_os
 from spoter_toolkit.remote import Remote, build_on, parse_remote
 from spoter_toolkit.runs.run import Run, installed_versions, read_run
+from spoter_toolkit.serving.triton import Repository, check_repository_folder, write_repository
 from spoter_toolkit.web.engine import find_engine
 from spoter_toolkit.web.site import SiteReport, check_site_folder, write_site
 from spoter_toolkit.workspace import BUNDLES
@@ -73,6 +74,7 @@ class ExportReport:
     engines: tuple[AddedEngine, ...] = ()  # the engines that were built
     not_calibrated: DataError | None = None  # why the bundle cannot say "no sign"
     site: SiteReport | None = None  # the static site, if one was asked for
+    triton: Repository | None = None  # the model repository, if one was asked for
     # library → why its engines could not be built; everything else is complete
     failed: Mapping[Library, SpoterError] = field(default_factory=dict)
 
@@ -90,6 +92,8 @@ class ExportReport:
             }
         if self.site:
             found["web"] = self.site.as_json()
+        if self.triton:
+            found["triton"] = self.triton.as_json()
         if self.landmarker:
             found["landmarker"] = self.landmarker
         if self.trt8:
@@ -170,6 +174,7 @@ def export(
     web: Path | None = None,
     web_engine: str | None = None,
     webgpu: bool = False,
+    triton: Path | None = None,
     negatives: Path | None = None,
     background: Sequence[str] = (),
     false_answers: float = TARGET,
@@ -192,6 +197,7 @@ def export(
         web: write a static site to this folder, whose page runs the first of the precisions.
         web_engine: see `find_engine`.
         webgpu: give the site the engine's files for WebGPU too.
+        triton: write a model repository for Triton to this folder, unless an engine failed.
         negatives: see `calibration_clips`.
         background: see `calibration_clips`.
         false_answers: the share of negatives that may get a sign, see `fit_abstention`.
@@ -202,16 +208,17 @@ def export(
         SpoterError: run, data or output folder cannot be used, or the exported graph fails its proof. A
             failed build of an engine is in the report instead.
     """
-    if web:  # found out before the export, not after it
-        check_site_folder(web, force=force)
+    if web:
         browser_engine = find_engine(web_engine, webgpu=webgpu)
     if (source / MANIFEST).is_file():
+        check_folders(source, web, triton, force=force)
         report = ExportReport(folder=source, landmarker=add_landmarker(source, force) if camera else "")
     else:
         run = read_run(source)
         folder = out or BUNDLES / f"{run.name}.spoter"
         check_bundle_folder(folder, force=force)
         check_place(folder)
+        check_folders(folder, web, triton, force=force)
         training_data = run.training_data()
         dataset = read_dataset(data) if data else training_data
         run.weights_path()  # before torch is imported
@@ -258,11 +265,28 @@ def export(
         )
     if engines:
         report = with_engines(report, precisions, engines, force, on_progress)
-    if not web:
-        return report
     bundle = read_bundle(report.folder)
-    site = write_site(bundle, web, browser_engine, precision=precisions[0], webgpu=webgpu, force=force)
-    return replace(report, site=site)
+    if web:
+        site = write_site(bundle, web, browser_engine, precision=precisions[0], webgpu=webgpu, force=force)
+        report = replace(report, site=site)
+    if triton and not report.failed:
+        report = replace(report, triton=write_repository(bundle, triton, force=force))
+    return report
+
+
+def check_folders(bundle: Path, web: Path | None, triton: Path | None, *, force: bool) -> None:
+    """Check before an export where its site and its model repository go.
+
+    Raises:
+        ConfigError: a model of Triton cannot have the bundle's name.
+        DataError: something else is there, or nothing can be written there.
+    """
+    if web:
+        check_site_folder(web, force=force)
+        check_place(web, option="--web")
+    if triton:
+        check_repository_folder(triton, bundle, force=force)
+        check_place(triton, option="--triton")
 
 
 def clips_to_calibrate(

@@ -13,8 +13,10 @@ import pytest
 
 from in_process import spoter_kit
 from spoter_runtime.bundle.manifest import read_bundle
-from spoter_runtime.errors import DataError
+from spoter_runtime.errors import ConfigError, DataError
 from spoter_runtime.recognizer import Recognizer
+from spoter_toolkit.export import export
+from spoter_toolkit.serving.models import sources_from
 from spoter_toolkit.serving.triton import write_repository
 
 MODELS = ("small", "small_tensorrt", "small_python")
@@ -23,7 +25,7 @@ MODELS = ("small", "small_tensorrt", "small_python")
 @pytest.fixture(scope="module")
 def repository(bundle_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton") / "repository"
-    assert tuple(write_repository(read_bundle(bundle_folder), folder)) == MODELS
+    assert write_repository(read_bundle(bundle_folder), folder).models == MODELS
     return folder
 
 
@@ -91,6 +93,17 @@ def test_tensorrt_engines_are_taken_by_the_gpu_they_are_for(bundle_folder, tmp_p
     )
 
 
+def test_a_renamed_bundle_has_the_same_name_here_and_in_serve(bundle_copy, tmp_path):
+    renamed = bundle_copy.rename(tmp_path / "letters.spoter")
+    written = write_repository(read_bundle(renamed), tmp_path / "repository")
+    assert written.models == ("letters", "letters_tensorrt", "letters_python")
+    assert list(sources_from([str(renamed)])) == [("letters", "1")]
+    spaced = renamed.rename(tmp_path / "my letters.spoter")
+    with pytest.raises(ConfigError, match=r"'my letters' is more than.*Fix: mv '.*spoter' letters\.spoter"):
+        write_repository(read_bundle(spaced), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_repository_is_replaced_only_where_it_is_one(repository, bundle_folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -99,6 +112,8 @@ def test_a_repository_is_replaced_only_where_it_is_one(repository, bundle_folder
             write_repository(read_bundle(bundle_folder), other, force=force)
     with pytest.raises(DataError, match="Fix: --force replaces it"):
         write_repository(read_bundle(bundle_folder), repository)
+    with pytest.raises(DataError, match="Fix: --force replaces it"):  # before anything else is done
+        export(bundle_folder, camera=True, triton=repository)
     asked = ("export", bundle_folder, "--triton", repository)
     done = spoter_kit(tmp_path, *asked, "--force", "--json")
     assert done.returncode == 0, done.stderr

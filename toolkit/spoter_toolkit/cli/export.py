@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -139,7 +139,6 @@ def export(
     from spoter_runtime.errors import UsageError, from_options
     from spoter_toolkit.export import TUNE_SECONDS, engine_settings
     from spoter_toolkit.export import export as export_source
-    from spoter_toolkit.serving.triton import check_repository_folder
     from spoter_toolkit.workspace import last_run
 
     precisions = [name.strip() for name in precision.split(",")]
@@ -167,8 +166,6 @@ def export(
         raise UsageError(
             f"{path}: is a BUNDLE, only a RUN is calibrated", fix="export the RUN again with --force"
         )
-    if triton:
-        check_repository_folder(triton, force=force)
     if not (path / MANIFEST).is_file():
         say_busy()
     with progress_lines() as on_progress:
@@ -186,15 +183,15 @@ def export(
             web=web,
             web_engine=engine,
             webgpu=webgpu,
+            triton=triton,
             negatives=negatives,
             false_answers=false_answers,
             background=[name.strip() for name in background.split(",") if name.strip()],
             force=force,
             on_progress=on_progress,
         )
-    written = write_triton(report.folder, triton, force=force) if triton and not report.failed else {}
     if json:
-        emit_json(report.as_json() | written)
+        emit_json(report.as_json())
     else:
         show(report)
     say_more(report, kept_goldens=not no_real_goldens)
@@ -211,25 +208,18 @@ def export(
         next_step("spoter-kit verify {}", report.folder)
 
 
-def write_triton(bundle: Path, folder: Path, *, force: bool) -> dict[str, Any]:
-    """Write a model repository for Triton from a BUNDLE, say how to run it, and return it as JSON values."""
-    from spoter_runtime.bundle.manifest import read_bundle
-    from spoter_toolkit.serving.triton import write_repository
-
-    names = write_repository(read_bundle(bundle), folder, force=force)
-    say(f"{folder}: {', '.join(names)}; written, not loaded: no Triton ran here")
-    say(f"tritonserver --model-repository {shlex.quote(str(folder))} loads it")
-    return {"triton": {"repository": str(folder), "models": names}}
-
-
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
-    """Print on stderr how complete run, data and tuning were."""
+    """Print on stderr how complete run, data and tuning were, and how Triton loads a repository."""
     if report.run and (unfinished := report.run.unfinished()):
         say(f"{unfinished.message}; its best weights so far are exported", fix=unfinished.fix)
     if report.exported and report.data is None:
         say("no data: only generated clips were compared", fix="name a DATASET with --data")
     elif report.data and kept_goldens and not report.data.origin.synthetic:
         say("some clips of the data travel in the bundle as goldens; --no-real-goldens keeps them here")
+    if report.triton:
+        folder = report.triton.folder
+        say(f"{folder}: {', '.join(report.triton.models)}; written, not loaded: no Triton ran here")
+        say(f"tritonserver --model-repository {shlex.quote(str(folder))} loads it")
     if report.not_calibrated:
         say(f"it never says no sign: {report.not_calibrated.message}", fix=report.not_calibrated.fix)
     for error in report.not_tuned.values():

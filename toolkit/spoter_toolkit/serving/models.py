@@ -16,7 +16,7 @@ from spoter_runtime.errors import BundleError, ConfigError, SpoterError, nearest
 from spoter_runtime.runner import Runner
 from spoter_toolkit.serving.protocol import Refused
 
-_NAME: Final = re.compile(r"[\w.-]{1,100}")
+MODEL_NAME: Final = re.compile(r"[\w.-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,8 +140,13 @@ class Models:
         )
 
 
+def model_name(folder: Path) -> str:
+    """Return a bundle's name on a server, here and in Triton: its folder's, ``letters`` of letters.spoter."""
+    return folder.resolve().stem
+
+
 def sources_from(words: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Parse ``BUNDLE``, ``NAME=BUNDLE`` and ``NAME:VERSION=BUNDLE``; a bundle's own name is its folder's.
+    """Parse ``BUNDLE``, ``NAME=BUNDLE`` and ``NAME:VERSION=BUNDLE``; without a name, see `model_name`.
 
     Raises:
         ConfigError: a wrong name or version, or the same one twice.
@@ -151,8 +156,8 @@ def sources_from(words: Sequence[str]) -> dict[tuple[str, str], Path]:
         named, equals, path = word.rpartition("=")
         folder = Path(path if equals else word)
         name, _, version = named.partition(":")
-        key = (name or folder.resolve().stem, version or "1")
-        if not _NAME.fullmatch(key[0]) or not (key[1].isascii() and key[1].isdigit()):
+        key = (name or model_name(folder), version or "1")
+        if not MODEL_NAME.fullmatch(key[0]) or not (key[1].isascii() and key[1].isdigit()):
             raise ConfigError(
                 f"{word}: expected letters and digits as a name, and a number as its version",
                 fix=f"letters:1={folder}",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from spoter_runtime.bundle.manifest import Artefact, Bundle
-from spoter_runtime.errors import DataError
+from spoter_runtime.errors import ConfigError, DataError
 from spoter_runtime.files import link_or_copy, replacing
 from spoter_runtime.landmarks import NUM_FEATURES, detected
 from spoter_runtime.ort.execution import MOST_CLIPS
+from spoter_toolkit.serving.models import MODEL_NAME, model_name
 
 MARKER: Final = "spoter-kit.json"  # tells a repository that this module wrote from any other folder
 _DELAY_US: Final = 2000  # that Triton waits for more clips
@@ -62,19 +65,41 @@ _BY_TENSORRT: Final = (
 )
 
 
-def check_repository_folder(folder: Path, *, force: bool) -> None:
-    """Raise a DataError unless a model repository may be written there."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A written model repository."""
+
+    folder: Path
+    models: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"repository": str(self.folder), "models": list(self.models)}
+
+
+def check_repository_folder(folder: Path, bundle: Path, *, force: bool) -> None:
+    """Check that a bundle's model repository may be written to a folder.
+
+    Raises:
+        ConfigError: a model cannot have the name of the bundle's folder.
+        DataError: the folder is there already, or is something else.
+    """
+    if not MODEL_NAME.fullmatch(name := model_name(bundle)):
+        raise ConfigError(
+            f"{bundle}: Triton's model gets the folder's name, and {name!r} is more than letters and digits",
+            fix=f"mv {shlex.quote(str(bundle))} letters.spoter",
+        )
     if folder.exists() and not (force and (folder / MARKER).is_file()):
         fix = "--force replaces it" if (folder / MARKER).is_file() else "choose another --triton"
         raise DataError(f"{folder}: exists already", fix=fix)
 
 
-def write_repository(bundle: Bundle, folder: Path, *, force: bool = False) -> list[str]:
-    """Write a model repository; return the names of its models.
+def write_repository(bundle: Bundle, folder: Path, *, force: bool = False) -> Repository:
+    """Write a model repository.
 
-    NAME runs the ONNX file on CPUs. NAME_tensorrt runs the bundle's TensorRT engines, or the ONNX file, for
-    which ONNX Runtime then builds some while Triton starts. NAME_python runs the bundle by this runtime, and
-    alone puts clips of different lengths into one batch.
+    NAME, the bundle's folder's as in `serve`, runs the ONNX file on CPUs. NAME_tensorrt runs the bundle's
+    TensorRT engines, or the ONNX file, for which ONNX Runtime then builds some while Triton starts.
+    NAME_python runs the bundle by this runtime, and alone puts clips of different lengths into one batch.
 
     Args:
         bundle: from `read_bundle`.
@@ -82,10 +107,11 @@ def write_repository(bundle: Bundle, folder: Path, *, force: bool = False) -> li
         force: replace an earlier one.
 
     Raises:
+        ConfigError: a model cannot have the name of the bundle's folder.
         DataError: the folder is there already, or is something else.
         BundleError: a file of the bundle is damaged.
     """
-    check_repository_folder(folder, force=force)
+    check_repository_folder(folder, bundle.folder, force=force)
     bundle.check_files()
     engines = [file for file in bundle.artefacts if file.engine and file.engine.library == "tensorrt"]
     names = []
@@ -93,19 +119,18 @@ def write_repository(bundle: Bundle, folder: Path, *, force: bool = False) -> li
         for name, engine, instances, source in _models(bundle, engines):
             _write_model(bundle, made / name, engine, instances, source)
             names.append(name)
-        (made / MARKER).write_text(
-            json.dumps({"bundle": bundle.name, "sha256": bundle.onnx().sha256, "models": names}, indent=2)
-            + "\n"
-        )
-    return names
+        facts = {"bundle": names[0], "sha256": bundle.onnx().sha256, "models": names}
+        (made / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
+    return Repository(folder=folder, models=tuple(names))
 
 
 def _models(bundle: Bundle, engines: list[Artefact]) -> Iterator[tuple[str, str, str, dict[str, str | Path]]]:
     """Yield name, engine, instances, and the files of the version: name → path in the bundle, or a path."""
+    base = model_name(bundle.folder)
     onnx: dict[str, str | Path] = {"model.onnx": bundle.onnx().path}
     backend = 'backend: "onnxruntime"\ndefault_model_filename: "model.onnx"'
-    yield bundle.name, backend, f"{_ON_CPU}\n{_ONE_THREAD}", onnx
-    name = f"{bundle.name}_tensorrt"
+    yield base, backend, f"{_ON_CPU}\n{_ONE_THREAD}", onnx
+    name = f"{base}_tensorrt"
     if engines:
         plans = {
             capability: (f"model-{capability}.plan", engine.path)
@@ -128,7 +153,7 @@ def _models(bundle: Bundle, engines: list[Artefact]) -> Iterator[tuple[str, str,
         "model.spoter": bundle.folder,
         runtime.name: runtime,
     }
-    yield f"{bundle.name}_python", 'backend: "python"', _ON_CPU, inside
+    yield f"{base}_python", 'backend: "python"', _ON_CPU, inside
 
 
 def _write_model(
