@@ -72,7 +72,8 @@ class Page:
         if "output" in block.notes:
             for line in block.text.splitlines():
                 expected = re.sub(r"\d+", r"\\d+", re.escape(line.strip()))
-                assert re.search(expected, self.output), f"{block.name}: nothing printed {line!r}:\n{self.output[-2000:]}"
+                shown = self.output[-2000:]
+                assert re.search(expected, self.output), f"{block.name}: nothing printed {line!r}:\n{shown}"
         if "illustrative" in block.notes or block.language not in RUN:
             return
         if block.language == "python":

@@ -324,9 +324,10 @@ def test_a_bundle_whose_answers_are_wrong_is_not_served(bundle_copy, plant):
 def test_a_client_says_what_is_wrong_at_the_other_end(served, make_clip):
     with pytest.raises(BackendError, match="expected http://HOST:PORT"):
         ServedModel("localhost:8000")
-    with pytest.raises(BackendError, match="does not answer"):
+    starts = r"does not answer: Connection refused\. Fix: spoter-kit serve BUNDLE --port 9 starts a server"
+    with pytest.raises(BackendError, match=starts):
         ServedModel("http://127.0.0.1:9")
     model = ServedModel(f"{served.url}/v2/models/other")
-    with pytest.raises(BackendError, match=r"404.*no model 'other'"):
+    with pytest.raises(BackendError, match=r"with 404: no model 'other'; there are small$"):
         model.infer([make_clip()])
     model.close()

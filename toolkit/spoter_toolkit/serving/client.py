@@ -132,10 +132,13 @@ class ServedModel:
             content = answer.read()
         except (OSError, HTTPException) as error:
             self._connection.close()
-            raise BackendError(f"{self.url}: does not answer: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise BackendError(
+                f"{self.url}: does not answer: {reason}",
+                fix=f"spoter-kit serve BUNDLE --port {self.port} starts a server",
+            ) from error
         if answer.status != 200:
-            text = content.decode("utf-8", "replace")
-            raise BackendError(f"{self.url}: answers {path} with {answer.status}: {text[:500]}")
+            raise BackendError(f"{self.url}: answers {path} with {answer.status}: {_reason_in(content)}")
         return content, answer.headers.get(HEADER_LENGTH)
 
     def _answer(
@@ -143,3 +146,11 @@ class ServedModel:
     ) -> HTTPResponse:
         self._connection.request(method, path, body, headers or {})
         return self._connection.getresponse()
+
+
+def _reason_in(content: bytes) -> str:
+    """Return why a server refused: the protocol's error, or what it wrote instead."""
+    try:
+        return str(json.loads(content)["error"])
+    except (KeyError, TypeError, ValueError):
+        return content.decode("utf-8", "replace")[:500]
