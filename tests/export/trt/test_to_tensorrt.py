@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import platform
-import re
 import signal
 import threading
 from dataclasses import replace
@@ -153,8 +152,8 @@ def test_products_are_not_rounded_to_tf32(built_for_one_clip, small_onnx):
 
 
 @pytest.mark.parametrize("given", [("8.9",), ("8.6", "8.0"), ("8.6", "8.6"), ("12.1",)])
-def test_an_engine_is_for_the_gpus_that_were_named(rtx, small_onnx, given):
-    engine = rtx(small_onnx, compute_capabilities=given)
+def test_an_engine_is_for_the_gpus_that_were_named(rtx, small_onnx, one_clip, given):
+    engine = rtx(small_onnx, compute_capabilities=given, **one_clip)
     assert engine.spec.compute_capabilities == tuple(dict.fromkeys(given))
     assert set(rtx_header(engine.plan).compute_capabilities) == set(given)
 
@@ -173,9 +172,9 @@ def test_chosen_profiles_are_the_engines(rtx, small_onnx, contract):
     assert rtx(small_onnx, contract=narrow, plan=plan).spec.profiles == profiles
 
 
-def test_progress_rises_and_ends_at_the_total(rtx, small_onnx):
+def test_progress_rises_and_ends_at_the_total(rtx, small_onnx, one_clip):
     told = []
-    rtx(small_onnx, on_progress=lambda done, total, what: told.append((done, total, what)))
+    rtx(small_onnx, on_progress=lambda done, total, what: told.append((done, total, what)), **one_clip)
     dones = [done for done, _, _ in told]
     assert dones == sorted(dones)
     assert told[-1] == (1000, 1000, "engine built")
@@ -223,17 +222,17 @@ def test_an_exception_in_the_callback_stops_the_build_and_is_raised(rtx, small_o
     assert "Exception caught" not in "".join(capfd.readouterr())
 
 
-def test_an_exception_at_the_very_end_is_raised(rtx, small_onnx):
+def test_an_exception_at_the_very_end_is_raised(rtx, small_onnx, one_clip):
     def on_progress(done, total, what):
         if done == total:
             raise _Stop
 
     with pytest.raises(_Stop):
-        rtx(small_onnx, on_progress=on_progress)
+        rtx(small_onnx, on_progress=on_progress, **one_clip)
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to main")
-def test_ctrl_c_stops_the_build_at_its_next_step(rtx, small_onnx, capfd, ctrl_c):
+def test_ctrl_c_stops_the_build_at_its_next_step(rtx, small_onnx, one_clip, capfd, ctrl_c):
     told = []
 
     def on_progress(done, total, what):
@@ -247,7 +246,7 @@ def test_ctrl_c_stops_the_build_at_its_next_step(rtx, small_onnx, capfd, ctrl_c)
     assert told[-1] < 1000
     assert threading.active_count() == threads
     assert "Exception caught" not in "".join(capfd.readouterr())
-    assert rtx(small_onnx).plan  # the library is as usable as before
+    assert rtx(small_onnx, **one_clip).plan  # the library is as usable as before
 
 
 def _to_unknown_operator(graph):
@@ -387,8 +386,11 @@ def test_tensorrt_says_what_is_missing_here(small_onnx, contract):
 @pytest.mark.parametrize(
     ("version", "targets", "cut"), [("9.9.9.9", ["8.6"], 0), ("", ["8.6"], 8), ("", ["8.6", "8.9"], 0)]
 )
-def test_a_header_that_is_not_as_asked_is_an_error(made_once, rtx, small_onnx, version, targets, cut):
-    plan = made_once("engine-for-86", lambda folder: rtx(small_onnx, compute_capabilities=("8.6",))).plan
+def test_a_header_that_is_not_as_asked_is_an_error(
+    made_once, rtx, small_onnx, one_clip, version, targets, cut
+):
+    asked = one_clip | {"compute_capabilities": ("8.6",)}
+    plan = made_once("engine-for-86", lambda folder: rtx(small_onnx, **asked)).plan
     check_header(plan, trt.__version__, ["8.6"])
     with pytest.raises(
         ExportError, match=r"header is not as asked: expected \(size, version, GPUs\) .*, got "
@@ -522,22 +524,10 @@ def test_the_notebooks_model_is_built_for_every_gpu(notebook, rtx, gpus, precisi
         assert engine.spec.built["types"]["ELEMENTWISE"]["FLOAT"] > 0  # normalisation of the landmarks
 
 
-@pytest.mark.slow
-def test_a_trained_model_is_built_with_profiles_of_its_own_clips(rtx, tmp_path):
-    from spoter_export.to_onnx import onnx_from_module
-    from spoter_toolkit.data.synth.generate import SynthSettings, synthesize
-    from spoter_toolkit.model.config import ModelConfig
-    from spoter_toolkit.training.config import TrainConfig
-    from spoter_toolkit.training.loop import train
-
-    clips = SynthSettings(signs=3, signers=3, clips_per_sign=4)
-    dataset = synthesize(tmp_path / "data", settings=clips)
-    small = ModelConfig(d_model=36, num_encoder_layers=1, d_ff=40)
-    run = train(TrainConfig(model=small, epochs=2, batch_size=4), dataset, tmp_path / "run")
-    contract = run.contract(4)
-    content = onnx_from_module(run.load_model(), contract).SerializeToString(deterministic=True)
-    plan = plan_profiles([clip.frames for clip in dataset.clips], contract)
-    spec = rtx(content, contract=contract, plan=plan).spec
+def test_an_engine_has_the_profiles_of_the_clips_that_it_is_planned_from(rtx, small_onnx, contract):
+    narrow = replace(contract, max_batch=2)
+    plan = plan_profiles([17, 23, 23, 31, 40, 42, 44, 44, 45, 61, 70, 99], narrow)
+    spec = rtx(small_onnx, contract=narrow, plan=plan).spec
     assert (spec.profiles, spec.buckets) == (plan.profiles, plan.buckets)
-    assert re.fullmatch(r"12 clips of \d+ to \d+ frames", spec.built["lengths"])
+    assert spec.built["lengths"].startswith("12 clips of 17 to 99 frames")
     assert 0 < spec.built["padding"]["single"] < spec.built["padding"]["longest"]

@@ -119,13 +119,13 @@ def test_ten_thousand_connections_that_say_nothing_do_not_stop_it(start, bundle_
     if hard < CONNECTIONS + 500:
         pytest.skip(f"a process may open {hard} files here")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    process, url = start(bundle_folder, "--backend", "ort-cpu", "--request-s", "3")
+    process, url = start(bundle_folder, "--backend", "ort-cpu", "--request-s", "1")
     host, port = url.removeprefix("http://").split(":")
     try:
         with contextlib.ExitStack() as stack:
             for _ in range(CONNECTIONS):
                 stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
-            time.sleep(4)  # those that said nothing are told so, and make room
+            time.sleep(1.5)  # those that said nothing are told so, and make room
             with contextlib.closing(ServedModel(url)) as model:
                 assert model.metadata()["name"] == "small"
     finally:
