@@ -299,6 +299,9 @@ def test_no_train_split_and_a_leak_are_refused(tiny: Dataset, tmp_path: Path) ->
     nobody = tiny.with_clips([replace(clip, split="") for clip in tiny.clips], "")
     with pytest.raises(DataError, match=r"no clip is in the train split\. Fix: spoter-kit data split"):
         train(CONFIG, nobody, tmp_path / "run")
+    alone = nobody.with_clips([replace(clip, signer="unknown") for clip in nobody.clips], "")
+    with pytest.raises(DataError, match=r"no clip is in the train split\. Fix: .* --by clip"):
+        train(CONFIG, alone, tmp_path / "run")
     leak = [replace(clip, split="test" if i % 3 else "train") for i, clip in enumerate(tiny.clips)]
     with pytest.raises(DataError, match="a leak: signer s01"):
         train(CONFIG, tiny.with_clips(leak, "by hand"), tmp_path / "run")

@@ -134,7 +134,7 @@ def next_step(command: str, *paths: object) -> None:
     The line is never broken: somebody copies it.
     """
     if not is_quiet():
-        filled = command.format(*(shlex.quote(str(path)) for path in paths))
+        filled = command.format(*(shlex.quote(str(path)) for path in paths)) if paths else command
         print(f"next: {filled}", file=sys.stderr)
 
 

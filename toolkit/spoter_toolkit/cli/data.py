@@ -80,6 +80,7 @@ def import_(
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
     from spoter_toolkit.data.importers.common import ImportSettings
     from spoter_toolkit.data.importers.formats import import_dataset
+    from spoter_toolkit.data.split import first_split_command
     from spoter_toolkit.workspace import DATASETS
 
     with from_options():
@@ -99,7 +100,7 @@ def import_(
         dataset = import_dataset(kind, source, folder, settings, force=force, on_progress=on_progress)
     show_made(dataset, json=json)
     if not json:
-        next_step("spoter-kit data split {}", folder)
+        next_step(first_split_command(dataset))
 
 
 def extract(
@@ -150,6 +151,7 @@ def extract(
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
     from spoter_toolkit.data.extract.extract import ExtractSettings
     from spoter_toolkit.data.extract.extract import extract as extract_videos
+    from spoter_toolkit.data.split import first_split_command
     from spoter_toolkit.workspace import DATASETS
 
     with from_options():
@@ -170,7 +172,7 @@ def extract(
         dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
     show_made(dataset, json=json)
     if not json:
-        next_step("spoter-kit data split {}", folder)
+        next_step(first_split_command(dataset))
 
 
 def synth(
@@ -327,6 +329,7 @@ def show(
     from spoter_toolkit.data.drawing import check_picture, draw_clip, draw_lengths
     from spoter_toolkit.data.extract.videos import pictures_of
     from spoter_toolkit.data.facts import clip_named, describe
+    from spoter_toolkit.data.split import first_split_command
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.workspace import newest_dataset
 
@@ -359,7 +362,11 @@ def show(
     if clip is None:
         next_step("spoter-kit data show {} --clip {} -o clip.png", opened.folder, opened.clips[0].id)
     else:
-        next_step("spoter-kit train {}" if opened.split else "spoter-kit data split {}", opened.folder)
+        next_step(
+            f"spoter-kit train {shlex.quote(str(opened.folder))}"
+            if opened.split
+            else first_split_command(opened)
+        )
 
 
 add(app, import_, "import", "spoter-kit data import npy my_clips -o datasets/mine")

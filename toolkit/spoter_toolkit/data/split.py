@@ -80,6 +80,16 @@ def split_dataset(
     return result
 
 
+def first_split_command(dataset: Dataset) -> str:
+    """Return the command that splits clips which have no split yet: by signer where that can be done."""
+    try:
+        split_by_signer(dataset)
+    except DataError as error:
+        if error.fix.startswith("spoter-kit"):
+            return error.fix
+    return dataset.split_command()
+
+
 def split_by_signer(
     dataset: Dataset,
     *,

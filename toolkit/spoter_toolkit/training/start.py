@@ -9,6 +9,7 @@ from pathlib import Path
 from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import ConfigError, DataError, UsageError
 from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
+from spoter_toolkit.data.split import first_split_command
 from spoter_toolkit.runs.run import Run, read_run
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.recipes import DEFAULT, config_from_mapping, read_recipe
@@ -129,7 +130,7 @@ def clips_to_train(dataset: Dataset) -> tuple[Clip, ...]:
     """
     clips = dataset.clips_in("train")
     if not clips:
-        raise DataError(f"{dataset.folder}: no clip is in the train split", fix=dataset.split_command())
+        raise DataError(f"{dataset.folder}: no clip is in the train split", fix=first_split_command(dataset))
     if len({clip.label for clip in clips}) == 1:
         raise DataError(
             f"{dataset.folder}: all clips of the train split have the label {clips[0].label}: there is "
