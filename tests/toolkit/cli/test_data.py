@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -78,8 +79,10 @@ def test_any_clips_reach_a_training_by_pasting_the_command_that_is_printed(run, 
         (tmp_path / "my clips" / place).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             np.save(tmp_path / "my clips" / place / f"{i}.npy", rng.random((6, 54, 2), dtype=np.float32))
-    code, _, err = run("data", "import", "npy", "my clips", "-o", "data/my set")
+    code, out, err = run("data", "import", "npy", "my clips", "-o", "data/my set")
     assert code == 0
+    assert ("s, no signer is named, " in out) == (not any("/" in place for place in clips))
+    assert ("by 1 signer and unknown ones, " in out) == (clips.keys() > {"tea", "tea/ann"})
     command = err.rpartition("next: ")[2].strip()
     code, _, err = run("train", "data/my set")
     assert (code, err.rpartition("Fix: ")[2].strip()) == (1, command)  # both know what the data allow
@@ -89,6 +92,7 @@ def test_any_clips_reach_a_training_by_pasting_the_command_that_is_printed(run, 
     code, out, err = run(*fix[1:])
     assert code == 0
     assert ("all clips are for train" in out) == (pasted == "--train-all")
+    assert any("/" in place for place in clips) or re.search(r"labels? +no signer is named\n", out)
     assert 'the model will not be able to say "no sign"\nnext: spoter-kit train ' in err
     assert clips_to_train(read_dataset("data/my set"))
     if pasted == "--train-all":

@@ -108,7 +108,8 @@ def extract(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Read this folder of LABEL/SIGNER/VIDEO, BdSLW60, or a CSV: file,label,signer,start,end.",
+            help="Read this folder of LABEL/SIGNER/VIDEO or LABEL/VIDEO, BdSLW60, or a CSV: "
+            "file,label,signer,start,end.",
         ),
     ],
     out: OutOption = None,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from spoter_toolkit.cli.console import aligned, emit_json, emit_table, few_names, is_verbose, tell
-from spoter_toolkit.data.dataset import SKIPPED, Clip, Dataset, skipped_clips
+from spoter_toolkit.data.dataset import SKIPPED, UNKNOWN_SIGNER, Clip, Dataset, skipped_clips
 from spoter_toolkit.data.facts import DatasetFacts, describe
 from spoter_toolkit.report.words import plural
 
@@ -49,9 +49,12 @@ def print_summary(
         most: remarks at most; -v prints all.
         skipped: of `skipped_clips`, to name them.
     """
+    named = [name for name in facts.clips_of_signer if name != UNKNOWN_SIGNER]
+    others = " and unknown ones" if len(named) < len(facts.clips_of_signer) else ""
+    signers = f" by {plural(len(named), 'signer')}{others}" if named else ", no signer is named"
     tell(
-        f"{dataset.folder}: {plural(facts.clips, 'clip')} of {plural(len(facts.clips_of_label), 'label')} by "
-        f"{plural(len(facts.clips_of_signer), 'signer')}, {facts.duration_s / 60:.1f} minutes"
+        f"{dataset.folder}: {plural(facts.clips, 'clip')} of {plural(len(facts.clips_of_label), 'label')}"
+        f"{signers}, {facts.duration_s / 60:.1f} minutes"
     )
     origin = dataset.origin
     synthetic = "; nobody signed this" if origin.synthetic else ""
@@ -87,7 +90,9 @@ def print_splits(facts: DatasetFacts) -> None:
             part.name or "none",
             plural(part.clips, "clip"),
             plural(part.labels, "label"),
-            f"{plural(len(part.signers), 'signer')}: {few_names(part.signers)}",
+            "no signer is named"
+            if part.signers == (UNKNOWN_SIGNER,)
+            else f"{plural(len(part.signers), 'signer')}: {few_names(part.signers)}",
         )
         for part in facts.splits
     ]
