@@ -417,9 +417,10 @@ def provenance_of(run: Run, training_data: Dataset | None) -> dict[str, Any]:
             clips = training_data.clips_in("train") or training_data.clips
             counts = Counter(clip.frames for clip in clips)
             data["frame_counts"] = {str(frames): counts[frames] for frames in sorted(counts)}
+    after = run.stopped_after() or " before its end"
     return {
         "run": {"name": run.name, "weights_sha256": run.weights_sha256(), "config": run.config.as_json()},
-        "origin": run.info["origin"] + ("" if run.is_finished else ", and stopped before its end"),
+        "origin": run.info["origin"] + ("" if run.is_finished else f", and stopped{after}"),
         "data": data,
         "metrics": run.info["metrics"],
         "commit": run.info["commit"],

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -465,28 +464,3 @@ def test_a_forecast_leaves_out_what_was_before(clock: Clock, capsys: pytest.Capt
         lines(done, 100, f"comparing: {done}")
         clock.now += 1.0
     assert capsys.readouterr().err.splitlines()[0] == "20 of 100 comparing: 19  about 80 seconds left"
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_training_that_is_ended_says_how_to_go_on(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    from spoter_toolkit.training.epochs import Loop
-
-    step = Loop.step
-
-    def end(self: Loop, batch: Any) -> Any:
-        signal.raise_signal(getattr(signal, name))
-        return step(self, batch)
-
-    monkeypatch.setattr(Loop, "step", end)
-    before = signal.getsignal(signal.SIGTERM)
-    done = spoter_kit(workplace, "train", "data", "--recipe", "demo", *SMALL, "-o", "runs/ended")
-    assert done.returncode == 128 + getattr(signal, name)
-    go_on = "spoter-kit train --resume -o runs/ended"
-    assert done.stderr.splitlines()[-1] == f"interrupted; go on with: {go_on}"
-    assert json.loads((workplace / "runs/ended/run.json").read_text())["status"] == "stopped"
-    assert signal.getsignal(signal.SIGTERM) == before
-    monkeypatch.undo()
-    done = spoter_kit(workplace, "export", "runs/ended")
-    assert (done.returncode, done.stderr.endswith(f"Fix: {go_on}\n")) == (1, True), done.stderr

@@ -186,8 +186,7 @@ def train(
                 on_progress=on_progress,
             )
     except (KeyboardInterrupt, SystemExit):  # nothing but the current epoch is lost
-        stays = "" if place == folder else f"{folder} is still the run that was there before; "
-        say(f"interrupted; {stays}go on with: spoter-kit train --resume -o {shlex.quote(str(folder))}")
+        _say_interrupted(folder, place)
         raise
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes; the first one prints
@@ -220,6 +219,28 @@ def show(run: Run) -> None:
         emit_table("", ("", "value"), rows)
     for finding in metrics.get("findings", ()):
         say(finding["what"], fix=finding["fix"])
+
+
+def _say_interrupted(folder: Path, place: Path) -> None:
+    """Say what an interrupted training leaves, and the command that goes on."""
+    import os
+
+    from spoter_toolkit.runs.run import read_run
+    from spoter_toolkit.workspace import RUN_JSON, RUN_WEIGHTS
+
+    if not (place / RUN_JSON).is_file():
+        say("interrupted before the first step: nothing was written")
+        return
+    name = shlex.quote(str(folder))
+    if place != folder:
+        stays = f"{folder} is still the run that was there before"
+    elif (folder / RUN_WEIGHTS).is_file():
+        stays = f"the best weights so far can be used: spoter-kit export --onnx {name}"
+    else:
+        stays = "no epoch has ended, so there is no model yet"
+    say(f"interrupted{read_run(place).stopped_after()}; {stays}")
+    threads = os.environ.get("OMP_NUM_THREADS")  # as the whole training has them: see `say_busy`
+    say(f"go on with: {f'OMP_NUM_THREADS={threads} ' if threads else ''}spoter-kit train --resume -o {name}")
 
 
 def _say_late(took: float, minutes: float) -> None:

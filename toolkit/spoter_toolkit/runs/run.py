@@ -67,7 +67,14 @@ class Run:
         if is_locked(self.folder):
             return SpoterError(f"{self.folder}: its training goes on", fix="wait until it ends")
         go_on = f"spoter-kit train --resume -o {shlex.quote(str(self.folder))}"
-        return SpoterError(f"{self.folder}: its training was interrupted", fix=go_on)
+        return SpoterError(f"{self.folder}: its training was interrupted{self.stopped_after()}", fix=go_on)
+
+    def stopped_after(self) -> str:
+        """Return `` after 350 of at most 4,000 steps`` of a training that was stopped, as far as is known."""
+        steps, most = (self.info["metrics"].get(name) for name in ("steps", "most_steps"))
+        if self.info["status"] != STOPPED or not (isinstance(steps, int) and isinstance(most, int)):
+            return ""
+        return f" after {steps:,} of at most {most:,} steps"
 
     def contract(self, max_batch: int = 32) -> GraphContract:
         """Return the contract of this run's model."""
@@ -245,15 +252,16 @@ def write_run_json(
     )
 
 
-def mark_status(folder: Path, status: str) -> None:
-    """Change the status in a run.json, and nothing else.
+def mark_status(folder: Path, status: str, metrics: dict[str, Any] | None = None) -> None:
+    """Change the status in a run.json and, where they are given, the metrics; nothing else.
 
     Raises:
         CheckpointError: see `read_run`.
     """
     info = read_run(folder).info
-    if info["status"] != status:
-        write_json(folder / RUN_JSON, info | {"status": status})
+    changed = {"status": status} | ({"metrics": metrics} if metrics else {})
+    if info != info | changed:
+        write_json(folder / RUN_JSON, info | changed)
 
 
 def installed_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:

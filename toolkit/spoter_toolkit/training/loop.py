@@ -152,7 +152,8 @@ def train(
                 save_last(place, loop.model, loop.optimizer, loop.schedule, progress)
         if becomes_last and accelerator.is_main_process:
             point_last_at(folder)
-        with record.stopping() if accelerator.is_main_process else nullcontext():
+        steps = len(loop.batches(0))
+        with record.stopping(progress, steps) if accelerator.is_main_process else nullcontext():
             loop = loop.prepared()
             if trackers:
                 accelerator.init_trackers(folder.name, config=flatten(config.as_json()))
@@ -160,8 +161,6 @@ def train(
                 on_progress(0, 0, "training")
             run_epochs(loop, record, progress, val, on_progress)
             if accelerator.is_main_process:
-                if not val:
-                    save_weights(accelerator.unwrap_model(loop.model), place / RUN_WEIGHTS)
                 record.finish(val, progress)
         for tracker in accelerator.trackers:  # not end_training, which also ends the group of processes
             tracker.finish()
@@ -193,8 +192,8 @@ def run_epochs(
             due = progress.epoch % config.evaluate_every == 0 or step >= length.end
             if val and due:
                 row |= validate(bare, loop.dataset, val)
-                if progress.improved(row["val_accuracy"], row["val_loss"]):
-                    save_weights(bare, folder / RUN_WEIGHTS)
+            if not val or (due and progress.improved(row["val_accuracy"], row["val_loss"])):
+                save_weights(bare, folder / RUN_WEIGHTS)
             record.append(row)
             progress.end = steps_until(loop.ends, step, begun, epoch_steps, length.end)
             if not (config.epochs or progress.decay_from):

@@ -94,13 +94,21 @@ class RunRecord:
             remove(hidden_beside(self.target))  # or --resume would go on with what was begun there
 
     @contextlib.contextmanager
-    def stopping(self) -> Iterator[None]:
-        """Context manager of a training: if it does not reach its end, run.json says that it was stopped."""
+    def stopping(self, progress: Progress, epoch_steps: int) -> Iterator[None]:
+        """Context manager of a training: if it does not reach its end, run.json says where it was stopped.
+
+        Args:
+            progress: of the training, up to date.
+            epoch_steps: optimiser steps of an epoch.
+        """
         try:
             yield
         except BaseException:  # Ctrl-C and SIGTERM too
             with contextlib.suppress(OSError, CheckpointError):  # the disk is full, or the folder is gone
-                mark_status(self.folder, STOPPED)
+                seconds = round(sum(row["seconds"] for row in read_metrics(self.folder)), 1)
+                steps = {"steps": progress.epoch * epoch_steps, "most_steps": progress.end}
+                metrics = {"epochs": progress.epoch, "seconds": seconds} | (steps if progress.epoch else {})
+                mark_status(self.folder, STOPPED, metrics)
             raise
 
     def append(self, row: dict[str, Any]) -> None:
