@@ -12,10 +12,10 @@ import torch
 from spoter_runtime.errors import UsageError
 from spoter_toolkit.data.dataset import Dataset
 from spoter_toolkit.runs.run import read_run
-from spoter_toolkit.training import loop, threads
+from spoter_toolkit.training import forecast, loop, threads
 from spoter_toolkit.training.config import TrainConfig
 from spoter_toolkit.training.epochs import Loop
-from spoter_toolkit.training.forecast import Forecast
+from spoter_toolkit.training.forecast import Forecast, Pace
 from spoter_toolkit.training.length import (
     LEAST_DECAY,
     LEAST_STEPS,
@@ -25,6 +25,7 @@ from spoter_toolkit.training.length import (
     longer,
     most_steps,
     schedule_of,
+    soonest_end,
 )
 from spoter_toolkit.training.loop import steps_until, train
 from spoter_toolkit.training.recipes import config_from_mapping
@@ -196,3 +197,39 @@ def test_a_plan_of_an_open_length_names_both_ends() -> None:
 def test_minutes_that_are_none_are_refused(minutes: float) -> None:
     with pytest.raises(UsageError, match=r"--minutes .*: expected more than 0\. Fix: --minutes 5"):
         check_minutes(minutes)
+
+
+@pytest.mark.parametrize("bound", [80, 600, 4000])
+@pytest.mark.parametrize("epoch_steps", [7, 50])
+def test_the_end_that_is_shown_is_where_a_training_ends_if_it_has_learned(
+    bound: int, epoch_steps: int
+) -> None:
+    for begun in range(0, bound, epoch_steps):
+        schedule, step = Schedule(warmup=1, decay_from=bound, end=bound), begun
+        if is_learned(rows(losses=[1.0]), begun, bound, 4):
+            break  # the bound has decided it
+        while schedule.decay_from == bound and step < bound:
+            step += epoch_steps
+            if step < bound and is_learned(rows(accuracy=1.0, losses=[1.0]), step, bound, 4):
+                schedule.begin_decay(step, epoch_steps)
+        shown = soonest_end(begun, epoch_steps, bound)
+        assert shown - epoch_steps <= schedule.end <= max(shown, begun + epoch_steps), begun
+
+
+def test_a_plan_is_said_again_where_steps_take_longer_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(forecast.time, "monotonic", lambda: now)
+    said: list[Forecast] = []
+    plan = Forecast(clips=30, labels=5, least_steps=700, most_steps=4000, seconds_a_step=0.04)
+    pace = Pace(plan, said.append)
+    for step in range(1, 701):
+        now += 0.06 if step <= 350 else 1.2  # at first nearly as planned, then the machine becomes busy
+        pace.after(step, 700, 4000)
+    assert [str(one) for one in said] == [
+        "plan now: a step takes 16.2 times as long as said; 334 to 3,634 more steps, until the clips are "
+        "learned; about 3.6 to 39 minutes here"
+    ]
+    for step in range(701, 2000):  # idle again
+        now += 0.04
+        pace.after(step, 2000, 4000)
+    assert (len(said), said[-1].times_as_long < 0.5) == (2, True)

@@ -108,18 +108,27 @@ def say(text: str, *, fix: str = "") -> None:
 
 
 def say_busy() -> None:
-    """Say that one thread is faster where others take the cores: PyTorch's wait, see `training.threads`."""
+    """Say that one thread is faster where others take the cores, and with which command."""
+    if busy := busy_cores():
+        say(
+            f"this machine is busy ({busy}); then one thread is faster",
+            fix=f"OMP_NUM_THREADS=1 {shlex.join(['spoter-kit', *sys.argv[1:]])}",
+        )
+
+
+def busy_cores() -> str:
+    """Return the load where others take the cores and PyTorch's threads wait for each other, else nothing.
+
+    See `training.threads`.
+    """
     import os
 
     from spoter_runtime.machine import usable_cores
 
     cores = usable_cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load >= 2 * cores > 2 and "OMP_NUM_THREADS" not in os.environ:
-        say(
-            f"this machine is busy (load {load:.0f} on {cores} cores); then one thread is faster",
-            fix=f"OMP_NUM_THREADS=1 {shlex.join(['spoter-kit', *sys.argv[1:]])}",
-        )
+    is_busy = load >= 2 * cores > 2 and "OMP_NUM_THREADS" not in os.environ
+    return f"load {load:.0f} on {cores} cores" if is_busy else ""
 
 
 def say_passed_over(passed_over: Mapping[str, str]) -> None:
@@ -315,7 +324,7 @@ def progress_with_time() -> Iterator[OnProgress]:
 
 
 class Lines:
-    """Progress for a pipe or a file: few lines, at the ends of steps, after 20 s, 1, 2, 4, 8, … minutes.
+    """Progress for a pipe or a file: few lines, after 20 s, 1, 2, 4, 8, … minutes.
 
     The first line does not wait for the end of a step: it says how long the verb will take.
     """
@@ -326,28 +335,28 @@ class Lines:
         self._is_first = True
         self._first: int | None = None  # what was done when this part of the work began, at `_since`
         self._done = self._total = 0
-        self._step = self._what = ""
+        self._step = ""
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        """Print a line where it is time for one; `what` begins with the step: ``"epoch 1/20  loss …"``."""
+        """Print a line where it is time for one; `what` begins with the step: ``"comparing  48 shapes"``."""
         now = time.monotonic()
         passed, step = now - self._begin, what.partition("  ")[0]
         # A part's first call comes before its first step, or after it: then that began with the call before.
         since = self._called if done else now
         if self._first is None and total:  # from here on the time that is left can be told
             self._step, self._due, self._is_first = step, since - self._begin + _FIRST_S, True
-        is_other = total != self._total or done < self._done
-        if is_other:
+        # A training's end is not known yet: its total grows.
+        has_ended = total != self._total and (self._done >= self._total or not total)
+        if has_ended or done < self._done:
             self._first, self._since = max(done - 1, 0) if total else None, since
-        ended, is_new = "" if is_other else self._what, step != self._step
+        is_new = bool(total) or step != self._step
         if passed >= self._due and (is_new or self._is_first) and (done < total or not total):
-            said = ended if is_new and total and ended else what
-            said = said if said.startswith("epoch") or not total else f"{done} of {total} {said}"
+            said = f"{done:,} of {total:,} {what}" if total else what
             say(f"{said}{self._left(now, done, total)}")
             self._is_first = False
             while self._due <= passed:
                 self._due = max(_SECOND_S, 2 * self._due)
-        self._step, self._what, self._called, self._done, self._total = step, what, now, done, total
+        self._step, self._called, self._done, self._total = step, now, done, total
 
     def _left(self, now: float, done: int, total: int) -> str:
         """Return how long the rest takes; empty where that cannot be told yet."""

@@ -15,6 +15,7 @@ from spoter_toolkit.cli.completion import complete_dataset, complete_run
 from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
+    busy_cores,
     emit_json,
     emit_table,
     ended_in_order,
@@ -182,7 +183,7 @@ def train(
                 becomes_last=True,
                 minutes=left,
                 begin_from=plan.begin_from,
-                on_plan=lambda plan: _say_plan(replace(plan, within_minutes=minutes)),
+                on_plan=lambda plan: _say_plan(replace(plan, within_minutes=minutes), folder),
                 on_progress=on_progress,
             )
     except (KeyboardInterrupt, SystemExit):  # nothing but the current epoch is lost
@@ -249,12 +250,17 @@ def _say_late(took: float, minutes: float) -> None:
         say(f"took {took:.1f} of {minutes:g} minutes: the machine was busy")
 
 
-def _say_plan(plan: Forecast) -> None:
+def _say_plan(plan: Forecast, folder: Path) -> None:
     import os
 
     from spoter_toolkit.training.length import ENOUGH_STEPS
 
     if int(os.environ.get("RANK", "0")):
+        return
+    if plan.done:
+        is_slower = plan.times_as_long > 1 and busy_cores()
+        go_on = f"Ctrl-C, then OMP_NUM_THREADS=1 spoter-kit train --resume -o {shlex.quote(str(folder))}"
+        say(str(plan), fix=go_on if is_slower else "")
         return
     say(str(plan))
     if plan.is_short:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
@@ -16,31 +17,40 @@ from spoter_toolkit.training.length import ENOUGH_STEPS, least_steps, longer
 
 _TRIED: Final = 9  # steps that are timed, the first one apart
 _TRIED_S: Final = 5.0  # fewer where they take longer, but two
+# A plan is said again where a step takes so many times as long as was said, or as short, for so many seconds,
+# and this moves the end by a minute or more.
+_FAR_OFF: Final = 2.0
+_WATCHED_S: Final = 20.0
+_MATTERS_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """The plan of a training, before its first step."""
+    """The plan of a training: before its first step, or of the steps that are left."""
 
     clips: int
     labels: int
     least_steps: int  # if the clips are learned at once
     most_steps: int
     seconds_a_step: float  # here, now
+    done: int = 0  # steps
+    times_as_long: float = 1.0  # as said before
     longer: str = ""  # what gives it enough steps
     within_minutes: float | None = None  # it ends by then in any case
     threads: int | None = None  # that were chosen; None: PyTorch's
 
     def __str__(self) -> str:
         """Return the plan as one line for people."""
-        steps, minutes = (
-            f"{self.most_steps:,} step{'s' if self.most_steps > 1 else ''}",
-            f"about {self._minutes(self.most_steps)}",
-        )
-        if self.least_steps < self.most_steps:
-            steps = f"{self.least_steps:,} to {steps}, until the clips are learned"
-            minutes = f"{minutes.replace('about', f'about {self._minutes(self.least_steps)} to')}"
+        least, most = self.least_steps - self.done, self.most_steps - self.done
+        steps = f"{most:,} {'more ' if self.done else ''}step{'s' if most > 1 else ''}"
+        minutes = f"about {self._minutes(most)}"
+        if least < most:
+            steps = f"{least:,} to {steps}, until the clips are learned"
+            minutes = f"{minutes.replace('about', f'about {self._minutes(least)} to')}"
         time = f"{minutes} minutes here"
+        if self.done:
+            pace = f"{self.times_as_long:.3g} times as long as said"
+            return f"plan now: a step takes {pace}; {steps}; {time}"
         if self.within_minutes:
             time = f"within {_plain(self.within_minutes)} here"
         threads = ", on one thread, the fastest now" if self.threads == 1 else ""
@@ -81,6 +91,39 @@ def forecast(
         longer=longer(config, len(loop.batches(0)), minutes),
         threads=threads,
     )
+
+
+class Pace:
+    """The time that steps take, against what was said: a machine becomes busy, or idle, on the way."""
+
+    def __init__(self, plan: Forecast, on_plan: Callable[[Forecast], None]) -> None:
+        self._plan, self._on_plan = plan, on_plan
+        self._since: tuple[int, float] | None = None  # step and time from which on it measures
+        self._watched_s = _WATCHED_S
+
+    def after(self, step: int, soonest_end: int, latest_end: int) -> None:
+        """Say a new plan after a step where the time that it takes is far off, each time more seldom."""
+        now = time.monotonic()
+        if self._since is None:  # what the first step sets up takes time too
+            self._since = step, now
+        steps, seconds = step - self._since[0], now - self._since[1]
+        if seconds < self._watched_s or not steps:
+            return
+        self._since = step, now
+        said, took = self._plan.seconds_a_step, seconds / steps
+        moved = (latest_end - step) * abs(took - said)
+        if 1 / _FAR_OFF < took / said < _FAR_OFF or moved < _MATTERS_S:
+            return
+        self._watched_s *= 2
+        self._plan = replace(
+            self._plan,
+            least_steps=soonest_end,
+            most_steps=latest_end,
+            seconds_a_step=took,
+            done=step,
+            times_as_long=took / said,
+        )
+        self._on_plan(self._plan)
 
 
 def seconds_a_step(loop: Loop) -> float:

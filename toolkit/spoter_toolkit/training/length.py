@@ -101,6 +101,18 @@ def decay_steps(step: int) -> int:
     return max(LEAST_DECAY, round(DECAY_SHARE * step))
 
 
+def soonest_end(step: int, epoch_steps: int, bound: int) -> int:
+    """Return where an automatic length ends if the clips turn out to be learned when the next epoch ends.
+
+    Args:
+        step: at which this epoch began.
+        epoch_steps: that it takes.
+        bound: the most steps of the whole training.
+    """
+    learned = math.ceil(max(step + 1, min(LEAST_STEPS, bound - LEAST_DECAY)) / epoch_steps) * epoch_steps
+    return min(bound, learned + decay_steps(learned))
+
+
 def is_learned(rows: Sequence[dict[str, Any]], step: int, bound: int, labels: int) -> bool:
     """Tell whether the rate should begin to fall.
 

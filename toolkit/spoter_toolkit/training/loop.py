@@ -26,8 +26,8 @@ from spoter_toolkit.runs.run import Run, read_run
 from spoter_toolkit.runs.weights import load_body, save_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.epochs import Loop, diverged
-from spoter_toolkit.training.forecast import Forecast, forecast, seconds_a_step
-from spoter_toolkit.training.length import is_learned, longer, most_steps
+from spoter_toolkit.training.forecast import Forecast, Pace, forecast, seconds_a_step
+from spoter_toolkit.training.length import is_learned, longer, most_steps, soonest_end
 from spoter_toolkit.training.record import EVAL_BATCH, Progress, RunRecord, read_metrics, save_last
 from spoter_toolkit.training.start import clips_to_train
 from spoter_toolkit.training.threads import choose_threads, take_threads, threads_kept
@@ -86,7 +86,8 @@ def train(
             than fit, and fewer are taken where the machine turns out to be slower. See `choose_threads`.
         begin_from: a run whose weights a new training begins from, all but the last layer's; the model must
             be that run's, see `begun_from`.
-        on_plan: called with what a new training is going to take, before its first step.
+        on_plan: called with what a new training is going to take, before its first step; later again where a
+            step takes twice as long, or half as long, and nothing bounds the time.
         on_progress: called with (step, steps, what) after each optimiser step; before, with (0, 0, what).
 
     Raises:
@@ -120,7 +121,7 @@ def train(
         mixed_precision=config.mixed_precision, log_with=list(trackers) or None, project_dir=place
     )
     set_seed(config.seed)
-    loop = Loop.begin(config, dataset, clips, accelerator)
+    loop, pace = Loop.begin(config, dataset, clips, accelerator), None
     about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     if not resume and (minutes or on_plan):
         if on_progress:
@@ -132,7 +133,8 @@ def train(
             loop = loop.ending(ends, most_steps=int((ends - time.monotonic()) / seconds))
             config = loop.config
         if on_plan:
-            on_plan(forecast(loop, seconds, minutes, threads))
+            on_plan(plan := forecast(loop, seconds, minutes, threads))
+            pace = None if minutes else Pace(plan, on_plan)
     elif resume:
         take_threads(read_run(place))
     if begin_from and not resume:
@@ -159,7 +161,7 @@ def train(
                 accelerator.init_trackers(folder.name, config=flatten(config.as_json()))
             if on_progress:
                 on_progress(0, 0, "training")
-            run_epochs(loop, record, progress, val, on_progress)
+            run_epochs(loop, record, progress, val, on_progress, pace)
             if accelerator.is_main_process:
                 record.finish(val, progress)
         for tracker in accelerator.trackers:  # not end_training, which also ends the group of processes
@@ -171,17 +173,27 @@ def train(
 
 
 def run_epochs(
-    loop: Loop, record: RunRecord, progress: Progress, val: tuple[Clip, ...], on_progress: OnProgress | None
+    loop: Loop,
+    record: RunRecord,
+    progress: Progress,
+    val: tuple[Clip, ...],
+    on_progress: OnProgress | None,
+    pace: Pace | None = None,
 ) -> None:
     """Train for the epochs that are left; after each, evaluate, and save what a resumed run needs."""
     config, accelerator, folder, length = loop.config, loop.accelerator, record.folder, loop.length
     epoch_steps = len(loop.batches(0))
 
     def report(done: int, what: str) -> None:
+        begun = progress.epoch * epoch_steps
+        decided = bool(config.epochs or progress.decay_from)
+        end = length.end if decided else soonest_end(begun, epoch_steps, length.end)
+        if pace:
+            pace.after(begun + done, end, length.end)
         if on_progress:
-            done += progress.epoch * epoch_steps
             best = f"  best val {progress.best_accuracy:.3f}" if progress.best_epoch else ""
-            on_progress(done, length.end, what + best)
+            steps = "steps" if end == length.end else "steps or more"
+            on_progress(begun + done, end, f"{steps}  {what}{best}")
 
     while (step := progress.epoch * epoch_steps) < length.end and not progress.stopped(config.patience):
         begun = time.monotonic()
