@@ -102,6 +102,24 @@ def test_any_clips_reach_a_training_by_pasting_the_command_that_is_printed(run, 
             clips_to_evaluate(read_dataset("data/my set"), "test")
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_an_extract_that_is_stopped_says_what_is_kept_and_how_it_goes_on(run, tmp_path, monkeypatch, kept):
+    (tmp_path / "videos" / "tea").mkdir(parents=True)
+    (tmp_path / "videos" / "tea" / "a b.mp4").touch()
+
+    def stopped(*arguments, **options):
+        for number in range(kept):
+            (tmp_path / "datasets" / ".videos.extract").mkdir(parents=True)
+            (tmp_path / "datasets" / ".videos.extract" / f"{number}.npz").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spoter_toolkit.data.extract.extract.extract", stopped)
+    code, _, err = run("data", "extract", "videos", "--backend", "mediapipe", "--signer", "ann lee")
+    stays = "1 clip is kept" if kept else "no clip was done yet"
+    command = "spoter-kit data extract videos --backend mediapipe --signer 'ann lee'"
+    assert (code, err) == (130, f"interrupted; {stays}; go on with: {command}\n")
+
+
 def test_json_is_all_there_is_on_stdout(run, source):
     code, out, err = run("data", "import", "npy", source, "-o", "d", "--json")
     assert (code, err) == (0, "")

@@ -14,6 +14,7 @@ from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
     emit_json,
+    ended_in_order,
     next_step,
     progress_bar,
     progress_lines,
@@ -147,7 +148,7 @@ def extract(
     A run that was stopped goes on where it was: run the same command again.
     """
     from spoter_runtime.errors import from_options
-    from spoter_toolkit.cli.data_view import show_made
+    from spoter_toolkit.cli.data_view import say_stopped, show_made
     from spoter_toolkit.cli.landmarker import have_landmarker
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
     from spoter_toolkit.data.extract.extract import ExtractSettings
@@ -169,8 +170,13 @@ def extract(
     if backend == "ours":
         have_landmarker(yes=yes)
     folder = out or DATASETS / (source.resolve().stem or "videos")
-    with progress_lines() as on_progress:
-        dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
+    try:
+        with ended_in_order(), progress_lines() as on_progress:
+            on_progress(0, 0, "loading the landmarker")
+            dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
+    except (KeyboardInterrupt, SystemExit):
+        say_stopped(folder)
+        raise
     show_made(dataset, json=json)
     if not json:
         next_step(first_split_command(dataset))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
-from spoter_toolkit.cli.console import aligned, emit_json, emit_table, few_names, is_verbose, tell
+from spoter_toolkit.cli.console import aligned, emit_json, emit_table, few_names, is_verbose, say, tell
 from spoter_toolkit.data.dataset import SKIPPED, UNKNOWN_SIGNER, Clip, Dataset, skipped_clips
 from spoter_toolkit.data.facts import DatasetFacts, describe
 from spoter_toolkit.report.words import plural
@@ -22,6 +25,15 @@ def show_made(dataset: Dataset, *, json: bool) -> None:
         emit_json(dataset_json(dataset, facts))
     else:
         print_summary(dataset, facts, most=_MADE_REMARKS, skipped=skipped_clips(dataset.folder))
+
+
+def say_stopped(folder: Path) -> None:
+    """Say what an extraction that was stopped has kept, and the command that goes on."""
+    from spoter_toolkit.data.extract.store import clips_kept
+
+    kept = clips_kept(folder)
+    stays = f"{plural(kept, 'clip')} {'is' if kept == 1 else 'are'} kept" if kept else "no clip was done yet"
+    say(f"interrupted; {stays}; go on with: {shlex.join(['spoter-kit', *sys.argv[1:]])}")
 
 
 def dataset_json(dataset: Dataset, facts: DatasetFacts) -> dict[str, Any]:

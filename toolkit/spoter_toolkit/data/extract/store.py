@@ -75,4 +75,13 @@ class Store:
 
 def store_beside(dataset: Path, setting: str) -> Store:
     """Return the store of a data set that is to be written."""
-    return Store(dataset.parent / f".{dataset.name}.extract", setting)
+    return Store(_folder_beside(dataset), setting)
+
+
+def clips_kept(dataset: Path) -> int:
+    """Return how many clips of a data set that is to be written are kept."""
+    return len(list(_folder_beside(dataset).glob("*.npz")))
+
+
+def _folder_beside(dataset: Path) -> Path:
+    return dataset.parent / f".{dataset.name}.extract"
