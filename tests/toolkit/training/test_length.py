@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from spoter_toolkit.training.length import (
     LEAST_STEPS,
     Schedule,
     check_minutes,
+    enough_minutes,
     is_learned,
     longer,
     most_steps,
@@ -107,7 +109,12 @@ def test_a_training_that_ended_too_early_gets_more_of_what_bounded_it(
     settings: dict[str, int], expected: str
 ) -> None:
     assert longer(replace(AUTOMATIC, **settings), 50) == expected
-    assert longer(replace(AUTOMATIC, **settings), 50, minutes=3) == "a larger --minutes, or none"
+    assert longer(replace(AUTOMATIC, **settings), 50, minutes=3) == "--minutes 3, or none"
+
+
+def test_a_bound_that_is_too_small_names_one_that_is_enough() -> None:
+    assert enough_minutes(3, left_s=150, step_s=1) == 15  # 700 steps take 12 of them
+    assert enough_minutes(20, left_s=1190, step_s=0.05) == 41  # it had many steps, and has not learned
 
 
 def test_minutes_bound_the_steps_and_the_plan_says_so(tiny: Dataset, tmp_path: Path) -> None:
@@ -118,7 +125,8 @@ def test_minutes_bound_the_steps_and_the_plan_says_so(tiny: Dataset, tmp_path: P
     (plan,) = plans
     assert (plan.clips, plan.labels) == (len(tiny.clips_in("train")), 4)
     assert plan.most_steps == run.info["train"]["max_steps"] < 700
-    assert (plan.is_short, plan.longer) == (True, "a larger --minutes, or none")
+    assert plan.is_short
+    assert re.fullmatch(r"--minutes [1-9], or none", plan.longer)
     plan = replace(plan, least_steps=9, most_steps=9)
     assert str(plan).startswith(f"plan: {plan.clips} clips, 4 labels; 9 steps; about 0.1 min")
     bounded = replace(plan, within_minutes=2)

@@ -70,15 +70,13 @@ def _plain(minutes: float) -> str:
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
-def forecast(
-    loop: Loop, seconds: float, minutes: float | None = None, threads: int | None = None
-) -> Forecast:
+def forecast(loop: Loop, seconds: float, enough: int | None = None, threads: int | None = None) -> Forecast:
     """Return the plan of a training that is about to begin.
 
     Args:
         loop: before its first step.
         seconds: a step takes here.
-        minutes: that bounded it.
+        enough: minutes, where minutes bounded it.
         threads: that were chosen.
     """
     config = loop.config
@@ -88,7 +86,7 @@ def forecast(
         least_steps=loop.length.end if config.epochs else least_steps(config),
         most_steps=loop.length.end,
         seconds_a_step=seconds,
-        longer=longer(config, len(loop.batches(0)), minutes),
+        longer=longer(config, len(loop.batches(0)), enough),
         threads=threads,
     )
 

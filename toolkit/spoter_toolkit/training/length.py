@@ -24,6 +24,10 @@ EPOCH_STEPS: Final = 50  # of an epoch at least: fewer clips are repeated; its m
 MOST_STEPS: Final = 4000
 MOST_STEPS_A_LABEL: Final = 8
 MOST_PASSES: Final = 20
+# A bound that is enough has a fifth to spare, for a machine is not always as fast as when a step was timed,
+# and half a minute for the import of PyTorch, which was before.
+_SPARE: Final = 1.2
+_BEFORE_MINUTES: Final = 0.5
 PARTS: Final = 8  # a bounded training has at least so many epochs, so that its rate can fall
 
 
@@ -66,19 +70,31 @@ def most_steps(config: TrainConfig, clips: int, labels: int) -> int:
     return config.max_steps or max(MOST_STEPS, MOST_STEPS_A_LABEL * labels, passes)
 
 
-def longer(config: TrainConfig, epoch_steps: int, minutes: float | None = None) -> str:
+def longer(config: TrainConfig, epoch_steps: int, minutes: int | None = None) -> str:
     """Return what gives a training with too few steps more of them, for a fix.
 
     Args:
         config: with its length.
         epoch_steps: that an epoch takes.
-        minutes: that bounded it.
+        minutes: that are enough, where minutes bounded it; see `enough_minutes`.
     """
     if minutes:
-        return "a larger --minutes, or none"
+        return f"--minutes {minutes}, or none"
     if config.epochs:
         return f"--set epochs={max(4 * config.epochs, math.ceil(ENOUGH_STEPS / epoch_steps))}"
     return f"--set max_steps={max(2 * config.max_steps, ENOUGH_STEPS)}"
+
+
+def enough_minutes(minutes: float, left_s: float, step_s: float) -> int:
+    """Return a bound in which a training gets enough steps, and more than it got.
+
+    Args:
+        minutes: the bound.
+        left_s: of it for steps; the rest goes into the start and the end.
+        step_s: that a step takes.
+    """
+    needed = minutes + (_SPARE * ENOUGH_STEPS * step_s - left_s) / 60
+    return math.ceil(max(needed, 2 * minutes) + _BEFORE_MINUTES)
 
 
 def least_steps(config: TrainConfig) -> int:

@@ -27,7 +27,7 @@ from spoter_toolkit.runs.weights import load_body, save_weights
 from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.epochs import Loop, diverged
 from spoter_toolkit.training.forecast import Forecast, Pace, forecast, seconds_a_step
-from spoter_toolkit.training.length import is_learned, longer, most_steps, soonest_end
+from spoter_toolkit.training.length import enough_minutes, is_learned, longer, most_steps, soonest_end
 from spoter_toolkit.training.record import EVAL_BATCH, Progress, RunRecord, read_metrics, save_last
 from spoter_toolkit.training.start import clips_to_train
 from spoter_toolkit.training.threads import choose_threads, take_threads, threads_kept
@@ -121,7 +121,7 @@ def train(
         mixed_precision=config.mixed_precision, log_with=list(trackers) or None, project_dir=place
     )
     set_seed(config.seed)
-    loop, pace = Loop.begin(config, dataset, clips, accelerator), None
+    loop, pace, enough = Loop.begin(config, dataset, clips, accelerator), None, None
     about: dict[str, Any] = {"processes": accelerator.num_processes, "leak_allowed": allow_leak}
     if not resume and (minutes or on_plan):
         if on_progress:
@@ -130,10 +130,11 @@ def train(
         if threads:
             about["threads"] = threads
         if minutes:
-            loop = loop.ending(ends, most_steps=int((ends - time.monotonic()) / seconds))
-            config = loop.config
+            left_s = ends - time.monotonic()
+            loop = loop.ending(ends, most_steps=int(left_s / seconds))
+            config, enough = loop.config, enough_minutes(minutes, left_s, seconds)
         if on_plan:
-            on_plan(plan := forecast(loop, seconds, minutes, threads))
+            on_plan(plan := forecast(loop, seconds, enough, threads))
             pace = None if minutes else Pace(plan, on_plan)
     elif resume:
         take_threads(read_run(place))
@@ -142,7 +143,7 @@ def train(
         load_body(loop.model, weights, where=f"{begin_from.folder}, to begin from")
     if begin_from and not resume:
         about["from"] = {"name": begin_from.name, "weights_sha256": begin_from.weights_sha256()}
-    more = longer(config, len(loop.batches(0)), minutes)
+    more = longer(config, len(loop.batches(0)), enough)
     record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, longer=more, about=about)
     progress = Progress()
     with folder_lock(folder) if accelerator.is_main_process else nullcontext():
