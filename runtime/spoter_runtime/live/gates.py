@@ -10,12 +10,10 @@ from typing import Final, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.live.frames import Seen
+from spoter_runtime.live.frames import BRIDGED_MS, Seen
 from spoter_runtime.live.settings import StreamSettings
 
-# Of a person's resting hands below the shoulders: in the lap 1.4, hanging down 2.5. Without a rest seen in
-# the last seconds the least is taken: only clearly raised hands count then.
-_REST_RANGE: Final = (1.4, 2.5)
+_HANGING: Final = 2.5  # of resting hands below the shoulders, at most; in the lap 1.4
 _REST_SECONDS: Final = 20
 
 Floats = npt.NDArray[np.float64]
@@ -52,15 +50,20 @@ class FindsSegments(Protocol):
 
 
 class RestGate:
-    """Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists."""
+    """Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists.
+
+    A frame in which the wrists are not known keeps the state: up or down. After `BRIDGED_MS` of such frames
+    raised hands count as down since the last frame that showed them.
+    """
 
     def __init__(self, settings: StreamSettings, longest_ms: float | None = None) -> None:
         self._settings = settings
         self._longest_ms = settings.longest_ms if longest_ms is None else longest_ms
         self._lowest: deque[tuple[int, float]] = deque()  # second → the lowest hands in it
-        self._up = False
         self.since: float | None = None  # the hands are up since
-        self._down_since: float | None = None
+        self._last_up_ms = 0.0
+        self._down_since: float | None = None  # the hands rest since; None: they are up, or nothing goes on
+        self._end_ms: float | None = None  # of the segment, if the hands do not come up again
         self._said = self._refused = False
 
     @property
@@ -70,22 +73,29 @@ class RestGate:
 
     @property
     def is_signing(self) -> bool:
-        """Whether the hands are up now, and have been for long enough."""
-        return self._said and self._up
+        """Whether the hands are up in this frame, and have been for long enough."""
+        return self._said and self._end_ms is None
 
     def accept(self, seen: Seen) -> list[Mark]:
         """Take the next frame."""
-        self._up = self._is_up(seen)
-        if self._up:
-            self._down_since = None
-            self.since = seen.t_ms if self.since is None else self.since
-            return self._goes_on(seen.t_ms)
+        t_ms, up = seen.t_ms, self._is_up(seen)
+        if up:
+            self._down_since = self._end_ms = None
+            self._last_up_ms = t_ms
+            self.since = t_ms if self.since is None else self.since
+            return self._goes_on(t_ms)
         if self.since is None:
             return []
-        self._down_since = seen.t_ms if self._down_since is None else self._down_since
-        if seen.t_ms - self._down_since < self._settings.rest_ms:
+        if self._end_ms is None:
+            self._end_ms = self._last_up_ms if up is None else t_ms
+        if self._down_since is None:
+            if up is not None:
+                self._down_since = t_ms
+            elif t_ms - self._last_up_ms > BRIDGED_MS:
+                self._down_since = self._last_up_ms
+        if self._down_since is None or t_ms - self._down_since < self._settings.rest_ms:
             return []
-        return self._close(self._down_since)
+        return self._close(self._end_ms)
 
     def end(self, t_ms: float, code: Literal["", "gap"] = "") -> list[Mark]:
         """End what goes on; after a gap without an answer."""
@@ -95,7 +105,7 @@ class RestGate:
             marks = [Mark("refused", self.since, t_ms, code)]
             self._forget()
             return marks
-        return self._close(t_ms if self._down_since is None else self._down_since)
+        return self._close(t_ms if self._end_ms is None else self._end_ms)
 
     def _goes_on(self, t_ms: float) -> list[Mark]:
         assert self.since is not None
@@ -119,27 +129,28 @@ class RestGate:
         return Mark("end", *(padded if padded[1] - padded[0] >= settings.shortest_ms else (start_ms, end_ms)))
 
     def _forget(self) -> None:
-        self.since = self._down_since = None
-        self._said = self._refused = self._up = False
+        self.since = self._down_since = self._end_ms = None
+        self._said = self._refused = False
 
-    def _is_up(self, seen: Seen) -> bool:
-        settings = self._settings
+    def _is_up(self, seen: Seen) -> bool | None:
+        """Return whether the hands are up; None: the frame does not show them."""
+        settings, was_up = self._settings, self.since is not None and self._down_since is None
         if settings.rest_by == "motion":
-            return seen.speed > (settings.still if self._up else settings.moving)
-        rest = self._rest_height(seen)  # NaN, where nobody is, compares false
-        return seen.height < rest - (settings.fall if self._up else settings.rise)
+            least = settings.still if was_up else settings.moving
+            return None if math.isnan(seen.speed) else seen.speed > least
+        if math.isnan(seen.height):
+            return None
+        return seen.height < self._rest_height(seen) - (settings.fall if was_up else settings.rise)
 
     def _rest_height(self, seen: Seen) -> float:
         second = math.floor(seen.t_ms / 1000)
-        if not math.isnan(seen.height):
-            if not self._lowest or self._lowest[-1][0] != second:
-                self._lowest.append((second, seen.height))
-            elif seen.height > self._lowest[-1][1]:
-                self._lowest[-1] = (second, seen.height)
-        while self._lowest and self._lowest[0][0] < second - _REST_SECONDS:
+        if not self._lowest or self._lowest[-1][0] != second:
+            self._lowest.append((second, seen.height))
+        elif seen.height > self._lowest[-1][1]:
+            self._lowest[-1] = (second, seen.height)
+        while self._lowest[0][0] < second - _REST_SECONDS:
             self._lowest.popleft()
-        low, high = _REST_RANGE
-        return min(max((height for _, height in self._lowest), default=low), high) if self._lowest else low
+        return min(max(height for _, height in self._lowest), _HANGING)
 
 
 class PushGate:

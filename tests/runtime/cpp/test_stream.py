@@ -112,9 +112,23 @@ def test_the_same_events_of_landmarks_that_jump(both):
     for frame in frames:
         frame[rng.random(54) < 0.1] = (0, 0)
         frame[rng.random(54) < 0.1, rng.integers(2)] = np.nan
+        if rng.random() < 0.2:
+            frame[:] = np.nan
     for gate in ("rest", "window"):
         events = check_events(both(gate), zip(times.tolist(), frames, strict=True))
         assert len(events) > 30
+
+
+@pytest.mark.parametrize("rest_by", ["height", "motion"])
+def test_the_same_events_where_tracking_is_lost_inside_and_behind_signs(both, rest_by):
+    frames = signed()
+    for begin, end in ((1300, 1440), (2750, 2990), (2995, 3240), (4600, 6000)):
+        for t_ms, frame in frames:
+            if begin < t_ms < end:
+                frame[:] = np.nan
+    for gate in ("rest", "window"):
+        events = check_events(both(gate, StreamSettings(rest_by=rest_by, partial_ms=0.0)), frames)
+        assert len([event for event in events if event["type"] == "sign_start"]) >= 3
 
 
 def test_times_and_landmarks_that_are_wrong(both):

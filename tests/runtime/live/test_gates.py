@@ -1,15 +1,75 @@
-"""The window gate alone, on scores that are given: which segments it cuts, whatever a model is."""
+"""The gates alone: the rest gate on heights, the window gate on scores that are given."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
 from spoter_runtime.live.frames import Seen
-from spoter_runtime.live.gates import WindowGate
+from spoter_runtime.live.gates import RestGate, WindowGate
 from spoter_runtime.live.settings import StreamSettings
 
 UP, DOWN = 0.3, 2.2  # of the wrists, in shoulder widths below the shoulders
+UNKNOWN = math.nan
+
+
+def rests(*spans, settings=None, fps=30.0, end_ms=3000.0):
+    """Return (start, end, said at) of the rest gate's segments, where `spans` give (from, to, height)."""
+    gate, found = RestGate(settings or StreamSettings(pad_start_ms=0, pad_end_ms=0)), []
+    for t_ms in np.arange(0, end_ms, 1000 / fps).round(3).tolist():
+        (value,) = [height for begin, end, height in spans if begin <= t_ms < end][-1:] or (DOWN,)
+        seen = Seen(t_ms=t_ms, height=value, speed=value, body=True, left_hand=True, right_hand=True)
+        found += [(mark.start_ms, mark.end_ms, t_ms) for mark in gate.accept(seen) if mark.kind == "end"]
+    return found
+
+
+SIGN = (995, 1995, UP)  # in frames at 30 a second: 1000 to 1966.667
+
+
+@pytest.mark.parametrize("lost_ms", [33, 133, 233])
+def test_a_short_loss_of_tracking_ends_no_sign(lost_ms):
+    assert rests(SIGN, (1395, 1395 + lost_ms, UNKNOWN)) == rests(SIGN) == [(1000, 2000, 2100)]
+    moving = StreamSettings(rest_by="motion", pad_start_ms=0, pad_end_ms=0)
+    stretch = (0, 3000, 0.1), (995, 1995, 2.0)
+    lost = rests(*stretch, (1395, 1395 + lost_ms, UNKNOWN), settings=moving)
+    assert lost == rests(*stretch, settings=moving) == [(1000, 2000, 2100)]
+
+
+@pytest.mark.parametrize("fps", [10.0, 30.0, 60.0])
+def test_hands_that_are_not_seen_again_end_the_sign_where_they_were_last_seen_up(fps):
+    ((_, end_ms, said_ms),) = rests(SIGN, (1995, 3000, UNKNOWN), fps=fps)
+    assert end_ms == pytest.approx(1995, abs=1000 / fps)
+    assert end_ms < 1995
+    assert 250 < said_ms - end_ms <= 250 + 1000 / fps + 0.01
+
+
+def test_hands_that_were_seen_going_down_end_the_sign_as_soon_as_if_they_were_seen_all_the_time():
+    assert rests(SIGN, (2030, 3000, UNKNOWN)) == rests(SIGN)
+
+
+def test_hands_that_are_down_after_a_loss_end_the_sign_where_they_were_last_seen_up():
+    assert rests(SIGN, (1995, 2095, UNKNOWN)) == [(1000, 1966.667, 2200)]
+    assert rests(SIGN, (1395, 1795, UNKNOWN)) == [(1000, 1366.667, 1633.333)]  # the rest is too short
+
+
+def test_a_rest_that_is_longer_than_a_loss_may_be_is_waited_for():
+    settings = StreamSettings(rest_ms=400, pad_start_ms=0, pad_end_ms=0)
+    assert rests(SIGN, (1395, 1745, UNKNOWN), settings=settings) == rests(SIGN, settings=settings)
+    ((_, end_ms, said_ms),) = rests(SIGN, (1995, 3000, UNKNOWN), settings=settings)
+    assert (end_ms, said_ms) == (1966.667, 2366.667)
+
+
+def test_no_window_is_asked_while_the_hands_are_not_seen():
+    asked = []
+    gate = WindowGate(StreamSettings(), lambda start_ms, end_ms: (asked.append(end_ms), np.ones(2))[1])
+    for t_ms in np.arange(0, 2000, 1000 / 30).tolist():
+        height = DOWN if t_ms < 300 else UNKNOWN if 1000 <= t_ms < 1200 else UP
+        gate.accept(Seen(t_ms=t_ms, height=height, speed=0.0, body=True, left_hand=True, right_hand=True))
+    assert min(asked) < 900
+    assert max(asked) > 1900
+    assert not [t_ms for t_ms in asked if 1000 <= t_ms < 1200]
 
 
 def segments(score_at, *, up=(1000.0, 4000.0), settings=None):

@@ -59,6 +59,7 @@ def lost():
     times, frames = two_signs()
     frames = frames.copy()
     frames[60:70], frames[44] = np.nan, 0
+    frames[36:40] = frames[85:90] = frames[100:] = np.nan  # inside both signs, and from then on
     frames[91, 3] = 2e4
     return times, frames
 
@@ -81,6 +82,8 @@ CASES = {
 }
 PUSHED = {30: True, 50: False, 60: True, 120: False}
 
+    "lost, motion": (lost, "rest", {"rest_by": "motion"}),
+    "lost, window": (lost, "window", {}),
 
 def same(found, expected):
     """Compare events; scores come from another engine."""

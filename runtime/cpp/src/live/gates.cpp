@@ -6,9 +6,8 @@
 namespace spoter::detail {
 namespace {
 
-// Of a person's resting hands below the shoulders: in the lap 1.4, hanging down 2.5. Without a rest seen in the last
-// seconds the least is taken: only clearly raised hands count then.
-constexpr double rest_least = 1.4, rest_most = 2.5, rest_seconds = 20;
+constexpr double hanging = 2.5;  // of resting hands below the shoulders, at most; in the lap 1.4
+constexpr double rest_seconds = 20;
 
 size_t best_of(const std::vector<double> &shares) {
   return static_cast<size_t>(std::max_element(shares.begin(), shares.end()) - shares.begin());
@@ -17,21 +16,25 @@ size_t best_of(const std::vector<double> &shares) {
 }  // namespace
 
 Marks RestGate::accept(const Seen &seen) {
-  up_ = is_up(seen);
-  if (up_) {
-    down_since_.reset();
-    if (!since_) since_ = seen.t_ms;
-    return goes_on(seen.t_ms);
+  const double t_ms = seen.t_ms;
+  const std::optional<bool> up = is_up(seen);
+  if (up.value_or(false)) {
+    down_since_.reset(), end_ms_.reset();
+    last_up_ms_ = t_ms;
+    if (!since_) since_ = t_ms;
+    return goes_on(t_ms);
   }
   if (!since_) return {};
-  if (!down_since_) down_since_ = seen.t_ms;
-  if (seen.t_ms - *down_since_ < settings_.rest_ms) return {};
-  return close(*down_since_);
+  if (!end_ms_) end_ms_ = up ? t_ms : last_up_ms_;
+  if (!down_since_ && up) down_since_ = t_ms;
+  else if (!down_since_ && t_ms - last_up_ms_ > bridged_ms) down_since_ = last_up_ms_;
+  if (!down_since_ || t_ms - *down_since_ < settings_.rest_ms) return {};
+  return close(*end_ms_);
 }
 
 Marks RestGate::end(double t_ms, const std::string &code) {
   if (!since_) return {};
-  if (code.empty() || !open_since()) return close(down_since_.value_or(t_ms));
+  if (code.empty() || !open_since()) return close(end_ms_.value_or(t_ms));
   const Mark mark = {Mark::refused, *since_, t_ms, code};
   forget();
   return {mark};
@@ -63,27 +66,25 @@ Mark RestGate::padded(double start_ms, double end_ms) const {
 }
 
 void RestGate::forget() {
-  since_.reset(), down_since_.reset();
-  said_ = refused_ = up_ = false;
+  since_.reset(), down_since_.reset(), end_ms_.reset();
+  said_ = refused_ = false;
 }
 
-bool RestGate::is_up(const Seen &seen) {
-  if (settings_.rest_by == "motion") return seen.speed > (up_ ? settings_.still : settings_.moving);
-  // NaN, where nobody is, compares false.
-  return seen.height < rest_height(seen) - (up_ ? settings_.fall : settings_.rise);
+std::optional<bool> RestGate::is_up(const Seen &seen) {
+  const bool was_up = since_ && !down_since_, by_motion = settings_.rest_by == "motion";
+  if (std::isnan(by_motion ? seen.speed : seen.height)) return std::nullopt;
+  if (by_motion) return seen.speed > (was_up ? settings_.still : settings_.moving);
+  return seen.height < rest_height(seen) - (was_up ? settings_.fall : settings_.rise);
 }
 
 double RestGate::rest_height(const Seen &seen) {
   const double second = std::floor(seen.t_ms / 1000);
-  if (!std::isnan(seen.height)) {
-    if (lowest_.empty() || lowest_.back().second != second) lowest_.push_back({second, seen.height});
-    else lowest_.back().height = std::max(lowest_.back().height, seen.height);
-  }
-  while (!lowest_.empty() && lowest_.front().second < second - rest_seconds) lowest_.pop_front();
-  if (lowest_.empty()) return rest_least;
+  if (lowest_.empty() || lowest_.back().second != second) lowest_.push_back({second, seen.height});
+  else lowest_.back().height = std::max(lowest_.back().height, seen.height);
+  while (lowest_.front().second < second - rest_seconds) lowest_.pop_front();
   const auto lowest = std::max_element(lowest_.begin(), lowest_.end(),
                                        [](const Lowest &a, const Lowest &b) { return a.height < b.height; });
-  return std::min(lowest->height, rest_most);
+  return std::min(lowest->height, hanging);
 }
 
 Marks PushGate::accept(const Seen &seen) {

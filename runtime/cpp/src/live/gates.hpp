@@ -33,7 +33,8 @@ class Gate {
   virtual Marks end(double t_ms, const std::string &code) = 0;
 };
 
-// Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists.
+// Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists. A frame in which
+// these are not known keeps the state; see gates.py.
 class RestGate : public Gate {
  public:
   RestGate(const StreamSettings &settings, double longest_ms) : settings_(settings), longest_ms_(longest_ms) {}
@@ -43,14 +44,14 @@ class RestGate : public Gate {
   Marks end(double t_ms, const std::string &code) override;
 
   std::optional<double> since() const { return since_; }  // the hands are up since
-  bool is_signing() const { return said_ && up_; }        // the hands are up now, and have been for long enough
+  bool is_signing() const { return said_ && !end_ms_; }   // the hands are up in this frame, for long enough
 
  private:
   Marks goes_on(double t_ms);
   Marks close(double end_ms);
   Mark padded(double start_ms, double end_ms) const;
   void forget();
-  bool is_up(const Seen &seen);
+  std::optional<bool> is_up(const Seen &seen);  // nothing: the frame does not show the hands
   double rest_height(const Seen &seen);
 
   const StreamSettings &settings_;
@@ -59,8 +60,9 @@ class RestGate : public Gate {
     double second, height;
   };
   std::deque<Lowest> lowest_;  // the lowest hands in each second
-  std::optional<double> since_, down_since_;
-  bool up_ = false, said_ = false, refused_ = false;
+  std::optional<double> since_, down_since_, end_ms_;
+  double last_up_ms_ = 0;
+  bool said_ = false, refused_ = false;
 };
 
 // The application says when a sign begins and ends.

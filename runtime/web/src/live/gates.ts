@@ -1,10 +1,10 @@
 /** Gates: what a frame shows → where a sign begins and ends. They know times and heights, and no labels. */
 
 import { argmax } from "../decision.ts";
-import type { Seen } from "./frames.ts";
+import { BRIDGED_MS, type Seen } from "./frames.ts";
 import type { StreamSettings } from "./settings.ts";
 
-const REST_RANGE = [1.4, 2.5] as const;
+const HANGING = 2.5; // of resting hands below the shoulders, at most
 const REST_SECONDS = 20;
 
 /** What a gate found: a sign has begun, it has ended, or it is refused. */
@@ -28,12 +28,18 @@ export interface FindsSegments {
   end(t_ms: number, code?: "" | "gap"): Mark[] | Promise<Mark[]>;
 }
 
-/** Between hands at rest, by the height or speed of the wrists. */
+/**
+ * Between hands at rest, by the height or speed of the wrists. A frame in which these are not known keeps the state; after
+ * `BRIDGED_MS` of such frames raised hands count as down since the last frame that showed them.
+ */
 export class RestGate implements FindsSegments {
   since: number | null = null;
   private readonly lowest: [number, number][] = [];
-  private up = false;
+  private lastUpMs = 0;
+  /** The hands rest since; null: they are up, or nothing goes on. */
   private downSince: number | null = null;
+  /** Of the segment, if the hands do not come up again. */
+  private endMs: number | null = null;
   private said = false;
   private refused = false;
 
@@ -44,19 +50,22 @@ export class RestGate implements FindsSegments {
   }
 
   get isSigning(): boolean {
-    return this.said && this.up;
+    return this.said && this.endMs === null;
   }
 
   accept(seen: Seen): Mark[] {
-    this.up = this.isUp(seen);
-    if (this.up) {
-      this.downSince = null;
-      this.since ??= seen.t_ms;
-      return this.goesOn(this.since, seen.t_ms);
+    const { t_ms } = seen, up = this.isUp(seen);
+    if (up) {
+      this.downSince = this.endMs = null;
+      this.lastUpMs = t_ms;
+      this.since ??= t_ms;
+      return this.goesOn(this.since, t_ms);
     }
     if (this.since === null) return [];
-    this.downSince ??= seen.t_ms;
-    return seen.t_ms - this.downSince < this.settings.rest_ms ? [] : this.close(this.downSince);
+    this.endMs ??= up === null ? this.lastUpMs : t_ms;
+    if (up !== null) this.downSince ??= t_ms;
+    else if (t_ms - this.lastUpMs > BRIDGED_MS) this.downSince ??= this.lastUpMs;
+    return this.downSince === null || t_ms - this.downSince < this.settings.rest_ms ? [] : this.close(this.endMs);
   }
 
   end(t_ms: number, code: "" | "gap" = ""): Mark[] {
@@ -66,7 +75,7 @@ export class RestGate implements FindsSegments {
       this.forget();
       return marks;
     }
-    return this.close(this.downSince ?? t_ms);
+    return this.close(this.endMs ?? t_ms);
   }
 
   private goesOn(since: number, t_ms: number): Mark[] {
@@ -94,27 +103,24 @@ export class RestGate implements FindsSegments {
   }
 
   private forget(): void {
-    this.since = this.downSince = null;
-    this.said = this.refused = this.up = false;
+    this.since = this.downSince = this.endMs = null;
+    this.said = this.refused = false;
   }
 
-  private isUp(seen: Seen): boolean {
-    const s = this.settings;
-    if (s.rest_by === "motion") return seen.speed > (this.up ? s.still : s.moving);
-    return seen.height < this.restHeight(seen) - (this.up ? s.fall : s.rise);
+  /** Return whether the hands are up; null: the frame does not show them. */
+  private isUp(seen: Seen): boolean | null {
+    const s = this.settings, wasUp = this.since !== null && this.downSince === null;
+    if (s.rest_by === "motion") return Number.isNaN(seen.speed) ? null : seen.speed > (wasUp ? s.still : s.moving);
+    return Number.isNaN(seen.height) ? null : seen.height < this.restHeight(seen) - (wasUp ? s.fall : s.rise);
   }
 
   private restHeight(seen: Seen): number {
     const second = Math.floor(seen.t_ms / 1000);
     const last = this.lowest.at(-1);
-    if (!Number.isNaN(seen.height)) {
-      if (!last || last[0] !== second) this.lowest.push([second, seen.height]);
-      else last[1] = Math.max(last[1], seen.height);
-    }
-    while (this.lowest.length && this.lowest[0][0] < second - REST_SECONDS) this.lowest.shift();
-    const [low, high] = REST_RANGE;
-    if (!this.lowest.length) return low;
-    return Math.min(Math.max(...this.lowest.map(([, height]) => height)), high);
+    if (!last || last[0] !== second) this.lowest.push([second, seen.height]);
+    else last[1] = Math.max(last[1], seen.height);
+    while (this.lowest[0][0] < second - REST_SECONDS) this.lowest.shift();
+    return Math.min(Math.max(...this.lowest.map(([, height]) => height)), HANGING);
   }
 }
 
