@@ -13,7 +13,7 @@ from spoter_runtime import Label, Recognizer
 from spoter_runtime.errors import DataError
 from spoter_toolkit.data.dataset import Origin, read_dataset
 from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
-from spoter_toolkit.streams.evaluation import NOBODY, NONE, RESTS, UNKNOWN, evaluate_streams
+from spoter_toolkit.streams.evaluation import MIXED, NOBODY, NONE, RESTS, UNKNOWN, evaluate_streams
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,20 @@ def data(recognizer, tmp_path_factory):
     return written(folder, clips).folder
 
 
-def written(folder, clips):
+def written(folder, clips, **origin):
     labels = [Label(name=name) for name in sorted({clip.label for clip in clips})]
-    return write_dataset(folder, clips, labels=labels, coordinates="image", origin=Origin(kind="test"))
+    return write_dataset(
+        folder, clips, labels=labels, coordinates="image", origin=Origin(kind="test", **origin)
+    )
 
 
 def test_a_model_that_knows_the_clips_finds_them(recognizer, data):
     found = evaluate_streams(recognizer, read_dataset(data), source=data, split="all", minutes=0.5)
     scores = {one.name.rpartition(" (")[0]: one for one in found.scores}
-    assert scores[RESTS].f1[0.5] > 0.8
-    assert scores[RESTS].delay_ms[1] < 600
+    assert scores[MIXED].f1[0.5] > 0.8
+    assert scores[MIXED].delay_ms[1] < 600
     for rate in ("10 fps", "15 fps", "60 fps", "20% lost"):
-        assert scores[f"{RESTS}, {rate}"].f1[0.25] > scores[RESTS].f1[0.25] - 0.25
+        assert scores[f"{MIXED}, {rate}"].f1[0.25] > scores[MIXED].f1[0.25] - 0.25
     assert scores[NOBODY].said == scores[NONE].said == 0
     assert scores[UNKNOWN].false_alarms_per_minute > 5  # without calibration each is taken for a sign
     missed = [missed for _, missed, _ in found.det]
@@ -80,12 +82,29 @@ def test_the_command_prints_it_and_draws_a_page(bundle_folder, data, tmp_path):
     done = spoter_kit(tmp_path, "eval", bundle_folder, *options, "-o", "streams.html")
     assert done.returncode == 0, done.stderr
     assert "false alarms a minute" in done.stdout
-    assert "the streams are simulated" in done.stderr
+    assert " at IoU 0.5, " in done.stdout
+    assert "the streams are simulated: real clips" in done.stderr
     page = (tmp_path / "streams.html").read_text()
     assert 'class="timeline"' in page
     assert "signs missed" in page
     found = json.loads(spoter_kit(tmp_path, "eval", bundle_folder, *options, "--json").stdout)
     assert found["simulated"]
     assert found["streams"][0]["f1"]["0.5"] > 0.5
+    assert not found["synthetic"]
     wrong = spoter_kit(tmp_path, "eval", bundle_folder, *options, "-o", "streams.png")
     assert (wrong.returncode, "-o streams.html" in wrong.stderr) == (2, True)
+
+
+def test_generated_clips_and_missing_kinds_are_said(recognizer, bundle_folder, tmp_path):
+    (label, poses), *_ = clips_of(recognizer)
+    clip = NewClip(id="c", label=label, signer="s", fps=30.0, poses_TLD=poses)
+    folder = written(tmp_path / "made", [clip], synthetic=True).folder
+    options = ("--data", folder, "--split", "all", "--stream", "--minutes", "0.1", "-o", "streams.html")
+    done = spoter_kit(tmp_path, "eval", bundle_folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert "generated clips in random order" in done.stderr
+    said = [line.partition(" (")[0].strip() for line in done.stdout.splitlines() if "a minute" in line]
+    assert said == [RESTS, "signs without rests", NOBODY]
+    page = (tmp_path / "streams.html").read_text()
+    assert "real clips" not in page
+    assert "none clips" not in page

@@ -193,14 +193,14 @@ def _eval_streams(
     if json:
         emit_json(found.as_json())
         return found.scores[0].f1[0.5]
-    for one in found.scores[:5]:
-        says = f"F1 {one.f1[0.5]:.3f}, " if one.signs else ""
+    for one in found.plain:
+        says = f"F1 {one.f1[0.5]:.3f} at IoU 0.5, " if one.signs else ""
         tell(f"{one.name}: {says}{one.false_alarms_per_minute:.2f} false alarms a minute")
     if delay := found.scores[0].delay_ms:
         tell(f"delay from a sign's end: {delay[0]:.0f} ms, 95 % within {delay[1]:.0f} ms")
     if is_verbose():
         emit_table("", COLUMNS, rows_of(found.scores))
-    say("the streams are simulated: real clips, made rests and movements between")
+    say(found.made_of)
     if out:
         say(f"page: {out}")
     return found.scores[0].f1[0.5]

@@ -26,8 +26,8 @@ LOST: Final = 0.2  # share of the frames
 _NONE_SHARE: Final = 0.25  # of the pieces between signs
 _IN_A_ROW: Final = 8  # signs without a rest between
 
-RESTS, NO_RESTS, NONE, UNKNOWN, NOBODY = (
-    *("signs with rests and none clips", "signs without rests"),
+RESTS, MIXED, NO_RESTS, NONE, UNKNOWN, NOBODY = (
+    *("signs with rests", "signs with rests and none clips", "signs without rests"),
     *("none clips", "signs that the model does not know", "nobody signs"),
 )
 
@@ -37,6 +37,7 @@ class StreamEvaluation:
     """How well a model finds the signs in streams.
 
     Attributes:
+        synthetic: nobody signed the clips, they were generated.
         scores: of each stream, the first with rests.
         det: (threshold, share of signs missed, false alarms a minute); empty without other clips.
         delays_ms: of each sign that was said in the first stream.
@@ -47,11 +48,23 @@ class StreamEvaluation:
     backend: str
     data: Path
     split: str
+    synthetic: bool
     settings: StreamSettings
     scores: tuple[StreamScores, ...]
     det: tuple[tuple[float, float, float], ...]
     delays_ms: tuple[float, ...]
     shown: tuple[MadeStream, tuple[AnyEvent, ...]]
+
+    @property
+    def plain(self) -> tuple[StreamScores, ...]:
+        """The scores without those of the first stream at other frame rates and with lost frames."""
+        return self.scores[: -len(RATES) - 1]
+
+    @property
+    def made_of(self) -> str:
+        """Return what the streams are made of, in words."""
+        kind = "generated" if self.synthetic else "real"
+        return f"the streams are simulated: {kind} clips in random order, made rests and movements between"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the picture's stream, as plain JSON values."""
@@ -61,6 +74,7 @@ class StreamEvaluation:
             "data": str(self.data),
             "split": self.split,
             "simulated": True,
+            "synthetic": self.synthetic,
             "settings": self.settings.as_json(),
             "streams": [one.as_json() for one in self.scores],
             "det": [
@@ -114,6 +128,7 @@ def evaluate_streams(
         backend=recognizer.runner.name,
         data=dataset.folder,
         split=split,
+        synthetic=dataset.origin.synthetic,
         settings=settings,
         scores=tuple(scores),
         det=tuple(det_curve(ran[0], others)) if others else (),
@@ -172,7 +187,7 @@ def _streams(pieces: dict[Kind, list[Piece]], minutes: float, seed: int) -> Iter
         for sign in signs
         for piece in (sign, *_drawn(pieces["none"], 0, 1, rng, least=int(rng.random() < _NONE_SHARE)))
     ]
-    rests = compose(RESTS, mixed, rng)
+    rests = compose(MIXED if pieces["none"] else RESTS, mixed, rng)
     yield rests, "rest"
     row = _drawn(pieces["sign"], minutes, 1.0, rng)
     yield compose(NO_RESTS, row, rng, in_a_row=_IN_A_ROW), "window"

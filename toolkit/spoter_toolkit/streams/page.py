@@ -55,7 +55,7 @@ def html_from_streams(found: StreamEvaluation) -> str:
         about=f"Made of the {found.split} clips of {found.data.name}.",
         lead=[_timeline(*found.shown)],
         caveats=[
-            "The streams are simulated: real clips in random order, with made rests and movements between.",
+            f"{found.made_of[0].upper()}{found.made_of[1:]}.",
             "They show the model new people only where no clip's signer was in its training data.",
         ],
         sections=[
