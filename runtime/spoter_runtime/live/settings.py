@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any, Final, Literal, get_args
 
 from spoter_runtime.errors import ConfigError, nearest_known
+from spoter_runtime.strict import shown
 
 Gate = Literal["rest", "window", "push"]
 RestBy = Literal["height", "motion"]
 GATES: Final = get_args(Gate)
+
+
+# The least and the most of each number. What a stream keeps grows with the times up to a minute.
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "fps": (0.1, 1000),
+    **dict.fromkeys(("rise", "fall", "moving", "still"), (0, 1000)),
+    "shortest_ms": (0, 3_600_000),
+    "rest_ms": (0, 60_000),
+    "longest_ms": (1, 3_600_000),
+    **dict.fromkeys(("pad_start_ms", "pad_end_ms"), (-60_000, 60_000)),
+    "window_ms": (1, 60_000),
+    "hop_ms": (1, 60_000),
+    **dict.fromkeys(("smooth_ms", "hold_ms"), (0, 60_000)),
+    "valley": (0, 1),
+    **dict.fromkeys(("partial_ms", "tracking_ms"), (0, 3_600_000)),
+    "gap_ms": (1, 60_000),
+    **dict.fromkeys(("least_hands", "least_probability"), (0, 1)),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +90,13 @@ class StreamSettings:
         """
         if self.rest_by not in get_args(RestBy):
             raise ConfigError(f"rest_by={self.rest_by!r}: expected {' or '.join(get_args(RestBy))}")
-        for name in ("fps", "shortest_ms", "longest_ms", "window_ms", "hop_ms", "gap_ms"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected more than 0")
-        for name, least, most in (("fps", 0.1, 1000), ("hop_ms", 1, 3.6e6), ("longest_ms", 1, 3.6e6)):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected {least:g}..{most:g}")
-        for name in ("rest_ms", "smooth_ms", "hold_ms", "partial_ms", "tracking_ms"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected 0 or more")
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ConfigError(f"{name}={shown(value)}: expected a number")
+            if not least <= value <= most:
+                raise ConfigError(f"{name}={shown(value)}: expected {least:g}..{most:.0f}")
+            object.__setattr__(self, name, float(value))  # also numpy's, which JSON cannot hold
         for low, high in (("fall", "rise"), ("still", "moving"), ("shortest_ms", "longest_ms")):
             if not 0 < getattr(self, low) < getattr(self, high):
                 found = f"{low}={getattr(self, low)!r}, {high}={getattr(self, high)!r}"

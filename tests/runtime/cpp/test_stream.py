@@ -242,6 +242,11 @@ def test_wrong_settings_are_refused_in_the_words_of_python(bundle_folder, monkey
     given = {}
     monkeypatch.setattr(StreamSettings, "as_json", lambda self: given)
     for changed in WRONG:
+    {"pad_end_ms": -1e9},
+    {"least_probability": 90.0},
+    {"least_hands": -0.1},
+    {"valley": 1.5},
+    {"gap_ms": 1e300},
         with pytest.raises(ConfigError) as expected:
             SignStream(python, settings=StreamSettings(**changed))
         given = changed

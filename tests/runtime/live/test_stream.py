@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import tracemalloc
 
@@ -375,7 +376,13 @@ def test_memory_is_bounded(recognizer):
         ({"fall": 0.8}, "fall"),
         ({"fps": 0}, "fps"),
         ({"rest_by": "x"}, "rest_by"),
-        ({"rest_ms": -1}, "rest_ms"),
+        ({"rest_ms": -1}, r"rest_ms=-1: expected 0\.\.60000"),
+        ({"least_probability": 90}, r"least_probability=90: expected 0\.\.1"),
+        ({"pad_end_ms": float("nan")}, r"pad_end_ms=nan: expected -60000\.\.60000"),
+        ({"gap_ms": 1e300}, r"gap_ms=1e\+300: expected 1\.\.60000"),
+        ({"longest_ms": 10**400}, r"longest_ms=1000\S+: expected 1\.\.3600000"),
+        ({"valley": "deep"}, "valley='deep': expected a number"),
+        ({"hold_ms": True}, "hold_ms=True: expected a number"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, named):
@@ -383,3 +390,14 @@ def test_settings_out_of_range_are_named(settings, named):
         StreamSettings(**settings)
     with pytest.raises(ConfigError, match="gate 'x'"):
         SignStream(None, "x")
+
+
+def test_each_number_of_the_settings_has_a_range_and_is_a_float():
+    settings = StreamSettings(rest_ms=np.float32(120), fps=25)
+    values = settings.as_json()
+    assert json.loads(json.dumps(values)) == values
+    for name in values.keys() - {"rest_by"}:
+        assert type(values[name]) is float
+        for wrong in (1e300, -1e300, np.nan):
+            with pytest.raises(ConfigError, match=rf"{name}=\S+: expected \S+\.\.\d"):
+                StreamSettings(**{name: wrong})

@@ -177,7 +177,7 @@ def test_wrong_settings_gates_and_frames_are_refused(page):
     ]
     for settings, reason in (
         ({"rset_ms": 1}, "no setting 'rset_ms'; there are fps"),
-        ({"fps": 0}, "fps=0: expected more than 0"),
+        ({"fps": 0}, "fps=0.0: expected 0.1..1000"),
         ({"rise": "high"}, 'rise: expected a number, got "high"'),
         ({"fall": 0.9}, "fall=0.9, rise=0.7: expected 0 < fall < rise"),
     ):
@@ -186,6 +186,9 @@ def test_wrong_settings_gates_and_frames_are_refused(page):
         assert made[1].startswith(reason)
     for frame, reason in (
         ("[1, 2]", "frame: expected 54 points or 108 numbers, got 2 values"),
+        ({"least_probability": 90}, "least_probability=90.0: expected 0..1"),
+        ({"gap_ms": 1e300}, "gap_ms=1e+300: expected 1..60000"),
+        ({"pad_end_ms": -1e9}, "pad_end_ms=-1000000000.0: expected -60000..60000"),
         ("7", "frame: exp"),
     ):
         made = refused(f"await new spoter.SignStream(recognizer).accept({frame}, 0)")

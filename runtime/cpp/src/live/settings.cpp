@@ -12,31 +12,32 @@ namespace {
 using Number = double StreamSettings::*;
 struct Setting {
   const char *name;
-  Number number;  // of rest_by none
+  Number number = nullptr;  // of rest_by none
+  double least = 0, most = 0;
 };
 
 constexpr Setting known[] = {
-    {"fps", &StreamSettings::fps},
-    {"rest_by", nullptr},
-    {"rise", &StreamSettings::rise},
-    {"fall", &StreamSettings::fall},
-    {"moving", &StreamSettings::moving},
-    {"still", &StreamSettings::still},
-    {"shortest_ms", &StreamSettings::shortest_ms},
-    {"rest_ms", &StreamSettings::rest_ms},
-    {"longest_ms", &StreamSettings::longest_ms},
-    {"pad_start_ms", &StreamSettings::pad_start_ms},
-    {"pad_end_ms", &StreamSettings::pad_end_ms},
-    {"window_ms", &StreamSettings::window_ms},
-    {"hop_ms", &StreamSettings::hop_ms},
-    {"smooth_ms", &StreamSettings::smooth_ms},
-    {"hold_ms", &StreamSettings::hold_ms},
-    {"valley", &StreamSettings::valley},
-    {"partial_ms", &StreamSettings::partial_ms},
-    {"tracking_ms", &StreamSettings::tracking_ms},
-    {"gap_ms", &StreamSettings::gap_ms},
-    {"least_hands", &StreamSettings::least_hands},
-    {"least_probability", &StreamSettings::least_probability},
+    {"fps", &StreamSettings::fps, 0.1, 1000},
+    {"rest_by"},
+    {"rise", &StreamSettings::rise, 0, 1000},
+    {"fall", &StreamSettings::fall, 0, 1000},
+    {"moving", &StreamSettings::moving, 0, 1000},
+    {"still", &StreamSettings::still, 0, 1000},
+    {"shortest_ms", &StreamSettings::shortest_ms, 0, 3.6e6},
+    {"rest_ms", &StreamSettings::rest_ms, 0, 60000},
+    {"longest_ms", &StreamSettings::longest_ms, 1, 3.6e6},
+    {"pad_start_ms", &StreamSettings::pad_start_ms, -60000, 60000},
+    {"pad_end_ms", &StreamSettings::pad_end_ms, -60000, 60000},
+    {"window_ms", &StreamSettings::window_ms, 1, 60000},
+    {"hop_ms", &StreamSettings::hop_ms, 1, 60000},
+    {"smooth_ms", &StreamSettings::smooth_ms, 0, 60000},
+    {"hold_ms", &StreamSettings::hold_ms, 0, 60000},
+    {"valley", &StreamSettings::valley, 0, 1},
+    {"partial_ms", &StreamSettings::partial_ms, 0, 3.6e6},
+    {"tracking_ms", &StreamSettings::tracking_ms, 0, 3.6e6},
+    {"gap_ms", &StreamSettings::gap_ms, 1, 60000},
+    {"least_hands", &StreamSettings::least_hands, 0, 1},
+    {"least_probability", &StreamSettings::least_probability, 0, 1},
 };
 
 [[noreturn]] void wrong(std::string message) { fail(SPOTER_CONFIG_ERROR, std::move(message)); }
@@ -52,17 +53,9 @@ const Setting &find(std::string_view name) {
 void check_ranges(const StreamSettings &settings) {
   const auto value = [&](const char *name) { return settings.*find(name).number; };
   const auto told = [&](const char *name) { return std::string(name) + "=" + number_in_words(value(name)); };
-  for (const char *name : {"fps", "shortest_ms", "longest_ms", "window_ms", "hop_ms", "gap_ms"})
-    if (!(value(name) > 0)) wrong(told(name) + ": expected more than 0");
-  struct Range {
-    const char *name;
-    double least, most;
-  };
-  for (const auto &[name, least, most] : {Range{"fps", 0.1, 1000}, {"hop_ms", 1, 3.6e6}, {"longest_ms", 1, 3.6e6}})
-    if (value(name) < least || value(name) > most)
-      wrong(told(name) + ": expected " + general(least) + ".." + general(most));
-  for (const char *name : {"rest_ms", "smooth_ms", "hold_ms", "partial_ms", "tracking_ms"})
-    if (!(value(name) >= 0)) wrong(told(name) + ": expected 0 or more");
+  for (const auto &[name, number, least, most] : known)
+    if (number && !(least <= settings.*number && settings.*number <= most))
+      wrong(told(name) + ": expected " + general(least) + ".." + fixed(most, 0));
   for (const auto &[low, high] :
        {std::pair("fall", "rise"), std::pair("still", "moving"), std::pair("shortest_ms", "longest_ms")})
     if (!(0 < value(low) && value(low) < value(high)))

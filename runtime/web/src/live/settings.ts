@@ -1,6 +1,7 @@
 /** Settings of a stream: times in milliseconds, lengths in shoulder widths, never frames or pixels. */
 
 import { ConfigError } from "../errors.ts";
+import { floatText } from "../python.ts";
 
 export type Gate = "rest" | "window" | "push";
 export const GATES: readonly Gate[] = ["rest", "window", "push"];
@@ -32,6 +33,30 @@ export const DEFAULTS = {
 
 export type StreamSettings = typeof DEFAULTS;
 
+/** The least and the most of each number, as in Python. */
+const RANGES: Record<Exclude<keyof StreamSettings, "rest_by">, readonly [number, number]> = {
+  fps: [0.1, 1000],
+  rise: [0, 1000],
+  fall: [0, 1000],
+  moving: [0, 1000],
+  still: [0, 1000],
+  shortest_ms: [0, 3_600_000],
+  rest_ms: [0, 60_000],
+  longest_ms: [1, 3_600_000],
+  pad_start_ms: [-60_000, 60_000],
+  pad_end_ms: [-60_000, 60_000],
+  window_ms: [1, 60_000],
+  hop_ms: [1, 60_000],
+  smooth_ms: [0, 60_000],
+  hold_ms: [0, 60_000],
+  valley: [0, 1],
+  partial_ms: [0, 3_600_000],
+  tracking_ms: [0, 3_600_000],
+  gap_ms: [1, 60_000],
+  least_hands: [0, 1],
+  least_probability: [0, 1],
+};
+
 /** Return all settings, with a longest sign that the model takes. */
 export function fittedSettings(given: Record<string, unknown>, maxFrames: number): StreamSettings {
   const names = Object.keys(DEFAULTS) as (keyof StreamSettings)[];
@@ -49,10 +74,10 @@ export function fittedSettings(given: Record<string, unknown>, maxFrames: number
 
 function check(s: StreamSettings): void {
   if (s.rest_by !== "height" && s.rest_by !== "motion") throw new ConfigError(`rest_by='${s.rest_by as string}': expected height or motion`);
-  for (const name of ["fps", "shortest_ms", "longest_ms", "window_ms", "hop_ms", "gap_ms"] as const)
-    if (!(s[name] > 0 && s[name] < Infinity)) throw new ConfigError(`${name}=${s[name]}: expected more than 0`);
-  for (const name of ["rest_ms", "smooth_ms", "hold_ms", "partial_ms", "tracking_ms"] as const)
-    if (!(s[name] >= 0 && s[name] < Infinity)) throw new ConfigError(`${name}=${s[name]}: expected 0 or more`);
+  for (const [name, [least, most]] of Object.entries(RANGES)) {
+    const value = s[name as keyof typeof RANGES];
+    if (!(least <= value && value <= most)) throw new ConfigError(`${name}=${floatText(value)}: expected ${least}..${most}`);
+  }
   for (const [low, high] of [["fall", "rise"], ["still", "moving"], ["shortest_ms", "longest_ms"]] as const)
-    if (!(s[low] > 0 && s[low] < s[high])) throw new ConfigError(`${low}=${s[low]}, ${high}=${s[high]}: expected 0 < ${low} < ${high}`);
+    if (!(s[low] > 0 && s[low] < s[high])) throw new ConfigError(`${low}=${floatText(s[low])}, ${high}=${floatText(s[high])}: expected 0 < ${low} < ${high}`);
 }
