@@ -44,15 +44,6 @@ std::string below(double value, double least) {
   return fixed(value, digits) + " below " + fixed(least, digits);
 }
 
-double hand_share(const std::vector<float> &clip) {
-  constexpr size_t first_hand = 12;
-  const size_t frames = clip.size() / SPOTER_FEATURES;
-  size_t shown = 0;
-  for (size_t t = 0; t < frames; ++t)
-    shown += any_detected(clip.data() + t * SPOTER_FEATURES + 2 * first_hand, SPOTER_LANDMARKS - first_hand);
-  return double(shown) / double(frames);
-}
-
 // The correlation of logits with typical ones; 1 where either are all equal.
 double likeness(const float *logits, const std::vector<double> &typical) {
   const size_t count = typical.size();
@@ -68,6 +59,15 @@ double likeness(const float *logits, const std::vector<double> &typical) {
 }
 
 }  // namespace
+
+double hand_share(const std::vector<float> &clip) {
+  constexpr size_t first_hand = 12;
+  const size_t frames = clip.size() / SPOTER_FEATURES;
+  size_t shown = 0;
+  for (size_t t = 0; t < frames; ++t)
+    shown += any_detected(clip.data() + t * SPOTER_FEATURES + 2 * first_hand, SPOTER_LANDMARKS - first_hand);
+  return double(shown) / double(frames);
+}
 
 bool detected(const float *point) {
   return !std::isnan(point[0]) && !std::isnan(point[1]) && (point[0] != 0 || point[1] != 0);

@@ -23,6 +23,8 @@ void check_frame(const float *landmarks, const std::string &where);
 
 bool detected(const float *point);  // not where it is exactly (0, 0), or NaN in x or y
 
+double hand_share(const std::vector<float> &clip);  // the share of frames in which a point of a hand was detected
+
 std::vector<double> softmax(const float *logits, size_t count, double temperature = 1);
 
 struct Decision {

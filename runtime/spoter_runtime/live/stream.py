@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.decision import softmax
+from spoter_runtime.decision import hand_share, softmax
 from spoter_runtime.errors import ConfigError, InputError, SpoterError
-from spoter_runtime.landmarks import BODY, NUM_LANDMARKS, Float32Array, array_from, check_coordinates
+from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array, array_from, check_coordinates
 from spoter_runtime.live.events import (
     Abstain,
     AbstainCode,
@@ -317,7 +317,7 @@ class SignStream:
     def _answer(self, start_ms: float, end_ms: float, t_ms: float) -> None:
         """Recognise a segment, and say a sign or why not."""
         clip_TLD = self._cut(start_ms, end_ms)
-        hands = float(np.isfinite(clip_TLD[:, BODY.stop :, 0]).any(axis=1).mean())
+        hands = hand_share(clip_TLD)
         if hands < self.settings.least_hands:
             reason = (
                 f"a hand was found in {hands:.0%} of the frames, less than {self.settings.least_hands:.0%}"

@@ -14,22 +14,9 @@ namespace {
 
 constexpr size_t most_events = 4096;  // that wait; older ones are lost
 constexpr size_t most_best = 5;
-constexpr size_t first_hand = 12;
+constexpr size_t many = 10;  // frames that come too soon: no camera is that fast
 constexpr const char *uncalibrated =
     "the bundle has no calibration: every segment is answered with a sign, also one that is none";
-
-// The share of frames in which a hand was found.
-double hands_in(const std::vector<float> &clip) {
-  const size_t frames = clip.size() / SPOTER_FEATURES;
-  size_t shown = 0;
-  for (size_t t = 0; t < frames; ++t)
-    for (size_t i = first_hand; i < SPOTER_LANDMARKS; ++i)
-      if (std::isfinite(clip[t * SPOTER_FEATURES + 2 * i])) {
-        ++shown;
-        break;
-      }
-  return double(shown) / double(frames);
-}
 
 std::string percent(double share) { return fixed(100 * share, 0) + "%"; }
 
@@ -246,7 +233,7 @@ void SignStream::partial(double start_ms, double t_ms) {
 // Recognises a segment, and says a sign or why not.
 void SignStream::answer(double start_ms, double end_ms, double t_ms) {
   const std::vector<float> clip = cut(start_ms, end_ms);
-  if (const double hands = hands_in(clip); hands < settings_.least_hands)
+  if (const double hands = hand_share(clip); hands < settings_.least_hands)
     return abstain(
         start_ms, end_ms, t_ms, "tracking",
         "a hand was found in " + percent(hands) + " of the frames, less than " + percent(settings_.least_hands),
