@@ -228,7 +228,10 @@ def _at(where: str, name: str) -> str:
 
 def shown(value: Any) -> str:
     """Return a wrong value for a message: cut, and in one line."""
-    text = repr(value) if not isinstance(value, (dict, list)) else json.dumps(value)
+    try:
+        text = repr(value) if not isinstance(value, (dict, list)) else json.dumps(value)
+    except ValueError:  # more digits than Python writes
+        text = "a whole number of thousands of digits"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

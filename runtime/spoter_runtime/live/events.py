@@ -138,7 +138,7 @@ class Abstain(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped(Event):
-    """The source dropped frames before this one, so that none had to wait."""
+    """Frames are missing before this one: the source dropped them, or they came too soon after another."""
 
     type: ClassVar[str] = "dropped"
     frames: int

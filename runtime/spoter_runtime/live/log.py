@@ -97,6 +97,8 @@ def read_frames(path: Path | str) -> Iterator[LogFrame]:
             where = f"{path}, line {number}"
             if not (line := _line(file, where)).endswith("\n"):  # the recording was killed while it wrote
                 return
+            if line.isspace():
+                continue
             yield _frame_of(_object(line, where), where)
 
 

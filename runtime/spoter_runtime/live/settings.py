@@ -102,6 +102,16 @@ class StreamSettings:
                 found = f"{low}={getattr(self, low)!r}, {high}={getattr(self, high)!r}"
                 raise ConfigError(f"{found}: expected 0 < {low} < {high}")
 
+    def fitted(self, max_frames: int) -> StreamSettings:
+        """Return the settings with a longest sign that a model of so many frames takes.
+
+        Raises:
+            ConfigError: not even the shortest sign fits.
+        """
+        padding = max(self.pad_start_ms, 0) + max(self.pad_end_ms, 0)
+        most_ms = 1000 * (max_frames - 1) / self.fps - padding
+        return replace(self, longest_ms=min(self.longest_ms, most_ms))
+
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)

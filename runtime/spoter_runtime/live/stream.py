@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 import threading
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,18 +26,20 @@ from spoter_runtime.live.events import (
     Ready,
     Sign,
     SignStart,
-    Tracking,
 )
-from spoter_runtime.live.frames import MOST_FPS, Frames, Seen, with_nan
+from spoter_runtime.live.frames import MOST_FPS, Frames, with_nan
 from spoter_runtime.live.gates import FindsSegments, Mark, PushGate, RestGate, WindowGate
 from spoter_runtime.live.settings import GATES, Gate, StreamSettings
+from spoter_runtime.live.tracking import TrackingReport
+from spoter_runtime.strict import shown
 
 if TYPE_CHECKING:
     from spoter_runtime.camera.clips import FindsLandmarks
     from spoter_runtime.recognizer import Prediction, Recognizer
 
-MOST_EVENTS: Final = 4096  # that wait for `events`; older ones are lost
+MOST_EVENTS: Final = 4096  # that wait for `events`; older ones are lost, but not `Ready`
 _BEST: Final = 5
+_MANY: Final = 10  # frames that come too soon: no camera is that fast
 _UNCALIBRATED: Final = (
     "the bundle has no calibration: every segment is answered with a sign, also one that is none"
 )
@@ -52,6 +55,7 @@ class SignStream:
         settings: with a longest sign that the model takes.
         landmarks: of the last frame, (54, 2); None where it was left out.
         persons: in the last frame; None where that is not known.
+        dropped: frames before the last one that the source dropped, or that came too soon.
     """
 
     def __init__(
@@ -81,18 +85,20 @@ class SignStream:
         self._landmarker = landmarker
         names = [label.name for label in recognizer.labels]
         self._background = [names.index(name) for name in recognizer.background]
-        self.settings = _fitting(settings or StreamSettings(), recognizer.contract.max_frames)
+        self.settings = (settings or StreamSettings()).fitted(recognizer.contract.max_frames)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: another video begins, or another thread takes over."""
         self._owner: int | None = None
-        self._pending: deque[AnyEvent] = deque(maxlen=MOST_EVENTS)
+        self._pending: deque[AnyEvent] = deque()
         self._last_ms: float | None = None
         self._warned = False
         self._is_first = True
         self.landmarks: Float32Array | None = None
         self.persons: int | None = None
+        self.dropped = 0
+        self._missed = 0  # frames since the last one that was taken
         self._begin()
 
     def _begin(self) -> None:
@@ -108,9 +114,8 @@ class SignStream:
         }
         self._gate = gates[self._gate_name]
         self._next_partial_ms = math.inf
-        self._tracked: list[Seen] = []
-        self._most_persons: int | None = None
-        self._tracked_from: float | None = None
+        self._too_soon = 0  # frames in a row
+        self._tracking = TrackingReport(s.tracking_ms)
         if self._landmarker is not None:
             self._landmarker.reset()
 
@@ -145,25 +150,32 @@ class SignStream:
         """
         self._check_thread()
         self.landmarks = None
-        if not self._is_later(t_ms):
+        self._missed += max(_whole(dropped, "dropped"), 0)
+        persons = None if persons is None else _whole(persons, "persons")
+        if (time_ms := _finite(t_ms)) is None:
+            self._fault(self._last_ms or 0.0, "time", f"a frame has no time: {shown(t_ms)}; it is left out")
             return
+        if self._is_later(time_ms):
+            self._accept(frame, time_ms, persons)
+
+    def _accept(self, frame: Any, t_ms: float, persons: int | None) -> None:
         if self._is_first:
             self._is_first = False
             backend, labels = self._recognizer.runner.name, len(self._recognizer.labels)
             self._say(
                 Ready(t_ms=t_ms, gate=self._gate_name, backend=backend, labels=labels, fps=self.settings.fps)
             )
-        if dropped > 0:
-            self._say(Dropped(t_ms=t_ms, frames=dropped))
+        if self._last_ms is not None and t_ms - self._last_ms < 1000 / MOST_FPS:
+            self._leave_out(t_ms)
+            return
+        self._say_dropped(t_ms)
         if self._last_ms is not None and t_ms - self._last_ms > self.settings.gap_ms:
             self._mark(self._gate.end(self._last_ms, "gap"), t_ms)
-        elif self._last_ms is not None and t_ms - self._last_ms < 1000 / MOST_FPS:
-            return
         self._last_ms = t_ms
+        self._too_soon = 0
         self.persons = persons
         self.landmarks = self._landmarks_of(frame, t_ms)
-        if self.persons is not None:
-            self._most_persons = max(self._most_persons or 0, self.persons)
+        self._tracking.count_persons(self.persons)
         if self.landmarks is not None:
             self._take(t_ms, self.landmarks)
 
@@ -171,8 +183,21 @@ class SignStream:
         """End what goes on: no frame will come any more."""
         self._check_thread()
         if self._last_ms is not None:
+            self._say_dropped(self._last_ms)
             self._mark(self._gate.end(self._last_ms), self._last_ms)
-            self._track(self._last_ms)
+            self._say(self._tracking.report(self._last_ms))
+
+    def _leave_out(self, t_ms: float) -> None:
+        """Count a frame that comes too soon after the last one; many in a row have times in another unit."""
+        self._missed += 1
+        self._too_soon += 1
+        if self._too_soon == _MANY:
+            came = f"{_MANY} frames in a row came less than {1000 / MOST_FPS:g} ms after the last one"
+            self._fault(t_ms, "time", f"{came} and are left out; t_ms is milliseconds")
+
+    def _say_dropped(self, t_ms: float) -> None:
+        self.dropped, self._missed = self._missed, 0
+        self._say(Dropped(t_ms=t_ms, frames=self.dropped) if self.dropped else None)
 
     def _check_thread(self) -> None:
         me = threading.get_ident()
@@ -184,9 +209,6 @@ class SignStream:
         self._owner = me
 
     def _is_later(self, t_ms: float) -> bool:
-        if isinstance(t_ms, bool) or not isinstance(t_ms, int | float | np.number) or not math.isfinite(t_ms):
-            self._fault(self._last_ms or 0.0, "time", f"a frame has no time: {t_ms!r}; it is left out")
-            return False
         if self._last_ms is None or t_ms > self._last_ms:
             return True
         went_back = f"a frame of {t_ms:g} ms after one of {self._last_ms:g} ms"
@@ -233,38 +255,11 @@ class SignStream:
 
     def _take(self, t_ms: float, pose_LD: Float32Array) -> None:
         seen = self._frames.add(t_ms, pose_LD)
-        if self.settings.tracking_ms:
-            self._tracked.append(seen)
-            if self._tracked_from is None:
-                self._tracked_from = t_ms
-            if t_ms - self._tracked_from >= self.settings.tracking_ms:
-                self._track(t_ms)
+        self._say(self._tracking.add(seen))
         self._mark(self._gate.accept(seen), t_ms)
         since = self._gate.open_since
         if since is not None and t_ms >= self._next_partial_ms:
             self._partial(since, t_ms)
-
-    def _track(self, t_ms: float) -> None:
-        """Report on the tracking since the last report."""
-        seen, self._tracked = self._tracked, []
-        begin, self._tracked_from = self._tracked_from, t_ms
-        persons, self._most_persons = self._most_persons, None
-        if not seen or begin is None or t_ms <= begin:
-            return
-
-        def share(found: list[bool]) -> float:
-            return round(sum(found) / len(found), 3)
-
-        self._say(
-            Tracking(
-                t_ms=t_ms,
-                frames_per_s=round(1000 * len(seen) / (t_ms - begin), 2),
-                body=share([one.body for one in seen]),
-                left_hand=share([one.left_hand for one in seen]),
-                right_hand=share([one.right_hand for one in seen]),
-                persons=persons,
-            )
-        )
 
     def _mark(self, marks: list[Mark], t_ms: float) -> None:
         for mark in marks:
@@ -364,8 +359,28 @@ class SignStream:
     def _fault(self, t_ms: float, code: FaultCode, reason: str) -> None:
         self._say(Fault(t_ms=t_ms, code=code, reason=reason))
 
-    def _say(self, event: AnyEvent) -> None:
-        self._pending.append(event)
+    def _say(self, event: AnyEvent | None) -> None:
+        if event and len(self._pending) == MOST_EVENTS:
+            del self._pending[1 if self._pending[0].type == "ready" else 0]
+        self._pending += [event] if event else []
+
+
+def _finite(t_ms: Any) -> float | None:
+    """Return a time as a float, also numpy's; None: it is no real number, or no float holds it."""
+    if isinstance(t_ms, bool) or not isinstance(t_ms, numbers.Real):
+        return None
+    try:
+        time_ms = float(t_ms)
+    except OverflowError:
+        return None
+    return time_ms if math.isfinite(time_ms) else None
+
+
+def _whole(count: Any, name: str) -> int:
+    try:
+        return operator.index(count)
+    except TypeError as error:
+        raise InputError(f"{name}: expected a whole number, got {shown(count)}") from error
 
 
 def _sign(
@@ -383,14 +398,3 @@ def _sign(
         best=tuple(best),
         latency_ms=t_ms - end_ms,
     )
-
-
-def _fitting(settings: StreamSettings, max_frames: int) -> StreamSettings:
-    """Return the settings with a longest sign that the model takes.
-
-    Raises:
-        ConfigError: not even the shortest sign fits.
-    """
-    padding = max(settings.pad_start_ms, 0) + max(settings.pad_end_ms, 0)
-    most_ms = 1000 * (max_frames - 1) / settings.fps - padding
-    return replace(settings, longest_ms=min(settings.longest_ms, most_ms))

@@ -143,7 +143,14 @@ def test_times_and_landmarks_that_are_wrong(both):
     assert {event.get("code") for event in events} >= {"time", "landmarks", "gap"}
     assert "the stream begins anew" in " ".join(event.get("reason", "") for event in events)
     assert {event["persons"] for event in events if event["type"] == "tracking"} >= {3, 1}
-    assert [event["frames"] for event in events if event["type"] == "dropped"] == [2]
+    assert [event["frames"] for event in events if event["type"] == "dropped"] == [1, 2, 1]
+
+
+def test_frames_that_come_too_soon(both):
+    seconds = [(n / 30, pose(2.2)) for n in range(40)]
+    events = check_events(both(), seconds + [(50.0 + 5 * n, pose(2.2)) for n in range(30)])
+    assert [event["reason"][:12] for event in events if event["type"] == "fault"] == ["10 frames in"]
+    assert [event["frames"] for event in events if event["type"] == "dropped"][:2] == [39, 1]
 
 
 def test_before_the_first_frame_and_without_a_time(both):
@@ -219,7 +226,9 @@ def test_of_events_that_nobody_takes_the_newest_are_kept(both):
     python, ours = both(settings=StreamSettings(tracking_ms=1e-3))
     rest = pose(2.2)
     frames = [(33.0 * n, rest, {"dropped": 1}) for n in range(MOST_EVENTS // 2 + 99)]
-    assert len(check_events((python, ours), frames)) == MOST_EVENTS
+    events = check_events((python, ours), frames)
+    assert len(events) == MOST_EVENTS
+    assert events[0]["type"] == "ready"
 
 
 WRONG = [
@@ -233,6 +242,11 @@ WRONG = [
     {"still": 0.0},
     {"shortest_ms": 6000.0},
     {"pad_start_ms": 4000.0},
+    {"pad_end_ms": -1e9},
+    {"least_probability": 90.0},
+    {"least_hands": -0.1},
+    {"valley": 1.5},
+    {"gap_ms": 1e300},
     {"rest_by": "colour"},
 ]
 
@@ -242,11 +256,6 @@ def test_wrong_settings_are_refused_in_the_words_of_python(bundle_folder, monkey
     given = {}
     monkeypatch.setattr(StreamSettings, "as_json", lambda self: given)
     for changed in WRONG:
-    {"pad_end_ms": -1e9},
-    {"least_probability": 90.0},
-    {"least_hands": -0.1},
-    {"valley": 1.5},
-    {"gap_ms": 1e300},
         with pytest.raises(ConfigError) as expected:
             SignStream(python, settings=StreamSettings(**changed))
         given = changed

@@ -45,6 +45,12 @@ def test_a_line_that_was_cut_off_ends_the_log(log):
     assert len(list(read_frames(log))) == len(whole) - 1
 
 
+def test_an_empty_line_is_no_frame(log):
+    whole = list(read_frames(log))
+    log.write_text(log.read_text().replace("\n", "\n\n") + "\n")
+    assert [frame.t_ms for frame in read_frames(log)] == [frame.t_ms for frame in whole]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -14,6 +14,7 @@ from signers import pose, signing
 from spoter_runtime import InputError, Recognizer, SignStream, StreamSettings
 from spoter_runtime.errors import BackendError, ConfigError
 from spoter_runtime.live.frames import resample_segment
+from spoter_runtime.live.stream import MOST_EVENTS
 
 SIGNS = [(1000.0, 1700.0), (2600.0, 3400.0), (4300.0, 4900.0)]
 
@@ -349,6 +350,77 @@ def test_dropped_frames_are_said(recognizer):
     stream.accept(pose(2.2), 0.0)
     stream.accept(pose(2.2), 99.0, dropped=2)
     assert [event.frames for event in of(stream.events(), "dropped")] == [2]
+
+
+def test_frames_that_come_too_soon_are_counted_and_times_in_seconds_are_said(recognizer):
+    stream = SignStream(recognizer, settings=StreamSettings(tracking_ms=0))
+    for n in range(30):
+        stream.accept(pose(2.2), n / 30)  # seconds
+    stream.flush()
+    fault, dropped = stream.events()[1:]
+    assert (fault.code, fault.t_ms) == ("time", pytest.approx(10 / 30))
+    assert fault.reason == (
+        "10 frames in a row came less than 8 ms after the last one and are left out; t_ms is milliseconds"
+    )
+    assert (dropped.frames, dropped.t_ms) == (29, 0.0)
+
+
+def test_a_fast_camera_loses_frames_and_each_is_counted(recognizer):
+    stream, found = SignStream(recognizer, settings=StreamSettings(tracking_ms=0)), []
+    for n in range(9):
+        stream.accept(pose(2.2), 5.0 * n, dropped=int(n == 3))
+        found.append(stream.dropped)
+    assert [(event.t_ms, event.frames) for event in of(stream.events(), "dropped")] == [
+        *((10.0, 1), (20.0, 2), (30.0, 1), (40.0, 1))
+    ]
+    assert found[2::2] == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, np.uint8, int])
+def test_numbers_of_numpy_make_events_that_json_can_hold(recognizer, number):
+    stream = SignStream(recognizer)
+    for t_ms in (0, 40, 80, 200):
+        stream.accept(pose(0.3), number(t_ms), dropped=np.int32(2), persons=np.int64(1))
+    stream.flush()
+    events = [event.as_json() for event in stream.events()]
+    assert json.loads(json.dumps(events)) == events
+    assert {event["type"] for event in events} == {"ready", "dropped", "tracking"}
+    assert {type(event["t_ms"]) for event in events} == {float}
+
+
+def test_times_that_are_no_real_numbers_are_faults(recognizer):
+    stream = SignStream(recognizer)
+    times = [1j, np.complex64(3), 10**400, 10**9999, True, np.True_, "3", None, np.nan]
+    for t_ms in times:
+        stream.accept(pose(2.2), t_ms)
+    faults = stream.events()
+    assert [(fault.code, fault.t_ms) for fault in faults] == [("time", 0.0)] * len(times)
+    for fault in faults:
+        assert fault.reason.startswith("a frame has no time: ")
+        assert fault.reason.endswith("; it is left out")
+        assert len(fault.reason) < 120
+
+
+def test_counts_that_are_no_whole_numbers_are_refused(recognizer):
+    for wrong in ({"dropped": 1.5}, {"persons": "two"}):
+        with pytest.raises(InputError, match="expected a whole number, got"):
+            SignStream(recognizer).accept(pose(2.2), 0.0, **wrong)
+
+
+def test_the_first_report_counts_the_frames_a_second_like_the_others(recognizer, feed):
+    times = [40.0 * n for n in range(101)]
+    events = feed(SignStream(recognizer), times, [pose(2.2)] * len(times))
+    assert [event.frames_per_s for event in of(events, "tracking")] == [25.0] * 4
+
+
+def test_a_reader_who_comes_late_still_hears_that_the_stream_is_ready(recognizer):
+    stream = SignStream(recognizer, settings=StreamSettings(tracking_ms=0))
+    for n in range(MOST_EVENTS + 9):
+        stream.accept(pose(2.2), 10.0 * n, dropped=1)
+    events = stream.events()
+    assert len(events) == MOST_EVENTS
+    assert [event.type for event in events].index("dropped") == len(of(events, "ready")) == 1
+    assert events[-1].t_ms == 10.0 * (MOST_EVENTS + 8)
 
 
 def test_memory_is_bounded(recognizer):

@@ -64,10 +64,16 @@ def lost():
     return times, frames
 
 
+def in_seconds():
+    times, frames = two_signs()
+    return [t / 1000 for t in times], frames
+
+
 CASES = {
     "rest": (two_signs, "rest", {}),
     "60 frames a second": (lambda: two_signs(fps=60.0), "rest", {}),
     "12 frames a second": (lambda: two_signs(fps=12.5), "rest", {"pad_start_ms": 30.0}),
+    "times in seconds": (in_seconds, "rest", {}),
     "250 frames a second": (lambda: two_signs(fps=250.0), "rest", {}),
     "motion": (two_signs, "rest", {"rest_by": "motion", "partial_ms": 0.0}),
     "too long": (two_signs, "rest", {"longest_ms": 500.0}),
@@ -76,14 +82,14 @@ CASES = {
     "wrong times": (wrong_times, "rest", {}),
     "a gap": (with_a_gap, "rest", {}),
     "lost": (lost, "rest", {}),
+    "lost, motion": (lost, "rest", {"rest_by": "motion"}),
+    "lost, window": (lost, "window", {}),
     "window": (lambda: signing([(800.0, 4200.0)], end_ms=5200, shape=lambda t: int(t // 900)), "window", {}),
     "window, valleys": (two_signs, "window", {"valley": 0.0001, "hold_ms": 60.0}),
     "push": (two_signs, "push", {"longest_ms": 900.0}),
 }
 PUSHED = {30: True, 50: False, 60: True, 120: False}
 
-    "lost, motion": (lost, "rest", {"rest_by": "motion"}),
-    "lost, window": (lost, "window", {}),
 
 def same(found, expected):
     """Compare events; scores come from another engine."""
@@ -128,7 +134,7 @@ def test_a_log_gives_the_events_of_python(page, bundle_folder, tmp_path):
             settings=StreamSettings(**settings),
             dropped=lambda n: n % 40 // 39,
         )
-        log.write_text(log.read_text().replace('"dropped": 1', '"dropped": 1, "persons": 2'))
+        log.write_text(log.read_text().replace('"dropped": 1', '"dropped": 1, "persons": 2') + "\n")
         expected = events_of_python(recognizer, log, calls)
         found = page.evaluate(f"{REPLAY}({json.dumps(log.read_text())}, {json.dumps(calls)})")
         same(found, expected)
@@ -180,15 +186,15 @@ def test_wrong_settings_gates_and_frames_are_refused(page):
         ({"fps": 0}, "fps=0.0: expected 0.1..1000"),
         ({"rise": "high"}, 'rise: expected a number, got "high"'),
         ({"fall": 0.9}, "fall=0.9, rise=0.7: expected 0 < fall < rise"),
+        ({"least_probability": 90}, "least_probability=90.0: expected 0..1"),
+        ({"gap_ms": 1e300}, "gap_ms=1e+300: expected 1..60000"),
+        ({"pad_end_ms": -1e9}, "pad_end_ms=-1000000000.0: expected -60000..60000"),
     ):
         made = refused(f"new spoter.SignStream(recognizer, 'rest', {{ settings: {json.dumps(settings)} }})")
         assert made[0] == "ConfigError"
         assert made[1].startswith(reason)
     for frame, reason in (
         ("[1, 2]", "frame: expected 54 points or 108 numbers, got 2 values"),
-        ({"least_probability": 90}, "least_probability=90.0: expected 0..1"),
-        ({"gap_ms": 1e300}, "gap_ms=1e+300: expected 1..60000"),
-        ({"pad_end_ms": -1e9}, "pad_end_ms=-1000000000.0: expected -60000..60000"),
         ("7", "frame: exp"),
     ):
         made = refused(f"await new spoter.SignStream(recognizer).accept({frame}, 0)")

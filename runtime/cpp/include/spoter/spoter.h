@@ -196,7 +196,7 @@ SPOTER_API spoter_status spoter_stream_accept_landmarks(spoter_stream *stream, c
 /* End what goes on: no frame will come any more. */
 SPOTER_API spoter_status spoter_stream_flush(spoter_stream *stream);
 /* Take the next event; its type is NULL where none waits. Its texts are valid until the next call of this function. Of
- * more than 4096 events that wait the older ones are lost. */
+ * more than 4096 events that wait the older ones are lost, but not "ready". */
 SPOTER_API spoter_status spoter_stream_next_event(spoter_stream *stream, spoter_event *event);
 
 #ifdef __cplusplus

@@ -12,7 +12,7 @@
 namespace spoter::detail {
 namespace {
 
-constexpr size_t most_events = 4096;  // that wait; older ones are lost
+constexpr size_t most_events = 4096;  // that wait; older ones are lost, but not "ready"
 constexpr size_t most_best = 5;
 constexpr size_t many = 10;  // frames that come too soon: no camera is that fast
 constexpr const char *uncalibrated =
@@ -37,6 +37,7 @@ void SignStream::reset() {
   last_ms_.reset();
   warned_ = false;
   is_first_ = true;
+  missed_ = 0;
   begin();
 }
 
@@ -48,6 +49,7 @@ void SignStream::begin() {
   else if (gate_name_ == "push") gate_ = std::make_unique<PushGate>(s);
   else gate_ = std::make_unique<WindowGate>(s, [this](double start, double end) { return shares(start, end); });
   next_partial_ms_ = never_ms;
+  too_soon_ = 0;
   tracked_ = {};
   most_persons_ = -1;
   tracked_from_.reset();
@@ -73,6 +75,7 @@ const Event *SignStream::next_event() {
 void SignStream::accept(const float *landmarks, double t_ms, size_t dropped, int persons) {
   check_thread();
   if (!landmarks) fail(SPOTER_INPUT_ERROR, "landmarks is NULL", "54 x 2 floats, NaN where not detected");
+  missed_ += dropped;
   if (!is_later(t_ms)) return;
   if (is_first_) {
     is_first_ = false;
@@ -81,10 +84,11 @@ void SignStream::accept(const float *landmarks, double t_ms, size_t dropped, int
                           {"labels", std::to_string(recognizer_.contract().labels.size())},
                           {"fps", json_number(settings_.fps)}});
   }
-  if (dropped > 0) say({"dropped", t_ms}, {{"frames", std::to_string(dropped)}});
+  if (last_ms_ && t_ms - *last_ms_ < 1000 / most_fps) return leave_out(t_ms);
+  say_dropped(t_ms);
   if (last_ms_ && t_ms - *last_ms_ > settings_.gap_ms) mark(gate_->end(*last_ms_, "gap"), t_ms);
-  else if (last_ms_ && t_ms - *last_ms_ < 1000 / most_fps) return;
   last_ms_ = t_ms;
+  too_soon_ = 0;
   const std::optional<Pose> pose = landmarks_of(landmarks, t_ms);
   most_persons_ = std::max(most_persons_, persons);
   if (pose) take(t_ms, *pose);
@@ -93,8 +97,22 @@ void SignStream::accept(const float *landmarks, double t_ms, size_t dropped, int
 void SignStream::flush() {
   check_thread();
   if (!last_ms_) return;
+  say_dropped(*last_ms_);
   mark(gate_->end(*last_ms_, ""), *last_ms_);
   track(*last_ms_);
+}
+
+// Counts a frame that comes too soon after the last one; many in a row have times in another unit.
+void SignStream::leave_out(double t_ms) {
+  ++missed_;
+  if (++too_soon_ == many)
+    fault(t_ms, "time",
+          std::to_string(many) + " frames in a row came less than " + general(1000 / most_fps) +
+              " ms after the last one and are left out; t_ms is milliseconds");
+}
+
+void SignStream::say_dropped(double t_ms) {
+  if (const size_t frames = std::exchange(missed_, 0)) say({"dropped", t_ms}, {{"frames", std::to_string(frames)}});
 }
 
 void SignStream::check_thread() {
@@ -141,7 +159,8 @@ void SignStream::take(double t_ms, const Pose &pose) {
   if (settings_.tracking_ms > 0) {
     ++tracked_.frames, tracked_.body += seen.body;
     tracked_.left_hand += seen.left_hand, tracked_.right_hand += seen.right_hand;
-    if (!tracked_from_) tracked_from_ = t_ms;
+    if (tracked_from_) ++tracked_.steps;
+    else tracked_from_ = t_ms;
     if (t_ms - *tracked_from_ >= settings_.tracking_ms) track(t_ms);
   }
   mark(gate_->accept(seen), t_ms);
@@ -157,7 +176,7 @@ void SignStream::track(double t_ms) {
   if (!seen.frames || !begin || t_ms <= *begin) return;
   const double frames = static_cast<double>(seen.frames);
   const auto share = [&](size_t count) { return json_number(rounded(double(count) / frames, 3)); };
-  say({"tracking", t_ms}, {{"frames_per_s", json_number(rounded(1000 * frames / (t_ms - *begin), 2))},
+  say({"tracking", t_ms}, {{"frames_per_s", json_number(rounded(1000 * double(seen.steps) / (t_ms - *begin), 2))},
                            {"body", share(seen.body)},
                            {"left_hand", share(seen.left_hand)},
                            {"right_hand", share(seen.right_hand)},
@@ -285,7 +304,8 @@ void SignStream::fault(double t_ms, const char *code, std::string reason) {
 void SignStream::say(Event event, std::initializer_list<EventField> fields) {
   event.json = json_event(event, fields);
   pending_.push_back(std::move(event));
-  if (pending_.size() > most_events) pending_.pop_front();
+  const bool first_is_ready = std::string_view(pending_.front().type) == "ready";
+  if (pending_.size() > most_events) pending_.erase(pending_.begin() + (first_is_ready ? 1 : 0));
 }
 
 std::string SignStream::best_in_json(const Answer &found) const {

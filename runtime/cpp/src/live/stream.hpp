@@ -39,6 +39,8 @@ class SignStream {
   void check_thread();
   bool is_later(double t_ms);
   std::optional<Pose> landmarks_of(const float *landmarks, double t_ms);
+  void leave_out(double t_ms);
+  void say_dropped(double t_ms);
   void take(double t_ms, const Pose &pose);
   void track(double t_ms);
   void mark(const Marks &marks, double t_ms);
@@ -67,8 +69,11 @@ class SignStream {
   double next_partial_ms_ = never_ms;
   struct {
     size_t frames = 0, body = 0, left_hand = 0, right_hand = 0;
+    size_t steps = 0;  // from frame to frame since the last report
   } tracked_;
   int most_persons_ = -1;
+  size_t missed_ = 0;    // frames since the last one that was taken: dropped, or too soon
+  size_t too_soon_ = 0;  // in a row
 };
 
 }  // namespace spoter::detail

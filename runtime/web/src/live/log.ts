@@ -21,13 +21,14 @@ export interface LandmarkLog {
 export function logFromText(text: string, where = "log"): LandmarkLog {
   const lines = text.split("\n");
   lines.pop(); // nothing, or a line that was cut off
-  const [header, ...rest] = lines.map((line, n) => object(line, `${where}, line ${n + 1}`));
+  const numbered = lines.map((line, n) => [line, `${where}, line ${n + 1}`] as const).filter(([line], n) => n === 0 || line.trim());
+  const [header, ...rest] = numbered.map(([line, at]) => ({ at, ...object(line, at) }) as Record<string, any>);
   if (header?.landmark_log !== 1) throw new DataError(`${where}: not a landmark log of version 1: its first line names none`, "record one: spoter-kit live --record FOLDER");
-  const frames = rest.map((value, n): LogFrame => {
-    const { t_ms, dropped = 0, persons = null, landmarks } = value;
+  const frames = rest.map((value): LogFrame => {
+    const { at, t_ms, dropped = 0, persons = null, landmarks } = value;
     const numbers = [t_ms, dropped, persons ?? 0].every((one) => typeof one === "number");
     if (!numbers || !Array.isArray(landmarks) || landmarks.length !== NUM_LANDMARKS)
-      throw new DataError(`${where}, line ${n + 2}: not a frame`);
+      throw new DataError(`${at}: not a frame`);
     return { t_ms, dropped, persons, landmarks };
   });
   return { gate: header.gate ?? "rest", settings: header.settings ?? {}, frames };

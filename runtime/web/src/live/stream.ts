@@ -13,6 +13,8 @@ import { GATES, fittedSettings, type Gate, type StreamSettings } from "./setting
 
 const UNCALIBRATED = "the bundle has no calibration: every segment is answered with a sign, also one that is none";
 const MOST_EVENTS = 4096;
+/** Frames in a row that come too soon: no camera is that fast. */
+const MANY = 10;
 
 /** Recognise signs in a stream of frames, one after the other. It has no clock: the same frames with the same times give the same events. */
 export class CoreStream {
@@ -28,7 +30,12 @@ export class CoreStream {
   private frames!: Frames;
   private gate!: FindsSegments;
   private nextPartialMs = Infinity;
+  /** Frames since the last one that was taken: dropped, or too soon. */
+  private missed = 0;
+  private tooSoon = 0;
   private tracked: Seen[] = [];
+  /** From frame to frame since the last report. */
+  private steps = 0;
   private trackedFrom: number | null = null;
   private mostPersons: number | null = null;
 
@@ -51,6 +58,7 @@ export class CoreStream {
     this.isFirst = true;
     this.landmarks = null;
     this.persons = null;
+    this.missed = 0;
     this.begin();
   }
 
@@ -61,7 +69,9 @@ export class CoreStream {
     const gates = { rest: () => new RestGate(s), window: () => new WindowGate(s, (start, end) => this.shares(start, end)), push: () => new PushGate(s) };
     this.gate = gates[this.gateName]();
     this.nextPartialMs = Infinity;
+    this.tooSoon = 0;
     this.tracked = [];
+    this.steps = 0;
     this.mostPersons = null;
     this.trackedFrom = null;
     this.landmarker?.reset();
@@ -83,15 +93,17 @@ export class CoreStream {
   /** Take the next frame: landmarks, or a picture. */
   async accept(frame: unknown, t_ms: number, dropped = 0, persons: number | null = null): Promise<void> {
     this.landmarks = null;
+    this.missed += Math.max(dropped, 0);
     if (!(await this.isLater(t_ms))) return;
     if (this.isFirst) {
       this.isFirst = false;
       this.say({ type: "ready", t_ms, gate: this.gateName, backend: this.recognizer.backend, labels: this.recognizer.labels.length, fps: this.settings.fps });
     }
-    if (dropped > 0) this.say({ type: "dropped", t_ms, frames: dropped });
+    if (this.lastMs !== null && t_ms - this.lastMs < 1000 / MOST_FPS) return this.leaveOut(t_ms);
+    this.sayDropped(t_ms);
     if (this.lastMs !== null && t_ms - this.lastMs > this.settings.gap_ms) await this.mark(await this.gate.end(this.lastMs, "gap"), t_ms);
-    else if (this.lastMs !== null && t_ms - this.lastMs < 1000 / MOST_FPS) return;
     this.lastMs = t_ms;
+    this.tooSoon = 0;
     this.persons = persons;
     this.landmarks = await this.landmarksOf(frame, t_ms);
     if (this.persons !== null) this.mostPersons = Math.max(this.mostPersons ?? 0, this.persons);
@@ -101,8 +113,23 @@ export class CoreStream {
   /** End what goes on: no frame will come any more. */
   async flush(): Promise<void> {
     if (this.lastMs === null) return;
+    this.sayDropped(this.lastMs);
     await this.mark(await this.gate.end(this.lastMs), this.lastMs);
     this.track(this.lastMs);
+  }
+
+  /** Count a frame that comes too soon after the last one; many in a row have times in another unit. */
+  private leaveOut(t_ms: number): void {
+    this.missed++;
+    if (++this.tooSoon !== MANY) return;
+    const came = `${MANY} frames in a row came less than ${1000 / MOST_FPS} ms after the last one`;
+    this.fault(t_ms, "time", `${came} and are left out; t_ms is milliseconds`);
+  }
+
+  private sayDropped(t_ms: number): void {
+    const frames = this.missed;
+    this.missed = 0;
+    if (frames > 0) this.say({ type: "dropped", t_ms, frames });
   }
 
   private async isLater(t_ms: number): Promise<boolean> {
@@ -152,7 +179,8 @@ export class CoreStream {
     const seen = this.frames.add(t_ms, pose);
     if (this.settings.tracking_ms) {
       this.tracked.push(seen);
-      this.trackedFrom ??= t_ms;
+      if (this.trackedFrom === null) this.trackedFrom = t_ms;
+      else this.steps++;
       if (t_ms - this.trackedFrom >= this.settings.tracking_ms) this.track(t_ms);
     }
     await this.mark(await this.gate.accept(seen), t_ms);
@@ -162,8 +190,9 @@ export class CoreStream {
 
   /** Report on the tracking since the last report. */
   private track(t_ms: number): void {
-    const seen = this.tracked, begin = this.trackedFrom, persons = this.mostPersons;
+    const { tracked: seen, trackedFrom: begin, mostPersons: persons, steps } = this;
     this.tracked = [];
+    this.steps = 0;
     this.trackedFrom = t_ms;
     this.mostPersons = null;
     if (!seen.length || begin === null || t_ms <= begin) return;
@@ -171,7 +200,7 @@ export class CoreStream {
     this.say({
       type: "tracking",
       t_ms,
-      frames_per_s: round((1000 * seen.length) / (t_ms - begin), 2),
+      frames_per_s: round((1000 * steps) / (t_ms - begin), 2),
       body: share("body"),
       left_hand: share("left_hand"),
       right_hand: share("right_hand"),
@@ -258,7 +287,7 @@ export class CoreStream {
 
   private say(event: StreamEvent): void {
     this.pending.push(event);
-    if (this.pending.length > MOST_EVENTS) this.pending.shift();
+    if (this.pending.length > MOST_EVENTS) this.pending.splice(this.pending[0].type === "ready" ? 1 : 0, 1);
   }
 }
 
