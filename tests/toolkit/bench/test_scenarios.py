@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError
-from spoter_runtime.statistics import ROUNDS_NEEDED
+from spoter_runtime.statistics import ROUNDS_NEEDED, ROUNDS_TO_CLAIM
 from spoter_toolkit.bench.analysis.result import analyse
 from spoter_toolkit.bench.analysis.serialize import values_from_result, without_samples
 from spoter_toolkit.bench.records import PADDING_STRATEGIES, HighestRate, Served, ServerRecord
@@ -275,24 +275,24 @@ def test_a_percentile_without_a_figure_tells_too_few_samples_from_no_answer(meas
 # --- a limited time
 
 
-def test_where_the_time_is_over_one_clip_gets_the_rounds_of_an_interval_and_nothing_else(bundle_folder):
+def test_where_the_time_is_over_one_clip_gets_the_rounds_of_a_claim_and_nothing_else(bundle_folder):
     asked = settings(
         *("start", "latency", "offline", "memory"),
         frames=(5, 9),
         threads=(1, 2),
-        rounds=8,
+        rounds=9,
         starts=3,
         limit_s=1e-9,
     )
     told = []
     result = run_bench(bundle_folder, asked, on_progress=lambda *step: told.append(step))
     (timing,) = result.records.timings
-    assert (str(timing.case), len(timing.rounds_ns)) == ("1 × 9 on 1 thread", ROUNDS_NEEDED)
+    assert (str(timing.case), len(timing.rounds_ns)) == ("1 × 9 on 1 thread", ROUNDS_TO_CLAIM)
     assert [len(starts) for starts in result.records.starts.values()] == [1]
     assert result.records.offline == ()
     done, of = result.records.cut_after
-    assert done == 1 + 1 + ROUNDS_NEEDED
-    assert result.caveats[0].startswith(f"1e-09 s were over after {done} of {of} steps, --rounds 8 measures")
+    assert done == 1 + 1 + ROUNDS_TO_CLAIM
+    assert result.caveats[0].startswith(f"1e-09 s were over after {done} of {of} steps, --rounds 9 measures")
     assert values_from_result(result)["stopped_after"] == {"steps": done, "of": of}
     assert told[-1][2].endswith("about 10 seconds left") or not told[-1][2].endswith("left")
 

@@ -91,7 +91,7 @@ class BenchSettings:
     server_seconds: float = 10.0  # time of arriving clips per backend, over all rounds
     pin: bool = False  # keep each worker on as many cores as it has threads
     reply_timeout_s: float = 120.0  # a worker that is silent for longer counts as hung
-    # time of the whole run, after which only rounds that the headline's interval needs begin; None: no limit
+    # time of the whole run, after which only rounds that a claim of the headline needs begin; None: no limit
     limit_s: float | None = None
     seed: int = 0  # seed of the bootstrap, the order of the clips, and their arrival
 

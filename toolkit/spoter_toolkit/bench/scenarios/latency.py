@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spoter_runtime.statistics import ROUNDS_NEEDED
+from spoter_runtime.statistics import ROUNDS_TO_CLAIM
 from spoter_toolkit.bench.host.monitor import pss_bytes
 from spoter_toolkit.bench.host.nvml import gpu_bytes
 from spoter_toolkit.bench.records import Memory, Timing
@@ -18,7 +18,7 @@ from spoter_toolkit.bench.worker.protocol import ROOFLINE
 def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ...]:
     """Time each case on each worker, in interleaved rounds.
 
-    Where the time is over, only the headline's case is measured, until it has an interval.
+    Where the time is over, only the headline's case is measured, until it has the rounds of a claim.
 
     Returns:
         The timings by case, then by backend in the order of the settings, the roofline last.
@@ -34,7 +34,7 @@ def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ..
             "min_ns": turn_ns,
         }
         for case in cases:
-            needed = case == headline and number < ROUNDS_NEEDED
+            needed = case == headline and number < ROUNDS_TO_CLAIM
             if not session.may_do(needed):
                 continue
             for name in names:

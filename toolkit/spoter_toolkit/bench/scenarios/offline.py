@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spoter_runtime.statistics import ROUNDS_NEEDED
+from spoter_runtime.statistics import ROUNDS_TO_CLAIM
 from spoter_toolkit.bench.records import PADDING_STRATEGIES, STRATEGY_IN_WORDS, OfflinePasses, PaddingStrategy
 from spoter_toolkit.bench.scenarios.session import Session
 from spoter_toolkit.bench.scenarios.steps import Step
@@ -56,10 +56,10 @@ def measure_offline(
     size = min(settings.offline_batch, max_batch)
     plans = {strategy: batches_of(clips, size, strategy) for strategy in strategies}
     answers: dict[tuple[PaddingStrategy, str], list[dict[str, Any]]] = {}
-    alone = "latency" not in settings.scenarios  # nothing else has an interval where the time is over
+    alone = "latency" not in settings.scenarios  # nothing else is compared where the time is over
     for number, names in session.rounds(scenario, settings.backends, needed=alone):
         for strategy, (batches, frames) in plans.items():
-            needed = alone and strategy == strategies[-1] and number < ROUNDS_NEEDED
+            needed = alone and strategy == strategies[-1] and number < ROUNDS_TO_CLAIM
             if not session.may_do(needed):
                 continue
             words = STRATEGY_IN_WORDS[strategy]

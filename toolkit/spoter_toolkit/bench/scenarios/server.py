@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from spoter_runtime.statistics import ROUNDS_NEEDED
+from spoter_runtime.statistics import ROUNDS_TO_CLAIM
 from spoter_toolkit.bench.records import HighestRate, Served, ServerRecord
 from spoter_toolkit.bench.scenarios.session import Session
 from spoter_toolkit.bench.scenarios.steps import Step
@@ -35,7 +35,7 @@ def measure_server(session: Session, lengths: ClipLengths) -> ServerRecord:
         for name in names:
             if answer := serve(session, name, f"server round {number + 1}", number, arrivals):
                 answers.setdefault(name, []).append(answer)
-            step = Step("server", settings.server_seconds / settings.rounds, number < ROUNDS_NEEDED)
+            step = Step("server", settings.server_seconds / settings.rounds, number < ROUNDS_TO_CLAIM)
             session.step(f"server, round {number + 1} of {settings.rounds}: {name}", name, step)
     highest = find_highest_rates(session, clips, capacity) if settings.find_rate else ()
     return ServerRecord(

@@ -14,7 +14,7 @@ from typing import Any, Final
 from spoter_runtime._types import OnProgress
 from spoter_runtime.errors import BackendError
 from spoter_runtime.machine import usable_cores
-from spoter_runtime.statistics import ROUNDS_NEEDED
+from spoter_runtime.statistics import ROUNDS_TO_CLAIM
 from spoter_toolkit.bench.host.monitor import MachineRound, MachineWatch
 from spoter_toolkit.bench.records import Failure
 from spoter_toolkit.bench.scenarios.interleave import interleave
@@ -131,10 +131,10 @@ class Session:
             scenario: of the rounds.
             names: backends.
             count: of the rounds; None means the settings' number.
-            needed: where the time is over, yield the rounds that an interval needs all the same.
+            needed: where the time is over, yield the rounds that a claim needs all the same.
         """
         for number, order in interleave(names, self.settings.rounds if count is None else count):
-            if self.stop.is_set() or not self.may_do(needed and number < ROUNDS_NEEDED):
+            if self.stop.is_set() or not self.may_do(needed and number < ROUNDS_TO_CLAIM):
                 return
             if self.workers:
                 pids = [worker.pid for worker in self.workers.values()]
