@@ -168,3 +168,4 @@ def test_the_place_of_the_word_may_be_named_and_slow_commands_do_not_pile_up():
 def test_a_command_that_cannot_run_is_refused_at_once(command):
     with pytest.raises(UsageError, match="--say"):
         Speaker(command, [])
+    assert speaker.left_out == 16

@@ -81,6 +81,7 @@ def live(
     from spoter_toolkit.live.sources import arrivals, is_log, paced
     from spoter_toolkit.workspace import newest_bundle
 
+    from spoter_toolkit.report.words import plural
     with from_options():
         name, chosen = split_choice(backend, precision)
         gate_name, stream_settings = _settings(source, gate, settings or [])
@@ -92,7 +93,8 @@ def live(
     recognizer = Recognizer.load(bundle, name, precision=chosen)
     _warn_of_landmarker(source, recognizer)
     stream = SignStream(recognizer, gate_name, settings=stream_settings)
-    sinks: list[Sink] = [Speaker(say_, recognizer.labels)] if say_ else []
+    speaker = Speaker(say_, recognizer.labels) if say_ else None
+    sinks: list[Sink] = [speaker] if speaker else []
     watchers: list[Watches] = []
     shown = _page(recognizer, port) if page else None
     if shown:
@@ -113,6 +115,8 @@ def live(
             shown.close()
         if recorder:
             recorder.close()
+        if speaker and speaker.left_out:
+            say(f"--say left out {plural(speaker.left_out, 'word')}: its command is slower than the signs")
             shows = " (its video shows the person; --no-video leaves it out)" if film else ""
             say(f"recorded: {record}{shows}")
 

@@ -119,7 +119,11 @@ class Recorder:
 
 
 class Speaker:
-    """Runs a command for each sign, without a shell: a label is one argument, whatever is in it."""
+    """Runs a command for each sign, without a shell: a label is one argument, whatever is in it.
+
+    Attributes:
+        left_out: words for which it was not run, because the commands before were too slow.
+    """
 
     def __init__(self, command: str, labels: Sequence[Label]) -> None:
         """Split the command into its words.
@@ -142,9 +146,11 @@ class Speaker:
             return
         self._running = [one for one in self._running if one.poll() is None]
         if len(self._running) >= _MOST_SPEAKING:
-            return  # it cannot follow: better nothing than the words of a minute ago
+            self.left_out += 1  # it cannot follow: better nothing than the words of a minute ago
+            return
         word = self._spoken[event.label]
         words = [part.replace("{}", word) for part in self._words]
         if words == self._words:
             words.append(word)
         self._running.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+        self.left_out = 0
