@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,17 @@ def test_a_recording_of_pictures_replays_to_the_same_events(recognizer, tmp_path
     assert '"sign"' in live
 
 
+def test_a_recording_of_a_fast_camera_replays_to_the_same_events(recognizer, log, tmp_path):
+    stream, heard = SignStream(recognizer), []
+    recorder = Recorder(tmp_path / "session", stream, "rest")
+    source = (Arrival(5.0 * n, one.frame, n % 3) for n, one in enumerate(list(arrivals(log))[:-1]))
+    run_session(stream, source, [heard.append], watchers=[recorder])
+    recorder.close()
+    again = list(replay(SignStream(recognizer), read_frames(tmp_path / "session" / "landmarks.jsonl")))
+    assert [event for event in again if event.type != "fault"] == heard
+    assert {event.frames for event in heard if event.type == "dropped"} == {2, 3, 4}
+
+
 def test_a_recording_keeps_the_pictures_at_their_times_unless_it_shall_not(recognizer, tmp_path):
     pytest.importorskip("av")
     times = [0.0, 40.0, 140.0, 140.2, 400.0]
@@ -112,6 +124,59 @@ def test_a_sink_that_raises_is_left_out_and_the_others_are_told(recognizer, log)
     assert len([event for event in heard if event.type == "sign"]) == 2
 
 
+class Broken:
+    """A watcher and a sink whose disk is full."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def frame(self, arrival, landmarks_LD):
+        self.calls += 1
+        raise OSError(28, "No space left on device")
+
+    __call__ = frame
+
+
+def test_a_watcher_that_raises_is_left_out_once_and_the_session_goes_on(recognizer, log):
+    heard, seen, broken = [], [], Broken()
+
+    class Looks:
+        def frame(self, arrival, landmarks_LD):
+            seen.append(arrival.t_ms)
+
+    run_session(SignStream(recognizer), arrivals(log), [broken, heard.append], watchers=[broken, Looks()])
+    assert broken.calls == 1
+    assert len(seen) == len(list(arrivals(log)))
+    (fault,) = [event for event in heard if event.type == "fault" and event.code == "sink"]
+    assert "No space left on device" in fault.reason
+    assert len([event for event in heard if event.type == "sign"]) == 2
+
+
+@pytest.mark.parametrize("file", ["_log", "_events"])
+def test_a_disk_that_is_full_ends_the_recording_and_is_said_once(recognizer, log, tmp_path, file):
+    heard, stream = [], SignStream(recognizer)
+    recorder = Recorder(tmp_path / "session", stream, "rest", film=False)
+    getattr(recorder, file).close()
+    setattr(recorder, file, Path("/dev/full").open("w"))  # noqa: SIM115  (closed by it)
+    run_session(stream, arrivals(log), [heard.append, recorder], watchers=[recorder])
+    assert not recorder.is_complete
+    recorder.close()
+    assert len([event for event in heard if event.type == "fault" and event.code == "sink"]) == 1
+    assert len([event for event in heard if event.type == "sign"]) == 2
+
+
+def test_a_session_that_nobody_reads_ends(recognizer, log):
+    seen = []
+
+    def printed(event):
+        seen.append(event)
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run_session(SignStream(recognizer), arrivals(log), [printed])
+    assert {event.t_ms for event in seen} == {0.0}
+
+
 def test_faults_and_dropped_frames_of_the_source_are_events(recognizer, log):
     heard = []
     frames = list(arrivals(log))
@@ -127,8 +192,10 @@ def test_faults_and_dropped_frames_of_the_source_are_events(recognizer, log):
 
 def test_it_ends_when_it_should(recognizer, log):
     heard = []
-    run_session(SignStream(recognizer), arrivals(log), [heard.append], end_ms=2400)
-    assert max(event.t_ms for event in heard) <= 2400
+    epoch = 1.8e12
+    later = (Arrival(one.t_ms + epoch, one.frame) for one in arrivals(log))
+    run_session(SignStream(recognizer), later, [heard.append], lasts_ms=2400)
+    assert epoch + 2300 < max(event.t_ms for event in heard) <= epoch + 2400
 
 
 def test_it_ends_when_it_should_although_no_frame_comes(recognizer):
@@ -136,7 +203,7 @@ def test_it_ends_when_it_should_although_no_frame_comes(recognizer):
         yield from (Arrival(t_ms) for t_ms in (1000.0, 2000.0, 3000.0))
         pytest.fail("the session goes on")
 
-    run_session(SignStream(recognizer), hangs(), [], end_ms=2500)
+    run_session(SignStream(recognizer), hangs(), [], lasts_ms=1500)
 
 
 @pytest.mark.parametrize("label", ["tea", "$(touch hacked)", "; touch hacked", "চা"])
@@ -158,6 +225,7 @@ def test_the_place_of_the_word_may_be_named_and_slow_commands_do_not_pile_up():
         speaker(sign())
     assert time.monotonic() - begin < 2
     assert len(speaker._running) == 4
+    assert speaker.left_out == 16
     assert speaker._running[0].args[-1] == "--word=tea"
     for process in speaker._running:
         process.kill()
@@ -168,4 +236,3 @@ def test_the_place_of_the_word_may_be_named_and_slow_commands_do_not_pile_up():
 def test_a_command_that_cannot_run_is_refused_at_once(command):
     with pytest.raises(UsageError, match="--say"):
         Speaker(command, [])
-    assert speaker.left_out == 16

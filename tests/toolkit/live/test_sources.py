@@ -14,7 +14,7 @@ from signers import signing, write_log
 from spoter_runtime.camera.video import TimedFrame, camera_frames, network_frames
 from spoter_runtime.errors import DataError
 from spoter_toolkit.live.film import Film
-from spoter_toolkit.live.sources import Newest, arrivals, is_live, is_log
+from spoter_toolkit.live.sources import Arrival, Newest, arrivals, is_live, is_log, paced
 
 
 def picture(value):
@@ -164,3 +164,13 @@ def test_the_folder_of_a_recording_names_its_log(tmp_path):
     write_log(tmp_path / "landmarks.jsonl", *signing([], end_ms=100))
     with pytest.raises(DataError, match=r"is a recording.*landmarks\.jsonl"):
         arrivals(str(tmp_path))
+
+
+def test_the_frames_of_a_file_come_at_their_pace_whatever_time_they_begin_at(monkeypatch):
+    clock = [50.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    for begin in (0.0, 1.8e12):
+        start = clock[0]
+        frames = paced("a.jsonl", iter([Arrival(begin + 40.0 * n) for n in range(4)]))
+        assert [clock[0] - start for _ in frames] == pytest.approx([0, 0.04, 0.08, 0.12], abs=1e-5)

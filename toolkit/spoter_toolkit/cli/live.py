@@ -47,7 +47,9 @@ def live(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Swap left and right: the camera shows a mirror image.")
     ] = False,
-    seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="End so many seconds after the first frame.")
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -79,9 +81,9 @@ def live(
     from spoter_toolkit.cli.live_view import view_of
     from spoter_toolkit.live.session import Recorder, Speaker, run_session
     from spoter_toolkit.live.sources import arrivals, is_log, paced
+    from spoter_toolkit.report.words import plural
     from spoter_toolkit.workspace import newest_bundle
 
-    from spoter_toolkit.report.words import plural
     with from_options():
         name, chosen = split_choice(backend, precision)
         gate_name, stream_settings = _settings(source, gate, settings or [])
@@ -106,19 +108,20 @@ def live(
     if recorder:
         sinks.append(recorder)
         watchers.append(recorder)
-    end_ms = 1000 * seconds if seconds is not None else float("inf")
+    lasts_ms = 1000 * seconds if seconds is not None else float("inf")
     try:
         with view_of(recognizer.labels, json=json) as show:
-            run_session(stream, frames, [show, *sinks], watchers=watchers, end_ms=end_ms)
+            run_session(stream, frames, [show, *sinks], watchers=watchers, lasts_ms=lasts_ms)
     finally:
         if shown:
             shown.close()
-        if recorder:
-            recorder.close()
         if speaker and speaker.left_out:
             say(f"--say left out {plural(speaker.left_out, 'word')}: its command is slower than the signs")
+        if recorder:
+            recorder.close()
             shows = " (its video shows the person; --no-video leaves it out)" if film else ""
-            say(f"recorded: {record}{shows}")
+            what = "recorded" if recorder.is_complete else "recorded in part, a file could not be written"
+            say(f"{what}: {record}{shows}")
 
 
 def _page(recognizer: Recognizer, port: int) -> LivePage:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -40,52 +41,81 @@ def run_session(
     sinks: Sequence[Sink],
     *,
     watchers: Sequence[Watches] = (),
-    end_ms: float = float("inf"),
+    lasts_ms: float = float("inf"),
 ) -> None:
-    """Give each frame to the stream, and each event to every sink.
+    """Give each frame to the stream and every watcher, and each event to every sink.
 
-    A sink that raises is left out from then on, and the others get a fault that says so. A sink that blocks
-    holds the frames up: a camera's are dropped then, and the next event says how many.
+    A sink or watcher that raises is left out from then on, and the sinks get a fault that says so. A sink
+    that blocks holds the frames up: a camera's are dropped then, and the next event says how many.
 
     Args:
         stream: is used by this thread.
         source: see `arrivals`.
         sinks: each takes one event.
         watchers: each takes one frame.
-        end_ms: the last frame's time.
+        lasts_ms: from the first arrival to the last one.
+
+    Raises:
+        BrokenPipeError: nobody reads what a sink writes any more.
     """
-    listening = list(sinks)
+    listeners = _Listeners(sinks, watchers)
+    end_ms = None
     try:
         for arrival in source:
+            end_ms = arrival.t_ms + lasts_ms if end_ms is None else end_ms
             if arrival.fault:
-                _tell(listening, [Fault(t_ms=arrival.t_ms, code="source", reason=arrival.fault)])
+                listeners.tell([Fault(t_ms=arrival.t_ms, code="source", reason=arrival.fault)])
             if arrival.t_ms > end_ms:
                 break
             if arrival.frame is None:
                 continue
             stream.accept(arrival.frame, arrival.t_ms, dropped=arrival.dropped, persons=arrival.persons)
-            for watcher in watchers:
-                watcher.frame(arrival, stream.landmarks)
-            _tell(listening, stream.events())
+            listeners.show(arrival, stream.landmarks)
+            listeners.tell(stream.events())
     finally:
         stream.flush()
-        _tell(listening, stream.events())
+        listeners.tell(stream.events())
 
 
-def _tell(sinks: list[Sink], events: list[AnyEvent]) -> None:
-    for event in events:
-        for sink in list(sinks):
+class _Listeners:
+    """The sinks and watchers of a session that have not raised yet."""
+
+    def __init__(self, sinks: Sequence[Sink], watchers: Sequence[Watches]) -> None:
+        self._sinks = list(sinks)
+        self._watchers = list(watchers)
+
+    def show(self, arrival: Arrival, landmarks_LD: Any) -> None:
+        for watcher in list(self._watchers):
             try:
-                sink(event)
-            except Exception as error:  # noqa: BLE001  (a sink of the user's must not stop the others)
-                sinks.remove(sink)
-                name = getattr(sink, "__qualname__", type(sink).__name__)
-                reason = f"{name} raised {type(error).__name__}: {error}; it gets no more events"
-                _tell(sinks, [Fault(t_ms=event.t_ms, code="sink", reason=reason)])
+                watcher.frame(arrival, landmarks_LD)
+            except Exception as error:  # noqa: BLE001  (as below)
+                self._leave_out(watcher, error, arrival.t_ms)
+
+    def tell(self, events: Sequence[AnyEvent]) -> None:
+        for event in events:
+            for sink in list(self._sinks):
+                try:
+                    sink(event)
+                except BrokenPipeError:  # of stdout: the session would go on unseen
+                    raise
+                except Exception as error:  # noqa: BLE001  (a sink of the user's must not stop the others)
+                    self._leave_out(sink, error, event.t_ms)
+
+    def _leave_out(self, one: Sink | Watches, error: Exception, t_ms: float) -> None:
+        """Leave one out, as a sink and as a watcher, and tell the others."""
+        self._sinks = [sink for sink in self._sinks if sink is not one]
+        self._watchers = [watcher for watcher in self._watchers if watcher is not one]
+        name = getattr(one, "__qualname__", type(one).__name__)
+        reason = f"{name} raised {type(error).__name__}: {error}; it is left out from now on"
+        self.tell([Fault(t_ms=t_ms, code="sink", reason=reason)])
 
 
 class Recorder:
-    """Keeps video, landmarks and events in a folder, each as it comes: a killed recording can be read."""
+    """Keeps video, landmarks and events in a folder, each as it comes: a killed recording can be read.
+
+    Attributes:
+        is_complete: each file could be written so far.
+    """
 
     def __init__(self, folder: Path, stream: SignStream, gate: Gate, *, film: bool = True) -> None:
         """Begin a recording in a new folder; without `film` no picture is kept."""
@@ -95,27 +125,38 @@ class Recorder:
         self._log.write(header_line(gate, stream.settings) + "\n")
         self._stream = stream
         self._film = Film(folder / FILM_NAME) if film else None
+        self.is_complete = True
 
     def frame(self, arrival: Arrival, landmarks_LD: Any) -> None:
         """Write the picture of a frame and its landmarks, where there are some."""
-        if self._film and np.ndim(arrival.frame) == 3:
-            self._film.add(arrival.frame, arrival.t_ms)
-        if landmarks_LD is not None:
-            frame = LogFrame(arrival.t_ms, landmarks_LD, arrival.dropped, self._stream.persons)
-            self._log.write(line_of(frame) + "\n")
-            self._log.flush()
+        with self._noted():
+            if self._film and np.ndim(arrival.frame) == 3:
+                self._film.add(arrival.frame, arrival.t_ms)
+            if landmarks_LD is not None:
+                frame = LogFrame(arrival.t_ms, landmarks_LD, self._stream.dropped, self._stream.persons)
+                self._log.write(line_of(frame) + "\n")
+                self._log.flush()
 
     def __call__(self, event: AnyEvent) -> None:
         """Write an event."""
-        self._events.write(json.dumps(event.as_json(), ensure_ascii=False) + "\n")
-        self._events.flush()
+        with self._noted():
+            self._events.write(json.dumps(event.as_json(), ensure_ascii=False) + "\n")
+            self._events.flush()
 
     def close(self) -> None:
-        """Close all files."""
-        if self._film:
-            self._film.close()
-        self._log.close()
-        self._events.close()
+        """Close all files; `is_complete` tells whether that failed."""
+        for file in (self._film, self._log, self._events):
+            with contextlib.suppress(OSError), self._noted():
+                if file:
+                    file.close()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.is_complete = False
+            raise
 
 
 class Speaker:
@@ -139,6 +180,7 @@ class Speaker:
             raise UsageError(f"--say {command!r}: no such program", fix="--say 'espeak {}'")
         self._spoken = {label.name: label.bengali or label.gloss or label.name for label in labels}
         self._running: list[subprocess.Popen[bytes]] = []
+        self.left_out = 0
 
     def __call__(self, event: AnyEvent) -> None:
         """Run the command for a sign; ``{}`` becomes the word, which else is the last argument."""
@@ -153,4 +195,3 @@ class Speaker:
         if words == self._words:
             words.append(word)
         self._running.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
-        self.left_out = 0

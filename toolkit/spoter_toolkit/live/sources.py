@@ -77,10 +77,11 @@ def arrivals(source: str, *, mirror: bool = False) -> Iterator[Arrival]:
 
 def paced(source: str, frames: Iterator[Arrival]) -> Iterator[Arrival]:
     """Yield the frames of a file or a log when their time has come, for somebody who looks on."""
-    begin = time.monotonic()
+    zero_s = None  # of the source's time, on this machine's clock
     for frame in frames:
         if not is_live(source):
-            time.sleep(max(0.0, begin + frame.t_ms / 1000 - time.monotonic()))
+            zero_s = time.monotonic() - frame.t_ms / 1000 if zero_s is None else zero_s
+            time.sleep(max(0.0, zero_s + frame.t_ms / 1000 - time.monotonic()))
         yield frame
 
 
