@@ -92,7 +92,8 @@ class StreamSettings:
             raise ConfigError(f"rest_by={self.rest_by!r}: expected {' or '.join(get_args(RestBy))}")
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real):
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number:
                 raise ConfigError(f"{name}={shown(value)}: expected a number")
             if not least <= value <= most:
                 raise ConfigError(f"{name}={shown(value)}: expected {least:g}..{most:.0f}")
