@@ -149,8 +149,8 @@ class Landmarker:
 
         Args:
             frame_rgb: (height, width, 3) uint8.
-            t_ms: when the frame was taken; later than the one before. None means 1/30 s after it, which is
-                what MediaPipe's Python takes for every video.
+            t_ms: when the frame was taken; a microsecond or more after the one before. None means 1/30 s
+                after it, which is what MediaPipe's Python takes for every video.
 
         Raises:
             InputError: no such array, or a time that is not later.

@@ -141,8 +141,9 @@ SPOTER_API void spoter_landmarker_destroy(spoter_landmarker *landmarker);
 SPOTER_API spoter_status spoter_landmarker_reset(spoter_landmarker *landmarker);
 /*
  * Find the landmarks in the next frame. rgb: height rows of width x 3 bytes, `stride` bytes from row to row; 0: without
- * gaps. t_ms: when it was taken, later than the one before; NaN: 1/30 s after it, as models are trained. landmarks: has
- * room for 54 x 2 floats, which become 0..1 of the frame, and NaN where a landmark was not detected.
+ * gaps. t_ms: when it was taken, a microsecond or more after the one before; NaN: 1/30 s after it, as models are
+ * trained. landmarks: has room for 54 x 2 floats, which become 0..1 of the frame, and NaN where a landmark was not
+ * detected.
  */
 SPOTER_API spoter_status spoter_landmarker_accept(spoter_landmarker *landmarker, const uint8_t *rgb, size_t height,
                                                   size_t width, size_t stride, double t_ms, float *landmarks);
