@@ -32,6 +32,7 @@ export async function proven<T extends Candidate>(asked: Asked, wasm: T, open: (
   if (asked === "wasm") return { made: wasm, why: {} };
   let gpu: T | null = null;
   try {
+    if (asked === "auto" && (await isSoftware())) throw new BackendError("WebGPU runs in software here, not on a GPU");
     gpu = await open();
     if (!(await gpu.verify()).passed) throw new BackendError("WebGPU gives other answers here than the stored ones");
     const why = asked === "auto" ? await faster(gpu, wasm) : "asked for";
@@ -41,6 +42,12 @@ export async function proven<T extends Candidate>(asked: Asked, wasm: T, open: (
     gpu?.close();
     return { made: wasm, why: { webgpu: error instanceof Error ? error.message : String(error) } };
   }
+}
+
+/** A browser's WebGPU without a GPU takes minutes to begin with. */
+async function isSoftware(): Promise<boolean> {
+  const adapter = "gpu" in navigator ? await navigator.gpu.requestAdapter() : null;
+  return adapter?.info.isFallbackAdapter ?? false;
 }
 
 /** Say how much faster the first one replays the stored answers, or raise; both have been opened, the first has replayed them. */

@@ -22,7 +22,8 @@ ADAPTER = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enab
 LOAD = """(async () => {
   globalThis.spoter = await import("/spoter.js");
   const { packed, engine: { hashes } } = await (await fetch("/site.json")).json();
-  globalThis.load = (backend, url = "/bundle/") => spoter.Recognizer.load(url, { packed, hashes, backend });
+  globalThis.load = (backend, url = "/bundle/", worker = "/worker.js") =>
+    spoter.Recognizer.load(url, { packed, hashes, backend, worker });
 })()"""
 
 
@@ -90,10 +91,16 @@ def test_webgpu_gives_the_answers_of_python(on_gpu, bundle_at, make_clip):
         np.testing.assert_allclose(found, python.predict(clip).logits_C, atol=1e-4)
 
 
-def test_it_is_left_where_it_is_slower_or_wrong(on_gpu, bundle_at, contract):
+def test_it_is_left_where_it_is_slower_or_wrong(on_gpu, gpu_site, bundle_at, contract):
     model = other_tensors(contract)["right"][0].SerializeToString()  # two operators
     _, url = bundle_at("right", model)
     found = on_gpu.evaluate(f"load('auto', '{url}').then((r) => [r.backend, r.why.webgpu])")
+    assert found == ["wasm", "WebGPU runs in software here, not on a GPU"]
+    # A worker that takes the adapter for a GPU, and so has to measure.
+    get = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });"
+    (gpu_site.folder / "patch.js").write_text(get)
+    (gpu_site.folder / "patched.js").write_text("import './patch.js'; import './worker.js';")
+    found = on_gpu.evaluate(f"load('auto', '{url}', '/patched.js').then((r) => [r.backend, r.why.webgpu])")
     assert found[0] == "wasm"
     assert found[1].startswith("WebGPU is not faster here: the stored answers take ")
     _, url = bundle_at("wrong", model, 1e-3)
