@@ -19,6 +19,7 @@ def what_takes_long_is_done_once(
 ) -> Iterator[None]:
     """Most tests here export the same run, and none looks at which way is the fastest."""
     monkeypatch.setattr("spoter_runtime.tuning.search._ROUND_NS", 1_000_000)
+    monkeypatch.setattr("spoter_toolkit.export.TUNE_SECONDS", 0.3)
     with traced_once():
         yield
 

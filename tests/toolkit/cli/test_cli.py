@@ -508,7 +508,6 @@ def test_fp16_is_proven_beside_fp32(home: Path) -> None:
     against = ("--against", "second", "--fail-if")
     sure = spoter_kit(home, *again, "-o", "third", *against, "p50 > 0.001")
     assert (sure.returncode, "beyond" in sure.stdout) == (3, True)
-    assert spoter_kit(home, *again, "-o", "third", *against, "p50 > 1000").returncode == 0
     unset = spoter_kit(home, *again, "-o", "third", *against, "")
     assert (unset.returncode, "--fail-if ''" in unset.stderr) == (2, True)
     assert proofs[0]["policy"]["max_logit_diff"] > 1e-4
