@@ -18,6 +18,7 @@ from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.recognizer import LongClips, Prediction, Recognizer
 from spoter_toolkit.data.dataset import DATASET_JSON, read_dataset
 from spoter_toolkit.data.extract.videos import videos_in
+from spoter_toolkit.report.words import lines_of_errors
 from spoter_toolkit.workspace import newest_bundle
 
 
@@ -127,9 +128,7 @@ def error_of_bad_clips(bad: Sequence[SpoterError], clips: int) -> SpoterError:
     """
     if clips == 1:
         return bad[0]
-    lines = "".join(f"\n  {error.message}" for error in bad)
-    fixes = dict.fromkeys(error.fix for error in bad if error.fix)
-    return DataError(f"{len(bad)} of {clips} clips cannot be used:{lines}\n", fix="; ".join(fixes))
+    return DataError(f"{len(bad)} of {clips} clips cannot be used:\n{lines_of_errors(bad)}")
 
 
 def bundle_before(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:

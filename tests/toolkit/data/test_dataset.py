@@ -96,7 +96,7 @@ infinite[1, 2, 0] = np.inf
     ("bad", "message"),
     [
         (np.zeros((0, 54, 2), np.float32), r"clip 'bad': 0 frames, the model takes 1\.\.299"),
-        (poses(300), r"clip 'bad': 300 frames, the models take 1\.\.299\nFix: --long resample"),
+        (poses(300), r"clip 'bad': 300 frames, the models take 1\.\.299\n +Fix: --long resample"),
         (np.ones((4, 54, 3), np.float32), r"clip 'bad': expected 54×2 values a frame, got 54×3"),
         (infinite, r"clip 'bad': value inf at index \(1, 2, 0\)"),
         (np.full((4, 54, 2), np.nan, np.float32), r"clip 'bad': no landmark is detected in any of its 4"),

@@ -155,11 +155,15 @@ def fitted(text: str, stream: TextIO) -> str:
     """
     if not stream.isatty():
         return text
-    prose, fix, command = text.partition("Fix: ")
-    broken = [_broken(line) for line in prose.split("\n")]
-    if fix and len(broken[-1].split("\n")[-1] + fix + command) > terminal_width():
-        return "\n".join(broken).rstrip() + f"\n  {fix}{command}"
-    return "\n".join(broken) + fix + command
+    return "\n".join(map(_fitted_line, text.split("\n")))
+
+
+def _fitted_line(line: str) -> str:
+    prose, fix, command = line.partition("Fix: ")
+    broken = _broken(prose)
+    if fix and prose.strip() and len(broken.split("\n")[-1] + fix + command) > terminal_width():
+        return f"{broken.rstrip()}\n  {fix}{command}"
+    return broken + fix + command
 
 
 def _broken(line: str) -> str:

@@ -32,6 +32,7 @@ from spoter_toolkit.data.dataset import (
     read_dataset,
     read_meta,
 )
+from spoter_toolkit.report.words import lines_of_errors
 
 LongClips = Literal["error", "resample", "cut"]  # treatment of clips with more than MAX_FRAMES
 
@@ -88,13 +89,11 @@ def write_dataset(
     check_dataset_folder(folder, force=force)
     kept, bad = _checked_clips(clips, {label.name for label in labels}, long)
     if bad and not skip_bad:
-        shown = "\n".join(f"  {error.message}" for error in bad[:5])
         more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
-        fixes = dict.fromkeys(error.fix for error in bad if error.fix)
         raise DataError(
             f"{len(bad)} of {len(bad) + len(kept)} clips cannot be used; nothing was written:\n"
-            f"{shown}{more}\n",
-            fix="; ".join([*fixes, "mend them, or leave them out with --skip-bad"]),
+            f"{lines_of_errors(bad[:5])}{more}\n",
+            fix="mend them, or leave them out with --skip-bad",
         )
     if not kept:
         reason, fix = (f": {bad[0].message}", bad[0].fix) if bad else ("", "")

@@ -1,10 +1,13 @@
-"""Write numbers and names for people: significant digits, plurals, folder names."""
+"""Write numbers, names and errors for people: significant digits, plurals, folder names."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from spoter_runtime.errors import SpoterError
 
 
 def format_sig3(value: float) -> str:
@@ -23,6 +26,16 @@ def about_time(seconds: float) -> str:
     if seconds < 90:
         return f"about {plural(max(10, 10 * round(seconds / 10)), 'second')}"
     return f"about {plural(round(seconds / 60), 'minute')}"
+
+
+def lines_of_errors(errors: Sequence[SpoterError]) -> str:
+    """Return a line for each error; below it stands its fix, once for neighbours that have the same."""
+    lines = []
+    for error, following in zip(errors, [*errors[1:], None], strict=True):
+        lines.append(f"  {error.message}")
+        if error.fix and (following is None or following.fix != error.fix):
+            lines.append(f"    Fix: {error.fix}")
+    return "\n".join(lines)
 
 
 def slug(text: str) -> str:
