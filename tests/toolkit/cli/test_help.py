@@ -65,6 +65,11 @@ def test_each_option_is_explained_by_a_sentence(name, verb):
     ("words", "message"),
     [
         ("trian", "spoter-kit has no verb 'trian'; did you mean 'train'? Fix: spoter-kit train"),
+        ("trian ds --seed 1", "did you mean 'train'? Fix: spoter-kit train ds --seed 1\n"),
+        (
+            "train ds --ouput=x",
+            "has no option --ouput; did you mean --out? Fix: spoter-kit train ds --out=x\n",
+        ),
         ("split", "spoter-kit has no verb 'split'. Fix: spoter-kit data split"),
         ("synht", "did you mean 'synth'? Fix: spoter-kit data synth"),
         ("data spilt", "spoter-kit data has no verb 'spilt'; did you mean 'split'? Fix: spoter-kit data"),

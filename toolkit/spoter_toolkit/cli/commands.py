@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -36,10 +37,11 @@ class Verb(TyperCommand):
         Raises:
             UsageError: there is no such option, or it does not take this value.
         """
+        typed = [*args]  # the parser empties the list
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if wrong := _usage_error(ctx, error):
+            if wrong := _usage_error(ctx, error, typed):
                 raise wrong from error
             raise
 
@@ -59,10 +61,10 @@ class Verbs(TyperGroup):
             UsageError: there is no such verb.
         """
         if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
-            raise self._unknown(ctx, args[0])
+            raise self._unknown(ctx, args[0], args[1:])
         return super().resolve_command(ctx, args)
 
-    def _unknown(self, ctx: typer.Context, word: str) -> UsageError:
+    def _unknown(self, ctx: typer.Context, word: str, others: list[str]) -> UsageError:
         root: Any = ctx.find_root().command
         known = {name: _path(ctx, name) for name in self.commands}
         for name, command in root.commands.items():
@@ -72,13 +74,14 @@ class Verbs(TyperGroup):
         known |= {typed: f"spoter-kit {meant}" for typed, meant in _MEANT.items() if typed not in known}
         wrong = f"{_path(ctx)} has no verb {word!r}"
         if word in known:
-            return UsageError(wrong, fix=known[word])
+            return UsageError(wrong, fix=" ".join((known[word], *map(shlex.quote, others))))
         if near := nearest(word, known):
-            return UsageError(f"{wrong}; did you mean {near[0]!r}?", fix=known[near[0]])
+            fix = " ".join((known[near[0]], *map(shlex.quote, others)))
+            return UsageError(f"{wrong}; did you mean {near[0]!r}?", fix=fix)
         return UsageError(f"{wrong}; there are {', '.join(self.list_commands(ctx))}")
 
 
-def _usage_error(ctx: typer.Context, error: Exception) -> UsageError | None:
+def _usage_error(ctx: typer.Context, error: Exception, typed: Sequence[str]) -> UsageError | None:
     """Return an error of the command line's parser as one of ours; None for any other.
 
     By their names: typer has its own copy of click's errors since 0.29.
@@ -88,9 +91,13 @@ def _usage_error(ctx: typer.Context, error: Exception) -> UsageError | None:
         name = str(getattr(error, "option_name", error))
         known = sorted(option for one in ctx.command.params for option in one.opts if option.startswith("--"))
         near = nearest(name, known)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        fix = "" if near else f"{_path(ctx)} --help lists them"
-        return UsageError(f"{_path(ctx)} has no option {name}{hint}", fix=fix)
+        if not near:
+            return UsageError(f"{_path(ctx)} has no option {name}", fix=f"{_path(ctx)} --help lists them")
+        words = [near[0] + word[len(name) :] if word.partition("=")[0] == name else word for word in typed]
+        hint = f"did you mean {near[0]}?"
+        return UsageError(
+            f"{_path(ctx)} has no option {name}; {hint}", fix=f"{_path(ctx)} {shlex.join(words)}"
+        )
     say = getattr(error, "format_message", None)
     if kind == "NoArgsIsHelpError" or say is None or getattr(error, "exit_code", 0) != 2:
         return None

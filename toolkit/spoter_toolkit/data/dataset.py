@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spoter_runtime.contract import Label
-from spoter_runtime.errors import DataError, upgrade_fix
+from spoter_runtime.errors import DataError, nearest, upgrade_fix
 from spoter_runtime.files import check_regular, put_back, sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.strict import array_header, made_from, read_json, shown
@@ -174,7 +174,11 @@ def read_meta(folder: Path) -> tuple[Meta, dict[str, Any]]:
     try:
         content = read_json(path, most_bytes=_META_BYTES)
     except FileNotFoundError as error:
-        what = "no such folder" if not folder.exists() else "not a dataset: it has no dataset.json"
+        what = "not a dataset: it has no dataset.json"
+        if not folder.exists():
+            others = [path.parent.name for path in folder.parent.glob(f"[!.]*/{DATASET_JSON}")]
+            near = nearest(folder.name, others)
+            what = f"no such folder{f'; did you mean {folder.parent / near[0]}?' if near else ''}"
         raise DataError(
             f"{folder}: {what}", fix="spoter-kit data import or spoter-kit data synth makes one"
         ) from error
