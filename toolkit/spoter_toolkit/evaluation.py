@@ -5,7 +5,7 @@ Shapes: N clips, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from spoter_runtime._types import OnProgress
 from spoter_runtime.batching import batches_of
-from spoter_runtime.bundle.manifest import Bundle
+from spoter_runtime.bundle.manifest import MANIFEST, Bundle, read_bundle
 from spoter_runtime.camera.files import trained_on, warn_of_other_landmarker
 from spoter_runtime.contract import Label
 from spoter_runtime.decision import Abstention
@@ -27,7 +27,9 @@ from spoter_toolkit.calibration.calibrate import BACKGROUND, answers_from, negat
 from spoter_toolkit.calibration.figures import Figures, figures_of, softmax_NC
 from spoter_toolkit.calibration.negatives import Negatives
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
+from spoter_toolkit.data.extract.videos import find_videos
 from spoter_toolkit.data.names import listed, natural_order
+from spoter_toolkit.runs.run import read_run
 
 _MOST_CONFUSED: Final = 10  # pairs of labels
 _WORST: Final = 4  # clips
@@ -218,15 +220,34 @@ def logits_of(
         InputError: a clip is longer than the model takes.
     """
     clips = clips_to_evaluate(dataset, split)
-    known = {label.name for label in runner.contract.labels}
-    unknown = sorted({clip.label for clip in clips} - known)
+    check_labels((clip.label for clip in clips), runner.contract.labels, where=dataset.folder)
+    return clips, infer_clips(runner, [dataset.poses_of(clip) for clip in clips], on_progress=on_progress)
+
+
+def check_videos(source: Path, videos: Path) -> None:
+    """Check that a RUN or a BUNDLE knows the labels of videos, before minutes are spent on their landmarks.
+
+    Raises:
+        DataError: it does not know one, or there are no videos.
+        SpoterError: the source cannot be read.
+    """
+    known = read_bundle(source).contract.labels if (source / MANIFEST).is_file() else read_run(source).labels
+    check_labels((part.label for part in find_videos(videos).parts), known, where=videos)
+
+
+def check_labels(labels: Iterable[str], known: Sequence[Label], *, where: Path) -> None:
+    """Check that a model knows the labels of some clips.
+
+    Raises:
+        DataError: it does not know one.
+    """
+    names = {label.name for label in known}
+    unknown = sorted(set(labels) - names)
     if unknown:
         raise DataError(
-            f"{dataset.folder}: the model does not know {len(unknown)} of its labels: "
-            f"{', '.join(unknown[:5])}",
-            fix=f"take their clips out; the model knows {listed(sorted(known, key=natural_order))}",
+            f"{where}: the model does not know {len(unknown)} of its labels: {', '.join(unknown[:5])}",
+            fix=f"take their clips out; the model knows {listed(sorted(names, key=natural_order))}",
         )
-    return clips, infer_clips(runner, [dataset.poses_of(clip) for clip in clips], on_progress=on_progress)
 
 
 def calibration_figures(

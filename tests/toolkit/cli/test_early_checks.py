@@ -14,6 +14,7 @@ import pytest
 # Every verb with a wrong path or option, and how its message begins. BUNDLE and DATA are good ones.
 MISTAKES = {
     "train nowhere": "error: nowhere: no such folder",
+    "train DATE": "error: DATE: no such folder; did you mean DATA? Fix: spoter-kit data import",
     "train DATA --set epoch=3": "error: recipe strong: epoch: no such setting; did you mean 'epochs'",
     "train UNSPLIT": "error: UNSPLIT: no clip is in the train split",
     "train DATA -o DATA": "error: DATA: exists already and is no run",
@@ -27,6 +28,7 @@ MISTAKES = {
     "eval": "error: runs/last: no run there",
     "eval nowhere --data DATA": "error: nowhere: no such folder",
     "eval BUNDLE --data nowhere": "error: nowhere: no such folder",
+    "eval BUNDLE --data VIDEOS": "error: VIDEOS: the model does not know 1 of its labels: tee",
     "eval BUNDLE --split dev": "error: no split 'dev'",
     "eval BUNDLE --data UNSPLIT": "error: UNSPLIT: no clip is in the split 'test'",
     "eval BUNDLE -o picture.jpeg": "error: picture.jpeg: a picture's name ends in",
@@ -119,6 +121,8 @@ def found(
     np.save(home / "clip.npy", data.poses_of(data.clips[0]))
     unsplit = synthesize(home / "UNSPLIT", settings=SynthSettings(signs=1, signers=3, clips_per_sign=3))
     rewrite_split(unsplit.with_clips([replace(clip, split="") for clip in unsplit.clips], ""))
+    (home / "VIDEOS" / "tee").mkdir(parents=True)
+    (home / "VIDEOS" / "tee" / "1.mp4").touch()
     (home / "BUNDLE.spoter").symlink_to(bundle_folder)
     (home / "DATA.spoter").symlink_to(data.folder)
     (home / "RUN").mkdir()

@@ -45,7 +45,7 @@ HAPPY: dict[str, tuple[list[str], str, str]] = {
     "data background": (["data", "-o", "more"], r": \d+ clips of 5 labels", "train"),
     "data show": (["data"], r": 32 clips of 4 labels by 4 signers", "data show"),
     "import-checkpoint": (["ck.pth"], r"^runs/ck: .* of 4 classes", "export"),
-    "eval": ([], r"^top-1 0\.\d{4} on \d+ generated clips: test split", "export"),
+    "eval": ([], r"runs/tiny-\S+: top-1 \d\.\d{4} on \d+ generated clips: test split", "export"),
     "verify": ([], r": verified on ort-cpu-fused in fp32", "predict"),
     "sign": (["--key", "mine.key", "--new-key"], r"model\.sig: \d files signed by [0-9a-f]{12}…", "verify"),
     "serve": (["--port", "0", "--seconds", "0"], r"^http://127\.0\.0\.1:\d+/v2/models/[\w.-]+/versions/", ""),

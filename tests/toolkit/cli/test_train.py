@@ -85,3 +85,15 @@ def test_ctrl_c_leaves_a_model_that_can_be_used(
     monkeypatch.undo()
     done = spoter_kit(tmp_path, "train", "--resume", "-o", "runs/cut")
     assert (done.returncode, read_run(run.folder).unfinished()) == (0, None), done.stderr
+
+
+def test_an_export_that_is_ended_leaves_no_half_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(path: Path) -> None:
+        assert list((home / "bundles").glob(".*.tmp")), path  # the files are written, not yet in place
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("spoter_runtime.files._to_disk", end)
+    done = spoter_kit(home, "export", "--onnx", "--max-batch", "3", "--no-tune", "-o", "bundles/new.spoter")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert not list((home / "bundles").glob(".*.tmp"))

@@ -98,7 +98,7 @@ def eval_(
     from spoter_toolkit.data.dataset import skipped_clips
     from spoter_toolkit.data.drawing import check_picture
     from spoter_toolkit.data.extract.extract import dataset_of, is_videos
-    from spoter_toolkit.evaluation import check_split, evaluate_source
+    from spoter_toolkit.evaluation import check_split, check_videos, evaluate_source
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.prediction import error_of_bad_clips
     from spoter_toolkit.runs.run import read_run
@@ -115,12 +115,14 @@ def eval_(
         return _eval_streams(
             source, data, split, backend=backend, run=run, minutes=minutes, out=out, json=json
         )
+    source = source or last_run()
     if data and is_videos(data):
+        check_videos(source, data)
         have_landmarker(yes=yes)
         split = "all"
     with progress_bar() as on_progress, dataset_of(data, on_progress) as dataset_folder:
         found = evaluate_source(
-            source or last_run(),
+            source,
             split=split,
             backend=backend,
             run=run,
@@ -211,8 +213,9 @@ def show(found: Evaluation) -> None:
     scores, dataset = found.scores, found.dataset
     clips = plural(scores.clips, "generated clip" if dataset.origin.synthetic else "clip")
     tell(
-        f"top-1 {scores.top1:.4f} on {clips}: {found.split} split, {dataset.split or 'not split'}",
-        f"top-5 {scores.top5:.4f}, macro F1 {scores.macro_f1:.4f}; {found.source} on {found.backend}",
+        f"{found.source}: top-1 {scores.top1:.4f} on {clips}: {found.split} split, "
+        f"{dataset.split or 'not split'}",
+        f"top-5 {scores.top5:.4f}, macro F1 {scores.macro_f1:.4f}; on {found.backend}",
     )
     show_calibration(found)
     if is_verbose():

@@ -16,6 +16,7 @@ from spoter_toolkit.cli.console import (
     aligned,
     emit_json,
     emit_table,
+    ended_in_order,
     is_verbose,
     next_step,
     progress_lines,
@@ -168,7 +169,7 @@ def export(
         )
     if not (path / MANIFEST).is_file():
         say_busy()
-    with progress_lines() as on_progress:
+    with ended_in_order(), progress_lines() as on_progress:
         report = export_source(
             path,
             out,
