@@ -113,7 +113,6 @@ def train(
     from contextlib import nullcontext
 
     from spoter_runtime.errors import UsageError, from_options, require
-    from spoter_toolkit.data.facts import val_gap
     from spoter_toolkit.training.length import check_minutes
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
     from spoter_toolkit.training.start import plan_training
@@ -160,8 +159,6 @@ def train(
         say("nobody signed these clips: they show that the tools work, nothing more")
     if place != folder:
         say(f"the new run is in {place} until it is complete; then it replaces {folder}")
-    if missing := val_gap(dataset):
-        say(missing)
     if not minutes:  # else it finds out by itself
         say_busy()
     if not sys.stderr.isatty():  # a terminal shows it in its bar
@@ -200,6 +197,7 @@ def train(
     if dataset.clips_in("test"):
         next_step("spoter-kit eval {}", run.folder)
     else:
+        say("no clip is left for a test: how often it is right, only new clips tell")
         next_step("spoter-kit export --onnx {}", run.folder)
 
 
