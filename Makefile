@@ -12,6 +12,9 @@ READY := $(VENV)/.ready
 
 # The versions that the tests ran with; only errors are printed.
 PIP_INSTALL = PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -qq --disable-pip-version-check
+# Shows that what follows lives: pip says nothing for minutes. `sleep` writes elsewhere, or a pipe would wait for it.
+SAY_TIME = (s=0; while sleep 20 >/dev/null 2>&1; do s=$$((s + 20)); \
+	echo "  $$s s, $$(du -sm $(VENV) | cut -f1) MB in $(VENV)"; done) & trap "kill $$!" EXIT;
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 HOURS ?= 1
@@ -23,10 +26,11 @@ help:
 
 # Without the tools of the tests and the documentation. Nothing else needs to know that it ran.
 install:
-	@echo 'installing spoter-kit and 60 packages into $(VENV). PyTorch is the largest: 200 MB for CPUs, several GB with'
-	@echo 'CUDA, as PIP_EXTRA_INDEX_URL decides. Two to six minutes for CPUs; before the end only errors are printed'
+	@echo 'installing spoter-kit and 60 packages into $(VENV): two to six minutes.'
+	@echo 'PyTorch is the largest: 200 MB for CPUs, several GB for NVIDIA GPUs.'
+	@echo 'docs/how-to/install.md says how to choose.'
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) -e '.[cpu,landmarker,toolkit,video]'
+	@$(SAY_TIME) $(PIP_INSTALL) -e '.[cpu,landmarker,toolkit,video]'
 	@echo 'installed: source $(BIN)/activate, then spoter-kit doctor'
 
 demo: $(READY)
@@ -61,9 +65,10 @@ types: $(READY)
 # Made anew when what is to be installed changes; a run that was cut short leaves no mark and starts again.
 # Python compiles what is imported, a small part of it, when it is.
 $(READY): pyproject.toml constraints.txt
-	@echo 'installing what development needs into $(VENV): two to eight minutes; PyTorch is 200 MB or more'
+	@echo 'installing what development needs into $(VENV): two to eight minutes.'
+	@echo 'PyTorch is the largest: 200 MB or more.'
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) --no-compile -e '.[dev]'
+	@$(SAY_TIME) $(PIP_INSTALL) --no-compile -e '.[dev]'
 	@touch $(READY)
 
 clean:
