@@ -162,7 +162,7 @@ def train(
     if not minutes:  # else it finds out by itself
         say_busy()
     if not sys.stderr.isatty():  # a terminal shows it in its bar
-        say("loading PyTorch; then a few steps are timed for the plan")
+        say(f"loading PyTorch{'' if resume else '; then a few steps are timed for the plan'}")
     try:
         with ended_in_order(), progress_lines() as on_progress:
             on_progress(0, 0, "loading PyTorch")
