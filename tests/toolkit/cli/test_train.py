@@ -74,8 +74,9 @@ def test_ctrl_c_leaves_a_model_that_can_be_used(
     done = spoter_kit(tmp_path, "train", "data", "--recipe", "demo", *SMALL, "-o", "runs/cut")
     assert done.returncode == 130
     steps = "after 2 of at most 4 steps"
-    assert done.stderr.splitlines()[-2:] == [
-        f"interrupted {steps}; the best weights so far can be used: spoter-kit export --onnx runs/cut",
+    assert done.stderr.splitlines()[-3:] == [
+        f"interrupted {steps}; the best weights so far are kept",
+        "use them with: spoter-kit export --onnx runs/cut",
         "go on with: spoter-kit train --resume -o runs/cut",
     ]
     run = read_run(tmp_path / "runs/cut")

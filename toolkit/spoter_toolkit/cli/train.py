@@ -231,13 +231,16 @@ def _say_interrupted(folder: Path, place: Path) -> None:
         say("interrupted before the first step: nothing was written")
         return
     name = shlex.quote(str(folder))
-    if place != folder:
+    usable = place == folder and (folder / RUN_WEIGHTS).is_file()
+    if usable:
+        stays = "the best weights so far are kept"
+    elif place != folder:
         stays = f"{folder} is still the run that was there before"
-    elif (folder / RUN_WEIGHTS).is_file():
-        stays = f"the best weights so far can be used: spoter-kit export --onnx {name}"
     else:
         stays = "no epoch has ended, so there is no model yet"
     say(f"interrupted{read_run(place).stopped_after()}; {stays}")
+    if usable:
+        say(f"use them with: spoter-kit export --onnx {name}")
     threads = os.environ.get("OMP_NUM_THREADS")  # as the whole training has them: see `say_busy`
     say(f"go on with: {f'OMP_NUM_THREADS={threads} ' if threads else ''}spoter-kit train --resume -o {name}")
 
