@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from spoter_runtime.bundle.libraries import BACKEND_OF, Library
@@ -68,10 +66,8 @@ def _onnx_runtime(provider: Provider) -> _Open:
         # architecture have the same graph.
         cache = cache_folder() / f"ort-{provider}" / artefact.sha256[:16]
 
-        def load(file: Path) -> OrtRunner:
-            return OrtRunner(file, settings=wish.session, provider=provider, cache=cache)
-
-        return bundle.load(artefact.path, load), artefact
+        model, where = bundle.read(artefact.path), str(bundle.folder / artefact.path)
+        return OrtRunner(model, settings=wish.session, provider=provider, cache=cache, where=where), artefact
 
     return open_
 
@@ -103,10 +99,10 @@ def _fused(bundle: Bundle, wish: _Wish) -> tuple[Runner, Artefact]:
     artefact = onnx_file_of(bundle, FUSED, wish.precision)
     # The metadata states it too, but an ONNX Runtime without the operator cannot load the file to read that.
     needed, version = artefact.requires.get("onnxruntime", ""), import_onnxruntime().__version__
-    check_version(needed, version, str(bundle.folder / artefact.path))
+    where = str(bundle.folder / artefact.path)
+    check_version(needed, version, where)
     settings = session_for(artefact.kind, wish.session)
-    runner = bundle.load(artefact.path, lambda file: OrtRunner(file, settings=settings, name=FUSED))
-    return runner, artefact
+    return OrtRunner(bundle.read(artefact.path), settings=settings, name=FUSED, where=where), artefact
 
 
 def _engine(library: Library) -> _Open:
@@ -235,6 +231,7 @@ def open_later(bundle: Bundle, precision: str, config: ExecutionConfig) -> Calla
         BackendError, BundleError: the bundle has no such file, or it cannot be read.
     """
     artefact = onnx_file_of(bundle, config.backend, precision)
+    where = str(bundle.folder / artefact.path)
     prepared = keep_prepared(config.prepared) if config.prepared else None
     files = [] if prepared is None else [(prepared, replace(config.session, optimise=False))]
     files.append((bundle.keep(artefact.path), session_for(artefact.kind, config.session)))
@@ -242,9 +239,9 @@ def open_later(bundle: Bundle, precision: str, config: ExecutionConfig) -> Calla
     def open_() -> Runner:
         for file, settings in files[:-1]:
             with contextlib.suppress(BackendError, BundleError, OSError):  # then from the bundle's own file
-                return file.load(partial(OrtRunner, settings=settings, name=config.backend))
+                return OrtRunner(file.read(), settings=settings, name=config.backend)
         file, settings = files[-1]
-        return file.load(partial(OrtRunner, settings=settings, name=config.backend))
+        return OrtRunner(file.read(), settings=settings, name=config.backend, where=where)
 
     return open_
 

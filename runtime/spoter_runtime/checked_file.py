@@ -1,23 +1,21 @@
-"""Load a file after checking its hash: now, or later although another file may have its name by then."""
+"""Read a file and check its hash: now, or later although another file may have its name by then."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from spoter_runtime.errors import BundleError
-from spoter_runtime.files import check_regular, sha256_of
+from spoter_runtime.files import check_regular, check_size, read_bytes, sha256_of
 
-_Loaded = TypeVar("_Loaded")
 COPY_AGAIN: Final = "copy the whole bundle again"
 
 
 class KeptFile:
-    """A file to load later, although it may be deleted or replaced until then.
+    """A file to read later, although it may be deleted or replaced until then.
 
     It is kept open, except on Windows, where an open file cannot be deleted or renamed.
     """
@@ -28,31 +26,28 @@ class KeptFile:
         Raises:
             OSError: no such file, or not a regular one.
         """
-        identity(file)
+        self._size = check_regular(file).st_size
         self._sha256 = sha256
         self._file = file.absolute()
         self._descriptor: int | None = None
         if os.name != "nt":
-            with suppress(OSError):  # too many open files: `load` then opens it by name
+            with suppress(OSError):  # too many open files: `read` then opens it by name
                 self._descriptor = os.open(file, os.O_RDONLY)
 
-    def load(self, load: Callable[[Path | bytes], _Loaded]) -> _Loaded:
-        """Return `load` of the file, or of its bytes, after checking its hash.
+    def read(self) -> bytes:
+        """Return the bytes after checking their hash.
 
         Raises:
             BundleError: the content was overwritten in place.
             OSError: it cannot be read.
         """
         if self._descriptor is None:
-            return load_checked(self._file, self._sha256, load)
-        again = Path(f"/proc/self/fd/{self._descriptor}")
-        if is_file(again):  # Linux: `load` reads it without a copy in memory
-            return load_checked(again, self._sha256, load, where=self._file)
+            return read_checked(self._file, self._sha256, most_bytes=self._size)
         with open(self._descriptor, "rb", closefd=False) as opened:
             opened.seek(0)
-            content = opened.read()
+            content = opened.read(self._size + 1)  # one more: if it has grown, its hash does not fit
         check_digest(self._file, hashlib.sha256(content).hexdigest(), self._sha256)
-        return load(content)
+        return content
 
     def __del__(self) -> None:
         descriptor = getattr(self, "_descriptor", None)  # absent if __init__ raised
@@ -60,35 +55,24 @@ class KeptFile:
             os.close(descriptor)
 
 
-def load_checked(
-    file: Path,
-    expected: str,
-    load: Callable[[Path], _Loaded],
-    where: Path | None = None,
-    *,
-    fix: str = COPY_AGAIN,
-) -> _Loaded:
-    """Return `load(file)` after checking the file's hash; `fix` mends a file that was changed.
+def read_checked(file: Path, expected: str, *, most_bytes: int, fix: str = COPY_AGAIN) -> bytes:
+    """Return a file's bytes, which have a hash; `fix` mends a file that was changed.
+
+    Whoever uses these bytes, and does not open the file again, uses what was checked.
 
     Raises:
-        BundleError: it has another hash, or was replaced during loading.
-        OSError: it cannot be read.
+        BundleError: they have another hash.
+        OSError: it has more bytes than `most_bytes`, is not a regular file, or cannot be read.
     """
-    seen = check_file(file, expected, where, fix=fix)
-    try:
-        return load(file)
-    finally:  # also if loading failed: the replacement is then the reason
-        if identity(file) != seen:
-            raise BundleError(f"{where or file}: was replaced while it was loaded", fix="load it again")
+    content = read_bytes(file, most_bytes=most_bytes)
+    check_digest(file, hashlib.sha256(content).hexdigest(), expected, fix=fix)
+    return content
 
 
-def check_file(
-    file: Path, expected: str, where: Path | None = None, *, fix: str = COPY_AGAIN
-) -> tuple[int, ...]:
-    """Check a file's hash, read in pieces; return its `identity`."""
-    seen = identity(file)
-    check_digest(where or file, sha256_of(file), expected, fix=fix)
-    return seen
+def check_file(file: Path, expected: str, *, most_bytes: int, fix: str = COPY_AGAIN) -> None:
+    """Check a file's size, and then its hash, in pieces; raises as `read_checked`."""
+    check_size(file, most_bytes)
+    check_digest(file, sha256_of(file), expected, fix=fix)
 
 
 def check_digest(file: Path, digest: str, expected: str, *, fix: str = COPY_AGAIN) -> None:
@@ -99,16 +83,6 @@ def check_digest(file: Path, digest: str, expected: str, *, fix: str = COPY_AGAI
             "so the file was changed or damaged",
             fix=fix,
         )
-
-
-def identity(file: Path) -> tuple[int, ...]:
-    """Return device, inode, size and times of a file: they differ once it is rewritten or replaced.
-
-    Raises:
-        OSError: as `check_regular`.
-    """
-    found = check_regular(file)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def is_file(path: Path | str) -> bool:

@@ -50,17 +50,18 @@ def read_text(path: Path, encoding: str = "utf-8", *, most_bytes: int = MOST_TEX
         OSError: as `check_regular`, it is larger than `most_bytes`, or cannot be read.
         UnicodeDecodeError: it is in another encoding.
     """
-    _check_size(path, most_bytes)
+    check_size(path, most_bytes)
     return path.read_text(encoding=encoding)
 
 
 def read_bytes(path: Path, *, most_bytes: int) -> bytes:
     """Return the bytes of a regular file; raise an OSError as `read_text` does."""
-    _check_size(path, most_bytes)
+    check_size(path, most_bytes)
     return path.read_bytes()
 
 
-def _check_size(path: Path, most_bytes: int) -> None:
+def check_size(path: Path, most_bytes: int) -> None:
+    """Raise an OSError unless a path is a regular file of at most so many bytes."""
     if (size := check_regular(path).st_size) > most_bytes:
         raise OSError(errno.EFBIG, f"{size} bytes, expected at most {most_bytes}", str(path))
 

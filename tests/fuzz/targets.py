@@ -158,7 +158,7 @@ def _runtime(place: Place) -> dict[str, Run]:
         return seal(value) if isinstance(value, dict) else value
 
     def graph() -> None:
-        check_onnx_file(bundle / "model.onnx")
+        check_onnx_file((bundle / "model.onnx").read_bytes())
         with contextlib.suppress(ValueError):  # as it says; who calls it makes an error of ours of that
             read_onnx((bundle / "model.onnx").read_bytes())
 

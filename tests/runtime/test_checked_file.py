@@ -180,30 +180,21 @@ def too_many_files(*arguments, **options):
     raise OSError(24, "Too many open files")
 
 
-@pytest.mark.parametrize("has_proc", [True, False])
-def test_a_kept_file_is_the_one_that_had_its_name(tmp_path, monkeypatch, has_proc):
-    if not has_proc:  # macOS, or a Linux without /proc
-        monkeypatch.setattr("spoter_runtime.checked_file.is_file", lambda path: False)
+def test_a_kept_file_is_the_one_that_had_its_name(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"first")
     kept = KeptFile(path, sha256_of(path))
     path.unlink()
     path.write_bytes(b"second")
     for _ in range(2):
-        assert kept.load(content_of) == b"first"
+        assert kept.read() == b"first"
 
 
-@pytest.mark.parametrize("has_proc", [True, False])
-def test_a_kept_file_that_is_overwritten_is_refused(tmp_path, monkeypatch, has_proc):
-    if not has_proc:
-        monkeypatch.setattr("spoter_runtime.checked_file.is_file", lambda path: False)
+@pytest.mark.parametrize("content", [b"other", b"first, and more"])
+def test_a_kept_file_that_is_overwritten_is_refused(tmp_path, content):
     path = tmp_path / "file"
     path.write_bytes(b"first")
     kept = KeptFile(path, sha256_of(path))
-    path.write_bytes(b"other")
+    path.write_bytes(content)
     with pytest.raises(BundleError, match=r"file: sha256 is .*, expected .* changed or damaged"):
-        kept.load(content_of)
-
-
-def content_of(source):
-    return source if isinstance(source, bytes) else source.read_bytes()
+        kept.read()

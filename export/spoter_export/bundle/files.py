@@ -33,7 +33,6 @@ from spoter_runtime.files import check_replaceable, recover, sha256_of, write_js
 from spoter_runtime.strict import expect, json_from_text, shown
 
 PARITY_SCHEMA: Final = 4
-_PARITY_BYTES: Final = 1 << 26  # a hundred times what three precisions on 1,300 clips take
 
 
 @contextmanager
@@ -122,7 +121,7 @@ def read_proofs(bundle: Bundle) -> tuple[Proof, ...]:
     """
     where = str(bundle.folder / PARITY)
     try:
-        content = json_from_text(bundle.read(PARITY, most_bytes=_PARITY_BYTES))
+        content = json_from_text(bundle.read(PARITY))
     except ValueError as error:
         raise BundleError(f"{where}: is no JSON: {error}") from error
     return proofs_from_json(content, where=where)

@@ -10,7 +10,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import onnx
@@ -27,7 +26,7 @@ from spoter_runtime.camera.files import (
     LandmarkerEngine,
     LandmarkerFiles,
 )
-from spoter_runtime.checked_file import COPY_AGAIN, load_checked
+from spoter_runtime.checked_file import COPY_AGAIN
 from spoter_runtime.errors import ConfigError, ExportError
 from spoter_runtime.files import replacing, write_json
 from spoter_runtime.gpu.device import find_gpu
@@ -73,8 +72,7 @@ def write_engines(
     engines = []
     for name in GRAPHS:
         on_step(f"building {name} with {library}")
-        file = files.folder / f"{name}.onnx"
-        model = load_checked(file, files.hashes[file.name], Path.read_bytes, fix=files.fix)
+        model = files.read(f"{name}.onnx")
         plan, spec = build_engine(name, model, library, compute_capabilities)
         engine = LandmarkerEngine(
             graph=name,

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -21,17 +21,15 @@ from spoter_runtime.checked_file import (
     check_digest,
     check_file,
     is_file,
-    load_checked,
+    read_checked,
 )
 from spoter_runtime.contract import GraphContract
 from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
-from spoter_runtime.files import read_bytes
+from spoter_runtime.files import check_size, read_bytes
 from spoter_runtime.landmarks import NUM_FEATURES, NUM_LANDMARKS, Float32Array
 from spoter_runtime.runner import Int32Array
 from spoter_runtime.strict import file_name, json_from_text, made_from, read_arrays, shown
-
-_Loaded = TypeVar("_Loaded")
 
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "bundle.json"
@@ -43,9 +41,11 @@ MODEL_CARD: Final = "MODEL_CARD.md"
 SIGNATURE: Final = "model.sig"
 _MOST_CLIPS: Final = 10_000_000
 
-_MOST_BYTES: Final = 1 << 31  # of one file: no ONNX file can have more
+# The most bytes that a file may have. It is not read, and not hashed, if it has more.
+_MODEL_BYTES: Final = 1 << 31  # of a model or engine, at most: it has as many as the manifest says
 _GOLDENS_BYTES: Final = 1 << 28  # a hundred times what 32 clips of 299 frames take
 _MANIFEST_BYTES: Final = 1 << 24  # 2,000 times what 60 labels and two files take
+_OTHER_BYTES: Final = 1 << 26  # six times the landmarker's largest network, fifty times a parity.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,35 +207,30 @@ class Bundle:
         command = " ".join([str(self.folder), f"--{EXTRAS[builder_of(library)]}", *precisions, *options])
         return f"spoter-kit export {command}, or python -m spoter_export {command}"
 
-    def read(self, path: str, *, most_bytes: int = _MOST_BYTES) -> bytes:
+    def most_bytes(self, path: str) -> int:
+        """Return how many bytes a file may have: a model or engine as many as the manifest says."""
+        for artefact in self.artefacts:
+            if artefact.path == path:
+                return min(artefact.size_bytes, _MODEL_BYTES)
+        return _GOLDENS_BYTES if path == GOLDENS else _OTHER_BYTES
+
+    def read(self, path: str) -> bytes:
         """Return a file's bytes after checking them against the manifest's hash.
 
         Raises:
             BundleError: the file is missing, not listed, larger than `most_bytes`, or has another hash.
         """
         with self._listed(path) as (file, expected):
-            content = read_bytes(file, most_bytes=most_bytes)
-            check_digest(file, hashlib.sha256(content).hexdigest(), expected)
-        return content
-
-    def load(self, path: str, load: Callable[[Path], _Loaded]) -> _Loaded:
-        """Return `load(file)` after checking the file against the manifest's hash.
-
-        For engines that read files themselves; `read` would keep a second copy of the weights in memory.
-
-        Raises:
-            BundleError: as `read`, or the file was replaced while it was loaded.
-        """
-        with self._listed(path) as (file, expected):
-            return load_checked(file, expected, load)
+            return read_checked(file, expected, most_bytes=self.most_bytes(path))
 
     def keep(self, path: str) -> KeptFile:
-        """Keep a file open, to load it later even if it is replaced; its hash is checked then.
+        """Keep a file open, to read it later even if it is replaced; its hash is checked then.
 
         Raises:
-            BundleError: it is missing or not listed.
+            BundleError: it is missing, not listed, or larger than `most_bytes`.
         """
         with self._listed(path) as (file, expected):
+            check_size(file, self.most_bytes(path))
             return KeptFile(file, expected)
 
     def check_files(self) -> int:
@@ -247,7 +242,7 @@ class Bundle:
         paths = sorted(self.hashes())
         for path in paths:
             with self._listed(path) as (file, expected):
-                check_file(file, expected)
+                check_file(file, expected, most_bytes=self.most_bytes(path))
         return len(paths)
 
     @contextmanager
@@ -286,7 +281,7 @@ class Bundle:
         import io  # not at the top: a start that replays nothing needs it not
 
         try:
-            content = self.read(GOLDENS, most_bytes=_GOLDENS_BYTES)
+            content = self.read(GOLDENS)
             arrays = read_arrays(
                 io.BytesIO(content), ("poses", "lengths", "logits"), most_bytes=_GOLDENS_BYTES
             )

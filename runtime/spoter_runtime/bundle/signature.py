@@ -243,9 +243,7 @@ def read_trusted(folder: Path | str, trust: Trust) -> tuple[Bundle, str]:
         try:
             if (key := trusted.key_of(found)) is None:
                 continue
-            files = statement_of(found, key).files
-            check_signed_files(folder, files)
-            return _signed_bundle(folder, files), found.signer
+            return _signed_bundle(folder, statement_of(found, key).files), found.signer
         except BundleError as error:
             refused = refused or error
     if refused:
@@ -416,30 +414,26 @@ def files_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def check_signed_files(folder: Path, signed: Mapping[str, str]) -> None:
-    """Check that a folder holds the signed files, unchanged, and no other.
+def _signed_bundle(folder: Path, signed: Mapping[str, str]) -> Bundle:
+    """Return the bundle of the manifest that was signed; its folder holds the signed files and no other.
 
     Raises:
-        BundleError: names the first that is missing, not signed, or changed.
+        BundleError: names the first file that is missing, not signed, larger than it may be, or changed.
     """
     there = files_in(folder)
     if added := sorted(there.keys() - signed.keys()):
         raise BundleError(f"{folder}: {added[0]} was added after it was signed", fix=COPY_AGAIN)
     if missing := sorted(signed.keys() - there.keys()):
         raise BundleError(f"{folder}: {missing[0]} was signed and is not there", fix=COPY_AGAIN)
-    for name, path in there.items():
-        try:
-            check_file(path, signed[name])
-        except OSError as error:
-            raise BundleError(f"{path}: cannot be read ({error.strerror})", fix=COPY_AGAIN) from error
-
-
-def _signed_bundle(folder: Path, signed: Mapping[str, str]) -> Bundle:
-    """Read the manifest that was signed, whatever replaces files meanwhile."""
     if MANIFEST not in signed:
         raise BundleError(f"{folder}: its signature leaves out {MANIFEST}", fix=_UNSIGNED_FIX)
     bundle = read_bundle(folder, sha256=signed[MANIFEST])
     for name, digest in bundle.hashes().items():
         if signed.get(name) != digest:
             raise BundleError(f"{folder}: {MANIFEST} and the signature differ on {name}", fix=COPY_AGAIN)
+    for name in signed.keys() - {MANIFEST}:
+        try:
+            check_file(there[name], signed[name], most_bytes=bundle.most_bytes(name))
+        except OSError as error:
+            raise BundleError(f"{there[name]}: cannot be read ({error.strerror})", fix=COPY_AGAIN) from error
     return bundle

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from spoter_runtime.bundle.manifest import Bundle, check_sha256
-from spoter_runtime.checked_file import COPY_AGAIN, check_file, load_checked
+from spoter_runtime.checked_file import COPY_AGAIN, read_checked
 from spoter_runtime.errors import BundleError, warn
 from spoter_runtime.files import cache_folder
-from spoter_runtime.strict import expect, file_name, made_from, read_json, shown
-
-_Loaded = TypeVar("_Loaded")
+from spoter_runtime.strict import expect, file_name, json_from_text, made_from, read_json, shown
 
 MANIFEST: Final = "landmarker.json"
 GOLDENS: Final = "goldens.npz"
@@ -23,6 +20,8 @@ SCHEMA_VERSION: Final = 1
 _AGAIN: Final = "spoter-kit landmarker fetch --force"
 BUNDLED: Final = "landmarker"  # its folder in a bundle
 _MOST_BYTES: Final = 1 << 20  # of the manifest
+_FILE_BYTES: Final = 1 << 26  # of another file: six times the largest network
+_ENGINE_BYTES: Final = 1 << 31  # at most; an engine has as many as the manifest says
 GRAPHS: Final = ("pose_detection", "pose", "recrop", "hand")
 
 
@@ -73,16 +72,22 @@ class LandmarkerFiles:
         in_bundle = self.folder.name == BUNDLED and (self.folder.parent / BUNDLE_MANIFEST).exists()
         return COPY_AGAIN if in_bundle else _AGAIN
 
-    def load(self, name: str, sha256: str, load: Callable[[Path], _Loaded]) -> _Loaded:
-        """Return what `load` makes of one of the files, after comparing the file with its hash.
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one of the files, after comparing them with their hash.
 
         Raises:
-            BundleError: the file is missing, was changed, or cannot be read.
+            BundleError: the file is not listed, missing, too large, was changed, or cannot be read.
         """
+        limits = {name: (digest, _FILE_BYTES) for name, digest in self.hashes.items()}
+        limits |= {e.path: (e.sha256, min(e.size_bytes, _ENGINE_BYTES)) for e in self.engines}
+        path = self.folder / name
+        if name not in limits:
+            raise BundleError(f"{self.folder / MANIFEST}: does not list {name}", fix=self.fix)
+        digest, most_bytes = limits[name]
         try:
-            return load_checked(self.folder / name, sha256, load, fix=self.fix)
+            return read_checked(path, digest, most_bytes=most_bytes, fix=self.fix)
         except OSError as error:
-            raise BundleError(f"{self.folder / name}: cannot be read: {error}", fix=self.fix) from error
+            raise BundleError(f"{path}: cannot be read: {error.strerror}", fix=self.fix) from error
 
 
 def landmarker_folder() -> Path:
@@ -121,25 +126,25 @@ def copy_landmarker(files: LandmarkerFiles, folder: Path) -> None:
 
     folder.mkdir()
     shutil.copyfile(files.folder / MANIFEST, folder / MANIFEST)
-    for name, digest in (*files.hashes.items(), *((e.path, e.sha256) for e in files.engines)):
-        try:
-            check_file(files.folder / name, digest, fix=files.fix)
-        except FileNotFoundError as error:
-            raise BundleError(f"{error.filename}: is missing", fix=files.fix) from error
-        shutil.copyfile(files.folder / name, folder / name)
+    for name in (*files.hashes, *(engine.path for engine in files.engines)):
+        (folder / name).write_bytes(files.read(name))
 
 
-def landmarker_in(bundle: Bundle) -> Path | None:
-    """Return the landmarker's folder in a bundle; None where the bundle has none.
+def landmarker_in(bundle: Bundle) -> LandmarkerFiles | None:
+    """Return the landmarker of a bundle; None where the bundle has none.
 
     Raises:
-        BundleError: its manifest is not the one that was exported.
+        BundleError: its manifest is not the one that was exported, or is damaged.
     """
-    manifest = f"{BUNDLED}/{MANIFEST}"
-    if manifest not in bundle.files:
+    listed = f"{BUNDLED}/{MANIFEST}"
+    if listed not in bundle.files:
         return None
-    bundle.read(manifest)  # it holds the hashes of the other files
-    return bundle.folder / BUNDLED
+    manifest = bundle.folder / listed
+    try:
+        value = json_from_text(bundle.read(listed))  # whose hashes the other files have to have
+    except ValueError as error:
+        raise BundleError(f"{manifest}: cannot be read: {error}", fix=COPY_AGAIN) from error
+    return _checked(manifest.parent, manifest, value)
 
 
 def trained_on(provenance: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from spoter_runtime.camera.files import GOLDENS, LandmarkerFiles
 from spoter_runtime.camera.landmarker import Run, load_graphs
-from spoter_runtime.checked_file import load_checked
 from spoter_runtime.errors import BundleError
 from spoter_runtime.strict import read_arrays
 
@@ -49,6 +48,18 @@ def outputs_of(run: Run, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
+def golden_answers(files: LandmarkerFiles) -> dict[str, npt.NDArray[Any]]:
+    """Return the outputs that are stored with a landmarker.
+
+    Raises:
+        BundleError: the file is missing, was changed, or holds no arrays.
+    """
+    try:
+        return read_arrays(io.BytesIO(files.read(GOLDENS)), None, most_bytes=_MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{files.folder / GOLDENS}: cannot be read: {error}", fix=files.fix) from error
+
+
 def replay(files: LandmarkerFiles, *, threads: int = 1) -> dict[str, float]:
     """Run the goldens here; return each graph's largest difference, relative to values above 1.
 
@@ -56,24 +67,13 @@ def replay(files: LandmarkerFiles, *, threads: int = 1) -> dict[str, float]:
         BundleError: a file was changed, or holds other arrays.
         BackendError: ONNX Runtime failed.
     """
-    path = files.folder / GOLDENS
-    try:
-        expected = load_checked(path, files.hashes[GOLDENS], _read, fix=files.fix)
-    except (KeyError, OSError, ValueError) as error:
-        raise BundleError(f"{path}: cannot be read: {error}", fix=files.fix) from error
+    expected = golden_answers(files)
     found = outputs_of(load_graphs(files, threads), golden_inputs())
     if {name: value.shape for name, value in expected.items()} != {n: v.shape for n, v in found.items()}:
-        raise BundleError(f"{path}: holds the answers of other graphs", fix=files.fix)
+        raise BundleError(f"{files.folder / GOLDENS}: holds the answers of other graphs", fix=files.fix)
     worst: dict[str, float] = {}
     for name, value in expected.items():
         difference = np.abs(found[name] - value) / np.maximum(1, np.abs(value))
         graph = name.partition("/")[0]
         worst[graph] = max(worst.get(graph, 0.0), float(difference.max()))
     return worst
-
-
-def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"more than {_MOST_BYTES} bytes")
-    with path.open("rb") as file:
-        return read_arrays(file, None, most_bytes=_MOST_BYTES)

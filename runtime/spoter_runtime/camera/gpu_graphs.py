@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 from spoter_runtime.bundle.libraries import Library
@@ -74,7 +73,7 @@ def load_on_cuda(files: LandmarkerFiles) -> CudaGraphs:
     check_driver("cuda")
     sessions = {}
     for name in GRAPHS:
-        content = files.load(f"{name}.onnx", files.hashes[f"{name}.onnx"], Path.read_bytes)
+        content = files.read(f"{name}.onnx")
         options = SessionSettings(threads=1, spin=False).options(ort)
         where = str(files.folder / f"{name}.onnx")
         graph = read_onnx(check_onnx_file(content, where))
@@ -117,7 +116,7 @@ def _fitting(files: LandmarkerFiles, engine: LandmarkerEngine, machine: Machine,
     if reason is None and spec.onnx_sha256 != files.hashes[f"{engine.graph}.onnx"]:
         reason = BackendError(f"built from another {engine.graph}.onnx than the one here")
     if reason is None:
-        plan = files.load(path, engine.sha256, Path.read_bytes)
+        plan = files.read(path)
         reason = reason_in_plan(plan, spec, path)
     if reason is not None:
         raise BackendError(f"{files.folder / path}: {reason.message}", fix=reason.fix or fix)

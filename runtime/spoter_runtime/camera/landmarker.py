@@ -92,7 +92,7 @@ class Landmarker:
     @classmethod
     def load(
         cls,
-        folder: Path | str | None = None,
+        folder: Path | str | LandmarkerFiles | None = None,
         *,
         threads: int = 1,
         device: Literal["cpu", "cuda"] = "cpu",
@@ -103,7 +103,8 @@ class Landmarker:
         On no GPU was it run yet: its engines were built, and their graphs compared on the CPU.
 
         Args:
-            folder: as `spoter-kit landmarker fetch` writes it; None means the user's cache.
+            folder: as `spoter-kit landmarker fetch` writes it, or what was read of it; None means the user's
+                cache.
             threads: that compute one graph. Two threads take a tenth off a frame's time; for many videos, one
                 process per core with one thread each is faster.
             device: ``"cuda"`` means ONNX Runtime's CUDA provider.
@@ -119,7 +120,7 @@ class Landmarker:
             raise BackendError(f"device {device!r}: expected cpu or cuda")
         if engine is not None and engine not in LIBRARIES:
             raise BackendError(f"unknown engine {engine!r}; {nearest_known(str(engine), LIBRARIES)}")
-        files = read_landmarker(folder)
+        files = folder if isinstance(folder, LandmarkerFiles) else read_landmarker(folder)
         if engine is None and device == "cpu":
             return cls(load_graphs(files, threads), files.sha256)
         from spoter_runtime.camera.gpu_graphs import load_engines, load_on_cuda
@@ -274,13 +275,9 @@ def load_graphs(files: LandmarkerFiles, threads: int) -> Run:
     settings = SessionSettings(threads=usable_threads(threads), spin=False)
 
     def load(name: str) -> Any:
-        file = f"{name}.onnx"
-
-        def session(path: Path) -> Any:
-            check_onnx_file(path)
-            return cpu_session(ort, path, settings.options(ort), (), str(files.folder / file))[0]
-
-        return files.load(file, files.hashes[file], session)
+        content, where = files.read(f"{name}.onnx"), str(files.folder / f"{name}.onnx")
+        check_onnx_file(content, where)
+        return cpu_session(ort, content, settings.options(ort), (), where)[0]
 
     with ThreadPoolExecutor(len(GRAPHS)) as pool:
         sessions = dict(zip(GRAPHS, pool.map(load, GRAPHS), strict=True))

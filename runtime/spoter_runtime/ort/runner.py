@@ -14,10 +14,10 @@ from spoter_runtime.model_file.check import check_onnx_file
 from spoter_runtime.ort.installed import PROVIDERS, Provider, import_onnxruntime
 from spoter_runtime.ort.session import (
     SessionSettings,
-    check_model_file,
     check_tensors,
     contract_from_metadata,
     cpu_session,
+    read_model,
 )
 from spoter_runtime.runner import Int32Array, Runner
 
@@ -47,6 +47,7 @@ class OrtRunner(Runner):
         cache: Path | None = None,
         graphs: int = 64,
         name: str | None = None,
+        where: str = "the ONNX model",
     ) -> None:
         """Load the model.
 
@@ -62,6 +63,7 @@ class OrtRunner(Runner):
             graphs: largest number of CUDA graphs that ``"cuda"`` keeps for batches of several clips; see
                 `GraphedSession`. 0 launches each kernel separately, without padding.
             name: name of the backend; None derives it from the provider.
+            where: what errors call the bytes.
 
         Raises:
             MissingExtraError: ONNX Runtime is not installed.
@@ -72,23 +74,21 @@ class OrtRunner(Runner):
         """
         if provider not in PROVIDERS:
             raise BackendError(f"provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
-        where = "the ONNX model" if isinstance(model, bytes) else str(model)
+        where = where if isinstance(model, bytes) else str(model)
         settings = settings or SessionSettings(threads=threads)
         self.name = name or f"ort-{provider}"
         self._graphed: GraphedSession | None = None
         with ENGINE_CALLS:
             ort = import_onnxruntime(provider)
-            if not isinstance(model, bytes):
-                check_model_file(model)
-            parts = check_onnx_file(model)
+            content = model if isinstance(model, bytes) else read_model(model)
+            parts = check_onnx_file(content, where)
             options = settings.options(ort)
             if provider == "cpu":
                 self._session, metadata = cpu_session(
-                    ort, model, options, settings.disabled_optimizers, where
+                    ort, content, options, settings.disabled_optimizers, where
                 )
                 self.contract = contract_from_metadata(ort, metadata, where)
             else:
-                content = model if isinstance(model, bytes) else Path(model).read_bytes()
                 self._session, self.contract, self._graphed = _on_gpu(
                     ort, content, parts, options, provider, cache, where, graphs
                 )

@@ -13,12 +13,14 @@ from spoter_runtime.checked_file import is_file
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, REQUIRES_KEY, GraphContract
 from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING
 from spoter_runtime.errors import BackendError, BundleError
+from spoter_runtime.files import read_bytes
 from spoter_runtime.landmarks import NUM_FEATURES
 from spoter_runtime.machine import usable_cores
 from spoter_runtime.ort.installed import check_version, import_onnxruntime
 from spoter_runtime.strict import json_from_text
 
 _VARYING: Final = {POSES: ("batch", "frames"), LENGTHS: ("batch",), LOGITS: ("batch",)}
+_MOST_BYTES: Final = 1 << 31  # no ONNX file can have more
 _MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
 
 
@@ -144,15 +146,14 @@ def write_optimised(model: bytes, settings: SessionSettings, path: Path, *, any_
 
 
 def cpu_session(
-    ort: Any, model: Path | str | bytes, options: Any, disabled_optimizers: tuple[str, ...], where: str
+    ort: Any, model: bytes, options: Any, disabled_optimizers: tuple[str, ...], where: str
 ) -> tuple[Any, dict[str, str]]:
     """Return the session and the file's metadata."""
-    source = _readable(model)
     try:
         # enable_fallback=0: otherwise ONNX Runtime retries a failed load and prints to stdout.
         with OPENING:
             session = ort.InferenceSession(
-                source,
+                model,
                 options,
                 providers=["CPUExecutionProvider"],
                 enable_fallback=0,
@@ -163,26 +164,21 @@ def cpu_session(
         raise BackendError(f"{where}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error
 
 
-def check_model_file(path: Path | str) -> None:
-    """Raise unless a path is a regular file: ONNX Runtime would block on a pipe, and read a device forever.
+def read_model(path: Path | str) -> bytes:
+    """Return the bytes of a regular file: ONNX Runtime would block on a pipe, and read a device forever.
+
+    It is given bytes, so that it loads what was checked, whatever the path holds by then.
 
     Raises:
-        BundleError: no such file, or not a regular one.
+        BundleError: no such file, not a regular one, or one that is larger than any ONNX file.
     """
     if not is_file(path):
         what = "is not a file" if os.path.lexists(path) else "no such file"
         raise BundleError(f"{path}: {what}", fix="check the path, or spoter-kit export makes one")
-
-
-def _readable(model: Path | str | bytes) -> str | bytes:
-    """Return a model for ONNX Runtime: the path, or the bytes if the path is not valid Unicode."""
-    if isinstance(model, bytes):
-        return model
     try:
-        str(model).encode()
-    except UnicodeEncodeError:
-        return Path(model).read_bytes()
-    return str(model)
+        return read_bytes(Path(path), most_bytes=_MOST_BYTES)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})", fix="copy it again") from error
 
 
 def contract_from_metadata(ort: Any, metadata: dict[str, str], where: str) -> GraphContract:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spoter_runtime.bundle.manifest import read_bundle
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
+from spoter_runtime.files import sha256_of
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
@@ -306,38 +307,38 @@ def test_a_folder_whose_name_is_no_unicode(bundle_copy, make_clip):
     assert Recognizer.load(odd, "ort-cpu-fused").predict(make_clip()).label
 
 
-def test_a_file_that_is_replaced_while_it_is_loaded_is_not_taken(bundle_copy):
+def test_an_engine_is_given_the_bytes_that_were_checked(bundle_copy, monkeypatch, make_clip):
+    """Whatever has the file's name a moment later."""
+    read = Bundle.read
+    expected = Recognizer.load(bundle_copy, "ort-cpu").predict(make_clip()).top(3)
+
+    def replaced_afterwards(self, path):
+        content = read(self, path)
+        (self.folder / path).write_bytes(b"another file")
+        return content
+
+    monkeypatch.setattr(Bundle, "read", replaced_afterwards)
+    found = Recognizer.load(bundle_copy, "ort-cpu").predict(make_clip()).top(3)
+    assert found == expected
+    with pytest.raises(BundleError, match=r"model\.onnx: .*changed or damaged"):
+        Recognizer.load(bundle_copy, "ort-cpu")
+
+
+@pytest.mark.parametrize("path", ["model.onnx", "goldens.npz", "parity.json", "MODEL_CARD.md"])
+def test_a_file_of_a_gigabyte_is_refused_before_it_is_hashed(bundle_copy, monkeypatch, path):
     bundle = read_bundle(bundle_copy)
+    with (bundle_copy / path).open("r+b") as file:
+        file.truncate(1 << 30)  # sparse: it takes no space
 
-    def replaced_by_the_same(file):
-        content = file.read_bytes()
-        file.unlink()
-        file.write_bytes(content)
-        return len(content)
+    def hashed(file):
+        assert file.stat().st_size < 1 << 30, "it was hashed"
+        return sha256_of(file)
 
-    assert bundle.load("model.onnx", lambda file: file.stat().st_size) == bundle.onnx().size_bytes
-    with pytest.raises(
-        BundleError, match=r"model\.onnx: was replaced while it was loaded\. Fix: load it again"
-    ):
-        bundle.load("model.onnx", replaced_by_the_same)
-
-    def rewritten_in_place(file):
-        before = file.stat()
-        file.write_bytes(file.read_bytes()[::-1])
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-        file.write_bytes(file.read_bytes()[::-1])
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-        raise BackendError("the engine cannot load it")  # because of what it found there
-
-    with pytest.raises(BundleError, match="was replaced while it was loaded"):
-        bundle.load("model.onnx", rewritten_in_place)
-    with pytest.raises(BackendError, match="the engine cannot load it"):
-        bundle.load("model.onnx", lambda file: engine_that_fails())
-    with pytest.raises(BundleError, match=r"model\.onnx: listed in bundle\.json but cannot be read"):
-        bundle.load("model.onnx", lambda file: file.unlink())
-    (bundle_copy / "model.onnx").write_bytes(b"other")
-    with pytest.raises(BundleError, match="changed or damaged"):
-        bundle.load("model.onnx", lambda file: pytest.fail("it was loaded"))
+    monkeypatch.setattr("spoter_runtime.checked_file.sha256_of", hashed)
+    with pytest.raises(BundleError, match=rf"{path}: .*1073741824 bytes, expected at most"):
+        bundle.read(path)
+    with pytest.raises(BundleError, match="1073741824 bytes, expected at most"):
+        bundle.check_files()
 
 
 def put_a_pipe(path):
@@ -398,7 +399,7 @@ def test_what_is_not_a_file_is_refused_at_once(bundle_copy, put, name, monkeypat
         with pytest.raises(BundleError, match=r"cannot be read \(.*\)\. Fix: copy the whole bundle again"):
             read_bundle(bundle_copy)
     if name != "bundle.json":  # it changed after the manifest was read
-        for call in (opened.read, opened.keep, lambda path: opened.load(path, OrtRunner)):
+        for call in (opened.read, opened.keep):
             with pytest.raises(
                 BundleError, match=rf"{name}: listed in bundle\.json but cannot be read .*Fix: "
             ):

@@ -26,7 +26,7 @@ def operators_of(graph):
 
 def test_the_files_of_a_bundle_pass(bundle_folder):
     for name in ("model.onnx", "model.ort.onnx"):
-        check_onnx_file(bundle_folder / name)
+        check_onnx_file((bundle_folder / name).read_bytes())
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_every_kind_of_file_that_is_written_passes(contract, small_model, tmp_pa
     known = {(domain, name) for domain, names in OPERATORS.items() for name in names}
     for kind, precision, graph in graphs_of(small_model, contract, ("fp32", "fp16", "int8"), None):
         assert operators_of(graph) <= known, (kind, precision)
-        check_onnx_file(write(tmp_path / "one.onnx", graph))
+        check_onnx_file(graph.SerializeToString())
 
 
 def with_loop(model):
@@ -83,7 +83,7 @@ def with_training(model):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (with_loop, BackendError, "bad.onnx: has an operator 'Loop', which spoter-kit "),
+        (with_loop, BackendError, "has an operator 'Loop', which spoter-kit "),
         (
             with_function,
             BundleError,
@@ -100,16 +100,15 @@ def test_a_file_that_could_do_harm_is_refused(bundle_folder, tmp_path, change, e
     change(model)
     path = write(tmp_path / "bad.onnx", model)
     with pytest.raises(error, match=re.escape(message)):
-        check_onnx_file(path)
+        check_onnx_file(path.read_bytes())
     with pytest.raises(error, match=re.escape(message)):
         Recognizer.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x00" * 100, b"\xff" * 100, b"\x3a\xff\xff\xff\xff\x0f"])
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
-    (tmp_path / "bad.onnx").write_bytes(content)
-    with pytest.raises(BundleError, match=r"bad\.onnx: refused"):
-        check_onnx_file(tmp_path / "bad.onnx")
+def test_a_file_of_another_kind_is_refused(content):
+    with pytest.raises(BundleError, match="the ONNX model: refused"):
+        check_onnx_file(content)
 
 
 def number(value):
@@ -152,17 +151,13 @@ LOOP = part(4, b"Loop")
         (part(1, NODE + part(5, part(5, number(1 << 3) + b"\x7f"))), "a tensor is larger than its values"),
     ],
 )
-def test_what_two_readers_could_take_differently_is_refused(tmp_path, graph, message):
-    (tmp_path / "bad.onnx").write_bytes(part(7, graph))
-    with pytest.raises(BundleError, match=re.escape(message)):
-        check_onnx_file(tmp_path / "bad.onnx")
+def test_what_two_readers_could_take_differently_is_refused(graph, message):
     with pytest.raises(BundleError, match=re.escape(message)):
         check_onnx_file(part(7, graph))
 
 
-def test_cut_files_are_refused_or_whole(bundle_folder, tmp_path):
+def test_cut_files_are_refused_or_whole(bundle_folder):
     content = (bundle_folder / "model.onnx").read_bytes()
     for size in range(1, len(content), len(content) // 40):
-        (tmp_path / "cut.onnx").write_bytes(content[:size])
         with pytest.raises((BundleError, BackendError)):
-            check_onnx_file(tmp_path / "cut.onnx")
+            check_onnx_file(content[:size])

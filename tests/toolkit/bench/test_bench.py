@@ -437,7 +437,7 @@ def test_a_damaged_model_is_the_bundles_fault_and_no_backends(small_bundle, tmp_
     damaged.mkdir()
     for file in small_bundle.iterdir():
         (damaged / file.name).write_bytes(file.read_bytes())
-    with (damaged / "model.onnx").open("ab") as model:
+    with (damaged / "model.onnx").open("r+b") as model:
         model.write(b"\0")
     with pytest.raises(BundleError, match="sha256 is"):
         run_bench(damaged, BenchSettings(batches=(1,), frames=(3,)))

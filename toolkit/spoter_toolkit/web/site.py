@@ -17,7 +17,6 @@ from spoter_runtime import __version__
 from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle
 from spoter_runtime.camera.files import GRAPHS, LandmarkerFiles, landmarker_in, read_landmarker
 from spoter_runtime.camera.files import MANIFEST as LANDMARKER_MANIFEST
-from spoter_runtime.checked_file import check_file
 from spoter_runtime.errors import BundleError, DataError
 from spoter_runtime.files import check_replaceable, link_or_copy, replacing
 from spoter_toolkit.web.engine import NOTICE, VERSION, WASM, WEBGPU_FILES, WEBGPU_WASM, engine_files
@@ -128,30 +127,25 @@ def write_site(
 
 def _landmarker(bundle: Bundle) -> LandmarkerFiles | None:
     """Return the bundle's landmarker, or else the one of the user's cache; None where neither is."""
-    own = landmarker_in(bundle)
+    if own := landmarker_in(bundle):
+        return own
     try:
-        return read_landmarker(own)
+        return read_landmarker()
     except BundleError:
-        if own is not None:
-            raise
         return None
 
 
 def _write_landmarker(found: LandmarkerFiles, folder: Path) -> None:
     """Write the networks packed, and their goldens with what they are asked."""
-    from spoter_runtime.camera.goldens import golden_inputs
+    from spoter_runtime.camera.goldens import golden_answers, golden_inputs
 
     folder.mkdir()
-    for name in (*(f"{graph}.onnx" for graph in GRAPHS), GOLDENS):
-        check_file(found.folder / name, found.hashes[name], fix=found.fix)
+    answers = golden_answers(found)
     for graph in GRAPHS:
-        content = (found.folder / f"{graph}.onnx").read_bytes()
-        _write_packed(folder / f"{graph}.onnx", content, packed=True)
+        _write_packed(folder / f"{graph}.onnx", found.read(f"{graph}.onnx"), packed=True)
     for name in (LANDMARKER_MANIFEST, "LICENSE", "NOTICE"):
         if (found.folder / name).is_file():
             shutil.copyfile(found.folder / name, folder / name)
-    with np.load(found.folder / GOLDENS) as stored:
-        answers = {name: stored[name] for name in stored.files}
     asked = {
         f"{graph}:{name}": value
         for graph, inputs in golden_inputs().items()
