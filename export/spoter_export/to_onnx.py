@@ -90,6 +90,8 @@ def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
                 verbose=False,
             )
     except Exception as error:  # the exporter's own errors have no common base
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
         reason = error.__cause__ or error  # torch wraps the cause in long advice
         first_line = str(reason).partition("\n")[0]
         raise ExportError(
@@ -105,6 +107,13 @@ def trace_module(module: nn.Module, contract: GraphContract) -> Traced:
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(contract.as_json(), ensure_ascii=False))
     check_graph(model, contract)
     return Traced(model=model, program=program.exported_program, module_of=module_of)
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Tell whether an error began with Ctrl-C: in its imports torch makes another error of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def modules_of(graph: onnx.GraphProto, paths: set[str]) -> dict[str, str]:

@@ -215,3 +215,15 @@ def test_a_contract_of_one_frame_is_refused(average, three_labels):
     contract = GraphContract(labels=three_labels.labels, max_frames=1)
     with pytest.raises(ExportError, match="an example of one frame would freeze the frames axis"):
         onnx_from_module(average(), contract)
+
+
+def test_ctrl_c_in_torchs_imports_is_no_error_of_the_export(average, three_labels, monkeypatch):
+    def half_imported(*arguments, **options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise AttributeError("module 'torch._dynamo' has no attribute 'exc'")  # noqa: B904
+
+    monkeypatch.setattr("torch.onnx.export", half_imported)
+    with pytest.raises(KeyboardInterrupt):
+        onnx_from_module(average(), three_labels)

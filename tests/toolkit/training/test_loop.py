@@ -295,6 +295,16 @@ def test_a_damaged_last_pt_says_so(tiny: Dataset, tmp_path: Path) -> None:
         train(replace(CONFIG, epochs=1), tiny, tmp_path / "run", resume=True)
 
 
+def test_a_label_that_a_split_dropped_is_none_of_the_models(tiny: Dataset, tmp_path: Path) -> None:
+    dropped = tiny.clips[0].label
+    clips = [replace(clip, split="" if clip.label == dropped else clip.split) for clip in tiny.clips]
+    run = train(replace(CONFIG, epochs=1), tiny.with_clips(clips, tiny.split), tmp_path / "run")
+    assert [label.name for label in run.labels] == [
+        label.name for label in tiny.labels if label.name != dropped
+    ]
+    assert run.config.num_classes == len(tiny.labels) - 1
+
+
 def test_no_train_split_and_a_leak_are_refused(tiny: Dataset, tmp_path: Path) -> None:
     nobody = tiny.with_clips([replace(clip, split="") for clip in tiny.clips], "")
     with pytest.raises(DataError, match=r"no clip is in the train split\. Fix: spoter-kit data split"):

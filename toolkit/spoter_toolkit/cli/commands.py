@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from spoter_runtime.errors import UsageError, nearest
-from spoter_toolkit.cli.console import Loudness, is_quiet, set_loudness
+from spoter_toolkit.cli.console import Loudness, is_quiet, say, set_loudness, stopped_by
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print all tables.", metavar="")]
 QuietOption = Annotated[
@@ -138,7 +138,11 @@ def verb(run: Callable[..., Any]) -> Callable[..., None]:
         with warnings.catch_warnings():
             if is_quiet():
                 warnings.simplefilter("ignore")
-            run(**options)
+            try:
+                run(**options)
+            except KeyboardInterrupt as stopped:  # here: typer ends without a word
+                say("interrupted")
+                raise stopped_by(stopped) from None
 
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)

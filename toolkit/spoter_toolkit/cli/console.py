@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -61,6 +62,8 @@ _FIRST_S: Final = 20.0  # of less, nobody can tell how long the rest takes
 _SECOND_S: Final = 60.0
 _LEAST_SHARE: Final = 0.002  # of the work: of less, the first steps tell no time that is left
 _BAR: Final = 20  # columns of a bar
+# A command stands behind these, in one piece.
+_COMMAND: Final = re.compile("(Fix: |go on with: |use them with: )")
 
 
 class Loudness(IntEnum):
@@ -159,7 +162,7 @@ def fitted(text: str, stream: TextIO) -> str:
 
 
 def _fitted_line(line: str) -> str:
-    prose, fix, command = line.partition("Fix: ")
+    prose, fix, command = (*_COMMAND.split(line, maxsplit=1), "", "")[:3]
     broken = _broken(prose)
     if fix and prose.strip() and len(broken.split("\n")[-1] + fix + command) > terminal_width():
         return f"{broken.rstrip()}\n  {fix}{command}"
@@ -174,6 +177,11 @@ def _broken(line: str) -> str:
     return textwrap.fill(
         line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     ) + (" " if line.endswith(" ") else "")
+
+
+def stopped_by(error: KeyboardInterrupt | SystemExit) -> SystemExit:
+    """Return how a verb ends that was stopped and has said so."""
+    return error if isinstance(error, SystemExit) else SystemExit(130)
 
 
 def terminal_width() -> int:

@@ -19,6 +19,7 @@ from spoter_toolkit.cli.console import (
     progress_bar,
     progress_lines,
     say,
+    stopped_by,
     tell,
 )
 
@@ -174,9 +175,9 @@ def extract(
         with ended_in_order(), progress_lines() as on_progress:
             on_progress(0, 0, "loading the landmarker")
             dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as stopped:
         say_stopped(folder)
-        raise
+        raise stopped_by(stopped) from None
     show_made(dataset, json=json)
     if not json:
         next_step(first_split_command(dataset))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from spoter_toolkit.cli.console import (
     progress_lines,
     say,
     say_busy,
+    stopped_by,
     tell,
 )
 from spoter_toolkit.cli.proof_view import no_sign_in_words, proof_in_words
@@ -169,7 +171,7 @@ def export(
         )
     if not (path / MANIFEST).is_file():
         say_busy()
-    with ended_in_order(), progress_lines() as on_progress:
+    with ended_in_order(), saying_what_is_written(path, out), progress_lines() as on_progress:
         report = export_source(
             path,
             out,
@@ -209,10 +211,34 @@ def export(
         next_step("spoter-kit verify {}", report.folder)
 
 
+@contextmanager
+def saying_what_is_written(source: Path, out: Path | None) -> Iterator[None]:
+    """Say whether the bundle is complete, if the export is stopped."""
+    from spoter_runtime.bundle.manifest import MANIFEST
+    from spoter_toolkit.workspace import BUNDLES
+
+    new = out or BUNDLES / f"{source.resolve().name}.spoter"
+    manifest = (source if (source / MANIFEST).is_file() else new) / MANIFEST
+
+    def written() -> int:
+        return manifest.stat().st_mtime_ns if manifest.is_file() else 0
+
+    before = written()
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if written() not in (0, before):
+            say(f"interrupted; {manifest.parent} is complete")
+            next_step("spoter-kit verify {}", manifest.parent)
+        else:
+            say("interrupted; nothing was written")
+        raise stopped_by(stopped) from None
+
+
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
     """Print on stderr how complete run, data and tuning were, and how Triton loads a repository."""
     if report.run and (unfinished := report.run.unfinished()):
-        say(f"{unfinished.message}; its best weights so far are exported", fix=unfinished.fix)
+        say(f"{unfinished.message}; its weights so far are exported", fix=unfinished.fix)
     if report.exported and report.data is None:
         say("no data: only generated clips were compared", fix="name a DATASET with --data")
     elif report.data and kept_goldens and not report.data.origin.synthetic:

@@ -25,6 +25,7 @@ from spoter_toolkit.cli.console import (
     progress_lines,
     say,
     say_busy,
+    stopped_by,
     tell,
 )
 from spoter_toolkit.report.words import plural
@@ -183,9 +184,9 @@ def train(
                 on_plan=lambda plan: _say_plan(replace(plan, within_minutes=minutes), folder),
                 on_progress=on_progress,
             )
-    except (KeyboardInterrupt, SystemExit):  # nothing but the current epoch is lost
+    except (KeyboardInterrupt, SystemExit) as stopped:  # nothing but the current epoch is lost
         _say_interrupted(folder, place)
-        raise
+        raise stopped_by(stopped) from None
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes; the first one prints
     if minutes:
@@ -233,7 +234,7 @@ def _say_interrupted(folder: Path, place: Path) -> None:
     name = shlex.quote(str(folder))
     usable = place == folder and (folder / RUN_WEIGHTS).is_file()
     if usable:
-        stays = "the best weights so far are kept"
+        stays = "the weights so far are kept"
     elif place != folder:
         stays = f"{folder} is still the run that was there before"
     else:

@@ -104,6 +104,11 @@ class Dataset:
         """Return the same dataset with other rows (a subset, or other split names)."""
         return replace(self, clips=tuple(clips), split=split)
 
+    def without_dropped_labels(self) -> Dataset:
+        """Return the same dataset without labels of which no clip is in a split: no model can learn them."""
+        used = {clip.label for clip in self.clips if clip.split}
+        return replace(self, labels=tuple(label for label in self.labels if label.name in used))
+
 
 def read_dataset(folder: Path | str, *, check_hashes: bool = True) -> Dataset:
     """Open a dataset and check its files.

@@ -108,6 +108,7 @@ def train(
     clips, val = clips_to_train(dataset), dataset.clips_in("val")
     if not allow_leak:
         check_no_leak(dataset)
+    dataset = dataset.without_dropped_labels()
     model = replace(config.model, num_classes=len(dataset.labels))
     if dataset.coordinates == "normalised":
         model = replace(model, normalize="none", hand_place=False)
@@ -131,8 +132,10 @@ def train(
             about["threads"] = threads
         if minutes:
             left_s = ends - time.monotonic()
-            loop = loop.ending(ends, most_steps=int(left_s / seconds))
-            config, enough = loop.config, enough_minutes(minutes, left_s, seconds)
+            fit = int(left_s / seconds)
+            enough = enough_minutes(minutes, left_s, seconds) if fit < loop.length.end else None
+            loop = loop.ending(ends, most_steps=fit)
+            config = loop.config
         if on_plan:
             on_plan(plan := forecast(loop, seconds, enough, threads))
             pace = None if minutes else Pace(plan, on_plan)
