@@ -119,7 +119,7 @@ def prove_bundle(
         seed=seed,
         on_progress=on_progress,
     )
-    if on_progress:
+    if on_progress and not all(proof.verdict.passed for proof in proofs):
         on_progress(0, 0, "looking for the step that breaks")
     failed = localize_failed(bundle, module, proofs, people)
     ran = [name for name in names if name not in not_run]
