@@ -9,6 +9,7 @@ import os
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from numbers import Real
 from pathlib import Path
 from typing import (
     IO,
@@ -224,6 +225,15 @@ def is_unicode(text: str) -> bool:
 
 def _at(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
+
+
+def finite_float(value: Any) -> float | None:
+    """Return a number as a float, also numpy's; None: it is no real number, or no float holds it."""
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def shown(value: Any) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,6 +27,7 @@ from spoter_runtime.landmarks import (
 from spoter_runtime.model_file.check import check_onnx_file
 from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.ort.session import SessionSettings, cpu_session, usable_threads
+from spoter_runtime.strict import finite_float, shown
 
 Frame = npt.NDArray[np.uint8]
 Run = Callable[..., list[Any]]  # run(graph, **inputs) → its outputs
@@ -180,14 +179,16 @@ class Landmarker:
 
     def _elapsed_s_until(self, t_ms: float | None) -> float:
         """Return the seconds since the frame before, and keep the time."""
-        t_ms = None if t_ms is None else _milliseconds(t_ms)
-        elapsed_ms = _FRAME_MS if t_ms is None or self._t_ms is None else t_ms - self._t_ms
+        time_ms = None if t_ms is None else finite_float(t_ms)
+        if t_ms is not None and time_ms is None:
+            raise InputError(f"t_ms {shown(t_ms)}: expected milliseconds, a finite number")
+        elapsed_ms = _FRAME_MS if time_ms is None or self._t_ms is None else time_ms - self._t_ms
         if not elapsed_ms >= _LEAST_MS:
             raise InputError(
-                f"a frame of {t_ms} ms after one of {self._t_ms} ms: times grow from frame to frame",
+                f"a frame of {time_ms} ms after one of {self._t_ms} ms: times grow from frame to frame",
                 fix="landmarker.reset() before another video",
             )
-        self._t_ms = t_ms
+        self._t_ms = time_ms
         return elapsed_ms / 1000
 
     def _find_body(self, frame: Frame, elapsed_s: float) -> Float32Array | None:
@@ -231,16 +232,6 @@ class Landmarker:
             hand.landmarks, hand.region = landmarks, following
         else:
             hand.lose()
-
-
-def _milliseconds(t_ms: Any) -> float:
-    try:
-        found = float(t_ms) if isinstance(t_ms, Real) else math.nan
-    except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
-        raise InputError(f"t_ms {t_ms!r}: expected milliseconds, a finite number")
-    return found
 
 
 def check_frame(frame: Any) -> Frame:

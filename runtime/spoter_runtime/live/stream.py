@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import operator
 import threading
 from collections import deque
@@ -31,7 +30,7 @@ from spoter_runtime.live.frames import MOST_FPS, Frames, with_nan
 from spoter_runtime.live.gates import FindsSegments, Mark, PushGate, RestGate, WindowGate
 from spoter_runtime.live.settings import GATES, Gate, StreamSettings
 from spoter_runtime.live.tracking import TrackingReport
-from spoter_runtime.strict import shown
+from spoter_runtime.strict import finite_float, shown
 
 if TYPE_CHECKING:
     from spoter_runtime.camera.clips import FindsLandmarks
@@ -152,7 +151,7 @@ class SignStream:
         self.landmarks = None
         self._missed += max(_whole(dropped, "dropped"), 0)
         persons = None if persons is None else _whole(persons, "persons")
-        if (time_ms := _finite(t_ms)) is None:
+        if isinstance(t_ms, bool) or (time_ms := finite_float(t_ms)) is None:
             self._fault(self._last_ms or 0.0, "time", f"a frame has no time: {shown(t_ms)}; it is left out")
             return
         if self._is_later(time_ms):
@@ -363,17 +362,6 @@ class SignStream:
         if event and len(self._pending) == MOST_EVENTS:
             del self._pending[1 if self._pending[0].type == "ready" else 0]
         self._pending += [event] if event else []
-
-
-def _finite(t_ms: Any) -> float | None:
-    """Return a time as a float, also numpy's; None: it is no real number, or no float holds it."""
-    if isinstance(t_ms, bool) or not isinstance(t_ms, numbers.Real):
-        return None
-    try:
-        time_ms = float(t_ms)
-    except OverflowError:
-        return None
-    return time_ms if math.isfinite(time_ms) else None
 
 
 def _whole(count: Any, name: str) -> int:
