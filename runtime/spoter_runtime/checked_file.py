@@ -12,6 +12,9 @@ from spoter_runtime.errors import BundleError
 from spoter_runtime.files import check_regular, check_size, read_bytes, sha256_of
 
 COPY_AGAIN: Final = "copy the whole bundle again"
+# The most bytes of a file. It is not read, and not hashed, if it has more.
+MODEL_BYTES: Final = 1 << 31  # no ONNX file can have more; an engine has fewer
+OTHER_BYTES: Final = 1 << 26  # six times the landmarker's largest network, fifty times a parity.json
 
 
 class KeptFile:

@@ -17,6 +17,8 @@ import numpy as np
 from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.libraries import EXTRAS, Library, builder_of
 from spoter_runtime.checked_file import (
+    MODEL_BYTES,
+    OTHER_BYTES,
     KeptFile,
     check_digest,
     check_file,
@@ -41,11 +43,8 @@ MODEL_CARD: Final = "MODEL_CARD.md"
 SIGNATURE: Final = "model.sig"
 _MOST_CLIPS: Final = 10_000_000
 
-# The most bytes that a file may have. It is not read, and not hashed, if it has more.
-_MODEL_BYTES: Final = 1 << 31  # of a model or engine, at most: it has as many as the manifest says
 _GOLDENS_BYTES: Final = 1 << 28  # a hundred times what 32 clips of 299 frames take
 _MANIFEST_BYTES: Final = 1 << 24  # 2,000 times what 60 labels and two files take
-_OTHER_BYTES: Final = 1 << 26  # six times the landmarker's largest network, fifty times a parity.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +210,8 @@ class Bundle:
         """Return how many bytes a file may have: a model or engine as many as the manifest says."""
         for artefact in self.artefacts:
             if artefact.path == path:
-                return min(artefact.size_bytes, _MODEL_BYTES)
-        return _GOLDENS_BYTES if path == GOLDENS else _OTHER_BYTES
+                return min(artefact.size_bytes, MODEL_BYTES)
+        return _GOLDENS_BYTES if path == GOLDENS else OTHER_BYTES
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes after checking them against the manifest's hash.

@@ -9,7 +9,7 @@ from typing import Any, Final
 from spoter_runtime.bundle.engine_spec import EngineSpec
 from spoter_runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from spoter_runtime.bundle.manifest import Bundle, check_sha256
-from spoter_runtime.checked_file import COPY_AGAIN, read_checked
+from spoter_runtime.checked_file import COPY_AGAIN, MODEL_BYTES, OTHER_BYTES, read_checked
 from spoter_runtime.errors import BundleError, warn
 from spoter_runtime.files import cache_folder
 from spoter_runtime.strict import expect, file_name, json_from_text, made_from, read_json, shown
@@ -20,8 +20,6 @@ SCHEMA_VERSION: Final = 1
 _AGAIN: Final = "spoter-kit landmarker fetch --force"
 BUNDLED: Final = "landmarker"  # its folder in a bundle
 _MOST_BYTES: Final = 1 << 20  # of the manifest
-_FILE_BYTES: Final = 1 << 26  # of another file: six times the largest network
-_ENGINE_BYTES: Final = 1 << 31  # at most; an engine has as many as the manifest says
 GRAPHS: Final = ("pose_detection", "pose", "recrop", "hand")
 
 
@@ -78,8 +76,8 @@ class LandmarkerFiles:
         Raises:
             BundleError: the file is not listed, missing, too large, was changed, or cannot be read.
         """
-        limits = {name: (digest, _FILE_BYTES) for name, digest in self.hashes.items()}
-        limits |= {e.path: (e.sha256, min(e.size_bytes, _ENGINE_BYTES)) for e in self.engines}
+        limits = {name: (digest, OTHER_BYTES) for name, digest in self.hashes.items()}
+        limits |= {e.path: (e.sha256, min(e.size_bytes, MODEL_BYTES)) for e in self.engines}
         path = self.folder / name
         if name not in limits:
             raise BundleError(f"{self.folder / MANIFEST}: does not list {name}", fix=self.fix)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from spoter_runtime.checked_file import is_file
+from spoter_runtime.checked_file import MODEL_BYTES, is_file
 from spoter_runtime.contract import LENGTHS, LOGITS, METADATA_KEY, POSES, REQUIRES_KEY, GraphContract
 from spoter_runtime.engine_calls import ENGINE_CALLS, OPENING
 from spoter_runtime.errors import BackendError, BundleError
@@ -20,7 +20,6 @@ from spoter_runtime.ort.installed import check_version, import_onnxruntime
 from spoter_runtime.strict import json_from_text
 
 _VARYING: Final = {POSES: ("batch", "frames"), LENGTHS: ("batch",), LOGITS: ("batch",)}
-_MOST_BYTES: Final = 1 << 31  # no ONNX file can have more
 _MAX_THREADS = 256  # beyond any machine it runs on; a typo would make ONNX Runtime start them all
 
 
@@ -176,7 +175,7 @@ def read_model(path: Path | str) -> bytes:
         what = "is not a file" if os.path.lexists(path) else "no such file"
         raise BundleError(f"{path}: {what}", fix="check the path, or spoter-kit export makes one")
     try:
-        return read_bytes(Path(path), most_bytes=_MOST_BYTES)
+        return read_bytes(Path(path), most_bytes=MODEL_BYTES)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})", fix="copy it again") from error
 
