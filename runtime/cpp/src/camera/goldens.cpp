@@ -101,7 +101,8 @@ std::vector<uint8_t> golden_picture() {
 
 spoter_landmarker_replay replay_landmarker(const std::string &path, const char *engine, int threads) {
   const LandmarkerFiles files = read_landmarker(path);
-  const std::set<std::string> read_below = {goldens, "pose_detection.onnx", "pose.onnx", "recrop.onnx", "hand.onnx"};
+  std::set<std::string> read_below = {goldens};
+  for (const char *graph : landmarker_graphs) read_below.insert(std::string(graph) + ".onnx");
   for (const auto &listed : files.hashes)
     if (!read_below.count(listed.first)) files.read(listed.first);
   const LandmarkerGraphs graphs(files, engine, threads ? threads : 1);
