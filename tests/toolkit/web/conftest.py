@@ -57,6 +57,21 @@ def server(site):
 
 
 @pytest.fixture(scope="session")
+def site_with_landmarker(tmp_path_factory, exported, engine, landmarker_folder, chromium):
+    """Return a function that writes a site of the small bundle with a landmarker and both engines."""
+
+    def write():
+        folder = tmp_path_factory.mktemp("camera")
+        (folder / "spoter-kit").mkdir()
+        (folder / "spoter-kit" / "landmarker").symlink_to(landmarker_folder)
+        with pytest.MonkeyPatch().context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(folder))
+            return write_site(exported.bundle, folder / "site", engine, webgpu=True)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def browser(chromium):
     with Browser() as browser:
         yield browser

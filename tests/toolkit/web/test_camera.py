@@ -13,7 +13,6 @@ from spoter_runtime.camera.landmarker import Landmarker
 from spoter_runtime.camera.video import video_frames
 from spoter_toolkit.web.browser import Browser
 from spoter_toolkit.web.server import FileServer
-from spoter_toolkit.web.site import write_site
 
 pytestmark = pytest.mark.slow
 
@@ -46,16 +45,11 @@ FIND = """(async (height, width, text) => {
 
 
 @pytest.fixture(scope="module")
-def camera_site(tmp_path_factory, exported, engine, landmarker_folder, chromium):
+def camera_site(site_with_landmarker):
     """The small bundle's site with a landmarker, served."""
-    folder = tmp_path_factory.mktemp("camera")
-    (folder / "spoter-kit").mkdir()
-    (folder / "spoter-kit" / "landmarker").symlink_to(landmarker_folder)
-    with pytest.MonkeyPatch().context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        report = write_site(exported.bundle, folder / "site", engine, webgpu=True)
+    report = site_with_landmarker()
     assert report.camera_bytes > 10e6
-    with FileServer(folder / "site") as server:
+    with FileServer(report.folder) as server:
         yield server
 
 

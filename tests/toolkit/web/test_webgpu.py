@@ -14,7 +14,6 @@ from spoter_runtime.errors import BackendError
 from spoter_toolkit.web.browser import Browser
 from spoter_toolkit.web.engine import WEBGPU_WASM
 from spoter_toolkit.web.server import FileServer
-from spoter_toolkit.web.site import write_site
 
 pytestmark = pytest.mark.slow
 
@@ -28,16 +27,11 @@ LOAD = """(async () => {
 
 
 @pytest.fixture(scope="module")
-def gpu_site(tmp_path_factory, exported, engine, landmarker_folder, chromium):
+def gpu_site(site_with_landmarker):
     """The small bundle's site with a landmarker and the engine for WebGPU, served."""
-    folder = tmp_path_factory.mktemp("webgpu")
-    (folder / "spoter-kit").mkdir()
-    (folder / "spoter-kit" / "landmarker").symlink_to(landmarker_folder)
-    with pytest.MonkeyPatch().context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        report = write_site(exported.bundle, folder / "site", engine, webgpu=True)
+    report = site_with_landmarker()
     assert 3e6 < report.webgpu_bytes < 6e6
-    with FileServer(folder / "site") as server:
+    with FileServer(report.folder) as server:
         yield server
 
 
