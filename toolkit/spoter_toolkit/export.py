@@ -215,7 +215,7 @@ def export(
         report = ExportReport(folder=source, landmarker=add_landmarker(source, force) if camera else "")
     else:
         run = read_run(source)
-        folder = out or BUNDLES / f"{run.name}.spoter"
+        folder = bundle_folder(run, out)
         check_bundle_folder(folder, force=force)
         check_place(folder)
         check_folders(folder, web, triton, force=force)
@@ -272,6 +272,11 @@ def export(
     if triton and not report.failed:
         report = replace(report, triton=write_repository(bundle, triton, force=force))
     return report
+
+
+def bundle_folder(run: Run, out: Path | None) -> Path:
+    """Return the folder of the bundle that an export of a run writes."""
+    return out or BUNDLES / f"{run.name}.spoter"
 
 
 def check_folders(bundle: Path, web: Path | None, triton: Path | None, *, force: bool) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 
 from in_process import spoter_kit
+from spoter_toolkit.runs.run import read_run
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_an_export_that_is_stopped_says_whether_the_bundle_is_complete(tmp_path, monkeypatch, complete):
+def test_an_export_that_is_stopped_says_whether_the_bundle_is_complete(home, monkeypatch, complete):
+    renamed = shutil.copytree(home / "runs" / "last", home / "runs" / "renamed")
+    bundle = f"bundles/{read_run(renamed).name}.spoter"  # it is named after the run, not after its folder
+
     def stopped(*arguments, **options):
         if complete:  # it is tuned then
-            (tmp_path / "bundles/mine.spoter").mkdir(parents=True)
-            (tmp_path / "bundles/mine.spoter/bundle.json").touch()
+            os.utime(home / bundle / "bundle.json")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("spoter_toolkit.export.export", stopped)
-    done = spoter_kit(tmp_path, "export", "runs/mine")
+    done = spoter_kit(home, "export", "runs/renamed", "--force")
     said = "interrupted; nothing was written\n"
     if complete:
-        said = "interrupted; bundles/mine.spoter is complete\nnext: spoter-kit verify bundles/mine.spoter\n"
+        said = f"interrupted; {bundle} is complete\nnext: spoter-kit verify {bundle}\n"
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.endswith(said)
 

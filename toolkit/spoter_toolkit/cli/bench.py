@@ -29,6 +29,7 @@ from spoter_toolkit.cli.console import (
     progress_with_time,
     say,
     show_table,
+    signals_to,
     tell,
 )
 
@@ -339,10 +340,7 @@ class Stop(Event):
 
 @contextmanager
 def stopped_by_signal() -> Iterator[Stop]:
-    """Yield an event that the first Ctrl-C, SIGTERM or SIGHUP sets, which ends the run; a second: at once.
-
-    Where the shell has had one ignored, as in ``nohup spoter-kit bench &``, it stays so.
-    """
+    """Yield an event that the first Ctrl-C, SIGTERM or SIGHUP sets, which ends the run; a second: at once."""
     stop = Stop()
 
     def on_signal(number: int, frame: object) -> None:
@@ -353,18 +351,12 @@ def stopped_by_signal() -> Iterator[Stop]:
         # Not print: the signal may have come in the middle of another one.
         os.write(2, b"\nstopping; what was measured is kept. Ctrl-C again: at once, without it\n")
 
-    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {one: signal.getsignal(one) for one in wanted if signal.getsignal(one) is not signal.SIG_IGN}
-    for one in before:
-        signal.signal(one, on_signal)
     try:
-        yield stop
+        with signals_to(on_signal, "SIGINT", "SIGTERM", "SIGHUP"):
+            yield stop
     except KeyboardInterrupt:
         say("stopped: nothing is kept of what was measured, if anything was")
         raise typer.Exit(stop.exit_code) from None
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def check_used(option: str, value: Any, settings: BenchSettings, *scenarios: str) -> None:

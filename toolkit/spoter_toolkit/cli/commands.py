@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from spoter_runtime.errors import UsageError, nearest
-from spoter_toolkit.cli.console import Loudness, is_quiet, say, set_loudness, stopped_by
+from spoter_toolkit.cli.console import INTERRUPTED, Loudness, is_quiet, say, set_loudness
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print all tables.", metavar="")]
 QuietOption = Annotated[
@@ -140,9 +140,9 @@ def verb(run: Callable[..., Any]) -> Callable[..., None]:
                 warnings.simplefilter("ignore")
             try:
                 run(**options)
-            except KeyboardInterrupt as stopped:  # here: typer ends without a word
+            except KeyboardInterrupt:  # here: typer ends without a word
                 say("interrupted")
-                raise stopped_by(stopped) from None
+                raise SystemExit(INTERRUPTED) from None
 
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)

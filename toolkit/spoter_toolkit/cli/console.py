@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
@@ -31,6 +31,7 @@ from spoter_toolkit.report.table import Table
 from spoter_toolkit.report.words import about_time
 
 ANSWER_IS_NO: Final = 3  # exit code: it ran, and the answer is no
+INTERRUPTED: Final = 130  # exit code: Ctrl-C, as shells have it; 128 + number for other signals
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 BundleArgument = Annotated[
@@ -179,11 +180,6 @@ def _broken(line: str) -> str:
     ) + (" " if line.endswith(" ") else "")
 
 
-def stopped_by(error: KeyboardInterrupt | SystemExit) -> SystemExit:
-    """Return how a verb ends that was stopped and has said so."""
-    return error if isinstance(error, SystemExit) else SystemExit(130)
-
-
 def terminal_width() -> int:
     """Return the columns of the terminal, or of what the environment says in its place."""
     return max(shutil.get_terminal_size().columns, 20)
@@ -201,10 +197,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 @contextmanager
-def ended_in_order() -> Iterator[None]:
+def ended_in_order(say_what_is_left: Callable[[], None]) -> Iterator[None]:
     """Let SIGTERM and SIGHUP end what is inside as Ctrl-C does, so that it can write how far it came.
 
-    Each leaves with 128 + its number; a second one ends the process at once.
+    Each leaves with 128 + its number, after what is left was said; a second one ends the process at once.
     """
     import signal  # not at the top: few verbs need it
 
@@ -212,16 +208,31 @@ def ended_in_order() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise SystemExit(128 + number)
 
-    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # Where the shell has had one ignored, as after nohup, it stays so.
-    before = {one: signal.getsignal(one) for one in wanted if signal.getsignal(one) is signal.SIG_DFL}
+    try:
+        with signals_to(end, "SIGTERM", "SIGHUP"):
+            yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        say_what_is_left()
+        raise SystemExit(INTERRUPTED if isinstance(stopped, KeyboardInterrupt) else stopped.code) from None
+
+
+@contextmanager
+def signals_to(handler: Callable[[int, Any], None], *names: str) -> Iterator[None]:
+    """Give signals to a handler, those that this system has.
+
+    Where the shell has had one ignored, as in ``nohup spoter-kit train &``, it stays so.
+    """
+    import signal
+
+    wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {one: signal.getsignal(one) for one in wanted if signal.getsignal(one) is not signal.SIG_IGN}
     for one in before:
-        signal.signal(one, end)
+        signal.signal(one, handler)
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for one, earlier in before.items():
+            signal.signal(one, earlier)
 
 
 def few_names(names: Sequence[str], most: int = 4) -> str:

@@ -19,7 +19,6 @@ from spoter_toolkit.cli.console import (
     progress_bar,
     progress_lines,
     say,
-    stopped_by,
     tell,
 )
 
@@ -171,13 +170,9 @@ def extract(
     if backend == "ours":
         have_landmarker(yes=yes)
     folder = out or DATASETS / (source.resolve().stem or "videos")
-    try:
-        with ended_in_order(), progress_lines() as on_progress:
-            on_progress(0, 0, "loading the landmarker")
-            dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
-    except (KeyboardInterrupt, SystemExit) as stopped:
-        say_stopped(folder)
-        raise stopped_by(stopped) from None
+    with ended_in_order(lambda: say_stopped(folder)), progress_lines() as on_progress:
+        on_progress(0, 0, "loading the landmarker")
+        dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
     show_made(dataset, json=json)
     if not json:
         next_step(first_split_command(dataset))

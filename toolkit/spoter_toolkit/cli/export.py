@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,6 @@ from spoter_toolkit.cli.console import (
     progress_lines,
     say,
     say_busy,
-    stopped_by,
     tell,
 )
 from spoter_toolkit.cli.proof_view import no_sign_in_words, proof_in_words
@@ -171,7 +169,7 @@ def export(
         )
     if not (path / MANIFEST).is_file():
         say_busy()
-    with ended_in_order(), saying_what_is_written(path, out), progress_lines() as on_progress:
+    with ended_in_order(saying_what_is_written(path, out)), progress_lines() as on_progress:
         report = export_source(
             path,
             out,
@@ -211,28 +209,28 @@ def export(
         next_step("spoter-kit verify {}", report.folder)
 
 
-@contextmanager
-def saying_what_is_written(source: Path, out: Path | None) -> Iterator[None]:
-    """Say whether the bundle is complete, if the export is stopped."""
+def saying_what_is_written(source: Path, out: Path | None) -> Callable[[], None]:
+    """Return what says whether the bundle is complete, if the export of a RUN or BUNDLE is stopped."""
     from spoter_runtime.bundle.manifest import MANIFEST
-    from spoter_toolkit.workspace import BUNDLES
+    from spoter_toolkit.export import bundle_folder
+    from spoter_toolkit.runs.run import read_run
 
-    new = out or BUNDLES / f"{source.resolve().name}.spoter"
-    manifest = (source if (source / MANIFEST).is_file() else new) / MANIFEST
+    is_bundle = (source / MANIFEST).is_file()
+    manifest = (source if is_bundle else bundle_folder(read_run(source), out)) / MANIFEST
 
     def written() -> int:
         return manifest.stat().st_mtime_ns if manifest.is_file() else 0
 
     before = written()
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stopped:
+
+    def say_it() -> None:
         if written() not in (0, before):
             say(f"interrupted; {manifest.parent} is complete")
             next_step("spoter-kit verify {}", manifest.parent)
         else:
             say("interrupted; nothing was written")
-        raise stopped_by(stopped) from None
+
+    return say_it
 
 
 def say_more(report: ExportReport, *, kept_goldens: bool) -> None:

@@ -25,7 +25,6 @@ from spoter_toolkit.cli.console import (
     progress_lines,
     say,
     say_busy,
-    stopped_by,
     tell,
 )
 from spoter_toolkit.report.words import plural
@@ -164,29 +163,26 @@ def train(
         say_busy()
     if not sys.stderr.isatty():  # a terminal shows it in its bar
         say(f"loading PyTorch{'' if resume else '; then a few steps are timed for the plan'}")
-    try:
-        with ended_in_order(), progress_lines() as on_progress:
-            on_progress(0, 0, "loading PyTorch")
-            from spoter_toolkit.training.loop import train as train_run  # not before: torch
+    # Nothing but the current epoch is lost.
+    with ended_in_order(lambda: _say_interrupted(folder, place)), progress_lines() as on_progress:
+        on_progress(0, 0, "loading PyTorch")
+        from spoter_toolkit.training.loop import train as train_run  # not before: torch
 
-            left = max(minutes - (time.monotonic() - begin) / 60, 0.001) if minutes else None
-            run = train_run(
-                plan.config,
-                dataset,
-                folder,
-                resume=resume,
-                force=force,
-                allow_leak=allow_leak,
-                trackers=trackers,  # type: ignore[arg-type]  # the two names above
-                becomes_last=True,
-                minutes=left,
-                begin_from=plan.begin_from,
-                on_plan=lambda plan: _say_plan(replace(plan, within_minutes=minutes), folder),
-                on_progress=on_progress,
-            )
-    except (KeyboardInterrupt, SystemExit) as stopped:  # nothing but the current epoch is lost
-        _say_interrupted(folder, place)
-        raise stopped_by(stopped) from None
+        left = max(minutes - (time.monotonic() - begin) / 60, 0.001) if minutes else None
+        run = train_run(
+            plan.config,
+            dataset,
+            folder,
+            resume=resume,
+            force=force,
+            allow_leak=allow_leak,
+            trackers=trackers,  # type: ignore[arg-type]  # the two names above
+            becomes_last=True,
+            minutes=left,
+            begin_from=plan.begin_from,
+            on_plan=lambda plan: _say_plan(replace(plan, within_minutes=minutes), folder),
+            on_progress=on_progress,
+        )
     if int(os.environ.get("RANK", "0")):
         return  # one of several processes; the first one prints
     if minutes:
@@ -225,13 +221,12 @@ def _say_interrupted(folder: Path, place: Path) -> None:
     """Say what an interrupted training leaves, and the command that goes on."""
     import os
 
-    from spoter_toolkit.runs.run import read_run
+    from spoter_toolkit.runs.run import read_run, resume_command
     from spoter_toolkit.workspace import RUN_JSON, RUN_WEIGHTS
 
     if not (place / RUN_JSON).is_file():
         say("interrupted before the first step: nothing was written")
         return
-    name = shlex.quote(str(folder))
     usable = place == folder and (folder / RUN_WEIGHTS).is_file()
     if usable:
         stays = "the weights so far are kept"
@@ -241,9 +236,9 @@ def _say_interrupted(folder: Path, place: Path) -> None:
         stays = "no epoch has ended, so there is no model yet"
     say(f"interrupted{read_run(place).stopped_after()}; {stays}")
     if usable:
-        say(f"use them with: spoter-kit export --onnx {name}")
+        say(f"use them with: spoter-kit export --onnx {shlex.quote(str(folder))}")
     threads = os.environ.get("OMP_NUM_THREADS")  # as the whole training has them: see `say_busy`
-    say(f"go on with: {f'OMP_NUM_THREADS={threads} ' if threads else ''}spoter-kit train --resume -o {name}")
+    say(f"go on with: {f'OMP_NUM_THREADS={threads} ' if threads else ''}{resume_command(folder)}")
 
 
 def _say_late(took: float, minutes: float) -> None:
@@ -255,13 +250,14 @@ def _say_late(took: float, minutes: float) -> None:
 def _say_plan(plan: Forecast, folder: Path) -> None:
     import os
 
+    from spoter_toolkit.runs.run import resume_command
     from spoter_toolkit.training.length import ENOUGH_STEPS
 
     if int(os.environ.get("RANK", "0")):
         return
     if plan.done:
         is_slower = plan.times_as_long > 1 and busy_cores()
-        go_on = f"Ctrl-C, then OMP_NUM_THREADS=1 spoter-kit train --resume -o {shlex.quote(str(folder))}"
+        go_on = f"Ctrl-C, then OMP_NUM_THREADS=1 {resume_command(folder)}"
         say(str(plan), fix=go_on if is_slower else "")
         return
     say(str(plan))

@@ -66,7 +66,7 @@ class Run:
             return None
         if is_locked(self.folder):
             return SpoterError(f"{self.folder}: its training goes on", fix="wait until it ends")
-        go_on = f"spoter-kit train --resume -o {shlex.quote(str(self.folder))}"
+        go_on = resume_command(self.folder)
         return SpoterError(f"{self.folder}: its training was interrupted{self.stopped_after()}", fix=go_on)
 
     def stopped_after(self) -> str:
@@ -133,6 +133,11 @@ class Run:
                 fix="name the data with --data",
             )
         return dataset
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a training that was stopped."""
+    return f"spoter-kit train --resume -o {shlex.quote(str(folder))}"
 
 
 def read_run(folder: Path | str) -> Run:
