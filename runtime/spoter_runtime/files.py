@@ -51,13 +51,15 @@ def read_text(path: Path, encoding: str = "utf-8", *, most_bytes: int = MOST_TEX
         UnicodeDecodeError: it is in another encoding.
     """
     check_size(path, most_bytes)
-    return path.read_text(encoding=encoding)
+    with path.open(encoding=encoding) as file:
+        return file.read(most_bytes + 1)  # not to its end: it may grow meanwhile
 
 
 def read_bytes(path: Path, *, most_bytes: int) -> bytes:
     """Return the bytes of a regular file; raise an OSError as `read_text` does."""
     check_size(path, most_bytes)
-    return path.read_bytes()
+    with path.open("rb") as file:  # one byte more than it has: if it grows meanwhile, its hash does not fit
+        return file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
 
 
 def check_size(path: Path, most_bytes: int) -> None:

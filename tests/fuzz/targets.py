@@ -26,8 +26,7 @@ from spoter_runtime.clip_files import load_clip
 from spoter_runtime.contract import Label
 from spoter_runtime.landmarks import check_clip, landmarks_from_mediapipe
 from spoter_runtime.live.log import read_frames
-from spoter_runtime.model_file.check import check_onnx_file
-from spoter_runtime.model_file.graph import read_onnx
+from spoter_runtime.model_file.check import describe_onnx_file
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.tuning.store import Tuned, read_tuned, this_machine, tuned_path
 from spoter_toolkit.bench.analysis.compare import earlier_run, environment_facts
@@ -158,9 +157,7 @@ def _runtime(place: Place) -> dict[str, Run]:
         return seal(value) if isinstance(value, dict) else value
 
     def graph() -> None:
-        check_onnx_file((bundle / "model.onnx").read_bytes())
-        with contextlib.suppress(ValueError):  # as it says; who calls it makes an error of ours of that
-            read_onnx((bundle / "model.onnx").read_bytes())
+        describe_onnx_file((bundle / "model.onnx").read_bytes())
 
     found = read_bundle(bundle)
     tuned = tuned_path(found, "fp32")

@@ -10,7 +10,17 @@ import sys
 
 import pytest
 
-from spoter_runtime.files import link_or_copy, recover, remove, replacing, sha256_of, write_json, write_text
+from spoter_runtime.files import (
+    link_or_copy,
+    read_bytes,
+    read_text,
+    recover,
+    remove,
+    replacing,
+    sha256_of,
+    write_json,
+    write_text,
+)
 
 
 def names(folder):
@@ -220,3 +230,15 @@ def test_a_second_name_is_a_link_and_a_copy_where_there_are_no_links(tmp_path, m
     link_or_copy(first, tmp_path / "copy")
     assert (tmp_path / "copy").read_text() == "content"
     assert not (tmp_path / "copy").samefile(first)
+
+
+def test_a_file_that_grows_after_its_size_was_looked_at_is_not_read_to_its_end(tmp_path, monkeypatch):
+    path = tmp_path / "grows"
+    path.write_bytes(b"x" * 10)
+
+    def grow(path, most_bytes):
+        path.write_bytes(b"x" * 10_000)
+
+    monkeypatch.setattr("spoter_runtime.files.check_size", grow)
+    assert len(read_bytes(path, most_bytes=10)) == 11
+    assert len(read_text(path, most_bytes=10)) == 11

@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from in_process import spoter_kit
-from spoter_runtime.bundle.manifest import read_bundle
-from spoter_runtime.camera.files import copy_landmarker, read_landmarker, warn_of_other_landmarker
+from spoter_runtime.bundle.manifest import Bundle, read_bundle
+from spoter_runtime.camera.files import (
+    copy_landmarker,
+    landmarker_in,
+    read_landmarker,
+    warn_of_other_landmarker,
+)
 from spoter_runtime.errors import BundleError, DataError, InputError
 from spoter_runtime.recognizer import Recognizer
 
@@ -93,6 +98,26 @@ def test_the_files_of_the_landmarker_are_files_of_the_bundle(camera_bundle, tmp_
     (damaged / "hand.onnx").write_bytes(b"x")
     with pytest.raises(BundleError, match=r"hand\.onnx: sha256 is"):
         copy_landmarker(read_landmarker(damaged), tmp_path / "target")
+
+
+def test_the_landmarker_is_the_one_of_the_manifest_that_was_checked(camera_bundle, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(camera_bundle, tmp_path / "copy.spoter"))
+    recognizer, manifest = Recognizer.load(folder), folder / "landmarker" / "landmarker.json"
+    whole = manifest.read_bytes()
+    expected = json.loads(whole)["sha256"]
+    read = Bundle.read
+
+    def read_and_replace(bundle, path):
+        content = read(bundle, path)
+        manifest.write_bytes(whole.replace(expected.encode(), b"0" * 64))
+        return content
+
+    monkeypatch.setattr(Bundle, "read", read_and_replace)
+    assert recognizer.landmarker().sha256 == expected
+    assert manifest.read_bytes() != whole
+    manifest.write_bytes(whole)
+    copy_landmarker(landmarker_in(read_bundle(folder)), tmp_path / "target")
+    assert (tmp_path / "target" / "landmarker.json").read_bytes() == whole
 
 
 def test_a_bundle_that_is_there_gets_the_landmarker(bundle_folder, landmarker_folder, tmp_path):

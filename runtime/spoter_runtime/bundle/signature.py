@@ -431,7 +431,7 @@ def _signed_bundle(folder: Path, signed: Mapping[str, str]) -> Bundle:
     for name, digest in bundle.hashes().items():
         if signed.get(name) != digest:
             raise BundleError(f"{folder}: {MANIFEST} and the signature differ on {name}", fix=COPY_AGAIN)
-    for name in signed.keys() - {MANIFEST}:
+    for name in sorted(signed.keys() - {MANIFEST}):
         try:
             check_file(there[name], signed[name], most_bytes=bundle.most_bytes(name))
         except OSError as error:

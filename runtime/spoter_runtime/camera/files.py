@@ -11,8 +11,8 @@ from spoter_runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from spoter_runtime.bundle.manifest import Bundle, check_sha256
 from spoter_runtime.checked_file import COPY_AGAIN, MODEL_BYTES, OTHER_BYTES, read_checked
 from spoter_runtime.errors import BundleError, warn
-from spoter_runtime.files import cache_folder
-from spoter_runtime.strict import expect, file_name, json_from_text, made_from, read_json, shown
+from spoter_runtime.files import cache_folder, read_bytes
+from spoter_runtime.strict import expect, file_name, json_from_text, made_from, shown
 
 MANIFEST: Final = "landmarker.json"
 GOLDENS: Final = "goldens.npz"
@@ -56,6 +56,7 @@ class LandmarkerFiles:
         hashes: file name → sha256, of each file but the manifest.
         source: where the networks are from, for people.
         engines: engines of the graphs, which are built on request.
+        manifest: the bytes of the manifest that was read.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class LandmarkerFiles:
     hashes: dict[str, str]
     source: str
     engines: tuple[LandmarkerEngine, ...] = ()
+    manifest: bytes = b""
 
     @property
     def fix(self) -> str:
@@ -105,12 +107,13 @@ def read_landmarker(folder: Path | str | None = None) -> LandmarkerFiles:
     folder = landmarker_folder() if folder is None else Path(folder)
     manifest = folder / MANIFEST
     try:
-        value = read_json(manifest, most_bytes=_MOST_BYTES)
+        content = read_bytes(manifest, most_bytes=_MOST_BYTES)
+        value = json_from_text(content)
     except FileNotFoundError:
         raise BundleError(f"{folder}: no landmarker there", fix="spoter-kit landmarker fetch") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{manifest}: cannot be read: {error}", fix=_AGAIN) from error
-    return _checked(folder, manifest, value)
+    return _checked(folder, content, value)
 
 
 def copy_landmarker(files: LandmarkerFiles, folder: Path) -> None:
@@ -120,10 +123,8 @@ def copy_landmarker(files: LandmarkerFiles, folder: Path) -> None:
         BundleError: a file was changed, or is missing.
         OSError: the disk is full.
     """
-    import shutil
-
     folder.mkdir()
-    shutil.copyfile(files.folder / MANIFEST, folder / MANIFEST)
+    (folder / MANIFEST).write_bytes(files.manifest)
     for name in (*files.hashes, *(engine.path for engine in files.engines)):
         (folder / name).write_bytes(files.read(name))
 
@@ -137,12 +138,11 @@ def landmarker_in(bundle: Bundle) -> LandmarkerFiles | None:
     listed = f"{BUNDLED}/{MANIFEST}"
     if listed not in bundle.files:
         return None
-    manifest = bundle.folder / listed
+    content = bundle.read(listed)  # it holds the hashes of the other files
     try:
-        value = json_from_text(bundle.read(listed))  # whose hashes the other files have to have
+        return _checked(bundle.folder / BUNDLED, content, json_from_text(content))
     except ValueError as error:
-        raise BundleError(f"{manifest}: cannot be read: {error}", fix=COPY_AGAIN) from error
-    return _checked(manifest.parent, manifest, value)
+        raise BundleError(f"{bundle.folder / listed}: cannot be read: {error}", fix=COPY_AGAIN) from error
 
 
 def trained_on(provenance: dict[str, Any]) -> str:
@@ -180,7 +180,8 @@ class _Manifest:
     source: str
 
 
-def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:
+def _checked(folder: Path, content: bytes, value: Any) -> LandmarkerFiles:
+    manifest = folder / MANIFEST
     try:
         expect(value, dict[str, Any], "")
         version = value.get("schema_version")
@@ -206,5 +207,10 @@ def _checked(folder: Path, manifest: Path, value: Any) -> LandmarkerFiles:
     except ValueError as error:
         raise BundleError(f"{manifest}: is damaged: {error}", fix=_AGAIN) from error
     return LandmarkerFiles(
-        folder=folder, sha256=stated.sha256, hashes=stated.files, source=stated.source, engines=engines
+        folder=folder,
+        sha256=stated.sha256,
+        hashes=stated.files,
+        source=stated.source,
+        engines=engines,
+        manifest=content,
     )

@@ -10,8 +10,7 @@ from spoter_runtime.camera.files import GRAPHS, LandmarkerEngine, LandmarkerFile
 from spoter_runtime.checked_file import COPY_AGAIN
 from spoter_runtime.engine_calls import ENGINE_CALLS
 from spoter_runtime.errors import BackendError
-from spoter_runtime.model_file.check import check_onnx_file
-from spoter_runtime.model_file.graph import read_onnx
+from spoter_runtime.model_file.check import describe_onnx_file
 from spoter_runtime.ort.gpu_session import check_driver, check_installed, gpu_session
 from spoter_runtime.ort.installed import import_onnxruntime
 from spoter_runtime.ort.session import SessionSettings
@@ -76,7 +75,7 @@ def load_on_cuda(files: LandmarkerFiles) -> CudaGraphs:
         content = files.read(f"{name}.onnx")
         options = SessionSettings(threads=1, spin=False).options(ort)
         where = str(files.folder / f"{name}.onnx")
-        graph = read_onnx(check_onnx_file(content, where))
+        graph = describe_onnx_file(content, where)
         with ENGINE_CALLS:
             sessions[name] = gpu_session(ort, content, graph, options, "cuda", where=where, whole=False)
     return CudaGraphs(ort, sessions)

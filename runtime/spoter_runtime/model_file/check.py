@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from spoter_runtime._version import __version__
 from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
-from spoter_runtime.model_file.graph import OnnxParts, onnx_parts
+from spoter_runtime.model_file.graph import OnnxGraph, OnnxParts, onnx_parts, read_onnx
 from spoter_runtime.model_file.protobuf import ATTRIBUTE, TENSOR, message_fields, text_of_field, varints_of
 from spoter_runtime.strict import shown
 
@@ -36,25 +38,32 @@ OPERATORS: Final = {"": frozenset(_STANDARD.split()), "com.microsoft": frozenset
 _FIX: Final = "take a bundle that spoter-kit exported"
 
 
-def check_onnx_file(content: bytes, where: str = "the ONNX model") -> OnnxParts:
+def check_onnx_file(content: bytes, where: str = "the ONNX model") -> None:
     """Check an ONNX file before ONNX Runtime is given it; takes about 2 ms and no copy of the weights.
 
     Args:
         content: the bytes that ONNX Runtime is given.
         where: what errors call them.
 
-    Returns:
-        The file's parts, as views of it.
-
     Raises:
         BundleError: it is no ONNX file, or holds what spoter-kit never writes: functions, graphs within
             nodes, weights in other files, a tensor that is larger than its values, or an unknown field.
         BackendError: an operator that spoter-kit of this version never writes, such as a loop.
     """
-    if not content:
-        raise BundleError(f"{where}: refused: it is empty", fix=_FIX)
+    with _refused(where):
+        check_onnx(memoryview(content), where)
+
+
+def describe_onnx_file(content: bytes, where: str = "the ONNX model") -> OnnxGraph:
+    """Check an ONNX file, and return what a GPU session needs to know of it; raises as `check_onnx_file`."""
+    with _refused(where):
+        return read_onnx(check_onnx(memoryview(content), where))
+
+
+@contextmanager
+def _refused(where: str) -> Iterator[None]:
     try:
-        return check_onnx(memoryview(content), where)
+        yield
     except UnicodeDecodeError as error:
         raise BundleError(f"{where}: refused: a name that is no text", fix=_FIX) from error
     except (ValueError, IndexError) as error:
@@ -68,6 +77,8 @@ def check_onnx(content: memoryview, where: str) -> OnnxParts:
         ValueError, IndexError: for a BundleError of `check_onnx_file`.
         BackendError: as `check_onnx_file`.
     """
+    if not content:
+        raise ValueError("it is empty")
     parts = onnx_parts(content)
     for number, what in ((_MODEL_FUNCTIONS, "functions"), (_MODEL_TRAINING, "training")):
         if parts.model[number]:

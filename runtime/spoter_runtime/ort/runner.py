@@ -10,7 +10,7 @@ from spoter_runtime.contract import LENGTHS, LOGITS, POSES, GraphContract
 from spoter_runtime.engine_calls import ENGINE_CALLS, check_process, keep_from_forks
 from spoter_runtime.errors import BackendError
 from spoter_runtime.landmarks import Float32Array
-from spoter_runtime.model_file.check import check_onnx_file
+from spoter_runtime.model_file.check import check_onnx_file, describe_onnx_file
 from spoter_runtime.ort.installed import PROVIDERS, Provider, import_onnxruntime
 from spoter_runtime.ort.session import (
     SessionSettings,
@@ -22,7 +22,6 @@ from spoter_runtime.ort.session import (
 from spoter_runtime.runner import Int32Array, Runner
 
 if TYPE_CHECKING:
-    from spoter_runtime.model_file.graph import OnnxParts
     from spoter_runtime.ort.cuda_graphs import GraphedSession
     from spoter_runtime.ort.gpu_session import GpuProvider
 
@@ -81,16 +80,16 @@ class OrtRunner(Runner):
         with ENGINE_CALLS:
             ort = import_onnxruntime(provider)
             content = model if isinstance(model, bytes) else read_model(model)
-            parts = check_onnx_file(content, where)
             options = settings.options(ort)
             if provider == "cpu":
+                check_onnx_file(content, where)
                 self._session, metadata = cpu_session(
                     ort, content, options, settings.disabled_optimizers, where
                 )
                 self.contract = contract_from_metadata(ort, metadata, where)
             else:
                 self._session, self.contract, self._graphed = _on_gpu(
-                    ort, content, parts, options, provider, cache, where, graphs
+                    ort, content, options, provider, cache, where, graphs
                 )
             check_tensors(self._session, self.contract, where)
         self._opened_in = os.getpid()
@@ -110,7 +109,6 @@ class OrtRunner(Runner):
 def _on_gpu(
     ort: Any,
     content: bytes,
-    parts: OnnxParts,
     options: Any,
     provider: GpuProvider,
     cache: Path | None,
@@ -120,11 +118,10 @@ def _on_gpu(
     """Return the session, its contract, and a `GraphedSession` if it can record CUDA graphs."""
     # Not at the top: a device without a GPU does not load what it cannot use.
     from spoter_runtime.contract import Profile
-    from spoter_runtime.model_file.graph import read_onnx
     from spoter_runtime.ort.cuda_graphs import GraphedSession
     from spoter_runtime.ort.gpu_session import gpu_session, records_graphs
 
-    graph = read_onnx(parts)
+    graph = describe_onnx_file(content, where)
     contract = contract_from_metadata(ort, graph.metadata, where)
     frames = contract.max_frames
     profile = Profile(batch=(1, 1, contract.max_batch), frames=(1, min(_TUNED_FRAMES, frames), frames))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import pickle
 import random
 import re
@@ -78,6 +79,12 @@ def test_a_bit_of_any_file_is_noticed_before_an_engine_sees_it(signed, keys, mon
         path.write_bytes(whole)
     with pytest.raises(TypeError):
         Recognizer.load(signed, trust=[keys[0][1]])
+
+
+@pytest.mark.parametrize(("name", "most"), [("goldens.npz", 1 << 28), ("parity.json", 1 << 26)])
+def test_a_signed_file_that_became_huge_is_refused_unread(signed, keys, name, most):
+    os.truncate(signed / name, 1 << 30)
+    refused(signed, keys[0][1], rf"{name}: cannot be read \({1 << 30} bytes, expected at most {most}\)")
 
 
 def test_files_that_are_added_removed_renamed_or_swapped_are_refused(signed, keys, tmp_path):

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from spoter_export.bundle.writer import graphs_of
 from spoter_runtime.errors import BackendError, BundleError
-from spoter_runtime.model_file.check import OPERATORS, check_onnx_file
+from spoter_runtime.model_file.check import OPERATORS, check_onnx_file, describe_onnx_file
 from spoter_runtime.recognizer import Recognizer
 
 
@@ -161,3 +161,10 @@ def test_cut_files_are_refused_or_whole(bundle_folder):
     for size in range(1, len(content), len(content) // 40):
         with pytest.raises((BundleError, BackendError)):
             check_onnx_file(content[:size])
+
+
+def test_what_a_gpu_session_needs_to_know_is_read_or_refused(bundle_folder):
+    described = describe_onnx_file((bundle_folder / "model.onnx").read_bytes())
+    assert described.opset == 20
+    with pytest.raises(BundleError, match="refused: a type has a field 1 of wire type 2"):
+        describe_onnx_file(part(7, part(11, part(1, b"x") + part(2, part(1, part(1, b"f"))))))

@@ -143,7 +143,8 @@ def _write_landmarker(found: LandmarkerFiles, folder: Path) -> None:
     answers = golden_answers(found)
     for graph in GRAPHS:
         _write_packed(folder / f"{graph}.onnx", found.read(f"{graph}.onnx"), packed=True)
-    for name in (LANDMARKER_MANIFEST, "LICENSE", "NOTICE"):
+    (folder / LANDMARKER_MANIFEST).write_bytes(found.manifest)
+    for name in ("LICENSE", "NOTICE"):
         if (found.folder / name).is_file():
             shutil.copyfile(found.folder / name, folder / name)
     asked = {
