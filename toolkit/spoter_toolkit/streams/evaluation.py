@@ -23,6 +23,8 @@ from spoter_toolkit.streams.score import StreamScores, delays_of, det_curve, sco
 NONE_LABELS: Final = frozenset({"none", "background", "no-sign"})  # of clips in which nobody signs
 RATES: Final = (10.0, 15.0, 60.0)  # frames a second, beside `FPS`
 LOST: Final = 0.2  # share of the frames
+TRACKING_LOST: Final = (0.7, 233.0)  # times a second, and the longest in ms
+_ALTERED: Final = len(RATES) + 2  # streams that are the first one, seen in another way
 _NONE_SHARE: Final = 0.25  # of the pieces between signs
 _IN_A_ROW: Final = 8  # signs without a rest between
 
@@ -57,8 +59,8 @@ class StreamEvaluation:
 
     @property
     def plain(self) -> tuple[StreamScores, ...]:
-        """The scores without those of the first stream at other frame rates and with lost frames."""
-        return self.scores[: -len(RATES) - 1]
+        """The scores without those of the first stream seen in another way."""
+        return self.scores[:-_ALTERED]
 
     @property
     def made_of(self) -> str:
@@ -179,7 +181,7 @@ def _at_stream_rate(clip: Clip, dataset: Dataset) -> Any:
 
 
 def _streams(pieces: dict[Kind, list[Piece]], minutes: float, seed: int) -> Iterable[tuple[MadeStream, Gate]]:
-    """Yield each stream with its gate: the one with rests first, then at other rates, then the others."""
+    """Yield each stream with its gate: the one with rests first, and last the same seen in another way."""
     rng = np.random.default_rng(seed)
     signs = _drawn(pieces["sign"], minutes, 2.2, rng)
     mixed = [
@@ -198,6 +200,7 @@ def _streams(pieces: dict[Kind, list[Piece]], minutes: float, seed: int) -> Iter
     for fps in RATES:
         yield rests.at_rate(fps), "rest"
     yield rests.with_lost(LOST, rng), "rest"
+    yield rests.with_tracking_lost(*TRACKING_LOST, rng), "rest"
 
 
 def _drawn(

@@ -57,6 +57,18 @@ def test_other_frame_rates_and_lost_frames_show_the_same(pieces):
     assert 0.7 < len(lost.times_ms) / len(stream.times_ms) < 0.9
 
 
+def test_a_tracker_that_loses_the_person_leaves_frames_of_nobody(pieces):
+    stream = compose("s", pieces * 10, np.random.default_rng(0))
+    lost = stream.with_tracking_lost(0.7, 233, np.random.default_rng(1))
+    nobody_F = np.isnan(lost.poses_FLD).all((1, 2))
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], nobody_F, [0]))))
+    lengths = edges[1::2] - edges[::2]
+    assert (lengths.min(), len(lengths) / stream.minutes / 60) == (1, pytest.approx(0.65, abs=0.15))
+    assert np.median(lengths) == pytest.approx(4, abs=1)
+    assert np.array_equal(lost.poses_FLD[~nobody_F], stream.poses_FLD[~nobody_F], equal_nan=True)
+    assert lost.truths == stream.truths
+
+
 def test_nobody_signs_in_a_stream_without_signs():
     stream = nobody(0.2, np.random.default_rng(0), pose(0.3))
     assert stream.minutes == pytest.approx(0.2, abs=0.01)

@@ -82,6 +82,24 @@ class MadeStream:
             truths=self.truths,
         )
 
+    def with_tracking_lost(
+        self, times_a_second: float, longest_ms: float, rng: np.random.Generator
+    ) -> MadeStream:
+        """Return the same where the tracker loses the person for a moment, at random times.
+
+        Args:
+            times_a_second: how often, about.
+            longest_ms: each loss lasts from one frame to this long, all lengths alike.
+            rng: chooses the times and the lengths.
+        """
+        starts = rng.random(len(self.times_ms)) < times_a_second / FPS
+        frames = rng.integers(1, round(longest_ms * FPS / 1000) + 1, len(starts))
+        poses = self.poses_FLD.copy()
+        for start in np.flatnonzero(starts):
+            poses[start : start + frames[start]] = np.nan
+        name = f"{self.name}, tracking lost {times_a_second:g} times a second"
+        return MadeStream(name=name, times_ms=self.times_ms, poses_FLD=poses, truths=self.truths)
+
 
 class _Maker:
     """Frames in the making."""
