@@ -37,8 +37,8 @@ CAUTION = (
     "recordings, and checked on validation clips of each signer with the signer's own model. That the "
     "calibration counts copies with jitter and lost hands as signs was decided on clips of both directions. "
     "The likeness was chosen on other words and clips of `none` of the training signer; figures on the other "
-    "signer were looked at too. Hardly a frame of the clips is without a body: what a tracker that loses "
-    "people costs is not in these figures."
+    "signer were looked at too. Hardly a frame of the clips is without a body; the moments in which "
+    "the tracker loses the person are made, too."
 )
 OTHER = {"A": "B", "B": "A"}
 RECORDINGS = {"U2W2F": 11, "U4W1F": 10}  # repetitions, counted by eye in the height of the hands

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from spoter_runtime.contract import Label
 from spoter_runtime.recognizer import Prediction
 from spoter_toolkit.calibration import calibrate
 from spoter_toolkit.cli.predict import answer_cells
+from spoter_toolkit.cli.proof_view import no_sign_in_words
 from spoter_toolkit.data.dataset import Dataset
 
 SIGN = Label(name="cha", gloss="tea", bengali="চা")
@@ -59,6 +61,14 @@ def test_what_cannot_be_calibrated_is_refused(
     assert message in done.stderr
 
 
+def test_export_says_how_many_negatives_were_recorded() -> None:
+    made = {"clips": 30, "false_answers": 0.1, "recorded": False}
+    found = {"kept": 0.97, "signs": 540, "calibration_error": 0.01}
+    assert "answers 10.0 % of 30 made negatives;" in no_sign_in_words(found | {"kinds": [made]})
+    both = found | {"kinds": [made, made | {"recorded": True, "clips": 10}]}
+    assert "answers 10.0 % of 40 negatives, 10 of them recorded;" in no_sign_in_words(both)
+
+
 @pytest.mark.slow
 def test_a_bundle_is_calibrated_measured_proven_and_says_no_sign(
     home: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
@@ -66,7 +76,8 @@ def test_a_bundle_is_calibrated_measured_proven_and_says_no_sign(
     monkeypatch.setattr(calibrate, "MIN_SIGNS", 4)
     done = spoter_kit(home, "export", "--no-tune", "--max-batch", "2", "-o", "known.spoter")
     assert done.returncode == 0, done.stderr
-    assert "no sign: keeps" in done.stdout
+    assert re.search("no sign: keeps .* made negatives; calibration error", done.stdout)
+    assert f"no such clip was there. Fix: spoter-kit data background {tiny.folder}" in done.stderr
     rule = read_bundle(home / "known.spoter").abstention
     assert rule is not None
     assert rule.evidence["signs"] == len(tiny.clips_in("val"))

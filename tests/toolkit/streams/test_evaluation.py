@@ -62,6 +62,22 @@ def test_a_model_that_knows_the_clips_finds_them(recognizer, data):
     assert found.det[-1][1:] == (1, 0)
 
 
+def test_clips_in_which_nobody_signs_come_from_another_data_set_too(
+    recognizer, bundle_folder, data, tmp_path
+):
+    label, poses = clips_of(recognizer)[0]
+    signs = [NewClip(id="c", label=label, signer="s", fps=30.0, poses_TLD=poses)]
+    drinks = [NewClip(id="c", label="drinks", signer="s", fps=15.0, poses_TLD=poses[::2])]
+    one, other = written(tmp_path / "signs", signs).folder, written(tmp_path / "drinks", drinks).folder
+    options = ("--data", one, "--split", "all", "--stream", "--minutes", "0.2", "--json")
+    done = spoter_kit(tmp_path, "eval", bundle_folder, *options, "--negatives", other)
+    rows = {row["name"].rpartition(" (")[0]: row for row in json.loads(done.stdout)["streams"]}
+    assert rows[NONE]["said"] > 0  # each looks like a sign
+    assert MIXED in rows
+    missing = spoter_kit(tmp_path, "eval", bundle_folder, *options, "--negatives", "nowhere")
+    assert (missing.returncode, "nowhere" in missing.stderr) == (1, True)
+
+
 def test_the_same_seed_gives_the_same_figures(recognizer, data):
     one, other = (
         evaluate_streams(recognizer, read_dataset(data), source=data, split="all", minutes=0.2).as_json()

@@ -205,6 +205,21 @@ def _trained(dataset: Dataset, contract: GraphContract) -> list[Clip]:
 def negatives_of(
     folder: Path, contract: GraphContract, background: Sequence[str] = (), *, split: str
 ) -> list[Negatives]:
+    """Return `negative_clips` with their landmarks, but those that are too long for the model.
+
+    Raises:
+        DataError: as `negative_clips` does, or every clip is too long.
+    """
+    dataset, clips = negative_clips(folder, contract, background, split=split)
+    clips = [clip for clip in clips if clip.frames <= contract.max_frames]
+    if not clips:
+        raise DataError(f"{folder}: no clip for {split}", fix=dataset.split_command())
+    return recorded_negatives(dataset, clips, f"clips of {folder.resolve().name}")
+
+
+def negative_clips(
+    folder: Path, contract: GraphContract, background: Sequence[str] = (), *, split: str
+) -> tuple[Dataset, list[Clip]]:
     """Return the clips of a DATASET in which nobody signs a word of the model.
 
     Args:
@@ -225,10 +240,9 @@ def negatives_of(
             fix="import clips without a sign of the model, with --labels; --background names a label of the "
             "model that stands for no sign",
         )
-    clips = [clip for clip in clips if clip.frames <= contract.max_frames]
     if not clips:
         raise DataError(f"{folder}: no clip for {split}", fix=dataset.split_command())
-    return recorded_negatives(dataset, clips, f"clips of {folder.resolve().name}")
+    return dataset, clips
 
 
 def _is_for(clip: Clip, dataset: Dataset, split: str) -> bool:

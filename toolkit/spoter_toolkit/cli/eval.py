@@ -113,7 +113,15 @@ def eval_(
         check_picture(out, also=(".html",))
     if stream:
         return _eval_streams(
-            source, data, split, backend=backend, run=run, minutes=minutes, out=out, json=json
+            source,
+            data,
+            split,
+            negatives=negatives,
+            backend=backend,
+            run=run,
+            minutes=minutes,
+            out=out,
+            json=json,
         )
     source = source or last_run()
     if data and is_videos(data):
@@ -163,6 +171,7 @@ def _eval_streams(
     data: Path | None,
     split: str,
     *,
+    negatives: Path | None,
     backend: str | None,
     run: Path | None,
     minutes: float,
@@ -188,7 +197,13 @@ def _eval_streams(
     recognizer = Recognizer.load(source, name, precision=precision)
     with progress_bar() as on_progress:
         found = evaluate_streams(
-            recognizer, dataset, source=source, split=split, minutes=minutes, on_progress=on_progress
+            recognizer,
+            dataset,
+            source=source,
+            split=split,
+            negatives=negatives,
+            minutes=minutes,
+            on_progress=on_progress,
         )
     if out:
         write_text(out, html_from_streams(found))

@@ -247,6 +247,16 @@ def say_more(report: ExportReport, *, kept_goldens: bool) -> None:
         say(f"tritonserver --model-repository {shlex.quote(str(folder))} loads it")
     if report.not_calibrated:
         say(f"it never says no sign: {report.not_calibrated.message}", fix=report.not_calibrated.fix)
+    elif (
+        report.exported
+        and report.data
+        and (rule := report.exported.bundle.abstention)
+        and not any(kind["recorded"] for kind in rule.evidence["kinds"])
+    ):
+        say(
+            "hands that move without a sign may get a word: no such clip was there",
+            fix=f"spoter-kit data background {shlex.quote(str(report.data.folder))}, then train again",
+        )
     for error in report.not_tuned.values():
         say(
             f"not tuned for this machine: {error.message}",

@@ -36,11 +36,14 @@ def proof_in_words(proof: Proof) -> str:
 
 
 def no_sign_in_words(evidence: Mapping[str, Any]) -> str:
-    """Return ``"no sign: keeps 97.0 % of 540 signs, answers 4.1 % of 330 negatives; …"`` from evidence."""
+    """Return ``"no sign: keeps 97.0 % of 540 signs, answers 4.1 % of 330 made negatives; …"``."""
     kinds = evidence["kinds"]
     clips = sum(kind["clips"] for kind in kinds)
     kept = f"keeps {100 * evidence['kept']:.1f} % of {plural(evidence['signs'], 'sign')}"
     if clips:
         wrong = sum(kind["clips"] * kind["false_answers"] for kind in kinds) / clips
-        kept += f", answers {100 * wrong:.1f} % of {plural(clips, 'negative')}"
+        recorded = sum(kind["clips"] for kind in kinds if kind["recorded"])
+        name = "made negative" if not recorded else "negative"
+        kept += f", answers {100 * wrong:.1f} % of {plural(clips, name)}"
+        kept += f", {recorded} of them recorded" if 0 < recorded < clips else ""
     return f"no sign: {kept}; calibration error {evidence['calibration_error']:.4f}"

@@ -15,6 +15,7 @@ from spoter_runtime.live.events import AnyEvent
 from spoter_runtime.live.settings import Gate, StreamSettings
 from spoter_runtime.live.stream import SignStream
 from spoter_runtime.recognizer import Recognizer
+from spoter_toolkit.calibration.calibrate import negative_clips
 from spoter_toolkit.data.dataset import Clip, Dataset
 from spoter_toolkit.data.streams.compose import FPS, Kind, MadeStream, Piece, compose, nobody
 from spoter_toolkit.evaluation import clips_to_evaluate
@@ -92,6 +93,7 @@ def evaluate_streams(
     *,
     source: Path,
     split: str = "test",
+    negatives: Path | None = None,
     minutes: float = 5.0,
     seed: int = 0,
     settings: StreamSettings | None = None,
@@ -105,17 +107,26 @@ def evaluate_streams(
             signs that the model does not know.
         source: the BUNDLE, for reports.
         split: of the data set.
+        negatives: a DATASET in which nobody signs a word of the model; its clips are none clips, too.
         minutes: of each stream, about.
         seed: chooses the clips and the rests.
         settings: of the stream; None takes the defaults.
         on_progress: called with (streams done, streams, what).
 
     Raises:
-        DataError: no clip has a label that the model knows.
+        DataError: no clip has a label that the model knows, or as `negative_clips` does.
     """
     settings = settings or StreamSettings()
     signs = {label.name for label in recognizer.labels} - {*recognizer.background}
     pieces = _pieces(dataset, split, signs)
+    if negatives:
+        rests, clips = negative_clips(negatives, recognizer.contract, recognizer.background, split=split)
+        shown = [_at_stream_rate(clip, rests) for clip in clips]
+        pieces["none"] += [
+            Piece(kind="none", label=clip.label, poses_TLD=poses)
+            for clip, poses in zip(clips, shown, strict=True)
+            if _has_body(poses)
+        ]
     streams = list(_streams(pieces, minutes, seed))
     scores, ran = [], []
     for n, (stream, gate) in enumerate(streams):
@@ -161,7 +172,7 @@ def _pieces(dataset: Dataset, split: str, known: set[str]) -> dict[Kind, list[Pi
     pieces: dict[Kind, list[Piece]] = {"sign": [], "none": [], "unknown": []}
     for clip in clips_to_evaluate(dataset, split):
         poses = _at_stream_rate(clip, dataset)
-        if np.isfinite(poses[:, [6, 7]]).all((1, 2)).any():
+        if _has_body(poses):
             kind: Kind = "sign" if clip.label in known else "none" if clip.label in NONE_LABELS else "unknown"
             pieces[kind].append(Piece(kind=kind, label=clip.label, poses_TLD=poses))
     if not pieces["sign"]:
@@ -170,6 +181,11 @@ def _pieces(dataset: Dataset, split: str, known: set[str]) -> dict[Kind, list[Pi
             fix="name the DATASET of the model's labels with --data",
         )
     return pieces
+
+
+def _has_body(poses_TLD: Any) -> bool:
+    """Tell whether a frame shows both shoulders."""
+    return bool(np.isfinite(poses_TLD[:, [6, 7]]).all((1, 2)).any())
 
 
 def _at_stream_rate(clip: Clip, dataset: Dataset) -> Any:
