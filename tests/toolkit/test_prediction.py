@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from spoter_runtime.errors import DataError
+from in_process import spoter_kit
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.recognizer import Recognizer
 from spoter_toolkit.prediction import predict_files, read_clips
@@ -32,5 +33,21 @@ def test_files_folders_of_files_and_their_order(
 
 def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: not a dataset"):
-        read_clips([tmp_path / "empty"])
+    found = read_clips([tmp_path / "empty"])
+    assert (found.clips, [name for name, _ in found.bad]) == ((), [str(tmp_path / "empty")])
+    assert "empty: not a dataset" in str(found.bad[0][1])
+
+
+@pytest.mark.parametrize("long", [False, True])  # refused when it is read, or by the model
+def test_json_names_each_clip_also_where_none_can_be_used(
+    bundle_folder: Path, tmp_path: Path, make_clip: Callable[[int, int], Float32Array], long: bool
+) -> None:
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, make_clip(2, 120) if long else np.zeros((3, 3)))
+    done = spoter_kit(tmp_path, "predict", "a.npy", "b.npy", "--json", "--bundle", bundle_folder)
+    assert (done.returncode, "error: 2 of 2 clips cannot be used:" in done.stderr) == (1, True)
+    found = json.loads(done.stdout)
+    assert (found["predictions"], [row["clip"] for row in found["bad"]]) == ([], ["a.npy", "b.npy"])
+    assert all(row["error"].startswith(f"{row['clip']}: ") for row in found["bad"])
+    shown = spoter_kit(tmp_path, "predict", "a.npy", "b.npy", "--bundle", bundle_folder)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (1, "", done.stderr)

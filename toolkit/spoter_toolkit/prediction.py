@@ -21,13 +21,15 @@ from spoter_toolkit.data.extract.videos import videos_in
 from spoter_toolkit.report.words import lines_of_errors
 from spoter_toolkit.workspace import newest_bundle
 
+BadClip = tuple[str, SpoterError]  # a clip that cannot be used: its name, and an error that holds it too
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipsOnDisk:
-    """The clips of some sources, and the errors of those that cannot be used."""
+    """The clips of some sources, and those that cannot be used."""
 
     clips: tuple[tuple[str, Float32Array | Path], ...]  # name, and landmarks or the path of a video
-    bad: tuple[SpoterError, ...]  # each names its clip
+    bad: tuple[BadClip, ...]
 
     @property
     def has_videos(self) -> bool:
@@ -43,7 +45,7 @@ class FilePredictions:
     backend: str  # that computed the logits
     names: tuple[str, ...]  # of the clips: a .npy file's or a video's path, or a clip's id in its data set
     predictions: tuple[Prediction, ...]  # one for each name
-    bad: tuple[SpoterError, ...]  # one for each clip that cannot be used; it names the clip
+    bad: tuple[BadClip, ...]
     passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
 
 
@@ -54,21 +56,18 @@ def read_clips(sources: Sequence[Path]) -> ClipsOnDisk:
         sources: .npy files, videos of one sign each, folders of either, or DATASETs.
 
     Raises:
-        SpoterError: no clip can be used.
         MissingExtraError: PyAV is not installed.
     """
     clips: list[tuple[str, Float32Array | Path]] = []
-    bad: list[SpoterError] = []
+    bad: list[BadClip] = []
     for source in sources:
-        with _collecting(bad):
+        with _collecting(bad, str(source)):
             if not (files := _files_of(source)):
                 dataset = read_dataset(source)
                 clips += ((clip.id, dataset.poses_of(clip)) for clip in dataset.clips)
             for file in files:
-                with _collecting(bad):
+                with _collecting(bad, str(file)):
                     clips.append((str(file), _opened(file)))
-    if not clips:
-        raise error_of_bad_clips(bad, len(bad))
     return ClipsOnDisk(clips=tuple(clips), bad=tuple(bad))
 
 
@@ -92,7 +91,7 @@ def predict_files(
         mirror: see `Recognizer.predict_video`.
 
     Raises:
-        SpoterError: no clip can be used, or the bundle cannot, or no engine runs here.
+        SpoterError: the bundle cannot be used, or no engine runs here.
     """
     bundle = bundle or newest_bundle()
     recognizer = Recognizer.load(bundle, backend, precision=precision, long=long)
@@ -100,15 +99,13 @@ def predict_files(
     bad = list(found.bad)
     arrays = iter(_predictions(recognizer, found))
     for name, clip in found.clips:
-        with _collecting(bad):
+        with _collecting(bad, name):
             if isinstance(clip, Path):
                 answers.append((name, recognizer.predict_video(clip, mirror=mirror)))
             elif isinstance(answer := next(arrays), Prediction):
                 answers.append((name, answer))
             else:
-                bad.append(answer)
-    if not answers:
-        raise error_of_bad_clips(bad, len(bad))
+                bad.append((name, answer))
     return FilePredictions(
         bundle=bundle,
         backend=recognizer.runner.name,
@@ -152,12 +149,12 @@ def bundle_finds_landmarks(bundle: Path | None) -> bool:
 
 
 @contextmanager
-def _collecting(bad: list[SpoterError]) -> Iterator[None]:
+def _collecting(bad: list[BadClip], name: str) -> Iterator[None]:
     """Collect the error of a clip, so that the others get their answers."""
     try:
         yield
     except (InputError, DataError) as error:
-        bad.append(error)
+        bad.append((name, error))
 
 
 def _files_of(source: Path) -> list[Path]:

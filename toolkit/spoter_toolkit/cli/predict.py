@@ -24,7 +24,7 @@ from spoter_toolkit.cli.console import (
 
 if TYPE_CHECKING:
     from spoter_runtime.recognizer import Prediction
-    from spoter_toolkit.prediction import FilePredictions
+    from spoter_toolkit.prediction import BadClip, FilePredictions
 
 
 def predict(
@@ -78,6 +78,10 @@ def predict(
         if bundle is None:
             bundle, sources = bundle_before(clips)
     read = read_clips(sources)  # before the bundle: a file that is no clip is the user's first mistake
+    if not read.clips:
+        if json:
+            emit_json({"bundle": None, "backend": None, "predictions": [], "bad": _bad_json(read.bad)})
+        raise error_of_bad_clips([error for _, error in read.bad], len(read.bad))
     if read.has_videos and not bundle_finds_landmarks(bundle):
         have_landmarker(yes=yes)
     found = predict_files(
@@ -90,12 +94,12 @@ def predict(
     )
     if json:
         emit_json(_as_json(found, top))
-    else:
+    elif found.names:
         _show(found, top)
         say_bundle(found, was_named=bundle is not None)
     say_passed_over(found.passed_over)
     if found.bad:
-        raise error_of_bad_clips(found.bad, len(found.bad) + len(found.names))
+        raise error_of_bad_clips([error for _, error in found.bad], len(found.bad) + len(found.names))
 
 
 def _as_json(found: FilePredictions, top: int) -> dict[str, Any]:
@@ -109,8 +113,12 @@ def _as_json(found: FilePredictions, top: int) -> dict[str, Any]:
             | video_json(p)
             for name, p in zip(found.names, found.predictions, strict=True)
         ],
-        "bad": [{"error": error.message, "fix": error.fix} for error in found.bad],
+        "bad": _bad_json(found.bad),
     }
+
+
+def _bad_json(bad: Sequence[BadClip]) -> list[dict[str, str]]:
+    return [{"clip": name, "error": error.message, "fix": error.fix} for name, error in bad]
 
 
 def _show(found: FilePredictions, top: int) -> None:
