@@ -79,7 +79,7 @@ MISTAKES = {
     "data show nowhere": "error: nowhere: no such folder",
     "data show DATA -o picture.jpeg": "error: picture.jpeg: a picture's name ends in",
     "data show DATA --clip nobody": "error: DATA: no clip 'nobody' there",
-    "demo --seed -1": "error: spoter-kit demo: '--seed': ",
+    "demo --seed -1": "error: spoter-kit demo: --seed: expected ",
     "demo -o DATA": "error: DATA: exists already and was not made by the demo",
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "matplotlib", "accelerate", "safetensors", "jinja2")

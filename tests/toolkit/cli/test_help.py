@@ -54,6 +54,7 @@ def test_each_help_has_an_example_that_the_command_line_takes(name, verb):
 @pytest.mark.parametrize(("name", "verb"), [pytest.param(*pair, id=pair[0]) for pair in verbs()])
 def test_each_option_is_explained_by_a_sentence(name, verb):
     """Subject (the command), verb, object: it begins with what the command does and ends with a full stop."""
+    assert "<bool>" not in spoter_kit(Path(), *name.split(), "--help").stdout
     for parameter in verb.params:
         assert parameter.help, parameter.name
         assert re.match(r"[A-Z][a-z]+ ", parameter.help), (parameter.name, parameter.help)
@@ -87,15 +88,37 @@ def test_each_option_is_explained_by_a_sentence(name, verb):
         ("verify --zzz", "has no option --zzz. Fix: spoter-kit verify --help lists them"),
         ("train --epochs 5", "--epochs: is a setting, not an option. Fix: --set epochs=5"),
         ("train --patiense 5", "spoter-kit train has no option --patiense"),
-        ("data split --by singer", "'singer' is not one of 'signer'"),
-        ("serve --port 99999", "error: spoter-kit serve: '--port': "),  # and typer's words
-        ("serve --port 99999", "65535. Fix: spoter-kit serve --help\n"),
-        ("export --max-batch", "error: spoter-kit export: option '--max-batch' requires an argument. Fix: "),
-        ("data import", "error: spoter-kit data import: missing argument '"),
+        ("verify --quiet --zone", "has no option --zone. Fix: spoter-kit verify --help lists them"),
+        ("--versoin", "spoter-kit has no option --versoin; did you mean --version? Fix: spoter-kit --ver"),
+        ("data --hlp", "spoter-kit data has no option --hlp; did you mean --help? Fix: spoter-kit data -"),
+        (
+            "data split 'a b' --by singer",
+            "error: spoter-kit data split: --by: expected signer, bdslw60, recording or clip, got 'singer'. "
+            "Fix: spoter-kit data split 'a b' --by signer\n",
+        ),
+        ("data split --by=clips a", "got 'clips'. Fix: spoter-kit data split --by=clip a\n"),
+        ("data split --by x a", "got 'x'. Fix: spoter-kit data split --help\n"),
+        ("data extract v --backend mediapip", "expected ours or mediapipe, got 'mediapip'. Fix: spoter-kit"),
+        (
+            "data import nyp clips",
+            "error: spoter-kit data import: FORMAT: expected asl33, spoter-csv, notebook-json or npy, got "
+            "'nyp'. Fix: spoter-kit data import npy clips\n",
+        ),
+        ("train --minutes abc", "--minutes: expected a number, got 'abc'. Fix: spoter-kit train --help\n"),
+        ("train a --minutes 1,5", "expected a number, got '1,5'. Fix: spoter-kit train a --minutes 1.5\n"),
+        (
+            "serve --port 99999",
+            "error: spoter-kit serve: --port: expected a whole number, 0 to 65535, got '99999'. "
+            "Fix: spoter-kit serve --port 65535\n",
+        ),
+        ("predict a --top 0", "a whole number of at least 1, got '0'. Fix: spoter-kit predict a --top 1\n"),
+        ("export --max-batch", "error: spoter-kit export: --max-batch expects a value behind it. Fix: "),
+        ("data import", "error: spoter-kit data import: FORMAT is missing. Fix: spoter-kit data import --"),
+        ("data split a b", "error: spoter-kit data split: expected no more words, got b. Fix: "),
     ],
 )
 def test_a_wrong_word_gets_the_nearest_right_one(tmp_path, words, message):
-    done = spoter_kit(tmp_path, *words.split())
+    done = spoter_kit(tmp_path, *shlex.split(words))
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 

@@ -225,7 +225,7 @@ def test_a_cross_validation_that_was_stopped_goes_on_to_the_same_weights(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--by", "clip"), 2, "'clip' is not one of 'signer', 'recording'"),
+        (("--by", "clip"), 2, "--by: expected signer or recording, got 'clip'"),
         (("--minutes", "0"), 2, "--minutes 0: expected more than 0. Fix: --minutes 5"),
         (("--workers", "0"), 2, "--workers 0: expected at least 1"),
         (("--folds", "9"), 1, "4 signers, expected at least one a fold, 9. Fix: --folds 4"),

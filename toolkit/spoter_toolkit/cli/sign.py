@@ -17,7 +17,7 @@ def sign(
     ],
     bundle: BundleArgument = None,
     new_key: Annotated[
-        bool, typer.Option("--new-key", help="Make KEY and KEY.pub first; keep KEY to yourself.", metavar="")
+        bool, typer.Option("--new-key", help="Make KEY and KEY.pub first; keep KEY to yourself.")
     ] = False,
     certificate: Annotated[
         Path | None,

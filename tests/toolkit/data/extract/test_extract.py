@@ -182,8 +182,8 @@ def test_a_source_that_is_one_video_is_told_as_that(home, signing_video):
     shutil.copy(signing_video("bdsl_kaj_work.gif"), home / "one.gif")
     done = spoter_kit(home, "data", "extract", "one.gif")
     assert done.returncode == 1
-    assert "one.gif: is a file; expected a folder with videos as LABEL/SIGNER/VIDEO" in done.stderr
-    assert "spoter-kit predict one.gif tells the sign in one video" in done.stderr
+    assert "one.gif: is one video, expected a folder with videos as LABEL/SIGNER/VIDEO" in done.stderr
+    assert done.stderr.endswith(" Fix: spoter-kit predict one.gif\n")
 
 
 def test_no_ray_cluster_is_said(home, videos):

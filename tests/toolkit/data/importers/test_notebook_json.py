@@ -176,7 +176,7 @@ def test_a_file_that_is_no_clip_is_named_with_the_reason(folder, tmp_path, value
 
 def test_folders_without_such_files_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no \.json files in this folder"):
+    with pytest.raises(DataError, match=r"empty: expected a folder of \.json files, found none"):
         import_dataset("notebook-json", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(DataError, match="no such folder"):
         import_dataset("notebook-json", tmp_path / "nowhere", tmp_path / "out")

@@ -97,15 +97,15 @@ def test_an_array_that_is_no_clip_is_named_by_its_file(root, tmp_path, array, me
 
 
 def test_another_layout_is_refused_with_the_right_one(root, tmp_path):
-    layout = r"expected <label>/<signer>/<clip>\.npy or <label>/<clip>\.npy"
-    with pytest.raises(DataError, match="no such folder; expected one of <label>"):
+    layout = r"<label>/<signer>/<clip>\.npy or <label>/<clip>\.npy"
+    with pytest.raises(DataError, match="no such folder; expected a folder of <label>"):
         import_dataset("npy", root / "nowhere" / "tea", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=rf"no \.npy files; {layout}"):
+    with pytest.raises(DataError, match=f"empty: expected a folder of {layout}, found none"):
         import_dataset("npy", tmp_path / "empty", tmp_path / "out")
     for name in ("stray", "tea/ann/monday/1"):
         path = save(root, name, poses())
-        with pytest.raises(DataError, match=rf"{path.name}: {layout} in"):
+        with pytest.raises(DataError, match=rf"{path.name}: expected {layout} in"):
             import_dataset("npy", root, tmp_path / "out")
         path.unlink()
 

@@ -194,7 +194,7 @@ def test_foreign_and_truncated_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         import_dataset("spoter-csv", tmp_path / "nowhere.csv", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no \.csv file in this folder"):
+    with pytest.raises(DataError, match=r"expected a \.csv file, or a folder of them, found none"):
         import_dataset("spoter-csv", tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

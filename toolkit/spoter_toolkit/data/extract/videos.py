@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from spoter_toolkit.data.bdslw60 import Trial, trial_from_name
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
 from spoter_toolkit.data.importers.common import licence_of
 from spoter_toolkit.data.names import natural_order
+from spoter_toolkit.data.sources import wrong_source
 
 TRIALS: Final = "output1.json"  # beside BdSLW60's raw recordings: where each trial begins and ends
 _COLUMNS: Final = ("file", "label", "signer", "start", "end")
@@ -82,20 +82,14 @@ def find_videos(source: Path, *, signer: str = UNKNOWN_SIGNER) -> FoundVideos:
     """
     if source.is_file() and source.suffix.lower() == ".csv":
         return _from_table(source, signer)
-    if source.is_file():
-        raise DataError(
-            f"{source}: is a file; expected a folder with videos as {_LAYOUT}, or a .csv file",
-            fix=f"name its folder; spoter-kit predict {shlex.quote(str(source))} tells the sign in one video"
-            if is_video(source)
-            else "",
-        )
+    wrong = f"a folder with videos as {_LAYOUT}, or a .csv file", "spoter-kit data extract"
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder; expected videos as {_LAYOUT}, or a .csv file")
+        raise wrong_source(source, *wrong)
     if tables := sorted(source.rglob(TRIALS)):
         return _from_recordings(source, tables)
     paths = videos_in(source)
     if not paths:
-        raise DataError(f"{source}: no videos there; expected {_LAYOUT}")
+        raise wrong_source(source, *wrong)
     trials = {path: trial for path in paths if isinstance(trial := _trial(path.stem), Trial)}
     if len(trials) > len(paths) / 2:
         return _from_trials(source, paths, trials)

@@ -17,6 +17,7 @@ from spoter_toolkit.data.bdslw60 import FPS, Trial, trial_from_name
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source
 from spoter_toolkit.data.names import natural_order
+from spoter_toolkit.data.sources import wrong_source
 
 _RIGHT_WRIST: Final = 10
 _LEFT_WRIST: Final = 11
@@ -60,8 +61,9 @@ def find_notebook_json(source: Path, settings: ImportSettings) -> Source[TrialFi
     Raises:
         DataError: no such files.
     """
+    wrong = "a folder of .json files", "spoter-kit data import notebook-json"
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder; expected one of .json files")
+        raise wrong_source(source, *wrong)
     entries, misnamed = [], []
     for path in sorted(source.rglob("*.json"), key=lambda path: natural_order(str(path))):
         try:
@@ -71,7 +73,7 @@ def find_notebook_json(source: Path, settings: ImportSettings) -> Source[TrialFi
         else:
             entries.append(TrialFile(path=path, trial=trial))
     if not entries and not misnamed:
-        raise DataError(f"{source}: no .json files in this folder")
+        raise wrong_source(source, *wrong)
 
     def read(entry: TrialFile) -> NewClip:
         try:

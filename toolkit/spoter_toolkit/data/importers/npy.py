@@ -11,6 +11,7 @@ from spoter_runtime.errors import DataError
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
 from spoter_toolkit.data.names import natural_order
+from spoter_toolkit.data.sources import wrong_source
 
 _LAYOUT: Final = "<label>/<signer>/<clip>.npy or <label>/<clip>.npy"
 
@@ -36,8 +37,9 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
     Raises:
         DataError: no such files.
     """
+    wrong = f"a folder of {_LAYOUT}", "spoter-kit data import npy"
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder; expected one of {_LAYOUT}")
+        raise wrong_source(source, *wrong)
     entries = []
     for path in sorted(source.rglob("*.npy"), key=lambda path: natural_order(str(path))):
         parts = path.relative_to(source).with_suffix("").parts
@@ -46,7 +48,7 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
         signer = parts[1] if len(parts) == 3 else settings.signer
         entries.append(NpyEntry(path=path, id="/".join(parts), label=parts[0], signer=signer))
     if not entries:
-        raise DataError(f"{source}: no .npy files; expected {_LAYOUT}")
+        raise wrong_source(source, *wrong)
     fps, notes = settings.rate(None)
 
     def read(entry: NpyEntry) -> NewClip:

@@ -26,6 +26,7 @@ from spoter_runtime.landmarks import (
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
 from spoter_toolkit.data.names import natural_order
+from spoter_toolkit.data.sources import wrong_source
 
 _MOST_BYTES: Final = 1 << 32  # of a file; the published ones have up to 1 GB
 _NECK: Final = BODY_NAMES.index("neck")
@@ -64,11 +65,12 @@ def find_spoter_csv(source: Path, settings: ImportSettings) -> Source[CsvRow]:
     Raises:
         DataError: not such a file, or truncated.
     """
+    wrong = "a .csv file, or a folder of them", "spoter-kit data import spoter-csv"
     if not source.exists():
-        raise DataError(f"{source}: no such file or folder")
+        raise wrong_source(source, *wrong)
     paths = sorted(source.glob("*.csv"), key=lambda path: natural_order(path.name))
     if source.is_dir() and not paths:
-        raise DataError(f"{source}: no .csv file in this folder")
+        raise wrong_source(source, *wrong)
     for path in paths or [source]:
         if not path.is_file():  # reading a pipe would block
             raise DataError(f"{path}: not a file", fix="name a .csv file, or a folder of them")

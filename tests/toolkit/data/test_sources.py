@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from in_process import spoter_kit
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "data extract tow",
+            "error: tow: no such folder; did you mean town? Fix: spoter-kit data extract town",
+        ),
+        ("data import npy lms", "lms: no such folder; did you mean lm? Fix: spoter-kit data import npy lm"),
+        ("data import spoter-csv lms", "did you mean lm? Fix: spoter-kit data import spoter-csv lm"),
+        ("data extract lm", "error: lm: has .npy files, expected a folder with videos"),
+        ("data extract lm", "Fix: spoter-kit data import npy lm"),
+        ("data import npy town", "error: town: has videos, expected a folder of <label>"),
+        ("data import notebook-json town", "Fix: spoter-kit data extract town"),
+        ("data extract lm/tea/a.npy", "is one clip of landmarks, expected a folder with videos"),
+        ("data extract lm/tea/a.npy", "Fix: spoter-kit predict lm/tea/a.npy"),
+        ("data import npy town/tea/a.mp4", "Fix: spoter-kit predict town/tea/a.mp4"),
+        ("data extract notes.txt", "notes.txt: is a file, expected a folder with videos"),
+    ],
+)
+def test_a_wrong_source_gets_the_nearest_or_the_command_that_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+) -> None:
+    monkeypatch.setattr("spoter_toolkit.cli.landmarker.have_landmarker", lambda **_: None)
+    for name in ("lm/tea/a.npy", "town/tea/a.mp4", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    done = spoter_kit(tmp_path, *words.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr

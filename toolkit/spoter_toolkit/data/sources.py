@@ -1,0 +1,44 @@
+"""Errors about a source of videos or landmarks: the nearest name, or the command that takes it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from spoter_runtime.clip_files import is_video
+from spoter_runtime.errors import DataError, nearest
+
+
+def wrong_source(source: Path, expected: str, command: str) -> DataError:
+    """Return the error of a source that is missing, or that another command takes.
+
+    Args:
+        source: as the user named it.
+        expected: what should be there.
+        command: that reads it, such as ``"spoter-kit data extract"``.
+    """
+    if not source.exists():
+        near = nearest_beside(source)
+        hint = f"; did you mean {near}?" if near else f"; expected {expected}"
+        fix = f"{command} {shlex.quote(str(near))}" if near else "check the path"
+        return DataError(f"{source}: no such {'file or ' * bool(source.suffix)}folder{hint}", fix=fix)
+    if not source.is_dir():
+        fix = f"spoter-kit predict {shlex.quote(str(source))}" if is_video(source) or _is_npy(source) else ""
+        kind = "one video" if is_video(source) else "one clip of landmarks" if fix else "a file"
+        return DataError(f"{source}: is {kind}, expected {expected}", fix=fix)
+    files = next((path for path in source.rglob("*") if is_video(path) or _is_npy(path)), None)
+    if files is None:
+        return DataError(f"{source}: expected {expected}, found none")
+    kind = "videos" if is_video(files) else ".npy files"
+    verb = "spoter-kit data extract" if is_video(files) else "spoter-kit data import npy"
+    return DataError(f"{source}: has {kind}, expected {expected}", fix=f"{verb} {shlex.quote(str(source))}")
+
+
+def nearest_beside(path: Path) -> Path | None:
+    """Return the file or folder beside a path that does not exist, whose name is most like it."""
+    near = nearest(path.name, (other.name for other in path.parent.glob("[!.]*")))
+    return path.parent / near[0] if near else None
+
+
+def _is_npy(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
