@@ -89,12 +89,7 @@ def write_dataset(
     check_dataset_folder(folder, force=force)
     kept, bad = _checked_clips(clips, {label.name for label in labels}, long)
     if bad and not skip_bad:
-        more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise DataError(
-            f"{len(bad)} of {len(bad) + len(kept)} clips cannot be used; nothing was written:\n"
-            f"{lines_of_errors(bad[:5])}{more}\n",
-            fix="mend them, or leave them out with --skip-bad",
-        )
+        raise error_of_bad(bad, len(bad) + len(kept))
     if not kept:
         reason, fix = (f": {bad[0].message}", bad[0].fix) if bad else ("", "")
         raise DataError(f"{folder}: nothing to write, no clip can be used{reason}", fix=fix)
@@ -139,6 +134,16 @@ def write_dataset(
 def check_dataset_folder(folder: Path, *, force: bool) -> None:
     """Raise a DataError if the folder exists; `force` allows to replace a dataset, and nothing else."""
     check_replaceable(folder, DATASET_JSON, force=force, foreign="is no dataset", error=DataError)
+
+
+def error_of_bad(bad: Sequence[SpoterError], clips: int) -> DataError:
+    """Return the error that names the first of the clips that cannot be used, of so many clips."""
+    more = f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return DataError(
+        f"{len(bad)} of {clips} clips cannot be used; nothing was written:\n"
+        f"{lines_of_errors(bad[:5])}{more}\n",
+        fix="mend them, or leave them out with --skip-bad",
+    )
 
 
 def _checked_clips(

@@ -69,16 +69,21 @@ def test_a_broken_video_is_named_what_was_done_is_kept_and_skip_bad_goes_on(home
     assert "bob/2.mp4: cannot be opened as a video" in done.stderr
     assert "--skip-bad" in done.stderr
     assert not (home / "d").exists()
+    (videos / "loose.mp4").touch()
+    done = spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1")
+    loose = f"{Path('videos', 'loose.mp4')}: expected LABEL/SIGNER/VIDEO or LABEL/VIDEO in videos"
+    assert f"1 of 9 clips cannot be used; nothing was written:\n  {loose}\n" in done.stderr
     began = time.monotonic()
     done = spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1", "--skip-bad")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 5  # no frame of the good ones is looked at again
     assert "6 clips of 3 labels by 2 signers" in done.stdout
-    assert "left out: 2 clips that cannot be used" in done.stdout
-    named = [line.strip() for line in done.stdout.splitlines() if "/bob/" in line]
+    assert "left out: 3 clips that cannot be used" in done.stdout
+    named = [line.strip() for line in done.stdout.splitlines() if ".mp4: " in line]
+    assert named.pop(0) == loose
     bad = [str(Path("videos", "work", "bob", name)) for name in ("2.mp4", "3.mp4")]
     assert [line.split(":")[0] for line in named] == bad
-    assert (home / "d" / "skipped.txt").read_text().splitlines() == named
+    assert (home / "d" / "skipped.txt").read_text().splitlines() == [loose, *named]
     assert not list(home.glob(".d.extract"))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spoter_runtime.errors import DataError
+from spoter_toolkit.data.dataset import skipped_clips
 from spoter_toolkit.data.importers.common import ImportSettings
 from spoter_toolkit.data.importers.formats import import_dataset
 
@@ -107,6 +108,9 @@ def test_another_layout_is_refused_with_the_right_one(root, tmp_path):
         path = save(root, name, poses())
         with pytest.raises(DataError, match=rf"{path.name}: expected {layout} in"):
             import_dataset("npy", root, tmp_path / "out")
+        made = import_dataset("npy", root, tmp_path / path.stem, ImportSettings(skip_bad=True))
+        assert made.origin.skipped == {"that cannot be used": 1}
+        assert f"{path.name}: expected " in skipped_clips(made.folder)[0]
         path.unlink()
 
 

@@ -17,7 +17,13 @@ from spoter_runtime.errors import ConfigError, DataError, SpoterError
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.data.bdslw60 import labels_named
 from spoter_toolkit.data.dataset import DATASET_JSON, MAX_FRAMES, UNKNOWN_SIGNER, Dataset, Origin
-from spoter_toolkit.data.dataset_writer import LongClips, NewClip, check_dataset_folder, write_dataset
+from spoter_toolkit.data.dataset_writer import (
+    LongClips,
+    NewClip,
+    check_dataset_folder,
+    error_of_bad,
+    write_dataset,
+)
 from spoter_toolkit.data.extract.landmarks import Backend, Finder, without_still_ends
 from spoter_toolkit.data.extract.on_cores import Failed, on_cores
 from spoter_toolkit.data.extract.store import Store, store_beside
@@ -96,6 +102,8 @@ def extract(
     found = find_videos(source, signer=settings.signer)
     if not found.parts:
         raise found.bad[0] if found.bad else DataError(f"{source}: no clips there")
+    if found.bad and not settings.skip_bad:  # not after hours of work
+        raise error_of_bad(found.bad, len(found.bad) + len(found.parts))
     finder, name = _finder(settings)
     store = store_beside(out, f"{name} mirror" if settings.mirror else name)
     missing = [part for part in found.parts if store.clip(part) is None]

@@ -58,7 +58,7 @@ class FoundVideos:
 
     Attributes:
         kind: ``"videos"``, ``"videos-csv"``, ``"bdslw60"`` or ``"bdslw60-recordings"``.
-        bad: an error for each clip that is named wrongly or has no file.
+        bad: an error for each clip that is named wrongly, lies at another depth, or has no file.
     """
 
     kind: str
@@ -119,16 +119,17 @@ def pictures_of(video: Path, frames: int) -> list[Frame]:
 
 
 def _from_folder(source: Path, paths: Sequence[Path], signer: str) -> FoundVideos:
-    parts = []
+    parts, bad = [], []
     for path in paths:
         names = path.relative_to(source).with_suffix("").parts
         if not 2 <= len(names) <= 3:
-            raise DataError(f"{path}: expected {_LAYOUT} in {source}")
+            bad.append(DataError(f"{path}: expected {_LAYOUT} in {source}"))
+            continue
         id = "/".join(names)
         by = names[1] if len(names) == 3 else signer
         parts.append(VideoPart(path=path, id=id, label=names[0], signer=by, source=id))
     return FoundVideos(
-        kind="videos", name=source.resolve().name, parts=_unique(parts), licence=licence_of(source)
+        kind="videos", name=source.resolve().name, parts=_unique(parts), bad=bad, licence=licence_of(source)
     )
 
 

@@ -40,14 +40,15 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
     wrong = f"a folder of {_LAYOUT}", "spoter-kit data import npy"
     if not source.is_dir():
         raise wrong_source(source, *wrong)
-    entries = []
+    entries, bad = [], []
     for path in sorted(source.rglob("*.npy"), key=lambda path: natural_order(str(path))):
         parts = path.relative_to(source).with_suffix("").parts
         if not 2 <= len(parts) <= 3:
-            raise DataError(f"{path}: expected {_LAYOUT} in {source}")
+            bad.append(DataError(f"{path}: expected {_LAYOUT} in {source}"))
+            continue
         signer = parts[1] if len(parts) == 3 else settings.signer
         entries.append(NpyEntry(path=path, id="/".join(parts), label=parts[0], signer=signer))
-    if not entries:
+    if not (entries or bad):
         raise wrong_source(source, *wrong)
     fps, notes = settings.rate(None)
 
@@ -64,5 +65,10 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
         )
 
     return Source(
-        name=source.resolve().name, entries=entries, read=read, unit="files", licence=licence_of(source)
+        name=source.resolve().name,
+        entries=entries,
+        read=read,
+        unit="files",
+        licence=licence_of(source),
+        bad=bad,
     )
