@@ -15,7 +15,7 @@ from spoter_runtime.errors import DataError
 from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS
 from spoter_toolkit.data.dataset import Clip, Dataset, Origin
 from spoter_toolkit.data.leaks import check_no_leak
-from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer
+from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer, untested_labels
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "bdslw60"
 
@@ -266,12 +266,28 @@ def test_clips_in_no_split_do_not_leak():
 def test_an_identical_clip_in_two_splits_is_a_leak_by_any_name():
     dataset = dataset_of(people("AB"), same=[(0, 7)])
     with pytest.raises(
-        DataError, match=r"a leak: train clip 'c0' \(signer A\) and test clip 'c7' \(signer B\)"
+        DataError,
+        match=r"a leak: train clip 'c0' \(signer A\) and test clip 'c7' \(signer B\) have identical "
+        r"landmarks. Fix: spoter-kit data split data --by clip$",
     ):
         split_by_signer(dataset, test=["B"])
     clips = [replace(clip, split="test" if clip.id == "c7" else "train") for clip in dataset.clips]
     with pytest.raises(DataError, match="have identical landmarks"):
         check_no_leak(dataset.with_clips(clips, "by clip, signers are shared"))
+
+
+def test_the_command_of_a_wider_test_keeps_the_other_options():
+    rows = [("tea", "A"), *((label, signer) for signer in "BCD" for label in ("tea", "milk"))]
+    assert str(untested_labels(split_by_signer(dataset_of(rows), test=["A"], val=["B"]))) == (
+        "test has 1 of 2 labels: its score says nothing about the others. "
+        "Fix: spoter-kit data split data --test C --val B --force"
+    )
+    assert untested_labels(split_by_signer(dataset_of(rows), test=["C"])) is None
+    rows = [("tea", "A"), ("rare", "A"), ("milk", "B"), ("tea", "C"), ("milk", "C")]
+    gap = untested_labels(split_by_signer(dataset_of(rows), test=["A"], drop_unseen=True))
+    assert gap.fix == "spoter-kit data split data --test A,B --drop-unseen --force"
+    rows = [("tea", "A"), ("tea", "B"), ("milk", "B")]  # nobody else has milk
+    assert untested_labels(split_by_signer(dataset_of(rows), test=["A"])).fix == ""
 
 
 def test_identity_does_not_depend_on_how_missing_is_written():

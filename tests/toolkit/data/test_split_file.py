@@ -86,7 +86,7 @@ def test_a_signer_in_two_splits_is_refused_unless_asked_for(
     tiny: Dataset, mixed: dict[str, str], tmp_path: Path
 ) -> None:
     path = csv_of(tmp_path / "a.csv", mixed)
-    with pytest.raises(DataError, match=r"a leak: signer .* is in more than one split"):
+    with pytest.raises(DataError, match=r"a leak: signer .* --from \S+a\.csv --by clip --force$"):
         split_from_file(tiny, path)
     result = split_from_file(tiny, path, by="clip")
     assert result.split == "by clip, signers are shared, from a.csv: test 34 %"

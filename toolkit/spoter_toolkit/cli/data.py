@@ -246,7 +246,7 @@ def split(
     """
     from spoter_toolkit.cli.data_view import dataset_json, print_splits
     from spoter_toolkit.data.facts import describe, val_gap
-    from spoter_toolkit.data.split import split_dataset
+    from spoter_toolkit.data.split import split_dataset, untested_labels
     from spoter_toolkit.workspace import newest_dataset
 
     result = split_dataset(
@@ -266,12 +266,8 @@ def split(
     else:
         tell(f"{result.folder}: {result.split}")
         print_splits(facts)
-        tested = len({clip.label for clip in result.clips_in("test")})
-        if 0 < tested < len(result.labels):
-            say(
-                f"test has {tested} of {len(result.labels)} labels: its score says nothing about the others",
-                fix=f"spoter-kit data split {shlex.quote(str(result.folder))} --test SIGNER --force",
-            )
+        if gap := untested_labels(result):
+            say(str(gap))
         if missing := val_gap(result):
             say(missing)
         next_step("spoter-kit train {}", result.folder)

@@ -65,15 +65,20 @@ def finished_split(
             fix=emptied or mixing_command(dataset),
         )
     result = dataset.with_clips(clips, words)
-    check_no_leak(result)
+    check_no_leak(result, before=dataset, typed=typed)
     return result
 
 
-def check_no_leak(dataset: Dataset) -> None:
+def check_no_leak(dataset: Dataset, *, before: Dataset | None = None, typed: Sequence[str] = ()) -> None:
     """Raise if the splits of a dataset leak.
 
     A leak is a signer in two splits, unless the split's name says that signers are shared (`SIGNERS_SHARED`),
     or two clips with identical landmarks in different splits. Clips in no split do not count.
+
+    Args:
+        dataset: with its split.
+        before: the same without it, for the fix of an error; None where the split is written already.
+        typed: options that gave this split, for the fix too.
 
     Raises:
         DataError: there is a leak; the message names the signers, or the first two clips.
@@ -87,7 +92,7 @@ def check_no_leak(dataset: Dataset) -> None:
             raise DataError(
                 f"{dataset.folder}: a leak: signer {listed(shared)} is in more than one split "
                 f"({', '.join(name for name in SPLITS if name in splits_of[shared[0]])})",
-                fix="split by whole signers, or --by clip, whose name says that signers are shared",
+                fix=before.split_command(*typed, "--by", "clip") if before else dataset.split_command(),
             )
     first: dict[bytes, Clip] = {}
     for clip in dataset.clips:
@@ -97,7 +102,7 @@ def check_no_leak(dataset: Dataset) -> None:
                 raise DataError(
                     f"{dataset.folder}: a leak: {same.split} clip {same.id!r} (signer {same.signer}) and "
                     f"{clip.split} clip {clip.id!r} (signer {clip.signer}) have identical landmarks",
-                    fix="import again without one of them, or put both signers into one split",
+                    fix=mixing_command(before or dataset),
                 )
 
 

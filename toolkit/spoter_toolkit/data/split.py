@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from spoter_runtime.errors import DataError, UsageError
+from spoter_runtime.errors import DataError, SpoterError, UsageError
 from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER, Clip, Dataset, read_dataset
 from spoter_toolkit.data.dataset_writer import check_resplit, rewrite_split
@@ -155,6 +155,40 @@ def split_by_signer(
     words += train[0] if len(train) == 1 else f"the other {len(train)}"
     clips = [replace(clip, split=splits[clip.signer]) for clip in dataset.clips]
     return finished_split(dataset, clips, words, drop_unseen, typed=typed)
+
+
+def untested_labels(dataset: Dataset) -> SpoterError | None:
+    """Return a remark on a test that lacks labels of train, with the command of one that has more of them.
+
+    None where it has all of them, or where there is no test.
+    """
+    kept = {clip.label for clip in dataset.clips if clip.split}
+    tested = {clip.label for clip in dataset.clips_in("test")}
+    if not tested or tested == kept:
+        return None
+    said = f"test has {len(tested)} of {len(kept)} labels: its score says nothing about the others"
+    return SpoterError(said, fix=_wider_test(dataset, kept, len(tested)))
+
+
+def _wider_test(dataset: Dataset, kept: Collection[str], least: int) -> str:
+    """Return the command that tests on one signer more, or another one, with more labels; else nothing."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for clip in dataset.clips:
+        labels[clip.signer].add(clip.label)
+    test, val = ({clip.signer for clip in dataset.clips_in(name)} for name in ("test", "val"))
+    chosen, most, drops = set[str](), least, False
+    for one in sorted(labels.keys() - val, key=natural_order):
+        for signers in ({one}, test | {one}):
+            trained = labels_by(labels.keys() - signers - val, labels)
+            count = len(labels_by(signers, labels) & trained)
+            if count > most and trained.issuperset(kept):
+                chosen, most, drops = signers, count, trained < labels_by(labels, labels)
+    if not chosen or not dataset.split.startswith("by signer: "):
+        return ""
+    options = ["--test", ",".join(sorted(chosen, key=natural_order))]
+    options += ["--val", ",".join(sorted(val, key=natural_order))] if val else []
+    options += ["--drop-unseen"] if drops else []
+    return dataset.split_command(*options)
 
 
 def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: bool = False) -> Dataset:

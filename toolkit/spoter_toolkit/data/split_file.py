@@ -77,7 +77,7 @@ def split_from_file(
         said = f"by {by}, signers are shared, from {path.name}: {words}"
     if left := sum(not clip.split for clip in clips):
         said += f"; left out: {left} clips that it does not name"
-    typed = ("--from", str(path), "--by", by)
+    typed = ("--from", str(path), *(("--by", by) if by != "signer" else ()))
     return finished_split(dataset, clips, said, drop_unseen, needs=("train",), typed=typed)
 
 
