@@ -84,8 +84,18 @@ def test_ctrl_c_leaves_a_model_that_can_be_used(
     assert re.search(rf"its training was interrupted {steps}\. Fix: spoter-kit train", str(run.unfinished()))
     assert provenance_of(run, None)["origin"] == f"trained, and stopped {steps}"
     monkeypatch.undo()
-    done = spoter_kit(tmp_path, "train", "--resume", "-o", "runs/cut")
+    done = spoter_kit(tmp_path, "train", "--resume", "-o", "runs/cut", "--minutes", "5")
     assert (done.returncode, read_run(run.folder).unfinished()) == (0, None), done.stderr
+    assert re.match(r"runs/cut: top-1 [01]\.\d{4} in training; no val split: ", done.stdout)
+    written = (run.folder / "run.json").stat().st_mtime_ns
+    again = spoter_kit(tmp_path, "train", "--resume", "-o", "runs/cut")
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert again.stderr.splitlines()[:: len(again.stderr.splitlines()) - 1] == [
+        "runs/cut is finished: no step is left. Train further in a new run. "
+        "Fix: spoter-kit train data --from runs/cut",
+        "next: spoter-kit eval runs/cut",
+    ]
+    assert (run.folder / "run.json").stat().st_mtime_ns == written
 
 
 def test_an_export_that_is_ended_leaves_no_half_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,6 +265,15 @@ def test_early_stopping_ends_after_patience_evaluations_without_a_better_one(
     assert epochs < 20
 
 
+def test_minutes_end_a_resumed_run(tiny: Dataset, tmp_path: Path) -> None:
+    long = replace(CONFIG, epochs=500)
+    with pytest.raises(_Stop):
+        train(long, tiny, tmp_path / "run", on_progress=stop_at(1))
+    run = train(long, tiny, tmp_path / "run", resume=True, minutes=0.02)
+    assert run.is_finished
+    assert 1 <= run.info["metrics"]["epochs"] < 500
+
+
 def test_resuming_with_other_settings_or_other_data_is_refused(tiny: Dataset, tmp_path: Path) -> None:
     train(replace(CONFIG, epochs=1), tiny, tmp_path / "run")
     with pytest.raises(CheckpointError, match="begun with other settings: epochs, learning_rate"):

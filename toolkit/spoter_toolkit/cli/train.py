@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import fields, replace
@@ -90,7 +91,7 @@ def train(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Take so long at most, all in all; default: until it has learned.")
+        float | None, typer.Option(help="Take so long at most, from now on; default: until it has learned.")
     ] = None,
     resume: Annotated[
         bool,
@@ -108,14 +109,13 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train a model on the train split; keep the best by validation accuracy, or the last without one."""
-    import os
     import time
     from contextlib import nullcontext
 
     from spoter_runtime.errors import UsageError, from_options, require
     from spoter_toolkit.training.length import check_minutes
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
-    from spoter_toolkit.training.start import plan_training
+    from spoter_toolkit.training.start import plan_training, run_to_resume
 
     begin = time.monotonic()
     check_minutes(minutes)
@@ -128,11 +128,13 @@ def train(
             "a recipe": recipe,
             "--set": setting,
             "--seed": seed,
-            "--minutes": minutes,
             "--from": begin_from,
         }.items():
             if value is not None:
                 raise UsageError(f"a resumed run keeps its own settings; leave out {option}")
+        if (begun := run_to_resume(data, out)[2]).is_finished and begun.data:
+            _show_finished(begun, json=json)
+            return
     else:
         settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
         with nullcontext() if recipe and recipe.endswith(".toml") else from_options():
@@ -187,10 +189,9 @@ def train(
         return  # one of several processes; the first one prints
     if minutes:
         _say_late((time.monotonic() - begin) / 60, minutes)
+    _show_run(run, json=json)
     if json:
-        emit_json({"run": str(run.folder)} | run.info)
         return
-    show(run)
     if dataset.clips_in("test"):
         next_step("spoter-kit eval {}", run.folder)
     else:
@@ -198,15 +199,35 @@ def train(
         next_step("spoter-kit export --onnx {}", run.folder)
 
 
-def show(run: Run) -> None:
-    """Print the validation's top-1, or that nothing was validated; with ``-v`` all figures."""
-    metrics = run.info["metrics"]
-    epochs = f"{plural(metrics['epochs'], 'epoch')} in {metrics['seconds']:.0f} s"
-    if scores := metrics.get("val"):
-        best = f"the best of {epochs} is epoch {metrics['best_epoch']}"
-        tell(f"{run.folder}: val top-1 {scores['top1']:.4f}; {best}")
+def _show_finished(run: Run, *, json: bool) -> None:
+    """Say that a run to resume has reached its end, and which training can begin from it."""
+    data = shlex.quote(os.path.relpath(run.data["folder"])) if run.data else ""
+    further = f"spoter-kit train {data} --from {shlex.quote(str(run.folder))}"
+    say(f"{run.folder} is finished: no step is left. Train further in a new run", fix=further)
+    _show_run(run, json=json)
+    if not json:
+        next_step("spoter-kit eval {}", run.folder)
+
+
+def _show_run(run: Run, *, json: bool) -> None:
+    if json:
+        emit_json({"run": str(run.folder)} | run.info)
     else:
-        tell(f"{run.folder}: {epochs}; no val split: the last epoch's weights were kept")
+        show(run)
+
+
+def show(run: Run) -> None:
+    """Print top-1 on the validation, or in training where nothing was validated; with ``-v`` all figures."""
+    metrics = run.info["metrics"]
+    seconds = f"{metrics['seconds']:.0f} s"
+    if scores := metrics.get("val"):
+        kept = f"epoch {metrics['best_epoch']} of {metrics['epochs']} was the best; {seconds}"
+        tell(f"{run.folder}: val top-1 {scores['top1']:.4f}; {kept}")
+    else:
+        learned = (
+            f"top-1 {metrics['train_accuracy']:.4f} in training; " if "train_accuracy" in metrics else ""
+        )
+        tell(f"{run.folder}: {learned}no val split: the last epoch was kept; {seconds}")
     if is_verbose():
         rows = [("data", f"{run.info['data']['kind']}, split {run.info['data']['split']}")]
         if scores:
@@ -219,8 +240,6 @@ def show(run: Run) -> None:
 
 def _say_interrupted(folder: Path, place: Path) -> None:
     """Say what an interrupted training leaves, and the command that goes on."""
-    import os
-
     from spoter_toolkit.runs.run import read_run, resume_command
     from spoter_toolkit.workspace import RUN_JSON, RUN_WEIGHTS
 
@@ -248,8 +267,6 @@ def _say_late(took: float, minutes: float) -> None:
 
 
 def _say_plan(plan: Forecast, folder: Path) -> None:
-    import os
-
     from spoter_toolkit.runs.run import resume_command
     from spoter_toolkit.training.length import ENOUGH_STEPS
 

@@ -98,7 +98,7 @@ class Run:
         if not path.is_file():
             unfinished = self.unfinished()
             raise CheckpointError(
-                f"{self.folder}: no {RUN_WEIGHTS}: the training did not get that far",
+                f"{self.folder}: no {RUN_WEIGHTS}: no epoch of its training has ended yet",
                 fix=unfinished.fix if unfinished else "spoter-kit train makes another one",
             )
         return path

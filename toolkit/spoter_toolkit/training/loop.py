@@ -82,8 +82,9 @@ def train(
         allow_leak: train although the splits share a signer or a clip.
         trackers: log to these as well; each needs its extra.
         becomes_last: point ``runs/last`` at the run, before the first step.
-        minutes: bounds a new training, from this call to its end: a step is timed here, no more are planned
-            than fit, and fewer are taken where the machine turns out to be slower. See `choose_threads`.
+        minutes: bounds the training, from this call to its end: a step of a new one is timed here, no more
+            are planned than fit, and fewer are taken where the machine turns out to be slower. See
+            `choose_threads`.
         begin_from: a run whose weights a new training begins from, all but the last layer's; the model must
             be that run's, see `begun_from`.
         on_plan: called with what a new training is going to take, before its first step; later again where a
@@ -97,7 +98,7 @@ def train(
             process trains this run.
         MissingExtraError: a tracker is not installed.
     """
-    ends = time.monotonic() + 60 * minutes - _finishing_s(minutes) if minutes and not resume else math.inf
+    ends = time.monotonic() + 60 * minutes - _finishing_s(minutes) if minutes else math.inf
     for switch, value in _SWITCHED_OFF.items():
         os.environ.setdefault(switch, value)
     from accelerate import Accelerator
@@ -141,6 +142,7 @@ def train(
             pace = None if minutes else Pace(plan, on_plan)
     elif resume:
         take_threads(read_run(place))
+        loop = replace(loop, ends=ends)  # it ends at its own last step, or when this time is over
     if begin_from and not resume:
         weights = begin_from.load_model().state_dict()
         load_body(loop.model, weights, where=f"{begin_from.folder}, to begin from")

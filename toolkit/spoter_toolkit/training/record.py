@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -160,7 +161,10 @@ class RunRecord:
         if changed:
             raise CheckpointError(f"{self.folder}: was begun with other settings: {', '.join(changed)}")
         if run.data is None or run.data["sha256"] != self.dataset.sha256:
-            raise CheckpointError(f"{self.folder}: was begun on other data than {self.dataset.folder}")
+            raise CheckpointError(
+                f"{self.folder}: was begun on other data than {self.dataset.folder}",
+                fix=f"spoter-kit train {shlex.quote(str(self.dataset.folder))} begins a new run",
+            )
         for name, now in self.about.items():
             if (then := run.data[name]) != now:
                 raise CheckpointError(f"{self.folder}: was begun with {name} {then}, now it is {now}")
@@ -170,6 +174,8 @@ class RunRecord:
         folder, dataset = self.folder, self.dataset
         rows = read_metrics(folder)
         metrics: dict[str, Any] = {"epochs": progress.epoch}
+        if rows:
+            metrics["train_accuracy"] = rows[-1]["train_accuracy"]
         scores = None
         if val:
             run = read_run(folder)

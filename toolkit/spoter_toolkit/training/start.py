@@ -67,10 +67,7 @@ def plan_training(
     if resume:
         if config is not None:
             raise ConfigError("a resumed run keeps its own settings")
-        if data and not out and (data / RUN_JSON).exists():
-            data, out = None, data
-        folder = without_link(out) if out else last_run()
-        begun = read_run(place_to_train(folder, resume=True))
+        data, folder, begun = run_to_resume(data, out)
         if begun.info["train"] is None or begun.data is None:
             raise UsageError(f"{folder} was imported, not trained: there is nothing to resume")
         config = config_from_mapping(begun.info["train"], where=f"{begun.folder}/run.json")
@@ -89,6 +86,22 @@ def plan_training(
     return TrainingPlan(
         config=config, dataset=dataset, folder=folder, place=place, resume=resume, begin_from=source
     )
+
+
+def run_to_resume(data: Path | None, out: Path | None) -> tuple[Path | None, Path, Run]:
+    """Return the data that is named for a resumed run, the RUN's folder, and the run that goes on.
+
+    Args:
+        data: a DATASET, or, where `out` names none, the RUN.
+        out: the RUN; None takes the last one.
+
+    Raises:
+        CheckpointError: no run there.
+    """
+    if data and not out and (data / RUN_JSON).exists():
+        data, out = None, data
+    folder = without_link(out) if out else last_run()
+    return data, folder, read_run(place_to_train(folder, resume=True))
 
 
 def begun_from(config: TrainConfig, source: Run, dataset: Dataset) -> TrainConfig:
