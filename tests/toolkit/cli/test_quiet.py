@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -327,8 +328,21 @@ def test_a_bar_keeps_its_figures_whole_and_says_no_time_that_is_none(monkeypatch
         assert shown.getvalue() == ""
         on_progress(999, 1000, f"building the engine for {'many GPUs, ' * 20}[bold]")
         on_progress(1000, 1000, f"building the engine for {'many GPUs, ' * 20}[bold]")
-    assert re.search(r"building the engine .*… ━{20} 1000/1000\n", shown.getvalue()), shown.getvalue()
+    assert re.search(r"building the engine .*… ━{10} 1000/1000\n", shown.getvalue()), shown.getvalue()
     assert "0:00:00" not in shown.getvalue()
+
+
+def test_the_bar_of_a_training_shows_its_accuracy_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, clock = io.StringIO(), itertools.count(0.0, 0.5)
+    on_80 = Console(
+        file=shown, force_terminal=True, width=80, color_system=None, get_time=lambda: next(clock)
+    )
+    monkeypatch.setattr(console, "_draws", lambda: True)
+    monkeypatch.setattr(console, "Console", lambda **_: on_80)
+    with console.progress_bar() as on_progress:
+        for step in range(1000, 1100, 10):
+            on_progress(step, 4000, "steps  val 0.981  accuracy 0.912  loss 0.345")
+    assert re.search(r"steps  val 0\.981  accuracy 0\.912.* 1090/4000  about \d+ (sec|min)", shown.getvalue())
 
 
 BARS = [
@@ -454,6 +468,19 @@ def test_each_part_of_the_work_has_its_own_forecast(clock: Clock, capsys: pytest
         "8 of 40 tuning: 8  about 3 minutes left",
         "32 of 40 tuning: 32  about 40 seconds left",
     ]
+
+
+def test_a_short_part_of_the_work_has_no_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = console.Lines()
+    for total, seconds, what in ((20, 0.9, "comparing"), (40, 0.2, "tuning")):  # 18 s, and 8 s more
+        for done in range(total + 1):
+            lines(done, total, f"{what}: {done}")
+            clock.now += seconds
+    assert capsys.readouterr().err == ""
+    for done in range(41):  # this one takes longer
+        lines(done, 40, "proving")
+        clock.now += 0.9
+    assert capsys.readouterr().err == "23 of 40 proving  about 20 seconds left\n"
 
 
 def test_a_forecast_leaves_out_what_was_before(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,7 @@ def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dat
     assert run.info["train"]["seed"] == 0
     assert run.info["versions"]["torch"] == torch.__version__
     assert seen[-1][0] == seen[-1][1]  # the last step of as many as announced
+    assert re.match(r"steps  val \d\.\d{3}  accuracy \d\.\d{3}  loss ", seen[-1][2])
     torch.load(run.folder / LAST, weights_only=True)
     best = max(read_metrics(run.folder), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert run.info["metrics"]["best_epoch"] == best["epoch"]

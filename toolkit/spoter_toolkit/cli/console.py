@@ -62,7 +62,8 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is alre
 _FIRST_S: Final = 20.0  # of less, nobody can tell how long the rest takes
 _SECOND_S: Final = 60.0
 _LEAST_SHARE: Final = 0.002  # of the work: of less, the first steps tell no time that is left
-_BAR: Final = 20  # columns of a bar
+_BAR: Final = 20  # columns of a bar, and on a terminal of less than 100: the words need the room
+_NARROW_BAR: Final = 10
 # A command stands behind these, in one piece.
 _COMMAND: Final = re.compile("(Fix: |go on with: |use them with: )")
 
@@ -299,11 +300,12 @@ def progress_bar(*, counts: bool = True) -> Iterator[OnProgress]:
         return
     # What is done is cut where the line ends, so that the figures behind it are whole.
     cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False, table_column=cut),
-        BarColumn(bar_width=_BAR),
+        BarColumn(bar_width=_BAR if console.width >= 100 else _NARROW_BAR),
         *([_Counts(table_column=Column(no_wrap=True))] if counts else []),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
         expand=True,
         refresh_per_second=4,  # more would take time from what is being measured or trained
@@ -372,8 +374,10 @@ class Lines:
         has_ended = total != self._total and (self._done >= self._total or not total)
         if has_ended or done < self._done:
             self._first, self._since = max(done - 1, 0) if total else None, since
+            if total:  # a part that is over soon needs no line
+                self._due = max(self._due, min(since - self._begin + _FIRST_S, _SECOND_S))
         is_new = bool(total) or step != self._step
-        if passed >= self._due and (is_new or self._is_first) and (done < total or not total):
+        if passed >= self._due and (is_new or self._is_first) and (0 < done < total or not total):
             said = f"{done:,} of {total:,} {what}" if total else what
             say(f"{said}{self._left(now, done, total)}")
             self._is_first = False

@@ -137,7 +137,7 @@ class Loop:
                 batches = batches[:step]
             if step % _STEPS_BETWEEN_LOOKS == 1 or step == len(batches):
                 loss, accuracy = mean_of_steps(seen)
-            on_step(step, f"loss {loss:.3f}  accuracy {accuracy:.3f}")
+            on_step(step, f"accuracy {accuracy:.3f}  loss {loss:.3f}")
             if step == len(batches):
                 break
         seconds = time.perf_counter() - begin

@@ -197,9 +197,8 @@ def run_epochs(
         if pace:
             pace.after(begun + done, end, length.end)
         if on_progress:
-            best = f"  best val {progress.best_accuracy:.3f}" if progress.best_epoch else ""
-            steps = "steps" if end == length.end else "steps or more"
-            on_progress(begun + done, end, f"{steps}  {what}{best}")
+            best = f"val {progress.best_accuracy:.3f}  " if progress.best_epoch else ""
+            on_progress(begun + done, end, f"steps  {best}{what}")  # a narrow bar cuts its end
 
     while (step := progress.epoch * epoch_steps) < length.end and not progress.stopped(config.patience):
         begun = time.monotonic()
