@@ -13,6 +13,7 @@ namespace spoter::detail {
 // A file of a bundle that an engine runs.
 struct Artefact {
   std::string path, kind, precision, sha256;
+  double size_bytes = 0;
   double max_logit_diff = 0;  // the largest difference from PyTorch's logits that is allowed
   std::map<std::string, std::string> needs;
 };
@@ -39,9 +40,10 @@ struct Bundle {
 
   const Artefact *find(const std::string &kind, const std::string &precision) const;
   const Artefact &onnx(const std::string &precision) const;
-  std::map<std::string, std::string> hashes() const;  // of every file that is listed
-  std::string read(const std::string &path) const;    // after checking its hash
-  size_t check_files() const;                         // returns their number
+  std::map<std::string, std::string> hashes() const;   // of every file that is listed
+  uint64_t most_bytes(const std::string &path) const;  // that a file may have
+  std::string read(const std::string &path) const;     // after checking its hash
+  size_t check_files() const;                          // returns their number
   std::vector<Golden> goldens() const;
 };
 

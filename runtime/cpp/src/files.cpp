@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
@@ -18,7 +19,8 @@ namespace {
 
 }  // namespace
 
-File::File(const std::string &path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) {
+File::File(const std::string &path, uint64_t most_bytes)
+    : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) {
   struct stat found = {};
   if (descriptor_ < 0 && errno == ENXIO) throw SystemError{EINVAL, "not a file"};  // a socket
   if (descriptor_ < 0) system_error();
@@ -26,35 +28,38 @@ File::File(const std::string &path) : descriptor_(open(path.c_str(), O_RDONLY | 
     close(descriptor_);
     throw SystemError{EINVAL, "not a file"};
   }
-  size_ = static_cast<uint64_t>(found.st_size);
+  left_ = static_cast<uint64_t>(found.st_size);
+  if (left_ > most_bytes) {
+    close(descriptor_);
+    throw SystemError{EFBIG, std::to_string(left_) + " bytes, expected at most " + std::to_string(most_bytes)};
+  }
 }
 
 File::~File() { close(descriptor_); }
 
+size_t File::read_into(char *buffer, size_t bytes) {
+  ssize_t got = 0;
+  do got = ::read(descriptor_, buffer, std::min<uint64_t>(bytes, left_));
+  while (got < 0 && errno == EINTR);
+  if (got < 0) system_error();
+  left_ -= static_cast<uint64_t>(got);
+  return static_cast<size_t>(got);
+}
+
 std::string File::read() {
-  std::string content(size_, '\0');
+  std::string content(left_, '\0');
   size_t at = 0;
-  while (at < content.size()) {
-    const ssize_t got = ::read(descriptor_, content.data() + at, content.size() - at);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) system_error();
-    if (got == 0) break;  // it became shorter meanwhile
-    at += static_cast<size_t>(got);
-  }
-  content.resize(at);
+  while (const size_t got = read_into(content.data() + at, content.size() - at)) at += got;
+  content.resize(at);  // it became shorter meanwhile
   return content;
 }
 
 std::string File::sha256() {
-  const std::unique_ptr<char[]> piece(new char[1 << 16]);
+  constexpr size_t bytes = 1 << 16;
+  const std::unique_ptr<char[]> piece(new char[bytes]);
   Sha256 digest;
-  while (true) {
-    const ssize_t got = ::read(descriptor_, piece.get(), 1 << 16);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) system_error();
-    if (got == 0) return digest.hex();
-    digest.update({piece.get(), static_cast<size_t>(got)});
-  }
+  while (const size_t got = read_into(piece.get(), bytes)) digest.update({piece.get(), got});
+  return digest.hex();
 }
 
 bool is_file(const std::string &path) {

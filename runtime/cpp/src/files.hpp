@@ -11,20 +11,27 @@ struct SystemError {
   std::string reason;  // in the words of Python's OSError.strerror
 };
 
+// The most bytes of a file: it is not read, and not hashed, if it has more. As in Python.
+inline constexpr uint64_t model_bytes = uint64_t(1) << 31;  // no ONNX file can have more
+inline constexpr uint64_t other_bytes = uint64_t(1) << 26;
+
 class File {
  public:
-  explicit File(const std::string &path);  // throws SystemError
+  File(const std::string &path, uint64_t most_bytes);  // throws SystemError, also where it has more
   ~File();
   File(const File &) = delete;
   File &operator=(const File &) = delete;
 
-  uint64_t size() const { return size_; }
-  std::string read();    // all of it; throws SystemError
+  // Both read no further than the size that was compared with the limit, though the file may grow; both throw
+  // SystemError.
+  std::string read();
   std::string sha256();  // in pieces
 
  private:
+  size_t read_into(char *buffer, size_t bytes);  // 0 at the end
+
   int descriptor_;
-  uint64_t size_ = 0;
+  uint64_t left_ = 0;  // bytes to be read
 };
 
 bool is_file(const std::string &path);

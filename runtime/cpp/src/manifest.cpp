@@ -118,7 +118,6 @@ Engine engine_from(const Value &value, const std::string &where) {
 
 struct Read {
   Artefact artefact;
-  double size_bytes = 0;
   std::string size_digits;
   std::optional<Engine> engine;
 };
@@ -128,7 +127,7 @@ void check_artefact(const Read &read, const std::string &where) {
   for (const auto &[name, value] : {std::pair("kind", &artefact.kind), std::pair("precision", &artefact.precision)})
     if (!is_name(*value)) wrong(where + "." + name + ": " + shown(*value) + ", expected a name such as onnx or fp32");
   check_sha256(artefact.sha256, where + ".sha256");
-  if (read.size_bytes < 0) wrong(where + ".size_bytes: " + read.size_digits);
+  if (artefact.size_bytes < 0) wrong(where + ".size_bytes: " + read.size_digits);
   if (!(artefact.max_logit_diff >= 0))
     wrong(where + ".max_logit_diff: " + number_in_words(artefact.max_logit_diff) + ", expected at least 0");
   if (read.engine.has_value() != (artefact.kind == "engine"))
@@ -144,7 +143,7 @@ Read artefact_from(const Value &value, const std::string &where) {
   Artefact &artefact = read.artefact;
   const auto size = [&](const Value &given, const std::string &at) {
     as_whole(given, at);
-    read.size_bytes = given.number, read.size_digits = given.text;
+    artefact.size_bytes = given.number, read.size_digits = given.text;
   };
   const auto needs = [&](const Value &given, const std::string &at) {
     for (const auto &[name, version] : as_table(given, at).members)

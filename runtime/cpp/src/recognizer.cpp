@@ -40,11 +40,11 @@ bool ends_with(const std::string &text, const char *end) {
 
 std::string content_of_lone(const std::string &path) {
   try {
-    return File(path).read();
+    return File(path, model_bytes).read();
   } catch (const SystemError &error) {
-    bad_bundle(
-        path + ": " + (is_there(path) ? error.reason == "not a file" ? "is not a file" : error.reason : "no such file"),
-        "check the path, or spoter-kit export makes one");
+    if (is_file(path)) bad_bundle(path + ": cannot be read (" + error.reason + ")", "copy it again");
+    bad_bundle(path + (is_there(path) ? ": is not a file" : ": no such file"),
+               "check the path, or spoter-kit export makes one");
   }
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -56,3 +58,19 @@ def c_library(c_wheel, monkeypatch):
     library = c_wheel / "lib" / "libspoter.so"
     monkeypatch.setenv(LIBRARY, str(library))
     return library
+
+
+@pytest.fixture
+def watch():
+    """Return watch(file): a descriptor from which inotify's events of the file are read."""
+    made = []
+
+    def watch(file):
+        system, read_closed_opened = ctypes.CDLL(None), 0x1 | 0x10 | 0x20
+        made.append(system.inotify_init1(0))
+        assert system.inotify_add_watch(made[-1], os.fsencode(file), read_closed_opened) > 0
+        return made[-1]
+
+    yield watch
+    for descriptor in made:
+        os.close(descriptor)

@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -221,6 +223,26 @@ def test_a_landmarker_in_a_bundle_is_that_which_was_exported(bundle_with_landmar
     assert kind is BundleError
     assert "landmarker.json: sha256 is" in words
     assert "copy the whole bundle again" in words
+
+
+def test_the_bytes_of_a_bundled_manifest_are_used_that_were_compared_with_their_hash(
+    bundle_with_landmarker, watch
+):
+    events = watch(bundle_with_landmarker / "landmarker" / MANIFEST)
+    CLandmarker(bundle_with_landmarker)
+    happened = [event for _, event, _, _ in struct.iter_unpack("iIII", os.read(events, 4096))]
+    assert happened.count(0x20) == 1  # opened once: between two times it could be replaced
+
+
+def test_a_network_of_a_gigabyte_is_refused_before_it_is_hashed(landmarker_folder, tmp_path):
+    folder = shutil.copytree(landmarker_folder, tmp_path / "landmarker")
+    with (folder / "hand.onnx").open("r+b") as file:
+        file.truncate(1 << 30)  # sparse: it takes no space
+    begin = time.process_time()
+    words = said(CLandmarker, folder)
+    assert time.process_time() - begin < 0.5
+    assert words == said(Landmarker.load, folder)
+    assert "hand.onnx: cannot be read: 1073741824 bytes, expected at most 67108864" in words[1]
 
 
 def test_time_does_not_stand_still_or_go_back(ours):

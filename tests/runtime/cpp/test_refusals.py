@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import threading
+import time
 import zipfile
 
 import numpy as np
@@ -16,6 +18,7 @@ from other_tensors import other_tensors
 from spoter_runtime import errors
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, InputError, SpoterError
+from spoter_runtime.files import sha256_of
 from spoter_runtime.model_file.check import OPERATORS
 from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.verify import verify_bundle
@@ -284,6 +287,48 @@ def test_a_damaged_or_a_missing_file(bundle_copy, name):
     same_words(bundle_copy)
     (bundle_copy / name).mkdir()
     same_words(bundle_copy)
+
+
+@pytest.mark.parametrize("name", ["MODEL_CARD.md", "goldens.npz", "model.onnx", "model.ort.onnx"])
+def test_a_file_of_a_gigabyte_is_refused_before_it_is_hashed(bundle_copy, name):
+    with (bundle_copy / name).open("r+b") as file:
+        file.truncate(1 << 30)  # sparse: it takes no space
+    begin = time.process_time()
+    words = same_words(bundle_copy, verify_bundle, verify)
+    assert time.process_time() - begin < 0.5  # to hash it takes longer
+    assert f"{name}: listed in bundle.json but cannot be read (1073741824 bytes, expected at most" in words
+
+
+def test_a_model_has_no_more_bytes_than_are_stated_and_a_lone_one_no_more_than_any(bundle_copy, tmp_path):
+    model = bundle_copy / "model.onnx"
+    size = model.stat().st_size
+    with model.open("ab") as file:
+        file.write(b"x")
+    assert f"({size + 1} bytes, expected at most {size})" in same_words(bundle_copy, verify_bundle, verify)
+    lone = tmp_path / "large.onnx"
+    with lone.open("wb") as file:
+        file.truncate(1 << 40)
+    assert "1099511627776 bytes, expected at most 2147483648" in same_words(lone)
+
+
+def test_a_file_that_grows_is_read_no_further_than_the_size_that_was_looked_at(bundle_copy, reseal, watch):
+    large = bundle_copy / "large.bin"
+    with large.open("wb") as file:
+        file.truncate(1 << 26)
+    digest = sha256_of(large)
+    reseal(bundle_copy, lambda manifest: manifest["files"].update({"large.bin": digest}))
+    events = watch(large)
+
+    def append():
+        os.read(events, 4096)  # it is being read
+        with large.open("ab") as file:
+            file.write(b"x")
+
+    appending = threading.Thread(target=append, daemon=True)
+    appending.start()
+    assert verify(bundle_copy).passed
+    appending.join(10)
+    assert "(67108865 bytes, expected at most 67108864)" in same_words(bundle_copy, verify_bundle, verify)
 
 
 def test_a_place_that_is_no_bundle(bundle_copy, tmp_path, at_once):

@@ -14,27 +14,28 @@ constexpr size_t manifest_bytes = 1 << 20;
 constexpr const char *manifest_name = "landmarker.json", *in_bundle = "landmarker";
 constexpr const char *fetch_again = "spoter-kit landmarker fetch --force";
 
-// The landmarker's folder in a bundle whose manifest lists it.
-std::string folder_in(const std::string &path) {
-  const Bundle bundle = read_bundle(path);
+// The manifest of the landmarker in a bundle, which names the hashes of the landmarker's other files.
+std::string manifest_in(const Bundle &bundle) {
   const std::string listed = joined(in_bundle, manifest_name);
   if (!bundle.hashes().count(listed))
     bad_bundle(bundle.folder + ": has no landmarker", "spoter-kit export --camera puts one in");
-  bundle.read(listed);  // it holds the hashes of the other files
-  return joined(bundle.folder, in_bundle);
+  return bundle.read(listed);
 }
 
-Value read_manifest(const std::string &folder, const std::string &path) {
+std::string manifest_of(const std::string &folder, const std::string &path) {
   try {
-    File file(path);
-    if (file.size() > manifest_bytes)
-      throw ValueError{std::to_string(file.size()) + " bytes, expected at most " + std::to_string(manifest_bytes)};
-    return parse_json(file.read());
+    return File(path, manifest_bytes).read();
   } catch (const SystemError &error) {
     if (!is_there(path)) bad_bundle(folder + ": no landmarker there", "spoter-kit landmarker fetch");
     bad_bundle(path + ": cannot be read: " + error.reason, fetch_again);
+  }
+}
+
+Value parsed(const std::string &content, const std::string &path, const std::string &fix) {
+  try {
+    return parse_json(content);
   } catch (const ValueError &error) {
-    bad_bundle(path + ": cannot be read: " + error.message, fetch_again);
+    bad_bundle(path + ": cannot be read: " + error.message, fix);
   }
 }
 
@@ -58,7 +59,7 @@ std::string LandmarkerFiles::read(const std::string &name) const {
   const auto listed = hashes.find(name);
   if (listed == hashes.end()) bad_bundle(joined(folder, manifest_name) + ": does not list " + name, fix);
   try {
-    std::string content = File(path).read();
+    std::string content = File(path, other_bytes).read();
     check_digest(path, sha256_of(content), listed->second, fix);
     return content;
   } catch (const SystemError &error) {
@@ -70,10 +71,11 @@ LandmarkerFiles read_landmarker(const std::string &given) {
   const std::string path = tidy(given);
   const bool bundled = is_there(joined(path, "bundle.json"));
   LandmarkerFiles files;
-  files.folder = bundled ? folder_in(path) : path;
+  files.folder = bundled ? joined(path, in_bundle) : path;
   files.fix = bundled ? copy_again : fetch_again;
   const std::string manifest = joined(files.folder, manifest_name);
-  const Value value = read_manifest(files.folder, manifest);
+  const std::string content = bundled ? manifest_in(read_bundle(path)) : manifest_of(path, manifest);
+  const Value value = parsed(content, manifest, files.fix);
   try {
     const Value *version = as_table(value, "").find("schema_version");
     if (!version || version->kind != Kind::integer || version->text != "1")
