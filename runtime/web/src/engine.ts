@@ -2,8 +2,8 @@
 
 import type * as Ort from "onnxruntime-common";
 import type { Contract } from "./bundle/contract.ts";
-import { BackendError } from "./errors.ts";
-import { checkDigest, fetched, type OnProgress } from "./files.ts";
+import { BackendError, SpoterError } from "./errors.ts";
+import { checkDigest, fetched, OTHER_BYTES, type OnProgress } from "./files.ts";
 import { NUM_FEATURES } from "./landmarks.ts";
 
 /** By the names that Python's backends would have. */
@@ -75,8 +75,8 @@ async function loadEngine(backend: BackendName, options: EngineOptions, onProgre
   if (backend === "webgpu") await checkAdapter();
   const { wasm, fix } = FILES[backend];
   const base = options.engine.endsWith("/") ? options.engine : `${options.engine}/`;
-  const [script, binary] = await Promise.all([scriptOf(base, backend), fetched(base + wasm, { packed: options.packed?.includes(wasm) ?? false, onProgress })]).catch((error) => {
-    throw error instanceof BackendError ? error : new BackendError(`${base}: the engine cannot be loaded: ${(error as Error).message}`, fix);
+  const [script, binary] = await Promise.all([scriptOf(base, backend), fetched(base + wasm, { mostBytes: OTHER_BYTES, packed: options.packed?.includes(wasm) ?? false, onProgress })]).catch((error) => {
+    throw error instanceof BackendError ? error : new BackendError(`${base}: the engine cannot be loaded: ${error instanceof SpoterError ? error.reason : (error as Error).message}`, fix);
   });
   if (!binary) throw new BackendError(`${base}${wasm}: is not there`, fix);
   if (options.hashes?.[wasm]) await checkDigest(base + wasm, binary, options.hashes[wasm], COPY_SITE);

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from spoter_runtime import Recognizer
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.decision import Abstention
 from spoter_runtime.errors import InputError, SpoterError
+from spoter_toolkit.web.engine import WASM
 
 pytestmark = pytest.mark.slow
 
@@ -202,6 +205,66 @@ def test_damaged_and_strange_files_are_refused(asked, bundle_at, plant, plant_al
     plant(folder, loop.SerializeToString(), kind="ort")
     assert asked.evaluate(f"load('{url}').then((r) => r.file)") == "model.onnx"
     assert Recognizer.load(folder, tuned=False).runner.name == "ort-cpu"
+
+
+# A worker to which a server sends a model without an end, and does not say how long it is.
+ENDLESS = """
+const fetched = self.fetch;
+self.fetch = (address, options) => {
+  if (!String(address).endsWith("model.ort.onnx")) return fetched(address, options);
+  let sent = 0;
+  return Promise.resolve(new Response(new ReadableStream({
+    pull(body) {
+      sent += 1 << 20;
+      body.enqueue(new Uint8Array(1 << 20));
+      if (sent > 1e8) body.close();
+    },
+    cancel: () => new BroadcastChannel("cut off").postMessage(sent),
+  })));
+};
+"""
+
+
+def test_a_file_with_more_bytes_than_are_stated_is_cut_off(asked, bundle_at, bundle):
+    folder, url = bundle_at("longer")
+    size = next(one.size_bytes for one in bundle.artefacts if one.path == "model.ort.onnx")
+    with (folder / "model.ort.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(SpoterError) as raised:
+        Recognizer.load(folder, "ort-cpu-fused", tuned=False)
+    assert f"({size + 1} bytes, expected at most {size})" in raised.value.message
+    expected = ["BundleError", raised.value.message.replace(f"{folder}/", url)]
+    assert asked.evaluate(f"refusal(() => load('{url}'))") == expected
+    (folder / "endless.js").write_text(ENDLESS)
+    (folder / "worker.js").write_text("import './endless.js'; import '/worker.js';")
+    said = "new Promise((said) => (new BroadcastChannel('cut off').onmessage = ({ data }) => said(data)))"
+    refused = f"refusal(() => load('{url}', {{ worker: '{url}worker.js' }}))"
+    (kind, reason), sent = asked.evaluate(f"Promise.all([{refused}, {said}])")
+    assert kind == "BundleError"
+    assert re.search(rf"cannot be read \(\d+ bytes, expected at most {size}\)$", reason)
+    assert sent <= size + (4 << 20)  # what waits between the two is thrown away
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(bytes(1 << 27), 1), r"\d+ bytes, expected at most 67108864"),
+        (gzip.compress(b"engine")[:-9], ".*ompress.*"),
+    ],
+    ids=["bomb", "cut"],
+)
+def test_a_packed_file_that_unpacks_to_too_much_or_is_damaged_is_refused(
+    asked, bundle_at, site, content, said
+):
+    folder, url = bundle_at(f"engine-{len(content)}")
+    for file in (site / "engine").iterdir():
+        shutil.copyfile(file, folder / file.name)
+    (folder / f"{WASM}.gz").write_bytes(content)
+    kind, reason = asked.evaluate(f"refusal(() => load('/bundle/', {{ engine: '{url}' }}))")
+    assert kind == "BackendError"
+    assert re.search(
+        rf"^{url}: the engine cannot be loaded: {url}{WASM}.gz: cannot be read \({said}\)$", reason
+    )
 
 
 def test_models_with_other_inputs_or_outputs_are_refused_with_the_same_reason(

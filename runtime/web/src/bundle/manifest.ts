@@ -1,7 +1,7 @@
 /** Read a bundle behind a URL: its manifest, the hashes of its files, the goldens. */
 
 import { BundleError, ValueError } from "../errors.ts";
-import { checkDigest, COPY_AGAIN, fetched, sha256, type OnProgress } from "../files.ts";
+import { checkDigest, COPY_AGAIN, fetched, MODEL_BYTES, OTHER_BYTES, sha256, type OnProgress } from "../files.ts";
 import type { Abstention } from "../decision.ts";
 import { NUM_FEATURES } from "../landmarks.ts";
 import { floatText, tupleText } from "../python.ts";
@@ -108,11 +108,18 @@ export class Bundle {
     return this.artefacts.find((one) => one.kind === "ort" && one.precision === precision) ?? null;
   }
 
+  /** Return how many bytes a file may have: a model as many as the manifest says. */
+  private mostBytes(path: string): number {
+    const artefact = this.artefacts.find((one) => one.path === path);
+    if (artefact) return Math.min(artefact.size_bytes, MODEL_BYTES);
+    return path === GOLDENS ? GOLDENS_BYTES : OTHER_BYTES;
+  }
+
   /** Return a listed file's bytes after comparing them with its hash. */
   async read(path: string, onProgress?: OnProgress): Promise<Uint8Array<ArrayBuffer>> {
     const expected = this.artefacts.find((one) => one.path === path)?.sha256 ?? this.files.get(path);
     if (expected === undefined) throw new BundleError(`${this.url}: ${path} is not listed in ${MANIFEST}`);
-    const content = await fetched(this.url + path, { onProgress });
+    const content = await fetched(this.url + path, { mostBytes: this.mostBytes(path), note: `listed in ${MANIFEST} but `, onProgress });
     if (!content) throw new BundleError(`${this.url}: ${path} is listed in ${MANIFEST} but is not there`, COPY_AGAIN);
     await checkDigest(this.url + path, content, expected);
     return content;

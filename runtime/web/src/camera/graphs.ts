@@ -5,7 +5,7 @@ import { checkedMetadata } from "../bundle/model_file.ts";
 import { namesOf, readArrays, type NumpyArray } from "../bundle/npz.ts";
 import { openSession, type BackendName, type Engine } from "../engine.ts";
 import { BackendError, BundleError, ValueError } from "../errors.ts";
-import { checkDigest, fetched, type OnProgress } from "../files.ts";
+import { checkDigest, fetched, OTHER_BYTES, type OnProgress } from "../files.ts";
 
 export const BODY_GRAPHS = ["pose_detection", "pose"] as const;
 export const HAND_GRAPHS = ["recrop", "hand"] as const;
@@ -100,7 +100,7 @@ export async function readGraphs(base: string, packed: readonly string[], onProg
   const contents: Contents = {};
   for (const graph of GRAPHS) {
     const name = `${graph}.onnx`;
-    const content = await fetched(base + name, { packed: packed.includes(name), onProgress });
+    const content = await fetched(base + name, { mostBytes: OTHER_BYTES, packed: packed.includes(name), onProgress });
     if (!content) throw new BundleError(`${base}${name}: is missing`, FETCH);
     await checkDigest(base + name, content, stated.hashes[name], FETCH);
     contents[graph] = content;
