@@ -76,6 +76,31 @@ void say(const std::vector<spoter::Event> &events, const std::vector<spoter_labe
   std::fflush(stdout);
 }
 
+// Watches until the frames end; returns what the program returns.
+int watch(const spoter::Recognizer &recognizer, spoter::Landmarker &landmarker, std::size_t width, std::size_t height,
+          double fps, bool is_live) {
+  const std::vector<spoter_label> labels = recognizer.labels();
+  spoter::SignStream stream(recognizer);
+  std::vector<std::uint8_t> rgb(3 * width * height);
+  Frames frames(rgb.size(), is_live);
+  std::size_t before = 0, taken = 0;
+  for (std::size_t n; (n = frames.next(rgb)); before = n, ++taken) {
+    try {
+      const auto landmarks = landmarker.accept(rgb.data(), height, width);
+      stream.accept(landmarks.data(), 1000 * double(n - 1) / fps, n - before - 1, landmarker.persons());
+      say(stream.events(), labels);
+    } catch (const spoter::Error &error) {  // without this frame: the next one may be sound
+      std::fprintf(stderr, "frame %zu: %s\n", n, error.what());
+    }
+  }
+  stream.flush();
+  say(stream.events(), labels);
+  if (before > taken) std::fprintf(stderr, "%zu of %zu frames were left out\n", before - taken, before);
+  if (!frames.left() && before) return 0;
+  std::fprintf(stderr, "%zu bytes were left after %zu frames of %zux%zu\n", frames.left(), before, width, height);
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char **argv) try {
@@ -88,24 +113,8 @@ int main(int argc, char **argv) try {
   if (!spoter::verify(argv[1]).passed || !spoter::verify_landmarker(argv[1]).passed)
     return std::fprintf(stderr, "%s: not verified on this device\n", argv[1]), 3;
   const spoter::Recognizer recognizer(argv[1]);
-  const std::vector<spoter_label> labels = recognizer.labels();
   spoter::Landmarker landmarker(argv[1]);
-  spoter::SignStream stream(recognizer);
-  std::vector<std::uint8_t> rgb(3 * width * height);
-  Frames frames(rgb.size(), is_live);
-  std::size_t before = 0, taken = 0;
-  for (std::size_t n; (n = frames.next(rgb)); before = n, ++taken) {
-    const auto landmarks = landmarker.accept(rgb.data(), height, width);
-    stream.accept(landmarks.data(), 1000 * double(n - 1) / fps, n - before - 1, landmarker.persons());
-    say(stream.events(), labels);
-  }
-  stream.flush();
-  say(stream.events(), labels);
-  if (before > taken) std::fprintf(stderr, "%zu of %zu frames were left out\n", before - taken, before);
-  if (frames.left() || before == 0)
-    return std::fprintf(stderr, "%zu bytes were left after %zu frames of %zux%zu\n", frames.left(), before, width,
-                        height),
-           1;
+  return watch(recognizer, landmarker, width, height, fps, is_live);
 } catch (const spoter::Error &error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 1;

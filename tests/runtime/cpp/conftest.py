@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from failing_networks import fail_on_white
 from spoter_toolkit.faces._clibrary import LIBRARY
 
 SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
@@ -74,3 +75,14 @@ def watch():
     yield watch
     for descriptor in made:
         os.close(descriptor)
+
+
+@pytest.fixture
+def failing(landmarker_folder, reseal_landmarker):
+    """A landmarker whose networks fail on a white frame."""
+
+    def spoil(folder):
+        for network in folder.glob("*.onnx"):
+            fail_on_white(network)
+
+    return reseal_landmarker(landmarker_folder, spoil)

@@ -15,12 +15,13 @@ import time
 import numpy as np
 import pytest
 
+from failing_networks import not_white, white
 from pages import blocks_of
 from spoter_runtime import errors
 from spoter_runtime.camera.files import MANIFEST, copy_landmarker, read_landmarker
 from spoter_runtime.camera.goldens import TOLERANCE, replay
 from spoter_runtime.camera.landmarker import Landmarker
-from spoter_runtime.errors import BundleError, InputError, SpoterError
+from spoter_runtime.errors import BackendError, BundleError, InputError, SpoterError
 from spoter_runtime.live.stream import SignStream
 from spoter_runtime.recognizer import Recognizer
 from spoter_toolkit.faces._clibrary import onnxruntime_library
@@ -53,13 +54,17 @@ def frames(signing_video):
 
 @pytest.fixture
 def bundle_with_landmarker(bundle_copy, landmarker_folder, reseal):
-    copy_landmarker(read_landmarker(landmarker_folder), bundle_copy / "landmarker")
+    return put_in(bundle_copy, landmarker_folder, reseal)
+
+
+def put_in(bundle, landmarker, reseal):
+    copy_landmarker(read_landmarker(landmarker), bundle / "landmarker")
     found = {
         f"landmarker/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in (bundle_copy / "landmarker").iterdir()
+        for file in (bundle / "landmarker").iterdir()
     }
-    reseal(bundle_copy, lambda manifest: manifest["files"].update(found))
-    return bundle_copy
+    reseal(bundle, lambda manifest: manifest["files"].update(found))
+    return bundle
 
 
 def noise(height=120, width=160):
@@ -245,6 +250,19 @@ def test_a_network_of_a_gigabyte_is_refused_before_it_is_hashed(landmarker_folde
     assert "hand.onnx: cannot be read: 1073741824 bytes, expected at most 67108864" in words[1]
 
 
+def test_a_frame_that_fails_is_an_error_and_the_next_ones_go_on_as_in_python(failing, frames):
+    python, ours = Landmarker.load(failing), CLandmarker(failing)
+    first, second, third = map(not_white, frames[:3])
+    small = np.ascontiguousarray(third[::2, ::2])
+    for frame in (first, second, white(third), third, small, white(small), white(first), first, second):
+        if frame.flat[0]:
+            kind, words = said(ours, frame)
+            assert kind is said(python, frame)[0] is BackendError
+            assert re.match(r"pose\w*\.onnx: ONNX Runtime [\d.]+ failed: .*Gather node", words, re.S)
+        else:
+            np.testing.assert_allclose(ours(frame), python(frame), atol=1e-5)
+
+
 def test_time_does_not_stand_still_or_go_back(ours):
     frame = np.zeros((8, 8, 3), np.uint8)
     ours(frame, 100.0)
@@ -337,3 +355,30 @@ def test_the_kiosk_says_the_words_of_a_video(
     assert len(lines) == len(expected)
     assert all(word in line for word, line in zip(expected, lines, strict=True))
     assert expected
+
+
+@pytest.mark.slow
+def test_the_kiosk_says_that_a_frame_failed_before_the_next_one_comes_and_goes_on(
+    failing, bundle_copy, reseal, c_wheel, c_sources, frames, tmp_path, run_tool, at_once
+):
+    bundle, kiosk = put_in(bundle_copy, failing, reseal), tmp_path / "kiosk"
+    library = (f"-I{c_wheel}/include", f"-L{c_wheel}/lib", "-lspoter", f"-Wl,-rpath,{c_wheel}/lib")
+    source = c_sources / "examples" / "kiosk.cpp"
+    run_tool("c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", source, *library, "-pthread", "-o", kiosk)
+    height, width, _ = frames[0].shape
+    started = subprocess.Popen(
+        [kiosk, bundle, str(width), str(height), "5"],
+        env=os.environ | {"SPOTER_ONNXRUNTIME": str(onnxruntime_library())},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with started:
+        shown = [not_white(frame).tobytes() for frame in frames]
+        started.stdin.write(shown[0] + white(frames[1]).tobytes())
+        started.stdin.flush()
+        said = next(line for line in started.stderr if line.startswith(b"frame "))  # ONNX Runtime has its own
+        assert re.match(r"frame 2: pose\.onnx: ONNX Runtime .* failed: ", said.decode())
+        words, _ = started.communicate(b"".join(shown[2:]), timeout=60)
+    assert started.returncode == 0
+    assert words.strip()

@@ -1,4 +1,4 @@
-"""The library under sanitizers: any bytes for its readers, and several threads."""
+"""The library under sanitizers: any bytes for its readers, several threads, networks that fail."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def seeds(bundle_folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
-def test_threads_and_random_bytes(sanitizers, bundle_folder, c_sources, run_tool, seeds, tmp_path, make_clip):
+def test_threads_failures_and_random_bytes(
+    sanitizers, bundle_folder, failing, c_sources, run_tool, seeds, tmp_path, make_clip
+):
     build, clip = tmp_path / "build", tmp_path / "clip.f32"
     make_clip(0, 60).tofile(clip)
     options = (f"-DSPOTER_SANITIZE={sanitizers}", "-DSPOTER_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug")
@@ -57,7 +59,7 @@ def test_threads_and_random_bytes(sanitizers, bundle_folder, c_sources, run_tool
     environment["SPOTER_FUZZ_BUNDLE"] = str(bundle_folder)
     commands = [(build / "threads", bundle_folder, clip)]
     if "address" in sanitizers:
-        commands.append((build / "fuzz", "5", *seeds))
+        commands += [(build / "failures", bundle_folder, failing), (build / "fuzz", "5", *seeds)]
     for command in commands:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
