@@ -152,6 +152,11 @@ export class Landmarker {
     return found.landmarks;
   }
 
+  /** Free the networks, and end the hands' workers. */
+  close(): Promise<void> {
+    return this.remote.ask("close", this.handle);
+  }
+
   /** Replay the stored answers of each network in this browser. */
   verify(): Promise<{ passed: boolean; differences: Record<string, number> }> {
     return this.remote.ask("landmarker.verify", this.handle);

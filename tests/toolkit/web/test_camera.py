@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
+from failing_networks import fail_on_white, not_white, white
+from spoter_runtime import Recognizer
 from spoter_runtime.camera.landmarker import Landmarker
 from spoter_runtime.camera.video import video_frames
+from spoter_runtime.files import sha256_of
+from spoter_runtime.live.stream import SignStream
 from spoter_toolkit.web.browser import Browser
 from spoter_toolkit.web.server import FileServer
+from spoter_toolkit.web.site import PAGE, SITE
 
 pytestmark = pytest.mark.slow
 
@@ -77,9 +84,12 @@ def film(frames, tmp_path_factory):
 @pytest.fixture(scope="module")
 def video(frames, tmp_path_factory):
     """The frames as a video file: WebM, at 7 frames a second."""
+    return film_of(frames, tmp_path_factory.mktemp("video") / "signing.webm")
+
+
+def film_of(frames, path):
     import av
 
-    path = tmp_path_factory.mktemp("video") / "signing.webm"
     height, width = (size // 2 * 2 for size in frames[0].shape[:2])
     with av.open(path, "w") as file:
         stream = file.add_stream("libvpx", rate=7, width=width, height=height, pix_fmt="yuv420p")
@@ -125,6 +135,127 @@ def test_a_video_file_is_watched_to_its_end(browser, camera_site, video, contrac
     assert page.evaluate("document.getElementById('stop').hidden")
     proof = page.evaluate("document.getElementById('proof-rows').textContent")
     assert re.search("landmarkswasm; WebGPU: (this browser has no WebGPU|WebGPU finds no GPU here)", proof)
+
+
+def another(site, name):
+    """Return the folder of the same site under another address, and its own copy of the landmarker."""
+    folder = site.folder / name
+    folder.mkdir()
+    for part in (*PAGE, SITE, "manifest.webmanifest", "sw.js", "bundle", "engine"):
+        (folder / part).symlink_to(site.folder / part)
+    return folder, shutil.copytree(site.folder / "landmarker", folder / "landmarker")
+
+
+@pytest.fixture(scope="module")
+def failing_site(camera_site):
+    """The same site with networks that fail on a white frame: its address, and its landmarker's folder."""
+    folder, made = another(camera_site, "failing")
+    manifest = json.loads((made / "landmarker.json").read_text())
+    for packed in made.glob("*.onnx.gz"):
+        network = packed.with_suffix("")
+        network.write_bytes(gzip.decompress(packed.read_bytes()))
+        fail_on_white(network)
+        packed.write_bytes(gzip.compress(network.read_bytes(), 1))
+        manifest["files"][network.name] = sha256_of(network)
+    (made / "landmarker.json").write_text(json.dumps(manifest))
+    return f"{camera_site.url}{folder.name}/", made
+
+
+# Counts the bitmaps that a worker frees.
+COUNTED = """
+const close = ImageBitmap.prototype.close;
+let count = 0;
+ImageBitmap.prototype.close = function () {
+  new BroadcastChannel("freed").postMessage(++count);
+  close.call(this);
+};
+"""
+STREAMED = """(async (url, shown, worker) => {
+  const spoter = await import("/spoter.js");
+  const { packed, engine: { hashes } } = await (await fetch("/site.json")).json();
+  const recognizer = await spoter.Recognizer.load("/bundle/", { packed, hashes, worker });
+  const landmarker = await spoter.Landmarker.load(url, recognizer);
+  const stream = new spoter.SignStream(recognizer, "rest", { landmarker, settings: { tracking_ms: 0 } });
+  let freed = 0;
+  new BroadcastChannel("freed").onmessage = ({ data }) => (freed = data);
+  const events = [], seen = [];
+  for (const [height, width, text, t_ms] of shown) {
+    const rgb = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const picture = new ImageData(width, height);
+    for (let i = 0, j = 0; i < rgb.length; i += 3, j += 4)
+      picture.data.set([rgb[i], rgb[i + 1], rgb[i + 2], 255], j);
+    await stream.accept(await createImageBitmap(picture), t_ms ?? NaN);
+    events.push(...stream.events());
+    seen.push(stream.landmarks && Array.from(stream.landmarks, (x) => (Number.isNaN(x) ? null : x)));
+  }
+  await landmarker.close();
+  recognizer.close();
+  return [events, seen, freed];
+})"""
+
+
+def test_a_frame_that_fails_is_a_fault_and_the_next_ones_go_on_as_in_python(
+    browser, camera_site, failing_site, bundle_folder, frames
+):
+    (camera_site.folder / "counted.js").write_text(COUNTED)
+    (camera_site.folder / "counted-worker.js").write_text("import './counted.js'; import './worker.js';")
+    first, second, third = map(not_white, frames[:3])
+    small = np.ascontiguousarray(third[::2, ::2])
+    shown = [first, second, white(third), third, small, white(small), second, white(first), first, second]
+    times = [40.0 * n for n in range(len(shown))]
+    times[6] = None
+    url, folder = failing_site
+    stream = SignStream(Recognizer.load(bundle_folder, tuned=False), landmarker=Landmarker.load(folder))
+    given, expected = [], []
+    for frame, t_ms in zip(shown, times, strict=True):
+        stream.accept(frame, float("nan") if t_ms is None else t_ms)
+        expected.append(stream.landmarks)
+        given.append((*frame.shape[:2], base64.b64encode(frame.tobytes()).decode(), t_ms))
+    events, seen, freed = browser.page(f"{camera_site.url}site.json").evaluate(
+        f"{STREAMED}('{url}landmarker/', {json.dumps(given)}, '/counted-worker.js')"
+    )
+    faults = [(event["t_ms"], event["code"]) for event in events if event["type"] == "fault"]
+    assert faults == [(event.t_ms, event.code) for event in stream.events() if event.type == "fault"]
+    assert [code for _, code in faults] == ["landmarker", "landmarker", "time", "landmarker"]
+    assert "pose.onnx: ONNX Runtime Web failed: " in next(e["reason"] for e in events if e["type"] == "fault")
+    for answer, points in zip(seen, expected, strict=True):
+        assert (answer is None) == (points is None)
+        if answer:
+            other = np.array([np.nan if x is None else x for x in answer]).reshape(54, 2)
+            np.testing.assert_array_equal(np.isnan(other), np.isnan(points))
+            assert np.nanmean(np.linalg.norm(other - points, axis=1)) < NEAR
+    assert freed == len(shown)  # also those that were refused
+
+
+def test_the_page_says_that_a_frame_failed_and_watches_on(browser, failing_site, frames, tmp_path):
+    spoiled = [not_white(frame) for frame in frames]
+    spoiled[2][:48, :48] = 255
+    page = browser.page(failing_site[0])
+    page.wait_for(READY)
+    page.evaluate(
+        """new MutationObserver((seen) => seen.forEach(({ target: { textContent } }) => {
+          if (textContent.includes("ONNX Runtime Web failed")) globalThis.said = textContent;
+        })).observe(document.getElementById("remark"), { childList: true })"""
+    )
+    page.choose_files("#file", film_of(spoiled, tmp_path / "spoiled.webm"))
+    page.wait_for(f"{ERROR} || document.getElementById('status').textContent === 'ended'", 120)
+    assert page.evaluate(ERROR) == ""
+    assert page.evaluate("said").startswith("pose.onnx: ONNX Runtime Web failed: ")
+    assert page.evaluate("performance.getEntriesByName('spoter:sign').length") == 1
+
+
+def test_a_landmarker_with_other_answers_is_never_used(browser, camera_site, video):
+    folder, landmarker = another(camera_site, "wrong")
+    goldens = dict(np.load(landmarker / "web-goldens.npz"))
+    goldens["hand/0"][0, 3] += 0.5
+    np.savez(landmarker / "web-goldens.npz", **goldens)
+    page = browser.page(f"{camera_site.url}{folder.name}/")
+    page.wait_for(READY)
+    for _ in range(2):  # not when it is asked for again either
+        page.choose_files("#file", video)
+        page.wait_for("!document.getElementById('stop').hidden")
+        page.wait_for("document.getElementById('stop').hidden")
+        assert page.evaluate(ERROR).startswith("the landmarker gives other answers in this browser")
 
 
 def test_the_camera_gives_events_and_stops(camera_site, film):

@@ -124,7 +124,11 @@ export class CoreLandmarker {
       for (const axis of [0, 1]) found[2 * landmark + axis] = Math.fround(pose[2 * a + axis] + pose[2 * b + axis]) / 2;
     }
     const finding = this.hands.map(async (hand) => found.set(await this.findHand(hand, frame, pose), 2 * hand.first));
-    return { persons: this.persons, landmarks: Promise.all(finding).then(() => found) };
+    const failed = (error: unknown) => {
+      this.size = ""; // the next frame begins anew: half of what is known is of this one
+      throw error;
+    };
+    return { persons: this.persons, landmarks: Promise.all(finding).then(() => found, failed) };
   }
 
   /** Return MediaPipe's 33 points of the body, smoothed over time. */

@@ -2,7 +2,7 @@
 
 import { arrayFrom } from "../bundle/npz.ts";
 import { ValueError } from "../errors.ts";
-import { DataError, Landmarker, Recognizer, SignStream, logFromText, type Prediction, type StreamEvent } from "../index.ts";
+import { BackendError, DataError, Landmarker, Recognizer, SignStream, logFromText, type Prediction, type StreamEvent } from "../index.ts";
 import { at, drawSkeleton, fail, say, show } from "./view.ts";
 import { FrameSource } from "./source.ts";
 
@@ -17,7 +17,7 @@ interface Site {
 
 let site: Site;
 let recognizer: Recognizer;
-let landmarker: Landmarker | null = null;
+let landmarker: Promise<Landmarker> | null = null;
 let source: FrameSource | null = null;
 
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
@@ -67,16 +67,27 @@ async function proof(): Promise<void> {
 
 /** Load the landmarker when it is first needed: it is larger than all else. */
 async function haveLandmarker(): Promise<Landmarker> {
-  if (!landmarker) {
-    // A clip takes a few milliseconds without a GPU; a picture ten times as long.
-    landmarker = await Landmarker.load("landmarker/", recognizer, progress, site.engine.webgpu ? "auto" : "wasm");
-    const { passed } = await landmarker.verify();
-    if (!passed) throw new Error("the landmarker gives other answers in this browser than where it was made");
-    const { backend, why } = landmarker;
-    show.row("proof-rows", "landmarks", why.webgpu ? `${backend}; WebGPU: ${why.webgpu}` : backend);
+  landmarker ??= loadLandmarker(); // once, also where another video is opened meanwhile
+  try {
+    const found = await landmarker;
+    await found.reset();
+    return found;
+  } catch (error) {
+    landmarker = null;
+    throw error;
   }
-  landmarker.reset();
-  return landmarker;
+}
+
+async function loadLandmarker(): Promise<Landmarker> {
+  // A clip takes a few milliseconds without a GPU; a picture ten times as long.
+  const loaded = await Landmarker.load("landmarker/", recognizer, progress, site.engine.webgpu ? "auto" : "wasm");
+  if (!(await loaded.verify()).passed) {
+    await loaded.close();
+    throw new BackendError("the landmarker gives other answers in this browser than where it was made", "open recorded landmarks: .npy or .jsonl");
+  }
+  const { backend, why } = loaded;
+  show.row("proof-rows", "landmarks", why.webgpu ? `${backend}; WebGPU: ${why.webgpu}` : backend);
+  return loaded;
 }
 
 /** Run a source of pictures to its end, or until somebody stops it. */
@@ -92,12 +103,18 @@ async function watch(open: () => Promise<FrameSource>): Promise<void> {
   let before: Promise<void> = Promise.resolve();
   for await (const { picture, t_ms, dropped } of opened.frames()) {
     const finding = finder.find(picture); // while the hands of the frame before are looked for
+    finding.catch(() => undefined); // taken below
     await before;
-    before = finding.then(async (landmarks) => {
+    const found = async (landmarks: Float32Array) => {
       await stream.accept(landmarks, t_ms, { dropped, persons: finder.persons });
       drawSkeleton(stream.landmarks, t_ms);
       told(stream.events());
-    });
+    };
+    const failed = (error: unknown) => {
+      if (!(error instanceof BackendError)) throw error;
+      told([{ type: "fault", t_ms, code: "landmarker", reason: error.message }]); // the next frame may be sound
+    };
+    before = finding.then(found, failed);
     before.catch(() => undefined); // thrown by the await above, or by the one below
   }
   await before;
