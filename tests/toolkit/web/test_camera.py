@@ -255,6 +255,7 @@ def test_a_landmarker_with_other_answers_is_never_used(browser, camera_site, vid
         page.choose_files("#file", video)
         page.wait_for("!document.getElementById('stop').hidden")
         page.wait_for("document.getElementById('stop').hidden")
+        assert page.evaluate("document.getElementById('error').hidden") is False
         assert page.evaluate(ERROR).startswith("the landmarker gives other answers in this browser")
 
 
