@@ -63,6 +63,11 @@ export class Engines {
 
   constructor(private readonly options: EngineOptions) {}
 
+  /** Names their versions, where the site states them. */
+  get name(): string {
+    return JSON.stringify(this.options.hashes ?? {});
+  }
+
   load(backend: BackendName, onProgress?: OnProgress): Promise<Engine> {
     if (!this.loading.has(backend)) this.loading.set(backend, loadEngine(backend, this.options, onProgress));
     return this.loading.get(backend)!;

@@ -85,7 +85,7 @@ export class CoreRecognizer {
     };
     const plain = bundle.onnx(precision), optimised = bundle.optimised(precision);
     const wasm = optimised ? open(optimised, loading).catch((error: unknown) => orPlain(error, () => open(plain, loading))) : open(plain, loading);
-    return proven(backend, await wasm, () => open(plain, engines.load("webgpu", onProgress)));
+    return proven(backend, await wasm, engines.name + bundle.seal + precision, () => open(plain, engines.load("webgpu", onProgress)));
   }
 
   /** Return the sign in one clip. */

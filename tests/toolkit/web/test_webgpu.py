@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -85,21 +86,58 @@ def test_webgpu_gives_the_answers_of_python(on_gpu, bundle_at, make_clip):
         np.testing.assert_allclose(found, python.predict(clip).logits_C, atol=1e-4)
 
 
-def test_it_is_left_where_it_is_slower_or_wrong(on_gpu, gpu_site, bundle_at, contract):
+@pytest.fixture
+def measuring(gpu_site, on_gpu):
+    """Return measuring(url): backend and why of "auto", in a worker that takes the adapter for a GPU."""
+    get = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });"
+    (gpu_site.folder / "patch.js").write_text(get)
+    (gpu_site.folder / "patched.js").write_text("import './patch.js'; import './worker.js';")
+
+    def measuring(url):
+        return on_gpu.evaluate(f"load('auto', '{url}', '/patched.js').then((r) => [r.backend, r.why.webgpu])")
+
+    return measuring
+
+
+def test_it_is_left_where_it_is_slower_or_wrong(on_gpu, measuring, bundle_at, contract):
     model = other_tensors(contract)["right"][0].SerializeToString()  # two operators
     _, url = bundle_at("right", model)
     found = on_gpu.evaluate(f"load('auto', '{url}').then((r) => [r.backend, r.why.webgpu])")
     assert found == ["wasm", "WebGPU runs in software here, not on a GPU"]
-    # A worker that takes the adapter for a GPU, and so has to measure.
-    get = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });"
-    (gpu_site.folder / "patch.js").write_text(get)
-    (gpu_site.folder / "patched.js").write_text("import './patch.js'; import './worker.js';")
-    found = on_gpu.evaluate(f"load('auto', '{url}', '/patched.js').then((r) => [r.backend, r.why.webgpu])")
+    found = measuring(url)
     assert found[0] == "wasm"
     assert found[1].startswith("WebGPU is not faster here: the stored answers take ")
     _, url = bundle_at("wrong", model, 1e-3)
     found = on_gpu.evaluate(f"load('webgpu', '{url}').then((r) => [r.backend, r.why.webgpu])")
     assert found == ["wasm", "WebGPU gives other answers here than the stored ones"]
+
+
+# Changes the only verdict that the browser keeps.
+CHANGE = """(async (change) => {
+  const cache = await caches.open("spoter webgpu");
+  const [kept] = await cache.keys();
+  const verdict = await (await cache.match(kept)).json();
+  await cache.put(kept, new Response(JSON.stringify({ ...verdict, ...change })));
+})"""
+
+
+def test_a_verdict_is_kept_for_the_next_visits(on_gpu, gpu_site, measuring, bundle_at, contract):
+    def loads_of_the_engine():
+        return sum(WEBGPU_WASM in path for path in gpu_site.asked)
+
+    on_gpu.evaluate("caches.delete('spoter webgpu')")
+    _, url = bundle_at("kept", other_tensors(contract)["right"][0].SerializeToString())
+    backend, why = measuring(url)
+    before, today = loads_of_the_engine(), datetime.now(timezone.utc).date().isoformat()
+    assert measuring(url) == [backend, f"{why}, measured on {today}"]
+    assert loads_of_the_engine() == before  # nothing was tried again
+    on_gpu.evaluate(f"{CHANGE}({{ taken: true, why: 'faster' }})")
+    assert measuring(url) == ["webgpu", f"faster, measured on {today}"]
+    on_gpu.evaluate(f"{CHANGE}({{ at_ms: 0 }})")  # too old
+    assert measuring(url)[1].startswith("WebGPU is not faster here: the stored answers take ")
+    _, other = bundle_at("other", other_tensors(contract)["right"][0].SerializeToString(), 1e-3)
+    assert measuring(other)[1] == "WebGPU gives other answers here than the stored ones"
+    assert measuring(other)[1].endswith(f"the stored ones, measured on {today}")
 
 
 def test_without_an_adapter_or_the_engine_s_files_wasm_answers_with_the_reason(browser, gpu_site, on_gpu):

@@ -86,6 +86,8 @@ const abstention = record<Abstention & Record<string, unknown>>(
 export class Bundle {
   constructor(
     readonly url: string,
+    /** The hash of the manifest, which holds those of all files. */
+    readonly seal: string,
     readonly name: string,
     readonly contract: Contract,
     readonly artefacts: readonly Artefact[],
@@ -174,7 +176,7 @@ export async function readBundle(url: string): Promise<Bundle> {
     if (rows && rows !== contract.labels.length)
       throw new ValueError(`abstention.typical_logits: ${rows} rows, expected one for each of ${contract.labels.length} labels`);
     checkPaths(base, where, [...stated.artefacts.map((one) => one.path), ...stated.files.keys()]);
-    return new Bundle(base, stated.name, contract, stated.artefacts, stated.files, stated.provenance, rule);
+    return new Bundle(base, seal, stated.name, contract, stated.artefacts, stated.files, stated.provenance, rule);
   } catch (error) {
     if (error instanceof ValueError) throw new BundleError(`${where}: ${error.message}`, "export the bundle again");
     throw error;

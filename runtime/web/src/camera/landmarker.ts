@@ -65,7 +65,7 @@ export class CoreLandmarker {
     const base = url.endsWith("/") ? url : `${url}/`;
     const { sha256, contents } = await readGraphs(base, packed, onProgress);
     const open = async (name: BackendName) => CoreLandmarker.open(base, sha256, await engines.load(name, onProgress), contents);
-    return proven(backend, await open("wasm"), () => open("webgpu"));
+    return proven(backend, await open("wasm"), engines.name + sha256, () => open("webgpu"));
   }
 
   private static async open(base: string, sha256: string, engine: Engine, contents: Contents): Promise<CoreLandmarker> {
