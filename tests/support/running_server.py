@@ -9,6 +9,14 @@ import time
 from spoter_toolkit.serving.server import Server, listen
 
 
+def wait_until(is_so):
+    """Wait for a condition, 20 s at most."""
+    end = time.monotonic() + 20
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert is_so()
+
+
 class Running:
     """A server that runs.
 
@@ -35,9 +43,7 @@ class Running:
     def terminate(self):
         """Do what SIGTERM does, which only the main thread of a process gets."""
         self._loop.call_soon_threadsafe(self.server.drain, self.app.limits.grace_s)
-        end = time.monotonic() + 20
-        while not self.app.draining and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: self.app.draining)
 
     def stop(self):
         self.server.should_exit = True

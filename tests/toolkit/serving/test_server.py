@@ -8,7 +8,9 @@ import logging
 import re
 import shutil
 import socket
+import struct
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +18,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+from running_server import wait_until
 from spoter_runtime.bundle.manifest import read_bundle
 from spoter_runtime.errors import BackendError, BundleError, ConfigError, DataError
 from spoter_runtime.recognizer import Recognizer
@@ -27,6 +30,7 @@ from spoter_toolkit.serving.models import Models, sources_from
 from spoter_toolkit.serving.server import listen
 
 INFER = "/v2/models/small/infer"
+HEALTH = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def ask(running, path, body=None, **headers):
@@ -166,6 +170,65 @@ def test_a_server_that_drains_says_so_and_goes_on_answering(serve, bundle_folder
         assert ask(running, "/v2/health/live")[:2] == (200, {"live": True})
     drains = "draining: not ready; requests in flight: 0; takes more for 60 s, then answers for 30 s at most"
     assert drains in caplog.text
+
+
+def kept_alive(running):
+    """Return a connection that has had an answer."""
+    connection = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+    connection.sendall(HEALTH)
+    assert b"200 OK" in connection.recv(65536)
+    return connection
+
+
+def all_of(connection):
+    """Return what comes until the server ends the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_request_that_lies_unread_when_the_server_ends_is_answered(serve, bundle_folder, new):
+    with (
+        serve(bundle_folder) as running,
+        contextlib.closing(kept_alive(running)) as old,
+        socket.socket() as one,
+    ):
+        asking, asked = one if new else old, threading.Event()
+
+        async def end_as_a_request_comes(counter):
+            if new:
+                one.connect(("127.0.0.1", running.port))
+            asking.sendall(HEALTH)
+            asked.set()
+            return True  # the server ends at once: its loop has neither accepted nor read
+
+        running.server.on_tick = end_as_a_request_comes
+        assert asked.wait(20)
+        answer = all_of(asking)
+    assert answer.startswith(b"HTTP/1.1 503")  # of /v2/health/ready: it drains
+    assert b"connection: close" in answer
+
+
+def test_an_answer_that_is_not_yet_sent_when_the_server_ends_comes_as_a_whole(serve, bundle_folder):
+    with serve(bundle_folder) as running, contextlib.closing(kept_alive(running)) as client:
+        (connection,) = running.server.server_state.connections
+
+        async def end_with_much_to_send(counter):
+            connection.transport.write(bytes(8 << 20))
+            assert connection.transport.get_write_buffer_size()
+            return True
+
+        running.server.on_tick = end_with_much_to_send
+        assert len(all_of(client)) == 8 << 20
+
+
+def test_a_connection_that_was_reset_is_not_kept(serve, bundle_folder):
+    with serve(bundle_folder) as running:
+        client = kept_alive(running)
+        (connection,) = running.server.server_state.connections
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        wait_until(lambda: not running.server.server_state.connections)
+        assert connection.timeout_keep_alive_task is None  # it would hold the connection for 75 s
 
 
 def test_a_line_of_the_log_is_there_once_whatever_a_library_has_set_up(capsys, monkeypatch):

@@ -136,7 +136,7 @@ class Application:
             more |= {"content-type": "application/json"}
         finally:
             self.in_flight -= 1
-        if self.draining or status in (408, 413):
+        if status in (408, 413):
             more["connection"] = "close"
         told["id"] = told["id"] or uuid.uuid4().hex
         more |= {_REQUEST_ID: str(told["id"]), "content-length": str(len(body))}

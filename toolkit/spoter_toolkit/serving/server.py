@@ -17,12 +17,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from spoter_runtime.errors import DataError
 from spoter_toolkit.serving.app import Application
-from spoter_toolkit.serving.limits import Limits
 from spoter_toolkit.serving.protocol import Refused
 
 log = logging.getLogger(__name__)
 
 _CTRL_C_GRACE_S: Final = 1.0  # where no load balancer looks: requests that are on their way still come
+_LAST_S: Final = 0.3  # at the end, for a request that is on its way on an open connection
 _KEEP_ALIVE_S: Final = 75  # an idle connection; longer than most load balancers keep theirs
 _SPARE_FILES: Final = 100  # of the process's open files, for all but connections
 _TOO_MANY: Final = "too many connections"
@@ -35,8 +35,9 @@ _STATUS: Final = {
 }
 
 
-def protocol_of(limits: Limits, most_connections: int) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol, bounded."""
+def protocol_of(app: Application, most_connections: int) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol, bounded, and with an end that loses no request."""
+    limits = app.limits
 
     class Bounded(HttpToolsProtocol):
         """One connection."""
@@ -56,6 +57,7 @@ def protocol_of(limits: Limits, most_connections: int) -> type[HttpToolsProtocol
         def connection_lost(self, exc: Exception | None) -> None:
             self.stop_timer()
             super().connection_lost(exc)
+            self._unset_keepalive_if_required()  # uvicorn keeps all of a connection that was reset until then
 
         def data_received(self, data: bytes) -> None:
             if self.in_head:
@@ -76,11 +78,24 @@ def protocol_of(limits: Limits, most_connections: int) -> type[HttpToolsProtocol
                 self.wrong = _TOO_LARGE
                 raise Refused(_TOO_LARGE)  # ends the parser, which then calls send_400_response
             super().on_headers_complete()
+            if app.draining:
+                self.cycle.keep_alive = False
 
         def on_message_complete(self) -> None:
             self.in_head = True
             self.stop_timer()
             super().on_message_complete()
+
+        def shutdown(self) -> None:
+            """Close a connection on which nothing comes; a request on its way is answered first.
+
+            uvicorn closes at once: a client whose request lies unread then gets a reset, and no answer.
+            """
+            is_answering = self.cycle and not self.cycle.response_complete
+            if is_answering or (self.cycle and not self.head_bytes and _has_ended(self.transport)):
+                super().shutdown()
+            else:
+                self.loop.call_later(_LAST_S, super().shutdown)
 
         def send_400_response(self, msg: str) -> None:
             self.refuse(self.wrong or "this is no HTTP request")
@@ -119,7 +134,7 @@ class Server(uvicorn.Server):
         self.application = app
         config = uvicorn.Config(
             app.asgi,
-            http=protocol_of(app.limits, _most_connections(app.limits.connections)),
+            http=protocol_of(app, _most_connections(app.limits.connections)),
             ws="none",
             access_log=False,
             log_config=None,
@@ -152,6 +167,25 @@ class Server(uvicorn.Server):
             self._on_start()
         if self._seconds is not None:
             asyncio.get_running_loop().call_later(self._seconds, self.drain, _CTRL_C_GRACE_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take the connections that wait to be accepted, and no more; then end as uvicorn does."""
+        self.application.draining = True
+        waiting = []
+        with self._listener.dup() as door, suppress(OSError):  # none is left, or too many are open
+            for server in self.servers:
+                server.close()  # the copy listens still
+            door.setblocking(False)
+            while True:
+                waiting.append(door.accept()[0])
+        for one in waiting:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, one)
+        await super().shutdown(sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        found: asyncio.Protocol = kind(self.config, self.server_state, self.lifespan.state)
+        return found
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -223,6 +257,20 @@ def listen(host: str, port: int) -> socket.socket:
             ) from error
         raise DataError(f"{host}:{port}: {error.strerror}", fix=fix) from error
     return listener
+
+
+def _has_ended(transport: asyncio.Transport) -> bool:
+    """End the server's half of a connection on which nothing lies unread; False where something does."""
+    if transport.is_closing() or transport.get_write_buffer_size():
+        return True  # closing it sends what is still to be sent
+    number = transport.get_extra_info("socket").fileno()
+    with suppress(OSError), socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as same:
+        try:
+            same.recv(1, socket.MSG_PEEK)
+            return False
+        except BlockingIOError:
+            same.shutdown(socket.SHUT_WR)  # at once: the loop's own close comes later, and so may a request
+    return True
 
 
 def _most_connections(wanted: int) -> int:
