@@ -31,5 +31,5 @@ def serve():
 @pytest.fixture(scope="session")
 def served(serve, bundle_folder):
     """A server of the small bundle, shared by all tests that change nothing."""
-    with serve(bundle_folder, clips=8, request_s=0.5, header_bytes=4096, body_bytes=1_000_000) as running:
+    with serve(bundle_folder, clips=8, request_s=0.5, header_bytes=4096, body_mb=1) as running:
         yield running

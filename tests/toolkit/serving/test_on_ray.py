@@ -73,3 +73,10 @@ def test_arguments_of_serve_run_are_checked():
         build({"bundles": "model.spoter", "replica": "3"})
     with pytest.raises(ConfigError, match=r"Fix: bundles=model\.spoter"):
         build({})
+    for name, value, right in (
+        ("budget_ms", "0", "100"),
+        ("budget_ms", "soon", "100"),
+        ("replicas", "0", "2"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{name}: '{value}', .* above 0\. Fix: {name}={right}"):
+            build({"bundles": "model.spoter", name: value})

@@ -87,6 +87,16 @@ WRONG = {
         {"binary": bytes(4)},
         "binary_data_size -4",
     ),
+    "data in two places": (
+        {"inputs": [tensor() | BINARY]},
+        {"binary": bytes(864)},
+        "poses: has data and a binary_data_size",
+    ),
+    "an output twice": (
+        {"inputs": [tensor()], "outputs": [{"name": "label"}, {"name": "label"}]},
+        {},
+        "output 'label': is there twice",
+    ),
     "another size": (
         {"inputs": [tensor(shape=[1, 3, 108], **BINARY)]},
         {"binary": bytes(864)},

@@ -67,7 +67,7 @@ def serve(
             budget_ms=budget_ms,
             queue_clips=queue_clips,
             clips=max_clips,
-            body_bytes=round(max_body_mb * 1e6),
+            body_mb=max_body_mb,
             connections=max_connections,
             request_s=request_s,
             grace_s=grace_s,

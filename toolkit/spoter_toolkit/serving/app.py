@@ -171,9 +171,9 @@ class Application:
         Raises:
             Refused: too long, or it never came as a whole.
         """
-        most = self.limits.body_bytes
+        most = 1e6 * self.limits.body_mb
         too_long = Refused(
-            f"a body of more than {most} bytes",
+            f"a body of more than {self.limits.body_mb:g} MB",
             status=413,
             fix="send fewer clips, or in binary, or serve with a larger --max-body-mb",
         )
@@ -309,7 +309,7 @@ async def _no_such_route(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path}: {error.detail.lower()}"
     if error.status_code == 404:
-        text += "; there are /v2, /v2/health/ready, /v2/models/NAME/infer, /metrics"
+        text += "; there are /v2, /v2/health/ready, /v2/models/NAME/infer, /v2/repository/index, /metrics"
     return JSONResponse({"error": text}, status_code=error.status_code, headers=error.headers)
 
 

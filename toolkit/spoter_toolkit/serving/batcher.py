@@ -93,10 +93,13 @@ class Batcher:
         """Check that as many clips may come.
 
         Raises:
-            Refused: with 429 and Retry-After.
+            Refused: with 429 and Retry-After; with 400 where there will never be room.
         """
+        most = self._limits.queue_clips
+        if clips > most:
+            raise Refused(f"{clips} clips, this server lets {most} wait", fix="send fewer in a request")
         wait_ms = self.expected_ms()
-        if wait_ms > self._limits.budget_ms or len(self._waiting) + clips > self._limits.queue_clips:
+        if wait_ms > self._limits.budget_ms or len(self._waiting) + clips > most:
             seconds = str(max(1, math.ceil(wait_ms / 1000)))
             raise Refused(
                 f"busy: {len(self._waiting)} clips wait, the next one for about {wait_ms:.0f} ms",

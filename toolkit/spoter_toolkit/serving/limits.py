@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from typing import Final
 
 from spoter_runtime.errors import ConfigError
+
+_OPTIONS: Final = {"clips": "max-clips", "body_mb": "max-body-mb", "connections": "max-connections"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +19,7 @@ class Limits:
         budget_ms: the latency budget: clips that would wait longer are refused with 429.
         queue_clips: clips that may wait.
         clips: clips of one request.
-        body_bytes: bytes of a request's body.
+        body_mb: megabytes of a request's body.
         header_bytes: bytes of a request's line and headers.
         request_s: time from a request's first byte to its last.
         connections: open connections.
@@ -26,7 +30,7 @@ class Limits:
     budget_ms: float = 100.0
     queue_clips: int = 256
     clips: int = 64
-    body_bytes: int = 8 << 20
+    body_mb: float = 8.0
     header_bytes: int = 16 << 10
     request_s: float = 10.0
     connections: int = 4096
@@ -35,5 +39,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            if not getattr(self, one.name) > 0:
-                raise ConfigError(f"{one.name}: {getattr(self, one.name)}, expected more than 0")
+            value, option = getattr(self, one.name), _OPTIONS.get(one.name, one.name.replace("_", "-"))
+            if not 0 < value < math.inf:
+                fix = f"--{option} {one.default:g}"
+                raise ConfigError(f"--{option}: {value:g}, expected a number above 0", fix=fix)

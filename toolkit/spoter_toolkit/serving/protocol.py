@@ -158,6 +158,8 @@ def _tensors(inputs: list[dict[str, Any]], binary: memoryview) -> Iterator[tuple
         if min(shape, default=0) < 0:
             raise Refused(f"{name}: shape {shown(list(shape))}, expected no negative size")
         size = _is(dict, one.get("parameters", {}), f"{name}.parameters").get("binary_data_size")
+        if size is not None and "data" in one:
+            raise Refused(f"{name}: has data and a binary_data_size", fix="send one of the two")
         if size is None:
             array = _array(one.get("data"), kind, name)
         else:
@@ -230,6 +232,8 @@ def _outputs(value: dict[str, Any], parameters: dict[str, Any], known: dict[str,
         name = _is(str, one.get("name"), "outputs.name")
         if name not in known:
             raise Refused(f"output {shown(name)}: {nearest_known(name, list(known))}")
+        if name in found:
+            raise Refused(f"output {shown(name)}: is there twice")
         own = _is(dict, one.get("parameters", {}), f"{name}.parameters")
         if own.get("classification"):
             raise Refused(f"{name}: this server has no classification", fix="ask for the output 'label'")

@@ -117,9 +117,8 @@ def protocol_of(app: Application, most_connections: int) -> type[HttpToolsProtoc
             if not self.cycle or self.cycle.response_complete or not self.cycle.response_started:
                 body = json.dumps({"error": reason}).encode()
                 head = f"HTTP/1.1 {_STATUS.get(reason, '400 Bad Request')}\r\nconnection: close\r\n"
-                head += (
-                    f"content-type: application/json\r\ncontent-length: {len(body)}\r\nretry-after: 1\r\n\r\n"
-                )
+                head += "retry-after: 1\r\n" if reason == _TOO_MANY else ""
+                head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
                 self.transport.write(head.encode() + body)
             self.transport.close()
 
