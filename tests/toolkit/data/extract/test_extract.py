@@ -47,7 +47,7 @@ def test_videos_become_a_dataset_that_names_its_landmarker(home, videos, landmar
     done = spoter_kit(home, "data", "extract", "videos", "--workers", "1", "--trim")
     assert done.returncode == 0, done.stderr
     assert "6 clips of 3 labels by 2 signers" in done.stdout
-    assert done.stderr.endswith("next: spoter-kit data split datasets/videos\n")
+    assert done.stderr.endswith("next: spoter-kit data split datasets/videos --train-all\n")
     assert len((done.stdout + done.stderr).splitlines()) <= 12
     dataset = read_dataset(home / "datasets" / "videos")
     assert (
