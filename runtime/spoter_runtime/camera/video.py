@@ -20,7 +20,6 @@ from spoter_runtime.errors import DataError, require
 Frame = npt.NDArray[np.uint8]
 
 _EXTRA: Final = "video"
-_MEND: Final = "copy the file again, or keep its good frames: ffmpeg -i FILE whole.mp4"
 _CROOKED: Final = 0.02  # about one degree
 _CAMERA_FORMATS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
@@ -129,7 +128,12 @@ def _frames(
     is_file: bool = False,
 ) -> Iterator[TimedFrame]:
     av = require("av", extra=_EXTRA)
-    broken, fix = ("is damaged", _MEND) if is_file else ("went away", "")
+    broken, fix = "went away", ""
+    if is_file:
+        broken, fix = (
+            "is damaged",
+            f"copy the file again, or keep its good frames: {_rewritten(source, 'whole')}",
+        )
     try:
         container = av.open(source, format=input_format, options=options)
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -158,7 +162,7 @@ def _frames(
             )
             raise DataError(f"{source}: {_reason(error, f'{broken} {where}')}", fix=fix) from error
         except _CrookedError as error:
-            raise DataError(f"{source}: {error}", fix="ffmpeg -i FILE turned.mp4 turns its frames") from error
+            raise DataError(f"{source}: {error}", fix=_rewritten(source, "turned")) from error
         if count == 0:
             raise DataError(f"{source}: has no frame that can be decoded", fix=fix)
 
@@ -222,6 +226,13 @@ def _orientation(frame: Any) -> tuple[bool, slice, slice]:
     turned = across > along
     x, y = (c, b) if turned else (a, d)
     return bool(turned), slice(None, None, -1 if y < 0 else 1), slice(None, None, -1 if x < 0 else 1)
+
+
+def _rewritten(source: str, name: str) -> str:
+    """Return the command that decodes a file into another one beside it: upright, with its good frames."""
+    import shlex  # not at the top: only a fix needs it
+
+    return shlex.join(["ffmpeg", "-i", source, str(Path(source).with_suffix(f".{name}.mp4"))])
 
 
 def _reason(error: Exception, otherwise: str) -> str:

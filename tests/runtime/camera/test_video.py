@@ -127,7 +127,8 @@ def test_the_display_matrix_is_heeded_where_it_turns_and_where_it_mirrors(tmp_pa
 
 def test_a_picture_that_is_turned_by_no_quarter_is_refused(tmp_path):
     turned(tmp_path / "turned.mp4", 0.7071, 0.7071, -0.7071, 0.7071)
-    with pytest.raises(DataError, match=r"turned\.mp4: is turned by 45 degrees, expected 0, 90, 180 or 270"):
+    fix = r"Fix: ffmpeg -i \S+/turned\.mp4 \S+/turned\.turned\.mp4$"
+    with pytest.raises(DataError, match=rf"is turned by 45 degrees, expected 0, 90, 180 or 270.* {fix}"):
         list(video_frames(tmp_path / "turned.mp4"))
 
 
@@ -185,7 +186,8 @@ def test_a_truncated_file_gives_its_frames_and_then_an_error(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 6 // 10])
     frames = []
-    with pytest.raises(DataError, match=r"cut.mp4: is damaged after frame \d+ \(\d"):
+    mended = r"Fix: copy .*: ffmpeg -i \S+/cut\.mp4 \S+/cut\.whole\.mp4$"
+    with pytest.raises(DataError, match=rf"cut.mp4: is damaged after frame \d+ \(\d.*{mended}"):
         frames.extend(video_frames(path))
     assert 3 < len(frames) < 20
     path = write(tmp_path / "end.mp4", pictures)  # its table of frames stands at the end
