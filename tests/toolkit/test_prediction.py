@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,18 @@ def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
     found = read_clips([tmp_path / "empty"])
     assert (found.clips, [name for name, _ in found.bad]) == ((), [str(tmp_path / "empty")])
     assert "empty: not a dataset" in str(found.bad[0][1])
+
+
+@pytest.mark.parametrize(("landmarker", "clip"), [("", "clip.npy"), ("a" * 64, "video.mp4")])
+def test_verify_names_a_clip_of_the_kind_that_was_trained_on(
+    bundle_copy: Path, reseal: Callable[..., None], landmarker: str, clip: str
+) -> None:
+    def made_of(manifest: dict[str, Any]) -> None:
+        manifest["provenance"]["data"]["landmarker"] = landmarker
+
+    reseal(bundle_copy, made_of)
+    done = spoter_kit(bundle_copy.parent, "verify", bundle_copy.name)
+    assert done.stderr.splitlines()[-1] == f"next: spoter-kit predict --bundle {bundle_copy.name} {clip}"
 
 
 @pytest.mark.parametrize("long", [False, True])  # refused when it is read, or by the model

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from spoter_runtime.bundle.manifest import MANIFEST, read_bundle
+from spoter_runtime.bundle.manifest import MANIFEST, Bundle, read_bundle
 from spoter_runtime.camera.files import landmarker_in
 from spoter_runtime.camera.video import video_frames
 from spoter_runtime.clip_files import is_video, load_clip
@@ -138,9 +138,16 @@ def bundle_before(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
     if not os.path.lexists(first / MANIFEST):
         return None, paths
     if not others:
-        fix = f"spoter-kit predict {shlex.quote(str(first))} clip.npy"
+        fix = f"spoter-kit predict {shlex.quote(str(first))} {example_of_clip(read_bundle(first))}"
         raise ConfigError(f"{first}: is a BUNDLE, expected clips after it", fix=fix)
     return first, others
+
+
+def example_of_clip(bundle: Bundle) -> str:
+    """Return the name of a clip as a bundle's users have it: of a video where videos trained it."""
+    data = bundle.provenance.get("data")
+    of_videos = isinstance(data, dict) and bool(data.get("landmarker"))
+    return "video.mp4" if of_videos or landmarker_in(bundle) is not None else "clip.npy"
 
 
 def bundle_finds_landmarks(bundle: Path | None) -> bool:

@@ -36,6 +36,7 @@ def tune(
     from spoter_runtime.tuning.search import check_seconds
     from spoter_runtime.tuning.search import tune as tune_bundle
     from spoter_runtime.tuning.store import tuned_path
+    from spoter_toolkit.prediction import example_of_clip
     from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
@@ -56,7 +57,7 @@ def tune(
             [_measured(row) for row in tuned.measured],
         )
     tell(f"kept in {path}")
-    next_step("spoter-kit predict --bundle {} clip.npy", found.folder)
+    next_step("spoter-kit predict --bundle {} {}", found.folder, example_of_clip(found))
 
 
 def _measured(row: dict[str, Any]) -> tuple[str, str, str, str]:

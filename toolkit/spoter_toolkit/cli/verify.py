@@ -48,11 +48,13 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle and replay its goldens on this machine. Exit 3 if they differ."""
+    from spoter_runtime.bundle.manifest import read_bundle
     from spoter_runtime.errors import from_options, require
     from spoter_runtime.files import write_text
     from spoter_runtime.verify import verify_bundle
     from spoter_toolkit.backends import split_choice
     from spoter_toolkit.input_files import check_target
+    from spoter_toolkit.prediction import example_of_clip
     from spoter_toolkit.workspace import newest_bundle
 
     if html:
@@ -79,4 +81,4 @@ def verify(
     if not passed:
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
-        next_step("spoter-kit predict --bundle {} clip.npy", path)
+        next_step("spoter-kit predict --bundle {} {}", path, example_of_clip(read_bundle(path)))
