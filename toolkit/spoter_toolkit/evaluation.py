@@ -5,6 +5,7 @@ Shapes: N clips, C classes.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -149,7 +150,8 @@ def evaluate_source(
     if backend:
         split_backend(backend)
     found, dataset = find_source(source, backend=backend, run=run, data=data)
-    clips_to_evaluate(dataset, split)  # an empty split is found before an engine is imported
+    go_on = "" if isinstance(found, Bundle) else f"spoter-kit export --onnx {shlex.quote(str(source))}"
+    clips_to_evaluate(dataset, split, go_on)  # an empty split is found before an engine is imported
     model = trained_on(found.provenance if isinstance(found, Bundle) else {"data": found.data})
     warn_of_other_landmarker(model, dataset.origin.landmarker, where=source)
     runner, passed_over = open_source(found, backend, run=run)
@@ -169,8 +171,13 @@ def evaluate_source(
     )
 
 
-def clips_to_evaluate(dataset: Dataset, split: str) -> tuple[Clip, ...]:
+def clips_to_evaluate(dataset: Dataset, split: str, go_on: str = "") -> tuple[Clip, ...]:
     """Return the clips of a split; of all of them for ``"all"``.
+
+    Args:
+        dataset: the clips.
+        split: see `evaluate_source`.
+        go_on: command that needs no test, for the fix where all clips are for train.
 
     Raises:
         ConfigError: no such split.
@@ -179,10 +186,14 @@ def clips_to_evaluate(dataset: Dataset, split: str) -> tuple[Clip, ...]:
     check_split(split)
     clips = dataset.clips if split == "all" else dataset.clips_in(split)
     if not clips:
-        known = "; those of train are clips that the model has learned" if dataset.clips_in("train") else ""
+        if not dataset.clips_in("train"):
+            raise DataError(
+                f"{dataset.folder}: no clip is in the split {split!r}", fix=dataset.split_command()
+            )
         raise DataError(
-            f"{dataset.folder}: no clip is in the split {split!r}{known}",
-            fix="spoter-kit eval --split train" if known else dataset.split_command(),
+            f"{dataset.folder}: no clip is in the split {split!r}; those of train are clips that the model "
+            "has learned. How often it is right, only new clips tell: give them with --data",
+            fix=go_on or "spoter-kit eval --split train",
         )
     return clips
 

@@ -100,6 +100,8 @@ def test_any_clips_reach_a_training_by_pasting_the_command_that_is_printed(run, 
             DataError, match=r"no clip is in the split 'test'; .*Fix: spoter-kit eval --split train$"
         ):
             clips_to_evaluate(read_dataset("data/my set"), "test")
+        with pytest.raises(DataError, match=r"give them with --data\. Fix: spoter-kit export --onnx runs/a$"):
+            clips_to_evaluate(read_dataset("data/my set"), "test", "spoter-kit export --onnx runs/a")
 
 
 @pytest.mark.parametrize("kept", [0, 1])
