@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +18,6 @@ from spoter_toolkit.cli.console import (
     progress_bar,
     progress_lines,
     say,
-    tell,
 )
 
 app = typer.Typer(help="Import, generate, split and look at datasets of landmarks.", no_args_is_help=True)
@@ -81,7 +79,6 @@ def import_(
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
     from spoter_toolkit.data.importers.common import ImportSettings
     from spoter_toolkit.data.importers.formats import import_dataset
-    from spoter_toolkit.data.split import first_split_command
     from spoter_toolkit.workspace import DATASETS
 
     with from_options():
@@ -100,8 +97,6 @@ def import_(
     with progress_bar() as on_progress:
         dataset = import_dataset(kind, source, folder, settings, force=force, on_progress=on_progress)
     show_made(dataset, json=json)
-    if not json:
-        next_step(first_split_command(dataset))
 
 
 def extract(
@@ -153,7 +148,6 @@ def extract(
     from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
     from spoter_toolkit.data.extract.extract import ExtractSettings
     from spoter_toolkit.data.extract.extract import extract as extract_videos
-    from spoter_toolkit.data.split import first_split_command
     from spoter_toolkit.workspace import DATASETS
 
     with from_options():
@@ -174,8 +168,6 @@ def extract(
         on_progress(0, 0, "loading the landmarker")
         dataset = extract_videos(source, folder, settings, force=force, on_progress=on_progress)
     show_made(dataset, json=json)
-    if not json:
-        next_step(first_split_command(dataset))
 
 
 def synth(
@@ -205,8 +197,6 @@ def synth(
     with progress_bar() as on_progress:
         dataset = synthesize(folder, settings=settings, force=force, on_progress=on_progress)
     show_made(dataset, json=json)
-    if not json:
-        next_step("spoter-kit train {}", folder)
 
 
 def split(
@@ -244,9 +234,8 @@ def split(
 
     All clips of a signer are moved together. A leak is refused unless --by asks for it by name.
     """
-    from spoter_toolkit.cli.data_view import dataset_json, print_splits
-    from spoter_toolkit.data.facts import describe, val_gap
-    from spoter_toolkit.data.split import split_dataset, untested_labels
+    from spoter_toolkit.cli.data_view import show_split
+    from spoter_toolkit.data.split import split_dataset
     from spoter_toolkit.workspace import newest_dataset
 
     result = split_dataset(
@@ -260,17 +249,7 @@ def split(
         train_all=train_all,
         force=force,
     )
-    facts = describe(result)
-    if json:
-        emit_json(dataset_json(result, facts))
-    else:
-        tell(f"{result.folder}: {result.split}")
-        print_splits(facts)
-        if gap := untested_labels(result):
-            say(str(gap))
-        if missing := val_gap(result):
-            say(missing)
-        next_step("spoter-kit train {}", result.folder)
+    show_split(result, json=json)
 
 
 def background(
@@ -303,8 +282,6 @@ def background(
     with from_options():
         made = with_background(whole, folder, label=label, share=share, seed=seed, force=force)
     show_made(made, json=json)
-    if not json:
-        next_step("spoter-kit train {}", folder)
 
 
 def show(
@@ -323,12 +300,11 @@ def show(
     """Show what is in a dataset, or one of its clips; with -o, as a picture."""
     from dataclasses import asdict
 
-    from spoter_toolkit.cli.data_view import dataset_json, print_clip, print_dataset
+    from spoter_toolkit.cli.data_view import dataset_json, print_clip, print_dataset, say_next
     from spoter_toolkit.data.dataset import read_dataset
     from spoter_toolkit.data.drawing import check_picture, draw_clip, draw_lengths
     from spoter_toolkit.data.extract.videos import pictures_of
     from spoter_toolkit.data.facts import clip_named, describe
-    from spoter_toolkit.data.split import first_split_command
     from spoter_toolkit.input_files import check_target
     from spoter_toolkit.workspace import newest_dataset
 
@@ -361,11 +337,7 @@ def show(
     if clip is None:
         next_step("spoter-kit data show {} --clip {} -o clip.png", opened.folder, opened.clips[0].id)
     else:
-        next_step(
-            f"spoter-kit train {shlex.quote(str(opened.folder))}"
-            if opened.split
-            else first_split_command(opened)
-        )
+        say_next(opened)
 
 
 add(app, import_, "import", "spoter-kit data import npy my_clips -o datasets/mine")

@@ -9,9 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from spoter_toolkit.cli.console import aligned, emit_json, emit_table, few_names, is_verbose, say, tell
+from spoter_toolkit.cli.console import (
+    aligned,
+    emit_json,
+    emit_table,
+    few_names,
+    is_verbose,
+    next_step,
+    say,
+    tell,
+)
 from spoter_toolkit.data.dataset import SKIPPED, UNKNOWN_SIGNER, Clip, Dataset, skipped_clips
-from spoter_toolkit.data.facts import DatasetFacts, describe
+from spoter_toolkit.data.facts import DatasetFacts, describe, val_gap
+from spoter_toolkit.data.split import first_split_command, untested_labels
 from spoter_toolkit.report.words import plural
 
 _REMARKS: Final = 5  # lines about what was left out or changed; -v prints all
@@ -19,12 +29,34 @@ _MADE_REMARKS: Final = 8  # of a data set that was just made: each clip that was
 
 
 def show_made(dataset: Dataset, *, json: bool) -> None:
-    """Print a data set that was just made: as JSON, or a summary."""
+    """Print a data set that was just made: as JSON, or a summary and the next command."""
     facts = describe(dataset)
     if json:
         emit_json(dataset_json(dataset, facts))
     else:
         print_summary(dataset, facts, most=_MADE_REMARKS, skipped=skipped_clips(dataset.folder))
+        say_next(dataset)
+
+
+def show_split(dataset: Dataset, *, json: bool) -> None:
+    """Print a data set that was just split: as JSON, or its splits, what they lack, and the next command."""
+    facts = describe(dataset)
+    if json:
+        emit_json(dataset_json(dataset, facts))
+        return
+    tell(f"{dataset.folder}: {dataset.split}")
+    print_splits(facts)
+    for lack in filter(None, (untested_labels(dataset), val_gap(dataset))):
+        say(str(lack))
+    say_next(dataset)
+
+
+def say_next(dataset: Dataset) -> None:
+    """Print the next command: train, or, before that, the split that works."""
+    if dataset.split:
+        next_step("spoter-kit train {}", dataset.folder)
+    else:
+        next_step(first_split_command(dataset))
 
 
 def say_stopped(folder: Path) -> None:
