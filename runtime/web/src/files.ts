@@ -73,7 +73,7 @@ export async function unpacked(bytes: Uint8Array<ArrayBuffer>, format: "gzip" | 
 }
 
 /** Return the hex sha256. */
-export async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+export async function sha256(bytes: Uint8Array<ArrayBuffer> | ArrayBuffer): Promise<string> {
   if (!globalThis.crypto?.subtle)
     throw new BackendError("this page is not in a secure context, so files cannot be checked and no camera can be opened", "serve it over https, or open it as http://localhost");
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));

@@ -281,6 +281,11 @@ def test_the_camera_gives_events_and_stops(camera_site, film):
         page.wait_for("document.getElementById('status').textContent === 'stopped'")
         assert page.evaluate("document.querySelector('video').srcObject.getTracks()[0].readyState") == "ended"
         assert page.evaluate("document.activeElement.id") == "camera"
+        np.save(film.with_name("clip.npy"), np.full((9, 54, 2), 0.5, np.float32))
+        page.choose_files("#file", film.with_name("clip.npy"))
+        page.wait_for("document.getElementById('status').textContent.startsWith('answered')")
+        # Its landmarks lie over no picture of the camera, and are not mirrored.
+        assert page.evaluate("document.querySelector('#view video, #view.mirrored')") is None
 
 
 def said_when_asked_for_the_camera(browser, url):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -81,9 +85,26 @@ def test_a_recorded_clip_and_a_log_are_answered_in_bengali(opened, bundle_folder
     assert opened.evaluate("document.querySelectorAll('#last li').length") == 2
 
 
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def test_wrong_files_are_refused_in_words(opened, tmp_path):
+    frames = np.full((54, 2, 108), 0.5, np.float32)
     for name, content, said in (
         ("clip.npy", b"nothing", "clip.npy: cannot be read: a wrong header. Fix: numpy.save"),
+        (
+            "axes.npy",
+            npy(frames),
+            "axes.npy: cannot be read: expected (frames, 54, 2) or (frames, 108), got (54",
+        ),
+        (
+            "half.npy",
+            npy(frames.astype("f2")),
+            "half.npy: cannot be read: holds <f2, expected one of <f4, <f8",
+        ),
         ("log.jsonl", b'{"a": 1}\n', "log.jsonl: not a landmark log of version 1"),
         ("film.mp4", b"film", "this site has no landmarker, so it cannot take videos"),
     ):
@@ -180,3 +201,22 @@ def test_it_works_without_a_network_after_the_first_load(site, chromium):
         assert page.evaluate(f"{KEPT}('engine/{WASM}.gz')") == list(b"\0asm")
         with pytest.raises(BackendError, match="fetch"):
             page.evaluate("fetch('bundle/MODEL_CARD.md')")
+
+
+def test_a_file_that_was_damaged_on_the_way_is_not_kept(browser, site, tmp_path):
+    """Once it is sound on the server, the page works; it was kept, and refused at each visit."""
+    copy = shutil.copytree(site, tmp_path / "site")
+    facts, model = copy / "site.json", copy / "bundle" / "model.ort.onnx"
+    with FileServer(copy) as server:
+        page = browser.page()
+        for file, said in ((facts, "site.json: cannot be read ("), (model, "changed or damaged")):
+            sound = file.read_bytes()
+            file.write_bytes(sound[:-2] + b"x\n")
+            page.go(server.url)
+            page.wait_for(f"document.getElementById('error').textContent.includes({said!r})")
+            page.wait_for("document.getElementById('offline').textContent.includes('needs its server')")
+            file.write_bytes(sound)
+            os.utime(file, (time.time() + 9,) * 2)  # in another second: the browser asks whether it is newer
+        page.go(server.url)
+        page.wait_for(READY)
+        page.wait_for("performance.getEntriesByName('spoter:offline').length")

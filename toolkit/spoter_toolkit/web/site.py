@@ -18,7 +18,7 @@ from spoter_runtime.bundle.manifest import GOLDENS, MANIFEST, Artefact, Bundle
 from spoter_runtime.camera.files import GRAPHS, LandmarkerFiles, landmarker_in, read_landmarker
 from spoter_runtime.camera.files import MANIFEST as LANDMARKER_MANIFEST
 from spoter_runtime.errors import BundleError, DataError
-from spoter_runtime.files import check_replaceable, link_or_copy, replacing
+from spoter_runtime.files import check_replaceable, link_or_copy, replacing, sha256_of
 from spoter_toolkit.web.engine import NOTICE, VERSION, WASM, WEBGPU_FILES, WEBGPU_WASM, engine_files
 
 SITE: Final = "site.json"
@@ -117,7 +117,8 @@ def write_site(
             *(f"bundle/{name}" for name in (MANIFEST, model, GOLDENS)),
         ]
         worker = page.joinpath("sw.js").read_text(encoding="utf-8")
-        kept = {"version": _version(site, first), "files": ["./", *first]}
+        hashes = _hashes(site)
+        kept = {"version": _version(hashes), "files": ["./", *first], "hashes": hashes}
         (site / "sw.js").write_text(f"self.SITE = {json.dumps(kept)};\n{worker}", encoding="utf-8")
         first_bytes = sum((site / name).stat().st_size for name in first)
     return SiteReport(
@@ -186,10 +187,18 @@ def _web_manifest(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _version(site: Path, names: list[str]) -> str:
+def _hashes(site: Path) -> dict[str, str]:
+    """Return path → sha256 of each file, so that a browser keeps none that was damaged on the way."""
+    return {
+        path.relative_to(site).as_posix(): sha256_of(path)
+        for path in sorted(site.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _version(hashes: dict[str, str]) -> str:
     """Return a hash of the files that a browser keeps: another site has another."""
-    hashes = [hashlib.sha256((site / name).read_bytes()).hexdigest() for name in names]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -86,7 +86,7 @@ export function arrayFrom(content: Uint8Array<ArrayBuffer>): NumpyArray {
   const [, dtype] = /'descr': '([^']+)'/.exec(header) ?? [];
   const [, inside] = /'shape': \(([\d, ]*)\)/.exec(header) ?? [];
   if (dtype === undefined || inside === undefined) throw new ValueError("a wrong header");
-  if (!TYPES[dtype]) throw new ValueError(`holds ${dtype === "|O" ? "object" : dtype}, expected numbers`);
+  if (!TYPES[dtype]) throw new ValueError(`holds ${dtype}, expected one of ${Object.keys(TYPES).join(", ")}`);
   if (header.includes("'fortran_order': True")) throw new ValueError("holds an array in Fortran's order");
   const shape = inside.split(",").filter((part) => part.trim()).map(Number);
   const [name, made] = TYPES[dtype];

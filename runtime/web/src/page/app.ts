@@ -3,6 +3,7 @@
 import { arrayFrom } from "../bundle/npz.ts";
 import { ValueError } from "../errors.ts";
 import { BackendError, DataError, Landmarker, Recognizer, SignStream, logFromText, type Prediction, type StreamEvent } from "../index.ts";
+import { tupleText } from "../python.ts";
 import { at, drawSkeleton, fail, say, show } from "./view.ts";
 import { FrameSource } from "./source.ts";
 
@@ -24,7 +25,7 @@ const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
 const progress = (done: number, total: number, what: string) => say(`loading ${what.split("/").pop()!.replace(/\.gz$/, "")}: ${megabytes(done)}${total > done ? ` of ${megabytes(total)}` : ""}`);
 
 async function start(): Promise<void> {
-  site = await (await fetch("site.json", { cache: "no-cache" })).json();
+  site = await readSite();
   document.title = `${site.name}: sign recognition`;
   at("name").textContent = site.name;
   recognizer = await Recognizer.load("bundle/", {
@@ -44,6 +45,14 @@ async function start(): Promise<void> {
     at("camera").hidden = true;
     at("no-landmarker").hidden = false;
     (at("file") as HTMLInputElement).accept = ".npy,.jsonl";
+  }
+}
+
+async function readSite(): Promise<Site> {
+  try {
+    return await (await fetch("site.json", { cache: "no-cache" })).json();
+  } catch (error) {
+    throw new DataError(`site.json: cannot be read (${(error as Error).message})`, "copy the whole site again, and start its server");
   }
 }
 
@@ -147,18 +156,20 @@ async function openFile(file: File): Promise<void> {
 
 async function clipFrom(file: File): Promise<Float32Array> {
   try {
-    const { data } = arrayFrom(new Uint8Array(await file.arrayBuffer()));
+    const { data, shape } = arrayFrom(new Uint8Array(await file.arrayBuffer()));
+    if (!["108", "54,2"].includes(shape.slice(1).join())) throw new ValueError(`expected (frames, 54, 2) or (frames, 108), got ${tupleText(shape)}`);
     if (data instanceof Float32Array) return data;
     if (data instanceof Float64Array) return Float32Array.from(data);
     throw new ValueError("its numbers are not floats");
   } catch (error) {
-    if (error instanceof ValueError) throw new DataError(`${file.name}: cannot be read: ${error.message}`, "numpy.save('clip.npy', landmarks.astype('float32'))");
+    if (error instanceof ValueError) throw new DataError(`${file.name}: cannot be read: ${error.message}`, "numpy.save('clip.npy', numpy.ascontiguousarray(landmarks, 'float32'))");
     throw error;
   }
 }
 
 async function answered(clip: Float32Array): Promise<void> {
   stop();
+  show.begin();
   const found: Prediction = await recognizer.predict(clip, "the clip");
   show.answer(found);
   say(`answered in ${found.latency_ms.toFixed(1)} ms`);
@@ -169,6 +180,7 @@ async function answered(clip: Float32Array): Promise<void> {
 async function replayed(file: File): Promise<void> {
   stop();
   const log = logFromText(await file.text(), file.name);
+  show.begin();
   const stream = new SignStream(recognizer, log.gate, { settings: log.settings });
   for (const frame of log.frames) {
     await stream.accept(frame.landmarks, frame.t_ms, frame);
@@ -204,9 +216,13 @@ at("stop").onclick = () => {
 begin(start);
 if ("serviceWorker" in navigator) {
   navigator.serviceWorker.register("sw.js").then(
-    async () => {
+    async ({ installing }) => {
+      installing?.addEventListener("statechange", () => {
+        if (installing.state === "redundant") at("offline").textContent = "The page needs its server each time: a file there is missing, or was changed.";
+      });
       await navigator.serviceWorker.ready;
-      at("offline").textContent = "This page works without a network from now on.";
+      const later = site?.landmarker ? ", camera and videos after their first use" : "";
+      at("offline").textContent = `This page works without a network from now on${later}.`;
       performance.mark("spoter:offline");
     },
     () => (at("offline").textContent = "This browser keeps nothing, so the page needs its server each time."),

@@ -1,7 +1,10 @@
 /** The service worker: keeps the site for use without a network, and lets no request leave for another host. */
 
+import { sha256 } from "../files.ts";
+
 interface ServiceWorkerScope {
-  readonly SITE: { version: string; files: string[] };
+  /** `files`: of the first load; `hashes`: path → sha256 of every file. */
+  readonly SITE: { version: string; files: string[]; hashes: Record<string, string> };
   readonly caches: CacheStorage;
   readonly clients: { claim(): Promise<void> };
   readonly registration: { scope: string };
@@ -17,7 +20,7 @@ scope.addEventListener("install", (event) => {
   const keeping = scope.caches.open(cacheName).then((cache) => Promise.all(scope.SITE.files.map((file) => fetchedInto(cache, new Request(file, { cache: "no-cache" })))));
   event.waitUntil(
     keeping.then((answers) => {
-      if (!answers.every((answer) => answer.ok)) throw new Error("a file of the site is missing");
+      if (!answers.every(({ isKept }) => isKept)) throw new Error("a file of the site is missing, or was changed");
       return scope.skipWaiting();
     }),
   );
@@ -37,16 +40,23 @@ scope.addEventListener("fetch", (event) => {
 async function kept(request: Request): Promise<Response> {
   const cache = await scope.caches.open(cacheName);
   const found = await cache.match(request, { ignoreSearch: true });
-  if (found) return found;
-  return fetchedInto(cache, request);
+  return found ?? (await fetchedInto(cache, request)).answer;
 }
 
-/** Return the server's answer, and keep it; what is packed is kept unpacked, which saves a later visit the time. */
-async function fetchedInto(cache: Cache, request: Request): Promise<Response> {
+/**
+ * Return the server's answer, and keep it; what is packed is kept unpacked, which saves a later visit the time. A file that is
+ * not as it was exported is not kept: the server's next answer may be sound.
+ */
+async function fetchedInto(cache: Cache, request: Request): Promise<{ answer: Response; isKept: boolean }> {
   const answer = await fetch(request);
-  if (answer.status !== 200) return answer;
-  const { body, headers } = answer.clone();
+  if (answer.status !== 200) return { answer, isKept: false };
+  const { headers } = answer;
   const isPacked = request.url.endsWith(".gz") && !headers.has("content-encoding");
-  await cache.put(request, new Response(isPacked ? body!.pipeThrough(new DecompressionStream("gzip")) : body, { headers: isPacked ? {} : headers }));
-  return answer;
+  const content = await answer.clone().arrayBuffer();
+  const path = decodeURIComponent(new URL(request.url).pathname.slice(new URL(scope.registration.scope).pathname.length)) || "index.html";
+  const expected = request.url.endsWith(".gz") && !isPacked ? undefined : scope.SITE.hashes[path]; // the browser has unpacked it
+  if (expected !== undefined && expected !== (await sha256(content))) return { answer, isKept: false };
+  const body = isPacked ? new Blob([content]).stream().pipeThrough(new DecompressionStream("gzip")) : content;
+  await cache.put(request, new Response(body, { headers: isPacked ? {} : headers }));
+  return { answer, isKept: true };
 }

@@ -79,12 +79,15 @@ export const show = {
     at(id).append(element("tr", head, element("td", value)));
   },
 
-  begin(video: HTMLVideoElement, isMirrored: boolean): void {
-    video.setAttribute("aria-hidden", "true"); // the words say what it shows
+  /** Forget what was shown; the landmarks that come lie over a video, or over nothing. */
+  begin(video: HTMLVideoElement | null = null, isMirrored = false): void {
     at("view").querySelector("video")?.remove();
-    at("view").prepend(video);
+    if (video) {
+      video.setAttribute("aria-hidden", "true"); // the words say what it shows
+      at("view").prepend(video);
+    }
     at("view").classList.toggle("mirrored", isMirrored);
-    at("view").style.aspectRatio = String(video.videoWidth / video.videoHeight);
+    at("view").style.aspectRatio = video ? String(video.videoWidth / video.videoHeight) : "";
     for (const id of ["word", "sure", "remark", "bars", "last"]) at(id).replaceChildren();
   },
 
