@@ -44,6 +44,7 @@ from spoter_toolkit.bench.worker.client import THREAD_VARIABLES, WorkerLost, sta
 from spoter_toolkit.bench.worker.protocol import ENGINES, ROOFLINE
 from spoter_toolkit.cli.app import app
 from spoter_toolkit.cli.bench import stopped_by_signal
+from spoter_toolkit.cli.bench_view import show_summary
 from spoter_toolkit.model.config import ModelConfig
 from spoter_toolkit.model.spoter import model_from_config
 from spoter_toolkit.report.words import format_sig3
@@ -539,6 +540,21 @@ def test_a_curve_along_the_batches_has_a_picture_and_lone_batches_no_panel(resul
     assert "](batches.png)" in (tmp_path / "curved" / "bench.md").read_text(encoding="utf-8")
 
 
+def test_in_a_pipe_no_line_of_the_summary_is_longer_than_a_terminal(result, capsys):
+    many = {f"backend-{number}": "why" for number in range(15)}
+    result = dataclasses.replace(
+        result,
+        records=dataclasses.replace(result.records, skipped=many),
+        caveats=("cut: " + 40 * "x, ", "2nd"),
+    )
+    for shown in (result, dataclasses.replace(result, latencies=())):
+        show_summary(shown, asked=())
+        lines = "".join(capsys.readouterr()).splitlines()
+        assert max(map(len, lines)) <= 80, lines
+        assert "15 backends cannot run here (-v: which, and why)" in lines
+        assert "note: cut (-v: 1 more)" in lines
+
+
 def test_the_json_keeps_every_sample_as_whole_nanoseconds(report, result):
     written = json.loads((report / "bench.json").read_text(encoding="utf-8"))
     assert [t["rounds_ns"] for t in written["timings"]] == [
@@ -647,11 +663,13 @@ QUICK = ("--quick", "--backend", "ort-cpu", "--frames", 4, "--scenario", "start,
 
 def test_the_command_writes_a_report_and_never_over_another(small_bundle, tmp_path):
     command = spoter_kit(
-        *("bench", small_bundle, *QUICK, "--threads", 1, "--seconds-per-case", 0.05, "-o", "out", "--json")
+        *("bench", small_bundle, *QUICK, "--threads", 1, "--seconds-per-case", 0.05, "-o", "out", "--json"),
+        "--html",
     )
     first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(first.stdout)["timings"][0]["backend"] == "ort-cpu"
-    assert "report: out" in first.stderr
+    assert "page: out/bench.html\n" in first.stderr
+    assert (tmp_path / "out" / "bench.html").is_file()
     before = (tmp_path / "out" / "bench.json").read_bytes()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (1, "")
@@ -696,7 +714,7 @@ def test_ctrl_c_ends_the_command_with_130_and_a_report_of_what_was_measured(smal
         os.killpg(bench.pid, signal.SIGINT)  # as a terminal does: to all of the group
         output, remarks = bench.communicate()
     assert bench.returncode == 130, remarks
-    assert remarks.startswith("\nstopping; what was measured is kept.")
+    assert remarks.startswith("stopping; what was measured is kept.")
     assert "note: stopped early, after 2 of 11 steps" in remarks
     assert remarks.endswith("stopped early; what was measured is in out\n")
     assert "Fresh process to its first answer" in output

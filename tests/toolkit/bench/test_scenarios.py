@@ -294,6 +294,9 @@ def test_where_the_time_is_over_one_clip_gets_the_rounds_of_a_claim_and_nothing_
     assert done == 1 + 1 + ROUNDS_TO_CLAIM
     assert result.caveats[0].startswith(f"1e-09 s were over after {done} of {of} steps, --rounds 9 measures")
     assert values_from_result(result)["stopped_after"] == {"steps": done, "of": of}
+    kinds = [what.partition(":")[0].split(" ")[0] for _, _, what in told[1:]]
+    # The headline comes first: a run that is stopped early has it.
+    assert list(dict.fromkeys(kinds)) == ["loading", "round", "start-up"]
     assert told[-1][2].endswith("about 10 seconds left") or not told[-1][2].endswith("left")
 
 

@@ -21,7 +21,7 @@ from spoter_toolkit.bench.scenarios.offline import measure_offline
 from spoter_toolkit.bench.scenarios.server import measure_server
 from spoter_toolkit.bench.scenarios.session import Session
 from spoter_toolkit.bench.scenarios.start import measure_starts
-from spoter_toolkit.bench.settings import START_UP_FRAMES, BenchSettings, settings_for
+from spoter_toolkit.bench.settings import START_UP_FRAMES, BenchSettings, headline_of, settings_for
 from spoter_toolkit.bench.worker.client import thread_environment
 from spoter_toolkit.bench.worker.energy import why_not_readable
 from spoter_toolkit.bench.worker.protocol import ROOFLINE
@@ -41,7 +41,8 @@ def run_bench(
 ) -> BenchResult:
     """Measure a bundle on every backend that runs here, and analyse the samples.
 
-    First the start-up: fresh processes, the backends in turn. Then one process for each backend and thread
+    First the start-up: fresh processes, the backends in turn; where the time is limited, the headline's case
+    comes before it. Then one process for each backend and thread
     count stays alive and runs each of its cases in every round; every other round goes in reverse order. The
     other scenarios follow in the same way.
 
@@ -139,6 +140,12 @@ def measure_scenarios(
     settings, wanted = session.settings, set(session.settings.scenarios)
     cases = settings.cases(bundle.contract)
     measured: dict[str, Any] = {"starts": {}}
+    with_latency = "latency" in wanted
+    names = session.backends if with_latency else settings.backends
+    # Where time is limited, the headline comes first: a run that is cut, or stopped early, has it at least.
+    first = [headline_of(cases)] if with_latency and settings.limit_s is not None else []
+    session.open(names, {case.threads for case in first}, needed=True)
+    timings = measure_latency(session, first, needed=True) if first else ()
     if "start" in wanted:
         measured["starts"] = measure_starts(session, min(START_UP_FRAMES, bundle.contract.max_frames))
     if wanted == {"start"}:
@@ -146,11 +153,10 @@ def measure_scenarios(
     thread_counts = {settings.thread_counts[-1]}
     if {"latency", "memory"} & wanted:
         thread_counts |= {case.threads for case in cases}
-    with_roofline = "latency" in wanted and settings.floor
-    session.open(settings.backends, sorted(thread_counts))
-    session.open((ROOFLINE,) if with_roofline else (), sorted(thread_counts))
-    if "latency" in wanted:
-        timings = measure_latency(session, cases)
+    session.open(names, sorted(thread_counts - {case.threads for case in first}), needed=False)
+    if with_latency:
+        timings += measure_latency(session, [case for case in cases if case not in first], needed=False)
+        timings = tuple(sorted(timings, key=lambda timing: cases.index(timing.case)))
         measured["timings"] = tuple(timing for timing in timings if timing.backend != ROOFLINE)
         measured["roofline"] = tuple(timing for timing in timings if timing.backend == ROOFLINE)
     elif "memory" in wanted:

@@ -171,10 +171,10 @@ class BenchSettings:
         return tuple(sorted(allowed, key=lambda case: (case.threads, case.batch, case.frames)))
 
 
-# `spoter-kit bench --quick`: a look in half a minute, or on a busy machine with less in about a minute. Eight
-# agreeing rounds are just enough for a claim.
+# `spoter-kit bench --quick`: a look in about a minute, with the command's start and its report; what does not
+# fit in is left out. Eight agreeing rounds are just enough for a claim.
 QUICK: Final[dict[str, Any]] = {
-    "limit_s": 60.0,
+    "limit_s": 50.0,
     "scenarios": ("start", "latency", "offline", "memory"),
     "batches": (1,),
     "frames": (60,),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spoter_toolkit.cli.bench_view import bench_url
+from spoter_toolkit.cli.bench_view import bench_url, show, show_against
 from spoter_toolkit.cli.completion import complete_backend, complete_dataset, complete_run
 from spoter_toolkit.cli.console import (
     ANSWER_IS_NO,
@@ -22,13 +21,10 @@ from spoter_toolkit.cli.console import (
     ForceOption,
     JsonOption,
     emit_json,
-    insist,
-    is_verbose,
     next_step,
     progress_bar,
     progress_with_time,
     say,
-    show_table,
     signals_to,
     tell,
 )
@@ -36,7 +32,6 @@ from spoter_toolkit.cli.console import (
 CAMERA_ROUNDS = 6
 
 if TYPE_CHECKING:
-    from spoter_toolkit.bench.analysis.compare import Against
     from spoter_toolkit.bench.analysis.result import BenchResult
     from spoter_toolkit.bench.settings import BenchSettings
 
@@ -152,7 +147,7 @@ def bench(
     from spoter_runtime.errors import ConfigError, from_options, require
     from spoter_toolkit.backends import backends_of
     from spoter_toolkit.bench.analysis.compare import bound_from_text, earlier_run
-    from spoter_toolkit.bench.report.folder import check_folder, default_folder, write_report
+    from spoter_toolkit.bench.report.folder import BENCH_HTML, check_folder, default_folder, write_report
     from spoter_toolkit.bench.run import run_bench
     from spoter_toolkit.bench.settings import settings_for
     from spoter_toolkit.data.lengths import lengths_from_path
@@ -209,7 +204,7 @@ def bench(
     show(result, json=json, asked=backend or ())
     write_report(result, folder, page_of=opened if html else None)
     leave_if_incomplete(result, folder, stop.exit_code)
-    say(f"report: {folder}")
+    say(f"page: {folder / BENCH_HTML}" if html else f"report: {folder}")
     if result.against and show_against(result, json=json):
         raise typer.Exit(ANSWER_IS_NO)
     if not json:
@@ -245,67 +240,6 @@ def bench_camera(videos: Path | None, *, rounds: int, out: Path | None, force: b
     tell(f"cold process to the first landmark: {wall:.2f} s, processor {processor:.2f} s")
     tell(f"peak memory of a process that finds all landmarks: {found.peak_bytes / 2**20:.0f} MB")
     tell(f"energy: {found.energy()}")
-
-
-def show(result: BenchResult, *, json: bool, asked: Sequence[str] = ()) -> None:
-    """Print the result on stdout, and its caveats on stderr; with ``-v`` all tables."""
-    from spoter_toolkit.bench.analysis.serialize import (
-        against_values,
-        values_from_result,
-        without_samples,
-    )
-
-    if json:
-        compared = {"against": against_values(result.against)} if result.against else {}
-        emit_json(without_samples(values_from_result(result)) | compared)
-    elif is_verbose():
-        from spoter_toolkit.bench.report.tables import problem_table, tables
-
-        for table in tables(result):
-            show_table(table)
-        for row in problem_table(result).rows:
-            tell(": ".join(row))
-    else:
-        from spoter_toolkit.cli.bench_view import show_summary
-
-        show_summary(result, asked=asked)
-    if json or is_verbose():
-        for caveat in result.caveats:
-            say(f"note: {caveat}")
-
-
-def show_against(result: BenchResult, *, json: bool) -> bool:
-    """Print the comparison with the earlier run; return whether a ratio is surely beyond the bound."""
-    from spoter_toolkit.bench.report.tables import against_table
-
-    assert result.against is not None
-    for difference in result.against.differences:
-        say(f"differs from the earlier run: {difference}")
-    table = against_table(result.against)
-    if json:
-        for row in table.rows:
-            say(f"{table.title}: {', '.join(row)}")
-    elif is_verbose():
-        show_table(table)
-    else:
-        show_gates(result.against)
-    return result.against.failed
-
-
-def show_gates(against: Against) -> None:
-    """Print how many ratios are within the bound, and each one that is beyond it or furthest off."""
-    gates = against.gates
-    beyond = [gate for gate in gates if gate.verdict == "beyond"]
-    for gate in beyond:
-        insist(f"beyond {against.bound}: {gate.backend}, {gate.case}: {gate.ratio} times the earlier run")
-    if against.bound:
-        counts = Counter(gate.verdict for gate in gates)
-        tell(f"{against.bound}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
-    if gates and not beyond:
-        worst = max(gates, key=lambda gate: abs(math.log(gate.ratio.estimate)))
-        tell(f"furthest from the earlier run: {worst.backend}, {worst.case}: {worst.ratio} times")
-    if against.note:
-        tell(against.note)
 
 
 def leave_if_incomplete(result: BenchResult, folder: Path, exit_code: int) -> None:
@@ -348,8 +282,12 @@ def stopped_by_signal() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.signal_number = number
         stop.set()
-        # Not print: the signal may have come in the middle of another one.
-        os.write(2, b"\nstopping; what was measured is kept. Ctrl-C again: at once, without it\n")
+        # Not print: the signal may have come in the middle of another one. A terminal shows ^C before it.
+        os.write(
+            2,
+            b"\n" * sys.stderr.isatty()
+            + b"stopping; what was measured is kept. Ctrl-C again: at once, without it\n",
+        )
 
     try:
         with signals_to(on_signal, "SIGINT", "SIGTERM", "SIGHUP"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +14,23 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from spoter_runtime.statistics import times, times_as_fast
+from spoter_runtime.statistics import times
 from spoter_toolkit.cli.console import (
     emit_json,
     few_names,
+    insist,
     is_quiet,
+    is_verbose,
     progress_bar,
     say,
+    show_table,
     tell,
     terminal_width,
 )
 from spoter_toolkit.report.words import format_sig3, plural
 
 if TYPE_CHECKING:
+    from spoter_toolkit.bench.analysis.compare import Against
     from spoter_toolkit.bench.analysis.result import BenchResult, Comparison, Latency
     from spoter_toolkit.bench.settings import Case
 
@@ -45,6 +52,65 @@ class Bar:
     ratio_interval: str  # empty where there is none
 
 
+def show(result: BenchResult, *, json: bool, asked: Sequence[str] = ()) -> None:
+    """Print the result on stdout, and its caveats on stderr; with ``-v`` all tables."""
+    from spoter_toolkit.bench.analysis.serialize import (
+        against_values,
+        values_from_result,
+        without_samples,
+    )
+
+    if json:
+        compared = {"against": against_values(result.against)} if result.against else {}
+        emit_json(without_samples(values_from_result(result)) | compared)
+    elif is_verbose():
+        from spoter_toolkit.bench.report.tables import problem_table, tables
+
+        for table in tables(result):
+            show_table(table)
+        for row in problem_table(result).rows:
+            tell(": ".join(row))
+    else:
+        show_summary(result, asked=asked)
+    if json or is_verbose():
+        for caveat in result.caveats:
+            say(f"note: {caveat}")
+
+
+def show_against(result: BenchResult, *, json: bool) -> bool:
+    """Print the comparison with the earlier run; return whether a ratio is surely beyond the bound."""
+    from spoter_toolkit.bench.report.tables import against_table
+
+    assert result.against is not None
+    for difference in result.against.differences:
+        say(f"differs from the earlier run: {difference}")
+    table = against_table(result.against)
+    if json:
+        for row in table.rows:
+            say(f"{table.title}: {', '.join(row)}")
+    elif is_verbose():
+        show_table(table)
+    else:
+        show_gates(result.against)
+    return result.against.failed
+
+
+def show_gates(against: Against) -> None:
+    """Print how many ratios are within the bound, and each one that is beyond it or furthest off."""
+    gates = against.gates
+    beyond = [gate for gate in gates if gate.verdict == "beyond"]
+    for gate in beyond:
+        insist(f"beyond {against.bound}: {gate.backend}, {gate.case}: {gate.ratio} times the earlier run")
+    if against.bound:
+        counts = Counter(gate.verdict for gate in gates)
+        tell(f"{against.bound}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    if gates and not beyond:
+        worst = max(gates, key=lambda gate: abs(math.log(gate.ratio.estimate)))
+        tell(f"furthest from the earlier run: {worst.backend}, {worst.case}: {worst.ratio} times")
+    if against.note:
+        tell(against.note)
+
+
 def show_summary(result: BenchResult, *, asked: Sequence[str]) -> None:
     """Print the fastest backend, the chart, and one line each for what was not measured and for caveats.
 
@@ -64,15 +130,16 @@ def show_summary(result: BenchResult, *, asked: Sequence[str]) -> None:
                 f"{plural(len(bars) - _BARS, 'slower backend')}: {few_names([b.name for b in bars[_BARS:]])}"
             )
     else:
-        tell(*summary_of(result))
+        for said in summary_of(result):
+            tell(textwrap.fill(said, _columns(), subsequent_indent="  ", break_on_hyphens=False))
     skipped = result.records.skipped
     for name in set(asked) & skipped.keys():
         say(f"{name}: cannot run here: {skipped[name]}")
     if others := [name for name in skipped if name not in asked]:
-        say(f"not measured, cannot run here: {few_names(others, 5)} (-v: why)")
+        say(f"{plural(len(others), 'backend')} cannot run here (-v: which, and why)")
     if caveats := result.caveats:
         more = f" (-v: {len(caveats) - 1} more)" if caveats[1:] else ""
-        say(f"note: {_first_part(caveats[0])}{more}")
+        say(f"note: {_first_part(caveats[0], 80 - len(f'note: {more}'))}{more}")
 
 
 def bars_of(result: BenchResult, case: Case) -> list[Bar]:
@@ -107,16 +174,10 @@ def _median(latency: Latency) -> float:
 
 
 def _verdict(result: BenchResult, case: Case) -> str:
-    """Return which backend is fastest, on what, and whether it is surely faster than the baseline."""
+    """Return which backend is fastest, and on what; the chart says by how much, and whether that is sure."""
     best = min((one for one in result.latencies if one.case == case), key=_median)
-    what = f"{plural(case.batch, 'clip')} of {plural(case.frames, 'frame')}"
-    said = f"fastest: {best.backend}, {format_sig3(_median(best))} ms for {what}"
-    said += f", {plural(case.threads, 'thread')}"
-    for pair in result.comparisons:
-        if pair.case == case and pair.backend == best.backend:
-            is_sure = pair.claim == "faster"
-            said += f"; {times_as_fast(pair.ratio.estimate)} as {pair.baseline}" if is_sure else ""
-    return said
+    what = f"{plural(case.batch, 'clip')} of {plural(case.frames, 'frame')}, {plural(case.threads, 'thread')}"
+    return f"fastest: {best.backend}, {format_sig3(_median(best))} ms for {what}"
 
 
 def _print_chart(bars: Sequence[Bar]) -> None:
@@ -124,9 +185,12 @@ def _print_chart(bars: Sequence[Bar]) -> None:
     if is_quiet():
         return
     console = Console(soft_wrap=True, highlight=False)
-    width = min(terminal_width(), _WIDEST) if sys.stdout.isatty() else 80
-    for line in chart(bars, width, plain=not console.encoding.lower().startswith("utf")):
+    for line in chart(bars, _columns(), plain=not console.encoding.lower().startswith("utf")):
         console.print(line)
+
+
+def _columns() -> int:
+    return min(terminal_width(), _WIDEST) if sys.stdout.isatty() else 80
 
 
 def chart(bars: Sequence[Bar], width: int, *, plain: bool = False) -> list[Text]:
@@ -180,10 +244,9 @@ def _width_of(figures: Sequence[Sequence[str]]) -> int:
     return sum(2 + max(map(len, column)) for column in zip(*figures, strict=True))
 
 
-def _first_part(caveat: str) -> str:
-    """Return a caveat without the list behind its colon, where it is long."""
-    head, colon, _ = caveat.partition(": ")
-    return head if colon and len(caveat) > _WIDEST else caveat
+def _first_part(caveat: str, most: int) -> str:
+    """Return a caveat without the list behind its colon, where it has more letters than `most`."""
+    return caveat if len(caveat) <= most else caveat.partition(": ")[0]
 
 
 def bench_url(

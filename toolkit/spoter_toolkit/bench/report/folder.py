@@ -21,6 +21,7 @@ from spoter_toolkit.report.words import plural, slug
 
 BENCHES: Final = Path("bench")
 BENCH_JSON: Final = "bench.json"
+BENCH_HTML: Final = "bench.html"
 
 
 def default_folder(bundle_name: str) -> Path:
@@ -68,4 +69,4 @@ def write_report(result: BenchResult, folder: Path, *, page_of: Bundle | None = 
         if page_of is not None:
             from spoter_toolkit.bench.report.html import html_from_result  # imports the export floor
 
-            (temporary / "bench.html").write_text(html_from_result(result, page_of), encoding="utf-8")
+            (temporary / BENCH_HTML).write_text(html_from_result(result, page_of), encoding="utf-8")

@@ -11,14 +11,14 @@ from spoter_toolkit.bench.host.nvml import gpu_bytes
 from spoter_toolkit.bench.records import Memory, Timing
 from spoter_toolkit.bench.scenarios.session import Session
 from spoter_toolkit.bench.scenarios.steps import Step
-from spoter_toolkit.bench.settings import FIRST_WARM_UP, WARM_UP, Case, headline_of
+from spoter_toolkit.bench.settings import FIRST_WARM_UP, WARM_UP, Case
 from spoter_toolkit.bench.worker.protocol import ROOFLINE
 
 
-def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ...]:
+def measure_latency(session: Session, cases: Sequence[Case], *, needed: bool) -> tuple[Timing, ...]:
     """Time each case on each worker, in interleaved rounds.
 
-    Where the time is over, only the headline's case is measured, until it has the rounds of a claim.
+    Where the time is over, only cases that are needed are measured, until they have the rounds of a claim.
 
     Returns:
         The timings by case, then by backend in the order of the settings, the roofline last.
@@ -26,23 +26,22 @@ def measure_latency(session: Session, cases: Sequence[Case]) -> tuple[Timing, ..
     settings = session.settings
     answers: dict[tuple[Case, str], list[dict[str, Any]]] = {}
     turn_ns = round(1e9 * settings.seconds_per_case / settings.rounds)
-    headline = headline_of(cases)
-    for number, names in session.rounds("latency", session.backends):
+    for number, names in session.rounds("latency", session.backends, needed=needed):
         duration = {
             "warm_up": FIRST_WARM_UP if number == 0 else WARM_UP,
             "min_calls": settings.min_calls_per_round,
             "min_ns": turn_ns,
         }
         for case in cases:
-            needed = case == headline and number < ROUNDS_TO_CLAIM
-            if not session.may_do(needed):
+            must = needed and number < ROUNDS_TO_CLAIM
+            if not session.may_do(must):
                 continue
             for name in names:
                 request = {"do": "latency", "batch": case.batch, "frames": case.frames} | duration
                 if answer := session.ask(name, case.threads, f"round {number + 1}, {case}", request):
                     answers.setdefault((case, name), []).append(answer)
                 what = f"round {number + 1} of {settings.rounds}: {name}, {case}"
-                session.step(what, name, Step("latency", turn_ns / 1e9, needed))
+                session.step(what, name, Step("latency", turn_ns / 1e9, must))
     return tuple(
         Timing(
             backend=name,

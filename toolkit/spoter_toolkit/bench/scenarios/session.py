@@ -76,14 +76,14 @@ class Session:
         self._started.append(worker)
         return worker
 
-    def open(self, names: Sequence[str], thread_counts: Iterable[int]) -> None:
+    def open(self, names: Sequence[str], thread_counts: Iterable[int], *, needed: bool) -> None:
         """Start the long-lived workers one after the other; wait until each has loaded its model.
 
-        Where the time is over, only those with the first thread count.
+        Where the time is over, only those that are needed.
         """
-        for place, threads in enumerate(thread_counts):
+        for threads in thread_counts:
             for name in names:
-                if not self.may_do(needed := place == 0):
+                if not self.may_do(needed):
                     continue
                 if name not in self.out and not self.stop.is_set() and not self.rehearses:
                     worker = self._stack.enter_context(self.start_worker(name, threads))
