@@ -22,7 +22,7 @@ from spoter_runtime.landmarks import (
 MOST_FPS: Final = 125.0  # frames that come faster are left out: what is kept is bounded
 _SPEED_MS: Final = 80.0  # a speed is measured over at least so long
 _NEAR: Final = 1e-3  # share of the time between two frames that counts as none
-BRIDGED_MS: Final = 250.0  # points are interpolated over at most so long
+_BRIDGED_MS: Final = 250.0  # points are interpolated over at most so long
 # Right and left: the elbow-side wrist of the body, and the wrist of the hand.
 _WRISTS: Final = ((10, RIGHT_HAND.start), (11, LEFT_HAND.start))
 
@@ -120,7 +120,7 @@ def resample_segment(
         gap = times[right] - times[left]
         share = min(max((t_ms - times[left]) / gap, 0.0), 1.0) if gap else 1.0
         nearer = poses[right] if share >= 0.5 else poses[left]
-        if min(share, 1 - share) * gap <= _NEAR * step_ms or gap > BRIDGED_MS:
+        if min(share, 1 - share) * gap <= _NEAR * step_ms or gap > _BRIDGED_MS:
             clip[n] = nearer
         else:
             between = poses[left] + np.float32(share) * (poses[right] - poses[left])

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.live.frames import BRIDGED_MS, Seen
+from spoter_runtime.live.frames import Seen
 from spoter_runtime.live.settings import StreamSettings
 
 _HANGING: Final = 2.5  # of resting hands below the shoulders, at most; in the lap 1.4
@@ -46,14 +46,14 @@ class FindsSegments(Protocol):
         """Take the next frame."""
 
     def end(self, t_ms: float, code: Literal["", "gap"] = "") -> list[Mark]:
-        """End what goes on: nothing comes any more, or (`gap`) nothing came for too long."""
+        """End what goes on: nothing comes any more, or (`gap`) no wrists were seen for too long."""
 
 
 class RestGate:
     """Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists.
 
-    A frame in which the wrists are not known keeps the state: up or down. After `BRIDGED_MS` of such frames
-    raised hands count as down since the last frame that showed them.
+    A frame that does not show the wrists counts like one that never came: it keeps the state, up or down.
+    More than `gap_ms` of such frames refuse the sign.
     """
 
     def __init__(self, settings: StreamSettings, longest_ms: float | None = None) -> None:
@@ -89,13 +89,11 @@ class RestGate:
         if self._end_ms is None:
             self._end_ms = self._last_up_ms if up is None else t_ms
         if self._down_since is None:
-            if up is not None:
-                self._down_since = t_ms
-            elif t_ms - self._last_up_ms > BRIDGED_MS:
-                self._down_since = self._last_up_ms
-        if self._down_since is None or t_ms - self._down_since < self._settings.rest_ms:
-            return []
-        return self._close(self._end_ms)
+            if up is None:
+                is_lost = t_ms - self._last_up_ms > self._settings.gap_ms
+                return self.end(self._last_up_ms, "gap") if is_lost else []
+            self._down_since = t_ms
+        return [] if t_ms - self._down_since < self._settings.rest_ms else self._close(self._end_ms)
 
     def end(self, t_ms: float, code: Literal["", "gap"] = "") -> list[Mark]:
         """End what goes on; after a gap without an answer."""
@@ -157,26 +155,28 @@ class PushGate:
     """The application says when a sign begins and ends."""
 
     def __init__(self, settings: StreamSettings) -> None:
-        self._longest_ms = settings.longest_ms
-        self._last_ms = -math.inf
+        self._settings = settings
+        self._seen_ms = -math.inf
         self.pushed = False
         self.open_since: float | None = None
 
     def accept(self, seen: Seen) -> list[Mark]:
         """Take the next frame."""
-        self._last_ms = seen.t_ms
-        since = self.open_since
+        t_ms, since = seen.t_ms, self.open_since
         if not self.pushed:
-            return self.end(seen.t_ms) if since is not None else []
+            return self.end(t_ms)
+        if since is None or not math.isnan(seen.height):
+            self._seen_ms = t_ms
         if since is None:
-            self.open_since = seen.t_ms
-            return [Mark("start", seen.t_ms, seen.t_ms)]
-        if seen.t_ms - since > self._longest_ms:
-            self.open_since, self.pushed = None, False
-            return [Mark("refused", since, seen.t_ms, "long")]
+            self.open_since = t_ms
+            return [Mark("start", t_ms, t_ms)]
+        is_lost = t_ms - self._seen_ms > self._settings.gap_ms
+        if is_lost or t_ms - since > self._settings.longest_ms:
+            self.pushed = False
+            return self.end(self._seen_ms, "gap") if is_lost else self.end(t_ms, "long")
         return []
 
-    def end(self, t_ms: float, code: Literal["", "gap"] = "") -> list[Mark]:
+    def end(self, t_ms: float, code: Literal["", "long", "gap"] = "") -> list[Mark]:
         """End what goes on; after a gap without an answer."""
         since, self.open_since = self.open_since, None
         if since is None:
@@ -213,9 +213,11 @@ class WindowGate:
 
     def accept(self, seen: Seen) -> list[Mark]:
         """Take the next frame."""
-        marks = self._rest.accept(seen)
-        if any(mark.kind == "end" for mark in marks):
-            return self._close(marks[-1].end_ms)
+        for mark in self._rest.accept(seen):
+            if mark.kind == "end":
+                return self._close(mark.end_ms)
+            if mark.kind == "refused":
+                return self.end(mark.end_ms, "gap")
         since = self._rest.since
         if since is None:
             self._forget()

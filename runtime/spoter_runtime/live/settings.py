@@ -55,7 +55,7 @@ class StreamSettings:
         valley: share by which a label's score must fall and rise again between two of the same sign.
         partial_ms: from partial answer to partial answer; 0 gives none.
         tracking_ms: from one report on the tracking to the next; 0 gives none.
-        gap_ms: a longer time without a frame ends what was being signed, without an answer.
+        gap_ms: a longer time without a frame that shows the wrists ends what was signed, without an answer.
         least_hands: share of a segment's frames with a hand, below which it is no sign.
         least_probability: a sign with less is not said; of a bundle without calibration this is the score.
     """

@@ -272,7 +272,7 @@ class SignStream:
 
     def _refusal(self, mark: Mark) -> str:
         if mark.code != "long":
-            return f"no frame came for more than {self.settings.gap_ms:g} ms"
+            return f"no frame showed the wrists for more than {self.settings.gap_ms:g} ms"
         hint = "; signs without rests need the gate window" if self._gate_name == "rest" else ""
         return f"it lasts longer than {self.settings.longest_ms:g} ms{hint}"
 

@@ -84,6 +84,7 @@ CASES = {
     "lost": (lost, "rest", {}),
     "lost, motion": (lost, "rest", {"rest_by": "motion"}),
     "lost, window": (lost, "window", {}),
+    "lost, push": (lost, "push", {}),
     "window": (lambda: signing([(800.0, 4200.0)], end_ms=5200, shape=lambda t: int(t // 900)), "window", {}),
     "window, valleys": (two_signs, "window", {"valley": 0.0001, "hold_ms": 60.0}),
     "push": (two_signs, "push", {"longest_ms": 900.0}),

@@ -11,6 +11,7 @@ namespace {
 
 constexpr float unknown = std::numeric_limits<float>::quiet_NaN();
 constexpr double speed_ms = 80;      // a speed is measured over at least so long
+constexpr double bridged_ms = 250;   // points are interpolated over at most so long
 constexpr double near = 1e-3;        // share of the time between two frames that counts as none
 constexpr double most_cut = 100001;  // more than any contract may claim: a segment of so many is refused
 constexpr size_t right_shoulder = 6, left_shoulder = 7;

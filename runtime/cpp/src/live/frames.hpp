@@ -9,8 +9,7 @@
 
 namespace spoter::detail {
 
-inline constexpr double most_fps = 125;    // frames that come faster are left out: what is kept is bounded
-inline constexpr double bridged_ms = 250;  // points are interpolated over at most so long
+inline constexpr double most_fps = 125;  // frames that come faster are left out: what is kept is bounded
 
 using Pose = std::array<float, SPOTER_FEATURES>;
 

@@ -26,10 +26,9 @@ Marks RestGate::accept(const Seen &seen) {
   }
   if (!since_) return {};
   if (!end_ms_) end_ms_ = up ? t_ms : last_up_ms_;
-  if (!down_since_ && up) down_since_ = t_ms;
-  else if (!down_since_ && t_ms - last_up_ms_ > bridged_ms) down_since_ = last_up_ms_;
-  if (!down_since_ || t_ms - *down_since_ < settings_.rest_ms) return {};
-  return close(*end_ms_);
+  if (!down_since_ && !up) return t_ms - last_up_ms_ > settings_.gap_ms ? end(last_up_ms_, "gap") : Marks();
+  if (!down_since_) down_since_ = t_ms;
+  return t_ms - *down_since_ < settings_.rest_ms ? Marks() : close(*end_ms_);
 }
 
 Marks RestGate::end(double t_ms, const std::string &code) {
@@ -88,15 +87,17 @@ double RestGate::rest_height(const Seen &seen) {
 }
 
 Marks PushGate::accept(const Seen &seen) {
-  if (!pushed) return end(seen.t_ms, "");
+  const double t_ms = seen.t_ms;
+  if (!pushed) return end(t_ms, "");
+  if (!since_ || !std::isnan(seen.height)) seen_ms_ = t_ms;
   if (!since_) {
-    since_ = seen.t_ms;
-    return {{Mark::start, seen.t_ms, seen.t_ms}};
+    since_ = t_ms;
+    return {{Mark::start, t_ms, t_ms}};
   }
-  if (seen.t_ms - *since_ <= longest_ms_) return {};
-  const double since = *since_;
-  since_.reset(), pushed = false;
-  return {{Mark::refused, since, seen.t_ms, "long"}};
+  const bool is_lost = t_ms - seen_ms_ > settings_.gap_ms;
+  if (!is_lost && t_ms - *since_ <= settings_.longest_ms) return {};
+  pushed = false;
+  return is_lost ? end(seen_ms_, "gap") : end(t_ms, "long");
 }
 
 Marks PushGate::end(double t_ms, const std::string &code) {
@@ -116,9 +117,10 @@ std::optional<double> WindowGate::Run::follow(double share, double middle_ms, do
 }
 
 Marks WindowGate::accept(const Seen &seen) {
-  const Marks marks = rest_.accept(seen);
-  if (std::any_of(marks.begin(), marks.end(), [](const Mark &mark) { return mark.kind == Mark::end; }))
-    return close(marks.back().end_ms);
+  for (const Mark &mark : rest_.accept(seen)) {
+    if (mark.kind == Mark::end) return close(mark.end_ms);
+    if (mark.kind == Mark::refused) return end(mark.end_ms, "gap");
+  }
   if (!rest_.since()) {
     forget();
     return {};

@@ -29,12 +29,12 @@ class Gate {
   virtual ~Gate() = default;
   virtual std::optional<double> open_since() const = 0;  // start of the sign that goes on
   virtual Marks accept(const Seen &seen) = 0;
-  // Ends what goes on: nothing comes any more, or ("gap") nothing came for too long.
+  // Ends what goes on: nothing comes any more, or ("gap") no wrists were seen for too long.
   virtual Marks end(double t_ms, const std::string &code) = 0;
 };
 
-// Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists. A frame in which
-// these are not known keeps the state; see gates.py.
+// Finds where a sign begins and ends: between hands at rest, by the height or speed of the wrists. A frame that does not
+// show them counts like one that never came; see gates.py.
 class RestGate : public Gate {
  public:
   RestGate(const StreamSettings &settings, double longest_ms) : settings_(settings), longest_ms_(longest_ms) {}
@@ -68,7 +68,7 @@ class RestGate : public Gate {
 // The application says when a sign begins and ends.
 class PushGate : public Gate {
  public:
-  explicit PushGate(const StreamSettings &settings) : longest_ms_(settings.longest_ms) {}
+  explicit PushGate(const StreamSettings &settings) : settings_(settings) {}
 
   std::optional<double> open_since() const override { return since_; }
   Marks accept(const Seen &seen) override;
@@ -77,8 +77,9 @@ class PushGate : public Gate {
   bool pushed = false;
 
  private:
-  double longest_ms_;
+  const StreamSettings &settings_;
   std::optional<double> since_;
+  double seen_ms_ = -never_ms;  // the last frame that showed the wrists
 };
 
 using Shares = std::function<std::vector<double>(double start_ms, double end_ms)>;  // a score for each label

@@ -197,7 +197,7 @@ void SignStream::mark(const Marks &marks, double t_ms) {
 }
 
 std::string SignStream::refusal(const Mark &mark) const {
-  if (mark.code != "long") return "no frame came for more than " + general(settings_.gap_ms) + " ms";
+  if (mark.code != "long") return "no frame showed the wrists for more than " + general(settings_.gap_ms) + " ms";
   return "it lasts longer than " + general(settings_.longest_ms) + " ms" +
          (gate_name_ == "rest" ? "; signs without rests need the gate window" : "");
 }

@@ -5,7 +5,7 @@ import { LEFT_HAND, LEFT_SHOULDER, NUM_FEATURES, NUM_LANDMARKS, RIGHT_HAND, RIGH
 export const MOST_FPS = 125;
 const SPEED_MS = 80;
 const NEAR = 1e-3;
-export const BRIDGED_MS = 250;
+const BRIDGED_MS = 250;
 const WRISTS = [[10, RIGHT_HAND], [11, LEFT_HAND]] as const;
 const f32 = Math.fround;
 

@@ -1,7 +1,7 @@
 /** Gates: what a frame shows → where a sign begins and ends. They know times and heights, and no labels. */
 
 import { argmax } from "../decision.ts";
-import { BRIDGED_MS, type Seen } from "./frames.ts";
+import type { Seen } from "./frames.ts";
 import type { StreamSettings } from "./settings.ts";
 
 const HANGING = 2.5; // of resting hands below the shoulders, at most
@@ -24,13 +24,13 @@ export interface FindsSegments {
   /** Start of the sign that goes on. */
   readonly openSince: number | null;
   accept(seen: Seen): Mark[] | Promise<Mark[]>;
-  /** End what goes on: nothing comes any more, or (`gap`) nothing came for too long. */
+  /** End what goes on: nothing comes any more, or (`gap`) no wrists were seen for too long. */
   end(t_ms: number, code?: "" | "gap"): Mark[] | Promise<Mark[]>;
 }
 
 /**
- * Between hands at rest, by the height or speed of the wrists. A frame in which these are not known keeps the state; after
- * `BRIDGED_MS` of such frames raised hands count as down since the last frame that showed them.
+ * Between hands at rest, by the height or speed of the wrists. A frame that does not show them counts like one that never
+ * came: it keeps the state, up or down. More than `gap_ms` of such frames refuse the sign.
  */
 export class RestGate implements FindsSegments {
   since: number | null = null;
@@ -63,9 +63,9 @@ export class RestGate implements FindsSegments {
     }
     if (this.since === null) return [];
     this.endMs ??= up === null ? this.lastUpMs : t_ms;
-    if (up !== null) this.downSince ??= t_ms;
-    else if (t_ms - this.lastUpMs > BRIDGED_MS) this.downSince ??= this.lastUpMs;
-    return this.downSince === null || t_ms - this.downSince < this.settings.rest_ms ? [] : this.close(this.endMs);
+    if (this.downSince === null && up === null) return t_ms - this.lastUpMs > this.settings.gap_ms ? this.end(this.lastUpMs, "gap") : [];
+    this.downSince ??= t_ms;
+    return t_ms - this.downSince < this.settings.rest_ms ? [] : this.close(this.endMs);
   }
 
   end(t_ms: number, code: "" | "gap" = ""): Mark[] {
@@ -128,23 +128,25 @@ export class RestGate implements FindsSegments {
 export class PushGate implements FindsSegments {
   pushed = false;
   openSince: number | null = null;
+  private seenMs = -Infinity;
 
   constructor(private readonly settings: StreamSettings) {}
 
   accept(seen: Seen): Mark[] {
-    const since = this.openSince;
-    if (!this.pushed) return since !== null ? this.end(seen.t_ms) : [];
+    const { t_ms } = seen, since = this.openSince;
+    if (!this.pushed) return this.end(t_ms);
+    if (since === null || !Number.isNaN(seen.height)) this.seenMs = t_ms;
     if (since === null) {
-      this.openSince = seen.t_ms;
-      return [mark("start", seen.t_ms, seen.t_ms)];
+      this.openSince = t_ms;
+      return [mark("start", t_ms, t_ms)];
     }
-    if (seen.t_ms - since <= this.settings.longest_ms) return [];
-    this.openSince = null;
+    const isLost = t_ms - this.seenMs > this.settings.gap_ms;
+    if (!isLost && t_ms - since <= this.settings.longest_ms) return [];
     this.pushed = false;
-    return [mark("refused", since, seen.t_ms, "long")];
+    return isLost ? this.end(this.seenMs, "gap") : this.end(t_ms, "long");
   }
 
-  end(t_ms: number, code: "" | "gap" = ""): Mark[] {
+  end(t_ms: number, code: Mark["code"] = ""): Mark[] {
     const since = this.openSince;
     this.openSince = null;
     return since === null ? [] : [mark(code ? "refused" : "end", since, t_ms, code)];
@@ -172,8 +174,10 @@ export class WindowGate implements FindsSegments {
   }
 
   async accept(seen: Seen): Promise<Mark[]> {
-    const marks = this.rest.accept(seen);
-    if (marks.some((one) => one.kind === "end")) return this.close(marks.at(-1)!.end_ms);
+    for (const one of this.rest.accept(seen)) {
+      if (one.kind === "end") return this.close(one.end_ms);
+      if (one.kind === "refused") return this.end(one.end_ms, "gap");
+    }
     const since = this.rest.since;
     if (since === null) {
       this.forget();

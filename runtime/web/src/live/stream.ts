@@ -219,7 +219,7 @@ export class CoreStream {
   }
 
   private refusal(code: Mark["code"]): string {
-    if (code !== "long") return `no frame came for more than ${general(this.settings.gap_ms)} ms`;
+    if (code !== "long") return `no frame showed the wrists for more than ${general(this.settings.gap_ms)} ms`;
     const hint = this.gateName === "rest" ? "; signs without rests need the gate window" : "";
     return `it lasts longer than ${general(this.settings.longest_ms)} ms${hint}`;
   }
