@@ -146,9 +146,13 @@ def test_recorded_negatives_are_kept_apart_for_the_test(data: Dataset, tmp_path:
         ),
         (
             lambda data: data.with_clips(
-                [replace(clip, signer=f"s{i % 3}", split="train") for i, clip in enumerate(data.clips)], "x"
+                [
+                    replace(clip, signer=f"s{i % 4}", split="test" if i % 4 == 1 else "train")
+                    for i, clip in enumerate(data.clips)
+                ],
+                "by signer: test s1; train the other 3",
             ),
-            "a calibration needs 20. Fix: spoter-kit data split .* --val SIGNER --force, and train again",
+            r"a calibration needs 20. Fix: spoter-kit data split \S+ --test s1 --val s\d(,s\d)? --force, and",
         ),
     ],
 )

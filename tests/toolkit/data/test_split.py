@@ -15,7 +15,13 @@ from spoter_runtime.errors import DataError
 from spoter_toolkit.data.bdslw60 import OFFICIAL_TEST, SIGNERS
 from spoter_toolkit.data.dataset import Clip, Dataset, Origin
 from spoter_toolkit.data.leaks import check_no_leak
-from spoter_toolkit.data.split import split_bdslw60, split_by_clip, split_by_signer, untested_labels
+from spoter_toolkit.data.split import (
+    larger_val,
+    split_bdslw60,
+    split_by_clip,
+    split_by_signer,
+    untested_labels,
+)
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "bdslw60"
 
@@ -288,6 +294,20 @@ def test_the_command_of_a_wider_test_keeps_the_other_options():
     assert gap.fix == "spoter-kit data split data --test A,B --drop-unseen --force"
     rows = [("tea", "A"), ("tea", "B"), ("milk", "B")]  # nobody else has milk
     assert untested_labels(split_by_signer(dataset_of(rows), test=["A"])).fix == ""
+
+
+def test_the_command_of_a_larger_val_keeps_the_test():
+    dataset = dataset_of([*people("ABC", clips=3), *people("DE", clips=12)])
+    result = split_by_signer(dataset, test=["D"], val=["A"])
+    command = "spoter-kit data split data --test D --val"
+    assert larger_val(result, result.clips, 6) == f"{command} A --force"
+    assert larger_val(result, result.clips, 20) == f"{command} E --force"
+    assert (
+        larger_val(result, [clip for clip in result.clips if clip.signer != "E"], 8)
+        == f"{command} A,B --force"
+    )
+    assert larger_val(result, result.clips, 40) == ""
+    assert larger_val(replace(result, split="by clip, signers are shared"), result.clips, 6) == ""
 
 
 def test_identity_does_not_depend_on_how_missing_is_written():

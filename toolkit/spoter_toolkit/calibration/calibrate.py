@@ -30,6 +30,7 @@ from spoter_toolkit.calibration.negatives import (
 from spoter_toolkit.data.dataset import Clip, Dataset, read_dataset
 from spoter_toolkit.data.facts import MIN_SIGNS
 from spoter_toolkit.data.names import check_known
+from spoter_toolkit.data.split import larger_val
 
 _MOST_TRAINED: Final = 20  # clips of a label, for its typical logits
 BACKGROUND: Final = "clips of a label that stands for no sign"
@@ -167,11 +168,13 @@ def calibration_clips(
     val = [clip for clip in dataset.clips_in("val") if clip.frames <= contract.max_frames]
     known = [clip for clip in val if clip.label in names and clip.label not in background]
     if len(known) < MIN_SIGNS:
+        usable = [clip for clip in dataset.clips if clip.label in names and clip.label not in background]
+        command = larger_val(dataset, usable, MIN_SIGNS)
         raise DataError(
             f"{dataset.folder}: {len(known)} clips of signs are in the val split, a calibration needs "
             f"{MIN_SIGNS}",
-            fix=f"{dataset.split_command('--val', 'SIGNER')}, and train again"
-            if len({clip.signer for clip in dataset.clips}) > 2
+            fix=f"{command}, and train again"
+            if command
             else "import clips of more signers, split and train again",
         )
     signs = spread(known, MOST_SIGNS)

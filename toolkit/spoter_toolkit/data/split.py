@@ -191,6 +191,32 @@ def _wider_test(dataset: Dataset, kept: Collection[str], least: int) -> str:
     return dataset.split_command(*options)
 
 
+def larger_val(dataset: Dataset, clips: Sequence[Clip], least: int) -> str:
+    """Return the command of the same split with at least so many of some clips in val; nothing if none has.
+
+    It takes the smallest signer that has enough of them, else several, and leaves every label in train.
+    """
+    official = dataset.split.startswith("official BdSLW60")
+    if not (official or dataset.split.startswith("by signer: ")):
+        return ""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for clip in dataset.clips:
+        labels[clip.signer].add(clip.label)
+    test = sorted({clip.signer for clip in dataset.clips_in("test")}, key=natural_order)
+    sizes = Counter(clip.signer for clip in clips if clip.signer not in test)
+    largest = sorted(sizes, key=lambda one: (-sizes[one], natural_order(one)))
+    enough = [one for one in largest if sizes[one] >= least]
+    smallest = sorted(enough, key=lambda one: sizes[one])  # stable: of equal ones the first
+    val = list[str]()
+    for name in (*smallest, *largest):
+        if sum(sizes[one] for one in val) < least and train_can_spare(labels, [*test, *val, name]):
+            val += [name] if name not in val else []
+    if sum(sizes[one] for one in val) < least:
+        return ""
+    kept = ["--by", "bdslw60"] if official else ["--test", ",".join(test)] if test else []
+    return dataset.split_command(*kept, "--val", ",".join(sorted(val, key=natural_order)))
+
+
 def split_bdslw60(dataset: Dataset, *, val: Sequence[str] = (), drop_unseen: bool = False) -> Dataset:
     """Return BdSLW60 with its authors' user-independent split: test U4 and U8, train the others.
 
