@@ -264,6 +264,9 @@ def test_the_camera_gives_events_and_stops(camera_site, film):
     with Browser(*fake, f"--use-file-for-fake-video-capture={film}") as browser:
         page = browser.page(camera_site.url)
         page.wait_for(READY)
+        page.evaluate("document.getElementById('camera').click()")
+        page.wait_for("!document.getElementById('stop').hidden")
+        page.evaluate("document.getElementById('stop').click()")  # while the landmarker is loaded
         page.evaluate("document.getElementById('camera').focus()")
         page.press("Enter", 13)  # by keyboard
         page.wait_for("performance.getEntriesByName('spoter:tracking').length", 120)
@@ -281,6 +284,8 @@ def test_the_camera_gives_events_and_stops(camera_site, film):
         page.wait_for("document.getElementById('status').textContent === 'stopped'")
         assert page.evaluate("document.querySelector('video').srcObject.getTracks()[0].readyState") == "ended"
         assert page.evaluate("document.activeElement.id") == "camera"
+        page.evaluate("new Promise((waited) => setTimeout(waited, 1000))")  # for the last events
+        assert page.evaluate("document.getElementById('status').textContent") == "stopped"
         np.save(film.with_name("clip.npy"), np.full((9, 54, 2), 0.5, np.float32))
         page.choose_files("#file", film.with_name("clip.npy"))
         page.wait_for("document.getElementById('status').textContent.startsWith('answered')")

@@ -20,6 +20,8 @@ let site: Site;
 let recognizer: Recognizer;
 let landmarker: Promise<Landmarker> | null = null;
 let source: FrameSource | null = null;
+/** Counts what was begun: what comes late from before is not shown. */
+let begun = 0;
 
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
 const progress = (done: number, total: number, what: string) => say(`loading ${what.split("/").pop()!.replace(/\.gz$/, "")}: ${megabytes(done)}${total > done ? ` of ${megabytes(total)}` : ""}`);
@@ -102,11 +104,18 @@ async function loadLandmarker(): Promise<Landmarker> {
 /** Run a source of pictures to its end, or until somebody stops it. */
 async function watch(open: () => Promise<FrameSource>): Promise<void> {
   stop();
-  const opened = (source = await open());
+  const mine = begun;
+  const isShown = () => mine === begun;
+  const told = (events: StreamEvent[]) => {
+    if (isShown()) tell(events);
+  };
+  const opened = await open();
+  if (!isShown()) return opened.close();
+  source = opened;
   at("stop").hidden = false;
   const finder = await haveLandmarker();
+  if (source !== opened) return isShown() ? say("stopped") : undefined; // while it was loading
   const stream = new SignStream(recognizer);
-  if (source !== opened) return opened.close(); // stopped while it was loading
   show.begin(opened.video, opened.isMirrored);
   say("watching: raise your hands to sign, let them down after each sign");
   let before: Promise<void> = Promise.resolve();
@@ -116,7 +125,7 @@ async function watch(open: () => Promise<FrameSource>): Promise<void> {
     await before;
     const found = async (landmarks: Float32Array) => {
       await stream.accept(landmarks, t_ms, { dropped, persons: finder.persons });
-      drawSkeleton(stream.landmarks, t_ms);
+      if (isShown()) drawSkeleton(stream.landmarks, t_ms);
       told(stream.events());
     };
     const failed = (error: unknown) => {
@@ -131,9 +140,10 @@ async function watch(open: () => Promise<FrameSource>): Promise<void> {
   told(stream.events());
   await stream.close();
   if (source === opened) stop("ended");
+  else if (isShown()) say("stopped"); // the last events have said something else
 }
 
-function told(events: StreamEvent[]): void {
+function tell(events: StreamEvent[]): void {
   for (const event of events) {
     performance.mark(`spoter:${event.type}`);
     show.event(event);
@@ -185,10 +195,10 @@ async function replayed(file: File): Promise<void> {
   for (const frame of log.frames) {
     await stream.accept(frame.landmarks, frame.t_ms, frame);
     drawSkeleton(stream.landmarks, frame.t_ms);
-    told(stream.events());
+    tell(stream.events());
   }
   await stream.flush();
-  told(stream.events());
+  tell(stream.events());
   await stream.close();
   say(`replayed ${log.frames.length} frames`);
 }
@@ -196,7 +206,9 @@ async function replayed(file: File): Promise<void> {
 /** Begin something, and say what went wrong with it. */
 function begin(doing: () => Promise<void>): void {
   at("error").hidden = true;
+  const mine = ++begun;
   doing().catch((error: Error) => {
+    if (mine !== begun) return;
     stop();
     fail(error.message);
   });
