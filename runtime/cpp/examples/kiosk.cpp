@@ -97,7 +97,8 @@ int watch(const spoter::Recognizer &recognizer, spoter::Landmarker &landmarker, 
   say(stream.events(), labels);
   if (before > taken) std::fprintf(stderr, "%zu of %zu frames were left out\n", before - taken, before);
   if (!frames.left() && before) return 0;
-  std::fprintf(stderr, "%zu bytes were left after %zu frames of %zux%zu\n", frames.left(), before, width, height);
+  if (!frames.left()) std::fprintf(stderr, "no frame came: does what writes them run?\n");
+  else std::fprintf(stderr, "%zu bytes were left after %zu frames of %zux%zu\n", frames.left(), before, width, height);
   return 1;
 }
 
