@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import struct
 import threading
 import time
 import zipfile
@@ -320,7 +321,8 @@ def test_a_file_that_grows_is_read_no_further_than_the_size_that_was_looked_at(b
     events = watch(large)
 
     def append():
-        os.read(events, 4096)  # it is being read
+        while not any(event & 0x1 for _, event, _, _ in struct.iter_unpack("iIII", os.read(events, 4096))):
+            pass  # it was opened; then its size is looked at, and then it is read
         with large.open("ab") as file:
             file.write(b"x")
 

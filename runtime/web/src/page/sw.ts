@@ -57,6 +57,10 @@ async function fetchedInto(cache: Cache, request: Request): Promise<{ answer: Re
   const expected = request.url.endsWith(".gz") && !isPacked ? undefined : scope.SITE.hashes[path]; // the browser has unpacked it
   if (expected !== undefined && expected !== (await sha256(content))) return { answer, isKept: false };
   const body = isPacked ? new Blob([content]).stream().pipeThrough(new DecompressionStream("gzip")) : content;
-  await cache.put(request, new Response(body, { headers: isPacked ? {} : headers }));
+  try {
+    await cache.put(request, new Response(body, { headers: isPacked ? {} : headers }));
+  } catch {
+    return { answer, isKept: false }; // no room, or what is packed is damaged
+  }
   return { answer, isKept: true };
 }
