@@ -17,7 +17,7 @@ from torch import nn
 from spoter_export.bundle.files import bundle_lock, check_bundle_folder, describe_bundle
 from spoter_export.parity.compare import Remembering, infer_batches
 from spoter_export.parity.policy import policy_of
-from spoter_export.parity.proof import ROUNDED, Proof, prove
+from spoter_export.parity.proof import ROUNDED, Proof, one_of, prove
 from spoter_export.passes.attention import OPSET_OF_ATTENTION, ORT_WITH_ATTENTION
 from spoter_export.passes.pipeline import lowered, optimised_by_onnxruntime, passes_for
 from spoter_export.precision.fp16 import check_fp16_range, fp16_from_fp32, rounded_from_fp16
@@ -106,7 +106,7 @@ def export_bundle(
             on_progress(0, 0, "exporting to ONNX")
         fp32_of: dict[str, onnx.ModelProto] = {}  # kind → fp32 graph
         graphs = list(graphs_of(module, contract, precisions, clips))
-        for number, (kind, precision, graph) in enumerate(graphs, start=1):
+        for number, (kind, precision, graph) in enumerate(graphs):
             fp32 = fp32_of.setdefault(kind, graph)
             content: bytes = graph.SerializeToString(deterministic=True)
             artefact = artefact_of(content, kind, precision)
@@ -118,7 +118,7 @@ def export_bundle(
                 artefact,
                 sets,
                 weights=weights,
-                on_progress=with_file(on_progress, f"file {number} of {len(graphs)}"),
+                on_progress=one_of(on_progress, number, len(graphs)),
             )
             check_proven(proof)
             artefacts.append(artefact)
@@ -142,13 +142,6 @@ def export_bundle(
             abstention=abstention,
         )
     return Exported(bundle=read_bundle(folder), proofs=tuple(proofs))
-
-
-def with_file(on_progress: OnProgress | None, file: str) -> OnProgress | None:
-    """Return an `on_progress` that says which file is being proven."""
-    if on_progress is None:
-        return None
-    return lambda done, total, what: on_progress(done, total, f"{what}, {file}")
 
 
 def graphs_of(

@@ -83,6 +83,18 @@ class Proof:
         return replace(self, policy=policy, verdict=judge(self.facts, policy, self.precision))
 
 
+def one_of(on_progress: OnProgress | None, number: int, count: int) -> OnProgress | None:
+    """Return the `on_progress` of one of several proofs, from 0: it counts the frames of all of them.
+
+    The first one counts twice: it runs the reference too, whose answers are then remembered.
+    """
+    if on_progress is None:
+        return None
+    return lambda done, total, what: on_progress(
+        (number + 1) * total + done if number else 2 * done, (count + 1) * total, what
+    )
+
+
 def prove(
     reference: Runner,
     candidate: Runner,

@@ -11,6 +11,7 @@ import pytest
 from spoter_export.parity.compare import Remembering, invariance_of, run_parity
 from spoter_export.parity.judge import judge
 from spoter_export.parity.policy import Policy
+from spoter_export.parity.proof import one_of
 from spoter_export.probes import (
     GRID_BATCHES,
     GRID_FRAMES,
@@ -305,6 +306,17 @@ def test_progress_rises_to_its_total_by_the_frames_of_each_shape():
     assert counts[0] == 0
     assert np.diff(counts)[: len(points)].tolist() == [batch * frames for batch, frames, _ in points]
     assert all("frames, honest against honest" in what for _, _, what in said)
+
+
+def test_progress_of_several_proofs_has_one_count():
+    said = []
+    for number in range(3):
+        on_progress = one_of(lambda *report: said.append(report), number, 3)
+        run_parity(Honest(), Honest(), on_progress=on_progress)
+    counts = [done for done, _, _ in said]
+    assert counts == sorted(counts)
+    assert {total for _, total, _ in said} == {counts[-1]}
+    assert one_of(None, 0, 3) is None
 
 
 def test_invariance_needs_no_reference():

@@ -23,6 +23,7 @@ from spoter_toolkit.cli.console import (
     next_step,
     progress_lines,
     say,
+    say_busy,
     tell,
 )
 from spoter_toolkit.cli.proof_view import proof_in_words
@@ -156,6 +157,7 @@ def parity(
         report = read_report(judge, read_bundle(bundle) if bundle else None).judged_by(policies)
     else:
         source = bundle or newest_bundle()
+        say_busy()
         with progress_lines() as on_progress:
             report = prove_bundle(
                 source,

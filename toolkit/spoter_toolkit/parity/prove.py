@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spoter_export.parity.compare import Remembering
 from spoter_export.parity.facts import WeightFact
 from spoter_export.parity.policy import POLICIES, Policy, policies_from_table
-from spoter_export.parity.proof import Proof, prove
+from spoter_export.parity.proof import Proof, one_of, prove
 from spoter_export.probes import GOLDENS, ClipSet
 from spoter_runtime._types import OnProgress
 from spoter_runtime.bundle.manifest import Artefact, Bundle, read_bundle
@@ -218,15 +218,10 @@ def prove_backends(
     reference = Remembering(reference)
     sets = [*([people] if people else []), ClipSet(source=GOLDENS, clips=bundle.goldens().clips())]
     proofs: list[Proof] = []
-    not_run: dict[str, str] = {}
-    for name in backends:
-        try:
-            opened = open_backend(name, bundle, run=run)
-        except SpoterError as error:
-            if all_have_to_run:
-                raise
-            not_run[name] = str(error)
-            continue
+    not_run = {} if all_have_to_run else _that_cannot_run(bundle, backends, run)
+    running = [name for name in backends if name not in not_run]
+    for number, name in enumerate(running):
+        opened = open_backend(name, bundle, run=run)
         artefact = opened.artefact or bundle.onnx()
         with _as_proven(name, opened.runner, artefact, bundle) as runner:
             proof = prove(
@@ -238,13 +233,24 @@ def prove_backends(
                 seed=seed,
                 on_gpu=runs_on_gpu(name),
                 weights=_weights(bundle, artefact),
-                on_progress=on_progress,
+                on_progress=one_of(on_progress, number, len(running)),
             )
         proofs.append(proof)
     if not proofs:
         reasons = "\n".join(f"  {name}: {why}" for name, why in not_run.items())
         raise BackendError(f"{bundle.folder}: no backend runs here, so nothing was compared:\n{reasons}")
     return proofs, not_run
+
+
+def _that_cannot_run(bundle: Bundle, backends: Sequence[str], run: Path | None) -> dict[str, str]:
+    """Return backend → why it cannot be opened here; each other one is opened and closed."""
+    reasons = {}
+    for name in backends:
+        try:
+            open_backend(name, bundle, run=run).runner.close()
+        except SpoterError as error:
+            reasons[name] = str(error)
+    return reasons
 
 
 def _as_proven(name: str, runner: Runner, artefact: Artefact, bundle: Bundle) -> Runner:
