@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -10,7 +11,9 @@ from rich.console import Console
 from in_process import spoter_kit
 from signers import signing, write_log
 from spoter_runtime import Recognizer, SignStream
-from spoter_toolkit.cli.live_view import Screen
+from spoter_runtime.errors import SpoterError
+from spoter_runtime.live.events import Dropped
+from spoter_toolkit.cli.live_view import Screen, view_of
 from spoter_toolkit.live.session import run_session
 from spoter_toolkit.live.sources import arrivals
 
@@ -72,6 +75,16 @@ def test_wrong_options_are_named(log, bundle_folder, tmp_path, options, said):
     done = spoter_kit(tmp_path, "live", log, "--bundle", bundle_folder, *options)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_full_disk_behind_stdout_is_an_error_that_names_it(monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", Full())
+    with view_of([], json=True) as show, pytest.raises(SpoterError, match="stdout: the disk is full"):
+        show(Dropped(t_ms=0.0, frames=1))
 
 
 def test_a_video_that_is_not_there(bundle_folder, tmp_path, landmarker_folder, monkeypatch):

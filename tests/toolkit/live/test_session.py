@@ -165,6 +165,14 @@ def test_a_disk_that_is_full_ends_the_recording_and_is_said_once(recognizer, log
     assert len([event for event in heard if event.type == "sign"]) == 2
 
 
+def test_a_session_whose_only_sink_raises_ends_with_its_error(recognizer, log):
+    def broken(event):
+        raise OSError("the loudspeaker is gone")
+
+    with pytest.raises(OSError, match="the loudspeaker is gone"):
+        run_session(SignStream(recognizer), arrivals(log), [broken])
+
+
 def test_a_session_that_nobody_reads_ends(recognizer, log):
     seen = []
 

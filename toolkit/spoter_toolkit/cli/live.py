@@ -111,7 +111,7 @@ def live(
     lasts_ms = 1000 * seconds if seconds is not None else float("inf")
     try:
         with view_of(recognizer.labels, json=json) as show:
-            run_session(stream, frames, [show, *sinks], watchers=watchers, lasts_ms=lasts_ms)
+            left_out = run_session(stream, frames, [show, *sinks], watchers=watchers, lasts_ms=lasts_ms)
     finally:
         if shown:
             shown.close()
@@ -122,6 +122,8 @@ def live(
             shows = " (its video shows the person; --no-video leaves it out)" if film else ""
             what = "recorded" if recorder.is_complete else "recorded in part, a file could not be written"
             say(f"{what}: {record}{shows}")
+    if left_out:
+        raise left_out[0]
 
 
 def _page(recognizer: Recognizer, port: int) -> LivePage:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from spoter_runtime.live.events import Abstain, AnyEvent, Dropped, Fault, Partial, Sign, SignStart, Tracking
 from spoter_toolkit.cli.console import is_quiet, is_verbose, say, tell
+from spoter_toolkit.input_files import error_from_os
 from spoter_toolkit.report.words import plural
 
 if TYPE_CHECKING:
@@ -44,7 +45,19 @@ def view_of(labels: Sequence[Label], *, json: bool) -> Iterator[Callable[[AnyEve
 
 def _print_json(event: AnyEvent) -> None:
     ascii_only = not (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-    print(json_text.dumps(event.as_json(), ensure_ascii=ascii_only, allow_nan=False), flush=True)
+    with _naming_stdout():
+        print(json_text.dumps(event.as_json(), ensure_ascii=ascii_only, allow_nan=False), flush=True)
+
+
+@contextmanager
+def _naming_stdout() -> Iterator[None]:
+    """Name stdout in an error of writing to it; that its reader has gone is none: it ends the session."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise error_from_os(OSError(error.errno, error.strerror, "stdout")) from error
 
 
 class Lines:
@@ -59,8 +72,9 @@ class Lines:
         self._refused += isinstance(event, Abstain)
         if isinstance(event, Sign):
             self._signs += 1
-            tell(line_of_sign(event, self._words))
-            sys.stdout.flush()
+            with _naming_stdout():
+                tell(line_of_sign(event, self._words))
+                sys.stdout.flush()
         elif isinstance(event, Fault) or (is_verbose() and isinstance(event, Abstain | Dropped)):
             say(line_of_remark(event))
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from spoter_runtime.contract import Label
-from spoter_runtime.errors import UsageError
+from spoter_runtime.errors import SpoterError, UsageError
 from spoter_runtime.live.events import AnyEvent, Fault, Sign
 from spoter_runtime.live.log import LOG_NAME, LogFrame, header_line, line_of
 from spoter_runtime.live.settings import Gate
@@ -42,11 +42,12 @@ def run_session(
     *,
     watchers: Sequence[Watches] = (),
     lasts_ms: float = float("inf"),
-) -> None:
+) -> list[SpoterError]:
     """Give each frame to the stream and every watcher, and each event to every sink.
 
-    A sink or watcher that raises is left out from then on, and the sinks get a fault that says so. A sink
-    that blocks holds the frames up: a camera's are dropped then, and the next event says how many.
+    A sink or watcher that raises is left out from then on, and the sinks get a fault that says so; without
+    another sink the session ends. A sink that blocks holds the frames up: a camera's are dropped then, and
+    the next event says how many.
 
     Args:
         stream: is used by this thread.
@@ -55,8 +56,12 @@ def run_session(
         watchers: each takes one frame.
         lasts_ms: from the first arrival to the last one.
 
+    Returns:
+        What was wrong with each sink or watcher that was left out.
+
     Raises:
         BrokenPipeError: nobody reads what a sink writes any more.
+        Exception: of the last sink.
     """
     listeners = _Listeners(sinks, watchers)
     end_ms = None
@@ -75,6 +80,7 @@ def run_session(
     finally:
         stream.flush()
         listeners.tell(stream.events())
+    return listeners.left_out
 
 
 class _Listeners:
@@ -83,6 +89,7 @@ class _Listeners:
     def __init__(self, sinks: Sequence[Sink], watchers: Sequence[Watches]) -> None:
         self._sinks = list(sinks)
         self._watchers = list(watchers)
+        self.left_out: list[SpoterError] = []
 
     def show(self, arrival: Arrival, landmarks_LD: Any) -> None:
         for watcher in list(self._watchers):
@@ -102,12 +109,21 @@ class _Listeners:
                     self._leave_out(sink, error, event.t_ms)
 
     def _leave_out(self, one: Sink | Watches, error: Exception, t_ms: float) -> None:
-        """Leave one out, as a sink and as a watcher, and tell the others."""
+        """Leave one out, as a sink and as a watcher, and tell the others.
+
+        Raises:
+            Exception: the error, where no sink is left to tell.
+        """
         self._sinks = [sink for sink in self._sinks if sink is not one]
         self._watchers = [watcher for watcher in self._watchers if watcher is not one]
-        name = getattr(one, "__qualname__", type(one).__name__)
-        reason = f"{name} raised {type(error).__name__}: {error}; it is left out from now on"
-        self.tell([Fault(t_ms=t_ms, code="sink", reason=reason)])
+        if not self._sinks:
+            raise error
+        if not isinstance(error, SpoterError):
+            name = getattr(one, "__qualname__", type(one).__name__)
+            error = SpoterError(f"{name} raised {type(error).__name__}: {error}")
+        self.left_out.append(error)
+        said = SpoterError(f"{error.message}; it is left out from now on", fix=error.fix)
+        self.tell([Fault(t_ms=t_ms, code="sink", reason=str(said))])
 
 
 class Recorder:
