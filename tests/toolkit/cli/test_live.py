@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 
 import pytest
 from rich.console import Console
@@ -44,6 +46,32 @@ def test_json_lines_and_a_recording_that_replays_to_them(log, bundle_folder, tmp
     assert (tmp_path / "session" / "events.jsonl").read_text() == done.stdout
     refused = spoter_kit(tmp_path, "live", log, *options, "--record", "session")
     assert (refused.returncode, "is there already" in refused.stderr) == (2, True)
+
+
+def test_a_recording_that_is_ended_by_a_signal_is_closed_and_named(log, bundle_folder, tmp_path, monkeypatch):
+    ended = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr("spoter_toolkit.live.session.run_session", ended)
+    done = spoter_kit(tmp_path, "live", log, "--bundle", bundle_folder, "--record", "session")
+    assert (done.returncode, "recorded: session" in done.stderr) == (128 + signal.SIGTERM, True)
+
+
+def test_a_recording_in_part_is_an_error_that_names_the_file(log, bundle_folder, tmp_path, monkeypatch):
+    def full(frame):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spoter_toolkit.live.session.line_of", full)
+    done = spoter_kit(tmp_path, "live", log, "--bundle", bundle_folder, "--record", "session")
+    assert done.returncode == 1
+    assert "recorded in part: session" in done.stderr
+    assert done.stderr.endswith(
+        "error: session/landmarks.jsonl: the disk is full. Fix: make room, or name another place\n"
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_named(log, bundle_folder, tmp_path):
+    (tmp_path / "file").touch()
+    done = spoter_kit(tmp_path, "live", log, "--bundle", bundle_folder, "--record", "file/session")
+    assert (done.returncode, "file/session: cannot be made" in done.stderr) == (1, True)
 
 
 def test_a_source_without_a_sign_says_so(bundle_folder, tmp_path):

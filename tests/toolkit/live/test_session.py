@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signers import signing, write_log
+from signers import pose, signing, write_log
 from spoter_runtime import Recognizer, SignStream
 from spoter_runtime.camera.video import video_frames
 from spoter_runtime.contract import Label
-from spoter_runtime.errors import UsageError
+from spoter_runtime.errors import SpoterError, UsageError
 from spoter_runtime.live.events import Sign
 from spoter_runtime.live.log import read_frames, replay
+from spoter_toolkit.live.film import Film
 from spoter_toolkit.live.session import Recorder, Speaker, run_session
 from spoter_toolkit.live.sources import Arrival, arrivals
 
@@ -46,6 +47,21 @@ def sign(label="tea"):
     )
 
 
+class Landmarker:
+    """Finds the landmarks that a picture's first value names."""
+
+    persons = 2
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __call__(self, rgb):
+        return self.frames[rgb[0, 0, 0]]
+
+    def reset(self):
+        pass
+
+
 def test_a_recording_replays_to_the_same_events(recognizer, log, tmp_path):
     stream, heard = SignStream(recognizer), []
     recorder = Recorder(tmp_path / "session", stream, "rest")
@@ -62,17 +78,8 @@ def test_a_recording_replays_to_the_same_events(recognizer, log, tmp_path):
 def test_a_recording_of_pictures_replays_to_the_same_events(recognizer, tmp_path):
     _, frames = signing([(1000.0, 1700.0)], end_ms=2600)
 
-    class Landmarker:
-        persons = 2
-
-        def __call__(self, rgb):
-            return frames[rgb[0, 0, 0]]
-
-        def reset(self):
-            pass
-
-    stream = SignStream(recognizer, landmarker=Landmarker())
-    recorder = Recorder(tmp_path / "session", stream, "rest", film=False)
+    stream = SignStream(recognizer, landmarker=Landmarker(frames))
+    recorder = Recorder(tmp_path / "session", stream, "rest")
     source = [Arrival(40.0 * n, np.full((8, 8, 3), n, np.uint8)) for n in range(len(frames))]
     run_session(stream, source, [recorder], watchers=[recorder])
     recorder.close()
@@ -94,19 +101,27 @@ def test_a_recording_of_a_fast_camera_replays_to_the_same_events(recognizer, log
     assert {event.frames for event in heard if event.type == "dropped"} == {2, 3, 4}
 
 
-def test_a_recording_keeps_the_pictures_at_their_times_unless_it_shall_not(recognizer, tmp_path):
+def test_a_film_keeps_the_pictures_at_their_times(tmp_path):
     pytest.importorskip("av")
-    times = [0.0, 40.0, 140.0, 140.2, 400.0]
-    for film in (True, False):
-        recorder = Recorder(tmp_path / str(film), SignStream(recognizer), "rest", film=film)
-        for n, t_ms in enumerate(times):
-            recorder.frame(Arrival(t_ms, np.full((49 + n, 64, 3), 50 * n, np.uint8)), None)
-        recorder.close()
-    frames = list(video_frames(tmp_path / "True" / "video.mkv"))
+    film = Film(tmp_path / "video.mkv")
+    for n, t_ms in enumerate([0.0, 40.0, 140.0, 140.2, 400.0]):
+        film.frame(Arrival(t_ms, np.full((49 + n, 64, 3), 50 * n, np.uint8)), None)
+    film.frame(Arrival(500.0, np.zeros((54, 2), np.float32)), None)
+    film.close()
+    frames = list(video_frames(tmp_path / "video.mkv"))
     assert [frame.t_ms for frame in frames] == pytest.approx([0, 40, 140, 400])
     assert [round(frame.rgb.mean() / 50) for frame in frames] == [0, 1, 2, 4]
     assert {frame.rgb.shape for frame in frames} == {(48, 64, 3)}
-    assert sorted(path.name for path in (tmp_path / "False").iterdir()) == ["events.jsonl", "landmarks.jsonl"]
+
+
+def test_a_killed_film_has_all_but_its_last_second(tmp_path):
+    av = pytest.importorskip("av")
+    film = Film(tmp_path / "video.mkv")
+    for n in range(90):
+        film.add(np.full((48, 64, 3), n, np.uint8), 1000 * n / 30)
+    with av.open(str(tmp_path / "video.mkv")) as found:
+        assert len(list(found.decode(video=0))) >= 60
+    film.close()
 
 
 def test_a_sink_that_raises_is_left_out_and_the_others_are_told(recognizer, log):
@@ -155,14 +170,31 @@ def test_a_watcher_that_raises_is_left_out_once_and_the_session_goes_on(recogniz
 @pytest.mark.parametrize("file", ["_log", "_events"])
 def test_a_disk_that_is_full_ends_the_recording_and_is_said_once(recognizer, log, tmp_path, file):
     heard, stream = [], SignStream(recognizer)
-    recorder = Recorder(tmp_path / "session", stream, "rest", film=False)
+    recorder = Recorder(tmp_path / "session", stream, "rest")
     getattr(recorder, file).close()
     setattr(recorder, file, Path("/dev/full").open("w"))  # noqa: SIM115  (closed by it)
     run_session(stream, arrivals(log), [heard.append, recorder], watchers=[recorder])
-    assert not recorder.is_complete
-    recorder.close()
-    assert len([event for event in heard if event.type == "fault" and event.code == "sink"]) == 1
+    name = {"_log": "landmarks.jsonl", "_events": "events.jsonl"}[file]
+    assert recorder.error.message == f"{tmp_path / 'session' / name}: the disk is full"
+    with pytest.raises(SpoterError, match="the disk is full"):
+        recorder.close()
+    (fault,) = [event for event in heard if event.type == "fault" and event.code == "sink"]
+    assert fault.reason.endswith(
+        f"{name}: the disk is full; it is left out from now on. Fix: make room, or name another place"
+    )
     assert len([event for event in heard if event.type == "sign"]) == 2
+
+
+def test_a_film_that_cannot_be_written_stops_no_log(recognizer, tmp_path):
+    pytest.importorskip("av")
+    heard, stream = [], SignStream(recognizer, landmarker=Landmarker([pose(2.2)] * 90))
+    film, recorder = Film(Path("/dev/full")), Recorder(tmp_path / "session", stream, "rest")
+    source = [Arrival(40.0 * n, np.full((48, 64, 3), n, np.uint8)) for n in range(90)]
+    (left_out,) = run_session(stream, source, [heard.append, recorder], watchers=[film, recorder])
+    assert left_out == film.error
+    assert film.error.message == "/dev/full: the disk is full"
+    recorder.close()
+    assert len(list(read_frames(tmp_path / "session" / "landmarks.jsonl"))) == len(source)
 
 
 def test_a_session_whose_only_sink_raises_ends_with_its_error(recognizer, log):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spoter_toolkit.cli.completion import complete_bundle
-from spoter_toolkit.cli.console import BackendOption, PrecisionOption, say
+from spoter_toolkit.cli.console import BackendOption, PrecisionOption, ended_in_order, say
 
 if TYPE_CHECKING:
+    from spoter_runtime.errors import SpoterError
     from spoter_runtime.live.settings import Gate, StreamSettings
     from spoter_runtime.recognizer import Recognizer
+    from spoter_toolkit.live.film import Film
     from spoter_toolkit.live.page import LivePage
-    from spoter_toolkit.live.session import Sink, Watches
+    from spoter_toolkit.live.session import Recorder, Sink, Watches
 
 
 def live(
@@ -79,6 +82,7 @@ def live(
     from spoter_runtime.recognizer import Recognizer
     from spoter_toolkit.backends import split_choice
     from spoter_toolkit.cli.live_view import view_of
+    from spoter_toolkit.live.film import FILM_NAME, Film
     from spoter_toolkit.live.session import Recorder, Speaker, run_session
     from spoter_toolkit.live.sources import arrivals, is_log, paced
     from spoter_toolkit.report.words import plural
@@ -103,27 +107,40 @@ def live(
         sinks.append(shown)
         watchers.append(shown)
         frames = paced(source, frames)
-    film = not (no_video or is_log(source))
-    recorder = Recorder(record, stream, gate_name, film=film) if record else None
-    if recorder:
-        sinks.append(recorder)
-        watchers.append(recorder)
+    recorder = Recorder(record, stream, gate_name) if record else None
+    film = Film(record / FILM_NAME) if record and not (no_video or is_log(source)) else None
+    sinks += [recorder] if recorder else []
+    watchers += filter(None, (recorder, film))
     lasts_ms = 1000 * seconds if seconds is not None else float("inf")
-    try:
-        with view_of(recognizer.labels, json=json) as show:
-            left_out = run_session(stream, frames, [show, *sinks], watchers=watchers, lasts_ms=lasts_ms)
-    finally:
-        if shown:
-            shown.close()
-        if speaker and speaker.left_out:
-            say(f"--say left out {plural(speaker.left_out, 'word')}: its command is slower than the signs")
-        if recorder:
-            recorder.close()
-            shows = " (its video shows the person; --no-video leaves it out)" if film else ""
-            what = "recorded" if recorder.is_complete else "recorded in part, a file could not be written"
-            say(f"{what}: {record}{shows}")
-    if left_out:
-        raise left_out[0]
+    with ended_in_order(lambda: None):
+        try:
+            with view_of(recognizer.labels, json=json) as show:
+                left_out = run_session(stream, frames, [show, *sinks], watchers=watchers, lasts_ms=lasts_ms)
+        finally:
+            if shown:
+                shown.close()
+            if speaker and speaker.left_out:
+                say(
+                    f"--say left out {plural(speaker.left_out, 'word')}: its command is slower than the signs"
+                )
+            failed = _end_recording(recorder, film, record)
+    for error in (*failed, *left_out):
+        raise error
+
+
+def _end_recording(recorder: Recorder | None, film: Film | None, folder: Path | None) -> list[SpoterError]:
+    """Close the files, say where they are, and return what is wrong with them."""
+    from spoter_runtime.errors import SpoterError
+
+    files = [one for one in (film, recorder) if one]
+    for one in files:
+        with suppress(SpoterError):  # it is kept
+            one.close()
+    failed = [one.error for one in files if one.error]
+    if files:
+        shows = " (its video shows the person; --no-video leaves it out)" if film else ""
+        say(f"recorded{' in part' if failed else ''}: {folder}{shows}")
+    return failed
 
 
 def _page(recognizer: Recognizer, port: int) -> LivePage:

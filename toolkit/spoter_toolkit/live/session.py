@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import numpy as np
-
 from spoter_runtime.contract import Label
-from spoter_runtime.errors import SpoterError, UsageError
+from spoter_runtime.errors import DataError, SpoterError, UsageError
 from spoter_runtime.live.events import AnyEvent, Fault, Sign
 from spoter_runtime.live.log import LOG_NAME, LogFrame, header_line, line_of
 from spoter_runtime.live.settings import Gate
 from spoter_runtime.live.stream import SignStream
-from spoter_toolkit.live.film import FILM_NAME, Film
+from spoter_toolkit.live.film import Recorded
 from spoter_toolkit.live.sources import Arrival
 
 EVENTS_NAME: Final = "events.jsonl"
@@ -126,53 +123,45 @@ class _Listeners:
         self.tell([Fault(t_ms=t_ms, code="sink", reason=str(said))])
 
 
-class Recorder:
-    """Keeps video, landmarks and events in a folder, each as it comes: a killed recording can be read.
+class Recorder(Recorded):
+    """Keeps landmarks and events in a folder, each as it comes: a killed recording can be read."""
 
-    Attributes:
-        is_complete: each file could be written so far.
-    """
+    def __init__(self, folder: Path, stream: SignStream, gate: Gate) -> None:
+        """Begin a recording in a new folder.
 
-    def __init__(self, folder: Path, stream: SignStream, gate: Gate, *, film: bool = True) -> None:
-        """Begin a recording in a new folder; without `film` no picture is kept."""
-        folder.mkdir(parents=True)
+        Raises:
+            DataError: the folder cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot be made: {error.strerror}", fix="name another place with --record"
+            ) from error
+        self._folder, self._stream = folder, stream
         self._log = (folder / LOG_NAME).open("w", encoding="utf-8", newline="\n")
         self._events = (folder / EVENTS_NAME).open("w", encoding="utf-8", newline="\n")
         self._log.write(header_line(gate, stream.settings) + "\n")
-        self._stream = stream
-        self._film = Film(folder / FILM_NAME) if film else None
-        self.is_complete = True
 
     def frame(self, arrival: Arrival, landmarks_LD: Any) -> None:
-        """Write the picture of a frame and its landmarks, where there are some."""
-        with self._noted():
-            if self._film and np.ndim(arrival.frame) == 3:
-                self._film.add(arrival.frame, arrival.t_ms)
-            if landmarks_LD is not None:
-                frame = LogFrame(arrival.t_ms, landmarks_LD, self._stream.dropped, self._stream.persons)
+        """Write the landmarks of a frame, where there are some."""
+        if landmarks_LD is not None:
+            frame = LogFrame(arrival.t_ms, landmarks_LD, self._stream.dropped, self._stream.persons)
+            with self.writing(self._folder / LOG_NAME):
                 self._log.write(line_of(frame) + "\n")
                 self._log.flush()
 
     def __call__(self, event: AnyEvent) -> None:
         """Write an event."""
-        with self._noted():
+        with self.writing(self._folder / EVENTS_NAME):
             self._events.write(json.dumps(event.as_json(), ensure_ascii=False) + "\n")
             self._events.flush()
 
     def close(self) -> None:
-        """Close all files; `is_complete` tells whether that failed."""
-        for file in (self._film, self._log, self._events):
-            with contextlib.suppress(OSError), self._noted():
-                if file:
-                    file.close()
-
-    @contextlib.contextmanager
-    def _noted(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            self.is_complete = False
-            raise
+        """Close both files."""
+        for file in (self._log, self._events):
+            with self.writing(self._folder):
+                file.close()
 
 
 class Speaker:
