@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 import os
 import types
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
+from spoter_runtime.errors import InputError
 from spoter_runtime.files import read_text
 
 _Made = TypeVar("_Made")
@@ -355,3 +357,14 @@ def file_name(value: str, where: str) -> str:
     if not value or value.startswith(".") or set(value) & set("/\\\0\n\r") or len(os.fsencode(value)) > 150:
         raise ValueError(f"{where}: {shown(value)}, expected a name of at most 150 bytes without a slash")
     return value
+
+
+def whole(count: Any, name: str) -> int:
+    """Return how many there are of something.
+
+    Raises:
+        InputError: no whole number, negative, or more than 32 bits hold.
+    """
+    if not hasattr(count, "__index__") or not 0 <= operator.index(count) < 1 << 31:
+        raise InputError(f"{name}: expected a whole number, 0 or more, got {shown(count)}")
+    return operator.index(count)

@@ -21,7 +21,7 @@ std::string printed(const char *format, int digits, double value) {
 
 std::string fixed(double value, int digits) { return printed("%.*f", digits, value); }
 
-std::string general(double value) { return printed("%.*g", 6, value); }
+std::string general(double value, int most) { return printed("%.*g", most, value); }
 
 double rounded(double value, int digits) { return number_from(fixed(value, digits)); }
 

@@ -6,7 +6,7 @@
 namespace spoter::detail {
 
 std::string fixed(double value, int digits);  // f"{value:.{digits}f}"
-std::string general(double value);            // f"{value:g}"
+std::string general(double value, int most = 6);  // f"{value:.{most}g}"
 double rounded(double value, int digits);     // round(value, digits)
 
 }  // namespace spoter::detail

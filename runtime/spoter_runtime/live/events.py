@@ -138,7 +138,7 @@ class Abstain(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped(Event):
-    """Frames are missing before this one: the source dropped them, or they came too soon after another."""
+    """Frames are missing before this one: the source dropped them, they came too soon, or were left out."""
 
     type: ClassVar[str] = "dropped"
     frames: int

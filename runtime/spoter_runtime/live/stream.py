@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +29,7 @@ from spoter_runtime.live.frames import MOST_FPS, Frames, with_nan
 from spoter_runtime.live.gates import FindsSegments, Mark, PushGate, RestGate, WindowGate
 from spoter_runtime.live.settings import GATES, Gate, StreamSettings
 from spoter_runtime.live.tracking import TrackingReport
-from spoter_runtime.strict import finite_float, shown
+from spoter_runtime.strict import finite_float, shown, whole
 
 if TYPE_CHECKING:
     from spoter_runtime.camera.clips import FindsLandmarks
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 MOST_EVENTS: Final = 4096  # that wait for `events`; older ones are lost, but not `Ready`
 _BEST: Final = 5
-_MANY: Final = 10  # frames that come too soon: no camera is that fast
+_MANY: Final = 10  # frames in a row that come too soon, or too late: no camera does
 _UNCALIBRATED: Final = (
     "the bundle has no calibration: every segment is answered with a sign, also one that is none"
 )
@@ -54,7 +53,7 @@ class SignStream:
         settings: with a longest sign that the model takes.
         landmarks: of the last frame, (54, 2); None where it was left out.
         persons: in the last frame; None where that is not known.
-        dropped: frames before the last one that the source dropped, or that came too soon.
+        dropped: frames before the last one that the source dropped, or that were left out.
     """
 
     def __init__(
@@ -113,7 +112,9 @@ class SignStream:
         }
         self._gate = gates[self._gate_name]
         self._next_partial_ms = math.inf
-        self._too_soon = 0  # frames in a row
+        self._too_soon = self._too_late = 0  # frames in a row
+        self._is_said: FaultCode | None = None  # of the frames in a row that are left out
+        self._model_fails = False
         self._tracking = TrackingReport(s.tracking_ms)
         if self._landmarker is not None:
             self._landmarker.reset()
@@ -149,10 +150,10 @@ class SignStream:
         """
         self._check_thread()
         self.landmarks = None
-        self._missed += max(_whole(dropped, "dropped"), 0)
-        persons = None if persons is None else _whole(persons, "persons")
+        self._missed += whole(dropped, "dropped")
+        persons = None if persons is None else whole(persons, "persons")
         if isinstance(t_ms, bool) or (time_ms := finite_float(t_ms)) is None:
-            self._fault(self._last_ms or 0.0, "time", f"a frame has no time: {shown(t_ms)}; it is left out")
+            self._leave_out(self._last_ms or 0.0, "time", f"a frame has no time: {shown(t_ms)}")
             return
         if self._is_later(time_ms):
             self._accept(frame, time_ms, persons)
@@ -165,11 +166,19 @@ class SignStream:
                 Ready(t_ms=t_ms, gate=self._gate_name, backend=backend, labels=labels, fps=self.settings.fps)
             )
         if self._last_ms is not None and t_ms - self._last_ms < 1000 / MOST_FPS:
-            self._leave_out(t_ms)
+            self._too_soon = self._count(
+                self._too_soon, t_ms, f"less than {1000 / MOST_FPS:g} ms after the last one and are left out"
+            )
+            self._missed += 1
             return
         self._say_dropped(t_ms)
         if self._last_ms is not None and t_ms - self._last_ms > self.settings.gap_ms:
             self._mark(self._gate.end(self._last_ms, "gap"), t_ms)
+            self._too_late = self._count(
+                self._too_late, t_ms, f"more than {self.settings.gap_ms:g} ms after the one before"
+            )
+        else:
+            self._too_late = 0
         self._last_ms = t_ms
         self._too_soon = 0
         self.persons = persons
@@ -186,13 +195,18 @@ class SignStream:
             self._mark(self._gate.end(self._last_ms), self._last_ms)
             self._say(self._tracking.report(self._last_ms))
 
-    def _leave_out(self, t_ms: float) -> None:
-        """Count a frame that comes too soon after the last one; many in a row have times in another unit."""
+    def _count(self, before: int, t_ms: float, how: str) -> int:
+        """Count a frame that comes too soon or too late; many in a row have times in another unit."""
+        if before + 1 == _MANY:
+            self._fault(t_ms, "time", f"{_MANY} frames in a row came {how}; t_ms is milliseconds")
+        return before + 1
+
+    def _leave_out(self, t_ms: float, code: FaultCode, reason: str) -> None:
+        """Count a frame that cannot be used, and say why: once for many in a row."""
         self._missed += 1
-        self._too_soon += 1
-        if self._too_soon == _MANY:
-            came = f"{_MANY} frames in a row came less than {1000 / MOST_FPS:g} ms after the last one"
-            self._fault(t_ms, "time", f"{came} and are left out; t_ms is milliseconds")
+        if code != self._is_said:
+            self._fault(t_ms, code, f"{reason}; the frame is left out, and those like it behind it")
+        self._is_said = code
 
     def _say_dropped(self, t_ms: float) -> None:
         self.dropped, self._missed = self._missed, 0
@@ -210,14 +224,14 @@ class SignStream:
     def _is_later(self, t_ms: float) -> bool:
         if self._last_ms is None or t_ms > self._last_ms:
             return True
-        went_back = f"a frame of {t_ms:g} ms after one of {self._last_ms:g} ms"
+        went_back = f"a frame of {t_ms:.15g} ms after one of {self._last_ms:.15g} ms"
         if self._last_ms - t_ms > self.settings.gap_ms:  # another clock, or a file from its beginning
             self._mark(self._gate.end(self._last_ms, "gap"), self._last_ms)
             self._fault(t_ms, "time", f"{went_back}: the stream begins anew")
             self._begin()
             self._last_ms = None
             return True
-        self._fault(self._last_ms, "time", f"{went_back}: it is left out")
+        self._leave_out(self._last_ms, "time", f"{went_back}: t_ms grows from frame to frame")
         return False
 
     def _landmarks_of(self, frame: Any, t_ms: float) -> Float32Array | None:
@@ -235,24 +249,23 @@ class SignStream:
             except InputError:
                 raise
             except SpoterError as error:
-                self._fault(t_ms, "landmarker", str(error))
+                self._leave_out(t_ms, "landmarker", str(error))
                 return None
             self.persons = self._landmarker.persons
             return pose_LD
         if array.dtype.kind != "f" or array.shape not in ((NUM_LANDMARKS, 2), (2 * NUM_LANDMARKS,)):
-            raise InputError(
-                f"frame: expected ({NUM_LANDMARKS}, 2) floats or a picture (height, width, 3) of uint8, got "
-                f"{array.shape} {array.dtype}",
-                fix="numpy.asarray(landmarks, 'float32')",
-            )
+            from spoter_runtime.input_fixes import no_frame  # not at the top: few need it
+
+            raise no_frame(array)
         try:
             check_coordinates(array, where="frame")
         except InputError as error:
-            self._fault(t_ms, "landmarks", f"{error.message}; the frame is left out")
+            self._leave_out(t_ms, "landmarks", error.message)
             return None
         return with_nan(array.reshape(NUM_LANDMARKS, 2))
 
     def _take(self, t_ms: float, pose_LD: Float32Array) -> None:
+        self._is_said = None
         seen = self._frames.add(t_ms, pose_LD)
         self._say(self._tracking.add(seen))
         self._mark(self._gate.accept(seen), t_ms)
@@ -296,10 +309,14 @@ class SignStream:
         if np.isnan(clip_TLD).all():
             return None
         try:
-            return self._recognizer.predict(clip_TLD, name=f"the segment that ends at {t_ms:g} ms")
+            prediction = self._recognizer.predict(clip_TLD, name=f"the segment that ends at {t_ms:.15g} ms")
         except SpoterError as error:
-            self._fault(t_ms, "model", str(error))
+            if not self._model_fails:
+                self._fault(t_ms, "model", str(error))
+            self._model_fails = True
             return None
+        self._model_fails = False
+        return prediction
 
     def _partial(self, start_ms: float, t_ms: float) -> None:
         self._next_partial_ms = t_ms + self.settings.partial_ms
@@ -362,13 +379,6 @@ class SignStream:
         if event and len(self._pending) == MOST_EVENTS:
             del self._pending[1 if self._pending[0].type == "ready" else 0]
         self._pending += [event] if event else []
-
-
-def _whole(count: Any, name: str) -> int:
-    try:
-        return operator.index(count)
-    except TypeError as error:
-        raise InputError(f"{name}: expected a whole number, got {shown(count)}") from error
 
 
 def _sign(

@@ -16,13 +16,13 @@ export function round(value: number, digits: number): number {
   return Number(fixed(value, digits));
 }
 
-/** `f"{value:g}"`: six digits, no zeros behind the point. */
-export function general(value: number): string {
+/** `f"{value:.{most}g}"`: so many digits, no zeros behind the point. */
+export function general(value: number, most = 6): string {
   if (!Number.isFinite(value)) return floatText(value);
-  const [digits, exponent] = value.toExponential(5).split("e");
+  const [digits, exponent] = value.toExponential(most - 1).split("e");
   const power = Number(exponent);
-  if (power < -4 || power >= 6) return `${trimmed(digits)}e${power < 0 ? "-" : "+"}${String(Math.abs(power)).padStart(2, "0")}`;
-  return trimmed(value.toFixed(5 - power));
+  if (power < -4 || power >= most) return `${trimmed(digits)}e${power < 0 ? "-" : "+"}${String(Math.abs(power)).padStart(2, "0")}`;
+  return trimmed(value.toFixed(most - 1 - power));
 }
 
 const trimmed = (digits: string) => (digits.includes(".") ? digits.replace(/\.?0+$/, "") : digits);

@@ -143,7 +143,7 @@ def test_times_and_landmarks_that_are_wrong(both):
     assert {event.get("code") for event in events} >= {"time", "landmarks", "gap"}
     assert "the stream begins anew" in " ".join(event.get("reason", "") for event in events)
     assert {event["persons"] for event in events if event["type"] == "tracking"} >= {3, 1}
-    assert [event["frames"] for event in events if event["type"] == "dropped"] == [1, 2, 1]
+    assert [event["frames"] for event in events if event["type"] == "dropped"] == [6, 3, 1, 1]
 
 
 def test_frames_that_come_too_soon(both):
@@ -151,6 +151,11 @@ def test_frames_that_come_too_soon(both):
     events = check_events(both(), seconds + [(50.0 + 5 * n, pose(2.2)) for n in range(30)])
     assert [event["reason"][:12] for event in events if event["type"] == "fault"] == ["10 frames in"]
     assert [event["frames"] for event in events if event["type"] == "dropped"][:2] == [39, 1]
+
+
+def test_frames_that_come_too_late(both):
+    events = check_events(both(), [(1e6 * n / 30, pose(2.2)) for n in range(40)])
+    assert [event["reason"][:12] for event in events if event["type"] == "fault"] == ["10 frames in"]
 
 
 def test_before_the_first_frame_and_without_a_time(both):

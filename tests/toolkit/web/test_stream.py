@@ -69,10 +69,16 @@ def in_seconds():
     return [t / 1000 for t in times], frames
 
 
+def in_microseconds():
+    times, frames = two_signs()
+    return [1000 * t for t in times], frames
+
+
 CASES = {
     "rest": (two_signs, "rest", {}),
     "60 frames a second": (lambda: two_signs(fps=60.0), "rest", {}),
     "12 frames a second": (lambda: two_signs(fps=12.5), "rest", {"pad_start_ms": 30.0}),
+    "times in microseconds": (in_microseconds, "rest", {}),
     "times in seconds": (in_seconds, "rest", {}),
     "250 frames a second": (lambda: two_signs(fps=250.0), "rest", {}),
     "motion": (two_signs, "rest", {"rest_by": "motion", "partial_ms": 0.0}),

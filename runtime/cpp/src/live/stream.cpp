@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t most_events = 4096;  // that wait; older ones are lost, but not "ready"
 constexpr size_t most_best = 5;
-constexpr size_t many = 10;  // frames that come too soon: no camera is that fast
+constexpr size_t many = 10;  // frames in a row that come too soon, or too late: no camera does
 constexpr const char *uncalibrated =
     "the bundle has no calibration: every segment is answered with a sign, also one that is none";
 
@@ -49,7 +49,9 @@ void SignStream::begin() {
   else if (gate_name_ == "push") gate_ = std::make_unique<PushGate>(s);
   else gate_ = std::make_unique<WindowGate>(s, [this](double start, double end) { return shares(start, end); });
   next_partial_ms_ = never_ms;
-  too_soon_ = 0;
+  too_soon_ = too_late_ = 0;
+  is_said_.clear();
+  model_fails_ = false;
   tracked_ = {};
   most_persons_ = -1;
   tracked_from_.reset();
@@ -84,9 +86,19 @@ void SignStream::accept(const float *landmarks, double t_ms, size_t dropped, int
                           {"labels", std::to_string(recognizer_.contract().labels.size())},
                           {"fps", json_number(settings_.fps)}});
   }
-  if (last_ms_ && t_ms - *last_ms_ < 1000 / most_fps) return leave_out(t_ms);
+  if (last_ms_ && t_ms - *last_ms_ < 1000 / most_fps) {
+    const std::string least = general(1000 / most_fps);
+    too_soon_ = count(too_soon_, t_ms, "less than " + least + " ms after the last one and are left out");
+    ++missed_;
+    return;
+  }
   say_dropped(t_ms);
-  if (last_ms_ && t_ms - *last_ms_ > settings_.gap_ms) mark(gate_->end(*last_ms_, "gap"), t_ms);
+  if (last_ms_ && t_ms - *last_ms_ > settings_.gap_ms) {
+    mark(gate_->end(*last_ms_, "gap"), t_ms);
+    too_late_ = count(too_late_, t_ms, "more than " + general(settings_.gap_ms) + " ms after the one before");
+  } else {
+    too_late_ = 0;
+  }
   last_ms_ = t_ms;
   too_soon_ = 0;
   const std::optional<Pose> pose = landmarks_of(landmarks, t_ms);
@@ -102,13 +114,18 @@ void SignStream::flush() {
   track(*last_ms_);
 }
 
-// Counts a frame that comes too soon after the last one; many in a row have times in another unit.
-void SignStream::leave_out(double t_ms) {
+// Counts a frame that comes too soon or too late; many in a row have times in another unit.
+size_t SignStream::count(size_t before, double t_ms, const std::string &how) {
+  if (before + 1 == many)
+    fault(t_ms, "time", std::to_string(many) + " frames in a row came " + how + "; t_ms is milliseconds");
+  return before + 1;
+}
+
+// Counts a frame that cannot be used, and says why: once for many in a row.
+void SignStream::leave_out(double t_ms, const char *code, const std::string &reason) {
   ++missed_;
-  if (++too_soon_ == many)
-    fault(t_ms, "time",
-          std::to_string(many) + " frames in a row came less than " + general(1000 / most_fps) +
-              " ms after the last one and are left out; t_ms is milliseconds");
+  if (is_said_ != code) fault(t_ms, code, reason + "; the frame is left out, and those like it behind it");
+  is_said_ = code;
 }
 
 void SignStream::say_dropped(double t_ms) {
@@ -126,12 +143,12 @@ void SignStream::check_thread() {
 bool SignStream::is_later(double t_ms) {
   if (!std::isfinite(t_ms)) {
     const char *words = std::isnan(t_ms) ? "nan" : t_ms > 0 ? "inf" : "-inf";
-    fault(last_ms_.value_or(0), "time", std::string("a frame has no time: ") + words + "; it is left out");
+    leave_out(last_ms_.value_or(0), "time", std::string("a frame has no time: ") + words);
     return false;
   }
   if (!last_ms_ || t_ms > *last_ms_) return true;
   const double last = *last_ms_;
-  const std::string went_back = "a frame of " + general(t_ms) + " ms after one of " + general(last) + " ms";
+  const std::string went_back = "a frame of " + general(t_ms, 15) + " ms after one of " + general(last, 15) + " ms";
   if (last - t_ms > settings_.gap_ms) {  // another clock, or a file from its beginning
     mark(gate_->end(last, "gap"), last);
     fault(t_ms, "time", went_back + ": the stream begins anew");
@@ -139,7 +156,7 @@ bool SignStream::is_later(double t_ms) {
     last_ms_.reset();
     return true;
   }
-  fault(last, "time", went_back + ": it is left out");
+  leave_out(last, "time", went_back + ": t_ms grows from frame to frame");
   return false;
 }
 
@@ -148,13 +165,14 @@ std::optional<Pose> SignStream::landmarks_of(const float *landmarks, double t_ms
   try {
     check_frame(landmarks, "frame");
   } catch (const Error &error) {
-    fault(t_ms, "landmarks", error.message + "; the frame is left out");
+    leave_out(t_ms, "landmarks", error.message);
     return std::nullopt;
   }
   return with_nan(landmarks);
 }
 
 void SignStream::take(double t_ms, const Pose &pose) {
+  is_said_.clear();
   const Seen seen = frames_->add(t_ms, pose);
   if (settings_.tracking_ms > 0) {
     ++tracked_.frames, tracked_.body += seen.body;
@@ -218,16 +236,18 @@ std::vector<double> SignStream::shares(double start_ms, double end_ms) {
 
 std::optional<SignStream::Answer> SignStream::predict(const std::vector<float> &clip, double t_ms) {
   if (std::all_of(clip.begin(), clip.end(), [](float value) { return std::isnan(value); })) return std::nullopt;
-  const std::string name = "the segment that ends at " + general(t_ms) + " ms";
+  const std::string name = "the segment that ends at " + general(t_ms, 15) + " ms";
   const spoter_clip given = {clip.data(), clip.size() / SPOTER_FEATURES, name.c_str()};
   Answer found;
   found.logits.resize(recognizer_.contract().labels.size());
   try {
     recognizer_.predict(&given, 1, &found.prediction, found.logits.data());
   } catch (const Error &error) {
-    fault(t_ms, "model", in_words(error));
+    if (!model_fails_) fault(t_ms, "model", in_words(error));
+    model_fails_ = true;
     return std::nullopt;
   }
+  model_fails_ = false;
   const std::vector<double> shares = softmax(found.logits.data(), found.logits.size());
   std::vector<size_t> order(shares.size());
   std::iota(order.begin(), order.end(), size_t{0});

@@ -39,7 +39,8 @@ class SignStream {
   void check_thread();
   bool is_later(double t_ms);
   std::optional<Pose> landmarks_of(const float *landmarks, double t_ms);
-  void leave_out(double t_ms);
+  size_t count(size_t before, double t_ms, const std::string &how);
+  void leave_out(double t_ms, const char *code, const std::string &reason);
   void say_dropped(double t_ms);
   void take(double t_ms, const Pose &pose);
   void track(double t_ms);
@@ -72,8 +73,10 @@ class SignStream {
     size_t steps = 0;  // from frame to frame since the last report
   } tracked_;
   int most_persons_ = -1;
-  size_t missed_ = 0;    // frames since the last one that was taken: dropped, or too soon
-  size_t too_soon_ = 0;  // in a row
+  size_t missed_ = 0;                   // frames since the last one that was taken: dropped, or left out
+  size_t too_soon_ = 0, too_late_ = 0;  // in a row
+  std::string is_said_;                 // the fault of the frames in a row that are left out
+  bool model_fails_ = false;
 };
 
 }  // namespace spoter::detail

@@ -13,7 +13,7 @@ import { GATES, fittedSettings, type Gate, type StreamSettings } from "./setting
 
 const UNCALIBRATED = "the bundle has no calibration: every segment is answered with a sign, also one that is none";
 const MOST_EVENTS = 4096;
-/** Frames in a row that come too soon: no camera is that fast. */
+/** Frames in a row that come too soon, or too late: no camera does. */
 const MANY = 10;
 
 /** Recognise signs in a stream of frames, one after the other. It has no clock: the same frames with the same times give the same events. */
@@ -30,9 +30,13 @@ export class CoreStream {
   private frames!: Frames;
   private gate!: FindsSegments;
   private nextPartialMs = Infinity;
-  /** Frames since the last one that was taken: dropped, or too soon. */
+  /** Frames since the last one that was taken: dropped, or left out. */
   private missed = 0;
   private tooSoon = 0;
+  private tooLate = 0;
+  /** The fault of the frames in a row that are left out. */
+  private isSaid: FaultCode | null = null;
+  private modelFails = false;
   private tracked: Seen[] = [];
   /** From frame to frame since the last report. */
   private steps = 0;
@@ -69,7 +73,9 @@ export class CoreStream {
     const gates = { rest: () => new RestGate(s), window: () => new WindowGate(s, (start, end) => this.shares(start, end)), push: () => new PushGate(s) };
     this.gate = gates[this.gateName]();
     this.nextPartialMs = Infinity;
-    this.tooSoon = 0;
+    this.tooSoon = this.tooLate = 0;
+    this.isSaid = null;
+    this.modelFails = false;
     this.tracked = [];
     this.steps = 0;
     this.mostPersons = null;
@@ -99,9 +105,17 @@ export class CoreStream {
       this.isFirst = false;
       this.say({ type: "ready", t_ms, gate: this.gateName, backend: this.recognizer.backend, labels: this.recognizer.labels.length, fps: this.settings.fps });
     }
-    if (this.lastMs !== null && t_ms - this.lastMs < 1000 / MOST_FPS) return this.leaveOut(t_ms);
+    const { gap_ms } = this.settings;
+    if (this.lastMs !== null && t_ms - this.lastMs < 1000 / MOST_FPS) {
+      this.tooSoon = this.count(this.tooSoon, t_ms, `less than ${1000 / MOST_FPS} ms after the last one and are left out`);
+      this.missed++;
+      return;
+    }
     this.sayDropped(t_ms);
-    if (this.lastMs !== null && t_ms - this.lastMs > this.settings.gap_ms) await this.mark(await this.gate.end(this.lastMs, "gap"), t_ms);
+    if (this.lastMs !== null && t_ms - this.lastMs > gap_ms) {
+      await this.mark(await this.gate.end(this.lastMs, "gap"), t_ms);
+      this.tooLate = this.count(this.tooLate, t_ms, `more than ${general(gap_ms)} ms after the one before`);
+    } else this.tooLate = 0;
     this.lastMs = t_ms;
     this.tooSoon = 0;
     this.persons = persons;
@@ -118,12 +132,17 @@ export class CoreStream {
     this.track(this.lastMs);
   }
 
-  /** Count a frame that comes too soon after the last one; many in a row have times in another unit. */
-  private leaveOut(t_ms: number): void {
+  /** Count a frame that comes too soon or too late; many in a row have times in another unit. */
+  private count(before: number, t_ms: number, how: string): number {
+    if (before + 1 === MANY) this.fault(t_ms, "time", `${MANY} frames in a row came ${how}; t_ms is milliseconds`);
+    return before + 1;
+  }
+
+  /** Count a frame that cannot be used, and say why: once for many in a row. */
+  private leaveOut(t_ms: number, code: FaultCode, reason: string): void {
     this.missed++;
-    if (++this.tooSoon !== MANY) return;
-    const came = `${MANY} frames in a row came less than ${1000 / MOST_FPS} ms after the last one`;
-    this.fault(t_ms, "time", `${came} and are left out; t_ms is milliseconds`);
+    if (code !== this.isSaid) this.fault(t_ms, code, `${reason}; the frame is left out, and those like it behind it`);
+    this.isSaid = code;
   }
 
   private sayDropped(t_ms: number): void {
@@ -134,11 +153,11 @@ export class CoreStream {
 
   private async isLater(t_ms: number): Promise<boolean> {
     if (typeof t_ms !== "number" || !Number.isFinite(t_ms)) {
-      this.fault(this.lastMs ?? 0, "time", `a frame has no time: ${String(t_ms)}; it is left out`);
+      this.leaveOut(this.lastMs ?? 0, "time", `a frame has no time: ${String(t_ms)}`);
       return false;
     }
     if (this.lastMs === null || t_ms > this.lastMs) return true;
-    const wentBack = `a frame of ${general(t_ms)} ms after one of ${general(this.lastMs)} ms`;
+    const wentBack = `a frame of ${general(t_ms, 15)} ms after one of ${general(this.lastMs, 15)} ms`;
     if (this.lastMs - t_ms > this.settings.gap_ms) {
       // Another clock, or a file from its beginning.
       await this.mark(await this.gate.end(this.lastMs, "gap"), this.lastMs);
@@ -147,7 +166,7 @@ export class CoreStream {
       this.lastMs = null;
       return true;
     }
-    this.fault(this.lastMs, "time", `${wentBack}: it is left out`);
+    this.leaveOut(this.lastMs, "time", `${wentBack}: t_ms grows from frame to frame`);
     return false;
   }
 
@@ -161,7 +180,7 @@ export class CoreStream {
         return await landmarks;
       } catch (error) {
         if (!(error instanceof SpoterError) || error instanceof InputError) throw error;
-        this.fault(t_ms, "landmarker", error.message);
+        this.leaveOut(t_ms, "landmarker", error.message);
         return null;
       }
     }
@@ -169,13 +188,14 @@ export class CoreStream {
     try {
       checkCoordinates(points, [NUM_LANDMARKS, 2], "frame");
     } catch (error) {
-      this.fault(t_ms, "landmarks", `${(error as SpoterError).reason}; the frame is left out`);
+      this.leaveOut(t_ms, "landmarks", (error as SpoterError).reason);
       return null;
     }
     return withNan(points);
   }
 
   private async take(t_ms: number, pose: Float32Array): Promise<void> {
+    this.isSaid = null;
     const seen = this.frames.add(t_ms, pose);
     if (this.settings.tracking_ms) {
       this.tracked.push(seen);
@@ -238,10 +258,13 @@ export class CoreStream {
   private async predict(clip: Float32Array, t_ms: number): Promise<Prediction | null> {
     if (clip.every(Number.isNaN)) return null;
     try {
-      return await this.recognizer.predict(clip, `the segment that ends at ${general(t_ms)} ms`);
+      const prediction = await this.recognizer.predict(clip, `the segment that ends at ${general(t_ms, 15)} ms`);
+      this.modelFails = false;
+      return prediction;
     } catch (error) {
       if (!(error instanceof SpoterError)) throw error;
-      this.fault(t_ms, "model", error.message);
+      if (!this.modelFails) this.fault(t_ms, "model", error.message);
+      this.modelFails = true;
       return null;
     }
   }
