@@ -112,7 +112,8 @@ def network_frames(url: str) -> Iterator[TimedFrame]:
 
     Raises:
         MissingExtraError: PyAV is not installed.
-        DataError: no address, nobody answers within five seconds, it sends no video, or it went away.
+        DataError: no address, nobody answers within five seconds, it sends no video, it is a file, or it went
+            away.
     """
     if "://" not in url:
         raise DataError(f"{url}: is no address", fix="rtsp://HOST/…; video_frames(FILE), camera_frames(0)")
@@ -137,8 +138,12 @@ def _frames(
     try:
         container = av.open(source, format=input_format, options=options)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{source}: {_reason(error, 'cannot be opened as a video')}") from error
+        fix = "check the address, and that the camera is on" if "://" in source else ""
+        raise DataError(f"{source}: {_reason(error, 'cannot be opened as a video')}", fix=fix) from error
     with closing(container):
+        # Played as a camera, its frames would come all at once, and again from the beginning.
+        if source.startswith("http") and container.duration and container.size > 0:
+            raise DataError(f"{source}: is a file, not a camera", fix=f"curl -O {source}, and take the file")
         if not container.streams.video:
             raise DataError(
                 f"{source}: has no video in it{', only sound' if container.streams.audio else ''}"

@@ -20,6 +20,8 @@ from spoter_runtime.strict import json_from_text, shown
 
 LOG_VERSION: Final = 1
 LOG_NAME: Final = "landmarks.jsonl"
+_WITHOUT: Final = "leave this line out, or record the log again"
+_RECORD: Final = "record one: spoter-kit live --record FOLDER"
 _MOST_LETTERS: Final = 1 << 20  # of a line; 54 landmarks take 3,000
 
 
@@ -73,11 +75,13 @@ def read_header(path: Path | str) -> tuple[Gate, StreamSettings]:
         ConfigError: a setting is not known, or out of range.
     """
     with _opened(Path(path)) as file:
-        value = _object(_line(file, f"{path}, line 1"), f"{path}, line 1")
+        if not (line := _line(file, f"{path}, line 1")):
+            raise DataError(f"{path}: is empty", fix=_RECORD)
+        value = _object(line, f"{path}, line 1")
     if value.get("landmark_log") != LOG_VERSION:
         raise DataError(
             f"{path}: not a landmark log of version {LOG_VERSION}: its first line names none",
-            fix="record one: spoter-kit live --record FOLDER",
+            fix=_RECORD,
         )
     if (gate := value.get("gate", "rest")) not in get_args(Gate):
         raise DataError(f"{path}: gate {shown(gate)}, expected one of {', '.join(get_args(Gate))}")
@@ -117,7 +121,8 @@ def _opened(path: Path) -> IO[str]:
         check_regular(path)
         return path.open(encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be read: {reason}", fix="name a landmark log") from error
 
 
 def _line(file: IO[str], where: str) -> str:
@@ -134,7 +139,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json_from_text(line)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}") from error
+        raise DataError(f"{where}: not JSON: {error}", fix=_WITHOUT) from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object, got {shown(value)}")
     return value
@@ -154,4 +159,4 @@ def _frame_of(value: dict[str, Any], where: str) -> LogFrame:
             persons=None if persons is None else int(persons),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: not a frame: {error}") from error
+        raise DataError(f"{where}: not a frame: {error}", fix=_WITHOUT) from error

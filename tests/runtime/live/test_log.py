@@ -54,7 +54,8 @@ def test_an_empty_line_is_no_frame(log):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda text: "", "line 1: not JSON"),
+        (lambda text: "", "is empty. Fix: record one"),
+        (lambda text: text.replace('"t_ms": 0.0', "t"), "line 2: not JSON.*Fix: leave this line out"),
         (lambda text: "[]\n", "line 1: expected an object"),
         (lambda text: "{}\n", "not a landmark log of version 1"),
         (lambda text: text.replace('"t_ms": 0.0', '"t": 0.0'), "line 2: not a frame"),

@@ -61,6 +61,26 @@ def test_a_camera_that_goes_away_comes_back():
     assert seen[0].t_ms < seen[1].t_ms < seen[2].t_ms  # although the camera's own clock began anew
 
 
+def test_a_camera_that_breaks_in_any_way_comes_back():
+    opened = []
+
+    def frames():
+        opened.append(1)
+        yield TimedFrame(picture(len(opened)), 0.0)
+        threading.Event().wait(0.05)
+        if len(opened) == 1:
+            raise RuntimeError("the driver has a hiccup")
+
+    found = Newest(frames, wait_s=0.01).arrivals()
+    seen = [next(found) for _ in range(3)]
+    found.close()
+    assert [one.fault for one in seen] == [
+        "",
+        "the camera raised RuntimeError: the driver has a hiccup; it is opened again",
+        "",
+    ]
+
+
 def test_a_camera_that_stays_away_is_said_once_for_each_reason():
     reasons = iter(["unplugged", "no such camera", "no such camera", "no such camera"])
 
@@ -95,7 +115,8 @@ def test_a_camera_that_hangs_is_said_once_and_the_time_goes_on():
     assert [one.t_ms for one in seen] == sorted(one.t_ms for one in seen)
 
 
-def test_a_network_camera_that_goes_away_comes_back(tmp_path):
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_network_camera_that_goes_away_comes_back_and_a_file_is_none(tmp_path, is_file):
     pytest.importorskip("av", reason="PyAV reads network cameras")
     film = Film(tmp_path / "camera.mkv")
     for n in range(8):
@@ -105,6 +126,8 @@ def test_a_network_camera_that_goes_away_comes_back(tmp_path):
     class Camera(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
+            if is_file:
+                self.send_header("Content-Length", str((tmp_path / "camera.mkv").stat().st_size))
             self.end_headers()
             self.wfile.write((tmp_path / "camera.mkv").read_bytes())  # then it hangs up
 
@@ -116,6 +139,11 @@ def test_a_network_camera_that_goes_away_comes_back(tmp_path):
         found = Newest(
             lambda: network_frames(f"http://127.0.0.1:{server.server_port}/"), wait_s=0.01
         ).arrivals()
+        if is_file:
+            with pytest.raises(DataError, match=r"is a file, not a camera.*curl -O http://127"):
+                next(found)
+            server.shutdown()
+            return
         seen = list(itertools.islice(found, 12))
         found.close()
         server.shutdown()
@@ -156,8 +184,9 @@ def test_what_a_source_is_follows_from_its_name():
         False
     ]
     assert is_log("session/landmarks.jsonl")
-    with pytest.raises(DataError, match="no such file"):
-        arrivals("absent.mp4")
+    for name, said in (("absent.mp4", "no such file"), (".", "is no file"), ("", "'': no such file")):
+        with pytest.raises(DataError, match=said):
+            arrivals(name)
 
 
 def test_the_folder_of_a_recording_names_its_log(tmp_path):

@@ -66,8 +66,11 @@ def arrivals(source: str, *, mirror: bool = False) -> Iterator[Arrival]:
     if not is_live(source):
         if (Path(source) / LOG_NAME).is_file():
             raise DataError(f"{source}: is a recording", fix=f"spoter-kit live {Path(source) / LOG_NAME}")
-        if not Path(source).is_file():
-            raise DataError(f"{source}: no such file", fix="a camera's number, an address, or a file")
+        if not source or not Path(source).is_file():
+            there = "is no file" if source and Path(source).exists() else "no such file"
+            raise DataError(
+                f"{source or repr(source)}: {there}", fix="name a camera's number, an address, or a file"
+            )
         return (Arrival(one.t_ms, _turned(one, mirror)) for one in video_frames(Path(source)))
     if source.startswith(_SCHEMES):
         return Newest(lambda: network_frames(source), mirror=mirror).arrivals()
@@ -157,6 +160,8 @@ class Newest:
                         return
             except SpoterError as error:
                 reason = error
+            except Exception as error:  # noqa: BLE001  (else the thread dies, and the camera stays away)
+                reason = DataError(f"the camera raised {type(error).__name__}: {error}")
             with self._changed:
                 if not has_opened and isinstance(reason, SpoterError):
                     self._ended = reason
