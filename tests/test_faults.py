@@ -101,6 +101,21 @@ def test_a_signature_is_there_or_not(bundle_copy, tmp_path):
     run()
     signer = state()
     assert every_fault(bundle_copy.parent, unsign, run, state, old="", new=signer, errors=MORE_ERRORS) > 3
+    # Signed again, it is signed at every moment.
+    assert every_fault(bundle_copy.parent, run, run, state, old=signer, new=signer) > 3
+
+
+def test_a_new_key_has_its_public_one_the_next_time(tmp_path):
+    key = tmp_path / "a.key"
+
+    def clear() -> None:
+        for path in tmp_path.glob("a.key*"):
+            path.unlink()
+
+    def state() -> str:
+        return "both" if key.exists() and key.with_name("a.key.pub").exists() else ""
+
+    assert every_fault(tmp_path, clear, lambda: state() or make_key(key), state, old="", new="both") > 3
 
 
 @pytest.mark.slow

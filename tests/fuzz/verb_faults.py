@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from forks import Forks
 from spoter_runtime.bundle.manifest import read_bundle
+from spoter_runtime.bundle.signature import read_trusted
 from spoter_runtime.errors import SpoterError
 from spoter_runtime.files import cache_folder
 from spoter_toolkit.bench.analysis.compare import earlier_run
@@ -43,10 +44,12 @@ _SETTINGS = tuple(word for setting in _SMALL for word in ("--set", setting))
 class Verb:
     """A verb, the folder or file that it writes, a check that this is whole, and what makes another."""
 
-    made: str
+    made: str  # a pattern, where a part of the name is a hash
     argv: tuple[object, ...]
     check: Callable[[Path], object]
     other: tuple[object, ...] = ()  # words with which the old one is made; none where no two are the same
+    force: tuple[object, ...] = ("--force",)  # words with which the old one is replaced
+    left: Callable[[Path], Collection[str]] = lambda work: ()  # names in the cache that nothing needs
 
 
 def _check_run(folder: Path) -> None:
@@ -59,6 +62,18 @@ def _check_bundle(folder: Path) -> None:
     bundle = read_bundle(folder)
     bundle.check_files()
     bundle.goldens()
+
+
+def _check_signature(path: Path) -> None:
+    read_trusted(path.parent, path.parent.with_name("mine.key.pub"))
+
+
+def _left_by_tune(work: Path) -> Collection[str]:
+    folder = work / "cache/spoter-kit/tuned"
+    results = list(folder.glob("*.json"))
+    ways = [way for result in results for way in json.loads(result.read_text())["ways"].values()]
+    needed = {path.name for path in results} | {f"{way['prepared'][:32]}.onnx" for way in ways}
+    return {path.name for path in folder.iterdir()} - needed - {".lock"}
 
 
 VERBS = {
@@ -90,6 +105,20 @@ VERBS = {
         ),
         lambda path: earlier_run(path / "bench.json"),
     ),
+    "tune": Verb(
+        "cache/spoter-kit/tuned/*.json",
+        ("tune", "b.spoter", "--seconds", 0.02),
+        lambda path: json.loads(path.read_text())["ways"]["many"],
+        force=(),
+        left=_left_by_tune,
+    ),
+    "sign": Verb(
+        "b.spoter/model.sig",
+        ("sign", "b.spoter", "--key", "mine.key"),
+        _check_signature,
+        ("--new-key",),
+        force=(),
+    ),
 }
 
 
@@ -103,15 +132,16 @@ class Tried:
 
     def __post_init__(self) -> None:
         self.work = self.forks.cwd
-        self.argv = (*self.verb.argv, "--force")
+        self.argv = self.verb.argv + self.verb.force
+        (self.made,) = self.work.glob(self.verb.made)
         self.before = self.work.with_name("before")
         shutil.rmtree(self.before, ignore_errors=True)
         shutil.copytree(self.work, self.before, symlinks=True)
-        self.old = content_of(self.work / self.verb.made)
+        self.old = content_of(self.made)
         whole = self.run(fail_at=0)
         assert whole["code"] == 0, whole["said"]
         self.points: int = whole["operations"]
-        self.new, self.names = names_in(self.work / self.verb.made), names_in(self.work)
+        self.new, self.names = names_in(self.made), names_in(self.work)
 
     def run(self, **how: Any) -> dict[str, Any]:
         """Run the verb."""
@@ -138,15 +168,16 @@ class Tried:
         assert again["code"] == 0, (where, again["said"])
         assert self.which(where) == "new", where
         assert names_in(self.work) == self.names, (where, names_in(self.work) ^ self.names)
+        assert not (left := self.verb.left(self.work)), (where, left)
         return which
 
     def which(self, where: str) -> str:
         """Tell whether the old one or a whole new one has the name."""
-        made = self.work / self.verb.made
-        if content_of(made) == self.old:
+        if content_of(self.made) == self.old:
             return "old"
-        assert names_in(made) == self.new, (where, "a third state", names_in(made) ^ self.new)
-        self.verb.check(made)
+        found = names_in(self.made)
+        assert found == self.new, (where, "a third state", found ^ self.new)
+        self.verb.check(self.made)
         return "new"
 
 
@@ -177,7 +208,7 @@ def prepare(work: Path, names: Collection[str], video: Path | None = None) -> tu
         (work / "cache/spoter-kit/landmarker").symlink_to(cache_folder() / "landmarker")
         (work / "videos/tea/ann").mkdir(parents=True)
         shutil.copy(video, work / "videos/tea/ann")
-    first = ("data", "synth", "-o", "d", "--signs", 4, "--signers", 4, "--clips-per-sign", 8)
+    first = ("data", "synth", "-o", "d", "--signs", 2, "--signers", 3, "--clips-per-sign", 3)
     olds = [verb.argv + verb.other for name, verb in VERBS.items() if name in names]
     for argv in (first, *olds):
         done = forks.run(*argv)

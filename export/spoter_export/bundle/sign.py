@@ -60,8 +60,10 @@ class Signed:
 def make_key(path: Path) -> Path:
     """Write a new private key, that only its owner may read, and ``.pub`` beside it; return that.
 
+    A private key without a public one is kept, and gets it: a kill between the two files leaves that.
+
     Raises:
-        ConfigError: one of them exists.
+        ConfigError: the public key exists, or there is a private one that cannot be read.
         MissingExtraError: the package cryptography is not installed.
     """
     require("cryptography", extra="sign")
@@ -74,13 +76,15 @@ def make_key(path: Path) -> Path:
     )
 
     public = path.with_name(f"{path.name}.pub")
-    for target in (path, public):
-        if os.path.lexists(target):
-            raise ConfigError(f"{target}: exists already", fix="another --key, or leave out --new-key")
-    key = ec.generate_private_key(ec.SECP256R1())
-    with replacing(path) as temporary:
-        temporary.touch(0o600)
-        temporary.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    if os.path.lexists(public):
+        raise ConfigError(f"{public}: exists already", fix="another --key, or leave out --new-key")
+    if os.path.lexists(path):
+        key = private_key(path)
+    else:
+        key = ec.generate_private_key(ec.SECP256R1())
+        with replacing(path) as temporary:
+            temporary.touch(0o600)
+            temporary.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with replacing(public) as temporary:
         temporary.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return public
@@ -115,15 +119,18 @@ def sign_bundle(
     with bundle_lock(folder):
         read_bundle(folder).check_files()  # a signature of damaged files would prove the damage
         files = {name: sha256_of(path) for name, path in sorted(files_in(folder).items())}
-        kept, removed = _sorted_out(folder, files, signer)
+        kept, given_up = _sorted_out(folder, files, signer)
         first = folder / SIGNATURE
         content = _content(private, signer, chain, _payload(folder.name, files, expires))
         # In the folder that no signature covers: a kill leaves nothing that another signature would refuse.
-        path = folder / MORE_SIGNATURES / f"{signer[:16]}.sig"
-        with replacing(path) as temporary:
+        path = further = folder / MORE_SIGNATURES / f"{signer[:16]}.sig"
+        with replacing(further) as temporary:
             temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        if not first.exists():
-            path = path.replace(first)
+        if first not in {one.path for one in kept}:
+            path = further.replace(first)
+        for one in given_up:  # only now: a signed bundle stays so after a kill
+            if one.path not in (path, further):
+                remove(one.path)
         with contextlib.suppress(OSError):  # it holds other signatures
             (folder / MORE_SIGNATURES).rmdir()
     return Signed(
@@ -131,7 +138,7 @@ def sign_bundle(
         signer=signer,
         files=len(files),
         others=tuple(found.signer for found in kept),
-        removed=tuple(found.signer for found in removed),
+        removed=tuple(found.signer for found in given_up if found.signer != signer),
     )
 
 
@@ -170,19 +177,12 @@ def private_key(path: Path) -> Any:
 
 
 def _sorted_out(folder: Path, files: dict[str, str], signer: str) -> tuple[list[Signature], list[Signature]]:
-    """Delete signatures that do not fit, and the signer's own; return the others, and those that did not."""
+    """Return the signatures that stay, and those to give up: the signer's own, and what does not fit."""
     found, foreign = signatures_of(folder)
     if foreign:
         raise BundleError(f"{foreign[0].message}", fix="delete that file")
-    kept: list[Signature] = []
-    removed: list[Signature] = []
-    for one in found:
-        fits = _states(one, files)
-        if not fits or one.signer == signer:
-            remove(one.path)
-        if one.signer != signer:
-            (kept if fits else removed).append(one)
-    return kept, removed
+    kept = [one for one in found if one.signer != signer and _states(one, files)]
+    return kept, [one for one in found if one not in kept]
 
 
 def _states(signature: Signature, files: dict[str, str]) -> bool:

@@ -87,6 +87,17 @@ def read_prepared(sha256: str) -> bytes | None:
     return content if hashlib.sha256(content).hexdigest() == sha256 else None
 
 
+def write_prepared(content: bytes) -> str:
+    """Keep the bytes of a file that `tune` optimised; return their sha256.
+
+    Under its own name at once: a kill leaves no temporary file, and `read_prepared` refuses half a file.
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    if read_prepared(sha256) != content:  # never overwrites one that a tuned bundle uses
+        prepared_path(sha256).write_bytes(content)
+    return sha256
+
+
 def keep_prepared(sha256: str) -> KeptFile | None:
     """Return a file that `tune` optimised, to load it later; None if it is missing."""
     try:

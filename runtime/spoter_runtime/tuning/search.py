@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 import tempfile
@@ -29,7 +28,7 @@ from spoter_runtime.ort.execution import (
     ON_CPU,
     ExecutionConfig,
     default_batch_config,
-    prepared_path,
+    write_prepared,
 )
 from spoter_runtime.ort.runner import OrtRunner
 from spoter_runtime.ort.session import SessionSettings, write_optimised
@@ -330,16 +329,17 @@ def _prepared(bundle: Bundle, precision: str, config: ExecutionConfig, goldens: 
     if config.backend == FUSED:  # the fused file is optimised already
         return config
     artefact = onnx_file_of(bundle, config.backend, precision)
-    with tempfile.TemporaryDirectory(dir=cache_folder() / "tuned") as folder:  # of this process alone
-        path = Path(folder) / "optimised.onnx"
-        write_optimised(bundle.read(artefact.path), config.session, path)
-        content = path.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # not in the cache, where a kill would leave it
+            path = Path(folder) / "optimised.onnx"
+            write_optimised(bundle.read(artefact.path), config.session, path)
+            content = path.read_bytes()
         with OrtRunner(content, settings=replace(config.session, optimise=False)) as runner:
             if not replay_goldens(runner, goldens, artefact).passed:
                 return config
-        digest = hashlib.sha256(content).hexdigest()
-        path.replace(prepared_path(digest))
-    return replace(config, prepared=digest)
+        return replace(config, prepared=write_prepared(content))
+    except OSError as error:
+        raise cannot_keep(error) from error
 
 
 def _row(situation: Situation, candidate: _Candidate, default: _Candidate) -> dict[str, Any]:

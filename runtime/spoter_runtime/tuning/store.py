@@ -5,6 +5,7 @@ The file is in the cache folder, not in the bundle: a bundle travels to other ma
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 from dataclasses import dataclass, field
@@ -72,13 +73,12 @@ def tuned_path(bundle: Bundle, precision: str) -> Path:
 def write_tuned(bundle: Bundle, precision: str, tuned: Tuned) -> Path:
     """Write the result of `tune` atomically; return the path.
 
-    Deletes optimised files of the previous tuning that the new one does not use.
+    Deletes optimised files that no result needs: of the previous tuning, and of one that was killed.
 
     Raises:
         BackendError: the disk is full, or the cache folder is read-only.
     """
     path = tuned_path(bundle, precision)
-    before = _prepared_of(path)
     content = {
         "schema_version": SCHEMA,
         "machine": this_machine(),
@@ -89,9 +89,19 @@ def write_tuned(bundle: Bundle, precision: str, tuned: Tuned) -> Path:
         write_json(path, content)
     except OSError as error:
         raise cannot_keep(error) from error
-    for sha256 in before - {config.prepared for config in tuned.configs.values()}:
-        prepared_path(sha256).unlink(missing_ok=True)
+    _sweep(path.parent)
     return path
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the optimised files that no result names.
+
+    A concurrent `tune` that has not written its result yet may lose one: its bundle then loads without it.
+    """
+    needed = {prepared_path(sha256) for result in folder.glob("*.json") for sha256 in _prepared_of(result)}
+    for left in set(folder.glob("*.onnx")) - needed:
+        with contextlib.suppress(OSError):  # it costs space, and nothing else
+            left.unlink()
 
 
 def cannot_keep(error: OSError) -> BackendError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -274,9 +276,20 @@ def test_only_what_is_used_stays_in_the_cache(bundle, cache):
         bundle, "fp32", replace(FOUND, configs=FOUND.configs | {"one": replace(ONE, prepared="0" * 64)})
     )
     old.write_bytes(b"of an earlier tuning")
+    prepared_path("1" * 64).write_bytes(b"of a tuning that was killed")
     found = tune(bundle, seconds=0.2)
     used = {prepared_path(config.prepared) for config in found.configs.values() if config.prepared}
     assert set((cache / "spoter-kit" / "tuned").iterdir()) == {tuned_path(bundle, "fp32"), *used}
+
+
+def test_a_full_disk_is_told_of_before_the_result_is_written(bundle, monkeypatch):
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tuned_path(bundle, "fp32").parent).mkdir(parents=True)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BackendError, match="No space left on device"):
+        _prepared(bundle, "fp32", ONE, bundle.goldens())
 
 
 def test_many_may_prepare_the_same_file_at_once(bundle):
