@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spoter_runtime.errors import InputError
-from spoter_runtime.landmarks import NUM_LANDMARKS
-
 _FLOATS = "numpy.asarray(landmarks, 'float32')"
 _MADE = "landmarks_from_mediapipe(pose, left_hand, right_hand)"
-_MEDIAPIPE = (21, 33, 75, 543)  # points of a hand, a pose, both hands with it, and the face too
 _CLIP = f"give the landmarks of a clip, (frames, 54, 2) floats, as {_MADE} returns them"
 _ALIKE = (
     f"give each frame as many numbers as the others, NaN where a landmark was not detected; {_MADE} does so"
@@ -72,23 +68,3 @@ def fix_of_dtype(array: npt.NDArray[Any], values: Any) -> str:
 def is_masked(values: Any) -> bool:
     """Return True for a numpy array with masked values, whose data numpy would use as landmarks."""
     return isinstance(values, np.ndarray) and bool(np.any(getattr(values, "mask", False)))
-
-
-def no_frame(array: npt.NDArray[Any]) -> InputError:
-    """Return the error for an array that is no frame of a stream, with what makes one of it."""
-    shape, floats = array.shape, f"({NUM_LANDMARKS}, 2) floats"
-    if array.dtype.kind not in "fiu":
-        fix = "landmarks of float32, or a picture; video_frames(path) gives those of a video"
-    elif len(shape) == 3:
-        is_clip = shape[1:] == (NUM_LANDMARKS, 2)
-        fix = (
-            "for frame in clip: stream.accept(frame, t_ms)" if is_clip else "frame.astype('uint8'), 0 to 255"
-        )
-    elif len(shape) == 2 and shape[0] in _MEDIAPIPE:
-        fix = f"for frame in {_MADE}: stream.accept(frame, t_ms)"
-    elif len(shape) == 2 and shape[1] > 4:
-        fix = "numpy.stack([frame] * 3, axis=-1)"
-    else:
-        fix = _FLOATS
-    got = f"got {shape} {array.dtype}"
-    return InputError(f"frame: expected {floats} or a picture (height, width, 3) of uint8, {got}", fix=fix)

@@ -254,7 +254,7 @@ class SignStream:
             self.persons = self._landmarker.persons
             return pose_LD
         if array.dtype.kind != "f" or array.shape not in ((NUM_LANDMARKS, 2), (2 * NUM_LANDMARKS,)):
-            from spoter_runtime.input_fixes import no_frame  # not at the top: few need it
+            from spoter_runtime.live.no_frame import no_frame  # not at the top: few need it
 
             raise no_frame(array)
         try:
