@@ -14,7 +14,7 @@ from in_process import spoter_kit
 from signers import signing, write_log
 from spoter_runtime import Recognizer, SignStream
 from spoter_runtime.errors import SpoterError
-from spoter_runtime.live.events import Dropped
+from spoter_runtime.live.events import Dropped, Partial
 from spoter_toolkit.cli.live_view import Screen, view_of
 from spoter_toolkit.live.session import run_session
 from spoter_toolkit.live.sources import arrivals
@@ -127,7 +127,16 @@ def test_a_video_that_is_not_there(bundle_folder, tmp_path, landmarker_folder, m
 def test_the_screen_shows_tracking_bars_and_the_last_signs(log, bundle_folder):
     recognizer = Recognizer.load(bundle_folder, "ort-cpu", threads=1, tuned=False)
     screen = Screen({label.name: label.bengali for label in recognizer.labels})
-    run_session(SignStream(recognizer), arrivals(str(log)), [screen])
+    full = []
+
+    def shown_while_signing(event):
+        screen(event)
+        full.append((event.type, len(screen._best)))
+
+    run_session(SignStream(recognizer), arrivals(str(log)), [shown_while_signing])
+    assert ("partial", 3) in full
+    assert {bars for kind, bars in full if kind in ("sign", "abstain")} == {0}  # nobody signs any more
+    screen(Partial(t_ms=0.0, start_ms=0.0, label="tea", score=0.5, best=(("tea", 0.5),)))
     console = Console(width=80, record=True, file=None, force_terminal=False)
     with console.capture() as shown:
         console.print(screen.drawn())

@@ -33,14 +33,14 @@ def log(tmp_path):
     return str(write_log(tmp_path / "landmarks.jsonl", *signing(signs, end_ms=5000)))
 
 
-def sign(label="tea"):
+def sign(label="tea", probability=0.9):
     return Sign(
         t_ms=1.0,
         start_ms=0.0,
         end_ms=1.0,
         label=label,
         score=0.9,
-        probability=None,
+        probability=probability,
         margin=0.8,
         best=((label, 0.9),),
         latency_ms=0.0,
@@ -270,6 +270,20 @@ def test_the_place_of_the_word_may_be_named_and_slow_commands_do_not_pile_up():
     for process in speaker._running:
         process.kill()
         process.wait()
+
+
+def test_what_was_not_spoken_is_said():
+    speaker = Speaker(f'"{sys.executable}" -c "raise SystemExit(3)"', [Label(name="tea")])
+    speaker(sign())
+    for process in speaker._running:
+        process.wait(20)
+    speaker(sign(probability=None))  # a model without a calibration would speak at any movement
+    assert not speaker._running or speaker._running[0].returncode == 3
+    assert speaker.in_words() == [
+        "--say left out 1 word: its command ended with an error",
+        "--say left out 1 word: the bundle has no calibration. "
+        "Fix: spoter-kit export RUN, with a validation split",
+    ]
 
 
 @pytest.mark.parametrize("command", ["no-such-program-here {}", "espeak 'x", ""])

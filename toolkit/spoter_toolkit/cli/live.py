@@ -85,7 +85,6 @@ def live(
     from spoter_toolkit.live.film import FILM_NAME, Film
     from spoter_toolkit.live.session import Recorder, Speaker, run_session
     from spoter_toolkit.live.sources import arrivals, is_log, paced
-    from spoter_toolkit.report.words import plural
     from spoter_toolkit.workspace import newest_bundle
 
     with from_options():
@@ -119,10 +118,8 @@ def live(
         finally:
             if shown:
                 shown.close()
-            if speaker and speaker.left_out:
-                say(
-                    f"--say left out {plural(speaker.left_out, 'word')}: its command is slower than the signs"
-                )
+            for line in speaker.in_words() if speaker else ():
+                say(line)
             failed = _end_recording(recorder, film, record)
     for error in (*failed, *left_out):
         raise error

@@ -109,10 +109,12 @@ class Screen:
         elif isinstance(event, Partial):
             self._best = event.best[:_BEST]
         elif isinstance(event, Sign):
-            self._state, self._best = "", event.best[:_BEST]
+            self._state, self._best = "", ()
             self._signs.append(line_of_sign(event, self._words))
-        elif isinstance(event, Abstain | Fault):
-            self._state, self._remark = "", line_of_remark(event)
+        elif isinstance(event, Abstain):
+            self._state, self._best, self._remark = "", (), line_of_remark(event)
+        elif isinstance(event, Fault):
+            self._remark = line_of_remark(event)
         elif isinstance(event, Dropped):
             self._dropped += event.frames
 

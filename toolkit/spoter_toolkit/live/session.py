@@ -18,6 +18,7 @@ from spoter_runtime.live.settings import Gate
 from spoter_runtime.live.stream import SignStream
 from spoter_toolkit.live.film import Recorded
 from spoter_toolkit.live.sources import Arrival
+from spoter_toolkit.report.words import plural
 
 EVENTS_NAME: Final = "events.jsonl"
 _MOST_SPEAKING: Final = 4  # commands of --say at once
@@ -167,8 +168,12 @@ class Recorder(Recorded):
 class Speaker:
     """Runs a command for each sign, without a shell: a label is one argument, whatever is in it.
 
+    A sign without a probability is not spoken: its bundle cannot tell a sign from any other movement.
+
     Attributes:
         left_out: words for which it was not run, because the commands before were too slow.
+        unsure: words for which it was not run, because the bundle has no calibration.
+        failed: words for which it ended with an error.
     """
 
     def __init__(self, command: str, labels: Sequence[Label]) -> None:
@@ -185,13 +190,16 @@ class Speaker:
             raise UsageError(f"--say {command!r}: no such program", fix="--say 'espeak {}'")
         self._spoken = {label.name: label.bengali or label.gloss or label.name for label in labels}
         self._running: list[subprocess.Popen[bytes]] = []
-        self.left_out = 0
+        self.left_out = self.unsure = self.failed = 0
 
     def __call__(self, event: AnyEvent) -> None:
         """Run the command for a sign; ``{}`` becomes the word, which else is the last argument."""
         if not isinstance(event, Sign):
             return
-        self._running = [one for one in self._running if one.poll() is None]
+        if event.probability is None:
+            self.unsure += 1
+            return
+        self._forget_ended()
         if len(self._running) >= _MOST_SPEAKING:
             self.left_out += 1  # it cannot follow: better nothing than the words of a minute ago
             return
@@ -200,3 +208,17 @@ class Speaker:
         if words == self._words:
             words.append(word)
         self._running.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+
+    def _forget_ended(self) -> None:
+        self.failed += sum(one.poll() not in (None, 0) for one in self._running)
+        self._running = [one for one in self._running if one.poll() is None]
+
+    def in_words(self) -> list[str]:
+        """Return what was not spoken, and why."""
+        self._forget_ended()
+        why = {
+            "its command is slower than the signs": self.left_out,
+            "its command ended with an error": self.failed,
+            "the bundle has no calibration. Fix: spoter-kit export RUN, with a validation split": self.unsure,
+        }
+        return [f"--say left out {plural(words, 'word')}: {reason}" for reason, words in why.items() if words]
