@@ -74,10 +74,14 @@ class SignStream:
             settings: None takes the defaults.
 
         Raises:
-            ConfigError: no such gate.
+            ConfigError: no such gate, or no recognizer or settings.
         """
         if gate not in GATES:
             raise ConfigError(f"gate {gate!r}: expected {', '.join(GATES)}")
+        if not hasattr(recognizer, "predict"):
+            raise ConfigError(f"expected a Recognizer, got {shown(recognizer)}", fix="Recognizer.load(path)")
+        if not isinstance(settings, StreamSettings | None):
+            raise ConfigError(f"settings: got {shown(settings)}", fix="StreamSettings(**settings)")
         self._recognizer = recognizer
         self._gate_name = gate
         self._landmarker = landmarker
@@ -102,9 +106,8 @@ class SignStream:
     def _begin(self) -> None:
         """Forget the frames, but not the events."""
         s = self.settings
-        self._frames = Frames(
-            s.longest_ms + s.gap_ms + s.rest_ms + s.window_ms + max(s.pad_start_ms, 0) + 1000
-        )
+        keep_ms = s.longest_ms + s.gap_ms + s.rest_ms + s.window_ms + max(s.pad_start_ms, 0) + 1000
+        self._frames = Frames(keep_ms)
         gates: dict[str, FindsSegments] = {
             "rest": RestGate(s),
             "window": WindowGate(s, self._shares),
@@ -162,9 +165,8 @@ class SignStream:
         if self._is_first:
             self._is_first = False
             backend, labels = self._recognizer.runner.name, len(self._recognizer.labels)
-            self._say(
-                Ready(t_ms=t_ms, gate=self._gate_name, backend=backend, labels=labels, fps=self.settings.fps)
-            )
+            gate, fps = self._gate_name, self.settings.fps
+            self._say(Ready(t_ms=t_ms, gate=gate, backend=backend, labels=labels, fps=fps))
         if self._last_ms is not None and t_ms - self._last_ms < 1000 / MOST_FPS:
             self._too_soon = self._count(
                 self._too_soon, t_ms, f"less than {1000 / MOST_FPS:g} ms after the last one and are left out"

@@ -203,6 +203,13 @@ def test_the_application_says_when(recognizer):
         SignStream(recognizer).push(True)
 
 
+def test_a_path_and_a_table_of_settings_are_refused_with_what_is_meant(recognizer):
+    with pytest.raises(ConfigError, match=r"expected a Recognizer, got .*model.*Recognizer\.load\(path\)"):
+        SignStream("model.spoter")
+    with pytest.raises(ConfigError, match=r"Fix: StreamSettings\(\*\*settings\)"):
+        SignStream(recognizer, settings={"rest_ms": 100})
+
+
 def test_time_that_stands_or_goes_back_is_a_fault(recognizer):
     stream = SignStream(recognizer)
     for t_ms in (0.0, 1000020.0, *[1000019.5] * 200, 1000060.0, float("nan"), 1000100.0):

@@ -122,7 +122,7 @@ class Screen:
         """Return the screen."""
         dropped = f", {self._dropped} dropped" if self._dropped else ""
         bars = [
-            Text(f"{label:<16.16} {'█' * round(_BAR * score):<{_BAR}} {score:.2f}", no_wrap=True)
+            Text(f"{label:<16.16} {score:.2f} {'█' * round(_BAR * score)}", no_wrap=True)
             for label, score in self._best
         ]
         bars += [Text()] * (_BEST - len(bars))
