@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -159,10 +160,11 @@ class Recorder(Recorded):
             self._events.flush()
 
     def close(self) -> None:
-        """Close both files."""
-        for file in (self._log, self._events):
-            with self.writing(self._folder):
-                file.close()
+        """Close both files, also where one of them cannot be."""
+        with contextlib.ExitStack() as closing:
+            for name, file in ((LOG_NAME, self._log), (EVENTS_NAME, self._events)):
+                closing.enter_context(self.writing(self._folder / name))
+                closing.callback(file.close)
 
 
 class Speaker:
