@@ -3,7 +3,7 @@
 # make test: lint, types, tests, in five minutes on two cores.
 # make test-all: the slow tests and the documentation too, as continuous integration does.
 # make fuzz: malformed input for every reader, for an hour or HOURS=10.
-# make faults: a full disk, a broken one and a kill at each point of eight verbs, for an hour of one core.
+# make faults: a full disk, a broken one and a kill at each point of ten verbs, for an hour of one core.
 # make docs: the documentation as a site, build/docs/site/index.html.
 PYTHON ?= python3
 VENV := .venv

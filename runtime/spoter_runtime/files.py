@@ -69,11 +69,12 @@ def check_size(path: Path, most_bytes: int) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes, read in 1 MiB pieces."""
+    """Return the hex sha256 of a file's bytes, read into one piece of 64 KiB, which is faster."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    piece = memoryview(bytearray(1 << 16))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(piece):
+            digest.update(piece[:size])
     return digest.hexdigest()
 
 

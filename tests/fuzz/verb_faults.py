@@ -36,7 +36,13 @@ from spoter_toolkit.runs.run import read_run
 
 KILLED = 77
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, None)  # None: the process ends there
-_SMALL = ("epochs=2", "model.d_model=36", "model.num_encoder_layers=1", "model.d_ff=40")
+_SMALL = (
+    "epochs=2",
+    "model.d_model=36",
+    "model.num_encoder_layers=1",
+    "model.d_ff=40",
+    "model.max_seq_length=100",
+)
 _SETTINGS = tuple(word for setting in _SMALL for word in ("--set", setting))
 
 
