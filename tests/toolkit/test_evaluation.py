@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from in_process import spoter_kit
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import ConfigError, DataError, InputError
 from spoter_runtime.landmarks import Float32Array
@@ -14,6 +18,7 @@ from spoter_runtime.runner import Int32Array, Runner
 from spoter_toolkit.data.dataset import Clip, Dataset, Origin
 from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
 from spoter_toolkit.evaluation import evaluate, evaluate_source, infer_clips, scores_from_logits
+from spoter_toolkit.export import export
 
 
 def clip(label: str, signer: str) -> Clip:
@@ -102,6 +107,7 @@ def test_a_source_is_evaluated_by_one_call(
             "synthetic": False,
             "split": "all",
             "split_made": "",
+            "learned": 0,
             "calibrated": False,
             "calibration": found.calibration and found.calibration.as_json(),
         }
@@ -112,3 +118,40 @@ def test_a_source_is_evaluated_by_one_call(
     assert found.calibration.top1 == found.scores.top1
     with pytest.raises(ConfigError, match="unknown backend 'ort-cpuu'; did you mean 'ort-cpu'"):
         evaluate_source(bundle_folder, data=dataset.folder, backend="ort-cpuu")
+
+
+def test_clips_that_were_trained_on_are_no_test(made_home: Path, tiny: Dataset, tmp_path: Path) -> None:
+    """A data set that is split anew puts a signer into its test whom the model has learned from."""
+    folder, run = Path(shutil.copytree(tiny.folder, tmp_path / "anew")), made_home / "runs" / "last"
+    learned = tiny.clips_in("train")[0].signer
+    assert spoter_kit(tmp_path, "data", "split", folder, "--test", learned, "--force").returncode == 0
+    bundle = next((made_home / "bundles").iterdir())
+    for source in (run, bundle):
+        done = spoter_kit(made_home, "eval", source, "--data", folder)
+        assert done.returncode == 1
+        assert re.search(r"was trained on (\d+) of the \1 clips of test, so they are no test", done.stderr)
+    done = spoter_kit(made_home, "eval", bundle, "--data", folder, "--stream", "--minutes", "0.1")
+    assert "so they are no test" in done.stderr
+    done = spoter_kit(made_home, "eval", run, "--data", folder, "--split", "all")
+    assert (done.returncode, f"trained on {len(tiny.clips_in('train'))} of" in done.stderr) == (0, True)
+    found = json.loads(spoter_kit(made_home, "eval", run, "--split", "test", "--json").stdout)
+    assert found["learned"] == 0
+
+
+def test_a_run_whose_data_was_split_anew_says_so_and_can_be_exported(
+    made_home: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    folder, run = Path(shutil.copytree(tiny.folder, tmp_path / "anew")), tmp_path / "r"
+    shutil.copytree((made_home / "runs" / "last").resolve(), run)
+    info = json.loads((run / "run.json").read_text())
+    info["data"]["folder"] = str(folder)
+    (run / "run.json").write_text(json.dumps(info))
+    learned = tiny.clips_in("train")[0].signer
+    spoter_kit(tmp_path, "data", "split", folder, "--test", learned, "--force")
+    done = spoter_kit(tmp_path, "export", run, "-o", "b.spoter")
+    assert done.returncode == 1
+    assert f"has changed since {run} was trained on it: split 'by signer: test {learned}" in done.stderr
+    assert "Fix: --data anew takes it as it is now" in done.stderr
+    report = export(run, tmp_path / "b.spoter", data=folder, tune_seconds=0)
+    assert report.exported
+    assert report.exported.bundle.abstention is None

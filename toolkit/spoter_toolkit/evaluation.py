@@ -30,6 +30,7 @@ from spoter_toolkit.calibration.negatives import Negatives
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 from spoter_toolkit.data.extract.videos import find_videos
 from spoter_toolkit.data.names import listed, natural_order
+from spoter_toolkit.runs.learned import learned_among, run_of
 from spoter_toolkit.runs.run import read_run
 
 _MOST_CONFUSED: Final = 10  # pairs of labels
@@ -97,6 +98,7 @@ class Evaluation:
     passed_over: Mapping[str, str]  # backend → why it was not taken, where none was asked for by name
     calibration: Figures | None = None  # None where every clip is of a label that stands for no sign
     calibrated: bool = False  # whether the bundle holds a calibration; without one, of the plain softmax
+    learned: int = 0  # clips that the model was trained on
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the confusion matrix, as plain JSON values."""
@@ -107,6 +109,7 @@ class Evaluation:
             "synthetic": self.dataset.origin.synthetic,
             "split": self.split,
             "split_made": self.dataset.split,
+            "learned": self.learned,
             "calibrated": self.calibrated,
             "calibration": self.calibration.as_json() if self.calibration else None,
         } | self.scores.summary()
@@ -151,7 +154,8 @@ def evaluate_source(
         split_backend(backend)
     found, dataset = find_source(source, backend=backend, run=run, data=data)
     go_on = "" if isinstance(found, Bundle) else f"spoter-kit export --onnx {shlex.quote(str(source))}"
-    clips_to_evaluate(dataset, split, go_on)  # an empty split is found before an engine is imported
+    chosen = clips_to_evaluate(dataset, split, go_on)  # before an engine is imported
+    learned = learned_among(chosen, dataset, split, run_of(found, run))
     model = trained_on(found.provenance if isinstance(found, Bundle) else {"data": found.data})
     warn_of_other_landmarker(model, dataset.origin.landmarker, where=source)
     runner, passed_over = open_source(found, backend, run=run)
@@ -168,6 +172,7 @@ def evaluate_source(
         passed_over=passed_over,
         calibration=calibration_figures(runner, dataset, clips, logits_NC, rule, others),
         calibrated=rule is not None,
+        learned=learned,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ from spoter_toolkit.calibration.fit import TARGET
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.input_files import check_place, error_from_os
 from spoter_toolkit.remote import Remote, build_on, parse_remote
+from spoter_toolkit.runs.learned import learned_among
 from spoter_toolkit.runs.run import Run, installed_versions, read_run
 from spoter_toolkit.serving.triton import Repository, check_repository_folder, write_repository
 from spoter_toolkit.web.engine import find_engine
@@ -219,14 +221,16 @@ def export(
         check_bundle_folder(folder, force=force)
         check_place(folder)
         check_folders(folder, web, triton, force=force)
-        training_data = run.training_data()
+        training_data = None
+        with nullcontext() if data is None else suppress(DataError):  # what it was trained on has changed
+            training_data = run.training_data()
         dataset = read_dataset(data) if data else training_data
         run.weights_path()  # before torch is imported
         landmarker = read_landmarker() if camera else None
         if landmarker:
             warn_of_other_landmarker(trained_on({"data": run.data}), landmarker.sha256, where=source)
         contract = run.contract(max_batch)
-        clips, not_calibrated = clips_to_calibrate(dataset, contract, negatives, background)
+        clips, not_calibrated = clips_to_calibrate(run, dataset, contract, negatives, background)
         from spoter_export.bundle.writer import export_bundle
         from spoter_export.torch_runner import TorchRunner
         from spoter_toolkit.data.streams.golden import stream_files
@@ -295,7 +299,11 @@ def check_folders(bundle: Path, web: Path | None, triton: Path | None, *, force:
 
 
 def clips_to_calibrate(
-    dataset: Dataset | None, contract: GraphContract, negatives: Path | None, background: Sequence[str]
+    run: Run,
+    dataset: Dataset | None,
+    contract: GraphContract,
+    negatives: Path | None,
+    background: Sequence[str],
 ) -> tuple[CalibrationClips | None, DataError | None]:
     """Return the clips to calibrate on, or why there are none.
 
@@ -303,6 +311,8 @@ def clips_to_calibrate(
         DataError: there are none, although negatives or a background label were named.
     """
     try:
+        if dataset:
+            learned_among(dataset.clips_in("val"), dataset, "val", run)
         found = calibration_clips(dataset, contract, negatives=negatives, background=background)
     except DataError as error:
         if negatives or background:

@@ -20,6 +20,7 @@ DATASETS: Final = Path("datasets")
 LAST: Final = "last"  # link in runs/ to the newest run
 RUN_JSON: Final = "run.json"  # file of a RUN
 RUN_WEIGHTS: Final = "model.safetensors"  # file of a RUN
+RUN_LEARNED: Final = "learned.txt"  # file of a RUN: which clips it was trained on
 
 # File in a run that will replace another one; in the folder of that name, it shows that the two were
 # exchanged.

@@ -183,6 +183,8 @@ def _eval_streams(
     from spoter_runtime.files import write_text
     from spoter_runtime.recognizer import Recognizer
     from spoter_toolkit.backends import find_source, split_choice
+    from spoter_toolkit.evaluation import clips_to_evaluate
+    from spoter_toolkit.runs.learned import learned_among, run_of
     from spoter_toolkit.streams.evaluation import evaluate_streams
     from spoter_toolkit.streams.page import COLUMNS, html_from_streams, rows_of
     from spoter_toolkit.workspace import RUN_JSON, newest_bundle
@@ -192,11 +194,12 @@ def _eval_streams(
         raise UsageError(f"eval --stream {source}: is a RUN, expected a BUNDLE", fix="spoter-kit export")
     if out and out.suffix.lower() != ".html":
         raise UsageError(f"-o {out}: the streams are drawn on a page", fix="-o streams.html")
-    _, dataset = find_source(source, run=run, data=data)
+    found, dataset = find_source(source, run=run, data=data)
+    learned_among(clips_to_evaluate(dataset, split), dataset, split, run_of(found, run))
     name, precision = split_choice(backend, None)
     recognizer = Recognizer.load(source, name, precision=precision)
     with progress_bar() as on_progress:
-        found = evaluate_streams(
+        scored = evaluate_streams(
             recognizer,
             dataset,
             source=source,
@@ -206,21 +209,21 @@ def _eval_streams(
             on_progress=on_progress,
         )
     if out:
-        write_text(out, html_from_streams(found))
+        write_text(out, html_from_streams(scored))
     if json:
-        emit_json(found.as_json())
-        return found.scores[0].f1[0.5]
-    for one in found.plain:
+        emit_json(scored.as_json())
+        return scored.scores[0].f1[0.5]
+    for one in scored.plain:
         says = f"F1 {one.f1[0.5]:.3f} at IoU 0.5, " if one.signs else ""
         tell(f"{one.name}: {says}{one.false_alarms_per_minute:.2f} false alarms a minute")
-    if delay := found.scores[0].delay_ms:
+    if delay := scored.scores[0].delay_ms:
         tell(f"delay from a sign's end: {delay[0]:.0f} ms, 95 % within {delay[1]:.0f} ms")
     if is_verbose():
-        emit_table("", COLUMNS, rows_of(found.scores))
-    say(found.made_of)
+        emit_table("", COLUMNS, rows_of(scored.scores))
+    say(scored.made_of)
     if out:
         say(f"page: {out}")
-    return found.scores[0].f1[0.5]
+    return scored.scores[0].f1[0.5]
 
 
 def show(found: Evaluation) -> None:
@@ -241,6 +244,8 @@ def show(found: Evaluation) -> None:
             tell(f"weakest signer: {worst.signer}, top-1 {worst.top1:.4f} of {plural(worst.clips, 'clip')}")
         for pair in scores.confused[:1]:
             tell(f"most confused: {pair.label} taken for {pair.taken_for}, {pair.clips} of {pair.of}")
+    if found.learned and found.split == "all":
+        say(f"the model was trained on {found.learned} of these clips: that flatters")
     if dataset.origin.synthetic:
         say("the data is synthetic: these figures say nothing about people signing")
     say_passed_over(found.passed_over)

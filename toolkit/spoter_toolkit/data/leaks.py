@@ -137,6 +137,11 @@ def grouped_clips(dataset: Dataset, by: str) -> list[list[Clip]]:
     return list(groups.values())
 
 
+def names_of(dataset: Dataset, clips: Sequence[Clip]) -> list[str]:
+    """Return a name of each clip's landmarks: 16 hexadecimal digits of `content_of`."""
+    return [content_of(dataset, clip).hex()[:16] for clip in clips]
+
+
 def content_of(dataset: Dataset, clip: Clip) -> bytes:
     """Return a hash of a clip's landmarks; missing landmarks are equal, and so are 0 and -0."""
     poses_TLD = np.nan_to_num(dataset.poses_of(clip), nan=0.0) + 0.0

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from spoter_runtime.bundle.manifest import Bundle
 from spoter_runtime.contract import GraphContract, Label
 from spoter_runtime.errors import BundleError, CheckpointError, DataError, SpoterError
-from spoter_runtime.files import put_back, sha256_of, write_json
+from spoter_runtime.files import put_back, read_text, sha256_of, write_json
 from spoter_runtime.strict import expect, file_name, made_from, read_json, shown
 from spoter_toolkit.data.dataset import Dataset, read_dataset
 from spoter_toolkit.model.config import ModelConfig
-from spoter_toolkit.workspace import LAST, RUN_JSON, RUN_WEIGHTS, RUNS, is_locked
+from spoter_toolkit.workspace import LAST, RUN_JSON, RUN_LEARNED, RUN_WEIGHTS, RUNS, is_locked
 
 if TYPE_CHECKING:
     from spoter_toolkit.model.spoter import Spoter
@@ -114,11 +114,23 @@ class Run:
 
         return model_from_weights(path, self.config)
 
+    def learned(self) -> frozenset[str]:
+        """Return the `names_of` all clips that it was trained on; empty where an older version trained it.
+
+        Raises:
+            CheckpointError: the list cannot be read.
+        """
+        path = self.folder / RUN_LEARNED
+        try:
+            return frozenset(read_text(path).split()) if path.is_file() else frozenset()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}", fix="delete it") from error
+
     def training_data(self) -> Dataset | None:
         """Return the run's training data; None if the run was imported, or the folder is gone.
 
         Raises:
-            DataError: the folder holds other data now.
+            DataError: the folder holds other data now, or the same in another split.
         """
         if self.data is None or not Path(self.data["folder"]).is_dir():
             return None
@@ -127,10 +139,11 @@ class Run:
             folder = folder.relative_to(Path.cwd())  # shorter to read in reports
         dataset = read_dataset(folder)
         if dataset.sha256 != self.data["sha256"]:
+            then, name = self.data.get("split"), shlex.quote(str(dataset.folder))
+            changed = f"split {dataset.split!r}, then {then!r}" if then != dataset.split else "other clips"
             raise DataError(
-                f"{dataset.folder}: is not the data that {self.folder} was trained on: sha256 "
-                f"{dataset.sha256[:12]}…, the run says {self.data['sha256'][:12]}…",
-                fix="name the data with --data",
+                f"{dataset.folder}: has changed since {self.folder} was trained on it: {changed}",
+                fix=f"--data {name} takes it as it is now",
             )
         return dataset
 

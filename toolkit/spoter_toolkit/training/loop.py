@@ -149,7 +149,15 @@ def train(
     if begin_from and not resume:
         about["from"] = {"name": begin_from.name, "weights_sha256": begin_from.weights_sha256()}
     more = longer(config, len(loop.batches(0)), enough)
-    record = RunRecord(folder=place, target=folder, config=config, dataset=dataset, longer=more, about=about)
+    record = RunRecord(
+        folder=place,
+        target=folder,
+        config=config,
+        dataset=dataset,
+        longer=more,
+        about=about,
+        learned=begin_from.learned() if begin_from else frozenset(),
+    )
     progress = Progress()
     with folder_lock(folder) if accelerator.is_main_process else nullcontext():
         if resume:

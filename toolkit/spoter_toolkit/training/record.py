@@ -18,6 +18,7 @@ from spoter_runtime.errors import CheckpointError
 from spoter_runtime.files import read_text, remove, replacing, write_text
 from spoter_runtime.strict import expect, json_from_text
 from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.data.leaks import names_of
 from spoter_toolkit.evaluation import infer_clips, scores_from_logits
 from spoter_toolkit.model.spoter import Spoter
 from spoter_toolkit.runs.run import RUNNING, STOPPED, mark_status, read_run, write_run_json
@@ -26,7 +27,13 @@ from spoter_toolkit.training.config import TrainConfig, flatten
 from spoter_toolkit.training.findings import findings_of
 from spoter_toolkit.training.page import html_from_run
 from spoter_toolkit.training.plots import draw_accuracy, draw_confusion, draw_curves
-from spoter_toolkit.workspace import RUN_JSON, check_run_target, hidden_beside, mark_as_replacing
+from spoter_toolkit.workspace import (
+    RUN_JSON,
+    RUN_LEARNED,
+    check_run_target,
+    hidden_beside,
+    mark_as_replacing,
+)
 
 LAST: Final = "last.pt"
 METRICS: Final = "metrics.jsonl"
@@ -78,6 +85,7 @@ class RunRecord:
     dataset: Dataset
     longer: str  # what gives it more steps, see `length.longer`
     about: dict[str, Any]  # facts that a resumed training must share, such as the number of processes
+    learned: frozenset[str] = frozenset()  # `Run.learned` of the run that it begins from
 
     def begin(self, *, force: bool) -> None:
         """Make a folder with nothing but a run.json.
@@ -91,6 +99,8 @@ class RunRecord:
             if self.folder != self.target:
                 mark_as_replacing(temporary)
             self._write_info(temporary, RUNNING, {"epochs": 0})
+            names = {*self.learned, *names_of(self.dataset, self.dataset.clips_in("train"))}
+            write_text(temporary / RUN_LEARNED, "".join(f"{name}\n" for name in sorted(names)))
         if self.folder == self.target:
             remove(hidden_beside(self.target))  # or --resume would go on with what was begun there
 

@@ -1,0 +1,39 @@
+"""Clips that a model was trained on, which are no test of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from spoter_runtime.bundle.manifest import Bundle
+from spoter_runtime.errors import BundleError, CheckpointError, DataError
+from spoter_toolkit.data.dataset import Clip, Dataset
+from spoter_toolkit.data.leaks import names_of
+from spoter_toolkit.runs.run import Run, find_run
+
+
+def run_of(source: Run | Bundle, run: Path | None = None) -> Run | None:
+    """Return a RUN, or the one that a BUNDLE was made from; None where that is not here."""
+    try:
+        return find_run(source, run) if isinstance(source, Bundle) else source
+    except (BundleError, CheckpointError):
+        return None
+
+
+def learned_among(clips: Sequence[Clip], dataset: Dataset, split: str, run: Run | None) -> int:
+    """Return how many clips a model was trained on, which says nothing of new ones.
+
+    Raises:
+        DataError: they are clips of the test or of the validation, of a data set that was split anew.
+    """
+    learned = run.learned() if run else frozenset[str]()
+    known = sum(name in learned for name in names_of(dataset, clips)) if learned else 0
+    if known and run and split in ("val", "test"):
+        folder = shlex.quote(str(dataset.folder))
+        raise DataError(
+            f"{dataset.folder}: {run.folder} was trained on {known} of the {len(clips)} clips of {split}, so "
+            "they are no test",
+            fix=f"spoter-kit train {folder} trains on this split",
+        )
+    return known
