@@ -16,7 +16,7 @@ from spoter_runtime.clip_files import is_video, load_clip
 from spoter_runtime.errors import ConfigError, DataError, InputError, SpoterError
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.recognizer import LongClips, Prediction, Recognizer
-from spoter_toolkit.data.dataset import DATASET_JSON, read_dataset
+from spoter_toolkit.data.dataset import DATASET_JSON, POSES, read_dataset
 from spoter_toolkit.data.extract.videos import videos_in
 from spoter_toolkit.report.words import lines_of_errors
 from spoter_toolkit.workspace import newest_bundle
@@ -167,6 +167,9 @@ def _collecting(bad: list[BadClip], name: str) -> Iterator[None]:
 def _files_of(source: Path) -> list[Path]:
     """Return a file, or the videos and .npy files of a folder; nothing for a DATASET."""
     if not source.is_dir():
+        if source.name == POSES and (source.parent / DATASET_JSON).is_file():
+            fix = f"spoter-kit predict {shlex.quote(str(source.parent))}"
+            raise DataError(f"{source}: holds all clips of a DATASET, expected one clip", fix=fix)
         return [source]
     if (source / DATASET_JSON).is_file():
         return []

@@ -23,6 +23,11 @@ from in_process import spoter_kit
         ("data extract lm/tea/a.npy", "is one clip of landmarks, expected a folder with videos"),
         ("data extract lm/tea/a.npy", "Fix: spoter-kit predict lm/tea/a.npy"),
         ("data import npy town/tea/a.mp4", "Fix: spoter-kit predict town/tea/a.mp4"),
+        ("data extract made", "error: made/one: is a DATASET already, expected a folder with videos"),
+        ("data import npy made", "made/one: is a DATASET already, expected a folder of <label>"),
+        ("data import spoter-csv made/one", "Fix: spoter-kit data show made/one"),
+        ("predict made/one/poses.npy", "poses.npy: holds all clips of a DATASET, expected one clip"),
+        ("predict made/one/poses.npy", "Fix: spoter-kit predict made/one"),
         ("data extract notes.txt", "notes.txt: is a file, expected a folder with videos"),
     ],
 )
@@ -30,7 +35,8 @@ def test_a_wrong_source_gets_the_nearest_or_the_command_that_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
 ) -> None:
     monkeypatch.setattr("spoter_toolkit.cli.landmarker.have_landmarker", lambda **_: None)
-    for name in ("lm/tea/a.npy", "town/tea/a.mp4", "notes.txt"):
+    made = ("made/one/dataset.json", "made/one/poses.npy")
+    for name in ("lm/tea/a.npy", "town/tea/a.mp4", "notes.txt", *made):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     done = spoter_kit(tmp_path, *words.split())

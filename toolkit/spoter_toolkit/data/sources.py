@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spoter_runtime.clip_files import is_video
 from spoter_runtime.errors import DataError, nearest
+from spoter_toolkit.data.dataset import DATASET_JSON
 
 
 def wrong_source(source: Path, expected: str, command: str) -> DataError:
@@ -26,12 +27,20 @@ def wrong_source(source: Path, expected: str, command: str) -> DataError:
         fix = f"spoter-kit predict {shlex.quote(str(source))}" if is_video(source) or _is_npy(source) else ""
         kind = "one video" if is_video(source) else "one clip of landmarks" if fix else "a file"
         return DataError(f"{source}: is {kind}, expected {expected}", fix=fix)
+    if made := next(source.rglob(DATASET_JSON), None):
+        return is_dataset_already(made.parent, expected)
     files = next((path for path in source.rglob("*") if is_video(path) or _is_npy(path)), None)
     if files is None:
         return DataError(f"{source}: expected {expected}, found none")
     kind = "videos" if is_video(files) else ".npy files"
     verb = "spoter-kit data extract" if is_video(files) else "spoter-kit data import npy"
     return DataError(f"{source}: has {kind}, expected {expected}", fix=f"{verb} {shlex.quote(str(source))}")
+
+
+def is_dataset_already(folder: Path, expected: str) -> DataError:
+    """Return the error of a DATASET where a source is expected that one is made from."""
+    fix = f"spoter-kit data show {shlex.quote(str(folder))}"  # it prints the command that comes next
+    return DataError(f"{folder}: is a DATASET already, expected {expected}", fix=fix)
 
 
 def nearest_beside(path: Path) -> Path | None:

@@ -8,10 +8,11 @@ from typing import Final
 
 from spoter_runtime.clip_files import load_clip
 from spoter_runtime.errors import DataError
+from spoter_toolkit.data.dataset import DATASET_JSON
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
 from spoter_toolkit.data.names import natural_order
-from spoter_toolkit.data.sources import wrong_source
+from spoter_toolkit.data.sources import is_dataset_already, wrong_source
 
 _LAYOUT: Final = "<label>/<signer>/<clip>.npy or <label>/<clip>.npy"
 
@@ -35,13 +36,15 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
         settings: its `signer` is for clips without a signer's folder.
 
     Raises:
-        DataError: no such files.
+        DataError: no such files, or those of a DATASET.
     """
     wrong = f"a folder of {_LAYOUT}", "spoter-kit data import npy"
     if not source.is_dir():
         raise wrong_source(source, *wrong)
     entries, bad = [], []
     for path in sorted(source.rglob("*.npy"), key=lambda path: natural_order(str(path))):
+        if (path.parent / DATASET_JSON).is_file():  # its poses.npy holds many clips
+            raise is_dataset_already(path.parent, wrong[0])
         parts = path.relative_to(source).with_suffix("").parts
         if not 2 <= len(parts) <= 3:
             bad.append(DataError(f"{path}: expected {_LAYOUT} in {source}"))
