@@ -82,9 +82,9 @@ def test_scores_of_a_stream():
 def test_the_det_curve_trades_misses_for_alarms():
     made = stream(truth(1000, 2000, "a"), truth(9000, 10000, "b"))
     unsure = Abstain(t_ms=10100, start_ms=9000, end_ms=10000, code="unsure", reason="", label="b", score=0.4)
-    curve = det_curve((made, [sign(1000, 2000, "a", 0.8), unsure]), [(stream(), [sign(1, 2, "a", 0.6)])])
-    at = {round(threshold, 3): (missed, alarms) for threshold, missed, alarms in curve}
-    assert at[0.3] == (0, 1)
-    assert at[0.5] == (0.5, 1)
-    assert at[0.7] == (0.5, 0)
-    assert at[0.9] == (1, 0)
+    alarms = [sign(1, 2, "a", 0.6), sign(3, 4, "a", 0.994)]
+    curve = det_curve((made, [sign(1000, 2000, "a", 0.997), unsure]), [(stream(), alarms)])
+    assert [(round(threshold, 3), *found) for threshold, *found in curve] == [
+        *((0, 0, 2), (0.4, 0, 2), (0.6, 0.5, 2)),
+        *((0.994, 0.5, 1), (0.997, 0.5, 0), (1, 1, 0)),
+    ]

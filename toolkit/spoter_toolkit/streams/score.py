@@ -12,6 +12,7 @@ from spoter_runtime.live.events import Abstain, AnyEvent, Sign
 from spoter_toolkit.data.streams.compose import MadeStream, Truth
 
 IOUS: Final = (0.1, 0.25, 0.5)
+_DET_POINTS: Final = 60
 _FOR_DELAY: Final = 0.25  # IoU of an event and a sign whose delay counts
 
 
@@ -107,6 +108,8 @@ def det_curve(
 ) -> list[tuple[float, float, float]]:
     """Return (threshold, share of signs missed, false alarms a minute) over the thresholds of confidence.
 
+    The thresholds are confidences that there are, evenly spread over them: most lie between 0.9 and 1.
+
     Args:
         signs: a stream with signs, and its events; those not said for want of confidence count too.
         others: streams with none.
@@ -116,7 +119,9 @@ def det_curve(
     alarms = [_confidence(event) for _, found in others for event in _answers(found)]
     minutes = sum(other.minutes for other, _ in others)
     curve = []
-    for threshold in np.linspace(0, 1, 41).tolist():
+    there = np.unique([0.0, *alarms, *(_confidence(event) for event in answers), 1.0])
+    places = np.linspace(0, len(there) - 1, min(len(there), _DET_POINTS)).round().astype(int)
+    for threshold in there[places].tolist():
         sure = [event for event in answers if _confidence(event) >= threshold]
         missed = 1 - len(matches(sure, stream.signs, _FOR_DELAY)) / len(stream.signs)
         curve.append((threshold, missed, sum(value >= threshold for value in alarms) / minutes))
