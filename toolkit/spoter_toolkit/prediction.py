@@ -19,7 +19,7 @@ from spoter_runtime.recognizer import LongClips, Prediction, Recognizer
 from spoter_toolkit.data.dataset import DATASET_JSON, POSES, read_dataset
 from spoter_toolkit.data.extract.videos import videos_in
 from spoter_toolkit.report.words import lines_of_errors
-from spoter_toolkit.workspace import newest_bundle
+from spoter_toolkit.workspace import RUN_JSON, newest_bundle
 
 BadClip = tuple[str, SpoterError]  # a clip that cannot be used: its name, and an error that holds it too
 
@@ -132,9 +132,12 @@ def bundle_before(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
     """Return the BUNDLE that stands before the clips, if one does, and the clips.
 
     Raises:
-        ConfigError: no clips stand after it.
+        ConfigError: no clips stand after it, or a RUN stands there.
     """
     first, *others = paths
+    if (first / RUN_JSON).is_file():
+        fix = f"spoter-kit export {shlex.quote(str(first))}"
+        raise ConfigError(f"{first}: is a RUN, expected a BUNDLE before the clips", fix=fix)
     if not os.path.lexists(first / MANIFEST):
         return None, paths
     if not others:

@@ -433,6 +433,11 @@ def _read_manifest(path: Path, sha256: str | None) -> Any:
             check_digest(path, hashlib.sha256(content).hexdigest(), sha256)
         return json_from_text(content)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (folder / "run.json").is_file():  # on the desk: the bundle's name is one folder away
+            import shlex  # not at the top: a bundle that is there needs none
+
+            fix = f"spoter-kit export {shlex.quote(str(folder))}"
+            raise BundleError(f"{folder}: is a RUN, expected a BUNDLE", fix=fix) from error
         what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
         raise BundleError(
             f"{folder}: {what}", fix="check the path, or spoter-kit export makes one"

@@ -67,6 +67,10 @@ MISTAKES = {
     "predict nowhere.npy --bundle nowhere": "error: nowhere.npy: cannot be read",
     "predict BUNDLE": "error: BUNDLE: is a BUNDLE, expected clips after it",
     "predict clip.npy --bundle nowhere": "error: nowhere: no such folder",
+    "predict RUN clip.npy": "error: RUN: is a RUN, expected a BUNDLE before the clips. "
+    "Fix: spoter-kit export RUN",
+    "predict clip.npy --bundle RUN": "error: RUN: is a RUN, expected a BUNDLE. Fix: spoter-kit export RUN",
+    "verify RUN": "error: RUN: is a RUN, expected a BUNDLE. Fix: spoter-kit export RUN",
     "verify nowhere": "error: nowhere: no such folder",
     "verify BUNDLE --backend tpu": "error: unknown backend 'tpu'",
     "doctor --nothing": "error: spoter-kit doctor has no option --nothing",
