@@ -142,7 +142,9 @@ def test_predict_names_its_bundle_and_a_newer_run_without_one(home: Path, tiny: 
     shutil.rmtree(home / "runs" / bundle.stem)
     (home / "runs/new").rename(home / "runs" / bundle.stem)  # trained again
     run.symlink_to(bundle.stem)
-    assert spoter_kit(home, "predict", "clip.npy").stderr.endswith(f"export runs/{bundle.stem} --force\n")
+    older = f"the newest run, runs/{bundle.stem}, was trained after its bundle was exported. Fix: "
+    command = f"spoter-kit export runs/{bundle.stem} --force\n"
+    assert spoter_kit(home, "predict", "clip.npy").stderr.endswith(older + command)
 
 
 def test_doctor_goes_on_with_what_was_made_last(tmp_path: Path) -> None:

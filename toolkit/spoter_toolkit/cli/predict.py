@@ -150,9 +150,10 @@ def say_bundle(found: FilePredictions, *, was_named: bool) -> None:
     if newer is None:
         say(who)
         return
-    command = ["spoter-kit", "export", str(newer)]
-    command += ["--force"] if (BUNDLES / f"{newer.name}.spoter").exists() else []
-    say(f"{who}; the newest run, {newer}, has no bundle", fix=shlex.join(command))
+    exported = (BUNDLES / f"{newer.name}.spoter").exists()
+    command = ["spoter-kit", "export", str(newer), *(["--force"] if exported else [])]
+    lacks = "was trained after its bundle was exported" if exported else "has no bundle"
+    say(f"{who}; the newest run, {newer}, {lacks}", fix=shlex.join(command))
 
 
 def answer_cells(prediction: Prediction) -> tuple[str, str]:
