@@ -17,7 +17,13 @@ from spoter_runtime.recognizer import Recognizer
 from spoter_runtime.runner import Int32Array, Runner
 from spoter_toolkit.data.dataset import Clip, Dataset, Origin
 from spoter_toolkit.data.dataset_writer import NewClip, write_dataset
-from spoter_toolkit.evaluation import evaluate, evaluate_source, infer_clips, scores_from_logits
+from spoter_toolkit.evaluation import (
+    clips_to_evaluate,
+    evaluate,
+    evaluate_source,
+    infer_clips,
+    scores_from_logits,
+)
 from spoter_toolkit.export import export
 
 
@@ -74,6 +80,9 @@ def test_unknown_labels_empty_splits_and_long_clips_are_refused(tiny: Dataset) -
         evaluate(knows, tiny, "dev")
     with pytest.raises(DataError, match="no clip is in the split 'test'"):
         evaluate(knows, tiny.with_clips(tiny.clips_in("train"), ""), "test")
+    untested = tiny.with_clips([*tiny.clips_in("train"), *tiny.clips_in("val")], "")
+    with pytest.raises(DataError, match=r"of val had a part .*Fix: spoter-kit eval my-run --split val$"):
+        clips_to_evaluate(untested, "test", "spoter-kit eval my-run")
     with pytest.raises(DataError, match="the model does not know 4 of its labels: synthetic-01"):
         evaluate(Echo(GraphContract(labels=LABELS)), tiny, "test")
     with pytest.raises(InputError, match=r"the model takes 1\.\.5"):

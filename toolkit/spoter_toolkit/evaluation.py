@@ -153,8 +153,8 @@ def evaluate_source(
     if backend:
         split_backend(backend)
     found, dataset = find_source(source, backend=backend, run=run, data=data)
-    go_on = "" if isinstance(found, Bundle) else f"spoter-kit export --onnx {shlex.quote(str(source))}"
-    chosen = clips_to_evaluate(dataset, split, go_on)  # before an engine is imported
+    command = ["spoter-kit", "eval", str(source), *(["--data", str(data)] if data else [])]
+    chosen = clips_to_evaluate(dataset, split, shlex.join(command))  # before an engine is imported
     learned = learned_among(chosen, dataset, split, run_of(found, run))
     model = trained_on(found.provenance if isinstance(found, Bundle) else {"data": found.data})
     warn_of_other_landmarker(model, dataset.origin.landmarker, where=source)
@@ -176,13 +176,13 @@ def evaluate_source(
     )
 
 
-def clips_to_evaluate(dataset: Dataset, split: str, go_on: str = "") -> tuple[Clip, ...]:
+def clips_to_evaluate(dataset: Dataset, split: str, command: str = "spoter-kit eval") -> tuple[Clip, ...]:
     """Return the clips of a split; of all of them for ``"all"``.
 
     Args:
         dataset: the clips.
         split: see `evaluate_source`.
-        go_on: command that needs no test, for the fix where all clips are for train.
+        command: evaluates them; the fix adds a split that has clips.
 
     Raises:
         ConfigError: no such split.
@@ -195,10 +195,11 @@ def clips_to_evaluate(dataset: Dataset, split: str, go_on: str = "") -> tuple[Cl
             raise DataError(
                 f"{dataset.folder}: no clip is in the split {split!r}", fix=dataset.split_command()
             )
+        other = next(name for name in reversed(SPLITS) if dataset.clips_in(name))
+        seen = f"; those of {other} had a part in the training. How often the model is right, only new clips "
+        why = "" if other == "test" else f"{seen}tell: give them with --data"
         raise DataError(
-            f"{dataset.folder}: no clip is in the split {split!r}; those of train are clips that the model "
-            "has learned. How often it is right, only new clips tell: give them with --data",
-            fix=go_on or "spoter-kit eval --split train",
+            f"{dataset.folder}: no clip is in the split {split!r}{why}", fix=f"{command} --split {other}"
         )
     return clips
 

@@ -170,7 +170,7 @@ def _pieces(dataset: Dataset, split: str, known: set[str]) -> dict[Kind, list[Pi
         DataError: no clip has a label that the model knows.
     """
     pieces: dict[Kind, list[Piece]] = {"sign": [], "none": [], "unknown": []}
-    for clip in clips_to_evaluate(dataset, split):
+    for clip in clips_to_evaluate(dataset, split, "spoter-kit eval --stream"):
         poses = _at_stream_rate(clip, dataset)
         if _has_body(poses):
             kind: Kind = "sign" if clip.label in known else "none" if clip.label in NONE_LABELS else "unknown"
