@@ -11,10 +11,11 @@ from spoter_runtime.backends import BACKENDS as DEVICE_BACKENDS
 from spoter_runtime.backends import open_runner
 from spoter_runtime.bundle.libraries import FACE
 from spoter_runtime.bundle.manifest import MANIFEST, Artefact, Bundle, read_bundle
-from spoter_runtime.errors import ConfigError, DataError, nearest_known
+from spoter_runtime.errors import ConfigError, DataError, nearest, nearest_known
 from spoter_runtime.ort.execution import FUSED
 from spoter_runtime.runner import Runner
 from spoter_toolkit.data.dataset import Dataset, read_dataset
+from spoter_toolkit.data.names import retyped
 from spoter_toolkit.faces.face import check_face, open_face
 from spoter_toolkit.runs.run import Run, find_run, read_run
 
@@ -42,7 +43,9 @@ def split_backend(name: str) -> tuple[str, str]:
     if backend.startswith(FACE):
         check_face(backend)
     elif backend not in BACKENDS:
-        raise ConfigError(f"unknown backend {backend!r}; {nearest_known(backend, BACKENDS)}")
+        near = nearest(backend, BACKENDS, cutoff=0.7)
+        fix = retyped(name, name.replace(backend, near[0], 1)) if near else ""
+        raise ConfigError(f"unknown backend {backend!r}; {nearest_known(backend, BACKENDS)}", fix=fix)
     if backend in TORCH_BACKENDS and precision not in ("", "fp32"):
         raise ConfigError(f"backend {name!r}: torch runs the RUN's own fp32 weights", fix=f"{backend}")
     return backend, precision or "fp32"

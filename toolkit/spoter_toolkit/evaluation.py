@@ -20,7 +20,7 @@ from spoter_runtime.bundle.manifest import MANIFEST, Bundle, read_bundle
 from spoter_runtime.camera.files import trained_on, warn_of_other_landmarker
 from spoter_runtime.contract import Label
 from spoter_runtime.decision import Abstention
-from spoter_runtime.errors import ConfigError, DataError, InputError
+from spoter_runtime.errors import ConfigError, DataError, InputError, nearest
 from spoter_runtime.landmarks import Float32Array
 from spoter_runtime.runner import Runner, pad_clips
 from spoter_toolkit.backends import find_source, open_source, split_backend
@@ -29,7 +29,7 @@ from spoter_toolkit.calibration.figures import Figures, figures_of, softmax_NC
 from spoter_toolkit.calibration.negatives import Negatives
 from spoter_toolkit.data.dataset import SPLITS, Clip, Dataset
 from spoter_toolkit.data.extract.videos import find_videos
-from spoter_toolkit.data.names import listed, natural_order
+from spoter_toolkit.data.names import listed, natural_order, retyped
 from spoter_toolkit.runs.learned import learned_among, run_of
 from spoter_toolkit.runs.run import read_run
 
@@ -122,7 +122,10 @@ def check_split(split: str) -> None:
         ConfigError: it is not.
     """
     if split not in (*SPLITS, "all"):
-        raise ConfigError(f"no split {split!r}; there are {', '.join(SPLITS)} and all")
+        near = nearest(split, SPLITS) or ["test"]
+        raise ConfigError(
+            f"no split {split!r}; there are {', '.join(SPLITS)} and all", fix=retyped(split, near[0])
+        )
 
 
 def evaluate_source(

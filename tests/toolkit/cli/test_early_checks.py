@@ -14,7 +14,7 @@ import pytest
 # Every verb with a wrong path or option, and how its message begins. BUNDLE and DATA are good ones.
 MISTAKES = {
     "train nowhere": "error: nowhere: no such folder",
-    "train DATE": "error: DATE: no such folder; did you mean DATA? Fix: spoter-kit data import",
+    "train DATE": "error: DATE: no such folder; did you mean DATA? Fix: spoter-kit train DATA",
     "train DATA --set epoch=3": "error: recipe strong: epoch: no such setting; did you mean 'epochs'",
     "train UNSPLIT": "error: UNSPLIT: no clip is in the train split",
     "train DATA -o DATA": "error: DATA: exists already and is no run",
@@ -29,7 +29,8 @@ MISTAKES = {
     "eval nowhere --data DATA": "error: nowhere: no such folder",
     "eval BUNDLE --data nowhere": "error: nowhere: no such folder",
     "eval BUNDLE --data VIDEOS": "error: VIDEOS: the model does not know 1 of its labels: tee",
-    "eval BUNDLE --split dev": "error: no split 'dev'",
+    "eval BUNDLE --split tset": "error: no split 'tset'; there are train, val, test and all. "
+    "Fix: spoter-kit eval BUNDLE --split test",
     "eval BUNDLE --data UNSPLIT": "error: UNSPLIT: no clip is in the split 'test'",
     "eval BUNDLE -o picture.jpeg": "error: picture.jpeg: a picture's name ends in",
     "eval BUNDLE --data DATA -o DATA": "error: DATA: is a folder",
@@ -73,11 +74,25 @@ MISTAKES = {
     "verify RUN": "error: RUN: is a RUN, expected a BUNDLE. Fix: spoter-kit export RUN",
     "verify nowhere": "error: nowhere: no such folder",
     "verify BUNDLE --backend tpu": "error: unknown backend 'tpu'",
+    "verify BUNDLE --backend=ort-cp:fp16": "error: unknown backend 'ort-cp'; did you mean 'ort-cpu'? "
+    "Fix: spoter-kit verify BUNDLE --backend=ort-cpu:fp16",
     "doctor --nothing": "error: spoter-kit doctor has no option --nothing",
     "data import npy nowhere": "error: nowhere: no such folder",
     "data import npy DATA -o RUN": "error: RUN: exists already and is no dataset",
     "data synth -o DATA": "error: DATA: exists already.",
     "data synth --signs 0": "error: generated signing: signs is 0",
+    "data split ./DATE/ --seed 3": "error: DATE: no such folder; did you mean DATA? "
+    "Fix: spoter-kit data split DATA --seed 3",
+    "data split DATA --force --test ann,s03": "error: DATA: no signer 'ann' there; there are s01, s02, s03. "
+    "Fix: spoter-kit data split DATA --force --test s01,s03",
+    "data split DATA --force --test S01": "error: DATA: no signer 'S01' there; did you mean s01? "
+    "Fix: spoter-kit data split DATA --force --test s01",
+    "data split DATA --force --test s01 --val s01,s02": "error: signer s01 is named twice; each belongs to "
+    "one split. Fix: --test s01 --val s02",
+    "data split DATA --train-all --by clip": "error: --train-all leaves nothing to choose; leave the other "
+    "options out. Fix: spoter-kit data split DATA --train-all",
+    "data background DATA --share -1": "error: share -1: expected more than 0, and at most 10. Fix: --share",
+    "data extract VIDEOS --workers 0": "error: --workers 0: expected at least 1. Fix: --workers ",
     "data split nowhere": "error: nowhere: no such folder",
     "data split DATA --by clip --test s01": "error: --test, --val and --drop-unseen name signers",
     "data show nowhere": "error: nowhere: no such folder",

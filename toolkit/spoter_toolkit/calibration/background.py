@@ -47,7 +47,7 @@ def with_background(
         DataError: no train split, the label is there already, or `folder` exists.
     """
     if not 0 < share <= 10:
-        raise ConfigError(f"share {share:g}: expected more than 0, and at most 10")
+        raise ConfigError(f"share {share:g}: expected more than 0, and at most 10", fix=f"--share {SHARE}")
     if label in dataset.label_index():
         raise DataError(
             f"{dataset.folder}: has the label {label!r} already", fix="choose another with --label"

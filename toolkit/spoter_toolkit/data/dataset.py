@@ -20,6 +20,7 @@ from spoter_runtime.errors import DataError, nearest, upgrade_fix
 from spoter_runtime.files import check_regular, put_back, sha256_of
 from spoter_runtime.landmarks import NUM_LANDMARKS, Float32Array
 from spoter_runtime.strict import array_header, made_from, read_json, shown
+from spoter_toolkit.data.names import retyped
 
 SCHEMA_VERSION: Final = 1
 POSES: Final = "poses.npy"
@@ -180,13 +181,15 @@ def read_meta(folder: Path) -> tuple[Meta, dict[str, Any]]:
         content = read_json(path, most_bytes=_META_BYTES)
     except FileNotFoundError as error:
         what = "not a dataset: it has no dataset.json"
+        fix = "spoter-kit data import or spoter-kit data synth makes one"
         if not folder.exists():
             others = [path.parent.name for path in folder.parent.glob(f"[!.]*/{DATASET_JSON}")]
             near = nearest(folder.name, others)
-            what = f"no such folder{f'; did you mean {folder.parent / near[0]}?' if near else ''}"
-        raise DataError(
-            f"{folder}: {what}", fix="spoter-kit data import or spoter-kit data synth makes one"
-        ) from error
+            what = "no such folder"
+            if near:
+                what += f"; did you mean {folder.parent / near[0]}?"
+                fix = retyped(folder, folder.parent / near[0])
+        raise DataError(f"{folder}: {what}", fix=fix) from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or "schema_version" not in content:

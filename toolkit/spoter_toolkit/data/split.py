@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -55,12 +56,20 @@ def split_dataset(
         UsageError: options that exclude each other.
         DataError: the dataset has a split already, or the split would leak or is impossible.
     """
+    command = f"spoter-kit data split {shlex.quote(str(folder))}"
     if file and (test or val or by == "bdslw60"):
-        raise UsageError("--from says which clips are test and val; leave --test, --val and bdslw60 out")
+        raise UsageError(
+            "--from says which clips are test and val; leave --test, --val and bdslw60 out",
+            fix=f"{command} --from {shlex.quote(str(file))}",
+        )
     if by in ("recording", "clip") and (test or val or (drop_unseen and not file)):
-        raise UsageError(f"--test, --val and --drop-unseen name signers; --by {by} mixes them")
+        raise UsageError(
+            f"--test, --val and --drop-unseen name signers; --by {by} mixes them", fix=f"{command} --by {by}"
+        )
     if train_all and (file or test or val or drop_unseen or by != "signer"):
-        raise UsageError("--train-all leaves nothing to choose; leave the other options out")
+        raise UsageError(
+            "--train-all leaves nothing to choose; leave the other options out", fix=f"{command} --train-all"
+        )
     if by == "bdslw60" and test:
         raise UsageError("--by bdslw60 has its test signers, U4 and U8; --by signer takes others")
     whole = read_dataset(folder)
@@ -143,7 +152,11 @@ def split_by_signer(
         test, drawn = draw_signers([clip for clip in dataset.clips if clip.signer not in val], seed)
         val = val or drawn
     if twice := sorted(name for name, count in Counter([*test, *val]).items() if count > 1):
-        raise DataError(f"signer {', '.join(twice)} is named twice; each belongs to one split")
+        others = [name for name in dict.fromkeys(val) if name not in test]
+        raise DataError(
+            f"signer {', '.join(twice)} is named twice; each belongs to one split",
+            fix=f"--test {','.join(dict.fromkeys(test))}" + (f" --val {','.join(others)}" if others else ""),
+        )
     splits = dict.fromkeys(signers, "train") | dict.fromkeys(test, "test") | dict.fromkeys(val, "val")
     train = [name for name in signers if splits[name] == "train"]
     if not train:

@@ -65,7 +65,8 @@ class ExtractSettings:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"--workers {self.workers}: expected at least 1")
+            fix = f"--workers {usable_cores()}"
+            raise ConfigError(f"--workers {self.workers}: expected at least 1", fix=fix)
         if self.workers is not None and self.ray is not None:
             raise ConfigError("--workers: Ray has its own", fix="leave out --workers or --ray")
 
