@@ -166,7 +166,7 @@ def test_long_clips_and_bad_clips(run, source):
     assert "400 frames, the models take 1..299\n" in err
     assert re.search(r"400 frames, the models take 1\.\.299\n    Fix: --long resample, or --long cut\n", err)
     assert re.search(r"bad\.npy.*\n    Fix: ", err)  # each has its own
-    assert err.endswith("\nFix: mend them, or leave them out with --skip-bad\n")
+    assert err.endswith("\nFix: correct them, or leave them out with --skip-bad\n")
     code, out, _ = run("data", "import", "npy", source, "--long", "cut", "--skip-bad")
     assert code == 0
     assert "left out: 1 clip that cannot be used\n" in out

@@ -142,7 +142,7 @@ def error_of_bad(bad: Sequence[SpoterError], clips: int) -> DataError:
     return DataError(
         f"{len(bad)} of {clips} clips cannot be used; nothing was written:\n"
         f"{lines_of_errors(bad[:5])}{more}\n",
-        fix="mend them, or leave them out with --skip-bad",
+        fix="correct them, or leave them out with --skip-bad",
     )
 
 

@@ -43,6 +43,12 @@ def is_dataset_already(folder: Path, expected: str) -> DataError:
     return DataError(f"{folder}: is a DATASET already, expected {expected}", fix=fix)
 
 
+def misplaced(path: Path, source: Path, layout: str) -> DataError:
+    """Return the error of a file that lies at another depth of a source than its layout says."""
+    above = "LABEL" if path.parent == source else "LABEL/SIGNER"
+    return DataError(f"{path}: expected {layout} in {source}", fix=f"move it to {source / above / path.name}")
+
+
 def nearest_beside(path: Path) -> Path | None:
     """Return the file or folder beside a path that does not exist, whose name is most like it."""
     near = nearest(path.name, (other.name for other in path.parent.glob("[!.]*")))

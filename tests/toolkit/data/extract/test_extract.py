@@ -72,7 +72,9 @@ def test_a_broken_video_is_named_what_was_done_is_kept_and_skip_bad_goes_on(home
     (videos / "loose.mp4").touch()
     done = spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1")
     loose = f"{Path('videos', 'loose.mp4')}: expected LABEL/SIGNER/VIDEO or LABEL/VIDEO in videos"
-    assert f"1 of 9 clips cannot be used; nothing was written:\n  {loose}\n" in done.stderr
+    first = f"  {loose}\n    Fix: move it to {Path('videos', 'LABEL', 'loose.mp4')}\n"
+    assert f"3 of 9 clips cannot be used; nothing was written:\n{first}" in done.stderr
+    assert "bob/2.mp4: cannot be opened as a video" in done.stderr
     began = time.monotonic()
     done = spoter_kit(home, "data", "extract", "videos", "-o", "d", "--workers", "1", "--skip-bad")
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from typing import Final
 
 from spoter_runtime._types import OnProgress
 from spoter_runtime.camera.files import read_landmarker
+from spoter_runtime.camera.video import video_frames
 from spoter_runtime.errors import ConfigError, DataError, SpoterError
 from spoter_runtime.machine import usable_cores
 from spoter_toolkit.data.bdslw60 import labels_named
@@ -30,6 +31,8 @@ from spoter_toolkit.data.extract.store import Store, store_beside
 from spoter_toolkit.data.extract.videos import FoundVideos, VideoPart, find_videos, videos_in
 
 _MOST_PARTS: Final = 16  # of one video in one work: a long recording is shared by the cores
+
+_MOST_OPENED: Final = 300  # videos, to find broken ones before the work: 3 s
 
 LOCAL_RAY: Final = "local"  # an address: a cluster on this machine, for this run
 
@@ -104,7 +107,8 @@ def extract(
     if not found.parts:
         raise found.bad[0] if found.bad else DataError(f"{source}: no clips there")
     if found.bad and not settings.skip_bad:  # not after hours of work
-        raise error_of_bad(found.bad, len(found.bad) + len(found.parts))
+        bad = [*found.bad, *_unreadable(found.parts)]
+        raise error_of_bad(bad, len(found.bad) + len(found.parts))
     finder, name = _finder(settings)
     store = store_beside(out, f"{name} mirror" if settings.mirror else name)
     missing = [part for part in found.parts if store.clip(part) is None]
@@ -141,6 +145,17 @@ def dataset_of(path: Path | None, on_progress: OnProgress | None = None) -> Iter
         except SpoterError as error:  # name what the user typed
             fix = error.fix.replace(str(made), str(path))
             raise type(error)(error.message.replace(str(made), str(path)), fix=fix) from error
+
+
+def _unreadable(parts: Sequence[VideoPart]) -> list[SpoterError]:
+    """Return an error for each video whose first frame cannot be decoded; opens at most `_MOST_OPENED`."""
+    bad: list[SpoterError] = []
+    for path in [*dict.fromkeys(part.path for part in parts)][:_MOST_OPENED]:
+        try:
+            next(video_frames(path))
+        except DataError as error:
+            bad.append(error)
+    return bad
 
 
 def _finder(settings: ExtractSettings) -> tuple[Finder, str]:

@@ -19,7 +19,7 @@ from spoter_toolkit.data.bdslw60 import Trial, trial_from_name
 from spoter_toolkit.data.dataset import UNKNOWN_SIGNER
 from spoter_toolkit.data.importers.common import licence_of
 from spoter_toolkit.data.names import natural_order
-from spoter_toolkit.data.sources import wrong_source
+from spoter_toolkit.data.sources import misplaced, wrong_source
 
 TRIALS: Final = "output1.json"  # beside BdSLW60's raw recordings: where each trial begins and ends
 _COLUMNS: Final = ("file", "label", "signer", "start", "end")
@@ -123,7 +123,7 @@ def _from_folder(source: Path, paths: Sequence[Path], signer: str) -> FoundVideo
     for path in paths:
         names = path.relative_to(source).with_suffix("").parts
         if not 2 <= len(names) <= 3:
-            bad.append(DataError(f"{path}: expected {_LAYOUT} in {source}"))
+            bad.append(misplaced(path, source, _LAYOUT))
             continue
         id = "/".join(names)
         by = names[1] if len(names) == 3 else signer

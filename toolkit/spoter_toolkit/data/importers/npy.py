@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from spoter_runtime.clip_files import load_clip
-from spoter_runtime.errors import DataError
 from spoter_toolkit.data.dataset import DATASET_JSON
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
 from spoter_toolkit.data.names import natural_order
-from spoter_toolkit.data.sources import is_dataset_already, wrong_source
+from spoter_toolkit.data.sources import is_dataset_already, misplaced, wrong_source
 
 _LAYOUT: Final = "<label>/<signer>/<clip>.npy or <label>/<clip>.npy"
 
@@ -47,7 +46,7 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
             raise is_dataset_already(path.parent, wrong[0])
         parts = path.relative_to(source).with_suffix("").parts
         if not 2 <= len(parts) <= 3:
-            bad.append(DataError(f"{path}: expected {_LAYOUT} in {source}"))
+            bad.append(misplaced(path, source, _LAYOUT))
             continue
         signer = parts[1] if len(parts) == 3 else settings.signer
         entries.append(NpyEntry(path=path, id="/".join(parts), label=parts[0], signer=signer))
