@@ -439,9 +439,10 @@ def _read_manifest(path: Path, sha256: str | None) -> Any:
             fix = f"spoter-kit export {shlex.quote(str(folder))}"
             raise BundleError(f"{folder}: is a RUN, expected a BUNDLE", fix=fix) from error
         what = f"not a bundle: it has no {MANIFEST}" if folder.exists() else "no such folder"
-        raise BundleError(
-            f"{folder}: {what}", fix="check the path, or spoter-kit export makes one"
-        ) from error
+        fix = "check the path, or spoter-kit export makes one"
+        if inside := sorted(str(path.parent) for path in folder.glob(f"[!.]*/{MANIFEST}")):
+            what, fix = f"is a folder of bundles: {', '.join(inside[:5])}", f"take {inside[0]}"
+        raise BundleError(f"{folder}: {what}", fix=fix) from error
     except OSError as error:
         there = os.path.lexists(path)
         raise BundleError(

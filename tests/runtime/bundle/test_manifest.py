@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spoter_runtime.bundle.manifest import Bundle, read_bundle
+from spoter_runtime.bundle.manifest import MANIFEST, Bundle, read_bundle
 from spoter_runtime.errors import BackendError, BundleError, upgrade_fix
 from spoter_runtime.files import sha256_of
 from spoter_runtime.ort.runner import OrtRunner
@@ -126,6 +126,13 @@ def test_a_place_without_a_bundle_is_said_to_be_one(tmp_path):
         BundleError, match=r"not a bundle: it has no bundle\.json. Fix: check the path, or spoter-kit export"
     ):
         read_bundle(tmp_path)
+    for name in ("b.spoter", "a.spoter"):
+        (tmp_path / "bundles" / name).mkdir(parents=True)
+        (tmp_path / "bundles" / name / MANIFEST).touch()
+    with pytest.raises(
+        BundleError, match=r"is a folder of bundles: .*a\.spoter, .*b\.spoter\. Fix: take .*a\."
+    ):
+        read_bundle(tmp_path / "bundles")
     (tmp_path / "clip.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(BundleError, match=r"clip.npy: not a bundle: it has no bundle\.json"):
         Recognizer.load(tmp_path / "clip.npy")

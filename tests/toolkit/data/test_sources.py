@@ -14,6 +14,17 @@ from in_process import spoter_kit
             "data extract tow",
             "error: tow: no such folder; did you mean town? Fix: spoter-kit data extract town",
         ),
+        (
+            "data import asl33 asl3",
+            "asl3: no such folder; did you mean asl33? Fix: spoter-kit data import asl33",
+        ),
+        (
+            "data import asl33 town",
+            "has videos, expected a folder with a data.npz. Fix: spoter-kit data extract",
+        ),
+        ("data import npy asl33", "asl33: has a data.npz, expected a folder of <label>"),
+        ("data import npy asl33", "Fix: spoter-kit data import asl33 asl33"),
+        ("data extract empty", "found none. Fix: spoter-kit data extract FOLDER names another"),
         ("data import npy lms", "lms: no such folder; did you mean lm? Fix: spoter-kit data import npy lm"),
         ("data import spoter-csv lms", "did you mean lm? Fix: spoter-kit data import spoter-csv lm"),
         ("data extract lm", "error: lm: has .npy files, expected a folder with videos"),
@@ -36,7 +47,7 @@ def test_a_wrong_source_gets_the_nearest_or_the_command_that_takes_it(
 ) -> None:
     monkeypatch.setattr("spoter_toolkit.cli.landmarker.have_landmarker", lambda **_: None)
     made = ("made/one/dataset.json", "made/one/poses.npy")
-    for name in ("lm/tea/a.npy", "town/tea/a.mp4", "notes.txt", *made):
+    for name in ("lm/tea/a.npy", "town/tea/a.mp4", "notes.txt", "asl33/data.npz", "empty/a", *made):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     done = spoter_kit(tmp_path, *words.split())

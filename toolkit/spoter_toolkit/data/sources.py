@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Final
 
 from spoter_runtime.clip_files import is_video
 from spoter_runtime.errors import DataError, nearest
 from spoter_toolkit.data.dataset import DATASET_JSON
+
+ASL33: Final = "data.npz"  # the file of the asl33 layout
 
 
 def wrong_source(source: Path, expected: str, command: str) -> DataError:
@@ -29,12 +32,17 @@ def wrong_source(source: Path, expected: str, command: str) -> DataError:
         return DataError(f"{source}: is {kind}, expected {expected}", fix=fix)
     if made := next(source.rglob(DATASET_JSON), None):
         return is_dataset_already(made.parent, expected)
-    files = next((path for path in source.rglob("*") if is_video(path) or _is_npy(path)), None)
-    if files is None:
-        return DataError(f"{source}: expected {expected}, found none")
-    kind = "videos" if is_video(files) else ".npy files"
-    verb = "spoter-kit data extract" if is_video(files) else "spoter-kit data import npy"
-    return DataError(f"{source}: has {kind}, expected {expected}", fix=f"{verb} {shlex.quote(str(source))}")
+    for path in source.rglob("*"):
+        if is_video(path):
+            kind, fix = "videos", f"spoter-kit data extract {shlex.quote(str(source))}"
+        elif _is_npy(path):
+            kind, fix = ".npy files", f"spoter-kit data import npy {shlex.quote(str(source))}"
+        elif path.name == ASL33:
+            kind, fix = f"a {ASL33}", f"spoter-kit data import asl33 {shlex.quote(str(path.parent))}"
+        else:
+            continue
+        return DataError(f"{source}: has {kind}, expected {expected}", fix=fix)
+    return DataError(f"{source}: expected {expected}, found none", fix=f"{command} FOLDER names another")
 
 
 def is_dataset_already(folder: Path, expected: str) -> DataError:

@@ -221,8 +221,9 @@ def test_foreign_and_damaged_files_are_refused(source, tmp_path):
     np.savez_compressed(path, **arrays() | {"pose": np.zeros((200_000, 33, 3))})
     with pytest.raises(DataError, match="bytes when unpacked, expected at most 67108864"):
         import_dataset("asl33", source, tmp_path / "out")
-    with pytest.raises(DataError, match=r"no such file; the asl33 layout is a folder with a data\.npz"):
-        import_dataset("asl33", tmp_path, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: expected a folder with a data\.npz, found none\. Fix: spo"):
+        import_dataset("asl33", tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -250,5 +251,5 @@ def test_the_words_that_two_real_signers_share(tmp_path):
 
 def test_a_pipe_is_refused_at_once(source, tmp_path, put_a_pipe):
     put_a_pipe(source / "data.npz")
-    with pytest.raises(DataError, match=r"data\.npz: no such file"):
+    with pytest.raises(DataError, match=r"data\.npz: not the asl33 layout, or damaged: .*pipe"):
         import_dataset("asl33", source, tmp_path / "out")

@@ -15,6 +15,7 @@ from spoter_runtime.landmarks import landmarks_from_mediapipe
 from spoter_runtime.strict import NUMBERS, TEXT, read_arrays
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
+from spoter_toolkit.data.sources import ASL33, wrong_source
 
 _ARRAYS: Final = ("pose", "lh", "rh", "offset", "label", "label_names", "signer", "name")
 _SMALL_BYTES: Final = 1 << 26  # of arrays: so many are read, however well they were packed
@@ -46,7 +47,9 @@ def find_asl33(source: Path, settings: ImportSettings) -> Source[Asl33Entry]:
     Raises:
         DataError: not that layout, or damaged.
     """
-    path = source / "data.npz" if source.suffix != ".npz" else source
+    path = source / ASL33 if source.suffix != ".npz" else source
+    if not path.exists():
+        raise wrong_source(source, f"a folder with a {ASL33}", "spoter-kit data import asl33")
     arrays = arrays_of(path)
     check_arrays(path, arrays)
     fps, notes = settings.rate(None)
@@ -89,11 +92,9 @@ def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of a data.npz.
 
     Raises:
-        DataError: no such file, damaged, an array is missing, or they unpack to a hundred times the file's
+        DataError: damaged, an array is missing, or they unpack to a hundred times the file's
             size, which landmarks never do.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; the asl33 layout is a folder with a data.npz")
     try:
         most = max(_SMALL_BYTES, 100 * check_regular(path).st_size)
         with path.open("rb") as file:
