@@ -60,4 +60,6 @@ def load_clip(path: Path | str) -> npt.NDArray[Any]:
                 f"{path}: holds Python objects, not numbers",
                 fix="numpy.save(path, numpy.asarray(frames, dtype='float32')), where each frame is (54, 2)",
             ) from error
+        if "expected numbers" in str(error):  # numpy wrote it whole, of text or of records
+            raise InputError(f"{path}: {error}", fix=_MAKE_CLIP) from error
         raise InputError(f"{path}: is damaged or cut off ({error})", fix="copy or save it again") from error

@@ -47,6 +47,7 @@ def test_import_split_show_without_naming_the_dataset(run, source):
     code, out, err = run("data", "import", "npy", source)
     assert code == 0
     assert out.startswith("datasets/clips: 21 clips of 3 labels by 3 signers, 0.1 minutes")
+    assert "\nlabels: " in out  # a source one level too deep shows its signers here
     assert err.endswith("next: spoter-kit data split datasets/clips\n")
     code, out, err = run("data", "split", "--test", "bob")
     assert code == 0

@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_a_model_that_can_be_used(
     assert done.returncode == 130
     steps = "after 2 of at most 4 steps"
     assert done.stderr.splitlines()[-3:] == [
-        f"interrupted {steps}; the weights so far are kept",
+        f"interrupted in the epoch that began {steps}; the weights so far are kept",
         "use them with: spoter-kit export --onnx runs/cut",
         "go on with: spoter-kit train --resume -o runs/cut",
     ]

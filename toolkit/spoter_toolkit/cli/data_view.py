@@ -35,6 +35,7 @@ def show_made(dataset: Dataset, *, json: bool) -> None:
         emit_json(dataset_json(dataset, facts))
     else:
         print_summary(dataset, facts, most=_MADE_REMARKS, skipped=skipped_clips(dataset.folder))
+        tell(f"labels: {few_names([label.name for label in dataset.labels])}")  # shows a level too deep
         say_next(dataset)
 
 

@@ -253,7 +253,8 @@ def _say_interrupted(folder: Path, place: Path) -> None:
         stays = f"{folder} is still the run that was there before"
     else:
         stays = "no epoch has ended, so there is no model yet"
-    say(f"interrupted{read_run(place).stopped_after()}; {stays}")
+    after = read_run(place).stopped_after()  # the steps of whole epochs: the bar counted further
+    say(f"interrupted{f' in the epoch that began{after}' if after else ''}; {stays}")
     if usable:
         say(f"use them with: spoter-kit export --onnx {shlex.quote(str(folder))}")
     threads = os.environ.get("OMP_NUM_THREADS")  # as the whole training has them: see `say_busy`
