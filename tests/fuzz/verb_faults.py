@@ -36,6 +36,9 @@ from spoter_toolkit.runs.run import read_run
 
 KILLED = 77
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, None)  # None: the process ends there
+# In a new run that has its name until the next training there: the old one, which it replaced, may lie beside
+# it. `names_in` the work folder must not hold it after the next command.
+_MARK = ".replaces"
 _SMALL = (
     "epochs=2",
     "model.d_model=36",
@@ -181,7 +184,7 @@ class Tried:
         """Tell whether the old one or a whole new one has the name."""
         if content_of(self.made) == self.old:
             return "old"
-        found = names_in(self.made)
+        found = names_in(self.made) - {_MARK}
         assert found == self.new, (where, "a third state", found ^ self.new)
         self.verb.check(self.made)
         return "new"
