@@ -46,6 +46,12 @@ def test_a_signer_may_be_given_where_no_folder_names_one(root, tmp_path):
     assert [clip.signer for clip in dataset.clips] == ["bob", "ann", "ann"]
 
 
+def test_an_archive_among_the_clips_is_named(root, tmp_path):
+    np.savez(root / "tea/ann/3.npz", poses())
+    with pytest.raises(DataError, match=r"1 of 4 clips cannot be used(?s:.*)3\.npz: an archive of several"):
+        import_dataset("npy", root, tmp_path / "out")
+
+
 def test_words_of_bdslw60_bring_their_glosses(tmp_path):
     for word in ("W20", "W3"):
         save(tmp_path / "in", f"{word}/U1/1", poses())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from spoter_runtime.clip_files import load_clip
+from spoter_runtime.errors import DataError
 from spoter_toolkit.data.dataset import DATASET_JSON
 from spoter_toolkit.data.dataset_writer import NewClip
 from spoter_toolkit.data.importers.common import ImportSettings, Source, licence_of
@@ -41,12 +42,19 @@ def find_npy(source: Path, settings: ImportSettings) -> Source[NpyEntry]:
     if not source.is_dir():
         raise wrong_source(source, *wrong)
     entries, bad = [], []
-    for path in sorted(source.rglob("*.npy"), key=lambda path: natural_order(str(path))):
+    arrays = [*source.rglob("*.npy")]
+    archives = [path for folder in {path.parent for path in arrays} for path in folder.glob("*.npz")]
+    for path in sorted([*arrays, *archives], key=lambda path: natural_order(str(path))):
         if (path.parent / DATASET_JSON).is_file():  # its poses.npy holds many clips
             raise is_dataset_already(path.parent, wrong[0])
         parts = path.relative_to(source).with_suffix("").parts
         if not 2 <= len(parts) <= 3:
             bad.append(misplaced(path, source, _LAYOUT))
+            continue
+        if path.suffix == ".npz":  # else its clip is lost without a word
+            bad.append(
+                DataError(f"{path}: an archive of several arrays", fix="save one array with numpy.save")
+            )
             continue
         signer = parts[1] if len(parts) == 3 else settings.signer
         entries.append(NpyEntry(path=path, id="/".join(parts), label=parts[0], signer=signer))
