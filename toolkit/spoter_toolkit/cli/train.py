@@ -116,6 +116,7 @@ def train(
     from spoter_toolkit.training.length import check_minutes
     from spoter_toolkit.training.recipes import DEFAULT, read_recipe
     from spoter_toolkit.training.start import plan_training, run_to_resume
+    from spoter_toolkit.workspace import folder_lock
 
     begin = time.monotonic()
     check_minutes(minutes)
@@ -132,8 +133,10 @@ def train(
         }.items():
             if value is not None:
                 raise UsageError(f"a resumed run keeps its own settings; leave out {option}")
-        if (begun := run_to_resume(data, out)[2]).is_finished and begun.data:
-            _show_finished(begun, json=json)
+        named, begun = run_to_resume(data, out)[1:]
+        if begun.is_finished and begun.data and begun.folder == named:  # else it has no name yet
+            with folder_lock(named):  # what a killed training left beside it goes
+                _show_finished(begun, json=json)
             return
     else:
         settings = [*(setting or []), *([f"seed={seed}"] if seed is not None else [])]
