@@ -221,6 +221,7 @@ def test_no_warning_about_an_onnx_runtime_that_does_not_report(python):
 _MAY_IMPORT = {
     "runtime/spoter_runtime/ort/installed.py",  # `import_onnxruntime` itself
     "benchmarks/peers/engines/onnxruntime_stock.py",  # in an environment whose variables `client.py` sets
+    "benchmarks/trust.py",  # in a process whose environment the benchmark sets
 }
 
 

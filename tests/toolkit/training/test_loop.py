@@ -73,6 +73,7 @@ def test_a_run_holds_weights_metrics_pictures_and_where_they_come_from(tiny: Dat
         "model.safetensors",
         "run.json",
         "metrics.jsonl",
+        "learned.txt",
         "last.pt",
         "curves.png",
         "confusion.png",
