@@ -44,6 +44,7 @@ EVERY = {  # so many rounds; these cost 2 to 20 ms an input, and `load` knows th
     "parity facts": 2,
     "tuned": 2,
     "load": 200,
+    "model.onnx, its fields": 2,
 }
 MANY = 5  # inputs a round for these, which cost 0.2 to 0.4 ms
 CHEAP = frozenset(

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from mutate import ODD, mutated_bytes, mutated_json, mutated_npy, mutated_npz, places_of, replaced, text_of
+from mutate_protobuf import mutated_message
 
 from spoter_export.bundle.files import proofs_json, read_proofs
 from spoter_export.bundle.sign import make_key, private_key, sign_bundle
@@ -194,12 +195,26 @@ def _runtime(place: Place) -> dict[str, Run]:
         "goldens.npz": _goldens(bundle, goldens),
         "parity.json": _listed(bundle, "parity.json", lambda: read_proofs(read_bundle(bundle))),
         "model.onnx": a_file(bundle / "model.onnx", graph, mutated_bytes),
+        "model.onnx, its fields": _fields(bundle / "model.onnx", folder / "lone.onnx"),
         "model.sig": _signature(place),
         "tuned": a_json(tuned, lambda: read_tuned(read_bundle(bundle), "fp32")),
         "landmarker.json": a_json(landmarker / "landmarker.json", lambda: read_landmarker(landmarker)),
         "landmark log": read_log,
         "clip.npy": a_file(clip, lambda: check_clip(load_clip(clip), max_frames=299), mutated_npy),
     }
+
+
+def _fields(good: Path, path: Path) -> Run:
+    """Return a target for an ONNX file whose fields are changed; ONNX Runtime opens what is not refused."""
+    content = good.read_bytes()
+
+    def run(dice: Random) -> None:
+        changed = mutated_message(content, dice)
+        describe_onnx_file(changed)
+        path.write_bytes(changed)
+        Recognizer.load(path, threads=1, tuned=False)
+
+    return run
 
 
 def _each_value(path: Path, read: Callable[[], object]) -> Run:

@@ -41,6 +41,7 @@ def all_targets(bundle_folder, tmp_path_factory):
 
 NAMES = (
     *("bundle.json, sealed again", "bundle.json, one value odd", "goldens.npz", "parity.json", "model.onnx"),
+    "model.onnx, its fields",
     *("model.sig", "tuned", "landmarker.json", "landmark log", "clip.npy", "run.json", "metrics.jsonl"),
     *("recipe", "--set", "policy", "parity facts", "bench.json", "lengths", "crossval.json", "dataset.json"),
     *("clips.csv", "poses.npy", "asl33", "notebook json", "spoter csv", "npy", "split.json", "split.csv"),
@@ -66,6 +67,14 @@ def test_malformed_input_is_refused_by_an_error_of_ours(all_targets, name):
         feed(all_targets[name], dice)
 
     check()
+
+
+def test_fields_of_a_message_are_written_as_they_were_read(bundle_folder):
+    from mutate_protobuf import fields_of, message_of, varint
+
+    content = (bundle_folder / "model.onnx").read_bytes()
+    assert message_of(fields_of(content)) == content
+    assert (varint(300), varint(1, 2)) == (b"\xac\x02", b"\x81\x80\x00")
 
 
 def test_a_hang_a_wait_and_a_traceback_are_found(monkeypatch):
