@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from spoter_runtime.errors import SpoterError
 
@@ -52,14 +52,22 @@ def read_text(path: Path, encoding: str = "utf-8", *, most_bytes: int = MOST_TEX
     """
     check_size(path, most_bytes)
     with path.open(encoding=encoding) as file:
-        return file.read(most_bytes + 1)  # not to its end: it may grow meanwhile
+        return file.read(_to_read(file, most_bytes))
 
 
 def read_bytes(path: Path, *, most_bytes: int) -> bytes:
     """Return the bytes of a regular file; raise an OSError as `read_text` does."""
     check_size(path, most_bytes)
-    with path.open("rb") as file:  # one byte more than it has: if it grows meanwhile, its hash does not fit
-        return file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
+    with path.open("rb") as file:
+        return file.read(_to_read(file, most_bytes))
+
+
+def _to_read(file: IO[Any], most_bytes: int) -> int:
+    """Return one more than a file has: if it grows meanwhile, its hash does not fit.
+
+    Not simply `most_bytes`: Python takes memory for all that it is asked to read.
+    """
+    return min(os.fstat(file.fileno()).st_size, most_bytes) + 1
 
 
 def check_size(path: Path, most_bytes: int) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -242,3 +243,15 @@ def test_a_file_that_grows_after_its_size_was_looked_at_is_not_read_to_its_end(t
     monkeypatch.setattr("spoter_runtime.files.check_size", grow)
     assert len(read_bytes(path, most_bytes=10)) == 11
     assert len(read_text(path, most_bytes=10)) == 11
+
+
+@pytest.mark.parametrize("read", [read_text, lambda path: read_bytes(path, most_bytes=1 << 28)])
+def test_reading_a_small_file_takes_little_memory(tmp_path, read):
+    path = tmp_path / "small"
+    path.write_bytes(b"a")
+    tracemalloc.start()
+    try:
+        assert len(read(path)) == 1
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
