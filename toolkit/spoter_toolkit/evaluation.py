@@ -157,8 +157,8 @@ def evaluate_source(
         split_backend(backend)
     found, dataset = find_source(source, backend=backend, run=run, data=data)
     command = ["spoter-kit", "eval", str(source), *(["--data", str(data)] if data else [])]
-    chosen = clips_to_evaluate(dataset, split, shlex.join(command))  # before an engine is imported
-    learned = learned_among(chosen, dataset, split, run_of(found, run))
+    clips_to_evaluate(dataset, split, shlex.join(command))  # before an engine is imported
+    learned = learned_among(dataset, split, run_of(found, run))
     model = trained_on(found.provenance if isinstance(found, Bundle) else {"data": found.data})
     warn_of_other_landmarker(model, dataset.origin.landmarker, where=source)
     runner, passed_over = open_source(found, backend, run=run)

@@ -312,7 +312,7 @@ def clips_to_calibrate(
     """
     try:
         if dataset:
-            learned_among(dataset.clips_in("val"), dataset, "val", run)
+            learned_among(dataset, "val", run)
         found = calibration_clips(dataset, contract, negatives=negatives, background=background)
     except DataError as error:
         if negatives or background:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -109,6 +110,14 @@ def test_the_command_prints_it_and_draws_a_page(bundle_folder, data, tmp_path):
     assert not found["synthetic"]
     wrong = spoter_kit(tmp_path, "eval", bundle_folder, *options, "-o", "streams.png")
     assert (wrong.returncode, "-o streams.html" in wrong.stderr) == (2, True)
+
+
+def test_an_empty_split_is_said_with_the_command_that_was_meant(bundle_folder, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "all-train")
+    assert spoter_kit(tmp_path, "data", "split", folder, "--train-all").returncode == 0
+    done = spoter_kit(tmp_path, "eval", bundle_folder, "--data", folder, "--stream")
+    assert done.returncode == 1
+    assert "Fix: spoter-kit eval --stream --split train" in done.stderr
 
 
 def test_generated_clips_and_missing_kinds_are_said(recognizer, bundle_folder, tmp_path):

@@ -183,7 +183,6 @@ def _eval_streams(
     from spoter_runtime.files import write_text
     from spoter_runtime.recognizer import Recognizer
     from spoter_toolkit.backends import find_source, split_choice
-    from spoter_toolkit.evaluation import clips_to_evaluate
     from spoter_toolkit.runs.learned import learned_among, run_of
     from spoter_toolkit.streams.evaluation import evaluate_streams
     from spoter_toolkit.streams.page import COLUMNS, html_from_streams, rows_of
@@ -195,7 +194,7 @@ def _eval_streams(
     if out and out.suffix.lower() != ".html":
         raise UsageError(f"-o {out}: the streams are drawn on a page", fix="-o streams.html")
     found, dataset = find_source(source, run=run, data=data)
-    learned_among(clips_to_evaluate(dataset, split), dataset, split, run_of(found, run))
+    learned_among(dataset, split, run_of(found, run))
     name, precision = split_choice(backend, None)
     recognizer = Recognizer.load(source, name, precision=precision)
     with progress_bar() as on_progress:
