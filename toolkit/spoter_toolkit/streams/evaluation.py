@@ -121,12 +121,7 @@ def evaluate_streams(
     pieces = _pieces(dataset, split, signs)
     if negatives:
         rests, clips = negative_clips(negatives, recognizer.contract, recognizer.background, split=split)
-        shown = [_at_stream_rate(clip, rests) for clip in clips]
-        pieces["none"] += [
-            Piece(kind="none", label=clip.label, poses_TLD=poses)
-            for clip, poses in zip(clips, shown, strict=True)
-            if _has_body(poses)
-        ]
+        pieces["none"] += [piece for clip in clips for piece in _piece_of(clip, rests, "none")]
     streams = list(_streams(pieces, minutes, seed))
     scores, ran = [], []
     for n, (stream, gate) in enumerate(streams):
@@ -171,10 +166,8 @@ def _pieces(dataset: Dataset, split: str, known: set[str]) -> dict[Kind, list[Pi
     """
     pieces: dict[Kind, list[Piece]] = {"sign": [], "none": [], "unknown": []}
     for clip in clips_to_evaluate(dataset, split, "spoter-kit eval --stream"):
-        poses = _at_stream_rate(clip, dataset)
-        if _has_body(poses):
-            kind: Kind = "sign" if clip.label in known else "none" if clip.label in NONE_LABELS else "unknown"
-            pieces[kind].append(Piece(kind=kind, label=clip.label, poses_TLD=poses))
+        kind: Kind = "sign" if clip.label in known else "none" if clip.label in NONE_LABELS else "unknown"
+        pieces[kind] += _piece_of(clip, dataset, kind)
     if not pieces["sign"]:
         raise DataError(
             f"{dataset.folder}: no clip of the {split} split has a label that the model knows",
@@ -183,9 +176,11 @@ def _pieces(dataset: Dataset, split: str, known: set[str]) -> dict[Kind, list[Pi
     return pieces
 
 
-def _has_body(poses_TLD: Any) -> bool:
-    """Tell whether a frame shows both shoulders."""
-    return bool(np.isfinite(poses_TLD[:, [6, 7]]).all((1, 2)).any())
+def _piece_of(clip: Clip, dataset: Dataset, kind: Kind) -> list[Piece]:
+    """Return a clip as a piece; none where no frame shows both shoulders."""
+    poses_TLD = _at_stream_rate(clip, dataset)
+    has_body = np.isfinite(poses_TLD[:, [6, 7]]).all((1, 2)).any()
+    return [Piece(kind=kind, label=clip.label, poses_TLD=poses_TLD)] if has_body else []
 
 
 def _at_stream_rate(clip: Clip, dataset: Dataset) -> Any:
